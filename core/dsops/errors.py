@@ -1,0 +1,270 @@
+"""The error tree of dsops, split by whose problem an error is.
+
+    DsopsError
+    ├── BundleError       the artifact: malformed, untrusted, incompatible, wrong answers
+    ├── TransportError    the network: broker, store or server not reached, refused or silent
+    ├── DeviceError       the host: disk, memory, ports, inference runtime, state on disk
+    └── RequestError      the caller: configuration, arguments, names, conflicts
+
+A leaf has a stable ``code``. An error carries three lines for people: what happened, why, and what to do (``hint``).
+Programming errors are not in the tree. Exceptions never log.
+"""
+
+from typing import ClassVar
+
+
+class DsopsError(Exception):
+    """Root of every expected failure.
+
+    Args:
+        what: One line that says what happened.
+        why: One line that says why, when it is known.
+        hint: One line that says what to do.
+        details: Machine-readable facts (names, sizes, digests); never secrets.
+    """
+
+    code: ClassVar[str] = "error"
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", **details: str | int | float | bool) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.hint = hint or self.default_hint
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the JSON form: ``code``, ``message``, ``why``, ``hint``, ``details``."""
+        return {"code": self.code, "message": self.what, "why": self.why, "hint": self.hint, "details": self.details}
+
+
+class BundleError(DsopsError):
+    """The artifact is at fault."""
+
+    code = "bundle"
+
+
+class MalformedBundle(BundleError):
+    """The bytes do not follow the bundle format."""
+
+    code = "bundle.malformed"
+    default_hint = "build or fetch the bundle again; the file is damaged or is not a dsops bundle"
+
+
+class DigestMismatch(BundleError):
+    """Bytes differ from the digest that was signed."""
+
+    code = "bundle.digest_mismatch"
+    default_hint = "fetch the bundle again; if it happens twice, the copy at the source is damaged"
+
+
+class UntrustedBundle(BundleError):
+    """A signature, role, version or policy rule refused it."""
+
+    code = "bundle.untrusted"
+    default_hint = "sign the bundle with the model owner's key, or check which trust root the device holds"
+
+
+class IncompatibleBundle(BundleError):
+    """The device cannot run it: hardware, runtime version or operators."""
+
+    code = "bundle.incompatible"
+    default_hint = "build a variant for this class of hardware"
+
+
+class GoldenMismatch(BundleError):
+    """The model does not give the expected outputs for its golden inputs."""
+
+    code = "bundle.golden_mismatch"
+    default_hint = "build the bundle again: payload, labels and golden inputs do not belong together"
+
+
+class InvalidModel(BundleError):
+    """A model file is not one, or its structure is unsound."""
+
+    code = "model.invalid"
+    default_hint = "export the model again"
+
+
+class UnsupportedModel(BundleError):
+    """A model uses an operator or a shape that cannot be converted."""
+
+    code = "model.unsupported"
+    default_hint = "replace the operator, or convert the model to TFLite by another tool and give that file"
+
+
+class AccuracyGateFailed(BundleError):
+    """The quantized model is worse than its gate allows."""
+
+    code = "model.accuracy_gate"
+    default_hint = "give more calibration data, choose another quantization mode, or change the gate"
+
+
+class TransportError(DsopsError):
+    """The network is at fault."""
+
+    code = "transport"
+
+
+class BrokerUnreachable(TransportError):
+    """No MQTT session with the broker."""
+
+    code = "transport.broker_unreachable"
+    default_hint = "check that the broker runs and that address, port and certificates are right"
+
+
+class StoreUnreachable(TransportError):
+    """No gRPC session with the DataOps store or the enrolment service."""
+
+    code = "transport.store_unreachable"
+    default_hint = "check that `dsops server run` runs and that address, port and certificates are right"
+
+
+class ServerUnreachable(TransportError):
+    """The controller's REST interface does not answer."""
+
+    code = "transport.server_unreachable"
+    default_hint = "check that `dsops server run` runs and that the context file names its address"
+
+
+class EnrolmentRefused(TransportError):
+    """The controller refused to enrol this device."""
+
+    code = "transport.enrolment_refused"
+    default_hint = "ask an operator for a new token: dsops device token <device>"
+
+
+class TransferFailed(TransportError):
+    """Chunks of a bundle could not be fetched."""
+
+    code = "transport.transfer_failed"
+    default_hint = "the agent tries again; if it goes on, check that the controller is connected to the broker"
+
+
+class DeviceError(DsopsError):
+    """The host is at fault."""
+
+    code = "device"
+
+
+class NoSpace(DeviceError):
+    """The disk is full, or would be."""
+
+    code = "device.no_space"
+    default_hint = "free disk space; what was installed before keeps running"
+
+
+class PortBusy(DeviceError):
+    """An address is already in use."""
+
+    code = "device.port_busy"
+    default_hint = "stop the program that holds it, or choose another port"
+
+
+class RuntimeMissing(DeviceError):
+    """No TFLite runtime can be loaded."""
+
+    code = "device.runtime_missing"
+    default_hint = "pip install 'dsops[agent]'"
+
+
+class RuntimeCrashed(DeviceError):
+    """The inference process died or did not answer in time."""
+
+    code = "device.runtime_crashed"
+    default_hint = "see the agent's log; the model may be damaged or too large for this device"
+
+
+class StateDamaged(DeviceError):
+    """State on disk cannot be read."""
+
+    code = "device.state_damaged"
+    default_hint = "restore the state folder from a backup, or enrol the device again"
+
+
+class AlreadyRunning(DeviceError):
+    """Another process holds the state folder."""
+
+    code = "device.already_running"
+    default_hint = "stop the other process first, or use another state folder"
+
+
+class RequestError(DsopsError):
+    """The caller is at fault."""
+
+    code = "request"
+
+
+class InvalidConfig(RequestError):
+    """A configuration file is missing, malformed, or has an unknown or missing key."""
+
+    code = "request.invalid_config"
+
+
+class InvalidInput(RequestError):
+    """An argument or an input file has the wrong form."""
+
+    code = "request.invalid_input"
+
+
+class NotFound(RequestError):
+    """What was named does not exist."""
+
+    code = "request.not_found"
+
+
+class Conflict(RequestError):
+    """The request contradicts the present state."""
+
+    code = "request.conflict"
+
+
+class Unauthorized(RequestError):
+    """The caller did not prove who it is."""
+
+    code = "request.unauthorized"
+    default_hint = "use the context file that `dsops server init` wrote: --context FILE"
+
+
+class MissingExtra(RequestError):
+    """An optional part of the distribution is not installed."""
+
+    code = "request.missing_extra"
+
+
+class AwaitedFailure(RequestError):
+    """What was waited for ended, but not well."""
+
+    code = "request.awaited_failure"
+
+
+class TimedOut(RequestError):
+    """What was waited for is still in progress."""
+
+    code = "request.timed_out"
+
+
+class Interrupted(RequestError):
+    """The user interrupted the command."""
+
+    code = "request.interrupted"
+
+
+def every_error() -> dict[str, type[DsopsError]]:
+    """Return every class of the tree by its code."""
+    found: dict[str, type[DsopsError]] = {}
+    todo: list[type[DsopsError]] = [DsopsError]
+    while todo:
+        cls = todo.pop()
+        found[cls.code] = cls
+        todo.extend(cls.__subclasses__())
+    return found
+
+
+def from_dict(data: dict[str, object]) -> DsopsError:
+    """Rebuild an error that crossed a process border as :meth:`DsopsError.as_dict`."""
+    cls = every_error().get(str(data.get("code")), DsopsError)
+    return cls(str(data.get("message", "")), why=str(data.get("why", "")), hint=str(data.get("hint", "")))
