@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says of itself. Strict, frozen, canonical; its bytes are covered by the bundle's digest."""
+"""The manifest: what a bundle says of itself. Strict, frozen, canonical; the bundle's digest covers its bytes."""
 
 from typing import Annotated, Literal
 
@@ -104,7 +104,7 @@ class Manifest(Frozen):
             raise ValueError("two blobs share a name")
         missing = {self.payload, self.profile, self.golden} - set(names)
         if missing:
-            raise ValueError(f"blob {sorted(missing)[0]} is named but absent")
+            raise ValueError(f"blob {min(missing)} is named but absent")
         if self.labels and self.outputs and self.outputs[0].shape[-1:] != (len(self.labels),):
             raise ValueError(f"{len(self.labels)} labels for an output of shape {list(self.outputs[0].shape)}")
         return self

@@ -1,0 +1,166 @@
+"""What devices and the controller say over MQTT, besides directives and chunks. Every message is at most 64 KB.
+
+Birth and will are plain JSON: who may write them is the broker's access control. Observed state is a DSSE envelope
+signed by the device's own key, so that a broker cannot invent a success.
+"""
+
+import base64
+from typing import TypeVar
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from dsops import dsse, strictjson
+from dsops.errors import InvalidInput, UntrustedBundle
+from dsops.manifest import Frozen, Sha256, first_problem
+from dsops.states import Install
+
+STATE_TYPE = "application/vnd.dsops.state.v1+json"
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_NEED = 64
+
+M = TypeVar("M", bound=Frozen)
+
+
+class Inventory(Frozen):
+    """Facts that a device reports about itself."""
+
+    agent_version: str = ""
+    hardware: str = ""
+    os: str = ""
+    python: str = ""
+    runtime: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+
+
+class Connection(Frozen):
+    """Birth (``online``) or death of one connection. A death counts only if it is of the newest ``conn_seq``."""
+
+    device: str
+    online: bool
+    boot_id: str = Field(max_length=64)
+    conn_seq: int = Field(ge=0)
+    inventory: Inventory = Inventory()
+
+    def encode(self) -> bytes:
+        """Return the JSON bytes."""
+        return strictjson.dumps(self.model_dump(mode="json"))
+
+
+class Problem(Frozen):
+    """Why an install ended badly."""
+
+    code: str = Field(max_length=64)
+    message: str = Field(default="", max_length=1000)
+
+
+class ModelState(Frozen):
+    """What a device says of one model.
+
+    ``active``, ``previous`` and their releases say what runs and what could run again; ``install`` and what follows it
+    describe the newest deployment.
+    """
+
+    active: Sha256 | None = None
+    active_release: int = 0
+    previous: Sha256 | None = None
+    previous_release: int = 0
+    install: Install = Install.IDLE
+    deployment: str = ""
+    target: Sha256 | None = None
+    progress: float = Field(default=0.0, ge=0, le=1)
+    """Share of the bundle's chunks that are on the device."""
+    problem: Problem | None = None
+
+
+class Observed(Frozen):
+    """Everything a device says of itself, whole, each time.
+
+    ``counter`` rises with every report of a device, across restarts; the controller refuses one that does not.
+    ``seq`` is the newest directive that the device accepted.
+    """
+
+    device: str
+    counter: int = Field(ge=1)
+    time: AwareDatetime
+    seq: int = Field(ge=0)
+    models: dict[str, ModelState] = Field(default={})
+    refused: Problem | None = None
+    """Why the newest message from the controller was refused, when it was."""
+
+    def sign(self, key: dsse.PrivateKey) -> bytes:
+        """Return the signed envelope's bytes."""
+        return dsse.sign(STATE_TYPE, strictjson.dumps(self.model_dump(mode="json")), key).encode()
+
+
+def check_observed(data: bytes, key: dsse.PublicKey, device: str) -> Observed:
+    """Return a device's report if it is signed by its key and about itself.
+
+    Raises:
+        UntrustedBundle: It is not.
+    """
+    payload = dsse.verify(data, STATE_TYPE, {dsse.key_id(key): key})
+    try:
+        observed = Observed.model_validate(strictjson.loads(payload))
+    except (strictjson.JsonRefused, ValidationError) as error:
+        raise UntrustedBundle("a device's report is not valid", why=str(error)[:500]) from error
+    if observed.device != device:
+        raise UntrustedBundle("a device's report is about another device", why=f"{observed.device}, not {device}")
+    return observed
+
+
+class Need(Frozen):
+    """Chunks (by digest) that a device misses and could not get as retained messages."""
+
+    digests: tuple[Sha256, ...] = Field(min_length=1, max_length=MAX_NEED)
+
+    def encode(self) -> bytes:
+        """Return the JSON bytes."""
+        return strictjson.dumps(self.model_dump(mode="json"))
+
+
+class TrustPack(Frozen):
+    """Everything that a device needs to decide about one model: TUF metadata and small targets by file name.
+
+    ``metadata`` holds ``1.root.json``, ``timestamp.json``, ``snapshot.json``, ...; ``targets`` holds
+    ``fleet/director.json`` and ``policy/<model>.json``. Values are base64. What is not in the pack does not exist.
+    """
+
+    metadata: dict[str, str] = Field(max_length=300)
+    targets: dict[str, str] = Field(max_length=8)
+
+    @classmethod
+    def of(cls, metadata: dict[str, bytes], targets: dict[str, bytes]) -> "TrustPack":
+        """Build a pack from bytes."""
+        return cls(
+            metadata={n: base64.b64encode(d).decode() for n, d in metadata.items()},
+            targets={n: base64.b64encode(d).decode() for n, d in targets.items()},
+        )
+
+    def files(self) -> dict[str, bytes]:
+        """Return the metadata files by name."""
+        return {n: base64.b64decode(d) for n, d in self.metadata.items()}
+
+    def target_files(self) -> dict[str, bytes]:
+        """Return the small targets by path."""
+        return {n: base64.b64decode(d) for n, d in self.targets.items()}
+
+    def encode(self) -> bytes:
+        """Return the JSON bytes."""
+        return strictjson.dumps(self.model_dump(mode="json"))
+
+
+def decode(cls: type[M], data: bytes) -> M:
+    """Parse one unsigned message.
+
+    Raises:
+        InvalidInput: It is too long or not valid; the text names the first problem.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InvalidInput(f"a {cls.__name__} message is too long", why=f"{len(data)} bytes")
+    try:
+        return cls.model_validate(strictjson.loads(data))
+    except strictjson.JsonRefused as error:
+        raise InvalidInput(f"a {cls.__name__} message is not strict JSON", why=str(error)) from error
+    except ValidationError as error:
+        raise InvalidInput(f"a {cls.__name__} message is not valid", why=first_problem(error)) from error
