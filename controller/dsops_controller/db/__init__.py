@@ -1,0 +1,1 @@
+"""The controller's database: the truth about the fleet. SQLite by default, PostgreSQL by URL."""

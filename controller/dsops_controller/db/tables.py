@@ -1,0 +1,173 @@
+"""Tables of the state database. Times are epoch milliseconds UTC (``_ms``); JSON columns hold canonical text."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+_BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
+
+device = Table(
+    "device",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),  # dsops.states.Device
+    Column("created_ms", _BIG, nullable=False),
+    Column("serial", String(64)),  # newest certificate, hex
+    Column("public_key", Text),  # PEM; verifies the device's reports
+    Column("inventory", Text, nullable=False, default="{}"),
+    Column("tags", Text, nullable=False, default="{}"),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("boot_id", String(64)),
+    Column("conn_seq", _BIG, nullable=False, default=0),
+    Column("seen_ms", _BIG),
+)
+
+enrolment_token = Table(
+    "enrolment_token",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("device", String(64), nullable=False),
+    Column("created_ms", _BIG, nullable=False),
+    Column("expires_ms", _BIG, nullable=False),
+    Column("used_ms", _BIG),
+)
+
+bundle = Table(
+    "bundle",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("variant", String(32), nullable=False),
+    Column("path", String(160), nullable=False, unique=True),  # name of the TUF target
+    Column("length_bytes", _BIG, nullable=False),
+    Column("index_sha256", String(64), nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("pushed_ms", _BIG, nullable=False),
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("bundle_sha256", String(64), ForeignKey("bundle.sha256"), nullable=False),
+    Column("state", String(24), nullable=False),  # dsops.states.Rollout
+    Column("reason", Text, nullable=False, default=""),
+    Column("plan", Text, nullable=False),
+    Column("wave", Integer, nullable=False, default=0),  # index of the running wave
+    Column("created_ms", _BIG, nullable=False),
+    Column("updated_ms", _BIG, nullable=False),
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("rollout", String(32), ForeignKey("rollout.id"), nullable=False),
+    Column("device", String(64), ForeignKey("device.id"), nullable=False),
+    Column("wave", Integer, nullable=False),
+    Column("state", String(24), nullable=False),  # dsops.states.Deployment
+    Column("step", String(24), nullable=False, default=""),  # dsops.states.Install, as reported
+    Column("progress", Float, nullable=False, default=0.0),
+    Column("code", String(64), nullable=False, default=""),
+    Column("message", Text, nullable=False, default=""),
+    Column("started_ms", _BIG),
+    Column("ended_ms", _BIG),
+    Index("deployment_by_rollout", "rollout", "wave"),
+    Index("deployment_by_device", "device"),
+)
+
+desired = Table(
+    "desired",
+    metadata,
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("seq", _BIG, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("slots", Text, nullable=False),  # model -> DesiredSlot, what the envelope says
+    Column("updated_ms", _BIG, nullable=False),
+)
+
+observed = Table(
+    "observed",
+    metadata,
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("counter", _BIG, nullable=False),
+    Column("seq", _BIG, nullable=False),
+    Column("report", Text, nullable=False),  # dsops.messages.Observed, verified
+    Column("received_ms", _BIG, nullable=False),
+)
+
+stream = Table(
+    "stream",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("stream", String(32), primary_key=True),  # hex
+    Column("kind", String(16), nullable=False),  # telemetry or samples
+    Column("seq", _BIG, nullable=False),  # everything up to here is stored
+    Column("stored", _BIG, nullable=False),  # records stored from this stream
+    Column("produced", _BIG, nullable=False),  # as the device says
+    Column("dropped", _BIG, nullable=False),  # as the device says
+    Column("updated_ms", _BIG, nullable=False),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("device", String(64), nullable=False),
+    Column("stream", String(32), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("seqs", LargeBinary, nullable=False),  # u64 little-endian each
+    Column("payload", LargeBinary, nullable=False),  # the batch message as received
+    Column("received_ms", _BIG, nullable=False),
+    sqlite_autoincrement=True,  # an id that is used again would break the flush tag
+)
+
+device_latest = Table(
+    "device_latest",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),  # empty for the host row
+    Column("time_ms", _BIG, nullable=False),
+    Column("figures", Text, nullable=False),
+)
+
+drift_state = Table(
+    "drift_state",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, nullable=False),
+    Column("level", String(16), nullable=False),  # none, warning or alarm
+    Column("score", Float, nullable=False),
+    Column("frames", _BIG, nullable=False),
+    Column("since_ms", _BIG, nullable=False),
+    Column("figures", Text, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("time_ms", _BIG, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(160), nullable=False),
+    Column("detail", Text, nullable=False, default=""),
+    sqlite_autoincrement=True,
+)
