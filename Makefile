@@ -1,0 +1,65 @@
+# Set-up, checks and demonstration; `make help` lists everything.
+# Settings: PYTHON=python3.12 (which interpreter), DEMO_ARGS, PYTEST_ARGS, LOCK_ARGS (say --upgrade).
+
+PYTHON      ?=
+DEMO_ARGS   ?=
+PYTEST_ARGS ?=
+LOCK_ARGS   ?=
+export PYTHON
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup venv broker demo test check format bench protos protos-check lock clean
+
+BIN := .venv/bin
+# Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
+WITH_BROKER = DSOPS_MOSQUITTO="$$(tools/broker.sh --path)"
+
+# One thread each: the matrices are small, and many processes share the machine.
+demo test bench: export OMP_NUM_THREADS = 1
+demo test bench: export OPENBLAS_NUM_THREADS = 1
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+
+setup: venv broker ## Set up everything that demo and test need
+
+venv: ## Create .venv from requirements.lock, with dsops in it
+	@tools/venv.sh
+
+broker: ## Find a mosquitto 2 broker, or get one
+	@tools/broker.sh
+
+demo: setup ## Show the whole loop on this machine (DEMO_ARGS=...)
+	@$(WITH_BROKER) $(BIN)/dsops demo $(DEMO_ARGS)
+
+test: setup ## Run every test (PYTEST_ARGS=...)
+	@$(WITH_BROKER) $(BIN)/pytest -q $(PYTEST_ARGS)
+
+check: venv ## Lint, formatting, types, import rules, generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	tools/protos.sh --check
+
+format: venv ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## Run every benchmark; results go to benchmarks/results/
+	@mkdir -p benchmarks/results
+	@for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || exit; done
+
+protos: venv ## Generate core/dsops/api from protos/
+	tools/protos.sh core
+
+protos-check: venv ## Fail when core/dsops/api is not what protos/ generates
+	tools/protos.sh --check
+
+lock: ## Pin the requirements anew in requirements.lock (LOCK_ARGS=--upgrade)
+	tools/lock.sh $(LOCK_ARGS)
+
+clean: ## Remove .venv, .tools, caches and build output
+	rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find core agent controller tests benchmarks firmware_bundles -name __pycache__ -prune -exec rm -rf {} +
