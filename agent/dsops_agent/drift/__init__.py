@@ -1,0 +1,1 @@
+"""Drift monitor and sampler of the data process."""

@@ -1,0 +1,1 @@
+"""The data process: loads models, answers inference, watches drift, keeps samples."""
