@@ -25,7 +25,7 @@ EOF
 
 is_current() {
   [[ -f $stamp && ! -e $unfinished ]] && is_recent .venv/bin/python || return
-  [[ $(key_of "${PYTHON:-.venv/bin/python}") == "$(<"$stamp")" ]]
+  [[ $(key_of "${PYTHON:-.venv/bin/python}" 2>/dev/null) == "$(<"$stamp")" ]]
 }
 
 find_python() {
