@@ -1,0 +1,198 @@
+"""The driver: one loop that loads each running rollout, lets the engine decide, persists, then publishes.
+
+A crash at any point is repaired by the next turn: what was persisted and not published is published again until the
+device's own report shows that it arrived.
+"""
+
+import logging
+import threading
+from datetime import timedelta
+from typing import Any, Protocol
+
+from dsops.clock import Clock
+from dsops.errors import DsopsError
+from dsops.messages import ModelState
+from dsops.states import Deployment, Rollout, deployment_state
+from sqlalchemy import Connection, Row, Select, select, update
+
+from dsops_controller.db import tables
+from dsops_controller.db.database import Database
+from dsops_controller.rollout import desired
+from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
+from dsops_controller.rollout.plan import Plan
+from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for
+
+log = logging.getLogger(__name__)
+
+REPEAT = timedelta(seconds=5)
+"""A directive that an online device has not acknowledged for so long is published again."""
+RENEW = desired.LIFE / 2
+
+
+class Publisher(Protocol):
+    """Carries messages to devices; may lose any of them."""
+
+    def publish_desired(self, device: str, envelope: bytes) -> None:
+        """Offer a device its directive, retained."""
+        ...
+
+    def seed(self, bundle_sha256: str, model: str) -> None:
+        """Offer a bundle's chunks and its model's trust metadata, retained."""
+        ...
+
+
+class Driver:
+    """Drives every running rollout."""
+
+    def __init__(self, db: Database, publisher: Publisher, director: desired.Director, clock: Clock) -> None:
+        self._db = db
+        self._publisher = publisher
+        self._director = director
+        self._clock = clock
+        self._wake = threading.Event()
+        self._repeated_ms: dict[str, int] = {}
+
+    def wake(self) -> None:
+        """Have the loop look again now: a device reported, or an operator asked for something."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event, tick_s: float = 0.5) -> None:
+        """Turn until ``stop`` is set, at least every ``tick_s`` seconds."""
+        while not stop.is_set():
+            self._wake.wait(tick_s)
+            self._wake.clear()
+            try:
+                self.turn()
+            except DsopsError as error:
+                log.warning("rollouts wait: %s", error)
+                stop.wait(tick_s)
+
+    def turn(self) -> None:
+        """Bring every running rollout as far as it can go now, and repeat what was not heard."""
+        with self._db.read() as connection:
+            running = connection.execute(
+                select(tables.rollout.c.id).where(tables.rollout.c.state == Rollout.RUNNING)
+            ).scalars()
+            rollouts = list(running)
+        for rollout in rollouts:
+            while self._advance(rollout):
+                pass
+        self._repeat()
+
+    def _advance(self, rollout: str) -> bool:
+        seeds: set[tuple[str, str]] = set()
+        messages: list[tuple[str, bytes]] = []
+        with self._db.write() as connection:
+            row = find(connection, rollout)
+            self._take_reports(connection, row)
+            decisions = step(self._now_ms(), _view(connection, row))
+            for decision in decisions:
+                message = self._persist(connection, row, decision)
+                if message:
+                    messages.append(message)
+                    seeds.add((row.bundle_sha256, row.model))
+        for sha256, model in seeds:
+            self._publisher.seed(sha256, model)
+        for device, envelope in messages:
+            self._publisher.publish_desired(device, envelope)
+        return bool(decisions)
+
+    def _take_reports(self, connection: Connection, row: Row[Any]) -> None:
+        parts = [p for wave in deployments_of(connection, row.id) for p in wave if not Deployment(p.state).is_final]
+        states = model_states(connection, [p.device for p in parts], row.model)
+        for part in parts:
+            state = states.get(part.device)
+            if state and state.deployment == part.id and part.state == Deployment.IN_PROGRESS:
+                values = _reported(state, self._now_ms())
+                connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
+
+    def _persist(self, connection: Connection, row: Row[Any], decision: Decision) -> tuple[str, bytes] | None:
+        now_ms = self._now_ms()
+        match decision:
+            case Start(deployment, is_installed):
+                return self._start(connection, row, deployment, is_installed=is_installed)
+            case TimeOut(deployment):
+                values: dict[str, object] = {"state": Deployment.TIMED_OUT, "ended_ms": now_ms}
+                connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
+            case Promote(wave):
+                log.info("rollout %s: wave %d begins", row.id, wave + 1)
+                values = {"wave": wave, "updated_ms": now_ms}
+                connection.execute(update(tables.rollout).where(tables.rollout.c.id == row.id).values(values))
+            case Move(state, reason):
+                log.info("rollout %s: %s %s", row.id, state.value, reason)
+                values = {"state": state, "reason": reason, "updated_ms": now_ms}
+                connection.execute(update(tables.rollout).where(tables.rollout.c.id == row.id).values(values))
+        return None
+
+    def _start(
+        self, connection: Connection, row: Row[Any], deployment: str, *, is_installed: bool
+    ) -> tuple[str, bytes]:
+        part = connection.execute(select(tables.deployment).where(tables.deployment.c.id == deployment)).one()
+        bundle = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == row.bundle_sha256)).one()
+        state = Deployment.ALREADY_INSTALLED if is_installed else Deployment.IN_PROGRESS
+        values: dict[str, object] = {"state": state, "started_ms": self._now_ms()}
+        if is_installed:
+            values["ended_ms"] = self._now_ms()
+        connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
+        slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
+        return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
+
+    def _repeat(self) -> None:
+        now_ms = self._now_ms()
+        with self._db.read() as connection:
+            rows = connection.execute(_unheard_or_old(now_ms)).all()
+        for row in rows:
+            if row.updated_ms < now_ms - RENEW.total_seconds() * 1000:
+                self._publisher.publish_desired(row.device, self._renew(row.device))
+            elif now_ms - self._repeated_ms.get(row.device, 0) > REPEAT.total_seconds() * 1000:
+                self._repeated_ms[row.device] = now_ms
+                self._publisher.publish_desired(row.device, row.envelope)
+
+    def _renew(self, device: str) -> bytes:
+        with self._db.write() as connection:
+            slots = desired.slots_of(connection, device)
+            return desired.write(connection, self._director, device, slots, self._clock.now())
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+
+def _unheard_or_old(now_ms: int) -> Select[Any]:
+    want, have = tables.desired.c, tables.observed.c
+    joined = tables.desired.join(tables.device, tables.device.c.id == want.device).outerjoin(
+        tables.observed, have.device == want.device
+    )
+    unheard = tables.device.c.online & (have.seq.is_(None) | (have.seq < want.seq))
+    unheard &= want.updated_ms < now_ms - REPEAT.total_seconds() * 1000
+    old = want.updated_ms < now_ms - RENEW.total_seconds() * 1000
+    return select(want.device, want.envelope, want.updated_ms).select_from(joined).where(unheard | old)
+
+
+def _view(connection: Connection, row: Row[Any]) -> RolloutView:
+    waves = deployments_of(connection, row.id)
+    plan = Plan.model_validate_json(row.plan)
+    states = model_states(connection, [p.device for wave in waves for p in wave], row.model)
+
+    def view(part: Row[Any]) -> DeploymentView:
+        state = states.get(part.device)
+        installed = state is not None and state.active == row.bundle_sha256 and state.install.is_final
+        return DeploymentView(part.id, part.device, Deployment(part.state), part.code, part.started_ms, installed)
+
+    return RolloutView(
+        Rollout(row.state), row.wave, [[view(p) for p in wave] for wave in waves], plan.max_failures, plan.timeout_s
+    )
+
+
+def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
+    code, message = (state.problem.code, state.problem.message) if state.problem else ("", "")
+    outcome = deployment_state(state.install, code)
+    values: dict[str, object] = {
+        "state": outcome,
+        "step": state.install,
+        "progress": state.progress,
+        "code": code,
+        "message": message,
+    }
+    if outcome.is_final:
+        values["ended_ms"] = now_ms
+    return values

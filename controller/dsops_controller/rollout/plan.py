@@ -1,0 +1,71 @@
+"""The plan of a rollout: which devices, in which waves, and what stops it. Pure."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+from dsops.errors import InvalidInput
+from dsops.manifest import Frozen, Name
+from pydantic import Field, model_validator
+
+
+class WaveSpec(Frozen):
+    """Who is in a wave: named devices, or a number, or a share of the cohort. Exactly one of them."""
+
+    devices: tuple[str, ...] = ()
+    count: int | None = Field(default=None, ge=1)
+    percent: float | None = Field(default=None, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "WaveSpec":
+        if (bool(self.devices), self.count is not None, self.percent is not None).count(True) != 1:
+            raise ValueError("a wave names devices, or a count, or a percent")
+        return self
+
+
+class Plan(Frozen):
+    """What an operator asks for.
+
+    Attributes:
+        cohort: The devices; empty means every accepted device.
+        waves: In order; devices that no wave takes form a last wave of their own.
+        max_failures: Number of failed deployments, over the whole rollout, that does not stop it.
+        timeout_s: A deployment that has not ended so long after it was started has failed.
+    """
+
+    model: Name
+    release: int = Field(ge=1)
+    variant: str = "int8"
+    cohort: tuple[str, ...] = ()
+    waves: tuple[WaveSpec, ...] = (WaveSpec(count=1),)
+    max_failures: int = Field(default=0, ge=0)
+    timeout_s: float = Field(default=3600.0, gt=0)
+
+
+def assign(plan: Plan, cohort: Iterable[str], salt: str) -> tuple[tuple[str, ...], ...]:
+    """Return the devices of each wave; every device is in exactly one, empty waves are left out.
+
+    Devices that a wave names are in that wave; the others are drawn in an order that only ``salt`` and their names
+    decide, so the same rollout is always the same plan.
+
+    Raises:
+        InvalidInput: A wave names a device outside the cohort, or two waves name the same one.
+    """
+    everyone = list(dict.fromkeys(cohort))
+    named = [name for wave in plan.waves for name in wave.devices]
+    strangers = set(named) - set(everyone)
+    if strangers:
+        raise InvalidInput(f"device {min(strangers)} is not in the cohort", hint="see: dsops device list")
+    if len(set(named)) != len(named):
+        raise InvalidInput("a device is named by two waves")
+    free = sorted(set(everyone) - set(named), key=lambda name: hashlib.sha256(f"{salt}|{name}".encode()).digest())
+    waves = [_take(wave, len(everyone), free) for wave in plan.waves]
+    return tuple(tuple(wave) for wave in [*waves, free] if wave)
+
+
+def _take(wave: WaveSpec, total: int, free: list[str]) -> list[str]:
+    if wave.devices:
+        return list(wave.devices)
+    number = wave.count if wave.count is not None else math.ceil(total * (wave.percent or 0) / 100)
+    taken, free[:] = free[:number], free[number:]
+    return taken
