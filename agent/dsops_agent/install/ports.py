@@ -1,0 +1,123 @@
+"""What the installer needs from the rest of the agent, and the values it is configured with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class InstallConfig:
+    """Settings of the installer.
+
+    Attributes:
+        probation_s: How long a new bundle answers requests before it is committed.
+        chunk_timeout_s: Shortest time after which a chunk is asked for again.
+        window: Most chunks asked for at one time.
+        free_bytes: Disk space that an install must leave free.
+        trust_wait_s: How long a directive that the trust metadata does not bear out waits for newer metadata.
+        retry_s: First pause before a failed transfer is tried again; it doubles up to ``retry_max_s``.
+        retry_max_s: Longest such pause.
+        prove_timeout_s: How long the throw-away process may take.
+        prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+    """
+
+    probation_s: float = 60.0
+    chunk_timeout_s: float = 5.0
+    window: int = 8
+    free_bytes: int = 16 * 1024 * 1024
+    trust_wait_s: float = 10.0
+    retry_s: float = 5.0
+    retry_max_s: float = 300.0
+    prove_timeout_s: float = 60.0
+    prove_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """Which device this is: its name, its fleet and its class of hardware, for example ``aarch64``."""
+
+    device: str
+    fleet: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class ProveLimits:
+    """What the throw-away process may use; ``memory_bytes`` 0 sets no limit."""
+
+    timeout_s: float
+    memory_bytes: int = 0
+
+
+class ChunkSource(Protocol):
+    """Brings chunks; each comes back through ``Installer.chunk_arrived``, or never. No method may block or raise."""
+
+    def request(self, digest: str) -> None:
+        """Ask for the retained chunk (subscribe; again when it is asked for again)."""
+        ...
+
+    def cancel(self, digest: str) -> None:
+        """Stop waiting for a chunk (unsubscribe)."""
+        ...
+
+    def need(self, digests: tuple[str, ...]) -> None:
+        """Ask the controller itself for chunks, at most 64 in one call."""
+        ...
+
+
+class TrustSource(Protocol):
+    """Brings trust packs; each comes back through ``Installer.on_trust_pack``. Must not block or raise."""
+
+    def follow(self, model: str) -> None:
+        """Subscribe a model's trust pack; a model that is followed already stays so."""
+        ...
+
+
+class RuntimeControl(Protocol):
+    """The inference process.
+
+    Every method raises RuntimeCrashed when the process is gone or silent, except ``is_serving``.
+    """
+
+    def prove(self, path: Path, limits: ProveLimits) -> None:
+        """Run a bundle's golden inputs in a throw-away process.
+
+        Raises:
+            GoldenMismatch: It answers something else.
+            InvalidModel: It cannot be loaded.
+            RuntimeCrashed: The process died, ran out of memory or out of time.
+            DsopsError: Other failures, such as IncompatibleBundle.
+        """
+        ...
+
+    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+        """Change the model over to a bundle without losing a request; the same digest again is allowed."""
+        ...
+
+    def check(self, model: str) -> None:
+        """Run the golden inputs on the live model; raises GoldenMismatch."""
+        ...
+
+    def deactivate(self, model: str) -> None:
+        """Stop serving a model; one that is not served is no error."""
+        ...
+
+    def is_serving(self, model: str, digest: str) -> bool:
+        """Return whether the model answers from that bundle; False when the process is gone."""
+        ...
+
+
+class EventSink(Protocol):
+    """Keeps events for the DataOps store."""
+
+    def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
+        """Record one event durably. ``kind``: refused, committed, rolled_back, failed or slot_damaged."""
+        ...
+
+
+class Listener(Protocol):
+    """Told that observed state changed. Called on the worker; must not block or raise."""
+
+    def changed(self) -> None:
+        """Read ``Installer.observed()`` again, soon."""
+        ...
