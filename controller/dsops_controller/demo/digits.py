@@ -19,11 +19,11 @@ REFERENCE_COUNT = 500
 TEST_COUNT = 500
 CALIBRATION_COUNT = 200
 
-CONTRAST = 0.30
+CONTRAST = 0.25
 """Share of the contrast that the bad camera keeps."""
-HAZE_LEVEL = 0.50
+HAZE_LEVEL = 0.55
 """Brightness of the haze over a whole frame, at its thinnest and thickest place plus and minus a half of it."""
-NOISE_STD = 0.06
+NOISE_STD = 0.03
 """Standard deviation of the sensor's noise, in units of full scale."""
 
 
@@ -75,7 +75,7 @@ def bad_camera(x: Images, seed: int) -> Images:
 
     Three corruptions of ImageNet-C (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
     Corruptions and Perturbations", ICLR 2019, section 3) after one another: lower contrast, fog that is thicker in
-    some places (here a smooth field of its own for each frame), and Gaussian noise; then clipping to the sensor's range.
+    some places (here a smooth field of its own for each frame), and Gaussian noise; then clipping to its range.
 
     Args:
         x: Frames float32 [N, 8, 8, 1] in 0..1; not changed.

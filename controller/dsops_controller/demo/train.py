@@ -28,7 +28,7 @@ EPOCHS = 40
 
 @dataclass(frozen=True)
 class Weights:
-    """What was learned. A convolution's weights are [9 * channels in, channels out], each row one tap of one channel."""
+    """What was learned; a convolution's weights are [9 * channels in, channels out], a row a tap of a channel."""
 
     conv1: Floats
     bias1: Floats
@@ -116,14 +116,14 @@ def _onnx_weights(weights: Weights) -> dict[str, Floats]:
 
 def _oihw(conv: Floats) -> Floats:
     taps = conv.reshape(KERNEL, KERNEL, -1, conv.shape[1])
-    return np.ascontiguousarray(taps.transpose(3, 2, 0, 1))
+    return np.ascontiguousarray(taps.transpose(3, 2, 0, 1), np.float32)
 
 
 def _initial(rng: np.random.Generator) -> Weights:
     """Draw weights whose scale keeps a ReLU network's variance (He et al., ICCV 2015)."""
 
     def draw(inputs: int, outputs: int) -> Floats:
-        return (rng.standard_normal((inputs, outputs)) * np.sqrt(2.0 / inputs)).astype(np.float32)
+        return np.asarray(rng.standard_normal((inputs, outputs)) * np.sqrt(2.0 / inputs), np.float32)
 
     taps = KERNEL * KERNEL
     return Weights(
@@ -154,7 +154,7 @@ def _gradients(weights: Weights, batch: Labelled) -> list[Floats]:
     error /= len(batch)
     flat = seen.active2.reshape(len(batch), -1)
     error2 = (error @ weights.dense.T).reshape(seen.active2.shape) * (seen.active2 > 0.0)
-    pool_error = _patches_back(error2 @ weights.conv2.T)
+    pool_error = _patches_back(np.asarray(error2 @ weights.conv2.T, np.float32))
     error1 = _pool_back(pool_error, seen) * (seen.active1 > 0.0)
     return [
         *_weight_gradient(seen.patches1, error1),
@@ -195,7 +195,7 @@ def _blocks(x: Floats) -> Floats:
 def _pool_back(error: Floats, seen: _Pass) -> Floats:
     """Send each pool's error to its largest inputs (equal ones are zeros, which the ReLU stops)."""
     largest = _blocks(seen.active1) == seen.pooled[:, :, None, :, None]
-    return (error[:, :, None, :, None] * largest).reshape(seen.active1.shape)
+    return np.asarray((error[:, :, None, :, None] * largest).reshape(seen.active1.shape), np.float32)
 
 
 def _softmax(scores: Floats) -> Floats:
@@ -216,6 +216,7 @@ class _Adam:
         self._steps += 1
         correct1, correct2 = 1.0 - self._beta1**self._steps, 1.0 - self._beta2**self._steps
         for weight, gradient, first, second in zip(weights, gradients, self._first, self._second, strict=True):
-            first += (1.0 - self._beta1) * (gradient - first)
-            second += (1.0 - self._beta2) * (gradient**2 - second)
-            weight -= LEARNING_RATE * (first / correct1) / (np.sqrt(second / correct2) + 1e-8)
+            np.add(first, (1.0 - self._beta1) * (gradient - first), out=first)
+            np.add(second, (1.0 - self._beta2) * (gradient**2 - second), out=second)
+            change = LEARNING_RATE * (first / correct1) / (np.sqrt(second / correct2) + 1e-8)
+            np.subtract(weight, change, out=weight)

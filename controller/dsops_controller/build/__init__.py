@@ -1,0 +1,1 @@
+"""The build side: a trained network becomes a quantized, evaluated, profiled bundle."""

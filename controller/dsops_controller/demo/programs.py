@@ -1,0 +1,142 @@
+"""Programs on the devices: each looks through its camera and asks its agent what it sees, over the local Unix socket."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+from dsops.api.v1 import inference_pb2 as pb
+from dsops.api.v1 import inference_pb2_grpc as rpc
+from dsops.errors import RuntimeCrashed
+
+from dsops_controller.demo.digits import Images, Labelled
+
+Camera = Callable[[Images], Images]
+CALL_S = 5.0
+
+
+@dataclass
+class Tally:
+    """What one program saw. ``releases`` counts answers by the release that gave them."""
+
+    answered: int = 0
+    correct: int = 0
+    failed: int = 0
+    first_failure: str = ""
+    releases: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of answers that were right."""
+        return self.correct / self.answered if self.answered else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the device said of one frame."""
+
+    label: str
+    release: str
+
+
+class Inference:
+    """The local inference API of one device (Open Inference Protocol v2 over gRPC on a Unix socket)."""
+
+    def __init__(self, socket: Path, model: str) -> None:
+        self._channel = grpc.insecure_channel(f"unix://{socket}")
+        self._stub = rpc.GRPCInferenceServiceStub(self._channel)
+        self._model = model
+
+    def classify(self, frame: Images, request_id: str) -> Answer:
+        """Classify one frame float32 [8, 8, 1].
+
+        Raises:
+            RuntimeCrashed: The device did not answer.
+        """
+        tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=[1, *frame.shape])
+        request = pb.ModelInferRequest(
+            model_name=self._model, id=request_id, inputs=[tensor], raw_input_contents=[frame.tobytes()]
+        )
+        try:
+            response = self._stub.ModelInfer(request, timeout=CALL_S)
+        except grpc.RpcError as error:
+            raise RuntimeCrashed("a device did not answer", why=str(error)) from error
+        return Answer(_label(response), response.model_version)
+
+    def accuracy(self, data: Labelled) -> float:
+        """Return the share of frames whose label the device names right."""
+        answers = [self.classify(x, "evaluation").label for x in data.x]
+        return sum(a == str(y) for a, y in zip(answers, data.y, strict=True)) / len(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+class Program(threading.Thread):
+    """Sends one frame after another, in a random order, until it is stopped; never gives up on a failure."""
+
+    def __init__(self, device: str, inference: Inference, frames: Labelled, *, rate_hz: float, seed: int) -> None:
+        super().__init__(name=f"program-{device}", daemon=True)
+        self.device = device
+        self.tally = Tally()
+        self.total = Tally()
+        self._inference = inference
+        self._frames = frames
+        self._pause_s = 1.0 / rate_hz
+        self._rng = np.random.default_rng(seed)
+        self._camera: Camera = _as_it_is
+        self._lock = threading.Lock()
+        self._halt = threading.Event()
+
+    def look_through(self, camera: Camera) -> None:
+        """Change the camera, and begin a new tally."""
+        with self._lock:
+            self._camera = camera
+            self.tally = Tally()
+
+    def begin_tally(self) -> None:
+        """Begin a new tally."""
+        with self._lock:
+            self.tally = Tally()
+
+    def run(self) -> None:
+        """Send frames until :meth:`stop`."""
+        while not self._halt.wait(self._pause_s):
+            with self._lock:
+                self._send(int(self._rng.integers(len(self._frames))))
+
+    def stop(self) -> None:
+        """Stop and wait for the last answer."""
+        self._halt.set()
+        self.join()
+        self._inference.close()
+
+    def _send(self, row: int) -> None:
+        frame = self._camera(self._frames.x[row : row + 1])[0]
+        try:
+            answer = self._inference.classify(frame, f"stream-{row}")
+        except RuntimeCrashed as error:
+            for tally in (self.tally, self.total):
+                tally.failed += 1
+                tally.first_failure = tally.first_failure or error.why
+            return
+        for tally in (self.tally, self.total):
+            tally.answered += 1
+            tally.correct += answer.label == str(self._frames.y[row])
+            tally.releases[answer.release] += 1
+
+
+def _as_it_is(frames: Images) -> Images:
+    return frames
+
+
+def _label(response: pb.ModelInferResponse) -> str:
+    names = [output.name for output in response.outputs]
+    place = names.index("label")
+    if response.raw_output_contents:
+        return response.raw_output_contents[place][4:].decode()  # BYTES elements carry a u32 length
+    return response.outputs[place].contents.bytes_contents[0].decode()
