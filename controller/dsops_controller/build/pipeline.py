@@ -10,7 +10,7 @@ from dsops import strictjson
 from dsops.bundle import describe_blobs, file_digest, fsync_folder, write_atomically
 from dsops.errors import Conflict, InvalidInput
 from dsops.golden import GoldenSet
-from dsops.manifest import Lineage
+from dsops.manifest import Lineage, TensorSpec
 from dsops.profile import Profile
 
 from dsops_controller.build import record
@@ -112,13 +112,17 @@ def _record(
         labels=labels,
         inputs=(runner.input,),
         outputs=(runner.output,),
-        preprocessing=recipe.preprocessing,
+        preprocessing=recipe.preprocessing.model_copy(update={"layout": _layout(runner.input)}),
         compatibility=recipe.compatibility,
         limits=recipe.limits,
         lineage=_lineage(recipe, folder),
         metrics=_metrics(recipe, parts.evaluation),
         files=describe_blobs(packed),
     )
+
+
+def _layout(tensor: TensorSpec) -> str:
+    return "NHWC" if len(tensor.shape) == 4 else "NF"
 
 
 def _lineage(recipe: Recipe, folder: Path) -> Lineage:

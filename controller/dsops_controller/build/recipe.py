@@ -5,7 +5,7 @@
     [evaluate]      data, max_accuracy_drop, min_agreement
     [profile]       data
     [golden]        data, count, score_tolerance
-    [preprocessing] layout, scale, offset                (optional)
+    [preprocessing] scale, offset                        (optional)
     [compatibility] hardware, min_litert                 (optional)
     [limits]        max_latency_ms                       (optional)
     [lineage]       datasets, facts                      (optional)
@@ -73,8 +73,8 @@ class GoldenSection(Frozen):
 class LineageSection(Frozen):
     """What the source model was trained on (names and digests), and free facts."""
 
-    datasets: dict[str, str] = {}
-    facts: dict[str, str] = {}
+    datasets: dict[str, str] = Field(default_factory=dict)
+    facts: dict[str, str] = Field(default_factory=dict)
 
 
 class Recipe(Frozen):
@@ -95,7 +95,7 @@ def read_recipe(folder: Path) -> Recipe:
     """Read the recipe of a folder.
 
     Raises:
-        InvalidConfig: There is none, it is not TOML, or a key is unknown, missing or wrong; the text names key and file.
+        InvalidConfig: There is none, it is not TOML, or a key is unknown, missing or wrong; the text names both.
     """
     path = folder / FILE_NAME
     try:

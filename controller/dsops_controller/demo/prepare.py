@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dsops_controller.demo.prepare", description=(__doc__ or "").strip()
+        prog="python -m dsops_controller.demo.prepare", description="Prepare the demonstration's recipe folder."
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses split and initial weights")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
