@@ -62,4 +62,4 @@ lock: ## Pin the requirements anew in requirements.lock (LOCK_ARGS=--upgrade)
 
 clean: ## Remove .venv, .tools, caches and build output
 	rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find core agent controller tests benchmarks firmware_bundles -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

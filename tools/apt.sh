@@ -6,7 +6,8 @@ have_apt() { command -v apt-get >/dev/null && command -v dpkg >/dev/null; }
 
 is_root() { ((EUID == 0)); }
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get "${apt_options[@]}" "$@"; }
+# The sbin folders are for dpkg: a root shell got by plain su lacks them.
+apt_get() { PATH=$PATH:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive apt-get "${apt_options[@]}" "$@"; }
 
 # Fetches the package lists; without root into .tools/apt, which apt_get uses from then on.
 apt_update() {
