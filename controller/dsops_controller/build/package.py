@@ -18,7 +18,7 @@ def build_bundle(build_dir: Path, release: int, out_path: Path) -> Manifest:
     """Write the bundle of a build. The same build and release give the same bytes; nothing in them is a time.
 
     Args:
-        build_dir: A folder that :func:`dsops_controller.build.pipeline.build_model` wrote.
+        build_dir: A folder that :func:`dsops_controller.build.recipe.build_model` wrote.
         release: The bundle's number within its model.
         out_path: File to write; it is there whole or not at all.
 

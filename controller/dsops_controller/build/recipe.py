@@ -1,141 +1,188 @@
-"""The recipe of a bundle: ``bundle.toml``, which names a source model, its labels and the data for each step.
+"""Builds a model from its recipe: convert, quantize, evaluate, gate, profile, golden inputs; then writes the folder."""
 
-    [model]         name, source (.onnx or .tflite), labels (a list, or a text file with one a line), description
-    [quantize]      mode (int8, int16x8, dynamic8, weight8), calibration
-    [evaluate]      data, max_accuracy_drop, min_agreement
-    [profile]       data
-    [golden]        data, count, score_tolerance
-    [preprocessing] scale, offset                        (optional)
-    [compatibility] hardware, min_litert                 (optional)
-    [limits]        max_latency_ms                       (optional)
-    [lineage]       datasets, facts                      (optional)
-
-Every path is relative to the recipe's folder. Data files are described in :mod:`dsops_controller.build.arrays`.
-"""
-
-import tomllib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from dsops.errors import InvalidConfig
-from dsops.manifest import Compatibility, Frozen, Limits, Name, Preprocessing
-from pydantic import Field, ValidationError
+from dsops import strictjson
+from dsops.bundle import describe_blobs, file_digest, fsync_folder, write_atomically
+from dsops.errors import Conflict, InvalidInput
+from dsops.golden import GoldenSet
+from dsops.manifest import Lineage, TensorSpec
+from dsops.profile import Profile
 
-from dsops_controller.build.evaluate import MAX_ACCURACY_DROP, MIN_AGREEMENT
-from dsops_controller.build.golden import COUNT, SCORE_TOLERANCE
-from dsops_controller.build.quantize import QuantMode
+from dsops_controller.build import record
+from dsops_controller.build.arrays import read_frames, read_labelled
+from dsops_controller.build.convert import read_model
+from dsops_controller.build.evaluate import Evaluation, check_gate, evaluate
+from dsops_controller.build.golden import choose_golden
+from dsops_controller.build.litert import LitertModel, require_labels
+from dsops_controller.build.profile import build_profile
+from dsops_controller.build.quantize import quantize
+from dsops_controller.build.recipe_file import FILE_NAME, Recipe, read_labels, read_recipe
+from dsops_controller.build.record import BuildRecord
 
-FILE_NAME = "bundle.toml"
-MIN_LABELS = 2
-
-Share = Annotated[float, Field(ge=0, le=1)]
-FileName = Annotated[str, Field(min_length=1)]
-
-
-class ModelSection(Frozen):
-    """The source model and what its scores mean, in their order."""
-
-    name: Name
-    source: FileName
-    labels: tuple[str, ...] | FileName
-    description: str = Field(default="", max_length=4000)
+STEPS = ("convert", "quantize", "evaluate", "profile", "golden", "write")
+OnStep = Callable[[str], None]
 
 
-class QuantizeSection(Frozen):
-    """How the model is quantized, and on which typical frames its ranges are measured."""
+@dataclass(frozen=True)
+class BuildResult:
+    """What was built and where: the folder, its record and the comparison with the float model."""
 
-    mode: QuantMode = QuantMode.INT8
-    calibration: FileName
+    folder: Path
+    record: BuildRecord
+    evaluation: Evaluation
 
-
-class EvaluateSection(Frozen):
-    """Labelled frames for the comparison with the float model, and how much worse the result may be."""
-
-    data: FileName
-    max_accuracy_drop: Share = MAX_ACCURACY_DROP
-    min_agreement: Share = MIN_AGREEMENT
+    def as_dict(self) -> dict[str, str | float]:
+        """Return model, variant and every figure of the evaluation."""
+        return {"model": self.record.model, "variant": self.record.variant, **self.evaluation.as_dict()}
 
 
-class ProfileSection(Frozen):
-    """Held-out frames as the devices will see them."""
+@dataclass(frozen=True)
+class _Parts:
+    """Everything that was computed, before it is written."""
 
-    data: FileName
-
-
-class GoldenSection(Frozen):
-    """Labelled, held-out frames to choose golden inputs from."""
-
-    data: FileName
-    count: int = Field(default=COUNT, ge=1, le=1024)
-    score_tolerance: Share = SCORE_TOLERANCE
+    float_model: bytes
+    payload: bytes
+    evaluation: Evaluation
+    profile: Profile
+    golden: GoldenSet
 
 
-class LineageSection(Frozen):
-    """What the source model was trained on (names and digests), and free facts."""
+def build_model(recipe: Path, out_dir: Path, on_step: OnStep = lambda step: None) -> BuildResult:
+    """Build the model of a recipe's folder. Equal inputs give equal files, but for the latencies in ``report.json``.
 
-    datasets: dict[str, str] = Field(default_factory=dict)
-    facts: dict[str, str] = Field(default_factory=dict)
-
-
-class Recipe(Frozen):
-    """A whole recipe."""
-
-    model: ModelSection
-    quantize: QuantizeSection
-    evaluate: EvaluateSection
-    profile: ProfileSection
-    golden: GoldenSection
-    preprocessing: Preprocessing = Preprocessing()
-    compatibility: Compatibility = Compatibility()
-    limits: Limits = Limits()
-    lineage: LineageSection = LineageSection()
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe of a folder.
+    Args:
+        recipe: Folder that holds ``bundle.toml``, or that file; nothing there is changed.
+        out_dir: Folder to write. An earlier build in it is replaced when the new one is complete.
+        on_step: Called with a name of ``STEPS`` as each begins.
 
     Raises:
-        InvalidConfig: There is none, it is not TOML, or a key is unknown, missing or wrong; the text names both.
+        InvalidConfig: The recipe is wrong.
+        InvalidInput: A data file is wrong.
+        InvalidModel: The source is not a model, or does not match its labels.
+        UnsupportedModel: The source cannot be converted or quantized.
+        AccuracyGateFailed: The quantized model is worse than its gate allows.
+        Conflict: ``out_dir`` holds something that is not a build.
     """
-    path = folder / FILE_NAME
+    folder = recipe.parent if recipe.name == FILE_NAME else recipe
+    steps = read_recipe(folder)
+    labels = read_labels(steps, folder)
+    _check_replaceable(out_dir)
+    parts = _compute(steps, folder, labels, on_step)
+    on_step("write")
+    packed = {
+        record.PAYLOAD: parts.payload,
+        record.PROFILE: parts.profile.encode(),
+        record.GOLDEN: parts.golden.encode(),
+    }
+    entry = _record(steps, folder, labels, parts, packed)
+    files = packed | {
+        record.FLOAT_MODEL: parts.float_model,
+        record.REPORT: strictjson.dumps({"mode": steps.quantize.mode, **parts.evaluation.as_dict()}),
+        record.FILE_NAME: entry.encode(),
+    }
+    _write_folder(out_dir, files)
+    return BuildResult(out_dir, entry, parts.evaluation)
+
+
+def _compute(recipe: Recipe, folder: Path, labels: tuple[str, ...], on_step: OnStep) -> _Parts:
+    on_step("convert")
+    float_model = read_model(folder / recipe.model.source)
+    require_labels(LitertModel(float_model), len(labels))
+    on_step("quantize")
+    payload = quantize(float_model, read_frames(folder / recipe.quantize.calibration), recipe.quantize.mode)
+    on_step("evaluate")
+    evaluation = evaluate(float_model, payload, read_labelled(folder / recipe.evaluate.data), len(labels))
+    check_gate(evaluation, recipe.evaluate.max_accuracy_drop, recipe.evaluate.min_agreement)
+    on_step("profile")
+    profile = build_profile(payload, read_frames(folder / recipe.profile.data), len(labels))
+    on_step("golden")
+    golden_data = read_labelled(folder / recipe.golden.data)
+    golden = choose_golden(payload, golden_data, labels, recipe.golden.count, recipe.golden.score_tolerance)
+    return _Parts(float_model, payload, evaluation, profile, golden)
+
+
+def _record(
+    recipe: Recipe, folder: Path, labels: tuple[str, ...], parts: _Parts, packed: Mapping[str, bytes]
+) -> BuildRecord:
+    runner = LitertModel(parts.payload)
+    return BuildRecord(
+        model=recipe.model.name,
+        variant=recipe.quantize.mode,
+        description=recipe.model.description,
+        labels=labels,
+        inputs=(runner.input,),
+        outputs=(runner.output,),
+        preprocessing=recipe.preprocessing.model_copy(update={"layout": _layout(runner.input)}),
+        compatibility=recipe.compatibility,
+        limits=recipe.limits,
+        lineage=_lineage(recipe, folder),
+        metrics=_metrics(recipe, parts.evaluation),
+        files=describe_blobs(packed),
+    )
+
+
+def _layout(tensor: TensorSpec) -> str:
+    return "NHWC" if len(tensor.shape) == 4 else "NF"
+
+
+def _lineage(recipe: Recipe, folder: Path) -> Lineage:
+    used = {
+        "calibration": recipe.quantize.calibration,
+        "evaluation": recipe.evaluate.data,
+        "profile": recipe.profile.data,
+        "golden": recipe.golden.data,
+    }
+    digests = {purpose: file_digest(folder / name)[0] for purpose, name in used.items()}
+    return Lineage(
+        source_sha256=file_digest(folder / recipe.model.source)[0],
+        datasets=dict(recipe.lineage.datasets) | digests,
+        facts=recipe.lineage.facts,
+    )
+
+
+def _metrics(recipe: Recipe, evaluation: Evaluation) -> dict[str, float]:
+    """Return the figures that are the same on every machine; latencies stay in the report."""
+    return {
+        "float_accuracy": evaluation.float_accuracy,
+        f"{recipe.quantize.mode}_accuracy": evaluation.quantized_accuracy,
+        "agreement": evaluation.agreement,
+        "evaluation_frames": float(evaluation.frames),
+        "float_bytes": float(evaluation.float_bytes),
+        f"{recipe.quantize.mode}_bytes": float(evaluation.quantized_bytes),
+    }
+
+
+def _check_replaceable(out_dir: Path) -> None:
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InvalidInput(f"{out_dir} is not a folder")
+    if any(out_dir.iterdir()) and not (out_dir / record.FILE_NAME).is_file():
+        raise Conflict(
+            f"{out_dir} holds something that is not a build", why="it would be replaced", hint="name another folder"
+        )
+
+
+def _write_folder(out_dir: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder beside its place and move it there whole; an earlier build is moved away just before."""
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     except OSError as error:
-        raise InvalidConfig(
-            f"cannot read {path}", why=str(error.strerror), hint=f"give a folder that holds {FILE_NAME}"
-        ) from error
-    except ValidationError as error:
-        raise InvalidConfig(_first_wrong_key(error, path), why=str(error.errors()[0]["msg"])) from error
-    except ValueError as error:  # what the TOML parser and the UTF-8 decoder raise
-        raise InvalidConfig(f"{path} is not TOML", why=str(error)) from error
-
-
-def read_labels(recipe: Recipe, folder: Path) -> tuple[str, ...]:
-    """Return the labels that a recipe lists or names the file of.
-
-    Raises:
-        InvalidConfig: The file cannot be read, there are fewer than two labels, or one is empty or there twice.
-    """
-    given = recipe.model.labels
-    labels = _label_lines(folder / given) if isinstance(given, str) else given
-    where = f"model.labels in {folder / FILE_NAME}"
-    if len(labels) < MIN_LABELS:
-        raise InvalidConfig(f"{where} has {len(labels)} labels", why=f"{MIN_LABELS} or more are needed")
-    repeated = sorted(label for label in set(labels) if not label or labels.count(label) > 1)
-    if repeated:
-        raise InvalidConfig(f"{where} holds {repeated[0]!r}", why="a label is empty or is there twice")
-    return labels
-
-
-def _label_lines(path: Path) -> tuple[str, ...]:
+        raise InvalidInput(f"cannot write {out_dir}", why=str(error.strerror)) from error
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"cannot read the labels in {path}", why=str(error)) from error
-
-
-def _first_wrong_key(error: ValidationError, path: Path) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
-    return f"{kinds.get(problem['type'], 'wrong value of')} {key} in {path}"
+        new, old = work / "new", work / "old"
+        new.mkdir()
+        for name, data in files.items():
+            write_atomically(new / name, data)
+        if out_dir.exists():
+            out_dir.rename(old)
+        new.rename(out_dir)
+        fsync_folder(out_dir.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
