@@ -1,0 +1,171 @@
+"""Key files: PEM PKCS #8, one key a file, mode 0600.
+
+The keys of a ceremony (``root-1.pem``, ``targets-1.pem``, ``fleet.pem``, ``policy.pem``, ``model-<m>.pem``) belong
+offline: on removable media or an air-gapped machine, each with its holder. Whoever has them decides what a fleet runs.
+The server holds only ``snapshot.pem``, ``timestamp.pem`` and ``director.pem``; with them a thief chooses among
+approved releases, no more.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from dsops import dsse, strictjson
+from dsops.bundle import fsync_folder
+from dsops.errors import InvalidInput, NoSpace, NotFound
+from dsops.manifest import Frozen
+from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
+PUBLIC_FILE = "online.json"
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all; it never has a wider mode, not for a moment.
+
+    Raises:
+        NoSpace: The disk is full; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise NoSpace(f"cannot write {path.name}", why=str(error.strerror)) from error
+        raise
+
+
+def public_key(private: ed25519.Ed25519PrivateKey) -> SSlibKey:
+    """Return the TUF form of a key's public half."""
+    return SSlibKey.from_crypto(private.public_key())
+
+
+@dataclass(frozen=True)
+class KeyFolder:
+    """A folder with Ed25519 keys by name."""
+
+    path: Path
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """Return the names of the keys that begin with ``prefix``, sorted."""
+        return tuple(sorted(file.stem for file in self.path.glob(f"{prefix}*.pem")))
+
+    def make(self, name: str) -> CryptoSigner:
+        """Return the key of that name; it is made if it is not there, so that an interrupted ceremony goes on."""
+        if not self._file(name).exists():
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_secret(self._file(name), _pem(ed25519.Ed25519PrivateKey.generate()))
+        return self.signer(name)
+
+    def signer(self, name: str) -> CryptoSigner:
+        """Return what signs TUF metadata with one key.
+
+        Raises:
+            NotFound: There is no such key.
+            InvalidInput: The file holds no Ed25519 key.
+        """
+        return CryptoSigner(self.private(name))
+
+    def private(self, name: str) -> ed25519.Ed25519PrivateKey:
+        """Return one private key.
+
+        Raises:
+            NotFound: There is no such key.
+            InvalidInput: The file holds no Ed25519 key.
+        """
+        try:
+            key = serialization.load_pem_private_key(self._file(name).read_bytes(), password=None)
+        except OSError as error:
+            hint = "bring the folder with the offline keys: --keys FOLDER"
+            raise NotFound(f"there is no key {name}", why=f"{self.path}: {error.strerror}", hint=hint) from error
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(f"{name}.pem is not a key in PEM without a passphrase", why=str(error)[:200]) from error
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
+            raise InvalidInput(f"{name}.pem is not an Ed25519 key")
+        return key
+
+    def _file(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(f"{name!r} is not a key's name")
+        return self.path / f"{name}.pem"
+
+
+class OnlinePublic(Frozen):
+    """The public halves of the server's keys (PEM): what a ceremony needs of a server, and all it needs."""
+
+    snapshot: str
+    timestamp: str
+    director: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "OnlinePublic":
+        """Read what :meth:`OnlineKeys.create` left for ceremonies.
+
+        Raises:
+            NotFound: The server was not set up yet.
+            InvalidInput: The file is not valid.
+        """
+        try:
+            return cls.model_validate(strictjson.loads((folder / PUBLIC_FILE).read_bytes()))
+        except OSError as error:
+            hint = "set the server up first: dsops server init"
+            raise NotFound("the server has no keys yet", why=f"{folder}: {error.strerror}", hint=hint) from error
+        except (strictjson.JsonRefused, ValidationError) as error:
+            raise InvalidInput(f"{PUBLIC_FILE} is not valid", why=str(error)[:300]) from error
+
+
+@dataclass(frozen=True)
+class OnlineKeys:
+    """The keys that the server itself holds."""
+
+    snapshot: CryptoSigner
+    timestamp: CryptoSigner
+    director: dsse.PrivateKey
+
+    @classmethod
+    def create(cls, folder: Path) -> "OnlineKeys":
+        """Make the keys that are missing, and the file with their public halves."""
+        keys = KeyFolder(folder)
+        for name in ("snapshot", "timestamp", "director"):
+            keys.make(name)
+        pems = {name: dsse.public_pem(keys.private(name).public_key()) for name in ("snapshot", "timestamp")}
+        public = OnlinePublic(**pems, director=dsse.public_pem(keys.private("director").public_key()))
+        write_secret(folder / PUBLIC_FILE, strictjson.dumps(public.model_dump(mode="json")))
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "OnlineKeys":
+        """Read the keys.
+
+        Raises:
+            NotFound: One is missing.
+            InvalidInput: One is not an Ed25519 key.
+        """
+        keys = KeyFolder(folder)
+        return cls(keys.signer("snapshot"), keys.signer("timestamp"), keys.private("director"))
+
+
+def tuf_key(pem: str) -> SSlibKey:
+    """Return the TUF form of a PEM public key.
+
+    Raises:
+        UntrustedBundle: It is no key of a kind that is accepted.
+    """
+    return SSlibKey.from_crypto(dsse.load_public_key(pem))
+
+
+def _pem(key: ed25519.Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
