@@ -12,6 +12,8 @@ from typing import Any
 from dsops import errors
 from dsops.errors import DsopsError
 
+Json = Any
+
 
 @dataclass
 class Commands:
@@ -23,7 +25,7 @@ class Commands:
     context: Path
     show: Callable[[str], None]
 
-    def run(self, *arguments: str | Path, online: bool = False) -> Any:  # noqa: ANN401
+    def run(self, *arguments: str | Path, online: bool = False) -> Json:
         """Run a command and return what it prints as JSON, or None when it prints nothing.
 
         Args:
@@ -38,7 +40,7 @@ class Commands:
         return _invoke([*words, "--context", str(self.context)] if online else words)
 
 
-def _invoke(words: list[str]) -> Any:  # noqa: ANN401
+def _invoke(words: list[str]) -> Json:
     command = [sys.executable, "-m", "dsops_controller.cli.app", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:

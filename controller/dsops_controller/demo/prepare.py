@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from dsops.bundle import write_atomically
+from dsops.errors import DsopsError, InvalidInput
 
 from dsops_controller.demo.digits import LABELS, Labelled, bad_camera, balanced_mix, splits
 from dsops_controller.demo.train import accuracy, to_onnx, train
@@ -44,18 +45,29 @@ def prepare(folder: Path, seed: int, returned: Labelled | None = None, camera: C
         seed: Chooses split and initial weights.
         returned: Labelled samples that came back from devices; they are mixed into the training, balanced by class.
         camera: Camera of the profile and golden inputs. Behind a bad camera the model is evaluated on both.
+
+    Raises:
+        InvalidInput: The folder cannot be written.
+        NoSpace: The disk is full.
     """
     data = splits(seed)
     weights = train(data.train if returned is None else balanced_mix(data.train, returned, seed), seed)
     calibration = data.calibration if returned is None else data.calibration.join(returned)
     field = seen_through(camera, data.reference, seed)
     evaluation = field if camera is Camera.CLEAN else data.reference.join(field)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "model.onnx", to_onnx(weights))
-    _write_data(folder / "calibration.npz", calibration)
-    _write_data(folder / "reference.npz", field)
-    _write_data(folder / "evaluation.npz", evaluation)
-    write_atomically(folder / "bundle.toml", _recipe(seed, returned, camera).encode())
+    files = {
+        "model.onnx": to_onnx(weights),
+        "calibration.npz": _npz(calibration),
+        "reference.npz": _npz(field),
+        "evaluation.npz": _npz(evaluation),
+        "bundle.toml": _recipe(seed, returned, camera).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {folder}", why=str(error.strerror), hint="name another folder") from error
     return Prepared(folder, accuracy(weights, field))
 
 
@@ -69,7 +81,11 @@ def seen_through(camera: Camera, data: Labelled, seed: int) -> Labelled:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = _parser().parse_args(arguments)
-    done = prepare(given.out, given.seed)
+    try:
+        done = prepare(given.out, given.seed)
+    except DsopsError as error:
+        sys.stderr.write(f"{error}\n{error.hint}\n")
+        return 1
     sys.stdout.write(f"{done.folder}: float accuracy {done.accuracy:.2%} on held-out digits\n")
     return 0
 
@@ -83,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write_data(path: Path, data: Labelled) -> None:
-    """Write ``x`` and ``y``; equal data gives equal bytes."""
+def _npz(data: Labelled) -> bytes:
+    """Return a data file with ``x`` and ``y``; equal data gives equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, x=data.x, y=data.y)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _recipe(seed: int, returned: Labelled | None, camera: Camera) -> str:

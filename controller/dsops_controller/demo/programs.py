@@ -1,4 +1,4 @@
-"""Programs on the devices: each looks through its camera and asks its agent what it sees, over the local Unix socket."""
+"""Programs on the devices: each looks through its camera and asks its agent, over the Unix socket, what it sees."""
 
 import threading
 from collections import Counter
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+
 from dsops.api.v1 import inference_pb2 as pb
 from dsops.api.v1 import inference_pb2_grpc as rpc
 from dsops.errors import RuntimeCrashed
-
 from dsops_controller.demo.digits import Images, Labelled
 
 Camera = Callable[[Images], Images]
@@ -92,11 +92,12 @@ class Program(threading.Thread):
         self._lock = threading.Lock()
         self._halt = threading.Event()
 
-    def look_through(self, camera: Camera) -> None:
-        """Change the camera, and begin a new tally."""
+    def look_through(self, camera: Camera) -> int:
+        """Change the camera, and begin a new tally; return the number of frames sent before."""
         with self._lock:
             self._camera = camera
             self.tally = Tally()
+            return self.total.answered + self.total.failed
 
     def begin_tally(self) -> None:
         """Begin a new tally."""

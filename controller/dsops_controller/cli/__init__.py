@@ -1,0 +1,1 @@
+"""The command line of operators and ML engineers: ``dsops <noun> <verb>``."""

@@ -1,0 +1,125 @@
+"""``dsops bundle``: package, sign, hand over, look at."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsops.bundle import Bundle, file_digest, write_atomically
+from dsops.errors import InvalidInput
+from dsops.trust import model_role
+from dsops_controller.cli import output, session
+
+app = typer.Typer(help="Package, sign and push models.", no_args_is_help=True)
+BundleFile = Annotated[Path, typer.Argument(help="bundle file")]
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(help="folder that `dsops model build` wrote")],
+    release: Annotated[int, typer.Option("--release", "-r", min=1, help="number of this release of the model")],
+    to: Annotated[Path, typer.Option("--to", help="bundle file to write")],
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Package a built model: payload, manifest, golden inputs, drift profile. Equal inputs give equal bytes."""
+    package = session.optional("dsops_controller.build.package", "build")
+    package.build_bundle(model, release, to)
+    output.facts(_describe(to), form)
+
+
+@app.command()
+def sign(
+    bundle: BundleFile,
+    keys: Annotated[Path, typer.Option("--keys", help="folder of the model owner's offline keys")],
+    role: Annotated[Path | None, typer.Option("--role", help="newest role metadata; else asked of the server")] = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+) -> None:
+    """Sign a bundle with the model owner's key; writes BUNDLE.role.json beside it."""
+    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
+    opened = Bundle.open(bundle)
+    if role:
+        current = role.read_bytes()
+    else:
+        with session.connected(context) as client:
+            current = client.role(model_role(opened.manifest.model))
+    signed = _role_file(bundle)
+    write_atomically(signed, ceremony.sign_bundle(bundle, keys, current))
+    output.say(f"signed: {signed.name}; next: dsops bundle push {bundle.name}")
+
+
+@app.command()
+def push(
+    bundle: BundleFile,
+    role: Annotated[Path | None, typer.Option("--role", help="signed metadata (default BUNDLE.role.json)")] = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Hand a signed bundle to the controller, which offers it to devices as chunks."""
+    Bundle.open(bundle).verify()
+    signature = role or _role_file(bundle)
+    if not signature.exists():
+        raise InvalidInput(f"{signature.name} is missing", hint="sign the bundle first: dsops bundle sign")
+    with session.connected(context) as client:
+        output.facts(client.push(bundle.read_bytes(), signature.read_bytes()), form)
+
+
+@app.command("list")
+def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.Output = output.Format.TABLE) -> None:
+    """List the bundles that the controller holds."""
+    columns = {
+        "model": "MODEL",
+        "release": "RELEASE",
+        "variant": "VARIANT",
+        "length_bytes": "BYTES",
+        "sha256": "SHA256",
+    }
+    with session.connected(context) as client:
+        output.rows(client.bundles(), columns, form)
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE on the controller")],
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Show everything that a bundle says of itself."""
+    if Path(what).exists():
+        output.facts(_describe(Path(what)), form)
+        return
+    model, _, release = what.partition("/")
+    if not release.isdecimal():
+        raise InvalidInput(
+            f"{what} is neither a file nor MODEL/RELEASE", hint="for example: dsops bundle show digits/2"
+        )
+    with session.connected(context) as client:
+        output.facts(client.bundle(model, int(release)), form)
+
+
+@app.command()
+def verify(
+    bundle: BundleFile,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="1.root.json: check the signatures from this root")
+    ] = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Check a bundle: structure, every digest, and with --root the signatures that the controller publishes for it."""
+    Bundle.open(bundle).verify()
+    result = _describe(bundle) | {"signed": "not checked (give --root)"}
+    if root:
+        verification = session.optional("dsops_controller.trust.verification", "controller")
+        with session.connected(context) as client:
+            result["signed"] = verification.check_bundle(bundle, root.read_bytes(), client.role)
+    output.facts(result, form)
+
+
+def _role_file(bundle: Path) -> Path:
+    return bundle.with_name(f"{bundle.name}.role.json")
+
+
+def _describe(path: Path) -> dict[str, object]:
+    manifest = Bundle.open(path).manifest
+    sha256, length = file_digest(path)
+    return {"file": path.name, "sha256": sha256, "length_bytes": length, "manifest": manifest.model_dump(mode="json")}

@@ -1,0 +1,171 @@
+"""The controller's REST interface as a Python class. Needs the ``client`` extra."""
+
+import ssl
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from dsops import errors
+from dsops.errors import InvalidConfig, ServerUnreachable
+from dsops.manifest import Frozen, first_problem
+
+Row = dict[str, Any]
+Files = dict[str, tuple[str, bytes, str]]
+
+
+class Access(Frozen):
+    """Where the controller is, whom to believe that it is it, and what proves who calls. A TOML file, mode 0600."""
+
+    url: str
+    ca: str
+    token: str
+
+    @classmethod
+    def load(cls, path: Path) -> "Access":
+        """Read a context file; a relative ``ca`` is relative to it.
+
+        Raises:
+            InvalidConfig: It is missing, not TOML, or has unknown or missing keys.
+        """
+        hint = "give the file that `dsops server init` wrote: --context FILE, or DSOPS_CONTEXT"
+        try:
+            access = cls.model_validate(tomllib.loads(path.read_text()))
+        except OSError as error:
+            raise InvalidConfig(f"cannot read context file {path}", why=str(error.strerror), hint=hint) from error
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidConfig(f"{path} is not TOML", why=str(error), hint=hint) from error
+        except ValidationError as error:
+            raise InvalidConfig(f"{path} is not a context file", why=first_problem(error), hint=hint) from error
+        return access.model_copy(update={"ca": str(path.parent / access.ca)})
+
+
+class Client:
+    """Calls one controller.
+
+    Every method raises ServerUnreachable when there is no answer, and the error that the controller named otherwise.
+    """
+
+    def __init__(self, access: Access, timeout_s: float = 30.0) -> None:
+        try:
+            trust = ssl.create_default_context(cafile=access.ca)
+        except OSError as error:
+            raise InvalidConfig(f"cannot read {access.ca}", why=str(error)) from error
+        headers = {"Authorization": f"Bearer {access.token}"}
+        self._http = httpx.Client(
+            base_url=f"{access.url}/api/v1", verify=trust, headers=headers, timeout=timeout_s, trust_env=False
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def summary(self) -> Row:
+        """Return the fleet's figures."""
+        return self._json("GET", "/summary")
+
+    def devices(self) -> list[Row]:
+        """Return every device."""
+        return self._rows("/devices")
+
+    def device(self, device: str) -> Row:
+        """Return one device."""
+        return self._json("GET", f"/devices/{device}")
+
+    def new_token(self, device: str, ttl_s: int) -> Row:
+        """Make a one-time enrolment token."""
+        return self._json("POST", f"/devices/{device}/token", json={"ttl_s": ttl_s})
+
+    def role(self, role: str) -> bytes:
+        """Return the newest signed metadata of a TUF role; ``root`` gives the first root."""
+        return self._call("GET", f"/trust/{role}").content
+
+    def bundles(self) -> list[Row]:
+        """Return every bundle."""
+        return self._rows("/bundles")
+
+    def bundle(self, model: str, release: int) -> Row:
+        """Return one bundle with its manifest."""
+        return self._json("GET", f"/bundles/{model}/{release}")
+
+    def push(self, bundle: bytes, role: bytes) -> Row:
+        """Hand over a bundle and the role metadata that signs it."""
+        files = {
+            "bundle": ("bundle", bundle, "application/octet-stream"),
+            "role": ("role.json", role, "application/json"),
+        }
+        return self._json("POST", "/bundles", files=files)
+
+    def create_rollout(self, plan: Row) -> Row:
+        """Create a rollout from a plan (see :class:`dsops_controller.rollout.plan.Plan`)."""
+        return self._json("POST", "/rollouts", json=plan)
+
+    def rollouts(self) -> list[Row]:
+        """Return every rollout, newest first."""
+        return self._rows("/rollouts")
+
+    def rollout(self, rollout: str) -> Row:
+        """Return one rollout with waves and deployments."""
+        return self._json("GET", f"/rollouts/{rollout}")
+
+    def abort_rollout(self, rollout: str) -> Row:
+        """End a rollout."""
+        return self._json("POST", f"/rollouts/{rollout}/abort")
+
+    def resume_rollout(self, rollout: str) -> Row:
+        """Let a paused rollout go on."""
+        return self._json("POST", f"/rollouts/{rollout}/resume")
+
+    def drift(self, model: str | None = None) -> list[Row]:
+        """Return drift by device and model."""
+        return self._rows("/drift", model=model)
+
+    def samples(self, **filters: str | int | None) -> list[Row]:
+        """Return samples without their tensors; filters: model, device, reason, limit."""
+        return self._rows("/samples", **filters)
+
+    def export_samples(self, **filters: str | int | None) -> bytes:
+        """Return samples with their inputs as an ``.npz`` archive; filters: model, device, reason."""
+        return self._call("GET", "/samples/export", params=_given(filters)).content
+
+    def telemetry(self, **filters: str | int | None) -> list[Row]:
+        """Return figures by device and release; filters: model, device, minutes."""
+        return self._rows("/telemetry", **filters)
+
+    def _rows(self, path: str, **filters: str | int | None) -> list[Row]:
+        rows: list[Row] = self._call("GET", path, params=_given(filters)).json()
+        return rows
+
+    def _json(self, method: str, path: str, json: Row | None = None, files: Files | None = None) -> Row:
+        answer: Row = self._call(method, path, json=json, files=files).json()
+        return answer
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str | int] | None = None,
+        json: Row | None = None,
+        files: Files | None = None,
+    ) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, params=params, json=json, files=files)
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"no answer from {self._http.base_url.host}", why=str(error)) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+
+def _given(filters: dict[str, str | int | None]) -> dict[str, str | int]:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _refusal(response: httpx.Response) -> errors.DsopsError:
+    try:
+        return errors.from_dict(response.json())
+    except ValueError:
+        return ServerUnreachable(f"the controller answered {response.status_code}", why=response.text[:200])

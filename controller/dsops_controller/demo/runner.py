@@ -1,0 +1,72 @@
+"""Runs the demonstration: its folder, its signals, its end."""
+
+import shutil
+import signal
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from dsops.errors import Interrupted
+from dsops_controller.demo.report import Report
+from dsops_controller.demo.stage import Stage
+from dsops_controller.demo.story import Story
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for."""
+
+    devices: int
+    seed: int
+    keep: bool
+    json: Path | None
+
+
+def run(wishes: Wishes) -> None:
+    """Tell the story; stop every process and remove the folder, unless it failed or shall be kept.
+
+    Raises:
+        DsopsError: A step failed; the folder with the logs is kept.
+        Interrupted: SIGINT or SIGTERM came.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    report = Report(console)
+    folder = Path(tempfile.mkdtemp(prefix="dsops-demo-"))
+    stage = Stage(folder, report.command)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        names = tuple(f"cam-{number}" for number in range(1, wishes.devices + 1))
+        story = Story(stage, report, names, wishes.seed)
+        story.tell()
+        report.finish()
+        if wishes.json:
+            report.write_json(wishes.json)
+        if wishes.keep:
+            _stay(console, stage, names)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        stage.processes.stop_all()
+    shutil.rmtree(folder)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", hint="every process of the demonstration is stopped")
+
+
+def _stay(console: Console, stage: Stage, devices: tuple[str, ...]) -> None:
+    for device in devices:
+        stage.run_agent(device)
+    console.print(f"\nEverything still runs; state and logs are in {stage.folder}. In another terminal:", markup=False)
+    console.print(f"   export DSOPS_CONTEXT={stage.commands.context}", markup=False)
+    for line in ("dsops device list", "dsops rollout list", "dsops drift show", "dsops sample list"):
+        console.print(f"   {line}", markup=False)
+    console.print("Ctrl-C stops everything.")
+    threading.Event().wait()

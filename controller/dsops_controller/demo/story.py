@@ -1,0 +1,315 @@
+"""The demonstration's seven steps: one model's way round, on real data, through real processes.
+
+Nothing here is fixed in advance: every figure is counted or measured, and depends on the seed and the data.
+"""
+
+import io
+import itertools
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, write_atomically
+from dsops.errors import AwaitedFailure, DsopsError
+from dsops_controller.demo import digits, train
+from dsops_controller.demo.commands import Json
+from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.programs import Inference, Program
+from dsops_controller.demo.report import Report
+from dsops_controller.demo.stage import MODEL, Stage
+
+RATE_HZ = 20.0
+WARM_FRAMES = 150
+ALARM_FRAMES = 500
+"""The drift monitor must alarm within so many frames of the bad camera, or the demonstration fails."""
+DRIFT_SAMPLES = 120
+BAD_STREAM = 300
+"""Number of held-back digits that the bad camera shows; the rest of them measure its accuracy before and after."""
+
+
+class DemoFailed(DsopsError):
+    """The demonstration did not show what it promises."""
+
+    code = "demo.failed"
+
+
+@dataclass
+class Story:
+    """What the steps hand to each other."""
+
+    stage: Stage
+    report: Report
+    devices: tuple[str, ...]
+    seed: int
+    programs: dict[str, Program] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.data = digits.splits(self.seed)
+        rows = np.random.default_rng(self.seed).permutation(len(self.data.test))
+        self.bad_stream = self.data.test.take(rows[:BAD_STREAM])
+        self.bad_evaluation = self._seen_badly(self.data.test.take(rows[BAD_STREAM:]))
+        self.bad_device = self.devices[self.seed % len(self.devices)]
+
+    def tell(self) -> None:
+        """Run every step.
+
+        Raises:
+            DsopsError: A step failed; it is the last one begun.
+        """
+        steps = (
+            ("Start broker and controller", self.stage.raise_curtain),
+            ("Train, convert and quantize a model", self.build_first),
+            ("Sign release 1 and hand it over as chunks", lambda: self.publish(1)),
+            ("Enrol devices; roll out to a canary, then to the rest", self.enrol_and_roll_out),
+            ("Programs on the devices ask for answers", self.ask),
+            ("One camera goes bad", self.spoil_a_camera),
+            ("Retrain with the returned samples; release 2", self.retrain),
+            ("A bad release 3 stops itself", self.release_a_bad_one),
+            ("Count every record", self.count),
+        )
+        for title, act in steps:
+            with self.report.step(title):
+                act()
+
+    def build_first(self) -> None:
+        """Train on the digits, quantize to int8, and compare."""
+        figures = self._build(1, self.data.train)
+        self.report.record(
+            float_accuracy=figures["float_accuracy"],
+            int8_accuracy=figures["quantized_accuracy"],
+            float_bytes=figures["float_bytes"],
+            int8_bytes=figures["quantized_bytes"],
+            float_latency_us=figures["float_latency_us"],
+            int8_latency_us=figures["quantized_latency_us"],
+        )
+        self.report.outcome(
+            f"float {figures['float_accuracy']:.2%}, {figures['float_bytes']} bytes, "
+            f"{figures['float_latency_us']:.1f} us; int8 {figures['quantized_accuracy']:.2%}, "
+            f"{figures['quantized_bytes']} bytes, {figures['quantized_latency_us']:.1f} us"
+        )
+
+    def publish(self, release: int) -> None:
+        """Package, sign and push a built model."""
+        bundle = self._bundle(release)
+        self.stage.commands.run("bundle", "build", self._built(release), "-r", str(release), "--to", bundle)
+        row = self._hand_over(bundle)
+        self.report.outcome(f"{row['path']}: {row['length_bytes']} bytes, sha256 {row['sha256'][:12]}...")
+
+    def enrol_and_roll_out(self) -> None:
+        """Start the agents with one-time tokens; roll out release 1 in two waves."""
+        for device in self.devices:
+            self.stage.start_agent(device)
+        self.stage.wait_until("every device is enrolled and online", self._all_online)
+        rollout = self._roll_out(1)
+        updated = self._succeeded(rollout)
+        self.report.record(devices_updated=updated)
+        sizes = " + ".join(str(len(wave)) for wave in rollout["waves"])
+        self.report.outcome(f"{updated} of {len(self.devices)} devices run release 1, in waves of {sizes}")
+
+    def ask(self) -> None:
+        """Have a program on each device classify held-back digits; show what reached the store."""
+        for number, device in enumerate(self.devices):
+            frames = self.bad_stream if device == self.bad_device else self.data.test
+            inference = Inference(self.stage.inference_socket(device), MODEL)
+            program = Program(device, inference, frames, rate_hz=RATE_HZ, seed=self.seed * 1000 + number)
+            self.programs[device] = program
+            program.start()
+        self.stage.wait_until("every device has answered", lambda: self._every_tally() >= WARM_FRAMES)
+        self.stage.wait_until("telemetry of every device is stored", self._all_reported)
+        tallies = [program.tally for program in self.programs.values()]
+        answered = sum(t.answered for t in tallies)
+        accuracy = sum(t.correct for t in tallies) / answered
+        self.report.record(device_accuracy=accuracy)
+        for row in self.stage.online("telemetry", "show", "--model", MODEL):
+            self.report.say(
+                f"{row['device']}: release {row['release']}, {row['count']} answers, p50 {row['p50_us']:.0f} us, "
+                f"confidence {row['mean_confidence']:.3f}, bundle {row['digest'][:12]}..."
+            )
+        self.report.outcome(f"{answered} answers, {accuracy:.2%} right")
+
+    def spoil_a_camera(self) -> None:
+        """Fog one camera; wait for its alarm, and for its samples."""
+        program = self.programs[self.bad_device]
+        seeds = itertools.count(self.seed * 100_000)
+        clean = program.look_through(lambda frames: digits.bad_camera(frames, next(seeds)))
+        self.stage.wait_until(
+            "the bad camera's device raises an alarm", lambda: self._level(self.bad_device) == "alarm"
+        )
+        row = self._drift()[self.bad_device]
+        frames = int(row["frames"]) - clean
+        before = self._bad_accuracy()
+        self.stage.wait_until(
+            f"{DRIFT_SAMPLES} samples with reason drift are stored", lambda: len(self._drift_samples()) >= DRIFT_SAMPLES
+        )
+        self.report.record(
+            accuracy_bad_camera_before=before, drift_alarm_frames=frames, drift_samples=len(self._drift_samples())
+        )
+        self._expect(0 < frames <= ALARM_FRAMES, f"the alarm came after {frames} frames, {ALARM_FRAMES} are allowed")
+        because = ", ".join(name for name, _ in sorted(row["signals"].items(), key=lambda s: -s[1])[:3])
+        self.report.outcome(f"{self.bad_device}: accuracy {before:.2%}; alarm after {frames} frames ({because})")
+
+    def retrain(self) -> None:
+        """Label what came back, train with it, roll out release 2, and look at the bad camera again."""
+        archive = self.stage.folder / "samples.npz"
+        self.stage.commands.run(
+            "sample", "export", archive, "--device", self.bad_device, "--reason", "drift", online=True
+        )
+        returned = self._label(archive)
+        self.report.say(f"{len(returned)} returned frames labelled")
+        mixed = digits.balanced_mix(self.data.train, returned, self.seed)
+        self._build(2, mixed)
+        self.publish(2)
+        updated = self._succeeded(self._roll_out(2))
+        after, before = self._bad_accuracy(), float(self.report.figures["accuracy_bad_camera_before"])
+        self.report.record(accuracy_bad_camera_after=after, devices_updated=updated, returned_samples=len(returned))
+        self._expect(after > before + 0.1, f"the bad camera went from {before:.2%} to {after:.2%} only")
+        self.report.outcome(f"bad camera: {before:.2%} right before, {after:.2%} after")
+
+    def release_a_bad_one(self) -> None:
+        """Sign a release whose labels are in the wrong order; the devices refuse it."""
+        bundle = self._bundle(3)
+        _permute_labels(self._bundle(2), bundle)
+        self._hand_over(bundle)
+        for program in self.programs.values():
+            program.begin_tally()
+        try:
+            self._roll_out(3)
+        except AwaitedFailure as error:
+            self.report.say(str(error))
+        (rollout,) = [r for r in self.stage.online("rollout", "list") if r["release"] == 3]
+        rollout = self.stage.online("rollout", "status", rollout["id"])
+        codes = {part["device"]: part["code"] for wave in rollout["waves"] for part in wave if part["code"]}
+        asked = [part for wave in rollout["waves"][1:] for part in wave if part["state"] != "pending"]
+        halted = rollout["state"] == "paused" and set(codes.values()) == {"bundle.golden_mismatch"} and not asked
+        self.stage.wait_until("every device answers", lambda: self._every_tally() >= 1)
+        answered_by = {release for program in self.programs.values() for release in program.tally.releases}
+        self.report.record(bad_release_halted=halted)
+        self._expect(halted, f"release 3 was not halted at the canary: {rollout['state']} {codes}")
+        self._expect(answered_by == {"2"}, f"release {', '.join(sorted(answered_by))} answered, not 2 alone")
+        self.stage.commands.run("rollout", "abort", rollout["id"], "-o", "json", online=True)
+        self.report.outcome(f"refused by {', '.join(codes)}; halted at the canary; release 2 answers")
+
+    def count(self) -> None:
+        """Stop the programs and the devices; compare what was produced with what is stored."""
+        for program in self.programs.values():
+            program.stop()
+        self._expect_quiet_neighbours()
+        self.stage.wait_until("the spools are empty", lambda: not any(self._pending(d) for d in self.devices))
+        self.stage.processes.stop(*self.stage.agents())
+        spools = [self._agent_status(device)["spool"] for device in self.devices]
+        kinds = [kind for spool in spools for kind in spool.values()]
+        produced, dropped = (sum(kind[name] for kind in kinds) for name in ("produced", "dropped"))
+        summary = self.stage.online("server", "status")
+        stored, duplicates = summary["records_stored"], summary["duplicates"]
+        failed = sum(program.total.failed for program in self.programs.values())
+        answered = sum(program.total.answered for program in self.programs.values())
+        self.report.record(
+            records_produced=produced,
+            records_stored=stored,
+            records_dropped=dropped,
+            duplicates=duplicates,
+            inferences=answered,
+            inference_failures=failed,
+            mqtt_bytes=summary["mqtt_bytes"],
+            grpc_bytes=summary["grpc_bytes"],
+        )
+        self.report.outcome(
+            f"{produced} produced = {stored} stored + {dropped} dropped, {duplicates} twice; "
+            f"{answered} answers, {failed} failures"
+        )
+        self._expect(produced == stored + dropped, f"{produced} records produced, {stored} stored, {dropped} dropped")
+        self._expect(duplicates == 0, f"{duplicates} records are stored twice")
+        self._expect(failed == 0, f"{failed} requests failed")
+
+    def _build(self, release: int, data: Labelled) -> Json:
+        begun = time.monotonic()
+        weights = train.train(data, self.seed)
+        self.report.say(f"trained on {len(data)} frames in {time.monotonic() - begun:.1f} s (NumPy)")
+        recipe = self.stage.folder / f"recipe-{release}"
+        train.write_recipe(recipe, weights, self.data)
+        return self.stage.commands.run("model", "build", recipe, "--to", self._built(release), "-o", "json")
+
+    def _hand_over(self, bundle: Path) -> Json:
+        self.stage.commands.run("bundle", "sign", bundle, "--keys", self.stage.keys, online=True)
+        return self.stage.online("bundle", "push", bundle)
+
+    def _roll_out(self, release: int) -> Json:
+        return self.stage.online("rollout", "create", f"{MODEL}/{release}", "--wave", "1", "--wait", "--timeout", "60")
+
+    def _succeeded(self, rollout: Json) -> int:
+        return sum(part["state"] == "succeeded" for wave in rollout["waves"] for part in wave)
+
+    def _built(self, release: int) -> Path:
+        return self.stage.folder / f"built-{release}"
+
+    def _bundle(self, release: int) -> Path:
+        return self.stage.folder / f"{MODEL}-{release}.bundle"
+
+    def _all_online(self) -> bool:
+        rows = self.stage.online("device", "list")
+        return {row["id"] for row in rows if row["online"] and row["state"] == "accepted"} == set(self.devices)
+
+    def _every_tally(self) -> int:
+        return min(program.tally.answered for program in self.programs.values())
+
+    def _all_reported(self) -> bool:
+        rows = self.stage.online("telemetry", "show", "--model", MODEL)
+        return {row["device"] for row in rows if row["count"]} == set(self.devices)
+
+    def _drift(self) -> dict[str, Json]:
+        return {row["device"]: row for row in self.stage.online("drift", "show", MODEL)}
+
+    def _level(self, device: str) -> str:
+        return str(self._drift().get(device, {}).get("level", "none"))
+
+    def _drift_samples(self) -> list[Json]:
+        rows: list[Json] = self.stage.online(
+            "sample", "list", "--device", self.bad_device, "--reason", "drift", "--limit", "1000"
+        )
+        return rows
+
+    def _expect_quiet_neighbours(self) -> None:
+        alarms = [d for d in self.devices if d != self.bad_device and self._level(d) == "alarm"]
+        self.report.record(drift_false_alarms=len(alarms))
+        self._expect(not alarms, f"{', '.join(alarms)} raised a drift alarm without a reason")
+
+    def _seen_badly(self, data: Labelled) -> Labelled:
+        return Labelled(digits.bad_camera(data.x, self.seed + 1), data.y)
+
+    def _bad_accuracy(self) -> float:
+        inference = Inference(self.stage.inference_socket(self.bad_device), MODEL)
+        try:
+            return inference.accuracy(self.bad_evaluation)
+        finally:
+            inference.close()
+
+    def _label(self, archive: Path) -> Labelled:
+        with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
+            frames: Images = samples["x"]
+            rows = [int(name.removeprefix("stream-")) for name in samples["request_id"] if name.startswith("stream-")]
+            keep = [name.startswith("stream-") for name in samples["request_id"]]
+        return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
+
+    def _agent_status(self, device: str) -> Json:
+        return json.loads((self.stage.home(device) / "state" / "status.json").read_text())
+
+    def _pending(self, device: str) -> int:
+        return sum(kind["pending"] for kind in self._agent_status(device)["spool"].values())
+
+    def _expect(self, is_true: bool, otherwise: str) -> None:
+        if not is_true:
+            raise DemoFailed(otherwise, hint=f"see the logs in {self.stage.processes.logs}")
+
+
+def _permute_labels(good: Path, bad: Path) -> None:
+    """Write release 3: release 2 with its labels in another order, as a slip in a packaging script leaves it."""
+    opened = Bundle.open(good)
+    blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
+    labels = opened.manifest.labels
+    manifest = opened.manifest.model_copy(
+        update={"release": 3, "labels": (*labels[1:], labels[0]), "blobs": describe_blobs(blobs)}
+    )
+    write_atomically(bad, encode_bundle(manifest, blobs))
