@@ -1,0 +1,162 @@
+"""The server's configuration: ``controller.toml``, read once at the start, frozen, every key known."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from dsops.errors import InvalidConfig
+from dsops.manifest import Frozen, first_problem
+
+FILE = "controller.toml"
+
+Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+HostPort = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")]
+"""``host:port``; an IPv6 address stands in brackets."""
+
+
+class Listener(Frozen):
+    """Where one interface of the server listens."""
+
+    host: Host = "127.0.0.1"
+    port: Port
+
+
+class RestListener(Listener):
+    """Where the HTTPS interface listens."""
+
+    port: Port = 8443
+
+
+class IngestListener(Listener):
+    """Where the gRPC interface for telemetry and samples listens."""
+
+    port: Port = 8444
+
+
+class EnrolmentListener(Listener):
+    """Where the gRPC interface for enrolment listens."""
+
+    port: Port = 8445
+
+
+class BrokerSettings(Frozen):
+    """Where the MQTT broker is that the server connects to."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8883
+    topic_prefix: str = Field(default="dsops/v1", pattern=r"^[A-Za-z0-9_.-]{1,32}(/[A-Za-z0-9_.-]{1,32}){0,2}$")
+
+
+class Advertise(Frozen):
+    """Addresses that enrolled devices are told: the broker, and the DataOps store (the ``ingest`` interface)."""
+
+    broker: HostPort
+    store: HostPort
+
+
+class StoreSettings(Frozen):
+    """The DataOps store: folder of the lake (relative to the server's folder) and seconds between flushes."""
+
+    lake: str = Field(default="lake", min_length=1)
+    flush_s: float = Field(default=10.0, gt=0, le=3600)
+
+
+class RolloutSettings(Frozen):
+    """Seconds between two looks at running rollouts when nothing happens."""
+
+    tick_s: float = Field(default=1.0, gt=0, le=60)
+
+
+class ServerConfig(Frozen):
+    """Everything that an operator may choose.
+
+    Attributes:
+        fleet: Name of the fleet; part of every directive.
+        database: SQLAlchemy URL of the state database; empty means ``state.db`` in the server's folder.
+        rest: The HTTPS interface for operators.
+        broker: The MQTT broker.
+        ingest: The gRPC interface for telemetry and samples (mutual TLS).
+        enrolment: The gRPC interface for enrolment (TLS).
+        advertise: What devices are told.
+        store: The DataOps store.
+        rollout: The rollout engine.
+    """
+
+    fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    database: str = ""
+    rest: RestListener = RestListener()
+    broker: BrokerSettings = BrokerSettings()
+    ingest: IngestListener = IngestListener()
+    enrolment: EnrolmentListener = EnrolmentListener()
+    advertise: Advertise
+    store: StoreSettings = StoreSettings()
+    rollout: RolloutSettings = RolloutSettings()
+
+    def database_url(self, folder: Path) -> str:
+        """Return the URL of the state database of a server in ``folder``."""
+        return self.database or f"sqlite:///{folder.resolve() / 'state.db'}"
+
+    def lake_folder(self, folder: Path) -> Path:
+        """Return the folder of the lake of a server in ``folder``."""
+        return folder.resolve() / self.store.lake
+
+
+def load_config(folder: Path) -> ServerConfig:
+    """Read the configuration of the server in ``folder``.
+
+    Raises:
+        InvalidConfig: The file is absent, not TOML, or has an unknown, missing or invalid key; the text names file and
+            key.
+    """
+    path = folder / FILE
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot read {path}",
+            why=error.strerror or str(error),
+            hint="create the folder with: dsops server init",
+        ) from error
+    except ValueError as error:
+        raise InvalidConfig(f"{path} is not TOML", why=str(error), hint="correct the line that is named") from error
+    try:
+        return ServerConfig.model_validate(data)
+    except ValidationError as error:
+        raise InvalidConfig(
+            f"{path} is not valid", why=first_problem(error), hint="correct, add or remove the key that is named"
+        ) from error
+
+
+def encode_config(config: ServerConfig) -> str:
+    """Return a configuration as TOML text with one comment a section; :func:`load_config` reads it back."""
+    plain = config.model_dump(mode="json")
+    top = [f"{key} = {_value(value)}" for key, value in plain.items() if not isinstance(value, dict)]
+    sections = [_section(key, value) for key, value in plain.items() if isinstance(value, dict)]
+    return "\n".join(["# Configuration of `dsops server run`.", *top, "", *sections])
+
+
+_COMMENTS = {
+    "rest": "HTTPS interface for operators",
+    "broker": "MQTT broker that the server connects to",
+    "ingest": "gRPC interface for telemetry and samples (mutual TLS)",
+    "enrolment": "gRPC interface for enrolment (TLS)",
+    "advertise": "addresses that enrolled devices are told",
+    "store": "DataOps store: folder of the lake, seconds between flushes",
+    "rollout": "rollout engine: seconds between two looks",
+}
+
+
+def _section(name: str, values: dict[str, object]) -> str:
+    lines = [f"# {_COMMENTS[name]}", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+    return "\n".join([*lines, ""])
+
+
+def _value(value: object) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    # A path may hold anything; a TOML basic string needs both characters escaped.
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,152 @@
+"""What devices say over MQTT, taken as what it is: claims from outside. Nothing here raises for what a device sends."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dsops.bundle import sha256_hex
+from dsops.clock import Clock
+from dsops.errors import DsopsError, InvalidInput, UntrustedBundle
+from dsops.messages import MAX_MESSAGE_BYTES, Connection, Need, Observed, decode
+from dsops.topics import Topics
+
+log = logging.getLogger(__name__)
+
+CHUNK_BURST = 64
+CHUNKS_PER_S = 16.0
+RECORD_EVERY_S = 60.0
+
+
+class Reports(Protocol):
+    """The register of devices. It refuses, and records, what is unsigned or comes from strangers."""
+
+    def connection(self, message: Connection) -> bool:
+        """Take a birth or a death; return whether it was news."""
+        ...
+
+    def observed(self, device: str, data: bytes) -> Observed | None:
+        """Take a report, signed by the device; None when it is an old one."""
+        ...
+
+    def require_accepted(self, device: str) -> None:
+        """Refuse a device that does not take part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the intake causes elsewhere.
+
+    Attributes:
+        answer: Called with device and digest for each chunk that a device shall be sent.
+        wake: Called when there is news of a device.
+        record: Called with device and reason of a refusal that is to be kept.
+    """
+
+    answer: Callable[[str, str], None]
+    wake: Callable[[], None]
+    record: Callable[[str, str], None]
+
+
+class Allowance:
+    """Token bucket per name: ``burst`` at once, ``per_s`` in the long run."""
+
+    def __init__(self, clock: Clock, burst: float, per_s: float) -> None:
+        self._clock = clock
+        self._burst = burst
+        self._per_s = per_s
+        self._levels: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> bool:
+        """Spend one token of ``name``; False when it has none left."""
+        now_s = self._clock.monotonic_s()
+        level, since_s = self._levels.get(name, (self._burst, now_s))
+        level = min(self._burst, level + (now_s - since_s) * self._per_s)
+        is_allowed = level >= 1
+        self._levels[name] = (level - is_allowed, now_s)
+        return is_allowed
+
+
+class Intake:
+    """Routes messages from devices."""
+
+    def __init__(self, topics: Topics, reports: Reports, effects: Effects, clock: Clock) -> None:
+        self._topics = topics
+        self._reports = reports
+        self._effects = effects
+        self._chunks = Allowance(clock, CHUNK_BURST, CHUNKS_PER_S)
+        self._records = Allowance(clock, 1, 1 / RECORD_EVERY_S)
+        self._logs = Allowance(clock, 1, 1 / RECORD_EVERY_S)
+        self._last: dict[str, str] = {}
+        self.counters: Counter[str] = Counter()
+
+    def route(self, topic: str) -> tuple[str, str] | None:
+        """Return device and kind of a topic that is taken, or None (counted) for any other."""
+        try:
+            found = self._topics.parse_up(topic)
+        except InvalidInput:
+            found = None
+        if found is None:
+            self.counters["foreign"] += 1
+        return found
+
+    def handle(self, topic: str, payload: bytes) -> None:
+        """Take one message; refuse, count and record what is wrong with it."""
+        found = self.route(topic)
+        if found is None:
+            return
+        device, kind = found
+        try:
+            self._take(device, kind, payload)
+            self.counters[kind] += 1
+        except InvalidInput as error:
+            self._refused(device, kind, error)
+            if self._records.take(device):
+                self._effects.record(device, f"{kind}: {error}")
+        except UntrustedBundle as error:  # the register recorded it
+            self._refused(device, kind, error)
+        except DsopsError as error:
+            log.warning("%s of %s could not be taken: %s", kind, device, error)
+
+    def _take(self, device: str, kind: str, payload: bytes) -> None:
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise InvalidInput(f"a {kind} message is too long", why=f"{len(payload)} bytes")
+        if kind == "conn":
+            self._connection(device, payload)
+        elif kind == "state":
+            self._state(device, payload)
+        elif kind == "need":
+            self._need(device, payload)
+
+    def _connection(self, device: str, payload: bytes) -> None:
+        connection = decode(Connection, payload)
+        if connection.device != device:
+            raise InvalidInput("a birth or death is about another device", why=f"{connection.device}, not {device}")
+        if self._reports.connection(connection):
+            self._effects.wake()
+
+    def _state(self, device: str, payload: bytes) -> None:
+        # A broker hands retained reports out again at every connection: what was taken last is no news.
+        digest = sha256_hex(payload)
+        if self._last.get(device) == digest:
+            return
+        report = self._reports.observed(device, payload)
+        self._last[device] = digest
+        if report is not None:
+            self._effects.wake()
+
+    def _need(self, device: str, payload: bytes) -> None:
+        need = decode(Need, payload)
+        self._reports.require_accepted(device)
+        for digest in need.digests:
+            if not self._chunks.take(device):
+                self.counters["need_limited"] += 1
+                return
+            self._effects.answer(device, digest)
+
+    def _refused(self, device: str, kind: str, error: DsopsError) -> None:
+        self.counters["refused"] += 1
+        if self._logs.take(device):
+            log.warning("refused %s of %s: %s", kind, device, error)

@@ -1,0 +1,105 @@
+"""Writes the configuration and the access control list of a mosquitto 2 broker for one fleet.
+
+Every client proves itself by a certificate of the fleet's authority; its name (CN) is its user name and its client id,
+so no device can take another's place. The settings and why: MQTT 5.0 section 4.9 (flow control), mosquitto.conf(5).
+"""
+
+import os
+import pwd
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsops.bundle import write_atomically
+
+CONTROLLER = "controller"
+"""Name (CN) of the controller's certificate; no device may have it (:func:`dsops.ids.device_id`)."""
+
+
+@dataclass(frozen=True)
+class BrokerFiles:
+    """What the broker's configuration names: where it listens, its topics, and its final folder and CA folder.
+
+    Attributes:
+        host: Address to listen on; empty listens on every one.
+        port: TCP port.
+        topic_prefix: First levels of every topic.
+        folder: Absolute path that will hold ``mosquitto.conf``, ``acl`` and the broker's data.
+        authority: Absolute path that will hold ``ca.crt``, ``server.crt`` and ``server.key``.
+    """
+
+    host: str
+    port: int
+    topic_prefix: str
+    folder: Path
+    authority: Path
+
+
+def configuration(files: BrokerFiles) -> str:
+    """Return the text of ``mosquitto.conf``."""
+    listener = f"listener {files.port} {files.host}".rstrip()
+    lines = [
+        "# mosquitto -c mosquitto.conf",
+        *_account(),
+        "per_listener_settings false",
+        "set_tcp_nodelay true",
+        "# What a device or the controller may send; a chunk has 32 KiB, every other message at most 64 KiB.",
+        "max_packet_size 131072",
+        "max_inflight_messages 20",
+        "# A controller that connects receives the retained state of every device at once.",
+        "max_queued_messages 50000",
+        "max_queued_bytes 33554432",
+        "persistence true",
+        f"persistence_location {files.folder / 'data'}/",
+        "# What a killed broker has not saved yet, the controller publishes again when it connects.",
+        "autosave_on_changes true",
+        "autosave_interval 20",
+        "persistent_client_expiration 14d",
+        "sys_interval 2",
+        "log_dest stderr",
+        "log_type error",
+        "log_type warning",
+        "log_type notice",
+        listener,
+        f"cafile {files.authority / 'ca.crt'}",
+        f"certfile {files.authority / 'server.crt'}",
+        f"keyfile {files.authority / 'server.key'}",
+        "require_certificate true",
+        "use_identity_as_username true",
+        "# Without this, a device could connect under another's client id and throw it out.",
+        "use_username_as_clientid true",
+        "allow_anonymous false",
+        f"acl_file {files.folder / 'acl'}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def access_control(topic_prefix: str) -> str:
+    """Return the text of the access control list; ``%u`` is the name in the client's certificate."""
+    controller = [f"topic write {topic_prefix}/{tail}" for tail in ("d/+/dn/#", "t/#", "c/#", "ctl/#")]
+    reads = [f"topic read {topic_prefix}/d/+/up/#", "topic read $SYS/#"]
+    devices = [
+        f"pattern write {topic_prefix}/d/%u/up/#",
+        f"pattern read {topic_prefix}/d/%u/dn/#",
+        *(f"pattern read {topic_prefix}/{tail}" for tail in ("t/+", "c/+", "ctl/state")),
+    ]
+    return "\n".join([f"user {CONTROLLER}", *controller, *reads, "", "# every device", *devices]) + "\n"
+
+
+def write_broker_files(into: Path, files: BrokerFiles) -> None:
+    """Write ``mosquitto.conf``, ``acl`` and the data folder below ``into``, which will become ``files.folder``.
+
+    Raises:
+        NoSpace: The disk is full.
+    """
+    (into / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(into / "acl", access_control(files.topic_prefix).encode())
+    (into / "acl").chmod(0o600)
+    write_atomically(into / "mosquitto.conf", configuration(files).encode())
+
+
+def _account() -> list[str]:
+    # Started by root, mosquitto becomes another user, who could not read the private folder that this one owns.
+    try:
+        return [f"user {pwd.getpwuid(os.geteuid()).pw_name}"]
+    except KeyError:
+        return []

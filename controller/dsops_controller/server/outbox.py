@@ -1,0 +1,126 @@
+"""What is to be published, as notes and not as bytes: the newest truth is read when its turn comes."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+ANSWERS = 4096
+"""Chunks that devices asked for and that wait; the oldest is forgotten first, and its device asks again."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Publish a model's trust pack; every model's when ``model`` is empty."""
+
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Publish a device's directive."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Send a device one chunk that it could not get as a retained message."""
+
+    device: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Publish a bundle's chunks."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Take a bundle's chunks from the broker."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Resync:
+    """Note everything that is retained: the broker may have lost it."""
+
+
+Work = Trust | Desired | Answer | Seed | Retire | Resync
+
+
+class Outbox:
+    """Collects notes from any thread; one publisher takes them, small and urgent ones first.
+
+    This is the :class:`~dsops_controller.rollout.driver.Publisher` of the rollout driver. No call blocks.
+    """
+
+    def __init__(self) -> None:
+        self._notes: dict[Work, None] = {}
+        self._answers: deque[Answer] = deque(maxlen=ANSWERS)
+        self._bulk: dict[Work, None] = {}
+        self._changed = threading.Condition()
+
+    def publish_desired(self, device: str, envelope: bytes) -> None:
+        """Offer a device its directive, retained.
+
+        Of ``envelope`` only the fact counts that the database holds it or a newer one: the newest is sent, so two
+        callers cannot overtake each other.
+        """
+        assert envelope, "a directive is never empty: an empty retained message would delete it"
+        self.desired(device)
+
+    def desired(self, device: str) -> None:
+        """Offer a device its newest directive, retained."""
+        self._put(self._notes, Desired(device))
+
+    def seed(self, bundle_sha256: str, model: str) -> None:
+        """Offer a bundle's chunks and its model's trust metadata, retained."""
+        self._put(self._notes, Trust(model))
+        self.chunks(bundle_sha256)
+
+    def chunks(self, sha256: str) -> None:
+        """Offer a bundle's chunks, retained."""
+        self._put(self._bulk, Seed(sha256))
+
+    def trust(self, model: str = "") -> None:
+        """Offer a model's trust metadata; every model's when none is named."""
+        self._put(self._notes, Trust(model))
+
+    def answer(self, device: str, digest: str) -> None:
+        """Send a device one chunk."""
+        with self._changed:
+            self._answers.append(Answer(device, digest))
+            self._changed.notify_all()
+
+    def retire(self, sha256: str) -> None:
+        """Take a bundle that nobody wants any more from the broker."""
+        self._put(self._bulk, Retire(sha256))
+
+    def resync(self) -> None:
+        """Say everything again."""
+        self._put(self._bulk, Resync())
+
+    def take(self, timeout_s: float) -> Work | None:
+        """Return the next note and forget it; None when there is none for ``timeout_s``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._notes or self._answers or self._bulk, timeout_s)
+            if self._notes:
+                return _first(self._notes)
+            if self._answers:
+                return self._answers.popleft()
+            return _first(self._bulk) if self._bulk else None
+
+    def _put(self, notes: dict[Work, None], work: Work) -> None:
+        with self._changed:
+            notes[work] = None
+            self._changed.notify_all()
+
+
+def _first(notes: dict[Work, None]) -> Work:
+    work = next(iter(notes))
+    del notes[work]
+    return work

@@ -1,0 +1,129 @@
+"""What the broker must hold, read from the database, the trust repository and the bundles when it is needed."""
+
+import json
+from collections.abc import Iterator
+from typing import Protocol
+
+from sqlalchemy import select
+
+from dsops.bundle import sha256_hex
+from dsops.chunks import ChunkIndex
+from dsops.clock import Clock, utc_text
+from dsops.manifest import Frozen
+from dsops.messages import TrustPack
+from dsops.states import Rollout
+from dsops.strictjson import dumps
+from dsops.topics import Topics
+from dsops_controller.db import tables
+from dsops_controller.db.database import Database
+from dsops_controller.server.link import Message
+
+
+class Packs(Protocol):
+    """The trust repository, as far as it is published."""
+
+    def pack(self, model: str) -> TrustPack:
+        """Return everything that a device needs to decide about one model."""
+        ...
+
+
+class Chunks(Protocol):
+    """The pushed bundles, as far as they are published."""
+
+    def index(self, sha256: str) -> ChunkIndex:
+        """Return a bundle's chunk index."""
+        ...
+
+    def chunk(self, digest: str) -> bytes | None:
+        """Return one chunk, or a chunk index, by its digest; None when no bundle has it."""
+        ...
+
+
+class ControllerState(Frozen):
+    """Whether the controller is there. Agents show it and never wait for it."""
+
+    online: bool
+    time: str
+
+    def encode(self) -> bytes:
+        """Return the JSON bytes."""
+        return dumps(self.model_dump(mode="json"))
+
+
+class Publications:
+    """Builds messages. Every method reads the newest state; none keeps any."""
+
+    def __init__(self, db: Database, topics: Topics, packs: Packs, chunks: Chunks, clock: Clock) -> None:
+        self._db = db
+        self._topics = topics
+        self._packs = packs
+        self._chunks = chunks
+        self._clock = clock
+
+    def controller(self, *, online: bool) -> Message:
+        """Return the controller's state."""
+        state = ControllerState(online=online, time=utc_text(self._clock.now()))
+        return Message(self._topics.controller(), state.encode(), retain=True)
+
+    def models(self) -> list[str]:
+        """Return the models that have bundles."""
+        with self._db.read() as connection:
+            return sorted(connection.execute(select(tables.bundle.c.model).distinct()).scalars())
+
+    def trust(self, model: str) -> Message:
+        """Return a model's trust pack."""
+        return Message(self._topics.trust(model), self._packs.pack(model).encode(), retain=True)
+
+    def desired(self, device: str) -> Message | None:
+        """Return a device's newest directive, or None when it has none."""
+        query = select(tables.desired.c.envelope).where(tables.desired.c.device == device)
+        with self._db.read() as connection:
+            envelope = connection.execute(query).scalar()
+        return Message(self._topics.desired(device), envelope, retain=True) if envelope else None
+
+    def devices(self) -> list[str]:
+        """Return the devices that have a directive."""
+        with self._db.read() as connection:
+            return list(connection.execute(select(tables.desired.c.device).order_by(tables.desired.c.device)).scalars())
+
+    def wanted(self) -> set[str]:
+        """Return the bundles that a rollout under way or any device wants."""
+        final = [state.value for state in Rollout if state.is_final]
+        with self._db.read() as connection:
+            query = select(tables.rollout.c.bundle_sha256).where(tables.rollout.c.state.not_in(final))
+            rolled = set(connection.execute(query).scalars())
+            slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars().all()
+        return rolled | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+
+    def chunk(self, digest: str) -> Message | None:
+        """Return one retained chunk, or None when no bundle has it."""
+        data = self._chunks.chunk(digest)
+        return Message(self._topics.chunk(digest), data, retain=True) if data else None
+
+    def answer(self, device: str, digest: str) -> Message | None:
+        """Return a chunk addressed to one device: its digest (32 bytes), then its bytes."""
+        data = self._chunks.chunk(digest)
+        return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
+
+    def bundle(self, sha256: str) -> Iterator[Message]:
+        """Yield a bundle's chunk index and chunks."""
+        index = self._chunks.index(sha256)
+        yield Message(self._topics.chunk(index.digest), index.encode(), retain=True)
+        for digest in dict.fromkeys(index.digests):
+            if message := self.chunk(digest):
+                yield message
+
+    def retirement(self, sha256: str) -> Iterator[Message]:
+        """Yield the empty messages that take a bundle's chunks from the broker, but for chunks still wanted."""
+        kept = {digest for other in self.wanted() for digest in self._digests(other)}
+        for digest in self._digests(sha256):
+            if digest not in kept:
+                yield Message(self._topics.chunk(digest), b"", retain=True)
+
+    def trust_digest(self, model: str) -> str:
+        """Return the SHA-256 of a model's trust pack as it is now."""
+        return sha256_hex(self.trust(model).payload)
+
+    def _digests(self, sha256: str) -> list[str]:
+        index = self._chunks.index(sha256)
+        return [index.digest, *dict.fromkeys(index.digests)]

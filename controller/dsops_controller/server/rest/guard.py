@@ -1,0 +1,76 @@
+"""What every request passes before any route sees it: the token, and the limit on its length (ASGI 3.0)."""
+
+import secrets
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dsops.bundle import sha256_hex
+from dsops.errors import Unauthorized
+from dsops_controller.server.rest.problems import TooLarge, answer
+
+MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+_OPEN = frozenset({"/api/v1/health"})
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Refuses requests without the operator's token and bodies that are too long.
+
+    Args:
+        app: What is guarded.
+        token_sha256: SHA-256 (hex) of the operator's token.
+    """
+
+    app: ASGIApp
+    token_sha256: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, path = Headers(scope=scope), str(scope["path"])
+        if path not in _OPEN and not self._is_operator(headers.get("authorization", "")):
+            await answer(Unauthorized("the request carries no valid token"))(scope, receive, send)
+            return
+        limit = body_limit(path)
+        if _declared_length(headers) > limit:
+            await answer(_too_large(limit))(scope, receive, send)
+            return
+        await self.app(scope, _counted(receive, limit), send)
+
+    def _is_operator(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        given = sha256_hex(token.strip().encode())
+        return scheme.lower() == "bearer" and secrets.compare_digest(given, self.token_sha256)
+
+
+def body_limit(path: str) -> int:
+    """Return how many bytes a request to ``path`` may carry: a bundle with its role, or little."""
+    return MAX_BUNDLE_BYTES + MAX_BODY_BYTES if path == "/api/v1/bundles" else MAX_BODY_BYTES
+
+
+def _declared_length(headers: Headers) -> int:
+    text = headers.get("content-length", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    left = limit
+
+    async def take() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_large(limit)
+        return message
+
+    return take
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge("the request is too long", why=f"{limit} bytes are allowed")

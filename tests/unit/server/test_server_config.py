@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from dsops.errors import InvalidConfig
+from dsops_controller.server.config import FILE, Advertise, ServerConfig, encode_config, load_config
+
+TEXT = """
+fleet = "north"
+[advertise]
+broker = "broker.example:8883"
+store = "[::1]:8444"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / FILE).write_text(text)
+    return folder
+
+
+def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, TEXT))
+    assert (config.rest.port, config.ingest.port, config.enrolment.port) == (8443, 8444, 8445)
+    assert config.database_url(tmp_path) == f"sqlite:///{tmp_path}/state.db"
+    assert config.lake_folder(tmp_path) == tmp_path / "lake"
+
+
+def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
+    config = ServerConfig(
+        fleet="north",
+        database='postgresql://u:p"\\@h/db',
+        advertise=Advertise(broker="h:1", store="h:2"),
+    )
+    assert load_config(write(tmp_path, encode_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (TEXT.replace("[advertise]", "colour = 1\n[advertise]"), "colour"),
+        (TEXT + "\n[rest]\nprot = 1\n", "rest.prot"),
+        (TEXT.replace('fleet = "north"', ""), "fleet"),
+        (TEXT.replace('store = "[::1]:8444"', ""), "advertise.store"),
+        (TEXT + "\n[rest]\nport = 70000\n", "rest.port"),
+        (TEXT + '\n[broker]\ntopic_prefix = "a/#"\n', "broker.topic_prefix"),
+        (TEXT.replace("broker.example:8883", "broker.example"), "advertise.broker"),
+        ("fleet = \n", "line 1"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(write(tmp_path, text))
+    assert str(tmp_path / FILE) in caught.value.what
+    assert named in caught.value.why
+
+
+def test_an_absent_file_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(tmp_path)
+    assert "dsops server init" in caught.value.hint

@@ -1,0 +1,57 @@
+from dsops_controller.server.inbox import PER_TOPIC, Inbox
+from dsops_controller.server.outbox import ANSWERS, Answer, Desired, Outbox, Resync, Retire, Seed, Trust
+
+
+def test_small_notes_come_before_answers_and_bulk() -> None:
+    outbox = Outbox()
+    outbox.resync()
+    outbox.answer("cam-1", "a")
+    outbox.seed("b", "digits")
+    outbox.retire("old")
+    outbox.publish_desired("cam-1", b"envelope")
+    taken = [outbox.take(0) for _ in range(7)]
+    assert taken == [
+        Trust("digits"), Desired("cam-1"), Answer("cam-1", "a"), Resync(), Seed("b"), Retire("old"), None,
+    ]  # fmt: skip
+
+
+def test_the_same_note_is_kept_once() -> None:
+    outbox = Outbox()
+    for _ in range(3):
+        outbox.publish_desired("cam-1", b"envelope")
+    assert [outbox.take(0), outbox.take(0)] == [Desired("cam-1"), None]
+
+
+def test_answers_are_bounded_and_the_oldest_goes_first() -> None:
+    outbox = Outbox()
+    for number in range(ANSWERS + 2):
+        outbox.answer("cam-1", str(number))
+    assert outbox.take(0) == Answer("cam-1", "2")
+
+
+def test_a_flooding_device_overwrites_only_itself() -> None:
+    inbox = Inbox()
+    inbox.put("quiet", b"q")
+    for number in range(PER_TOPIC + 3):
+        inbox.put("loud", b"%d" % number)
+    assert inbox.take(0) == ("quiet", (b"q",))
+    assert inbox.take(0) == ("loud", (b"3", b"4", b"5", b"6"))
+    assert inbox.take(0) is None
+    assert inbox.overwritten == 3
+
+
+def test_a_topic_that_was_served_waits_behind_the_others() -> None:
+    inbox = Inbox()
+    inbox.put("a", b"1")
+    inbox.put("b", b"1")
+    inbox.take(0)
+    inbox.put("a", b"2")
+    assert [inbox.take(0), inbox.take(0)] == [("b", (b"1",)), ("a", (b"2",))]
+
+
+def test_topics_are_bounded() -> None:
+    inbox = Inbox(topics=1)
+    inbox.put("a", b"1")
+    inbox.put("b", b"1")
+    assert [inbox.take(0), inbox.take(0)] == [("a", (b"1",)), None]
+    assert inbox.overwritten == 1
