@@ -1,0 +1,98 @@
+"""What the controller knows of drift on each device: a pure fold over the records that devices send."""
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from dsops.api.v1.telemetry_pb2 import Event, ModelInterval
+
+
+class Level(StrEnum):
+    """How far a device's inputs are from the profile."""
+
+    NONE = "none"
+    WARNING = "warning"
+    ALARM = "alarm"
+
+
+_LEVEL_OF_EVENT = {"drift_warning": Level.WARNING, "drift_alarm": Level.ALARM, "drift_cleared": Level.NONE}
+_FIGURES = ("score", "frames")
+
+
+@dataclass(frozen=True, slots=True)
+class DriftState:
+    """Drift of one model on one device.
+
+    Attributes:
+        release: The release that the monitor watches.
+        level: The newest level.
+        score: The newest score of the monitor.
+        frames: Frames that the monitor has been fed since it was armed.
+        since_ms: When the level was reached, by the device's clock.
+        signals: Score by signal at the newest event.
+    """
+
+    release: int
+    level: Level
+    score: float
+    frames: int
+    since_ms: int
+    signals: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """Drift of one model on one device, as operators see it."""
+
+    device: str
+    model: str
+    release: int
+    level: Level
+    score: float
+    frames: int
+    since: datetime
+    signals: dict[str, float]
+
+
+def after_interval(state: DriftState | None, interval: ModelInterval, received_ms: int) -> DriftState | None:
+    """Return the state after an interval: newer figures, or a fresh start when another release runs.
+
+    An interval that began before the present release's level was reached is a rest of the release before it and changes
+    nothing, unless that moment is in the future, which only a clock that was set back explains.
+    """
+    start_ms = interval.start_us // 1000
+    score = interval.drift_score if math.isfinite(interval.drift_score) else 0.0
+    if state is not None and state.release == interval.release:
+        return DriftState(state.release, state.level, score, interval.drift_frames, state.since_ms, state.signals)
+    if state is not None and start_ms < state.since_ms <= received_ms:
+        return state
+    if state is None and interval.drift_frames == 0:
+        return None
+    return DriftState(interval.release, Level.NONE, score, interval.drift_frames, start_ms)
+
+
+def after_event(state: DriftState | None, event: Event) -> DriftState | None:
+    """Return the state after an event; events that are not about drift change nothing."""
+    level = _LEVEL_OF_EVENT.get(event.kind)
+    if level is None or not event.model:
+        return state
+    goes_on = state is not None and state.release == event.release and state.level is level
+    signals = {name: value for name, value in event.figures.items() if name not in _FIGURES and math.isfinite(value)}
+    return DriftState(
+        release=event.release,
+        level=level,
+        score=_finite(event.figures.get("score", 0.0)),
+        frames=min(max(0, int(_finite(event.figures.get("frames", 0.0)))), 2**53),
+        since_ms=state.since_ms if state is not None and goes_on else event.time_us // 1000,
+        signals=signals,
+    )
+
+
+def moment(time_ms: int) -> datetime:
+    """Return epoch milliseconds as an aware time."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,86 @@
+"""The SQL that the store runs in DuckDB, over views named after the lake's tables.
+
+``TABLE`` in a definition stands for the name of a table. Partition values are read from the paths as text: a model may
+be named ``007``.
+"""
+
+SET_FILES = "set variable TABLE_files = $files"
+
+LAKE_AND_INBOX = """
+create view TABLE as
+from read_parquet(
+  getvariable('TABLE_files'), hive_partitioning = true, hive_types_autocast = false, union_by_name = true
+)
+union all by name from TABLE_inbox
+"""
+
+INBOX_ONLY = "create view TABLE as from TABLE_inbox"
+
+TELEMETRY_SUMS = """
+select device, model, release, digest, sum("count"), sum(errors), sum(latency_zero),
+       min(latency_min) filter (latency_count > 0), max(latency_max) filter (latency_count > 0),
+       sum(confidence_sum), sum(confidence_count), max(epoch_us(time) + interval_ms * 1000)
+from telemetry
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and time >= $since and cast(day as date) >= cast($since as date)
+group by device, model, release, digest
+order by device, model, release, digest
+"""
+
+TELEMETRY_BUCKETS = """
+select device, model, release, digest, scale, list(bucket), list(total)
+from (
+  select device, model, release, digest, scale, bucket, sum(c) as total
+  from (
+    select device, model, release, digest, latency_scale as scale,
+           latency_offset + generate_subscripts(latency_counts, 1) - 1 as bucket, unnest(latency_counts) as c
+    from telemetry
+    where ($model is null or model = $model) and ($device is null or device = $device)
+      and time >= $since and cast(day as date) >= cast($since as date)
+  )
+  where c > 0
+  group by device, model, release, digest, scale, bucket
+)
+group by device, model, release, digest, scale
+"""
+
+SAMPLES = """
+select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
+       input_datatype, input_shape, octet_length(input)
+from samples
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and ($reason is null or reason = $reason) and ($release is null or release = $release)
+  and time >= $since and cast(day as date) >= cast($since as date)
+order by time desc, device, stream, seq desc
+limit $limit
+"""
+
+EXPORT_SIZE = """
+select count(*), coalesce(sum(octet_length(input)), 0)
+from samples
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and ($reason is null or reason = $reason) and ($release is null or release = $release)
+  and time >= $since and cast(day as date) >= cast($since as date)
+"""
+
+EXPORT = """
+select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
+       input_datatype, input_shape, octet_length(input), input
+from samples
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and ($reason is null or reason = $reason) and ($release is null or release = $release)
+  and time >= $since and cast(day as date) >= cast($since as date)
+order by time, device, stream, seq
+"""
+
+COUNTS = """
+with identities as (
+  select device, stream, seq from telemetry
+  union all select device, stream, seq from hosts
+  union all select device, stream, seq from events
+  union all select device, stream, seq from samples
+)
+select count(*), (select count(*) from (select distinct device, stream, seq from identities)),
+       (select count(*) from samples)
+from identities
+"""
