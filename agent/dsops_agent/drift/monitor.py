@@ -1,0 +1,232 @@
+"""Says when the frames of a stream no longer come from the distribution of the bundle's profile.
+
+e-CUSUM over histograms. For each signal and each horizon, a bet against the reference: a histogram of recent frames,
+learned with the horizon's memory, gives each new frame a likelihood ratio, whose expectation is 1 without drift. Their
+CUSUM grows under drift; the mean of all CUSUMs stays a valid detector whatever the dependence between signals, so that
+the average run to a false alarm is at least the threshold (Shin, Ramdas, Rinaldo, "E-detectors: A Nonparametric
+Framework for Sequential Change Detection", NEJSDS 2023). Two repairs for practice:
+
+- The reference is itself a sample of ``n_ref`` frames, and a bet learns its error too: ``(w - w^2 / 2) * chi2 / n_ref``
+  a frame, with ``chi2`` of ``B - 1`` degrees of freedom. The slack takes away what this exceeds once in a thousand
+  signals. (Its mean alone is not enough: with 500 reference frames five of eight drift-free streams of 12,000 frames
+  then ended in an alarm, none with this slack; a shift by half a standard deviation is found 20 frames later.) A bin
+  that was empty in the reference gets the upper limit of its probability, ``3 / n_ref``.
+- Each signal is thinned by its own correlation time.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsops.profile import Profile, Signal
+from dsops.signals import SIGNALS, bin_of
+from dsops_agent.drift.correlation import thinning
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = (100, 300, 600)
+"""Frames after which correlation is estimated; after the last, thinning is fixed."""
+_SLACK_Z = 3.09
+"""Normal quantile of 0.999."""
+_EMPTY_COUNT = 3.0
+_MIN_QUIET = 50
+"""Frames before the onset of a change that are enough to estimate correlation from them alone."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+
+class Level(IntEnum):
+    """How sure the monitor is of drift."""
+
+    NONE = 0
+    WARNING = 1  # enough to look at the frames: the sampler opens its share for drift
+    ALARM = 2  # as rare by chance as the profile's ``arl0`` demands; stays until a reset
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the monitor thinks after a frame.
+
+    Attributes:
+        score: Logarithm of the mean e-CUSUM; near 0 without drift.
+        level: What the score means.
+        frames: Frames that the monitor was fed since it was armed.
+        signals: Largest CUSUM logarithm of each signal; empty while the level is none.
+    """
+
+    score: float
+    level: Level
+    frames: int
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+class DriftMonitor:
+    """Watches one stream of frames against one profile. Not thread-safe.
+
+    Signals of the profile that this version does not know are left out, with one line in the log.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        unknown = [signal.name for signal in profile.signals if signal.name not in SIGNALS]
+        if unknown:
+            logger.warning("the profile names signals that this version does not measure: %s", ", ".join(unknown))
+        self._signals = [signal for signal in profile.signals if signal.name in SIGNALS]
+        self._alarm_score, self._warning_score = profile.alarm_score, profile.warning_score
+        self._bet = profile.bet
+        self._rates: Floats = np.array([2.0 / (horizon + 1) for horizon in profile.horizons])
+        self._reference = _reference(self._signals)
+        self._slack: Floats = np.array([slack(len(s.counts), profile.n_ref, profile.bet) for s in self._signals])
+        self.reset()
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Names of the signals that are watched."""
+        return tuple(signal.name for signal in self._signals)
+
+    @property
+    def thin(self) -> tuple[int, ...]:
+        """Every how many frames each signal is fed."""
+        return tuple(self._thin.tolist())
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of everything that is kept of the stream."""
+        early = self._early.nbytes if self._early is not None else 0
+        return self._recent.nbytes + self._cusum.nbytes + self._zero_at.nbytes + self._thin.nbytes + early
+
+    def reset(self) -> None:
+        """Arm anew: forget the stream, the level and the thinning."""
+        horizons, signals = len(self._rates), len(self._signals)
+        self._recent: Floats = np.repeat(self._reference[None], horizons, axis=0)
+        self._cusum: Floats = np.zeros((horizons, signals))
+        self._zero_at: Ints = np.zeros((horizons, signals), np.intp)
+        self._thin: Ints = np.ones(signals, np.intp)
+        self._early: NDArray[np.int16] | None = np.zeros((CHECKPOINTS[-1], signals), np.int16)
+        self._all: Ints = np.arange(signals)
+        self._frames = 0
+        self._level = Level.NONE
+
+    def feed(self, signals: Mapping[str, float]) -> Verdict:
+        """Take one frame's signals and return the verdict. Extra signals are ignored.
+
+        Raises:
+            KeyError: A watched signal is missing; :func:`dsops.signals.measure` gives them all.
+        """
+        if not self._signals:
+            return Verdict(0.0, Level.NONE, 0)
+        bins: Ints = np.array([_bin(signal, signals[signal.name]) for signal in self._signals], np.intp)
+        due = self._all if self._early is not None and self._frames < CHECKPOINTS[0] else self._due()
+        if self._early is not None:
+            self._early[self._frames] = bins
+        self._frames += 1
+        self._step(due, bins[due])
+        score = self._score()
+        if self._early is not None and self._must_estimate(score):
+            self._estimate_thinning(score)
+            score = self._score()
+        self._set_level(score)
+        contributions = self.contributions() if self._level else {}
+        return Verdict(score, self._level, self._frames, contributions)
+
+    def contributions(self) -> dict[str, float]:
+        """Return the largest CUSUM logarithm of each signal, largest first."""
+        largest = self._cusum.max(axis=0)
+        order = np.argsort(-largest, kind="stable")
+        return {self._signals[at].name: float(largest[at]) for at in order}
+
+    def _due(self) -> Ints:
+        return np.flatnonzero(self._frames % self._thin == 0)
+
+    def _step(self, due: Ints, bins: Ints) -> None:
+        if not len(due):
+            return
+        reference = self._reference[due, bins]
+        ratio = 1.0 - self._bet + self._bet * self._recent[:, due, bins] / reference  # learned before this frame
+        cusum = np.maximum(self._cusum[:, due], 0.0) + np.log(ratio) - self._slack[due]
+        self._cusum[:, due] = cusum
+        if self._early is not None:
+            self._zero_at[:, due] = np.where(cusum <= 0.0, self._frames, self._zero_at[:, due])
+        rates = self._rates[:, None]
+        if len(due) == len(self._signals):
+            self._recent *= 1.0 - rates[..., None]
+        else:
+            self._recent[:, due] *= 1.0 - rates[..., None]
+        self._recent[:, due, bins] += rates
+
+    def _score(self) -> float:
+        largest = self._cusum.max()
+        return float(largest + np.log(np.exp(self._cusum - largest).mean()))
+
+    def _must_estimate(self, score: float) -> bool:
+        about_to_rise = self._frames >= CHECKPOINTS[0] and self._level_of(score) > self._level
+        return about_to_rise or self._frames in CHECKPOINTS
+
+    def _estimate_thinning(self, score: float) -> None:
+        """Estimate each signal's correlation time; evidence that was gathered with too little thinning is void.
+
+        A change in the stream looks like correlation. While one seems under way, only the frames before its onset
+        count: the last moment at which the leading CUSUM was zero.
+        """
+        early = self._early
+        if early is None:
+            return
+        quiet = self._frames
+        if score > self._warning_score / 2:
+            onset = int(self._zero_at.flat[int(self._cusum.argmax())])
+            quiet = onset if onset >= _MIN_QUIET else self._frames
+        for at, signal in enumerate(self._signals):
+            wanted = thinning(early[:quiet, at], categorical=signal.kind == "categorical")
+            if wanted > self._thin[at]:
+                self._recent[:, at] = self._reference[at]
+                self._cusum[:, at] = 0.0
+                self._zero_at[:, at] = self._frames
+            self._thin[at] = wanted
+        if self._frames >= CHECKPOINTS[-1]:
+            self._early = None
+            logger.debug("thinning is fixed: %s", dict(zip(self.watched, self.thin, strict=True)))
+
+    def _level_of(self, score: float) -> Level:
+        if score > self._alarm_score:
+            return Level.ALARM
+        return Level.WARNING if score > self._warning_score else Level.NONE
+
+    def _set_level(self, score: float) -> None:
+        level = self._level_of(score)
+        if self._frames < CHECKPOINTS[0] or self._level is Level.ALARM:
+            return
+        if level > self._level or score < self._warning_score / 2:  # not at the border, where it would ring
+            self._level = level
+
+
+def _reference(signals: list[Signal]) -> Floats:
+    """Return each signal's reference distribution [S, B], padded with ones that no frame falls into."""
+    widest = max((len(signal.counts) for signal in signals), default=1)
+    reference = np.ones((len(signals), widest))
+    for at, signal in enumerate(signals):
+        smoothed = np.array([count + 0.5 if count else _EMPTY_COUNT for count in signal.counts])
+        reference[at, : len(smoothed)] = smoothed / smoothed.sum()
+    return reference
+
+
+def slack(bins: int, n_ref: int, bet: float) -> float:
+    """Return what a bet can earn a frame, at most, from the error of a reference of ``n_ref`` frames.
+
+    The quantile of chi-square is Wilson and Hilferty's (1931) approximation.
+    """
+    freedom = bins - 1
+    part = 2.0 / (9.0 * freedom)
+    quantile = freedom * (1.0 - part + _SLACK_Z * math.sqrt(part)) ** 3
+    return (bet - bet * bet / 2.0) * quantile / n_ref
+
+
+def _bin(signal: Signal, value: float) -> int:
+    if signal.kind == "ordinal":
+        return bin_of(signal.edges, value)
+    last = len(signal.counts) - 1
+    return min(max(int(value), 0), last) if math.isfinite(value) else last
