@@ -1,0 +1,270 @@
+"""The agent's configuration: one TOML file, read once at start, frozen, every key with its meaning."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dsops import ids
+from dsops.errors import DsopsError, InvalidConfig
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+DEFAULT_PATH = Path("/etc/dsops/agent.toml")
+SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket on Linux (unix(7): ``sun_path`` has 108 bytes, one of them the end)."""
+
+
+def _against_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder", Path())
+    return Path(folder) / path
+
+
+def _device(name: str) -> str:
+    try:
+        return ids.device_id(name)
+    except DsopsError as error:
+        raise ValueError(error.why) from error
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("it is not host:port")
+    return text
+
+
+FilePath = Annotated[Path, AfterValidator(_against_file)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class Section(BaseModel):
+    """A table of the file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+
+class Enrolment(Section):
+    """How the device gets its identity. Not used any more once it has one."""
+
+    address: Address = Field(description="host:port of the controller's enrolment service (gRPC over TLS)")
+    ca: FilePath = Field(description="PEM file with the authority that the enrolment service's certificate must have")
+    token: FilePath = Field(description="file with the one-time enrolment token; deleted after it was used")
+    retry_max_s: float = Field(default=60.0, gt=0, description="longest wait between two tries while nothing answers")
+
+
+class Trust(Section):
+    """Whose signatures the device believes."""
+
+    root: FilePath = Field(description="first TUF root metadata of the fleet, put there by who sets up the device")
+
+
+class Inference(Section):
+    """How programs on this device ask for inference."""
+
+    socket: Path = Field(default=Path(), description="Unix socket of the Open Inference Protocol; empty: in `run`")
+    threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+
+
+class Install(Section):
+    """How a bundle comes onto the device."""
+
+    probation_s: float = Field(default=60.0, ge=0, description="how long a new bundle must answer before it is kept")
+    chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
+    window: int = Field(default=8, ge=1, le=16, description="chunks asked for at the same time")
+    free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
+
+
+class Telemetry(Section):
+    """What the device reports, and how much it keeps while nobody takes it."""
+
+    interval_s: float = Field(default=10.0, gt=0, description="length of an interval that one record describes")
+    spool_bytes: int = Field(default=16 << 20, ge=1 << 20, description="size of the spool; all of it is taken at once")
+    retry_max_s: float = Field(default=60.0, gt=0, description="longest wait between two tries to reach the store")
+
+
+class Samples(Section):
+    """Which inputs the device keeps for the next training, within a budget of bytes."""
+
+    bytes_per_day: int = Field(default=5_000_000, ge=0, description="budget of bytes a day; 0 keeps none")
+    burst_bytes: int = Field(default=1_000_000, ge=0, description="budget that may be spent at once")
+    random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
+    low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
+    min_gap_s: float = Field(default=1.0, ge=0, description="least time between two samples for the same reason")
+
+
+class Drift(Section):
+    """Whether inputs and outputs are compared with the model's profile."""
+
+    enabled: bool = Field(default=True, description="whether drift is monitored")
+
+
+class Mqtt(Section):
+    """How the device keeps its connection to the broker."""
+
+    keepalive_s: int = Field(default=30, ge=1, le=1160, description="time without traffic after which a ping is sent")
+    reconnect_max_s: float = Field(default=60.0, gt=0, description="longest wait between two connections")
+    will_delay_s: int = Field(default=10, ge=0, description="how long the broker waits before it says we are gone")
+
+
+class Config(Section):
+    """The whole file."""
+
+    device: Annotated[str, AfterValidator(_device)] = Field(description="name of this device")
+    state: FilePath = Field(description="folder that holds everything the agent keeps")
+    run: Path = Field(default=Path(), description="folder of the sockets; empty: the folder `run` in `state`")
+    log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe record logged")
+    enrolment: Enrolment | None = Field(default=None, description="how the device gets its identity")
+    trust: Trust = Field(description="whose signatures the device believes")
+    inference: Inference = Field(default=Inference(), description="how programs ask for inference")
+    install: Install = Field(default=Install(), description="how a bundle comes onto the device")
+    telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
+    samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
+    drift: Drift = Field(default=Drift(), description="whether drift is monitored")
+    mqtt: Mqtt = Field(default=Mqtt(), description="how the device keeps its connection to the broker")
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the sockets."""
+        return self.state / "run" if self.run == Path() else self.run
+
+    @property
+    def inference_socket(self) -> Path:
+        """Where programs ask for inference."""
+        return self.run_folder / "inference.sock" if self.inference.socket == Path() else self.inference.socket
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key as ``config show`` prints it."""
+
+    key: str
+    value: str | int | float | bool | None
+    origin: Literal["default", "file"]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration and the file that it comes from."""
+
+    config: Config
+    path: Path
+    raw: Mapping[str, Any]
+
+    def settings(self) -> tuple[Setting, ...]:
+        """Return every key with value, origin and meaning, in the order of this module."""
+        return tuple(_settings(self.config, self.raw, ""))
+
+
+def load(path: Path) -> Loaded:
+    """Read and check a configuration file. A relative path in it counts from the file's folder.
+
+    Raises:
+        InvalidConfig: The file is absent or not TOML, or a key is unknown, missing or ill-typed; the error names
+            the file and the key.
+    """
+    raw = _read(path)
+    folder = path.resolve().parent
+    try:
+        config = Config.model_validate(_against_folder(raw, folder), context={"folder": folder})
+    except ValidationError as error:
+        raise _explain(path, error) from error
+    _check_sockets(path, config)
+    return Loaded(config, path, raw)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot read configuration {path}",
+            why=error.strerror or str(error),
+            hint="name the file with --config FILE",
+            file=str(path),
+        ) from error
+    except ValueError as error:
+        raise InvalidConfig(
+            f"{path} is not TOML", why=str(error), hint="correct the line that is named", file=str(path)
+        ) from error
+
+
+def _against_folder(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve the two paths that may be empty; the other ones resolve themselves when they are validated."""
+    found = dict(raw)
+    if isinstance(raw.get("run"), str) and raw["run"]:
+        found["run"] = folder / raw["run"]
+    inference = raw.get("inference")
+    if isinstance(inference, dict) and isinstance(inference.get("socket"), str) and inference["socket"]:
+        found["inference"] = {**inference, "socket": folder / inference["socket"]}
+    return found
+
+
+def _explain(path: Path, error: ValidationError) -> InvalidConfig:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        what, why, hint = f"key {key} is missing in {path}", _meaning(key), f"add {key} to the file"
+    elif problem["type"] == "extra_forbidden":
+        what, why = (
+            f"key {key} in {path} is not known",
+            "every key of the file must be one of those that `config show` lists",
+        )
+        near = difflib.get_close_matches(key, known_keys(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "remove it"
+    else:
+        what = f"key {key} in {path} has a value that cannot be used"
+        why = f"{problem['msg'].removeprefix('Value error, ')} (it is {problem['input']!r})"
+        hint = f"correct it: {_meaning(key)}" if _meaning(key) else "correct it"
+    return InvalidConfig(what, why=why, hint=hint, file=str(path), key=key)
+
+
+def _check_sockets(path: Path, config: Config) -> None:
+    sockets = {"run": config.run_folder / "control.sock", "inference.socket": config.inference_socket}
+    for key, socket in sockets.items():
+        length = len(str(socket).encode())
+        if length > SOCKET_PATH_BYTES:
+            raise InvalidConfig(
+                f"key {key} in {path} gives a path that is too long for a socket",
+                why=f"{socket} has {length} bytes, {SOCKET_PATH_BYTES} are possible",
+                hint='set run to a short folder, for example run = "/run/dsops"',
+                file=str(path),
+                key=key,
+            )
+
+
+def _fields(model: type[BaseModel], head: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section is None:
+            yield head + name, field.description or ""
+        else:
+            yield from _fields(section, f"{head}{name}.")
+
+
+def _section(annotation: object) -> type[Section] | None:
+    for kind in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def known_keys() -> tuple[str, ...]:
+    """Return every key that the file may have."""
+    return tuple(key for key, _ in _fields(Config))
+
+
+def _meaning(key: str) -> str:
+    return dict(_fields(Config)).get(key, "")
+
+
+def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[Setting]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
+        elif _section(field.annotation) is None:
+            shown = "" if value == Path() else str(value) if isinstance(value, Path) else value
+            yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")

@@ -1,0 +1,105 @@
+"""Facts and figures of the host, read from the operating system."""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import dsops
+import psutil
+from dsops.messages import Inventory
+
+_RUNTIMES = ("ai-edge-litert", "tflite-runtime")
+
+
+@dataclass(frozen=True)
+class HostFigures:
+    """The host at one moment; bytes, percent of all processors, degrees Celsius (0 when there is no sensor)."""
+
+    cpu_percent: float
+    load_1m: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_free_bytes: int
+    agent_rss_bytes: int
+    runtime_rss_bytes: int
+    temperature_c: float
+
+
+class Host(Protocol):
+    """Reads the host."""
+
+    def figures(self, runtime_pid: int | None) -> HostFigures:
+        """Return the figures of now; the processor's are since the call before."""
+        ...
+
+
+class SystemHost:
+    """This host, seen through psutil.
+
+    Args:
+        folder: Whose disk's free space is reported.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        psutil.cpu_percent()  # the first reading only starts the interval
+
+    def figures(self, runtime_pid: int | None) -> HostFigures:
+        """Return the figures of now."""
+        memory = psutil.virtual_memory()
+        return HostFigures(
+            cpu_percent=psutil.cpu_percent(),
+            load_1m=os.getloadavg()[0],
+            memory_used_bytes=memory.total - memory.available,
+            memory_total_bytes=memory.total,
+            disk_free_bytes=psutil.disk_usage(str(self._folder)).free,
+            agent_rss_bytes=_rss(os.getpid()),
+            runtime_rss_bytes=0 if runtime_pid is None else _rss(runtime_pid),
+            temperature_c=_temperature(),
+        )
+
+
+def _rss(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it ended in between
+        return 0
+
+
+def _temperature() -> float:
+    """Return the hottest reading; boards name their sensors as they like."""
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    return max((float(entry.current) for entries in sensors.values() for entry in entries), default=0.0)
+
+
+def inventory() -> Inventory:
+    """Return what the device says of itself at birth."""
+    return Inventory(
+        agent_version=dsops.__version__,
+        hardware=platform.machine(),
+        os=_os(),
+        python=platform.python_version(),
+        runtime=runtime_version(),
+        cpus=os.cpu_count() or 0,
+        memory_bytes=int(psutil.virtual_memory().total),
+    )
+
+
+def _os() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return f"{platform.system()} {platform.release()}"
+
+
+def runtime_version() -> str:
+    """Return the name and version of the TFLite runtime that is installed, without loading it, or an empty text."""
+    for name in _RUNTIMES:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,113 @@
+"""The spool's file: SQLite, written to its full size once, so that a full disk cannot stop it afterwards."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dsops.errors import DeviceError, NoSpace, StateDamaged
+
+RESERVE_BYTES = 1 << 20
+"""Kept free for SQLite's log; given back to the file system when the disk is full."""
+
+_FILL_BYTES = 64_000
+_PRAGMAS = (
+    "locking_mode=exclusive",  # one connection: no shared-memory file, which could not grow on a full disk
+    "journal_mode=wal",
+    "synchronous=full",
+    "wal_autocheckpoint=128",
+    "journal_size_limit=524288",
+)
+_SCHEMA = """
+create table if not exists stream (kind text primary key, id blob not null, last integer not null default 0,
+    produced integer not null default 0, stored integer not null default 0, dropped integer not null default 0);
+create table if not exists record (kind text not null, seq integer not null, size integer not null, data blob not null,
+    primary key (kind, seq));
+"""
+
+
+def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Connection:
+    """Open the file, made and written to its full size when it is not yet.
+
+    Raises:
+        sqlite3.Error: It cannot be opened; see :func:`is_full` and :func:`is_damaged`.
+    """
+    sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        _claim(sql, size_bytes - (path.stat().st_size if path.exists() else 0))
+        for pragma in _PRAGMAS:
+            sql.execute(f"pragma {pragma}").fetchall()
+        sql.executescript(_SCHEMA)
+        for kind in kinds:
+            sql.execute("insert or ignore into stream (kind, id) values (?, ?)", (kind, os.urandom(16)))
+    except sqlite3.Error:
+        sql.close()
+        raise
+    return sql
+
+
+def _claim(sql: sqlite3.Connection, missing_bytes: int) -> None:
+    """Grow the file: rows that are written and deleted leave free pages behind, which SQLite uses first."""
+    if missing_bytes <= 0:
+        return
+    with immediate(sql):
+        sql.execute("create table fill (data blob)")
+        for _ in range(missing_bytes // _FILL_BYTES + 1):
+            sql.execute("insert into fill values (zeroblob(?))", (_FILL_BYTES,))
+        sql.execute("drop table fill")
+
+
+@contextmanager
+def immediate(sql: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction, rolled back when it raises."""
+    sql.execute("begin immediate")
+    try:
+        yield
+        sql.execute("commit")
+    except BaseException:
+        if sql.in_transaction:
+            sql.execute("rollback")
+        raise
+
+
+def make_reserve(path: Path) -> bool:
+    """Make sure that the reserve is there; False when the disk has no room for it."""
+    try:
+        with path.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def put_aside(path: Path) -> None:
+    """Rename a damaged file, so that a new one can be made and the old one be looked at."""
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    for tail in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code; errors that the Python module raises by itself have none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk is full."""
+    return _code(error) == sqlite3.SQLITE_FULL
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file is not, or is no more, a database."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def as_device_error(error: sqlite3.Error) -> DeviceError:
+    """Return the error of our tree."""
+    if is_full(error):
+        return NoSpace("the spool cannot be written", why="the disk is full")
+    if is_damaged(error):
+        return StateDamaged("the spool is damaged", why=str(error), hint="it was put aside; a new one is in use")
+    return DeviceError("the spool failed", why=str(error), hint="check the disk that holds the state folder")

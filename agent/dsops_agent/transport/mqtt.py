@@ -1,0 +1,366 @@
+"""The session with the broker: MQTT 5 over mutual TLS, made again whenever it is lost.
+
+Each connection gets a new client, so a message is resent from our own outbox, within the window, and never by the
+library, which would resend everything at once and a message that the broker refuses for ever. One thread drives the
+connections, another one hands messages to the inbox.
+"""
+
+import logging
+import queue
+import random
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from paho.mqtt.client import Client, topic_matches_sub
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from dsops.clock import Clock
+from dsops.errors import BrokerUnreachable, InvalidInput
+from dsops.messages import MAX_MESSAGE_BYTES
+from dsops_agent.backoff import Backoff
+from dsops_agent.transport.client import (
+    Acknowledged,
+    Arrived,
+    Callbacks,
+    Connected,
+    Disconnected,
+    Event,
+    Granted,
+    Overflow,
+    Will,
+    break_off,
+    connect_properties,
+    make_client,
+)
+from dsops_agent.transport.outbox import Outbox, Outgoing
+from dsops_agent.transport.ports import Inbox
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 1.0
+STEADY_S = 10.0
+"""A connection that lasted so long begins the back-off anew."""
+ANSWER_S = 30.0
+"""How long the broker may take to answer CONNECT."""
+GOODBYE_S = 2.0
+MAX_INBOX = 256
+FILTERS_A_PACKET = 8
+_PACKET_OVERHEAD_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Life:
+    """Birth, death and will of each connection.
+
+    Attributes:
+        topic: Where they are retained.
+        next_seq: Gives the next connection's number, durably.
+        message: Returns the message of a connection: its number, and whether it is a birth.
+    """
+
+    topic: str
+    next_seq: Callable[[], int]
+    message: Callable[[int, bool], bytes]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how to connect; ``address`` is ``host:port``, ``tls`` is called for each connection."""
+
+    device: str
+    address: str
+    tls: Callable[[], ssl.SSLContext]
+    keepalive_s: int = 30
+    reconnect_max_s: float = 60.0
+    will_delay_s: int = 10
+
+
+@dataclass
+class _Connection:
+    """What belongs to one connection."""
+
+    client: Client
+    seq: int
+    events: "queue.SimpleQueue[Event]"
+    began_s: float
+    heard_s: float
+    max_packet_bytes: int = 0
+    is_up: bool = False
+
+
+@dataclass
+class Figures:
+    """What the session did since the start of the process."""
+
+    connections: int = 0
+    published: int = 0
+    refused: int = 0
+    received: int = 0
+    overflowed: int = 0
+
+
+@dataclass
+class _Wishes:
+    """Subscriptions: all that are wanted, and what the broker must still be told of them."""
+
+    wanted: dict[str, int] = field(default_factory=dict)
+    changes: list[tuple[str, int | None]] = field(default_factory=list)
+
+
+class MqttSession:
+    """Keeps a session with the broker. Implements :class:`dsops_agent.transport.ports.Broker`.
+
+    :meth:`run` and :meth:`dispatch` are the bodies of two threads; :meth:`stop` ends both.
+    """
+
+    def __init__(self, settings: Settings, life: Life, inbox: Inbox, clock: Clock) -> None:
+        self._settings = settings
+        self._life = life
+        self._inbox = inbox
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._outbox = Outbox()
+        self._wishes = _Wishes()
+        self._connection: _Connection | None = None
+        self._stopping = threading.Event()
+        self._arrived: queue.SimpleQueue[Arrived | Callable[[], None] | None] = queue.SimpleQueue()
+        self._max_packet_bytes = MAX_MESSAGE_BYTES
+        self.figures = Figures()
+        self.problem: str | None = None
+        """Why there is no connection; None while there is one."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        connection = self._connection
+        return connection is not None and connection.is_up
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send at least once; see :meth:`dsops_agent.transport.ports.Broker.publish`."""
+        size = len(topic.encode()) + len(payload) + _PACKET_OVERHEAD_BYTES
+        if size > self._max_packet_bytes:
+            raise InvalidInput(
+                f"a message for {topic} is too long", why=f"{size} bytes, {self._max_packet_bytes} are possible"
+            )
+        with self._lock:
+            self._outbox.put(Outgoing(topic, payload, retain))
+        self._wake()
+
+    def subscribe(self, topic: str, qos: int) -> None:
+        """Ask for a topic or filter; see :meth:`dsops_agent.transport.ports.Broker.subscribe`."""
+        with self._lock:
+            self._wishes.wanted[topic] = qos
+            self._wishes.changes.append((topic, qos))
+        self._wake()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Give a topic or filter up."""
+        with self._lock:
+            self._wishes.wanted.pop(topic, None)
+            self._wishes.changes.append((topic, None))
+        self._wake()
+
+    def _wake(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.events.put(None)
+
+    def stop(self) -> None:
+        """End both threads soon; a death is published first when there is a connection."""
+        self._stopping.set()
+        self._wake()
+
+    # The thread that hands messages over.
+
+    def dispatch(self) -> None:
+        """Hand messages to the inbox until :meth:`stop`; a message is acknowledged after it was handled."""
+        while (item := self._arrived.get()) is not None:
+            try:
+                if isinstance(item, Arrived):
+                    self._hand_over(item)
+                else:
+                    item()
+            except Exception:
+                logger.exception("handling what the broker sent failed")
+
+    def _hand_over(self, arrived: Arrived) -> None:
+        with self._lock:
+            is_wanted = any(topic_matches_sub(wanted, arrived.topic) for wanted in self._wishes.wanted)
+        try:
+            if is_wanted:
+                self._inbox.message(arrived.topic, arrived.payload)
+            else:  # left over from before: the session outlives the process
+                self.unsubscribe(arrived.topic)
+        finally:
+            arrived.acknowledge()
+
+    def _take(self, arrived: Arrived) -> bool:
+        self.figures.received += 1
+        if self._arrived.qsize() >= MAX_INBOX:
+            self.figures.overflowed += 1
+            return False
+        self._arrived.put(arrived)
+        return True
+
+    # The thread that drives connections.
+
+    def run(self) -> None:
+        """Connect, and again when the connection is lost, until :meth:`stop`."""
+        draw = random.SystemRandom().random
+        backoff = Backoff(FIRST_WAIT_S, self._settings.reconnect_max_s, draw)
+        self._stopping.wait(draw() * min(FIRST_WAIT_S, self._settings.reconnect_max_s))
+        while not self._stopping.is_set():
+            began_s = self._clock.monotonic_s()
+            self._one_connection()
+            if self._clock.monotonic_s() - began_s > STEADY_S:
+                backoff.reset()
+            if not self._stopping.is_set():
+                self._stopping.wait(backoff.next_s())
+        self._arrived.put(None)
+
+    def _one_connection(self) -> None:
+        connection: _Connection | None = None
+        try:
+            connection = self._connect()
+            self._follow(connection)
+        except (BrokerUnreachable, OSError, ValueError) as error:  # ValueError: host names that are none
+            self.problem = str(error)
+            logger.warning("no connection to the broker at %s: %s", self._settings.address, error)
+        except Exception as error:
+            self.problem = str(error)
+            logger.exception("the connection to the broker failed")
+        finally:
+            self._connection = None
+            if connection is not None:
+                self._end(connection)
+
+    def _connect(self) -> _Connection:
+        seq = self._life.next_seq()
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        now_s = self._clock.monotonic_s()
+
+        def heard() -> None:
+            connection.heard_s = self._clock.monotonic_s()
+
+        will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s)
+        client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take, heard))
+        connection = _Connection(client, seq, events, now_s, now_s)
+        host, _, port = self._settings.address.rpartition(":")
+        client.connect(
+            host.strip("[]"),
+            int(port),
+            keepalive=self._settings.keepalive_s,
+            clean_start=False,
+            properties=connect_properties(),
+        )
+        client.loop_start()
+        self._connection = connection
+        return connection
+
+    def _follow(self, connection: _Connection) -> None:
+        """Handle one connection's events until the session stops or the connection is lost (BrokerUnreachable)."""
+        while not self._stopping.is_set():
+            try:
+                self._handle(connection, connection.events.get(timeout=1.0))
+            except queue.Empty:
+                self._watch(connection)
+            if connection.is_up:
+                self._tell_subscriptions(connection.client)
+                self._send(connection.client)
+        if connection.is_up:
+            self._say_goodbye(connection)
+
+    def _handle(self, connection: _Connection, event: Event) -> None:
+        match event:
+            case Connected(refusal="", max_packet_bytes=limit):
+                self._begin(connection, limit)
+            case Connected(refusal=refusal):
+                raise BrokerUnreachable("the broker refused the connection", why=refusal)
+            case Disconnected(reason=reason):
+                raise BrokerUnreachable("the connection to the broker was lost", why=reason)
+            case Overflow():
+                raise BrokerUnreachable("the connection was given up", why="too many messages wait to be handled")
+            case Acknowledged(number=number, refusal=refusal):
+                self._acknowledged(number, refusal)
+            case Granted(refusals=refusals) if refusals:
+                logger.warning("the broker refused a subscription: %s", ", ".join(refusals))
+
+    def _begin(self, connection: _Connection, max_packet_bytes: int) -> None:
+        logger.info("connected to the broker at %s (connection %d)", self._settings.address, connection.seq)
+        connection.is_up = True
+        self.problem = None
+        self.figures.connections += 1
+        self._max_packet_bytes = min(MAX_MESSAGE_BYTES, max_packet_bytes or MAX_MESSAGE_BYTES)
+        with self._lock:
+            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, True), retain=True))
+            # All of them, also when the broker kept the session: only a SUBSCRIBE brings retained messages again.
+            self._wishes.changes = list(self._wishes.wanted.items())
+        self._arrived.put(self._inbox.connected)
+
+    def _acknowledged(self, number: int, refusal: str) -> None:
+        with self._lock:
+            message = self._outbox.acknowledged(number)
+        self.figures.published += 1
+        if refusal and message is not None:
+            self.figures.refused += 1
+            logger.warning("the broker refused a message for %s: %s", message.topic, refusal)
+
+    def _watch(self, connection: _Connection) -> None:
+        """Give up a connection on which nothing comes any more, whatever the library believes."""
+        now_s = self._clock.monotonic_s()
+        if not connection.is_up and now_s - connection.began_s > ANSWER_S:
+            raise BrokerUnreachable("the broker does not answer", why=f"no CONNACK in {ANSWER_S:g} s")
+        silence_s = now_s - connection.heard_s
+        if connection.is_up and silence_s > 2 * self._settings.keepalive_s + 5:
+            raise BrokerUnreachable("the connection to the broker is dead", why=f"silent for {silence_s:.0f} s")
+
+    def _tell_subscriptions(self, client: Client) -> None:
+        with self._lock:
+            changes, self._wishes.changes = self._wishes.changes, []
+        asked: list[tuple[str, SubscribeOptions]] = []
+        for topic, qos in changes:
+            if qos is not None:
+                asked.append((topic, SubscribeOptions(qos=qos)))
+            else:
+                self._subscribe(client, asked)
+                asked = []
+                client.unsubscribe(topic)
+        self._subscribe(client, asked)
+
+    def _subscribe(self, client: Client, asked: list[tuple[str, SubscribeOptions]]) -> None:
+        for first in range(0, len(asked), FILTERS_A_PACKET):
+            client.subscribe(asked[first : first + FILTERS_A_PACKET])
+
+    def _send(self, client: Client) -> None:
+        with self._lock:
+            while (message := self._outbox.take()) is not None:
+                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+                self._outbox.sent(info.mid, message)
+                if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:  # the disconnection is on its way to us
+                    return
+
+    def _say_goodbye(self, connection: _Connection) -> None:
+        """Publish the death and disconnect in order; gives up after ``GOODBYE_S`` seconds."""
+        with self._lock:
+            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, False), retain=True))
+        ends_s = self._clock.monotonic_s() + GOODBYE_S
+        try:
+            while len(self._outbox) and (left_s := ends_s - self._clock.monotonic_s()) > 0:
+                self._send(connection.client)
+                self._handle(connection, connection.events.get(timeout=left_s))
+            connection.client.disconnect()
+            while (left_s := ends_s - self._clock.monotonic_s()) > 0:
+                self._handle(connection, connection.events.get(timeout=left_s))
+        except (queue.Empty, BrokerUnreachable) as error:
+            logger.debug("end of the connection: %s", error)
+
+    def _end(self, connection: _Connection) -> None:
+        was_up, connection.is_up = connection.is_up, False
+        break_off(connection.client)
+        with self._lock:
+            self._outbox.disconnected()
+        if was_up:
+            self._arrived.put(self._inbox.disconnected)

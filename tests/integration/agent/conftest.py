@@ -1,0 +1,147 @@
+"""Real certificates, a real broker and real gRPC servers for the agent's integration tests."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from dsops_agent.identity import Fleet, Identity, IdentityFolder
+
+MOSQUITTO = "/usr/sbin/mosquitto"
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@dataclass(frozen=True)
+class Pki:
+    """One authority with a server certificate for localhost."""
+
+    folder: Path
+    key: ec.EllipticCurvePrivateKey
+    name: x509.Name
+
+    @property
+    def ca_pem(self) -> bytes:
+        return (self.folder / "ca.crt").read_bytes()
+
+    def issue(self, cn: str, public_key: ec.EllipticCurvePublicKey, *, ca: bool = False, days: int = 1) -> bytes:
+        now = datetime.now(UTC)
+        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)]))
+            .issuer_name(self.name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=10))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(names, critical=False)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+
+    def identity(self, folder: Path, device: str, broker: str, store: str) -> Identity:
+        identities = IdentityFolder(folder)
+        certificate = self.issue(device, identities.key().public_key())
+        fleet = Fleet(fleet="f", broker=broker, store=store, topic_prefix="dsops/v1")
+        identities.complete(certificate, self.ca_pem, fleet)
+        identity = identities.load(device)
+        assert identity is not None
+        return identity
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    folder = tmp_path_factory.mktemp("pki")
+    key = ec.generate_private_key(ec.SECP256R1())
+    pki = Pki(folder, key, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")]))
+    (folder / "ca.crt").write_bytes(pki.issue("test authority", key.public_key(), ca=True))
+    for name in ("server", "controller"):
+        own = ec.generate_private_key(ec.SECP256R1())
+        (folder / f"{name}.key").write_bytes(_pem(own))
+        (folder / f"{name}.crt").write_bytes(pki.issue(name, own.public_key()))
+    return pki
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RealBroker:
+    """mosquitto with mutual TLS; it can be killed, frozen and started again on the same port."""
+
+    def __init__(self, folder: Path, pki: Pki) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "acl").write_text(
+            "user controller\ntopic readwrite dsops/v1/#\n"
+            "pattern write dsops/v1/d/%u/up/#\npattern read dsops/v1/d/%u/dn/#\n"
+            "pattern read dsops/v1/t/+\npattern read dsops/v1/c/+\n"
+        )
+        (folder / "broker.conf").write_text(
+            f"listener {self.port} 127.0.0.1\nset_tcp_nodelay true\nmax_packet_size 262144\n"
+            f"cafile {pki.folder}/ca.crt\ncertfile {pki.folder}/server.crt\nkeyfile {pki.folder}/server.key\n"
+            "require_certificate true\nuse_identity_as_username true\nallow_anonymous false\n"
+            f"acl_file {folder}/acl\nuser root\n"
+        )
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self._folder / "broker.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def broker(tmp_path: Path, pki: Pki) -> Iterator[RealBroker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    broker = RealBroker(folder, pki)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for a condition; the limit only ends a test that would fail anyway."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    return wait_until

@@ -1,0 +1,279 @@
+"""The MQTT session against a real mosquitto: mutual TLS, restarts, will, retained messages, at least once."""
+
+import json
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from dsops.clock import SystemClock
+from dsops.errors import InvalidInput
+from dsops_agent.transport.client import break_off, tls_context
+from dsops_agent.transport.mqtt import Life, MqttSession, Settings
+
+pytestmark = pytest.mark.integration
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+class Recorder:
+    """An inbox that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.log: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def message(self, topic: str, payload: bytes) -> None:
+        self.gate.wait()
+        self.messages.append((topic, payload))
+
+    def connected(self) -> None:
+        self.log.append("connected")
+
+    def disconnected(self) -> None:
+        self.log.append("disconnected")
+
+
+class Controller:
+    """The other side: a plain client with the controller's certificate."""
+
+    def __init__(self, pki: Any, port: int) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id="controller", protocol=MQTTv5)
+        context = ssl.create_default_context(cafile=str(pki.folder / "ca.crt"))
+        context.load_cert_chain(pki.folder / "controller.crt", pki.folder / "controller.key")
+        self.client.tls_set_context(context)
+        self.client.on_connect = lambda client, *_: client.subscribe("dsops/v1/#", qos=1) and None
+        self.client.on_message = self._keep
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("localhost", port)
+        self.client.loop_start()
+
+    def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
+        self.messages.append((message.topic, bytes(message.payload)))
+
+    def put(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
+        info = self.client.publish(topic, payload, qos=1, retain=retain)
+        assert info.rc in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN)  # then it goes out later
+        while not info.is_published():
+            time.sleep(0.005)
+
+    def got(self, topic: str) -> list[bytes]:
+        return [payload for at, payload in self.messages if at == topic]
+
+
+class Device:
+    """A session with its threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.inbox = Recorder()
+        numbers = count(1)
+        life = Life(f"dsops/v1/d/{settings.device}/up/conn", lambda: next(numbers), _life_message)
+        self.session = MqttSession(settings, life, self.inbox, SystemClock())
+        self.threads = [threading.Thread(target=run) for run in (self.session.run, self.session.dispatch)]
+
+    def start(self) -> MqttSession:
+        for thread in self.threads:
+            thread.start()
+        return self.session
+
+    def stop(self) -> None:
+        self.inbox.gate.set()
+        self.session.stop()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join(15)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+def _life_message(seq: int, online: bool) -> bytes:
+    return json.dumps({"seq": seq, "online": online}).encode()
+
+
+@pytest.fixture
+def make_device(tmp_path: Path, pki: Any, broker: Any) -> Iterator[Callable[..., Device]]:
+    made: list[Device] = []
+
+    def make(name: str = "cam-1", **changes: Any) -> Device:
+        identity = pki.identity(tmp_path / f"identity-{len(made)}", name, broker.address, "localhost:1")
+        values = {"keepalive_s": 5, "reconnect_max_s": 0.5, "will_delay_s": 0, **changes}
+        settings = Settings(name, broker.address, partial(tls_context, identity), **values)
+        made.append(Device(settings))
+        return made[-1]
+
+    yield make
+    for device in made:
+        device.stop()
+
+
+@pytest.fixture
+def controller(pki: Any, broker: Any) -> Iterator[Controller]:
+    controller = Controller(pki, broker.port)
+    yield controller
+    controller.client.disconnect()
+    controller.client.loop_stop()
+
+
+def test_a_retained_message_comes_after_connecting_and_again_after_a_reconnect(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    controller.put("dsops/v1/d/cam-1/dn/desired", b"first")
+    device = make_device()
+    device.session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
+    device.start()
+    eventually(lambda: device.inbox.messages == [("dsops/v1/d/cam-1/dn/desired", b"first")])
+    assert device.inbox.log == ["connected"]
+
+
+def test_birth_and_ordered_death_are_retained(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    device = make_device()
+    device.start()
+    eventually(lambda: controller.got("dsops/v1/d/cam-1/up/conn") == [b'{"seq": 1, "online": true}'])
+    device.stop()
+    eventually(lambda: controller.got("dsops/v1/d/cam-1/up/conn")[1:] == [b'{"seq": 1, "online": false}'])
+
+
+def test_the_will_of_the_same_connection_stands_when_the_device_vanishes(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    device = make_device()
+    session = device.start()
+    topic = "dsops/v1/d/cam-1/up/conn"
+    eventually(lambda: len(controller.got(topic)) == 1)
+    connection = session._connection
+    assert connection is not None
+    break_off(connection.client)
+    eventually(lambda: len(controller.got(topic)) == 3)
+    assert controller.got(topic)[1:] == [b'{"seq": 1, "online": false}', b'{"seq": 2, "online": true}']
+
+
+def test_everything_is_sent_once_the_broker_is_back(
+    make_device: Callable[..., Device], broker: Any, controller: Controller, eventually: Eventually
+) -> None:
+    device = make_device()
+    device.session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
+    device.start()
+    eventually(lambda: device.session.is_connected)
+    broker.kill()
+    eventually(lambda: not device.session.is_connected)
+    for number in range(40):
+        device.session.publish("dsops/v1/d/cam-1/up/ack", b"%d" % number)
+    device.session.publish("dsops/v1/d/cam-1/up/state", b"old", retain=True)
+    device.session.publish("dsops/v1/d/cam-1/up/state", b"new", retain=True)
+    eventually(lambda: device.session.problem is not None)
+    broker.start()
+    eventually(lambda: device.session.figures.published >= 43)
+    eventually(lambda: device.session.is_connected and device.session.problem is None)
+    controller.put("dsops/v1/d/cam-1/dn/desired", b"after")
+    eventually(lambda: ("dsops/v1/d/cam-1/dn/desired", b"after") in device.inbox.messages)
+    eventually(lambda: controller.got("dsops/v1/d/cam-1/up/state")[-1:] == [b"new"])
+    assert b"old" not in controller.got("dsops/v1/d/cam-1/up/state")
+    assert device.inbox.log[:3] == ["connected", "disconnected", "connected"]
+
+
+def test_a_frozen_broker_is_noticed_and_left_behind(
+    make_device: Callable[..., Device], broker: Any, eventually: Eventually
+) -> None:
+    device = make_device(keepalive_s=1)
+    device.start()
+    eventually(lambda: device.session.is_connected)
+    broker.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: not device.session.is_connected)
+    broker.process.send_signal(signal.SIGCONT)
+    eventually(lambda: device.session.is_connected and device.session.figures.connections == 2)
+
+
+def test_a_chunk_topic_comes_each_time_it_is_asked_for_and_not_after_it_was_given_up(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    controller.put("dsops/v1/c/aa", b"chunk")
+    device = make_device()
+    session = device.start()
+    session.subscribe("dsops/v1/c/aa", 0)
+    eventually(lambda: len(device.inbox.messages) == 1)
+    session.subscribe("dsops/v1/c/aa", 0)
+    eventually(lambda: len(device.inbox.messages) == 2)
+    session.unsubscribe("dsops/v1/c/aa")
+    session.subscribe("dsops/v1/c/bb", 0)
+    controller.put("dsops/v1/c/aa", b"chunk again")
+    controller.put("dsops/v1/c/bb", b"other")
+    eventually(lambda: ("dsops/v1/c/bb", b"other") in device.inbox.messages)
+    assert ("dsops/v1/c/aa", b"chunk again") not in device.inbox.messages
+
+
+def test_an_inbox_that_is_slow_misses_nothing(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    device = make_device()
+    session = device.start()
+    session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
+    eventually(lambda: session.is_connected)
+    controller.put("dsops/v1/d/cam-1/dn/cmd", b"ready")
+    eventually(lambda: len(device.inbox.messages) == 1)
+    device.inbox.gate.clear()
+    for number in range(60):
+        controller.put("dsops/v1/d/cam-1/dn/cmd", b"%d" % number, retain=False)
+    device.inbox.gate.set()
+    eventually(lambda: {b"%d" % n for n in range(60)} <= {payload for _, payload in device.inbox.messages})
+
+
+def test_an_exception_in_the_inbox_ends_nothing(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    class Failing(Recorder):
+        def message(self, topic: str, payload: bytes) -> None:
+            super().message(topic, payload)
+            if payload == b"bad":
+                raise ValueError("a handler's mistake")
+
+    device = make_device()
+    device.session._inbox = inbox = Failing()
+    session = device.start()
+    session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
+    eventually(lambda: session.is_connected)
+    controller.put("dsops/v1/d/cam-1/dn/cmd", b"bad", retain=False)
+    controller.put("dsops/v1/d/cam-1/dn/cmd", b"good", retain=False)
+    eventually(lambda: [payload for _, payload in inbox.messages] == [b"bad", b"good"])
+
+
+def test_what_the_broker_refuses_is_counted_and_does_not_block_what_follows(
+    make_device: Callable[..., Device], controller: Controller, eventually: Eventually
+) -> None:
+    session = make_device().start()
+    session.publish("dsops/v1/d/somebody-else/up/ack", b"forged")
+    session.publish("dsops/v1/d/cam-1/up/ack", b"mine")
+    eventually(lambda: controller.got("dsops/v1/d/cam-1/up/ack") == [b"mine"])
+    assert session.figures.refused == 1
+    assert controller.got("dsops/v1/d/somebody-else/up/ack") == []
+
+
+def test_a_message_over_the_limit_is_refused_here(make_device: Callable[..., Device]) -> None:
+    with pytest.raises(InvalidInput, match="too long"):
+        make_device().session.publish("dsops/v1/d/cam-1/up/ack", bytes(64 * 1024))
+
+
+def test_a_server_that_has_no_certificate_for_its_name_is_not_talked_to(
+    tmp_path: Path, pki: Any, broker: Any, eventually: Eventually
+) -> None:
+    stranger = type(pki)(tmp_path, pki.key, pki.name)
+    (tmp_path / "ca.crt").write_bytes(stranger.issue("another authority", pki.key.public_key(), ca=True))
+    identity = pki.identity(tmp_path / "identity", "cam-1", broker.address, "localhost:1")
+    address = f"127.0.0.2:{broker.port}"
+    device = Device(Settings("cam-1", address, partial(tls_context, identity), reconnect_max_s=0.2))
+    device.start()
+    eventually(lambda: device.session.problem is not None)
+    device.stop()
+    assert device.session.figures.connections == 0
