@@ -4,9 +4,9 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime
 
-from dsops.clock import Clock
 from sqlalchemy import Connection, insert, select
 
+from dsops.clock import Clock
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.times import from_ms, to_ms

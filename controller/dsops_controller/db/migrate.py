@@ -7,9 +7,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from dsops.errors import StateDamaged
 from sqlalchemy import Connection, text
 
+from dsops.errors import StateDamaged
 from dsops_controller.db.database import Database
 
 _LOCK = 0x64736F70  # any number, the same in every controller

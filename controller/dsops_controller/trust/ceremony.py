@@ -7,6 +7,11 @@ bring it only for the ceremony: nothing of it is ever copied to the server.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import DelegatedRole, Delegations, Root, TargetFile, Targets
+
 from dsops import strictjson
 from dsops.bundle import Bundle
 from dsops.chunks import index_of
@@ -16,11 +21,6 @@ from dsops.errors import Conflict, InvalidInput, NotFound, UntrustedBundle
 from dsops.ids import model_name
 from dsops.manifest import Frozen, Manifest, first_problem
 from dsops.trust import DIRECTOR_PATH, Director, Policy, TargetFacts, model_role, policy_path
-from pydantic import ValidationError
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import DelegatedRole, Delegations, Root, TargetFile, Targets
-
 from dsops_controller.trust.keys import KeyFolder, OnlineKeys, OnlinePublic, tuf_key
 from dsops_controller.trust.repository import PublishedRole, Repository
 from dsops_controller.trust.roles import (
@@ -52,6 +52,8 @@ def init(
         NotFound: The server was not set up.
         Conflict: The fleet was founded before.
     """
+    if not fleet.strip():
+        raise InvalidInput("a fleet needs a name")
     if not 1 <= threshold <= root_keys <= 9:
         raise InvalidInput(f"{threshold} of {root_keys} keys cannot be", why="1 <= threshold <= keys <= 9")
     online = OnlinePublic.read(server / "keys")
@@ -88,14 +90,14 @@ def grant(keys: Path, server: Path, model: str, floor: int = 1, clock: Clock = _
         raise Conflict(f"model {model} has an owner", hint="sign its bundles: dsops bundle sign")
     policy = _policy_bytes(Policy(model=model, floor=floor))
     signers = _enough(folder, TARGETS, state.root.roles[TARGETS].threshold)
-    _require(folder, POLICY)
+    manager = folder.signer(POLICY)
     owner = folder.make(name)
-    targets = _next_version(state.signed[TARGETS], clock)
+    targets = _next_version(state.signed[TARGETS], signers, clock)
     _delegate(targets, name, owner)
-    policies = _with_target(_next_version(state.signed[POLICY], clock), policy_path(model), policy)
+    policies = _with_target(_next_version(state.signed[POLICY], [manager], clock), policy_path(model), policy)
     roles = [
         sign_role(targets, signers),
-        sign_role(policies, [folder.signer(POLICY)]),
+        sign_role(policies, [manager]),
         sign_role(new_targets(name, 1, clock.now()), [owner]),
     ]
     repository.publish(roles, {policy_path(model): policy})
@@ -113,8 +115,9 @@ def set_policy(keys: Path, server: Path, policy: Policy, clock: Clock = _SYSTEM)
     if policy.floor < present.floor:
         raise Conflict(f"the floor of {policy.model} would fall", why=f"{present.floor} is published")
     data = _policy_bytes(policy)
-    role = _with_target(_next_version(repository.state().signed[POLICY], clock), policy_path(policy.model), data)
-    document = sign_role(role, [KeyFolder(keys).signer(POLICY)])
+    manager = KeyFolder(keys).signer(POLICY)
+    role = _next_version(repository.state().signed[POLICY], [manager], clock)
+    document = sign_role(_with_target(role, policy_path(policy.model), data), [manager])
     return repository.publish_role(document, {policy_path(policy.model): data})
 
 
@@ -142,7 +145,7 @@ def renew(keys: Path, server: Path, roles: Iterable[str], clock: Clock = _SYSTEM
             if name in (ROOT, TARGETS)
             else [folder.signer(name)]
         )
-        documents.append(sign_role(_aged(present, clock), signers))
+        documents.append(sign_role(_aged(present, signers, clock), signers))
     return repository.publish(documents)
 
 
@@ -168,9 +171,10 @@ def sign_bundle(bundle: Path, keys: Path, current_role: bytes, clock: Clock = _S
     opened.verify()
     manifest = opened.manifest
     owner = KeyFolder(keys).signer(model_role(manifest.model))
-    role = _own_role(current_role, manifest.model, owner)
+    role = _model_role(current_role, manifest.model)
     path = target_path(manifest.model, manifest.release, manifest.variant)
     data = bundle.read_bytes()
+    _check_own(role, [owner])
     present = role.targets.targets.get(path)
     wanted = _target(path, data, bundle_facts(manifest, data))
     if present == wanted:
@@ -181,7 +185,7 @@ def sign_bundle(bundle: Path, keys: Path, current_role: bytes, clock: Clock = _S
     newest = max((read_facts(target).release for target in role.targets.targets.values()), default=0)
     if manifest.release < newest:
         raise Conflict(f"release {manifest.release} of {manifest.model} is old", why=f"release {newest} was signed")
-    signed = _next_version(role, clock)
+    signed = _next_version(role, [owner], clock)
     signed.targets[path] = wanted
     return sign_role(signed, [owner])
 
@@ -194,7 +198,7 @@ def prune(keys: Path, current_role: bytes, model: str, below: int, clock: Clock 
         UntrustedBundle: The role is not the model's, or not signed by its owner.
     """
     owner = KeyFolder(keys).signer(model_role(model_name(model)))
-    signed = _next_version(_own_role(current_role, model, owner), clock)
+    signed = _next_version(_model_role(current_role, model), [owner], clock)
     releases = {path: read_facts(target).release for path, target in signed.targets.items()}
     limit = min(below, max(releases.values(), default=0))
     signed.targets = {path: target for path, target in signed.targets.items() if releases[path] >= limit}
@@ -285,15 +289,15 @@ def _with_target(targets: Targets, path: str, data: bytes) -> Targets:
     return targets
 
 
-def _next_version(role: SignedRole, clock: Clock) -> Targets:
+def _next_version(role: SignedRole, signers: Sequence[CryptoSigner], clock: Clock) -> Targets:
     """Return a copy of a role to be changed, one version higher, with a whole life ahead."""
-    signed = read_role(role.data).targets
-    signed.version += 1
-    signed.expires = clock.now() + lifetime(role.name)
+    signed = _aged(role, signers, clock)
+    assert isinstance(signed, Targets)
     return signed
 
 
-def _aged(role: SignedRole, clock: Clock) -> Root | Targets:
+def _aged(role: SignedRole, signers: Sequence[CryptoSigner], clock: Clock) -> Root | Targets:
+    _check_own(role, signers)
     signed = read_role(role.data).signed
     signed.version += 1
     signed.expires = clock.now() + lifetime(role.name)
@@ -309,20 +313,28 @@ def _enough(folder: KeyFolder, role: str, threshold: int) -> Sequence[CryptoSign
     return [folder.signer(name) for name in names]
 
 
-def _require(folder: KeyFolder, *names: str) -> None:
-    for name in names:
-        folder.signer(name)
-
-
-def _own_role(data: bytes, model: str, owner: CryptoSigner) -> SignedRole:
+def _model_role(data: bytes, model: str) -> SignedRole:
     role = read_role(data)
     if role.name != model_role(model):
         raise UntrustedBundle(f"{role.name} is not the role of {model}")
-    signature = role.signatures.get(owner.public_key.keyid)
-    if signature is None:
-        raise UntrustedBundle(f"the published role of {model} is not signed by this key", why="another key signs it")
-    try:
-        owner.public_key.verify_signature(signature, role.payload)
-    except UnverifiedSignatureError as error:
-        raise UntrustedBundle(f"the published role of {model} was altered", why="its signature does not fit") from error
     return role
+
+
+def _check_own(role: SignedRole, signers: Sequence[CryptoSigner]) -> None:
+    """Check that one of the keys that shall sign a role again signed what it says now.
+
+    The role comes from a server that may be hostile: nobody's key may be lent to what its holder never saw.
+    """
+    if not any(_is_valid(role, signer) for signer in signers):
+        raise UntrustedBundle(f"the published {role.name} is not signed by your key", why="another key made it")
+
+
+def _is_valid(role: SignedRole, signer: CryptoSigner) -> bool:
+    signature = role.signatures.get(signer.public_key.keyid)
+    if signature is None:
+        return False
+    try:
+        signer.public_key.verify_signature(signature, role.payload)
+    except UnverifiedSignatureError:
+        return False
+    return True

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from dsops.errors import UntrustedBundle
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
+
+from dsops.errors import UntrustedBundle
 
 _METADATA = "pack://metadata/"
 _TARGETS = "pack://targets/"

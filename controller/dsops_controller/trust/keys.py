@@ -13,12 +13,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
 from dsops import dsse, strictjson
 from dsops.bundle import fsync_folder
 from dsops.errors import InvalidInput, NoSpace, NotFound
 from dsops.manifest import Frozen
-from pydantic import ValidationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 PUBLIC_FILE = "online.json"

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tuf.api.exceptions import LengthOrHashMismatchError
+from tuf.api.metadata import MetaFile, TargetFile, Targets
+
 from dsops.bundle import sha256_hex, write_atomically
 from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound, StateDamaged, UntrustedBundle
 from dsops.messages import MAX_MESSAGE_BYTES, TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
-from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import MetaFile, TargetFile, Targets
-
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.roles import FLEET, POLICY, ROOT, TARGETS, SignedRole, check_target, model_of, read_role
@@ -33,10 +33,12 @@ from dsops_controller.trust.state import (
     TrustState,
     advance,
     check_step,
+    due,
     expiries,
     read_snapshot,
     read_timestamp,
     renewal,
+    root_count,
 )
 
 _KEPT_VERSIONS = 3
@@ -179,6 +181,10 @@ class Repository:
         """Return when each role expires."""
         return expiries(self.state())
 
+    def due(self) -> dict[str, datetime]:
+        """Return the roles that people should sign again soon, and when they expire."""
+        return due(self.state(), self._clock.now())
+
     def state(self) -> TrustState:
         """Return what is published, read and checked against its digests.
 
@@ -197,21 +203,19 @@ class Repository:
 
     def _read(self) -> TrustState:
         timestamp = (self._metadata / "timestamp.json").read_bytes()
-        snapshot = self._versioned("snapshot", read_timestamp(timestamp).signed.snapshot_meta)
+        content = read_timestamp(timestamp).signed
+        snapshot = self._versioned("snapshot", content.snapshot_meta)
         meta = read_snapshot(snapshot).signed.meta
         roles = {file.removesuffix(".json"): self._versioned(file.removesuffix(".json"), meta[file]) for file in meta}
-        return TrustState(tuple(self._roots()), roles, snapshot, timestamp)
+        return TrustState(self._roots(root_count(content)), roles, snapshot, timestamp)
 
     def _versioned(self, name: str, meta: MetaFile) -> bytes:
         data = (self._metadata / f"{meta.version}.{name}.json").read_bytes()
         meta.verify_length_and_hashes(data)
         return data
 
-    def _roots(self) -> Iterator[bytes]:
-        number = 1
-        while (file := self._metadata / f"{number}.{ROOT}.json").exists() or number == 1:
-            yield file.read_bytes()
-            number += 1
+    def _roots(self, count: int) -> tuple[bytes, ...]:
+        return tuple((self._metadata / f"{number}.{ROOT}.json").read_bytes() for number in range(1, count + 1))
 
     def _checked(
         self, state: TrustState | None, roles: Sequence[SignedRole], targets: Mapping[str, bytes]
@@ -260,6 +264,8 @@ class Repository:
                 number = file.name.removesuffix(f".{name}.json")
                 if number.isdecimal() and int(number) <= version - _KEPT_VERSIONS:
                     file.unlink(missing_ok=True)
+        for file in self._metadata.glob(".*.tmp"):  # of a writer that was killed; this one holds the lock
+            file.unlink(missing_ok=True)
 
     def _pack(self, state: TrustState, model: str, targets: Mapping[str, bytes]) -> TrustPack:
         if model not in state.models:

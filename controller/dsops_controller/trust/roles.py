@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
 
-from dsops.errors import UntrustedBundle
-from dsops.trust import model_role
 from securesystemslib.signer import Signature, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
+
+from dsops.errors import UntrustedBundle
+from dsops.trust import model_role
 
 ROLE_FIELD = "dsops-role"
 ROOT, TARGETS, FLEET, POLICY = "root", "targets", "fleet", "policy"

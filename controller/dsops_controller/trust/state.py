@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from dsops.errors import StateDamaged, UntrustedBundle
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from dsops.errors import StateDamaged, UntrustedBundle
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.roles import (
     FLEET,
@@ -32,6 +32,8 @@ from dsops_controller.trust.roles import (
 )
 
 HASH = "sha256"
+ROOTS_FIELD = "dsops-roots"
+"""Field of the timestamp: how many roots are published. A root file beyond it was never committed."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ def read_timestamp(data: bytes) -> Metadata[Timestamp]:
         raise StateDamaged("the trust metadata cannot be read", why=f"timestamp: {error}") from error
 
 
+def root_count(timestamp: Timestamp) -> int:
+    """Return how many roots a timestamp of our own commits to."""
+    count = timestamp.unrecognized_fields.get(ROOTS_FIELD)
+    return count if isinstance(count, int) else 1
+
+
 def check_step(state: TrustState | None, roles: Sequence[SignedRole], now: datetime) -> None:
     """Check that ``roles`` may be published on top of ``state`` (None: a first state, which needs every basic role).
 
@@ -161,34 +169,23 @@ def retimed(state: TrustState, online: OnlineKeys, now: datetime) -> TrustState:
     """
     version = state.timestamp_content.version + 1 if state.timestamp else 1
     meta = MetaFile.from_data(state.snapshot_content.version, state.snapshot, [HASH])
-    timestamp = sign_role(Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta), [online.timestamp])
+    roots = {ROOTS_FIELD: len(state.roots)}
+    timestamp = sign_role(
+        Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta, unrecognized_fields=roots),
+        [online.timestamp],
+    )
     renewed = TrustState(state.roots, state.roles, state.snapshot, timestamp)
-    if not is_signed(renewed):
-        raise UntrustedBundle("the root does not name this server's keys", why="snapshot or timestamp key differ")
+    _check_online_keys(renewed)
     return renewed
 
 
 def renewal(state: TrustState, online: OnlineKeys, now: datetime) -> TrustState | None:
-    """Return the state that must replace ``state`` because half of a life is over, or None.
-
-    A root that was written without its timestamp, when the server died in between, is a reason as well.
-    """
-    if not is_signed(state) or now >= state.snapshot_content.expires - SNAPSHOT_LIFE / 2:
+    """Return the state that must replace ``state`` because half of a life is over, or None."""
+    if now >= state.snapshot_content.expires - SNAPSHOT_LIFE / 2:
         return advance(state, (), online, now)
     if now >= state.timestamp_content.expires - TIMESTAMP_LIFE / 2:
         return retimed(state, online, now)
     return None
-
-
-def is_signed(state: TrustState) -> bool:
-    """Return whether the newest root names the keys that signed snapshot and timestamp."""
-    try:
-        snapshot, timestamp = read_snapshot(state.snapshot), read_timestamp(state.timestamp)
-        state.root.verify_delegate("snapshot", snapshot.signed_bytes, snapshot.signatures)
-        state.root.verify_delegate("timestamp", timestamp.signed_bytes, timestamp.signatures)
-    except UnsignedMetadataError:
-        return False
-    return True
 
 
 def expiries(state: TrustState) -> dict[str, datetime]:
@@ -198,9 +195,14 @@ def expiries(state: TrustState) -> dict[str, datetime]:
     return {ROOT: state.root.expires, **people, **online}
 
 
-def is_due(role: str, expires: datetime, now: datetime) -> bool:
-    """Return whether less than a quarter of a role's life is left, so that people should sign it again."""
-    return now >= expires - lifetime(role) / 4
+def due(state: TrustState, now: datetime) -> dict[str, datetime]:
+    """Return the roles of which less than a quarter of a life is left, so that people should sign them again."""
+    ours = {"snapshot", "timestamp"}
+    return {
+        name: moment
+        for name, moment in expiries(state).items()
+        if name not in ours and now >= moment - lifetime(name) / 4
+    }
 
 
 def _next_root(state: TrustState | None, role: SignedRole | None) -> Root:
@@ -232,3 +234,12 @@ def _check_rises(state: TrustState | None, role: SignedRole) -> None:
             why=f"version {present.version} is published",
             hint="sign again on top of the published role",
         )
+
+
+def _check_online_keys(state: TrustState) -> None:
+    try:
+        snapshot, timestamp = read_snapshot(state.snapshot), read_timestamp(state.timestamp)
+        state.root.verify_delegate("snapshot", snapshot.signed_bytes, snapshot.signatures)
+        state.root.verify_delegate("timestamp", timestamp.signed_bytes, timestamp.signatures)
+    except UnsignedMetadataError as error:
+        raise UntrustedBundle("the root does not name this server's keys", why=str(error)) from error

@@ -1,0 +1,339 @@
+"""The bundles that the controller holds and hands out: files by digest, rows in the database, chunks by digest.
+
+A push is done in three steps, each durable before the next: the file, the row, the published role. Killed in between,
+it leaves something that the same push completes; a device is never sent what is not complete.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, select
+
+from dsops.bundle import Bundle, file_digest, fsync_folder, sha256_hex, write_atomically
+from dsops.chunks import ChunkIndex, index_of
+from dsops.clock import Clock
+from dsops.directive import DesiredSlot, target_path
+from dsops.errors import Conflict, DigestMismatch, NotFound, UntrustedBundle
+from dsops.ids import digest as check_digest
+from dsops.manifest import Manifest
+from dsops.trust import model_role
+from dsops_controller import audit
+from dsops_controller.db.database import Database
+from dsops_controller.db.rows import AnyRow
+from dsops_controller.db.tables import bundle as bundles
+from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.trust.ceremony import bundle_facts, read_facts
+from dsops_controller.trust.repository import Repository
+from dsops_controller.trust.roles import check_target, read_role
+
+_log = logging.getLogger(__name__)
+
+_INCOMING = ".incoming"
+
+
+@dataclass(frozen=True)
+class BundleRecord:
+    """One pushed bundle; ``path`` is its name in the trust metadata."""
+
+    sha256: str
+    model: str
+    release: int
+    variant: str
+    path: str
+    length_bytes: int
+    index_sha256: str
+    manifest: Manifest
+    pushed: datetime
+
+    def slot(self, deployment: str) -> DesiredSlot:
+        """Return what a directive says to deploy it."""
+        return DesiredSlot(
+            path=self.path,
+            sha256=self.sha256,
+            length_bytes=self.length_bytes,
+            release=self.release,
+            deployment=deployment,
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a chunk is; ``number`` -1 is the index itself."""
+
+    sha256: str
+    number: int
+
+
+class Bundles:
+    """Takes, lists and serves bundles. Safe for several threads.
+
+    Args:
+        db: The state database.
+        folder: Where bundle files are, named by their digest.
+        repository: Publishes the role that approves a bundle.
+        clock: Tells the time.
+    """
+
+    def __init__(self, db: Database, folder: Path, repository: Repository, clock: Clock) -> None:
+        self._db = db
+        self._folder = folder
+        self._repository = repository
+        self._clock = clock
+        self._pushing = threading.Lock()
+        self._indexing = threading.Lock()
+        self._indexes: dict[str, ChunkIndex] = {}
+        self._places: dict[str, _Place] = {}
+        self._damaged: set[str] = set()
+
+    def push(self, data: bytes, role_metadata: bytes, actor: str = audit.SYSTEM) -> BundleRecord:
+        """Take a bundle that its model's owner signed; the same push again completes or confirms it.
+
+        Args:
+            data: The bundle's bytes.
+            role_metadata: The model's role that names it, as ``dsops bundle sign`` made it.
+            actor: Who pushes, for the audit trail.
+
+        Raises:
+            MalformedBundle: The bytes are not a sound bundle.
+            DigestMismatch: A blob is not what the manifest names.
+            UntrustedBundle: The role is not signed by the owner, or does not name exactly this bundle.
+            Conflict: Another bundle has this model, release and variant.
+            NoSpace: The disk is full; nothing is left behind.
+        """
+        with self._pushing:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            incoming = self._folder / _INCOMING
+            for stale in self._folder.glob(f".{_INCOMING}.*.tmp"):  # of a push that was killed
+                stale.unlink(missing_ok=True)
+            try:
+                write_atomically(incoming, data)
+                record = self._take(incoming, data, role_metadata, actor)
+            finally:
+                incoming.unlink(missing_ok=True)
+        with self._indexing:
+            self._damaged.discard(record.sha256)
+        return record
+
+    def list(self, model: str | None = None) -> tuple[BundleRecord, ...]:
+        """Return every bundle, or those of one model, by model and release, newest first."""
+        query = select(bundles).order_by(bundles.c.model, bundles.c.release.desc(), bundles.c.variant)
+        if model is not None:
+            query = query.where(bundles.c.model == model)
+        with self._db.read() as connection:
+            return tuple(map(_record, connection.execute(query)))
+
+    def get(self, model: str, release: int, variant: str | None = None) -> BundleRecord:
+        """Return one bundle; without a variant, the only one of that release.
+
+        Raises:
+            NotFound: There is none.
+            Conflict: The release has several variants and none is named.
+        """
+        found = [b for b in self.list(model) if b.release == release and variant in (None, b.variant)]
+        if not found:
+            hint = f"see: dsops bundle list {model}"
+            raise NotFound(f"there is no bundle {model} {release}{f' {variant}' if variant else ''}", hint=hint)
+        if len(found) > 1:
+            raise Conflict(f"{model} {release} has several variants", why=", ".join(b.variant for b in found))
+        return found[0]
+
+    def by_digest(self, sha256: str) -> BundleRecord:
+        """Return one bundle by its digest.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._db.read() as connection:
+            row = connection.execute(select(bundles).where(bundles.c.sha256 == sha256)).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no bundle {sha256[:80]}")
+        return _record(row)
+
+    def open(self, sha256: str) -> Bundle:
+        """Open a bundle's file.
+
+        Raises:
+            NotFound: There is none.
+            MalformedBundle: The file is damaged.
+        """
+        return Bundle.open(self._file(sha256))
+
+    def index(self, sha256: str) -> ChunkIndex:
+        """Return a bundle's chunk index.
+
+        Raises:
+            NotFound: There is none.
+            DigestMismatch: The file is no longer what was pushed.
+        """
+        self.by_digest(sha256)
+        with self._indexing:
+            return self._index(sha256)
+
+    def chunks(self, sha256: str) -> Iterator[tuple[str, bytes]]:
+        """Yield digest and bytes of everything that a device fetches of a bundle: the index, then each chunk.
+
+        Raises:
+            NotFound: There is none.
+            DigestMismatch: The file is no longer what was pushed.
+        """
+        index = self.index(sha256)
+        yield index.digest, index.encode()
+        for number, digest in enumerate(index.digests):
+            yield digest, self._read(_Place(sha256, number), digest)
+
+    def chunk(self, digest: str) -> bytes | None:
+        """Return one chunk or chunk index of any bundle, or None if no bundle has it.
+
+        Raises:
+            DigestMismatch: The file is no longer what was pushed.
+        """
+        with self._indexing:
+            place = self._places.get(digest) or self._search(digest)
+        return self._read(place, digest) if place else None
+
+    def _take(self, incoming: Path, data: bytes, role_metadata: bytes, actor: str) -> BundleRecord:
+        bundle = Bundle.open(incoming)
+        bundle.verify()
+        record = self._describe(bundle.manifest, data)
+        present = self._at(record.path)
+        if present and present.sha256 == record.sha256 and self._is_published(record, data):
+            return present
+        _check_entry(record, data, role_metadata)
+        self._repository.check([role_metadata])
+        _check_unique(record, present)
+        incoming.replace(self._folder / record.sha256)
+        fsync_folder(self._folder)
+        if present is None:
+            self._insert(record, actor)
+        self._repository.publish_role(role_metadata)
+        return present or record
+
+    def _describe(self, manifest: Manifest, data: bytes) -> BundleRecord:
+        return BundleRecord(
+            sha256=sha256_hex(data),
+            model=manifest.model,
+            release=manifest.release,
+            variant=manifest.variant,
+            path=target_path(manifest.model, manifest.release, manifest.variant),
+            length_bytes=len(data),
+            index_sha256=bundle_facts(manifest, data).index,
+            manifest=manifest,
+            pushed=from_ms(to_ms(self._clock.now())),
+        )
+
+    def _at(self, path: str) -> BundleRecord | None:
+        with self._db.read() as connection:
+            row = connection.execute(select(bundles).where(bundles.c.path == path)).one_or_none()
+        return _record(row) if row is not None else None
+
+    def _is_published(self, record: BundleRecord, data: bytes) -> bool:
+        """Return whether a push of these bytes was completed before; a file that was damaged since is put right."""
+        target = self._repository.target(record.path)
+        if target is None or target.hashes.get("sha256") != record.sha256:
+            return False
+        path = self._folder / record.sha256
+        if not path.exists() or file_digest(path)[0] != record.sha256:
+            write_atomically(path, data)
+        return True
+
+    def _insert(self, record: BundleRecord, actor: str) -> None:
+        values = {
+            name: getattr(record, name)
+            for name in ("sha256", "model", "release", "variant", "path", "length_bytes", "index_sha256")
+        }
+        with self._db.write() as connection:
+            _store(connection, {**values, "manifest": record.manifest.encode().decode()}, record.pushed)
+            detail = f"sha256 {record.sha256}, {record.length_bytes} bytes"
+            audit.record(connection, record.pushed, actor, "bundle.pushed", record.path, detail)
+
+    def _file(self, sha256: str) -> Path:
+        path = self._folder / check_digest(sha256)
+        if not path.exists():
+            raise NotFound(f"there is no bundle {sha256}", hint="push it again: dsops bundle push")
+        return path
+
+    def _index(self, sha256: str) -> ChunkIndex:
+        """Return an index, made at first use; the caller holds the lock."""
+        if sha256 not in self._indexes:
+            data = self._file(sha256).read_bytes()
+            if sha256_hex(data) != sha256:
+                raise DigestMismatch(
+                    f"bundle {sha256} is damaged on the server", hint="push it again: dsops bundle push"
+                )
+            index = index_of(data)
+            self._places.setdefault(index.digest, _Place(sha256, -1))
+            for number, digest in enumerate(index.digests):
+                self._places.setdefault(digest, _Place(sha256, number))
+            self._indexes[sha256] = index
+        return self._indexes[sha256]
+
+    def _search(self, digest: str) -> _Place | None:
+        """Look into the bundles that were not looked into yet, newest first; a stranger's digest costs that once."""
+        query = select(bundles.c.sha256).order_by(bundles.c.pushed_ms.desc())
+        with self._db.read() as connection:
+            pushed = connection.execute(query).scalars().all()
+        for sha256 in pushed:
+            if sha256 in self._indexes or sha256 in self._damaged:
+                continue
+            try:
+                self._index(sha256)
+            except (NotFound, DigestMismatch) as error:  # the other bundles are sound
+                self._damaged.add(sha256)
+                _log.error("bundle %s cannot be served: %s", sha256, error)
+            if digest in self._places:
+                break
+        return self._places.get(digest)
+
+    def _read(self, place: _Place, digest: str) -> bytes:
+        index = self._indexes[place.sha256]
+        if place.number < 0:
+            return index.encode()
+        with self._file(place.sha256).open("rb") as file:
+            file.seek(place.number * index.chunk_bytes)
+            data = file.read(index.size_of(place.number))
+        if sha256_hex(data) != digest:
+            raise DigestMismatch(f"bundle {place.sha256} is damaged on the server", hint="push it again")
+        return data
+
+
+def _check_entry(record: BundleRecord, data: bytes, role_metadata: bytes) -> None:
+    """Check that a role names exactly this bundle; who signed the role is checked by the repository."""
+    role = read_role(role_metadata)
+    if role.name != model_role(record.model):
+        raise UntrustedBundle(f"{role.name} cannot approve a bundle of {record.model}")
+    target = role.targets.targets.get(record.path)
+    if target is None:
+        raise UntrustedBundle(f"{role.name} does not name {record.path}", hint="sign it: dsops bundle sign")
+    check_target(target, data)
+    facts = bundle_facts(record.manifest, data)
+    if target.hashes.get("sha256") != record.sha256 or read_facts(target) != facts:
+        raise UntrustedBundle(f"what was signed of {record.path} is not what the bundle says")
+
+
+def _check_unique(record: BundleRecord, present: BundleRecord | None) -> None:
+    if present and present.sha256 != record.sha256:
+        name = f"{record.model} {record.release} {record.variant}"
+        hint = "build it with the next release number"
+        raise Conflict(f"there is another bundle {name}", why=f"with digest {present.sha256}", hint=hint)
+
+
+def _store(connection: Connection, values: dict[str, object], pushed: datetime) -> None:
+    connection.execute(insert(bundles).values(**values, pushed_ms=to_ms(pushed)))
+
+
+def _record(row: AnyRow) -> BundleRecord:
+    return BundleRecord(
+        sha256=row.sha256,
+        model=row.model,
+        release=row.release,
+        variant=row.variant,
+        path=row.path,
+        length_bytes=row.length_bytes,
+        index_sha256=row.index_sha256,
+        manifest=Manifest.decode(row.manifest.encode()),
+        pushed=from_ms(row.pushed_ms),
+    )

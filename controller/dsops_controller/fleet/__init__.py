@@ -1,0 +1,1 @@
+"""The devices: who they are, how they join, what they report."""
