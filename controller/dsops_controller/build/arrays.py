@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dsops.errors import InvalidInput
 from numpy.typing import NDArray
+
+from dsops.errors import InvalidInput
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from dsops.errors import UnsupportedModel
 from numpy.typing import NDArray
 
+from dsops.errors import UnsupportedModel
 from dsops_controller.build.onnx_graph import Array, Node, OnnxGraph
 from dsops_controller.build.tflite_writer import TfliteWriter
 

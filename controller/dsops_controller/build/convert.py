@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
-from dsops.errors import InvalidInput, InvalidModel
 
+from dsops.errors import InvalidInput, InvalidModel
 from dsops_controller.build.conversion import Conversion
 from dsops_controller.build.onnx_graph import parse_onnx
 from dsops_controller.build.onnx_ops import HANDLERS

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from dsops.errors import AccuracyGateFailed
 
+from dsops.errors import AccuracyGateFailed
 from dsops_controller.build.arrays import Labelled, check_frames, check_labels
 from dsops_controller.build.litert import LitertModel, require_labels
 

@@ -5,10 +5,10 @@ kernel shows on these first. The other half are drawn at random.
 """
 
 import numpy as np
-from dsops.errors import GoldenMismatch, InvalidInput
-from dsops.golden import MAX_GOLDEN, GoldenSet, TensorBytes
 from numpy.typing import NDArray
 
+from dsops.errors import GoldenMismatch, InvalidInput
+from dsops.golden import MAX_GOLDEN, GoldenSet, TensorBytes
 from dsops_controller.build.arrays import Floats, Labelled, check_frames, check_labels
 from dsops_controller.build.litert import LitertModel, require_labels
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from dsops.errors import InvalidModel
-from dsops.manifest import Dtype, TensorSpec
 from numpy.typing import NDArray
 
+from dsops.errors import InvalidModel
+from dsops.manifest import Dtype, TensorSpec
 from dsops_controller.build.arrays import Floats, check_frames
 from dsops_controller.build.quiet import quiet
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from dsops.errors import InvalidModel, UnsupportedModel
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, shape_inference
+
+from dsops.errors import InvalidModel, UnsupportedModel
 
 Array = NDArray[Any]
 _DEFAULT_DOMAINS = ("", "ai.onnx")

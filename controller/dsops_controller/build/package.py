@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dsops.bundle import encode_bundle, sha256_hex, write_atomically
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, MalformedBundle
 from dsops.golden import GoldenSet
 from dsops.manifest import Blob, Manifest, first_problem
 from dsops.profile import Profile
-from pydantic import ValidationError
-
 from dsops_controller.build import record
 from dsops_controller.build.golden import check_golden
 from dsops_controller.build.record import BuildRecord

@@ -1,11 +1,11 @@
 """Builds the reference profile: what each signal looks like on held-out frames, seen through the device's own model."""
 
 import numpy as np
+from numpy.typing import NDArray
+
 from dsops.errors import InvalidInput
 from dsops.profile import MIN_REFERENCE, Profile, Signal
 from dsops.signals import SIGNALS, bin_of, measure
-from numpy.typing import NDArray
-
 from dsops_controller.build.arrays import Floats, check_frames
 from dsops_controller.build.litert import LitertModel, require_labels
 

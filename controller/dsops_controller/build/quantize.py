@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
-from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
 
+from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
 from dsops_controller.build.arrays import Floats, check_frames
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.quiet import quiet

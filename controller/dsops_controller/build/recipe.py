@@ -12,9 +12,8 @@ from dsops.errors import Conflict, InvalidInput
 from dsops.golden import GoldenSet
 from dsops.manifest import Lineage, TensorSpec
 from dsops.profile import Profile
-
 from dsops_controller.build import record
-from dsops_controller.build.arrays import read_frames, read_labelled
+from dsops_controller.build.arrays import Floats, Labelled, read_frames, read_labelled
 from dsops_controller.build.convert import read_model
 from dsops_controller.build.evaluate import Evaluation, check_gate, evaluate
 from dsops_controller.build.golden import choose_golden
@@ -24,7 +23,7 @@ from dsops_controller.build.quantize import quantize
 from dsops_controller.build.recipe_file import FILE_NAME, Recipe, read_labels, read_recipe
 from dsops_controller.build.record import BuildRecord
 
-STEPS = ("convert", "quantize", "evaluate", "profile", "golden", "write")
+STEPS = ("read", "convert", "quantize", "evaluate", "profile", "golden", "write")
 OnStep = Callable[[str], None]
 
 
@@ -39,6 +38,16 @@ class BuildResult:
     def as_dict(self) -> dict[str, str | float]:
         """Return model, variant and every figure of the evaluation."""
         return {"model": self.record.model, "variant": self.record.variant, **self.evaluation.as_dict()}
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The recipe's data, read."""
+
+    calibration: Floats
+    evaluation: Labelled
+    profile: Floats
+    golden: Labelled
 
 
 @dataclass(frozen=True)
@@ -89,20 +98,31 @@ def build_model(recipe: Path, out_dir: Path, on_step: OnStep = lambda step: None
     return BuildResult(out_dir, entry, parts.evaluation)
 
 
+def _read_data(recipe: Recipe, folder: Path) -> _Data:
+    """Read every data file before the long steps, so that a wrong one is said at once."""
+    return _Data(
+        calibration=read_frames(folder / recipe.quantize.calibration),
+        evaluation=read_labelled(folder / recipe.evaluate.data),
+        profile=read_frames(folder / recipe.profile.data),
+        golden=read_labelled(folder / recipe.golden.data),
+    )
+
+
 def _compute(recipe: Recipe, folder: Path, labels: tuple[str, ...], on_step: OnStep) -> _Parts:
+    on_step("read")
+    data = _read_data(recipe, folder)
     on_step("convert")
     float_model = read_model(folder / recipe.model.source)
     require_labels(LitertModel(float_model), len(labels))
     on_step("quantize")
-    payload = quantize(float_model, read_frames(folder / recipe.quantize.calibration), recipe.quantize.mode)
+    payload = quantize(float_model, data.calibration, recipe.quantize.mode)
     on_step("evaluate")
-    evaluation = evaluate(float_model, payload, read_labelled(folder / recipe.evaluate.data), len(labels))
+    evaluation = evaluate(float_model, payload, data.evaluation, len(labels))
     check_gate(evaluation, recipe.evaluate.max_accuracy_drop, recipe.evaluate.min_agreement)
     on_step("profile")
-    profile = build_profile(payload, read_frames(folder / recipe.profile.data), len(labels))
+    profile = build_profile(payload, data.profile, len(labels))
     on_step("golden")
-    golden_data = read_labelled(folder / recipe.golden.data)
-    golden = choose_golden(payload, golden_data, labels, recipe.golden.count, recipe.golden.score_tolerance)
+    golden = choose_golden(payload, data.golden, labels, recipe.golden.count, recipe.golden.score_tolerance)
     return _Parts(float_model, payload, evaluation, profile, golden)
 
 

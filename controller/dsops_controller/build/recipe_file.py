@@ -17,10 +17,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from dsops.errors import InvalidConfig
-from dsops.manifest import Compatibility, Frozen, Limits, Name, Preprocessing
 from pydantic import Field, ValidationError
 
+from dsops.errors import InvalidConfig
+from dsops.manifest import Compatibility, Frozen, Limits, Name, Preprocessing
 from dsops_controller.build.evaluate import MAX_ACCURACY_DROP, MIN_AGREEMENT
 from dsops_controller.build.golden import COUNT, SCORE_TOLERANCE
 from dsops_controller.build.quantize import QuantMode

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dsops import strictjson
 from dsops.errors import InvalidInput
 from dsops.manifest import (
@@ -15,7 +17,6 @@ from dsops.manifest import (
     TensorSpec,
     first_problem,
 )
-from pydantic import ValidationError
 
 FILE_NAME = "build.json"
 PAYLOAD = "model.tflite"

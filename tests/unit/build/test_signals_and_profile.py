@@ -1,0 +1,113 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from dsops.errors import InvalidInput, InvalidModel
+from dsops.profile import Profile
+from dsops.signals import SIGNALS, bin_of, entropy, measure
+from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.profile import build_profile, quantile_edges
+from dsops_controller.demo.digits import Splits, bad_camera
+
+SCORES = np.array([0.5, 0.25, 0.25, 0.0], np.float32)
+
+
+def test_signals_of_a_known_frame() -> None:
+    x = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)[..., None]
+    assert measure(x, SCORES) == {
+        "confidence": 0.5,
+        "margin": 0.25,
+        "entropy": pytest.approx(1.5 * math.log(2), rel=1e-5),
+        "predicted_class": 0.0,
+        "input_mean": 0.5,
+        "input_std": pytest.approx(math.sqrt(0.125), rel=1e-5),
+        "input_gradient": 0.5,  # down: 0.5 and 0.5; across: 1 and 0
+        "input_saturated": 0.5,
+    }
+
+
+def test_signals_of_a_feature_row() -> None:
+    found = measure(np.array([1.0, 3.0, 2.0], np.float32), SCORES)
+    assert found["input_gradient"] == 1.5
+    assert list(found) == list(SIGNALS)
+
+
+def test_a_single_feature_has_no_gradient() -> None:
+    assert measure(np.array([2.0], np.float32), SCORES)["input_gradient"] == 0.0
+
+
+def test_entropy_scales_its_scores_and_ignores_what_is_not_positive() -> None:
+    assert entropy([2.0, 2.0, 0.0, -1.0]) == pytest.approx(math.log(2))
+    assert entropy([0.0, 0.0]) == 0.0
+
+
+def test_nan_falls_into_the_last_bin() -> None:
+    found = measure(np.array([1.0, np.nan], np.float32), SCORES)
+    assert bin_of([0.0, 1.0, 2.0], found["input_mean"]) == 3
+
+
+def test_the_last_bit_of_a_value_does_not_move_it_to_another_bin() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((8, 8, 1), np.float32)
+    nudged = np.nextafter(x, np.float32(2))
+    assert abs(measure(x, SCORES)["input_mean"] - measure(nudged, SCORES)["input_mean"]) <= 1e-6
+    values = np.round(rng.choice([0.1, 0.2, 0.3, 0.7], 500), 6)
+    edges = quantile_edges(values)
+    for value in np.unique(values):
+        bins = {bin_of(edges, v) for v in (np.nextafter(value, 0), value, np.nextafter(value, 1))}
+        assert len(bins) == 1
+
+
+def test_edges_hold_equal_shares_when_values_differ() -> None:
+    values = np.random.default_rng(0).permutation(np.arange(1000.0))
+    edges = quantile_edges(values)
+    counts = np.bincount([bin_of(edges, v) for v in values], minlength=12)
+    assert counts.tolist() == [0, *[100] * 10, 0]
+
+
+@pytest.mark.parametrize("values", [np.zeros(300), np.ones(300), np.repeat([0.0, 1.0], [299, 1])])
+def test_edges_of_tied_values_ascend_and_hold_everything(values: np.ndarray) -> None:
+    edges = quantile_edges(values)
+    assert all(a < b for a, b in pairwise(edges))
+    assert {bin_of(edges, v) for v in values} <= set(range(1, len(edges)))
+    assert bin_of(edges, values.min() - 0.1) == 0
+    assert bin_of(edges, values.max() + 0.1) == len(edges)
+
+
+def test_the_profile_counts_every_reference_frame_once(int8_model: bytes, digits: Splits) -> None:
+    profile = build_profile(int8_model, digits.reference.x, 10)
+    assert profile.n_ref == 500
+    assert [signal.name for signal in profile.signals] == list(SIGNALS)
+    for signal in profile.signals:
+        assert sum(signal.counts) == 500
+        if signal.kind == "ordinal":
+            assert signal.counts[0] == signal.counts[-1] == 0  # outside the reference is outside its own range
+    assert Profile.decode(profile.encode()) == profile
+
+
+def test_the_profile_is_that_of_the_quantized_model(int8_model: bytes, digits: Splits) -> None:
+    profile = build_profile(int8_model, digits.reference.x, 10)
+    classes = LitertModel(int8_model).run(digits.reference.x).argmax(1)
+    found = next(signal for signal in profile.signals if signal.name == "predicted_class")
+    assert found.counts == tuple(np.bincount(classes, minlength=10).tolist())
+
+
+def test_bad_frames_leave_the_reference(int8_model: bytes, digits: Splits) -> None:
+    profile = build_profile(int8_model, digits.reference.x, 10)
+    spread = next(signal for signal in profile.signals if signal.name == "input_std")
+    frames = bad_camera(digits.test.x[:50], 0)
+    scores = LitertModel(int8_model).run(frames)
+    bins = [bin_of(spread.edges, measure(x, s)["input_std"]) for x, s in zip(frames, scores, strict=True)]
+    assert bins.count(0) > 45
+
+
+def test_a_small_reference_is_refused(int8_model: bytes, digits: Splits) -> None:
+    with pytest.raises(InvalidInput, match="has 199 frames"):
+        build_profile(int8_model, digits.reference.x[:199], 10)
+
+
+def test_a_profile_for_other_labels_is_refused(int8_model: bytes, digits: Splits) -> None:
+    with pytest.raises(InvalidModel, match="does not match its labels"):
+        build_profile(int8_model, digits.reference.x, 9)

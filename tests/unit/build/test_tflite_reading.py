@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from dsops.errors import InvalidModel
+from dsops_controller.build.convert import normalize_tflite, read_model
+from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.tflite_writer import pack
+from dsops_controller.demo.digits import Splits
+
+
+def old_style(model: bytes) -> bytes:
+    """Return a model as old converters wrote it: codes in the first field only, no signature."""
+    table = schema.ModelT.InitFromPackedBuf(model, 0)
+    table.signatureDefs = []
+    for code in table.operatorCodes:
+        code.deprecatedBuiltinCode, code.builtinCode = code.builtinCode, 0
+    return pack(table)
+
+
+@pytest.mark.parametrize("mode", [QuantMode.INT8, QuantMode.DYNAMIC8])
+def test_an_old_file_can_be_quantized_like_a_new_one(
+    float_model: bytes, digits: Splits, tmp_path: Path, mode: QuantMode
+) -> None:
+    path = tmp_path / "old.tflite"
+    path.write_bytes(old_style(float_model))
+    few = digits.calibration.x[:10]
+    assert len(quantize(read_model(path), few, mode)) == pytest.approx(len(quantize(float_model, few, mode)), rel=0.05)
+
+
+def test_a_new_file_keeps_its_meaning(float_model: bytes) -> None:
+    table = schema.ModelT.InitFromPackedBuf(normalize_tflite(float_model), 0)
+    assert [entry.signatureKey for entry in table.signatureDefs] == [b"serving_default"]
+    assert [entry.name for entry in table.signatureDefs[0].inputs] == [b"image"]
+
+
+def test_what_is_not_tflite_is_refused() -> None:
+    with pytest.raises(InvalidModel, match="TFL3"):
+        normalize_tflite(b"PK\x03\x04 and so on")
+
+
+def test_a_damaged_file_never_gives_a_traceback(float_model: bytes) -> None:
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(float_model[: rng.integers(9, len(float_model))])
+        damaged[rng.integers(8, len(damaged))] ^= 0xFF
+        try:
+            normalize_tflite(bytes(damaged))
+        except InvalidModel:
+            refused += 1
+    assert refused > 30
