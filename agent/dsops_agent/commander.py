@@ -1,0 +1,64 @@
+"""MQTT messages to the installer: pure routing by topic."""
+
+import logging
+from typing import Protocol
+
+from dsops.topics import Topics
+
+logger = logging.getLogger(__name__)
+
+_DIGEST_BYTES = 32
+
+
+class Inbox(Protocol):
+    """Takes what comes from the controller. No method blocks."""
+
+    def on_directive(self, data: bytes) -> None:
+        """Take a directive's envelope."""
+        ...
+
+    def on_trust_pack(self, model: str, data: bytes) -> None:
+        """Take a model's trust pack."""
+        ...
+
+    def chunk_arrived(self, digest: str, data: bytes) -> None:
+        """Take a chunk under the digest that it claims."""
+        ...
+
+
+class Commander:
+    """Routes messages of one device.
+
+    Args:
+        topics: Spells the topics.
+        device: This device.
+        inbox: Takes the messages; the installer.
+    """
+
+    def __init__(self, topics: Topics, device: str, inbox: Inbox) -> None:
+        self._topics = topics
+        self._desired = topics.desired(device)
+        self._answer = topics.chunk_answer(device)
+        self._inbox = inbox
+
+    def on_message(self, topic: str, payload: bytes) -> bool:
+        """Route one message; an empty one is the end of a retained message and says nothing.
+
+        Returns:
+            Whether the topic is one of the installer's.
+        """
+        model, digest = self._topics.parse_trust(topic), self._topics.parse_chunk(topic)
+        if not payload:
+            return topic in (self._desired, self._answer) or model is not None or digest is not None
+        if topic == self._desired:
+            self._inbox.on_directive(payload)
+        elif topic == self._answer:
+            self._inbox.chunk_arrived(payload[:_DIGEST_BYTES].hex(), payload[_DIGEST_BYTES:])
+        elif model is not None:
+            self._inbox.on_trust_pack(model, payload)
+        elif digest is not None:
+            self._inbox.chunk_arrived(digest, payload)
+        else:
+            logger.debug("no use for a message on %s", topic)
+            return False
+        return True

@@ -1,0 +1,252 @@
+"""One transfer: first the chunk index that the signed target names, then the chunks that are missing.
+
+The file under way is ``<sha256>.part`` and its index ``<sha256>.index`` in the staging folder. Resuming needs no other
+record: the chunks that are there are hashed again.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsops.bundle import file_digest, fsync_folder, write_atomically
+from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex
+from dsops.errors import DigestMismatch, MalformedBundle, TransferFailed
+from dsops_agent.install.ports import ChunkSource
+from dsops_agent.install.slots import disk_errors
+from dsops_agent.install.window import Action, Kind, Window
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The file to fetch: its digest and length, and the digest of its chunk index. All of it is signed."""
+
+    sha256: str
+    length_bytes: int
+    index: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a transfer asks: at most ``window`` chunks at one time, each again after ``timeout_s`` at the earliest."""
+
+    window: int
+    timeout_s: float
+
+
+class PartFile:
+    """The file under way. Every chunk stands at its place; what is missing is a hole.
+
+    Raises:
+        NoSpace: The disk is full.
+        StateDamaged: The disk fails.
+    """
+
+    def __init__(self, path: Path, index: ChunkIndex) -> None:
+        self.path = path
+        self._places: dict[str, list[int]] = {}
+        self._index = index
+        for number, digest in enumerate(index.digests):
+            self._places.setdefault(digest, []).append(number)
+        with disk_errors("open the transfer's file"):
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
+            self._file.truncate(index.length_bytes)
+            self.missing = self._find_missing()
+
+    def _find_missing(self) -> dict[str, None]:
+        missing: dict[str, None] = {}
+        for number, digest in enumerate(self._index.digests):
+            self._file.seek(number * self._index.chunk_bytes)
+            if hashlib.sha256(self._file.read(self._index.size_of(number))).hexdigest() != digest:
+                missing[digest] = None
+        return missing
+
+    @property
+    def progress(self) -> float:
+        """Share of the distinct chunks that are there."""
+        return 1 - len(self.missing) / len(self._places)
+
+    def store(self, digest: str, data: bytes) -> None:
+        """Write one verified chunk to every place that it has.
+
+        Raises:
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails.
+        """
+        with disk_errors("write a chunk"):
+            for number in self._places[digest]:
+                self._file.seek(number * self._index.chunk_bytes)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        self.missing.pop(digest, None)
+
+    def finish(self, wanted: Wanted) -> None:
+        """Make the whole file durable and check it.
+
+        Raises:
+            DigestMismatch: It is not what was signed, although every chunk is what the index names.
+            TransferFailed: The disk lost chunks.
+        """
+        with disk_errors("finish the transfer's file"):
+            os.fsync(self._file.fileno())
+            fsync_folder(self.path.parent)
+            found = file_digest(self.path)
+            lost = self._find_missing() if found[0] != wanted.sha256 else {}
+        if lost:
+            raise TransferFailed("the disk gave back other bytes than were written", why=f"{len(lost)} chunks differ")
+        if found != (wanted.sha256, wanted.length_bytes):
+            raise DigestMismatch("the chunks do not make the signed bundle", why="index and bundle do not agree")
+
+    def close(self) -> None:
+        """Close the file; it stays on disk."""
+        self._file.close()
+
+
+class Transfer:
+    """Fetches one file. Single-threaded; the caller passes chunks and time in.
+
+    Args:
+        staging: Folder of the file under way.
+        wanted: The file.
+        source: Where chunks are asked for.
+        pace: How to ask.
+    """
+
+    def __init__(self, staging: Path, wanted: Wanted, source: ChunkSource, pace: Pace) -> None:
+        self.path = part_path(staging, wanted.sha256)
+        self._index_path = staging / f"{wanted.sha256}.index"
+        self._wanted = wanted
+        self._source = source
+        self._pace = pace
+        self._part: PartFile | None = None
+        self._window = Window((), limit=1, timeout_s=pace.timeout_s)
+        self._asked: set[str] = set()
+        self.wrong = 0
+        """Number of chunks that came with wrong bytes."""
+        self.done = False
+
+    @property
+    def progress(self) -> float:
+        """Share of the chunks that are on the device, 0 to 1."""
+        return self._part.progress if self._part else 0.0
+
+    @property
+    def next_s(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        return self._window.next_s
+
+    def start(self, now_s: float) -> None:
+        """Begin, or resume from what the staging folder holds.
+
+        Raises:
+            TransferFailed: It was given up.
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails.
+            MalformedBundle: The signed index is none, or is of a file of another length.
+            DigestMismatch: Index and bundle do not agree.
+        """
+        with disk_errors("read the chunk index"):
+            self._index_path.parent.mkdir(parents=True, exist_ok=True)
+            data = self._index_path.read_bytes() if self._index_path.exists() else b""
+        if hashlib.sha256(data).hexdigest() == self._wanted.index:
+            self._begin(data, now_s)
+        else:
+            self._window = Window((self._wanted.index,), limit=1, timeout_s=self._pace.timeout_s)
+            self._do(self._window.fill(now_s), b"", now_s)
+
+    def arrived(self, digest: str, data: bytes, now_s: float) -> None:
+        """Take one chunk from anywhere; it counts only if it was asked for. Errors as in :meth:`start`."""
+        if self.done or digest not in self._asked:
+            return
+        good = len(data) <= MAX_CHUNK_BYTES and hashlib.sha256(data).hexdigest() == digest
+        self.wrong += not good
+        self._do(self._window.arrived(digest, good=good, now_s=now_s), data, now_s)
+        self._finish_if_whole()
+
+    def tick(self, now_s: float) -> None:
+        """Ask again for what is late. Errors as in :meth:`start`."""
+        self._do(self._window.tick(now_s), b"", now_s)
+
+    def reconnected(self, now_s: float) -> None:
+        """Ask again for everything that is outstanding."""
+        self._do(self._window.reconnected(now_s), b"", now_s)
+
+    def close(self) -> None:
+        """Stop asking and close the file; what came stays for the next time."""
+        for digest in tuple(self._asked):
+            self._cancel(digest)
+        if self._part:
+            self._part.close()
+
+    def _begin(self, data: bytes, now_s: float) -> None:
+        index = ChunkIndex.decode(data)
+        if index.length_bytes != self._wanted.length_bytes:
+            why = f"{index.length_bytes} bytes, not {self._wanted.length_bytes}"
+            raise MalformedBundle("the chunk index is of another file", why=why)
+        self._part = PartFile(self.path, index)
+        self._window = Window(self._part.missing, limit=self._pace.window, timeout_s=self._pace.timeout_s)
+        self._do(self._window.fill(now_s), b"", now_s)
+        self._finish_if_whole()
+
+    def _finish_if_whole(self) -> None:
+        if self._part and not self._part.missing and not self.done:
+            self._part.finish(self._wanted)
+            self.done = True
+
+    def _do(self, actions: list[Action], data: bytes, now_s: float) -> None:
+        for action in actions:
+            match action.kind:
+                case Kind.REQUEST:
+                    self._asked.update(action.digests)
+                    self._source.request(action.digests[0])
+                case Kind.CANCEL:
+                    self._cancel(action.digests[0])
+                case Kind.NEED:
+                    self._source.need(action.digests)
+                case Kind.STORE:
+                    self._store(action.digests[0], data, now_s)
+                case Kind.FAIL:
+                    raise TransferFailed("the bundle could not be fetched", why=action.reason)
+
+    def _cancel(self, digest: str) -> None:
+        self._asked.discard(digest)
+        self._source.cancel(digest)
+
+    def _store(self, digest: str, data: bytes, now_s: float) -> None:
+        if self._part:
+            self._part.store(digest, data)
+        else:
+            self._keep_index(data, now_s)
+
+    def _keep_index(self, data: bytes, now_s: float) -> None:
+        ChunkIndex.decode(data)
+        with disk_errors("keep the chunk index"):
+            write_atomically(self._index_path, data)
+        self._begin(data, now_s)
+
+
+def part_path(staging: Path, sha256: str) -> Path:
+    """Return the file under way of a bundle."""
+    return staging / f"{sha256}.part"
+
+
+def sweep(staging: Path, keep: frozenset[str]) -> None:
+    """Remove what belongs to no transfer of the digests in ``keep``.
+
+    Raises:
+        StateDamaged: The folder cannot be tidied.
+    """
+    with disk_errors("tidy the staging folder"):
+        staging.mkdir(parents=True, exist_ok=True)
+        for path in staging.iterdir():
+            if path.is_file() and path.name.partition(".")[0] not in keep:
+                path.unlink(missing_ok=True)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return the disk space that a file takes, holes not counted; 0 when it is absent."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

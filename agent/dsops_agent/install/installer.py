@@ -1,0 +1,483 @@
+"""The installer: one worker that brings every model from what is desired to what is installed.
+
+It runs the install machine: an event changes a model's state, the state is made durable, its effect runs, and what
+comes of it is the next event. Callbacks of other threads only leave messages.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from dsops.clock import Clock
+from dsops.directive import DesiredSlot
+from dsops.errors import Conflict, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.messages import ModelState, Problem
+from dsops.states import Install
+from dsops_agent.install import fetch, mailbox
+from dsops_agent.install.intake import Intake, Trust
+from dsops_agent.install.journal import InstallRow, Journal, Tidings
+from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
+from dsops_agent.install.mailbox import Mailbox, Message
+from dsops_agent.install.ports import (
+    ChunkSource,
+    DeviceFacts,
+    EventSink,
+    InstallConfig,
+    Listener,
+    RuntimeControl,
+    TrustSource,
+)
+from dsops_agent.install.slots import Slots
+from dsops_agent.install.steps import Outcome, Steps, Wait, is_bundle_fault, problem_of
+from dsops_agent.install.view import model_state, progress_of
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S = 0.5
+_TOLD = {
+    Install.REJECTED: "refused",
+    Install.COMMITTED: "committed",
+    Install.ROLLED_BACK: "rolled_back",
+    Install.FAILED: "failed",
+}
+_INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
+_KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
+
+
+@dataclass(kw_only=True)
+class Installer:
+    """Installs what directives want.
+
+    The methods that take messages and those that others read may be called from any thread; ``recover``, then ``run``
+    (or ``work``) from one.
+
+    Attributes:
+        config: Settings.
+        device: Who we are.
+        journal: Durable state.
+        slots: The bundles on disk; the staging folder stands beside their folder.
+        trust: What we may believe.
+        chunks: Brings chunks.
+        trust_source: Brings trust packs.
+        runtime: The inference process.
+        events: Keeps events.
+        listener: Is told of changes.
+        clock: Time.
+    """
+
+    config: InstallConfig
+    device: DeviceFacts
+    journal: Journal
+    slots: Slots
+    trust: Trust
+    chunks: ChunkSource
+    trust_source: TrustSource
+    runtime: RuntimeControl
+    events: EventSink
+    listener: Listener
+    clock: Clock
+    _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
+    _due: dict[str, float] = field(init=False, default_factory=dict)
+    _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
+    _refused: Problem | None = field(init=False, default=None)
+    _transfer: fetch.Transfer | None = field(init=False, default=None)
+    _fetching: str = field(init=False, default="")
+    _news: bool = field(init=False, default=True)
+
+    def __post_init__(self) -> None:
+        """Join the parts; nothing starts."""
+        self._rows = self.journal.installs()
+        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
+        self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
+        self._staging = self.slots.folder.parent / "staging"
+        self._actions = self._bind()
+        self._publish()
+
+    # Messages of other threads.
+
+    def on_directive(self, data: bytes) -> None:
+        """Take a directive's envelope; the newest counts."""
+        self._mailbox.put(mailbox.DirectiveCame(data))
+
+    def on_trust_pack(self, model: str, data: bytes) -> None:
+        """Take a model's trust pack; the newest counts."""
+        self._mailbox.put(mailbox.PackCame(model, data))
+
+    def chunk_arrived(self, digest: str, data: bytes) -> None:
+        """Take a chunk; it is ignored unless it was asked for."""
+        self._mailbox.put(mailbox.ChunkCame(digest, data))
+
+    def connected(self) -> None:
+        """Take note of a new session with the broker: what is outstanding is asked for again."""
+        self._mailbox.put(mailbox.Connected())
+
+    def runtime_restarted(self) -> None:
+        """Take note of a new inference process: everything is activated in it. Not for its first start."""
+        self._mailbox.put(mailbox.RuntimeRestarted())
+
+    # What others read.
+
+    def observed(self) -> dict[str, ModelState]:
+        """Return the state of every model."""
+        return dict(self._observed)
+
+    def seq(self) -> int:
+        """Return the ``seq`` of the newest accepted directive; 0 before the first."""
+        return self.journal.seq()
+
+    def refused(self) -> Problem | None:
+        """Return why the newest message of the controller was refused, if it was."""
+        return self._refused
+
+    # The worker.
+
+    def recover(self) -> None:
+        """Finish or undo what was under way, and serve the active slots. Needs no network; the runtime should answer.
+
+        Raises:
+            DsopsError: The state folder cannot be read or written.
+        """
+        self._rows = self.journal.installs()
+        self.slots.sweep()
+        self._sweep()
+        for model in self.journal.desired():
+            self.trust_source.follow(model)
+        self._revive()
+        for model in self.journal.desired():
+            self._reconcile(model)
+        self._tell()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set."""
+        while not stop.is_set():
+            self.work(self._wait_s())
+        self._end_transfer()
+
+    def work(self, timeout_s: float) -> None:
+        """Handle what came within ``timeout_s``, then what is due. One round of :meth:`run`."""
+        for message in self._mailbox.take(timeout_s):
+            self._safely(partial(self._handle, message))
+        self._safely(self._tick)
+        self._safely(self._tell)
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        """Run one piece of work at the worker's border, which must survive whatever happens inside."""
+        try:
+            action()
+        except DsopsError as error:
+            logger.warning("an install step failed and will be tried again: %s", error)
+        except Exception:
+            logger.exception("an install step failed")
+
+    def _wait_s(self) -> float:
+        transfer_s = self._transfer.next_s if self._transfer else None
+        moments = [s for s in (*self._due.values(), self._intake.next_s, transfer_s) if s is not None]
+        rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
+        return min(_LONGEST_WAIT_S, max(0.01, rest_s))
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case mailbox.DirectiveCame(data=data):
+                self._believing(lambda: self._intake.offer(data))
+                self._judge()
+            case mailbox.PackCame(model=model, data=data):
+                self._believing(lambda: self._intake.pack(model, data))
+                self._judge()
+                self._decide_again()
+            case mailbox.ChunkCame(digest=digest, data=data):
+                self._fetch_on(lambda transfer, now_s: transfer.arrived(digest, data, now_s))
+            case mailbox.Connected():
+                self._fetch_on(lambda transfer, now_s: transfer.reconnected(now_s))
+                self._resume_in(Install.FETCHING)
+            case mailbox.RuntimeRestarted():
+                self._revive(runtime_only=True)
+
+    def _tick(self) -> None:
+        now_s = self.clock.monotonic_s()
+        judge_s = self._intake.next_s
+        if judge_s is not None and judge_s <= now_s:
+            self._judge()
+        self._fetch_on(lambda transfer, now_s: transfer.tick(now_s))
+        for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
+            self._on_time(self._rows[model])
+        if not self._transfer:
+            waiting = [r for r in self._rows.values() if r.state is Install.FETCHING and r.model not in self._due]
+            for row in waiting[:1]:
+                self._work(row, Effect.FETCH)
+
+    def _on_time(self, row: InstallRow) -> None:
+        self._due[row.model] = self.clock.monotonic_s() + self.config.retry_s
+        if row.state is Install.PROBATION:
+            self._follow(row, self._steps.end_probation(row))
+        elif row.state is Install.RECEIVED:
+            self._follow(row, self._steps.decide(row, waited=True))
+        else:
+            self._resume(row)
+
+    # From messages to installs.
+
+    def _believing(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except UntrustedBundle as error:
+            self._refuse(error)
+
+    def _judge(self) -> None:
+        try:
+            directive = self._intake.judge(self.clock.monotonic_s())
+        except UntrustedBundle as error:
+            self._refuse(error)
+            return
+        if directive:
+            self._refused = None
+            for model in directive.slots:
+                self._reconcile(model)
+            self._publish()
+
+    def _refuse(self, error: UntrustedBundle) -> None:
+        problem = problem_of(error)
+        if problem != self._refused:
+            self.journal.tell(Tidings("refused", "", 0, "", problem.code, problem.message))
+            self._news = True
+        self._refused = problem
+        self._publish()
+
+    def _reconcile(self, model: str) -> None:
+        """Begin, change or leave a model's install, so that it leads to what is desired."""
+        desired = self.journal.desired().get(model)
+        if desired is None:
+            return
+        seq, wanted = desired
+        row = self._rows.get(model)
+        if row is None or row.state.is_final:
+            if row is None or not self._is_settled(row, seq, wanted):
+                self._begin(model, seq, wanted)
+        elif row.wanted.sha256 == wanted.sha256:
+            if row.wanted != wanted or row.seq != seq:
+                self._save(replace(row, wanted=wanted, seq=seq))
+        elif row.state in SUPERSEDABLE:
+            self._begin(model, seq, wanted)
+        elif row.state is Install.PROBATION:
+            self._go_back_if_wanted(row, wanted)
+
+    def _is_settled(self, row: InstallRow, seq: int, wanted: DesiredSlot) -> bool:
+        if row.wanted != wanted:
+            return False
+        if row.state is Install.COMMITTED:
+            active = self.slots.active(row.model)
+            return active is not None and active.digest == wanted.sha256
+        return row.state is Install.ROLLED_BACK or row.seq >= seq
+
+    def _begin(self, model: str, seq: int, wanted: DesiredSlot) -> None:
+        if self._fetching == model:
+            self._end_transfer()
+        old = self._rows.get(model)
+        row = InstallRow(model, old.state if old else Install.IDLE, seq, wanted)
+        self._advance(row, Outcome(Event.DIRECTED))
+
+    def _go_back_if_wanted(self, row: InstallRow, wanted: DesiredSlot) -> None:
+        before = self.slots.previous(row.model)
+        if before and before.digest == wanted.sha256:
+            why = Conflict("a newer directive wants the bundle before")
+            self._advance(row, Outcome(Event.SUPERSEDED, problem_of(why)))
+
+    def _decide_again(self) -> None:
+        for row in [row for row in self._rows.values() if row.state is Install.RECEIVED]:
+            due_s = self._due.get(row.model)
+            self._work(row, Effect.DECIDE)
+            if due_s is not None and self._rows[row.model].state is Install.RECEIVED:
+                self._due[row.model] = due_s
+
+    # The machine.
+
+    def _advance(self, row: InstallRow, outcome: Outcome) -> None:
+        """Make one step durable, then run its effects; they may make more steps."""
+        taken = step(row.state, outcome.event)
+        after = _changed(row, taken.state, outcome)
+        with self.journal.transaction():
+            self.journal.put_install(after)
+            if Effect.QUARANTINE in taken.effects and after.problem:
+                self.journal.quarantine(after.wanted.sha256, after.problem)
+            if Effect.COMMIT in taken.effects:
+                self.slots.commit(after.model, after.wanted.sha256)
+            if Effect.TELL in taken.effects:
+                self.journal.tell(_tidings(after))
+        self._news = True
+        self._keep(after)
+        logger.info("%s release %d: %s", after.model, after.wanted.release, after.state.value)
+        for effect in taken.effects:
+            if effect in self._actions:
+                self._work(after, effect)
+        if after.state.is_final:
+            self._reconcile(after.model)
+
+    def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
+        if isinstance(result, Outcome):
+            self._advance(row, result)
+        elif result.seconds is not None:
+            self._due[row.model] = self.clock.monotonic_s() + result.seconds
+        else:
+            self._due.pop(row.model, None)
+
+    def _work(self, row: InstallRow, effect: Effect) -> None:
+        """Run the effect of a state; if it cannot even fail properly, it is run again later."""
+        self._due[row.model] = self.clock.monotonic_s() + self.config.retry_s
+        self._follow(row, self._actions[effect](row))
+
+    def _bind(self) -> Mapping[Effect, Callable[[InstallRow], Outcome | Wait]]:
+        steps = self._steps
+        return {
+            Effect.DECIDE: partial(steps.decide, waited=False),
+            Effect.PREFLIGHT: steps.preflight,
+            Effect.FETCH: self._fetch,
+            Effect.PAUSE: self._pause,
+            Effect.STAGE: steps.stage,
+            Effect.PROVE: steps.prove,
+            Effect.PROCEED: lambda _row: Outcome(Event.CHANGE_OVER),
+            Effect.ACTIVATE: steps.activate,
+            Effect.WATCH: steps.begin_probation,
+            Effect.RESTORE: steps.restore,
+        }
+
+    def _pause(self, row: InstallRow) -> Wait:
+        return Wait(min(self.config.retry_max_s, self.config.retry_s * 2 ** min(row.attempt - 1, 16)))
+
+    def _revive(self, *, runtime_only: bool = False) -> None:
+        """Serve what is active and go on with what a restart interrupted."""
+        for model in sorted({*self.slots.models(), *self._rows}):
+            row = self._rows.get(model)
+            if row is None or row.state.is_final or row.state in SUPERSEDABLE:
+                self._serve(model)
+            if row and not row.state.is_final and not (runtime_only and row.state in SUPERSEDABLE):
+                self._resume(row)
+        self._publish()
+
+    def _serve(self, model: str) -> None:
+        problem = self._steps.serve(model)
+        if problem:
+            damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=problem)
+            self.journal.tell(Tidings("slot_damaged", model, 0, "", damaged.code, str(damaged)))
+            self._news = True
+
+    def _resume(self, row: InstallRow) -> None:
+        if row.state in REPEATABLE or row.state is Install.PROBATION:
+            event = repeat(row.attempt)
+            fault = problem_of(RuntimeCrashed(_INTERRUPTED_TOO_OFTEN)) if event is Event.FAULT else None
+            self._advance(row, Outcome(event, fault))
+        else:
+            self._work(row, WORK[row.state])
+
+    def _resume_in(self, state: Install) -> None:
+        for row in [r for r in self._rows.values() if r.state is state and r.model != self._fetching]:
+            self._resume(row)
+
+    # Transfers, one at a time.
+
+    def _fetch(self, row: InstallRow) -> Outcome | Wait:
+        if self._transfer:
+            return Wait()
+        ready = self._steps.preflight(row)
+        if ready.event is not Event.FITS:
+            return ready
+        if self._steps.held(row):
+            return Outcome(Event.COMPLETE)
+        wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
+        pace = fetch.Pace(self.config.window, self.config.chunk_timeout_s)
+        self._transfer = fetch.Transfer(self._staging, wanted, self.chunks, pace)
+        self._fetching = row.model
+        return self._fetch_result(lambda transfer, now_s: transfer.start(now_s)) or Wait()
+
+    def _fetch_on(self, action: Callable[[fetch.Transfer, float], None]) -> None:
+        if self._transfer:
+            row = self._rows[self._fetching]
+            outcome = self._fetch_result(action)
+            if outcome:
+                self._due[row.model] = self.clock.monotonic_s() + self.config.retry_s
+                self._advance(row, outcome)
+            else:
+                self._publish_progress(row.model)
+
+    def _fetch_result(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
+        transfer = self._transfer
+        if transfer is None:
+            return None
+        try:
+            action(transfer, self.clock.monotonic_s())
+        except DsopsError as error:
+            self._end_transfer()
+            event = Event.REFUSED if is_bundle_fault(error) else Event.INTERRUPTED
+            return Outcome(event, problem_of(error))
+        if transfer.done:
+            self._end_transfer()
+            return Outcome(Event.COMPLETE)
+        return None
+
+    def _end_transfer(self) -> None:
+        if self._transfer:
+            self._transfer.close()
+        self._transfer, self._fetching = None, ""
+
+    # What others see.
+
+    def _keep(self, row: InstallRow) -> None:
+        self._rows[row.model] = row
+        self._due.pop(row.model, None)
+        if row.state.is_final or row.state is Install.RECEIVED:
+            self._sweep()
+        self._publish()
+
+    def _sweep(self) -> None:
+        unfinished = (row for row in self._rows.values() if not row.state.is_final)
+        try:
+            fetch.sweep(self._staging, frozenset(row.wanted.sha256 for row in unfinished))
+        except DsopsError as error:
+            logger.warning("%s", error)
+
+    def _save(self, row: InstallRow) -> None:
+        self.journal.put_install(row)
+        self._rows[row.model] = row
+        self._publish()
+
+    def _publish(self) -> None:
+        models = sorted({*self.slots.models(), *self._rows})
+        self._observed = {
+            m: model_state(m, self._rows.get(m), self.slots, self.journal, self._progress(m)) for m in models
+        }
+        self.listener.changed()
+
+    def _publish_progress(self, model: str) -> None:
+        state = self._observed.get(model)
+        progress = self._progress(model)
+        if state and int(progress * 100) != int(state.progress * 100):
+            self._observed = {**self._observed, model: state.model_copy(update={"progress": progress})}
+            self.listener.changed()
+
+    def _progress(self, model: str) -> float:
+        fetched = self._transfer.progress if self._transfer and self._fetching == model else 0.0
+        return progress_of(self._rows.get(model), fetched)
+
+    def _tell(self) -> None:
+        if not self._news:
+            return
+        for number, tidings in self.journal.untold():
+            t = tidings
+            self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
+            self.journal.told(number)
+        self._news = False
+
+
+def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
+    """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
+    counted = outcome.event in (Event.AGAIN, Event.INTERRUPTED)
+    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
+    kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
+    index = row.index if outcome.index is None else outcome.index
+    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)
+
+
+def _tidings(row: InstallRow) -> Tidings:
+    problem = row.problem or Problem(code="")
+    wanted = row.wanted
+    return Tidings(_TOLD[row.state], row.model, wanted.release, wanted.sha256, problem.code, problem.message)

@@ -1,0 +1,288 @@
+"""The journal: what the agent knows across restarts and power cuts, in one SQLite file (WAL, synchronous=FULL).
+
+Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power cut; with NORMAL it loses nearly all.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsops.directive import DesiredSlot, Directive
+from dsops.errors import NoSpace, StateDamaged
+from dsops.messages import Problem
+from dsops.states import Install
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE desired (model TEXT PRIMARY KEY, seq INTEGER NOT NULL, slot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE install (
+    model TEXT PRIMARY KEY, state TEXT NOT NULL, seq INTEGER NOT NULL, slot TEXT NOT NULL,
+    index_digest TEXT NOT NULL, attempt INTEGER NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE slot (
+    model TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, length_bytes INTEGER NOT NULL,
+    release INTEGER NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (model, name)
+) WITHOUT ROWID;
+CREATE TABLE quarantine (digest TEXT PRIMARY KEY, code TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, model TEXT NOT NULL, release INTEGER NOT NULL,
+    digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
+);
+"""
+_SEQ = "directive seq"
+Cell = str | int
+
+
+@dataclass(frozen=True)
+class InstallRow:
+    """One model's newest install.
+
+    Attributes:
+        model: The model.
+        state: Where it is.
+        seq: The directive that asked for it.
+        wanted: The bundle, and for which deployment.
+        index: Digest of the chunk index; empty until the trust rules named it.
+        attempt: How often the present step was begun again.
+        problem: What stands, or stood, in its way.
+    """
+
+    model: str
+    state: Install
+    seq: int
+    wanted: DesiredSlot
+    index: str = ""
+    attempt: int = 0
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class SlotRow:
+    """What one slot holds; ``committed`` once it passed its probation."""
+
+    name: str
+    digest: str
+    length_bytes: int
+    release: int
+    committed: bool
+
+
+@dataclass(frozen=True)
+class Tidings:
+    """One event on its way to the event sink."""
+
+    kind: str
+    model: str
+    release: int
+    digest: str
+    code: str
+    message: str
+
+
+def _no_hook(_moment: str) -> None:
+    return
+
+
+class Journal:
+    """The device's journal. Every method that changes something is durable when it returns; thread-safe.
+
+    Args:
+        path: The database file; it is made when it is absent.
+        hook: Called with ``"before"`` and ``"after"`` around each commit; for instrumentation.
+
+    Raises:
+        StateDamaged: The file is not a journal, or of a newer version.
+    """
+
+    def __init__(self, path: Path, hook: Callable[[str], None] = _no_hook) -> None:
+        self._hook = hook
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
+        except sqlite3.DatabaseError as error:
+            raise _explained(error, path.name) from error
+        if version > _SCHEMA_VERSION:
+            raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside durable together, or nothing of it. Nested transactions join the outer one.
+
+        Raises:
+            NoSpace: The disk is full; nothing changed.
+            StateDamaged: The file cannot be read or written; nothing changed.
+        """
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth > 1:
+                    yield
+                else:
+                    with self._outermost():
+                        yield
+            finally:
+                self._depth -= 1
+
+    @contextmanager
+    def _outermost(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._hook("before")
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise _explained(error, "the journal") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._hook("after")
+
+    def _write(self, sql: str, values: Sequence[Cell]) -> None:
+        with self.transaction():
+            self._db.execute(sql, values)
+
+    def _rows(self, sql: str, values: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise _explained(error, "the journal") from error
+
+    # Counters and settings.
+
+    def next(self, name: str) -> int:
+        """Return a number that was never returned for ``name`` before: 1, 2, ..."""
+        sql = "INSERT INTO counter VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1"
+        with self.transaction():
+            self._write(sql, (name,))
+            return int(self._rows("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return a setting's text."""
+        found = self._rows("SELECT value FROM setting WHERE name = ?", (name,))
+        return str(found[0][0]) if found else default
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a setting's text."""
+        self._write("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
+
+    # Directives.
+
+    def seq(self) -> int:
+        """Return the ``seq`` of the newest accepted directive; 0 before the first."""
+        found = self._rows("SELECT value FROM counter WHERE name = ?", (_SEQ,))
+        return int(found[0][0]) if found else 0
+
+    def accept(self, directive: Directive) -> None:
+        """Keep a directive's ``seq`` and what it wants. The stored ``seq`` never falls."""
+        with self.transaction():
+            sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
+            self._write(sql, (_SEQ, directive.seq))
+            for model, slot in directive.slots.items():
+                row = (model, directive.seq, slot.model_dump_json())
+                self._write("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", row)
+
+    def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
+        """Return what the newest directive that names it wants of each model, with that directive's ``seq``."""
+        rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
+        return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
+
+    # Installs.
+
+    def put_install(self, row: InstallRow) -> None:
+        """Keep a model's install."""
+        problem = row.problem or Problem(code="")
+        values = (row.model, row.state.value, row.seq, row.wanted.model_dump_json(), row.index, row.attempt)
+        sql = "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        self._write(sql, (*values, problem.code, problem.message))
+
+    def install(self, model: str) -> InstallRow | None:
+        """Return a model's newest install."""
+        return self.installs().get(model)
+
+    def installs(self) -> dict[str, InstallRow]:
+        """Return every model's newest install."""
+        return {str(row[0]): _install(row) for row in self._rows("SELECT * FROM install ORDER BY model")}
+
+    # Slots.
+
+    def put_slot(self, model: str, row: SlotRow) -> None:
+        """Keep what a slot holds."""
+        values = (model, row.name, row.digest, row.length_bytes, row.release, int(row.committed))
+        self._write("INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def clear_slot(self, model: str, name: str) -> None:
+        """Keep that a slot holds nothing of worth."""
+        self._write("DELETE FROM slot WHERE model = ? AND name = ?", (model, name))
+
+    def slot(self, model: str, name: str) -> SlotRow | None:
+        """Return what a slot holds."""
+        found = self._rows("SELECT * FROM slot WHERE model = ? AND name = ?", (model, name))
+        return _slot(found[0]) if found else None
+
+    # Quarantine and events.
+
+    def quarantine(self, digest: str, problem: Problem) -> None:
+        """Keep that a digest must not be tried again, and why."""
+        self._write("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?)", (digest, problem.code, problem.message))
+
+    def quarantined(self, digest: str) -> Problem | None:
+        """Return why a digest must not be tried again."""
+        found = self._rows("SELECT code, message FROM quarantine WHERE digest = ?", (digest,))
+        return Problem(code=str(found[0][0]), message=str(found[0][1])) if found else None
+
+    def tell(self, tidings: Tidings) -> None:
+        """Keep an event until the sink has it."""
+        t = tidings
+        sql = "INSERT INTO outbox (kind, model, release, digest, code, message) VALUES (?, ?, ?, ?, ?, ?)"
+        self._write(sql, (t.kind, t.model, t.release, t.digest, t.code, t.message))
+
+    def untold(self) -> list[tuple[int, Tidings]]:
+        """Return the events that the sink does not have yet, oldest first, with their numbers."""
+        rows = self._rows("SELECT * FROM outbox ORDER BY id")
+        return [(int(r[0]), Tidings(str(r[1]), str(r[2]), int(r[3]), str(r[4]), str(r[5]), str(r[6]))) for r in rows]
+
+    def told(self, number: int) -> None:
+        """Forget an event that the sink has."""
+        self._write("DELETE FROM outbox WHERE id = ?", (number,))
+
+
+def _install(row: tuple[Cell, ...]) -> InstallRow:
+    model, state, seq, slot, index, attempt, code, message = row
+    wanted = DesiredSlot.model_validate_json(str(slot))
+    problem = Problem(code=str(code), message=str(message)) if code else None
+    return InstallRow(str(model), Install(str(state)), int(seq), wanted, str(index), int(attempt), problem)
+
+
+def _slot(row: tuple[Cell, ...]) -> SlotRow:
+    _, name, digest, length_bytes, release, committed = row
+    return SlotRow(str(name), str(digest), int(length_bytes), int(release), bool(committed))
+
+
+def _explained(error: sqlite3.DatabaseError, name: str) -> NoSpace | StateDamaged:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return NoSpace(f"cannot write {name}", why=str(error))
+    return StateDamaged(f"cannot use {name}", why=str(error))

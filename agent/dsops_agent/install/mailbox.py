@@ -1,0 +1,98 @@
+"""Where callbacks of other threads leave messages for the install worker. Bounded; callbacks never block."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+_MAX_CHUNKS = 64
+_MAX_PACKS = 16
+
+
+@dataclass(frozen=True)
+class DirectiveCame:
+    """A directive's envelope."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PackCame:
+    """A model's trust pack."""
+
+    model: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ChunkCame:
+    """A chunk, under the digest that it claims."""
+
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Connected:
+    """There is a new session with the broker."""
+
+
+@dataclass(frozen=True)
+class RuntimeRestarted:
+    """The inference process is a new one, which serves nothing yet."""
+
+
+Message = DirectiveCame | PackCame | ChunkCame | Connected | RuntimeRestarted
+
+
+class Mailbox:
+    """Keeps the newest directive, the newest pack of each model, and a few chunks; more chunks are dropped.
+
+    A dropped chunk is asked for again by the transfer. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._signals: dict[Message, None] = {}
+        self._packs: dict[str, PackCame] = {}
+        self._directive: DirectiveCame | None = None
+        self._chunks: deque[ChunkCame] = deque()
+
+    def put(self, message: Message) -> bool:
+        """Leave a message; return whether there was room for it."""
+        with self._ready:
+            kept = self._keep(message)
+            self._ready.notify()
+            return kept
+
+    def _keep(self, message: Message) -> bool:
+        match message:
+            case DirectiveCame():
+                self._directive = message
+            case PackCame(model=model):
+                if model not in self._packs and len(self._packs) >= _MAX_PACKS:
+                    return False
+                self._packs[model] = message
+            case ChunkCame():
+                if len(self._chunks) >= _MAX_CHUNKS:
+                    return False
+                self._chunks.append(message)
+            case _:
+                self._signals[message] = None
+        return True
+
+    def take(self, timeout_s: float) -> list[Message]:
+        """Return everything that came, at the latest after ``timeout_s``."""
+        with self._ready:
+            if not self._any():
+                self._ready.wait(timeout_s)
+            came: list[Message] = [*self._signals, *self._packs.values()]
+            came += [self._directive] if self._directive else []
+            came += self._chunks
+            self._signals.clear()
+            self._packs.clear()
+            self._chunks.clear()
+            self._directive = None
+            return came
+
+    def _any(self) -> bool:
+        return bool(self._signals or self._packs or self._directive or self._chunks)

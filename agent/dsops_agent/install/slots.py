@@ -1,0 +1,282 @@
+"""Two slots a model on disk: ``<model>/{a,b}/bundle`` and the link ``<model>/active`` that names one of them.
+
+What a slot holds is written in the journal after its file is durable and before it is used, and removed from the
+journal before its file changes; so a row always tells the truth. Order of the durable steps as measured at power cuts:
+file, its folder, the parent folder, then the link and its folder.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from dsops.bundle import Bundle, file_digest, fsync_folder
+from dsops.errors import BundleError, DigestMismatch, MalformedBundle, NoSpace, StateDamaged
+from dsops.manifest import Manifest
+from dsops_agent.install.journal import SlotRow
+
+_NAMES = ("a", "b")
+_LINK = "active"
+
+
+class SlotTable(Protocol):
+    """Keeps what each slot holds."""
+
+    def put_slot(self, model: str, row: SlotRow) -> None:
+        """Keep a slot's row."""
+        ...
+
+    def clear_slot(self, model: str, name: str) -> None:
+        """Remove a slot's row."""
+        ...
+
+    def slot(self, model: str, name: str) -> SlotRow | None:
+        """Return a slot's row."""
+        ...
+
+
+@dataclass(frozen=True)
+class SlotFile:
+    """An installed bundle: which slot, which file, which bytes."""
+
+    name: str
+    path: Path
+    digest: str
+    length_bytes: int
+    release: int
+    committed: bool
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Return the bytes that an ordinary user may still write below ``folder``."""
+    return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn what the operating system says of the disk into our errors.
+
+    Raises:
+        NoSpace: The disk or a quota is full.
+        StateDamaged: Anything else that keeps files from being read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"cannot {doing}", why=str(error.strerror)) from error
+        raise StateDamaged(f"cannot {doing}", why=str(error.strerror or error)) from error
+
+
+class Slots:
+    """The slots of every model below one folder.
+
+    Args:
+        folder: Holds a folder a model.
+        table: Keeps what each slot holds.
+        free_bytes: Tells the free space of a folder's disk.
+    """
+
+    def __init__(self, folder: Path, table: SlotTable, free_bytes: Callable[[Path], int] = disk_free_bytes) -> None:
+        self.folder = folder
+        self._table = table
+        self._free_bytes = free_bytes
+        with disk_errors("make the slots' folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def models(self) -> list[str]:
+        """Return the models that have slots."""
+        return sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir())
+
+    def active(self, model: str) -> SlotFile | None:
+        """Return the bundle that the link names; None when there is none, or the journal knows nothing of it."""
+        name = self._active_name(model)
+        return self._file(model, name) if name else None
+
+    def previous(self, model: str) -> SlotFile | None:
+        """Return the committed bundle in the other slot."""
+        name = self._active_name(model)
+        found = self._file(model, _other(name)) if name else None
+        return found if found and found.committed else None
+
+    def holding(self, model: str, digest: str) -> SlotFile | None:
+        """Return the slot that holds a bundle."""
+        found = (self._file(model, name) for name in _NAMES)
+        return next((file for file in found if file and file.digest == digest), None)
+
+    def other(self, model: str, digest: str) -> SlotFile | None:
+        """Return the committed bundle in the slot that does not hold ``digest``."""
+        found = (self._file(model, name) for name in _NAMES)
+        return next((file for file in found if file and file.digest != digest and file.committed), None)
+
+    def check_room(self, length_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
+        """Refuse to begin what would not fit: the transfer and the slot, and the reserve on top.
+
+        Raises:
+            NoSpace: There is less.
+        """
+        with disk_errors("ask for the free disk space"):
+            free = self._free_bytes(self.folder)
+        needed = max(0, 2 * length_bytes - already_bytes) + reserve_bytes
+        if free < needed:
+            raise NoSpace("not enough disk space for the bundle", why=f"{free} bytes are free, {needed} are needed")
+
+    def stage(self, model: str, row: SlotRow, source: Path) -> SlotFile:
+        """Move a whole bundle file into the free slot, durably. May run again after any interruption.
+
+        Args:
+            model: The model.
+            row: What the file holds; its ``name`` is replaced by the free slot's.
+            source: The file, on the same disk; it is gone afterwards.
+
+        Raises:
+            MalformedBundle: The file is what was signed, but no sound bundle of this model and release.
+            DigestMismatch: The file is gone, or not what was signed.
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails.
+        """
+        active = self._active_name(model)
+        name = _other(active) if active else "a"
+        place = self.folder / model / name
+        with disk_errors(f"stage release {row.release} of {model}"):
+            held = place / "bundle"
+            if not (held.is_file() and file_digest(held) == (row.digest, row.length_bytes)):
+                check_file(source, model, row)
+                self._table.clear_slot(model, name)
+                self._move(source, held)
+            self._settle(place)
+        check_file(held, model, row)
+        self._table.put_slot(model, replace(row, name=name))
+        with suppress(FileNotFoundError):
+            source.unlink()
+        return SlotFile(name, held, row.digest, row.length_bytes, row.release, row.committed)
+
+    def activate(self, model: str, name: str) -> None:
+        """Let the link name a slot, atomically and durably.
+
+        Raises:
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails.
+        """
+        place = self.folder / model
+        if self._active_name(model) == name:
+            return
+        with disk_errors(f"flip the active slot of {model}"):
+            fresh = place / f".{_LINK}.new"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(name)
+            fresh.replace(place / _LINK)
+            fsync_folder(place)
+
+    def deactivate(self, model: str) -> None:
+        """Remove the link, durably."""
+        place = self.folder / model
+        if place.is_dir():
+            with disk_errors(f"deactivate {model}"):
+                (place / _LINK).unlink(missing_ok=True)
+                fsync_folder(place)
+
+    def commit(self, model: str, digest: str) -> None:
+        """Mark a bundle as one that passed its probation."""
+        file = self.holding(model, digest)
+        if file and not file.committed:
+            row = SlotRow(file.name, file.digest, file.length_bytes, file.release, committed=True)
+            self._table.put_slot(model, row)
+
+    def sound(self, model: str) -> tuple[SlotFile | None, str]:
+        """Return the active bundle if it is whole, else fall back to the previous one if that is.
+
+        Returns:
+            The bundle that is active now, and what was wrong with the one before, or empty.
+
+        Raises:
+            StateDamaged: The link cannot be flipped.
+        """
+        active = self.active(model)
+        if active is None:
+            return None, ""
+        problem = damage(active, model)
+        if not problem:
+            return active, ""
+        fallback = self.previous(model)
+        self._table.clear_slot(model, active.name)
+        if fallback is None or damage(fallback, model):
+            self.deactivate(model)
+            return None, problem
+        self.activate(model, fallback.name)
+        return fallback, problem
+
+    def sweep(self) -> None:
+        """Remove what an interrupted step left behind."""
+        with disk_errors("tidy the slots"):
+            for model in self.models():
+                for leftover in (self.folder / model).glob(".*.new"):
+                    leftover.unlink(missing_ok=True)
+
+    def _active_name(self, model: str) -> str:
+        try:
+            name = (self.folder / model / _LINK).readlink().name
+        except OSError:
+            return ""
+        return name if name in _NAMES else ""
+
+    def _file(self, model: str, name: str) -> SlotFile | None:
+        row = self._table.slot(model, name)
+        if row is None:
+            return None
+        path = self.folder / model / name / "bundle"
+        return SlotFile(name, path, row.digest, row.length_bytes, row.release, row.committed)
+
+    def _move(self, source: Path, held: Path) -> None:
+        held.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(held)
+
+    def _settle(self, place: Path) -> None:
+        with (place / "bundle").open("rb") as file:
+            os.fsync(file.fileno())
+        for folder in (place, place.parent, self.folder):
+            fsync_folder(folder)
+
+
+def check_file(path: Path, model: str, row: SlotRow) -> Manifest:
+    """Check a bundle file against what was signed, byte by byte.
+
+    Raises:
+        MalformedBundle: It is what was signed, but no sound bundle of this model and release.
+        DigestMismatch: It is absent, or not what was signed.
+    """
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise DigestMismatch(f"cannot read {path.name}", why=str(error.strerror)) from error
+    if found != (row.digest, row.length_bytes):
+        raise DigestMismatch(f"{path.name} is not what was signed", why=f"{found[1]} bytes, digest {found[0][:16]}")
+    bundle = Bundle.open(path)
+    try:
+        bundle.verify()
+    except DigestMismatch as error:
+        raise MalformedBundle("the signed bundle contradicts its own manifest", why=str(error)) from error
+    if (bundle.manifest.model, bundle.manifest.release) != (model, row.release):
+        raise MalformedBundle(
+            "the bundle's manifest names another release",
+            why=f"{bundle.manifest.model} {bundle.manifest.release}, signed as {model} {row.release}",
+        )
+    return bundle.manifest
+
+
+def damage(file: SlotFile, model: str) -> str:
+    """Return what is wrong with an installed bundle, or empty."""
+    row = SlotRow(file.name, file.digest, file.length_bytes, file.release, file.committed)
+    try:
+        check_file(file.path, model, row)
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
+def _other(name: str) -> str:
+    return "b" if name == "a" else "a"

@@ -1,0 +1,206 @@
+"""What each effect of the install machine does. Every step may run again; each returns what happened, or waits."""
+
+import logging
+from dataclasses import dataclass
+
+from dsops.directive import DesiredSlot
+from dsops.errors import (
+    BundleError,
+    DigestMismatch,
+    DsopsError,
+    GoldenMismatch,
+    IncompatibleBundle,
+    InvalidModel,
+    MalformedBundle,
+    NoSpace,
+    RuntimeCrashed,
+    StateDamaged,
+    UnsupportedModel,
+    UntrustedBundle,
+)
+from dsops.messages import Problem
+from dsops.trust import approve
+from dsops_agent.install.fetch import bytes_on_disk, part_path
+from dsops_agent.install.intake import Trust
+from dsops_agent.install.journal import InstallRow, Journal, SlotRow
+from dsops_agent.install.machine import MAX_ATTEMPTS, Event
+from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
+from dsops_agent.install.slots import SlotFile, Slots, damage
+
+logger = logging.getLogger(__name__)
+
+CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
+"""Faults of the bundle itself: its digest is never tried again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended: the machine's event, the problem if there was one, and the index if it was learned."""
+
+    event: Event
+    problem: Problem | None = None
+    index: str | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A step that cannot go on yet; it is run again after ``seconds``, or when something happens that it waits for."""
+
+    seconds: float | None = None
+
+
+def problem_of(error: DsopsError) -> Problem:
+    """Return an error as it is reported and kept."""
+    return Problem(code=error.code[:64], message=str(error)[:1000])
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of installs, over the agent's parts."""
+
+    config: InstallConfig
+    device: DeviceFacts
+    journal: Journal
+    slots: Slots
+    trust: Trust
+    runtime: RuntimeControl
+
+    def decide(self, row: InstallRow, *, waited: bool) -> Outcome | Wait:
+        """Ask whether the wanted bundle may be installed.
+
+        Args:
+            row: The install.
+            waited: Whether newer trust metadata was waited for long enough.
+        """
+        condemned = self.journal.quarantined(row.wanted.sha256)
+        if condemned:
+            return Outcome(Event.REFUSED, condemned)
+        active = self.slots.active(row.model)
+        if active and active.digest == row.wanted.sha256:
+            return Outcome(Event.ALREADY_ACTIVE)
+        try:
+            return Outcome(Event.APPROVED, index=self._approve(row.model, row.wanted))
+        except IncompatibleBundle as error:
+            return Outcome(Event.REFUSED, problem_of(error))
+        except UntrustedBundle as error:
+            if waited:
+                return Outcome(Event.REFUSED, problem_of(error))
+            logger.info("%s waits for newer trust metadata: %s", row.model, error)
+            return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None)
+
+    def _approve(self, model: str, wanted: DesiredSlot) -> str:
+        policy = self.trust.policy(model)
+        target = self.trust.target(model, wanted.path)
+        facts = self.device
+        return approve(model, wanted, target, policy, device=facts.device, hardware=facts.hardware).index
+
+    def preflight(self, row: InstallRow) -> Outcome:
+        """Check that the disk can take the bundle; one that is in a slot already needs no room."""
+        if self.held(row):
+            return Outcome(Event.FITS)
+        part = part_path(self.slots.folder.parent / "staging", row.wanted.sha256)
+        try:
+            self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, bytes_on_disk(part))
+        except (NoSpace, StateDamaged) as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
+        return Outcome(Event.FITS)
+
+    def held(self, row: InstallRow) -> bool:
+        """Return whether a slot holds the wanted bundle, whole."""
+        file = self.slots.holding(row.model, row.wanted.sha256)
+        return file is not None and not damage(file, row.model)
+
+    def stage(self, row: InstallRow) -> Outcome:
+        """Store the fetched bundle in the free slot."""
+        wanted = row.wanted
+        content = SlotRow("", wanted.sha256, wanted.length_bytes, wanted.release, committed=False)
+        source = part_path(self.slots.folder.parent / "staging", wanted.sha256)
+        try:
+            self.slots.stage(row.model, content, source)
+        except MalformedBundle as error:
+            return Outcome(Event.REFUSED, problem_of(error))
+        except (DigestMismatch, NoSpace, StateDamaged) as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
+        return Outcome(Event.STORED)
+
+    def prove(self, row: InstallRow) -> Outcome:
+        """Let a throw-away process run the golden inputs."""
+        limits = ProveLimits(self.config.prove_timeout_s, self.config.prove_memory_bytes)
+        try:
+            self.runtime.prove(self._candidate(row).path, limits)
+        except CONDEMNING as error:
+            return Outcome(Event.FAULT, problem_of(error))
+        except DsopsError as error:
+            return Outcome(Event.REFUSED, problem_of(error))
+        return Outcome(Event.PROVED)
+
+    def activate(self, row: InstallRow) -> Outcome | Wait:
+        """Flip the slot, then change the runtime over."""
+        try:
+            candidate = self._candidate(row)
+            self.slots.activate(row.model, candidate.name)
+            self.runtime.activate(row.model, candidate.path, candidate.digest, candidate.release)
+        except RuntimeCrashed as error:
+            if row.attempt:  # after a restart the runtime may only be late
+                return Wait(self.config.retry_s)
+            return Outcome(Event.FAULT, problem_of(error))
+        except DsopsError as error:
+            return Outcome(Event.FAULT, problem_of(error))
+        return Outcome(Event.ANSWERS)
+
+    def begin_probation(self, row: InstallRow) -> Outcome | Wait:
+        """Check the live model once, then let time pass."""
+        return self._check(row) or Wait(self.config.probation_s)
+
+    def end_probation(self, row: InstallRow) -> Outcome:
+        """Check that the model still answers, from the bundle and as expected."""
+        if not self.runtime.is_serving(row.model, row.wanted.sha256):
+            crashed = RuntimeCrashed(f"release {row.wanted.release} of {row.model} stopped answering")
+            return Outcome(Event.FAULT, problem_of(crashed))
+        return self._check(row) or Outcome(Event.PASSED)
+
+    def restore(self, row: InstallRow) -> Outcome | Wait:
+        """Go back to the committed bundle before, or to none."""
+        try:
+            before = self.slots.other(row.model, row.wanted.sha256)
+            if before and not damage(before, row.model):
+                self.slots.activate(row.model, before.name)
+                self.runtime.activate(row.model, before.path, before.digest, before.release)
+            else:
+                self.slots.deactivate(row.model)
+                self.runtime.deactivate(row.model)
+        except RuntimeCrashed as error:
+            if row.attempt < MAX_ATTEMPTS:
+                return Wait(self.config.retry_s)
+            return Outcome(Event.FAULT, problem_of(error))
+        except DsopsError as error:
+            return Outcome(Event.FAULT, problem_of(error))
+        return Outcome(Event.RESTORED)
+
+    def serve(self, model: str) -> str:
+        """Let the runtime serve a model's active slot; return what was wrong on disk, or empty."""
+        file, problem = self.slots.sound(model)
+        if file:
+            try:
+                self.runtime.activate(model, file.path, file.digest, file.release)
+            except DsopsError as error:
+                logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
+        return problem
+
+    def _check(self, row: InstallRow) -> Outcome | None:
+        try:
+            self.runtime.check(row.model)
+        except DsopsError as error:
+            return Outcome(Event.FAULT, problem_of(error))
+        return None
+
+    def _candidate(self, row: InstallRow) -> SlotFile:
+        file = self.slots.holding(row.model, row.wanted.sha256)
+        if file is None:
+            raise StateDamaged(f"no slot holds release {row.wanted.release} of {row.model}")
+        return file
+
+
+def is_bundle_fault(error: DsopsError) -> bool:
+    """Return whether trying again cannot help, because the signed bytes themselves are at fault."""
+    return isinstance(error, BundleError)

@@ -1,0 +1,33 @@
+"""What is reported of each model."""
+
+from dsops.messages import ModelState
+from dsops.states import Install
+from dsops_agent.install.journal import InstallRow, Journal
+from dsops_agent.install.slots import Slots
+
+_NOTHING_FETCHED = frozenset({Install.IDLE, Install.RECEIVED, Install.TRUSTED, Install.REJECTED})
+
+
+def progress_of(row: InstallRow | None, fetched: float) -> float:
+    """Return the share of the bundle that is on the device; ``fetched`` counts while it is being fetched."""
+    if row is None or row.state in _NOTHING_FETCHED:
+        return 0.0
+    return fetched if row.state is Install.FETCHING else 1.0
+
+
+def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journal, progress: float) -> ModelState:
+    """Return one model's state as it is reported; a quarantined bundle cannot run again, so it is no ``previous``."""
+    active, previous = slots.active(model), slots.previous(model)
+    if previous and journal.quarantined(previous.digest):
+        previous = None
+    return ModelState(
+        active=active.digest if active else None,
+        active_release=active.release if active else 0,
+        previous=previous.digest if previous else None,
+        previous_release=previous.release if previous else 0,
+        install=row.state if row else Install.IDLE,
+        deployment=row.wanted.deployment if row else "",
+        target=row.wanted.sha256 if row else None,
+        progress=progress,
+        problem=row.problem if row else None,
+    )

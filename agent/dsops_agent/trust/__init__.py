@@ -1,0 +1,1 @@
+"""Trust on the device: TUF metadata kept durably, and what it says."""
