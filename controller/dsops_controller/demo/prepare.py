@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
+
 from dsops.bundle import write_atomically
 from dsops.errors import DsopsError, InvalidInput
-
 from dsops_controller.demo.digits import LABELS, Labelled, bad_camera, balanced_mix, splits
 from dsops_controller.demo.train import accuracy, to_onnx, train
 
@@ -50,6 +50,7 @@ def prepare(folder: Path, seed: int, returned: Labelled | None = None, camera: C
         InvalidInput: The folder cannot be written.
         NoSpace: The disk is full.
     """
+    _make_folder(folder)
     data = splits(seed)
     weights = train(data.train if returned is None else balanced_mix(data.train, returned, seed), seed)
     calibration = data.calibration if returned is None else data.calibration.join(returned)
@@ -62,13 +63,16 @@ def prepare(folder: Path, seed: int, returned: Labelled | None = None, camera: C
         "evaluation.npz": _npz(evaluation),
         "bundle.toml": _recipe(seed, returned, camera).encode(),
     }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return Prepared(folder, accuracy(weights, field))
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomically(folder / name, content)
     except OSError as error:
         raise InvalidInput(f"cannot write {folder}", why=str(error.strerror), hint="name another folder") from error
-    return Prepared(folder, accuracy(weights, field))
 
 
 def seen_through(camera: Camera, data: Labelled, seed: int) -> Labelled:
