@@ -75,11 +75,14 @@ class Stage:
     def raise_curtain(self) -> None:
         """Make the server's state and the root of trust; start broker and controller."""
         ports = self.ports
-        self.commands.run(
-            "server", "init", self.server, "--fleet", "demo", "--host", HOST,
-            "--rest-port", str(ports.rest), "--broker-port", str(ports.broker),
-            "--ingest-port", str(ports.ingest), "--enrolment-port", str(ports.enrolment),
-        )  # fmt: skip
+        listeners = (
+            ("rest", ports.rest),
+            ("broker", ports.broker),
+            ("ingest", ports.ingest),
+            ("enrolment", ports.enrolment),
+        )
+        numbers = [word for name, port in listeners for word in (f"--{name}-port", str(port))]
+        self.commands.run("server", "init", self.server, "--fleet", "demo", "--host", HOST, *numbers)
         self.commands.run("trust", "init", "--keys", self.keys, "--server", self.server)
         self.commands.run("trust", "grant", MODEL, "--keys", self.keys, "--server", self.server)
         self.start_broker()
@@ -104,16 +107,9 @@ class Stage:
         shutil.copy(self.server / "trust" / "metadata" / "1.root.json", root)
         shutil.copy(self.server / "ca" / "ca.crt", home / "server-ca.crt")
         config = home / "agent.toml"
-        config.write_text(
-            _AGENT_TOML.format(
-                device=device,
-                state="state",
-                token=token.name,
-                root=root.name,
-                ca="server-ca.crt",
-                enrolment=f"{HOST}:{self.ports.enrolment}",
-            )  # fmt: skip
-        )
+        enrolment = f"{HOST}:{self.ports.enrolment}"
+        names = {"state": "state", "ca": "server-ca.crt", "root": root.name, "token": token.name}
+        config.write_text(_AGENT_TOML.format(device=device, enrolment=enrolment, **names))
         return self.run_agent(device)
 
     def run_agent(self, device: str) -> Child:

@@ -14,9 +14,10 @@ import numpy as np
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle, write_atomically
 from dsops.errors import AwaitedFailure, DsopsError
-from dsops_controller.demo import digits, train
+from dsops_controller.demo import digits
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.programs import Inference, Program
 from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import MODEL, Stage
@@ -76,7 +77,7 @@ class Story:
 
     def build_first(self) -> None:
         """Train on the digits, quantize to int8, and compare."""
-        figures = self._build(1, self.data.train)
+        figures = self._build(1)
         self.report.record(
             float_accuracy=figures["float_accuracy"],
             int8_accuracy=figures["quantized_accuracy"],
@@ -159,8 +160,7 @@ class Story:
         )
         returned = self._label(archive)
         self.report.say(f"{len(returned)} returned frames labelled")
-        mixed = digits.balanced_mix(self.data.train, returned, self.seed)
-        self._build(2, mixed)
+        self._build(2, returned)
         self.publish(2)
         updated = self._succeeded(self._roll_out(2))
         after, before = self._bad_accuracy(), float(self.report.figures["accuracy_bad_camera_before"])
@@ -224,12 +224,11 @@ class Story:
         self._expect(duplicates == 0, f"{duplicates} records are stored twice")
         self._expect(failed == 0, f"{failed} requests failed")
 
-    def _build(self, release: int, data: Labelled) -> Json:
+    def _build(self, release: int, returned: Labelled | None = None) -> Json:
         begun = time.monotonic()
-        weights = train.train(data, self.seed)
-        self.report.say(f"trained on {len(data)} frames in {time.monotonic() - begun:.1f} s (NumPy)")
         recipe = self.stage.folder / f"recipe-{release}"
-        train.write_recipe(recipe, weights, self.data)
+        prepare(recipe, self.seed, returned)
+        self.report.say(f"trained a small CNN in {time.monotonic() - begun:.1f} s (NumPy)")
         return self.stage.commands.run("model", "build", recipe, "--to", self._built(release), "-o", "json")
 
     def _hand_over(self, bundle: Path) -> Json:
