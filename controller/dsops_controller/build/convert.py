@@ -13,13 +13,22 @@ from ai_edge_litert import schema_py_generated as schema
 
 from dsops.errors import InvalidInput, InvalidModel
 from dsops_controller.build.conversion import Conversion
-from dsops_controller.build.onnx_graph import parse_onnx
+from dsops_controller.build.onnx_graph import OnnxGraph, parse_onnx
 from dsops_controller.build.onnx_ops import HANDLERS
 from dsops_controller.build.tflite_writer import Table, is_tflite, pack, signature
 
 MAX_MODEL_BYTES = 1 << 30
-_DAMAGE = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
-"""What the generated FlatBuffers reader raises on a damaged file."""
+_DAMAGE = (
+    struct.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+"""What the readers of both formats, and arithmetic with what they read, raise on a damaged file."""
 
 
 def convert_onnx(data: bytes) -> bytes:
@@ -29,7 +38,15 @@ def convert_onnx(data: bytes) -> bytes:
         InvalidModel: The bytes are not a sound, self-contained ONNX model.
         UnsupportedModel: An operator, named with its node, or the model's form cannot be converted.
     """
-    graph = parse_onnx(data)
+    try:
+        return _write(parse_onnx(data))
+    except _DAMAGE as error:
+        raise InvalidModel(
+            "the ONNX model contradicts itself", why=f"{type(error).__name__} while reading it"
+        ) from error
+
+
+def _write(graph: OnnxGraph) -> bytes:
     for node in graph.nodes:
         if node.operator not in HANDLERS:
             raise node.refuse("no conversion is known for this operator")

@@ -232,6 +232,22 @@ def test_what_is_not_onnx_is_refused(data: bytes) -> None:
         convert_onnx(data)
 
 
+def test_a_damaged_model_never_gives_a_traceback() -> None:
+    nodes, constants, shape = CASES["conv-relu"]
+    data = model(nodes, shape, constants)
+    rng = np.random.default_rng(2)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        damaged[rng.integers(len(damaged))] ^= 0x80
+        try:
+            convert_onnx(bytes(damaged))
+        except (InvalidModel, UnsupportedModel):
+            refused += 1
+    assert refused > 50
+
+
 def test_an_unsound_graph_is_refused() -> None:
     with pytest.raises(InvalidModel, match="not sound"):
         convert_onnx(model([("Relu", ["nowhere"], ["y"], {})], ROW))
