@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import Field
+
+from dsops.manifest import Frozen
 from dsops_agent.drift.monitor import Level
 
 _DAY_S = 86400.0
@@ -24,8 +27,7 @@ class Reason(StrEnum):
 SHARES = {Reason.RANDOM: 0.25, Reason.LOW_CONFIDENCE: 0.5, Reason.DRIFT: 0.25}
 
 
-@dataclass(frozen=True)
-class SamplerSettings:
+class SamplerSettings(Frozen):
     """What may be kept.
 
     Attributes:
@@ -36,11 +38,11 @@ class SamplerSettings:
         min_gap_s: Least time between two samples of the same reason; consecutive frames teach little.
     """
 
-    bytes_per_day: int = 5_000_000
-    burst_bytes: int = 500_000
-    random_rate: float = 0.01
-    low_confidence: float = 0.6
-    min_gap_s: float = 1.0
+    bytes_per_day: int = Field(default=5_000_000, ge=0)
+    burst_bytes: int = Field(default=500_000, ge=0)
+    random_rate: float = Field(default=0.01, ge=0, le=1)
+    low_confidence: float = Field(default=0.6, ge=0, le=1)
+    min_gap_s: float = Field(default=1.0, ge=0)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from dsops.errors import DsopsError, GoldenMismatch, InvalidInput, NotFound, RuntimeCrashed
 from dsops_agent.runtime import channel as channel_module
 from dsops_agent.runtime.channel import Channel, encode_frame, read_frame

@@ -1,0 +1,117 @@
+"""What the control process may ask of the data process: activate, deactivate, check, status, shutdown."""
+
+import os
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import Field, ValidationError
+
+import dsops
+from dsops.errors import InvalidInput
+from dsops.manifest import Frozen, Name, Sha256, first_problem
+from dsops_agent.runtime.channel import Header
+from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.swap import Models, Serving
+
+
+class _Activate(Frozen):
+    model: Name
+    path: Annotated[str, Field(min_length=1)]
+    digest: Sha256
+    release: int
+
+
+class _Named(Frozen):
+    model: Name
+
+
+class _Nothing(Frozen):
+    pass
+
+
+Request = TypeVar("Request", bound=Frozen)
+
+
+class ControlRequests:
+    """Answers the requests of the control process.
+
+    Args:
+        models: The active models.
+        shutdown: Begins the end of the process.
+    """
+
+    def __init__(self, models: Models, shutdown: Callable[[], None]) -> None:
+        self._models = models
+        self._shutdown = shutdown
+        self._operations: Mapping[str, Callable[[Header], Header]] = {
+            "activate": self._activate,
+            "deactivate": self._deactivate,
+            "check": self._check,
+            "status": self._status,
+            "shutdown": self._end,
+        }
+
+    def handle(self, op: str, header: Header, body: bytes) -> tuple[Header, bytes]:
+        """Answer one request; the handler of a channel.
+
+        Raises:
+            InvalidInput: The operation is unknown or its header is not valid.
+            DsopsError: The operation failed.
+        """
+        operation = self._operations.get(op)
+        if operation is None:
+            raise InvalidInput(f"the runtime has no operation {op[:64]!r}", why=f"it has {', '.join(self._operations)}")
+        return operation(header), b""
+
+    def _activate(self, header: Header) -> Header:
+        wanted = _parse(_Activate, header)
+        self._models.activate(wanted.model, Path(wanted.path), wanted.digest, wanted.release)
+        return {}
+
+    def _deactivate(self, header: Header) -> Header:
+        self._models.deactivate(_parse(_Named, header).model)
+        return {}
+
+    def _check(self, header: Header) -> Header:
+        check_golden(self._models.get(_parse(_Named, header).model).model)
+        return {}
+
+    def _status(self, header: Header) -> Header:
+        _parse(_Nothing, header)
+        return {
+            "pid": os.getpid(),
+            "version": dsops.__version__,
+            "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
+            "rss_bytes": resident_bytes(),
+        }
+
+    def _figures(self, serving: Serving) -> dict[str, object]:
+        return {
+            "digest": serving.model.digest,
+            "release": serving.model.release,
+            **asdict(serving.watch.totals),
+        }
+
+    def _end(self, header: Header) -> Header:
+        _parse(_Nothing, header)
+        self._shutdown()
+        return {}
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds: now, or where the host does not tell, at most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _parse(form: type[Request], header: Header) -> Request:
+    try:
+        return form.model_validate(header)
+    except ValidationError as error:
+        raise InvalidInput("the request to the runtime is not valid", why=first_problem(error)) from error

@@ -1,0 +1,92 @@
+"""The throw-away process in which a candidate is tried: ``python -m dsops_agent.runtime.prove BUNDLE --threads N``.
+
+It prints one JSON object and exits with 0, whether the bundle is good or not. When a hostile payload crashes it, or
+makes it hang, there is no object: the parent takes that for :class:`dsops.errors.RuntimeCrashed`, and sets the limits
+on memory and time.
+"""
+
+import argparse
+import json
+import math
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsops.bundle import Bundle, file_digest
+from dsops.errors import DsopsError, IncompatibleBundle
+from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.golden import check_golden
+
+TIMED_FRAMES = 100
+TIMED_S = 2.0
+"""The golden inputs are repeated until there are so many timed frames, or so much time in the interpreter."""
+
+
+def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
+    """Load a bundle, check its golden inputs, measure its latency.
+
+    Args:
+        path: The bundle file.
+        threads: Threads of the interpreter.
+        max_latency_ms: Limit of the median besides the manifest's own; 0 sets none.
+
+    Raises:
+        BundleError: The bundle is damaged, cannot be loaded, or answers wrongly (GoldenMismatch).
+        IncompatibleBundle: It is too slow or too large for this device.
+    """
+    bundle = Bundle.open(path)
+    served = load_bundle(bundle, file_digest(path)[0], threads)
+    p50_ms, p95_ms = measure_latency_ms(served)
+    limits_ms = [limit for limit in (max_latency_ms, bundle.manifest.limits.max_latency_ms) if limit]
+    if limits_ms and p50_ms > min(limits_ms):
+        raise IncompatibleBundle(
+            f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms"
+        )
+    return {
+        "ok": True,
+        "latency_ms": p50_ms,
+        "p95_ms": p95_ms,
+        "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "runtime": str(served.loaded.runtime),
+    }
+
+
+def measure_latency_ms(served: ServedModel) -> tuple[float, float]:
+    """Return median and 95th percentile of the time in the interpreter, in milliseconds, over right golden answers.
+
+    Raises:
+        GoldenMismatch: An answer is not right; see :func:`dsops_agent.runtime.golden.check_golden`.
+    """
+    served.warm_up()
+    times_us = list(check_golden(served))
+    while len(times_us) < TIMED_FRAMES and sum(times_us) < TIMED_S * 1e6:
+        times_us.extend(check_golden(served))
+    return percentile(times_us, 0.50) / 1000, percentile(times_us, 0.95) / 1000
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that ``share`` of the values do not exceed (nearest rank)."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the proof and print its result."""
+    parser = argparse.ArgumentParser(prog="dsops_agent.runtime.prove", description="Tries one bundle.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-latency-ms", type=float, default=0.0)
+    options = parser.parse_args(arguments)
+    try:
+        result = prove(options.bundle, options.threads, options.max_latency_ms)
+    except DsopsError as error:
+        result = {"ok": False, "error": error.as_dict()}
+    except MemoryError:
+        refused = IncompatibleBundle("the model needs more memory than it may have on this device")
+        result = {"ok": False, "error": refused.as_dict()}
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Ends intervals on time, and hands finished records to the control process."""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+
+from dsops.clock import Clock
+from dsops.errors import DsopsError
+from dsops_agent.runtime.channel import Channel
+from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.records import BATCH_BYTES, Kind, RecordBuffer
+from dsops_agent.runtime.swap import Serving
+from dsops_agent.runtime.watch import ModelWatch
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 10.0
+_LAST_TIMEOUT_S = 1.5
+
+
+class Reporter:
+    """Knows every watch that may still have something to report, and the buffer of finished records.
+
+    Args:
+        make_watch: Makes the watch of a bundle; it puts its records by the function that it is given.
+        serving: Returns everything that is served now.
+        channel: Returns the channel to the control process, or None.
+        interval_s: Length of an interval.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self,
+        make_watch: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch],
+        serving: Callable[[], list[Serving]],
+        channel: Callable[[], Channel | None],
+        interval_s: float,
+        clock: Clock,
+    ) -> None:
+        self.buffer = RecordBuffer()
+        self._make_watch = make_watch
+        self._serving = serving
+        self._channel = channel
+        self._interval_s = interval_s
+        self._clock = clock
+        self._source = secrets.token_hex(8)
+        self._lock = threading.Lock()
+        self._watches: list[ModelWatch] = []
+        self._served: set[int] = set()
+        self._wake = threading.Event()
+        self._stopped = False
+
+    def watch(self, served: ServedModel) -> ModelWatch:
+        """Return the watch of a bundle that is about to be served."""
+        made = self._make_watch(served, self._put)
+        with self._lock:
+            self._watches.append(made)
+        return made
+
+    def run(self) -> None:
+        """Report until :meth:`stop`; the body of a thread."""
+        due_s = self._clock.monotonic_s() + self._interval_s
+        while not self._stopped:
+            self._wake.wait(max(due_s - self._clock.monotonic_s(), 0.0))
+            self._wake.clear()
+            is_due = self._clock.monotonic_s() >= due_s
+            if is_due:
+                due_s = self._clock.monotonic_s() + self._interval_s
+            try:
+                if is_due:
+                    self.end_intervals()
+                self.send(_TIMEOUT_S)
+            except Exception:  # the border of the thread: reporting must go on with the next interval
+                logger.exception("records could not be reported")
+
+    def stop(self) -> None:
+        """Let :meth:`run` return."""
+        self._stopped = True
+        self._wake.set()
+
+    def end_intervals(self) -> None:
+        """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten."""
+        active = {id(serving.watch) for serving in self._serving()}
+        with self._lock:
+            watches = list(self._watches)
+        quiet = {id(watch) for watch in watches if not watch.end_interval()}
+        over = (self._served & quiet) - active  # one that was never served is about to be
+        with self._lock:
+            self._served = (self._served | active) - over
+            self._watches = [watch for watch in self._watches if id(watch) not in over]
+
+    def send(self, timeout_s: float) -> bool:
+        """Send what waits; False when something still waits because there is no control process or it refused."""
+        while (batch := self.buffer.batch()) is not None:
+            channel = self._channel()
+            if channel is None:
+                return False
+            try:
+                channel.call("records", b"".join(batch.records), timeout_s, **batch.header(self._source))
+            except DsopsError as error:
+                logger.warning("%d records wait: %s", len(batch.records), error)
+                return False
+            self.buffer.confirm(batch)
+        return True
+
+    def finish(self) -> None:
+        """End the intervals and send what there is, at the end of the process."""
+        self.end_intervals()
+        if not self.send(_LAST_TIMEOUT_S):
+            logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
+
+    def _put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+        self.buffer.add(kind, record)
+        if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
+            self._wake.set()

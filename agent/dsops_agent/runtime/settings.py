@@ -1,0 +1,44 @@
+"""Settings of the data process, as the control process hands them over."""
+
+from pydantic import Field, ValidationError
+
+from dsops import strictjson
+from dsops.errors import InvalidConfig
+from dsops.manifest import Frozen, first_problem
+from dsops_agent.drift.sampler import SamplerSettings
+
+
+class RuntimeSettings(Frozen):
+    """How the data process works.
+
+    Attributes:
+        socket: Path of the inference socket; empty is ``inference.sock`` in the run folder.
+        control_socket: Path of the control socket; empty is ``control.sock`` in the run folder.
+        threads: Threads of each interpreter.
+        interval_s: Length of a telemetry interval.
+        samples: Which inputs are kept.
+        drift_enabled: Whether drift is measured.
+        orphan_grace_s: How long to go on without a control process.
+    """
+
+    socket: str = ""
+    control_socket: str = ""
+    threads: int = Field(default=1, ge=1, le=64)
+    interval_s: float = Field(default=10.0, gt=0)
+    samples: SamplerSettings = SamplerSettings()
+    drift_enabled: bool = True
+    orphan_grace_s: float = Field(default=30.0, gt=0)
+
+    @classmethod
+    def parse(cls, text: str) -> "RuntimeSettings":
+        """Read settings from JSON.
+
+        Raises:
+            InvalidConfig: They are not valid; the text names the key.
+        """
+        try:
+            return cls.model_validate(strictjson.loads(text.encode()))
+        except strictjson.JsonRefused as error:
+            raise InvalidConfig("the runtime's settings are not JSON", why=str(error)) from error
+        except ValidationError as error:
+            raise InvalidConfig("the runtime's settings are not valid", why=first_problem(error)) from error

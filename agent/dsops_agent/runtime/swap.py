@@ -1,0 +1,140 @@
+"""The models that answer now, by name, and their change without a gap.
+
+A request takes its model once and keeps it to its end. A swap replaces the entry under a lock after the new model has
+answered a frame; the old model's memory goes when its last request is done, because nothing else refers to it then.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dsops.bundle import Bundle, file_digest
+from dsops.errors import InvalidInput, MalformedBundle, NotFound
+from dsops_agent.runtime.engine import Answer, ServedModel, check_digest, load_bundle
+from dsops_agent.runtime.litert import Array
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What happened since a bundle was activated: frames answered, requests failed, and what the drift monitor says."""
+
+    requests: int = 0
+    errors: int = 0
+    drift_level: str = "none"
+    drift_score: float = 0.0
+
+
+class Watch(Protocol):
+    """Is told of everything that one served model does."""
+
+    @property
+    def totals(self) -> Totals:
+        """What happened since the bundle was activated."""
+        ...
+
+    def answered(self, frames: Array, answer: Answer, request_id: str) -> None:
+        """Take note of an answered request."""
+        ...
+
+    def failed(self) -> None:
+        """Take note of a request that the model could not answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A served model and who watches it; they come and go together."""
+
+    model: ServedModel
+    watch: Watch
+
+
+class Models:
+    """The models that answer now.
+
+    Args:
+        threads: Threads of each interpreter.
+        watch: Makes the watch of a model before it takes its first request.
+    """
+
+    def __init__(self, threads: int, watch: Callable[[ServedModel], Watch]) -> None:
+        self._threads = threads
+        self._watch = watch
+        self._serving: dict[str, Serving] = {}
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    def get(self, name: str) -> Serving:
+        """Return what serves a model now.
+
+        Raises:
+            NotFound: No model of that name is active.
+        """
+        with self._lock:
+            found = self._serving.get(name)
+        if found is None:
+            raise NotFound(f"no model {name!r} is active", hint=f"active models: {', '.join(self.names()) or 'none'}")
+        return found
+
+    def names(self) -> list[str]:
+        """Return the names of the active models, sorted."""
+        with self._lock:
+            return sorted(self._serving)
+
+    def all(self) -> list[Serving]:
+        """Return everything that is served, by name."""
+        with self._lock:
+            return [self._serving[name] for name in sorted(self._serving)]
+
+    def activate(self, name: str, path: Path, digest: str, release: int) -> Serving:
+        """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
+
+        Raises:
+            DigestMismatch: The file, or a blob of it, is not what was asked for.
+            MalformedBundle: The file is not a bundle, or is one of another model or release.
+            BundleError: See :func:`dsops_agent.runtime.engine.load_bundle`.
+        """
+        with self._loading:  # one at a time: two models being loaded need memory twice
+            serving = self._load(name, path, digest, release)
+            with self._lock:
+                before = self._serving.get(name)
+                self._serving[name] = serving
+        if before is None:
+            logger.info("model %s: release %d answers", name, release)
+        else:
+            logger.info("model %s: release %d answers instead of %d", name, release, before.model.release)
+        return serving
+
+    def deactivate(self, name: str) -> None:
+        """Stop serving a model; requests under way are answered.
+
+        Raises:
+            NotFound: No model of that name is active.
+        """
+        with self._loading, self._lock:
+            found = self._serving.pop(name, None)
+        if found is None:
+            raise NotFound(f"no model {name!r} is active")
+        logger.info("model %s: release %d no longer answers", name, found.model.release)
+
+    def _load(self, name: str, path: Path, digest: str, release: int) -> Serving:
+        bundle = Bundle.open(path)
+        check_digest(file_digest(path)[0], digest, path.name)
+        manifest = bundle.manifest
+        if (manifest.model, manifest.release) != (name, release):
+            raise MalformedBundle(
+                f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
+            )
+        served = load_bundle(bundle, digest, self._threads)
+        try:
+            served.warm_up()
+        except InvalidInput as error:
+            raise MalformedBundle(
+                "the payload does not take the input that the manifest tells", why=str(error)
+            ) from error
+        return Serving(served, self._watch(served))
