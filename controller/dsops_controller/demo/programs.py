@@ -92,10 +92,10 @@ class Program(threading.Thread):
         self._lock = threading.Lock()
         self._halt = threading.Event()
 
-    def look_through(self, camera: Camera) -> int:
-        """Change the camera, and begin a new tally; return the number of frames sent before."""
+    def look_through(self, frames: Labelled, camera: Camera) -> int:
+        """Change what is seen and through what, and begin a new tally; return the number of frames sent before."""
         with self._lock:
-            self._camera = camera
+            self._frames, self._camera = frames, camera
             self.tally = Tally()
             return self.total.answered + self.total.failed
 
