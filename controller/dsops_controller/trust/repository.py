@@ -38,7 +38,7 @@ from dsops_controller.trust.state import (
     read_snapshot,
     read_timestamp,
     renewal,
-    root_count,
+    root_digests,
 )
 
 _KEPT_VERSIONS = 3
@@ -207,15 +207,18 @@ class Repository:
         snapshot = self._versioned("snapshot", content.snapshot_meta)
         meta = read_snapshot(snapshot).signed.meta
         roles = {file.removesuffix(".json"): self._versioned(file.removesuffix(".json"), meta[file]) for file in meta}
-        return TrustState(self._roots(root_count(content)), roles, snapshot, timestamp)
+        return TrustState(self._roots(root_digests(content)), roles, snapshot, timestamp)
 
     def _versioned(self, name: str, meta: MetaFile) -> bytes:
         data = (self._metadata / f"{meta.version}.{name}.json").read_bytes()
         meta.verify_length_and_hashes(data)
         return data
 
-    def _roots(self, count: int) -> tuple[bytes, ...]:
-        return tuple((self._metadata / f"{number}.{ROOT}.json").read_bytes() for number in range(1, count + 1))
+    def _roots(self, digests: Sequence[str]) -> tuple[bytes, ...]:
+        roots = tuple((self._metadata / f"{number}.{ROOT}.json").read_bytes() for number in range(1, len(digests) + 1))
+        if [sha256_hex(data) for data in roots] != list(digests):
+            raise StateDamaged("the trust metadata is damaged", why="a root is not what was published")
+        return roots
 
     def _checked(
         self, state: TrustState | None, roles: Sequence[SignedRole], targets: Mapping[str, bytes]
@@ -264,7 +267,7 @@ class Repository:
                 number = file.name.removesuffix(f".{name}.json")
                 if number.isdecimal() and int(number) <= version - _KEPT_VERSIONS:
                     file.unlink(missing_ok=True)
-        for file in self._metadata.glob(".*.tmp"):  # of a writer that was killed; this one holds the lock
+        for file in self._folder.rglob(".*.tmp"):  # of a writer that was killed; this one holds the lock
             file.unlink(missing_ok=True)
 
     def _pack(self, state: TrustState, model: str, targets: Mapping[str, bytes]) -> TrustPack:

@@ -13,6 +13,7 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from dsops.bundle import sha256_hex
 from dsops.errors import StateDamaged, UntrustedBundle
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.roles import (
@@ -33,7 +34,7 @@ from dsops_controller.trust.roles import (
 
 HASH = "sha256"
 ROOTS_FIELD = "dsops-roots"
-"""Field of the timestamp: how many roots are published. A root file beyond it was never committed."""
+"""Field of the timestamp: digests of the published roots, first to newest. Another root was never committed."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,16 @@ def read_timestamp(data: bytes) -> Metadata[Timestamp]:
         raise StateDamaged("the trust metadata cannot be read", why=f"timestamp: {error}") from error
 
 
-def root_count(timestamp: Timestamp) -> int:
-    """Return how many roots a timestamp of our own commits to."""
-    count = timestamp.unrecognized_fields.get(ROOTS_FIELD)
-    return count if isinstance(count, int) else 1
+def root_digests(timestamp: Timestamp) -> tuple[str, ...]:
+    """Return the digests of the roots that a timestamp of our own commits to, first to newest.
+
+    Raises:
+        StateDamaged: It commits to none.
+    """
+    digests = timestamp.unrecognized_fields.get(ROOTS_FIELD)
+    if not isinstance(digests, list) or not digests:
+        raise StateDamaged("the trust metadata cannot be read", why="the timestamp names no root")
+    return tuple(str(digest) for digest in digests)
 
 
 def check_step(state: TrustState | None, roles: Sequence[SignedRole], now: datetime) -> None:
@@ -169,7 +176,7 @@ def retimed(state: TrustState, online: OnlineKeys, now: datetime) -> TrustState:
     """
     version = state.timestamp_content.version + 1 if state.timestamp else 1
     meta = MetaFile.from_data(state.snapshot_content.version, state.snapshot, [HASH])
-    roots = {ROOTS_FIELD: len(state.roots)}
+    roots = {ROOTS_FIELD: [sha256_hex(data) for data in state.roots]}
     timestamp = sign_role(
         Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta, unrecognized_fields=roots),
         [online.timestamp],
