@@ -50,6 +50,12 @@ class ControllerState(Frozen):
         return dumps(self.model_dump(mode="json"))
 
 
+def controller_message(topics: Topics, clock: Clock, *, online: bool) -> Message:
+    """Return the controller's state as it is published, or left with the broker as its will."""
+    state = ControllerState(online=online, time=utc_text(clock.now()))
+    return Message(topics.controller(), state.encode(), retain=True)
+
+
 class Publications:
     """Builds messages. Every method reads the newest state; none keeps any."""
 
@@ -62,8 +68,7 @@ class Publications:
 
     def controller(self, *, online: bool) -> Message:
         """Return the controller's state."""
-        state = ControllerState(online=online, time=utc_text(self._clock.now()))
-        return Message(self._topics.controller(), state.encode(), retain=True)
+        return controller_message(self._topics, self._clock, online=online)
 
     def models(self) -> list[str]:
         """Return the models that have bundles."""

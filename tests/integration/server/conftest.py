@@ -1,7 +1,9 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 
+import httpx
 import paho.mqtt.client as mqtt
 import pytest
 from cryptography import x509
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from dsops.clock import SystemClock
+from dsops_controller.client import Access, Client
 from dsops_controller.fleet.ca import Authority, Issued
 from dsops_controller.server.init import Ports, init_server
 
@@ -174,3 +178,62 @@ def join(site: Site, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Callable[
     for device in joined:
         device.client.disconnect()
         device.client.loop_stop()
+
+
+class ServerProcess:
+    """``dsops server run`` as a process of its own."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.process: subprocess.Popen[str] | None = None
+        self.ready = ""
+
+    def start(self) -> None:
+        program = "import sys; from pathlib import Path; from dsops_controller.server.app import Server; "
+        program += "Server(Path(sys.argv[1])).run()"
+        log = self.log.open("ab")
+        command = [sys.executable, "-c", program, str(self._site.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        self.ready = self.process.stdout.readline()
+        assert self.ready.startswith("ready:"), self.log.read_text()
+
+    @property
+    def log(self) -> Path:
+        return self._site.folder.parent / "server.log"
+
+    def terminate(self) -> int:
+        """Ask it to stop; return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def server(site: Site) -> Iterator[ServerProcess]:
+    running = ServerProcess(site)
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def operator(site: Site, server: ServerProcess) -> Iterator[Client]:
+    client = Client(Access.load(site.folder / "operator.toml"))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def http(site: Site, server: ServerProcess) -> Iterator[httpx.Client]:
+    """HTTPS with the operator's token, for what the client class does not do."""
+    access = Access.load(site.folder / "operator.toml")
+    headers = {"Authorization": f"Bearer {access.token}"}
+    trust = ssl.create_default_context(cafile=access.ca)
+    with httpx.Client(base_url=f"{access.url}/api/v1", verify=trust, headers=headers) as client:
+        yield client

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from dsops.errors import DeviceError
 
@@ -16,7 +16,7 @@ STOP_S = 3
 class RestService:
     """One uvicorn server; signals stay with the composition root."""
 
-    def __init__(self, app: FastAPI, host: str, port: int, certificate: Path, key: Path) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, certificate: Path, key: Path) -> None:
         config = uvicorn.Config(
             app,
             host=host,

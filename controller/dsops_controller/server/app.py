@@ -1,0 +1,248 @@
+"""The composition root of ``dsops server run``: starts a fixed set of named threads, and stops them all.
+
+rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
+inbox              commits what devices upload         lake     moves it into the lake
+broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
+rollouts           the rollout driver                  upkeep   renews timestamp and snapshot of the trust metadata
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from dsops.bundle import write_atomically
+from dsops.clock import Clock, SystemClock
+from dsops.errors import AlreadyRunning, DeviceError, DsopsError, InvalidConfig, PortBusy
+from dsops_controller.db import migrate
+from dsops_controller.db.database import Database
+from dsops_controller.fleet.ca import Authority
+from dsops_controller.server import tls
+from dsops_controller.server.config import ServerConfig, load_config
+from dsops_controller.server.parts import Parts, assemble
+from dsops_controller.server.rest.service import RestService
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "server.json"
+JOIN_S = 3.0
+UPKEEP_S = 60.0
+OPTIMIZE_S = 3600.0
+
+Loop = Callable[[threading.Event], None]
+
+
+class Server:
+    """The controller's service over one state folder.
+
+    Raises:
+        InvalidConfig: ``controller.toml`` is absent or wrong.
+    """
+
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self._folder = folder.resolve()
+        self._config = load_config(folder)
+        self._clock = clock or SystemClock()
+        self._stop = threading.Event()
+        self._failed = ""
+
+    def stop(self) -> None:
+        """Have :meth:`run` return; from any thread."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or :meth:`stop`. Signals are taken only in the main thread.
+
+        Raises:
+            AlreadyRunning: Another process serves the folder.
+            PortBusy: A port is in use; the text names it.
+            StateDamaged: State in the folder cannot be read.
+            DeviceError: A thread ended by itself.
+        """
+        _log_to_stderr()
+        with _lock(self._folder), self._signals():
+            _check_ports(self._config)
+            db = Database(self._config.database_url(self._folder))
+            try:
+                migrate.upgrade(db)
+                authority = Authority.load(self._folder / "ca", self._clock)
+                for name in tls.renew(self._folder, authority, self._clock):
+                    log.warning("issued the certificate %s again; restart the broker to have it use it", name)
+                self._serve(assemble(self._folder, self._config, db, authority, self._clock))
+            finally:
+                db.close()
+        if self._failed:
+            raise DeviceError(f"the server stopped because its thread {self._failed} ended", hint="see its log")
+
+    def _serve(self, parts: Parts) -> None:
+        files = tls.server_credentials(self._folder)
+        rest = RestService(parts.rest, self._config.rest.host, self._config.rest.port, files.certificate, files.key)
+        loops = threading.Event()
+        threads = [_thread(name, self._guarded(name, loop), loops) for name, loop in self._loops(parts).items()]
+        parts.lake.open()
+        parts.inbox.start()
+        try:
+            parts.ingest.start()
+            try:
+                rest.start()
+                for thread in threads:
+                    thread.start()
+                self._say_ready()
+                self._stop.wait()
+            finally:
+                log.info("stopping")
+                (self._folder / STATE_FILE).unlink(missing_ok=True)
+                rest.stop()
+                parts.ingest.stop()
+        finally:
+            parts.broker.say_goodbye()
+            loops.set()
+            parts.driver.wake()
+            parts.broker.wake()
+            _join(threads)
+            parts.inbox.stop()
+
+    def _loops(self, parts: Parts) -> dict[str, Loop]:
+        return {
+            "broker-link": parts.broker.link,
+            "broker-intake": parts.broker.intake,
+            "broker-publisher": parts.broker.publisher,
+            "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
+            "lake": lambda stop: self._flush(parts, stop),
+            "upkeep": lambda stop: self._upkeep(parts, stop),
+        }
+
+    def _guarded(self, name: str, loop: Loop) -> Loop:
+        def run(stop: threading.Event) -> None:
+            try:
+                loop(stop)
+            except Exception:  # a server that has lost a part must not look alive
+                log.exception("thread %s broke", name)
+            if not stop.is_set():
+                self._failed = name
+                self._stop.set()
+
+        return run
+
+    def _flush(self, parts: Parts, stop: threading.Event) -> None:
+        told = ""
+        optimized_s = self._clock.monotonic_s()
+        while not stop.wait(self._config.store.flush_s):
+            try:
+                parts.lake.flush()
+                if self._clock.monotonic_s() - optimized_s >= OPTIMIZE_S:
+                    optimized_s = self._clock.monotonic_s()
+                    parts.lake.optimize()
+                told = ""
+            except DsopsError as error:
+                told = _tell_once(told, f"the lake waits: {error}")
+
+    def _upkeep(self, parts: Parts, stop: threading.Event) -> None:
+        told = ""
+        while True:
+            try:
+                if parts.repository.is_established and parts.repository.renew():
+                    parts.outbox.trust()
+                told = ""
+            except DsopsError as error:
+                told = _tell_once(told, f"trust metadata is not renewed: {error}")
+            if stop.wait(UPKEEP_S):
+                return
+
+    def _say_ready(self) -> None:
+        config = self._config
+        listening = {
+            "rest": f"https://{_address(config.rest.host, config.rest.port)}",
+            "ingest": _address(config.ingest.host, config.ingest.port),
+            "enrolment": _address(config.enrolment.host, config.enrolment.port),
+            "broker": _address(config.broker.host, config.broker.port),
+        }
+        state = json.dumps({"pid": os.getpid(), **listening}, indent=2)
+        write_atomically(self._folder / STATE_FILE, state.encode())
+        sys.stdout.write("ready: " + " ".join(f"{name} {where}" for name, where in listening.items()) + "\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def take(_number: int, _frame: FrameType | None) -> None:
+            self._stop.set()
+
+        before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the kernel gives it back however the process ends."""
+    with (folder / "server.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(f"another server runs in {folder}", why="it holds server.lock") from error
+        yield
+
+
+def _check_ports(config: ServerConfig) -> None:
+    for name, listener in (("rest", config.rest), ("ingest", config.ingest), ("enrolment", config.enrolment)):
+        _check_port(name, listener.host, listener.port)
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    where = _address(host, port)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortBusy(f"{name}: {where} is in use", hint=f"change [{name}] port in controller.toml") from error
+        raise InvalidConfig(f"{name}: cannot listen on {where}", why=error.strerror or str(error)) from error
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _thread(name: str, loop: Loop, stop: threading.Event) -> threading.Thread:
+    # A daemon, so that one that hangs cannot keep the process; what is acknowledged is durable already.
+    return threading.Thread(target=loop, args=(stop,), name=name, daemon=True)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    deadline = time.monotonic() + JOIN_S
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _tell_once(told: str, text: str) -> str:
+    if text != told:
+        log.warning(text)
+    return text
+
+
+def _log_to_stderr() -> None:
+    """Write one line a record on standard error, unless the program that embeds the server has set up logging."""
+    if not logging.getLogger().handlers:
+        form = "%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)

@@ -1,0 +1,63 @@
+"""Reads over the whole fleet: what every device reported, its newest figures, and the counts of the summary."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+
+from dsops.messages import Observed
+from dsops.states import Device, Rollout
+from dsops_controller.db.database import Database
+from dsops_controller.db.tables import device, device_latest, observed, rollout
+
+Figures = Mapping[str, Mapping[str, Any]]
+"""Newest figures by model; the empty name is the host's row."""
+
+
+@dataclass(frozen=True)
+class FleetCounts:
+    """Counts of the fleet: devices that take part, how many of them are connected, rollouts under way."""
+
+    devices: int
+    online: int
+    rollouts_running: int
+
+
+class Overview:
+    """Answers with one query each, however many devices there are."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def reports(self, name: str | None = None) -> dict[str, Observed]:
+        """Return the newest report by device; of one device only, if it is named."""
+        query = select(observed.c.device, observed.c.report)
+        if name is not None:
+            query = query.where(observed.c.device == name)
+        with self._db.read() as connection:
+            rows = connection.execute(query).all()
+        return {row.device: Observed.model_validate_json(row.report) for row in rows}
+
+    def figures(self, name: str | None = None) -> dict[str, Figures]:
+        """Return the newest telemetry figures by device and model; of one device only, if it is named."""
+        query = select(device_latest)
+        if name is not None:
+            query = query.where(device_latest.c.device == name)
+        found: defaultdict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+        with self._db.read() as connection:
+            for row in connection.execute(query):
+                found[row.device][row.model] = json.loads(row.figures) | {"time_ms": row.time_ms}
+        return dict(found)
+
+    def counts(self) -> FleetCounts:
+        """Count accepted devices, those of them that are online, and running rollouts."""
+        accepted = device.c.state == Device.ACCEPTED
+        with self._db.read() as connection:
+            devices = connection.execute(select(func.count()).select_from(device).where(accepted)).scalar_one()
+            here = select(func.count()).select_from(device).where(accepted & device.c.online)
+            online = connection.execute(here).scalar_one()
+            running = select(func.count()).select_from(rollout).where(rollout.c.state == Rollout.RUNNING)
+            return FleetCounts(devices, online, connection.execute(running).scalar_one())

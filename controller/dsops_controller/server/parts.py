@@ -1,0 +1,125 @@
+"""The controller's parts and how they are connected. Nothing here starts anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from dsops.clock import Clock
+from dsops.topics import Topics
+from dsops_controller.audit import Audit, RefusalGuard
+from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.store import LakeStore
+from dsops_controller.db.database import Database
+from dsops_controller.fleet.ca import Authority
+from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
+from dsops_controller.fleet.registry import Registry
+from dsops_controller.rollout.desired import Director
+from dsops_controller.rollout.driver import Driver
+from dsops_controller.rollout.rollouts import Rollouts
+from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
+from dsops_controller.server.config import ServerConfig
+from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
+from dsops_controller.server.init import operator_token_sha256
+from dsops_controller.server.intake import Effects, Intake
+from dsops_controller.server.link import LinkSettings, Message
+from dsops_controller.server.mosquitto import CONTROLLER
+from dsops_controller.server.outbox import Outbox
+from dsops_controller.server.overview import Overview
+from dsops_controller.server.publications import Publications, controller_message
+from dsops_controller.server.rest.api import guarded
+from dsops_controller.server.rest.backend import Backend
+from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.trust.keys import OnlineKeys
+from dsops_controller.trust.repository import Repository
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the composition root starts and stops."""
+
+    lake: Lake
+    inbox: Inbox
+    ingest: IngestServer
+    repository: Repository
+    outbox: Outbox
+    broker: Broker
+    driver: Driver
+    rest: ASGIApp
+
+
+def assemble(folder: Path, config: ServerConfig, db: Database, authority: Authority, clock: Clock) -> Parts:
+    """Build every part of the server in ``folder``.
+
+    Raises:
+        NotFound: A key is missing.
+        StateDamaged: A file of the folder cannot be read.
+    """
+    keys = OnlineKeys.load(folder / "keys")
+    refusals = RefusalGuard(clock)
+    registry = Registry(db, clock, refusals)
+    enrolment = Enrolment(db, authority, clock, _reply(config), refusals)
+    repository = Repository(folder / "trust", keys, clock)
+    bundles = Bundles(db, folder / "bundles", repository, clock)
+    lake = Lake(db, config.lake_folder(folder))
+    inbox = Inbox(db, clock)
+    ingest = _ingest(folder, config, Services(db, inbox, enrolment, clock))
+    outbox = Outbox()
+    director = Director(config.fleet, keys.director)
+    driver = Driver(db, outbox, director, clock)
+    topics = Topics(config.broker.topic_prefix)
+    intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock)), clock)
+    publications = Publications(db, topics, repository, bundles, clock)
+    broker = Broker(_link(folder, config, topics, clock), outbox, publications, intake, clock)
+    backend = Backend(
+        registry=registry,
+        enrolment=enrolment,
+        overview=Overview(db),
+        repository=repository,
+        bundles=bundles,
+        rollouts=Rollouts(db, director, clock),
+        store=LakeStore(db, lake),
+        outbox=outbox,
+        clock=clock,
+        wake=driver.wake,
+        mqtt=broker.figures,
+        grpc_bytes=lambda: ingest.traffic().grpc_bytes,
+    )
+    rest = guarded(backend, operator_token_sha256(folder))
+    return Parts(lake, inbox, ingest, repository, outbox, broker, driver, rest)
+
+
+def _reply(config: ServerConfig) -> ReplySettings:
+    advertise = config.advertise
+    return ReplySettings(config.fleet, advertise.broker, advertise.store, config.broker.topic_prefix)
+
+
+def _ingest(folder: Path, config: ServerConfig, services: Services) -> IngestServer:
+    files = server_credentials(folder)
+    tls = Tls(files.key.read_bytes(), files.certificate.read_bytes(), files.ca.read_bytes())
+    listen, enrol = config.ingest, config.enrolment
+    return IngestServer(services, tls, Endpoint(listen.host, listen.port), Endpoint(enrol.host, enrol.port))
+
+
+def _effects(outbox: Outbox, driver: Driver, trail: Audit) -> Effects:
+    def record(device: str, why: str) -> None:
+        trail.record(f"device:{device}", "message.refused", device, why)
+
+    return Effects(outbox.answer, driver.wake, record)
+
+
+def _link(folder: Path, config: ServerConfig, topics: Topics, clock: Clock) -> LinkSettings:
+    files = controller_credentials(folder)
+    gone = controller_message(topics, clock, online=False)
+    return LinkSettings(
+        host=config.broker.host,
+        port=config.broker.port,
+        ca=files.ca,
+        certificate=files.certificate,
+        key=files.key,
+        client_id=CONTROLLER,
+        filters=((topics.every_up(), 1), (BYTES_IN, 0), (BYTES_OUT, 0)),
+        will=Message(gone.topic, gone.payload, retain=True),
+    )

@@ -1,0 +1,33 @@
+"""Puts the REST interface together."""
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
+
+import dsops
+from dsops_controller.server.rest import bundles, data, devices, problems, rollouts, summary, trust
+from dsops_controller.server.rest.backend import Backend
+from dsops_controller.server.rest.guard import Guard
+
+PREFIX = "/api/v1"
+
+
+def create_app(backend: Backend) -> FastAPI:
+    """Return the application with every route, without the guard."""
+    app = FastAPI(
+        title="dsops controller",
+        version=dsops.__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # the page would load its scripts from elsewhere
+        redoc_url=None,
+    )
+    problems.install(app)
+    api = APIRouter(prefix=PREFIX)
+    for noun in (summary, devices, trust, bundles, rollouts, data):
+        api.include_router(noun.router(backend))
+    app.include_router(api)
+    return app
+
+
+def guarded(backend: Backend, token_sha256: str) -> ASGIApp:
+    """Return the application behind the token and the limit on lengths."""
+    return Guard(create_app(backend), token_sha256)

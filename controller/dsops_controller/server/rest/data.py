@@ -1,0 +1,112 @@
+"""What the DataOps store knows: drift, samples, telemetry."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import computed_field
+
+from dsops.manifest import Frozen
+from dsops_controller.dataops.drift import Level
+from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.db.times import to_ms
+from dsops_controller.server.rest.backend import Backend
+
+MAX_MINUTES = 10 * 366 * 24 * 60
+
+
+class DriftView(Frozen):
+    """Drift of one model on one device; ``signals`` are scores by signal at the newest event."""
+
+    device: str
+    model: str
+    release: int
+    level: Level
+    score: float
+    frames: int
+    since: datetime
+    signals: dict[str, float]
+
+    @computed_field
+    def since_ms(self) -> int:
+        """When the level was reached, epoch milliseconds."""
+        return to_ms(self.since)
+
+
+class SampleView(Frozen):
+    """One sample without its input."""
+
+    id: str
+    device: str
+    model: str
+    release: int
+    digest: str
+    time: datetime
+    reason: str
+    score: float | None
+    inclusion: float | None
+    request_id: str
+    predicted: str
+    datatype: str
+    shape: tuple[int, ...]
+    input_bytes: int
+
+
+class TelemetryView(Frozen):
+    """What one bundle did on one device; times in microseconds, ``confidence`` the mean from 0 to 1."""
+
+    device: str
+    model: str
+    release: int
+    digest: str
+    count: int
+    errors: int
+    p50_us: float | None
+    p95_us: float | None
+    p99_us: float | None
+    confidence: float | None
+    last: datetime
+
+
+def router(backend: Backend) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(tags=["data"])
+
+    @routes.get("/drift")
+    def drift(model: str | None = None, device: str | None = None) -> list[DriftView]:
+        rows = backend.store.drift(model, device)
+        return [DriftView.model_validate(row, from_attributes=True) for row in rows]
+
+    @routes.get("/samples")
+    def samples(
+        model: str | None = None,
+        device: str | None = None,
+        reason: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    ) -> list[SampleView]:
+        rows = backend.store.samples(SampleFilter(model, device, reason), limit)
+        return [SampleView.model_validate(row, from_attributes=True) for row in rows]
+
+    @routes.get("/samples/export", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
+    def export(
+        model: str | None = None,
+        device: str | None = None,
+        reason: str | None = None,
+        release: int | None = None,
+        form: Annotated[Literal["npz"], Query(alias="format")] = "npz",
+    ) -> Response:
+        data = backend.store.export(SampleFilter(model, device, reason, release))
+        headers = {"Content-Disposition": f'attachment; filename="samples.{form}"'}
+        return Response(data, media_type="application/zip", headers=headers)
+
+    @routes.get("/telemetry")
+    def telemetry(
+        model: str | None = None,
+        device: str | None = None,
+        minutes: Annotated[int | None, Query(ge=1, le=MAX_MINUTES)] = None,
+    ) -> list[TelemetryView]:
+        since = backend.clock.now() - timedelta(minutes=minutes) if minutes else None
+        rows = backend.store.telemetry(model, device, since)
+        return [TelemetryView.model_validate(row, from_attributes=True) for row in rows]
+
+    return routes

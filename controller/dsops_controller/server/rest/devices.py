@@ -1,0 +1,114 @@
+"""Devices: what the register, their reports and the store know of them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field, computed_field
+
+from dsops.manifest import Frozen
+from dsops.messages import Inventory, ModelState, Observed, Problem
+from dsops.states import Device
+from dsops_controller.dataops.drift import DriftRow
+from dsops_controller.db.times import to_ms
+from dsops_controller.fleet.enrolment import MAX_TTL_S, MIN_TTL_S
+from dsops_controller.fleet.registry import DeviceRecord
+from dsops_controller.server.rest.backend import OPERATOR, Backend
+from dsops_controller.server.rest.data import DriftView
+
+
+class DeviceView(Frozen):
+    """One device. ``models``, ``seq`` and ``refused`` are what it reported last, signed by it.
+
+    ``telemetry`` holds the newest figures by model; those of the host have the empty name.
+    """
+
+    id: str
+    state: Device
+    online: bool
+    created: datetime
+    seen: datetime | None
+    inventory: Inventory
+    tags: dict[str, str]
+    models: dict[str, ModelState]
+    seq: int
+    refused: Problem | None
+    telemetry: dict[str, dict[str, Any]]
+    drift: list[DriftView]
+
+    @computed_field
+    def seen_ms(self) -> int | None:
+        """When it was last heard, epoch milliseconds."""
+        return to_ms(self.seen) if self.seen else None
+
+
+class TokenRequest(Frozen):
+    """How long a token shall live, seconds."""
+
+    ttl_s: float = Field(default=86_400.0, ge=MIN_TTL_S, le=MAX_TTL_S)
+
+
+class TokenView(Frozen):
+    """A one-time enrolment token; it is shown once."""
+
+    token: str
+    expires: datetime
+
+
+def router(backend: Backend) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/devices", tags=["devices"])
+
+    @routes.get("")
+    def list_devices() -> list[DeviceView]:
+        reports, figures = backend.overview.reports(), backend.overview.figures()
+        drift = backend.store.drift()
+        return [
+            _view(record, reports.get(record.id), figures.get(record.id, {}), drift)
+            for record in backend.registry.list()
+        ]
+
+    @routes.get("/{device}")
+    def get_device(device: str) -> DeviceView:
+        return _one(backend, backend.registry.get(device))
+
+    @routes.post("/{device}/token", status_code=201)
+    def new_token(device: str, request: TokenRequest) -> TokenView:
+        expires = backend.clock.now() + timedelta(seconds=request.ttl_s)
+        return TokenView(token=backend.enrolment.new_token(device, request.ttl_s, OPERATOR), expires=expires)
+
+    @routes.post("/{device}/suspend")
+    def suspend(device: str) -> DeviceView:
+        return _one(backend, backend.registry.suspend(device, OPERATOR))
+
+    @routes.post("/{device}/accept")
+    def accept(device: str) -> DeviceView:
+        return _one(backend, backend.registry.accept(device, OPERATOR))
+
+    return routes
+
+
+def _one(backend: Backend, record: DeviceRecord) -> DeviceView:
+    name = record.id
+    figures = backend.overview.figures(name).get(name, {})
+    return _view(record, backend.overview.reports(name).get(name), figures, backend.store.drift(device=name))
+
+
+def _view(
+    record: DeviceRecord, report: Observed | None, figures: Mapping[str, Mapping[str, Any]], drift: list[DriftRow]
+) -> DeviceView:
+    return DeviceView(
+        id=record.id,
+        state=record.state,
+        online=record.online,
+        created=record.created,
+        seen=record.seen,
+        inventory=record.inventory,
+        tags=dict(record.tags),
+        models=report.models if report else {},
+        seq=report.seq if report else 0,
+        refused=report.refused if report else None,
+        telemetry={model: dict(values) for model, values in figures.items()},
+        drift=[DriftView.model_validate(row, from_attributes=True) for row in drift if row.device == record.id],
+    )
