@@ -27,6 +27,11 @@ def test_no_image_is_in_two_parts(digits: Splits) -> None:
     assert not reference & test
 
 
+def test_held_out_images_were_never_trained_on(digits: Splits) -> None:
+    assert len(digits.held_out) == 1000
+    assert not rows(digits.held_out) & rows(digits.train)
+
+
 def test_each_part_holds_each_class_in_proportion(digits: Splits) -> None:
     for part in (digits.train, digits.calibration, digits.reference, digits.test):
         shares = np.bincount(part.y, minlength=10) / len(part)
