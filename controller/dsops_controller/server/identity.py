@@ -13,8 +13,8 @@ from dsops.ids import DeviceId
 from dsops.states import Device
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device as device_table
+from dsops_controller.fleet.ca import device_of
 
-URN = "urn:dsops:device:"
 _HINT = "enrol the device again"
 
 
@@ -49,17 +49,12 @@ def peer(auth: Mapping[str, Sequence[bytes]]) -> Peer:
         raise Unauthorized("no client certificate was shown", hint=_HINT)
     try:
         certificate = x509.load_pem_x509_certificate(auth["x509_pem_cert"][0])
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
-        raise Unauthorized("the client certificate names no device", why=str(error), hint=_HINT) from error
-    devices = [uri.removeprefix(URN) for uri in uris if uri.startswith(URN)]
-    if len(devices) != 1:
-        raise Unauthorized("the client certificate names no device", why=f"{len(devices)} device names", hint=_HINT)
-    try:
-        return Peer(ids.device_id(devices[0]), certificate.not_valid_after_utc)
-    except InvalidInput as error:
-        raise Unauthorized("the client certificate names no device", why=str(error), hint=_HINT) from error
+        name = device_of(certificate)
+        if name is None:
+            raise Unauthorized("the client certificate does not name one device", hint=_HINT)
+        return Peer(ids.device_id(name), certificate.not_valid_after_utc)
+    except (ValueError, x509.DuplicateExtension, InvalidInput) as error:
+        raise Unauthorized("the client certificate cannot be read", why=str(error), hint=_HINT) from error
 
 
 class Admission:

@@ -1,0 +1,111 @@
+"""Records as a device makes them, for tests and simulations of the DataOps store."""
+
+import struct
+from collections.abc import Sequence
+
+from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
+from dsops.api.v1.telemetry_pb2 import (
+    Event,
+    Histogram,
+    HostInterval,
+    ModelInterval,
+    TelemetryBatch,
+    TelemetryRecord,
+)
+from dsops_controller.dataops.batches import Batch, Kind, parse
+
+DIGEST = "ab" * 32
+
+
+def histogram(values: Sequence[float], scale: int = 4) -> Histogram:
+    """Return the exponential histogram of positive values, as a device would fill it one value at a time."""
+    indices = [_bucket(value, scale) for value in values]
+    if not values:
+        return Histogram(scale=scale)
+    low = min(indices)
+    counts = [0] * (max(indices) - low + 1)
+    for index in indices:
+        counts[index - low] += 1
+    return Histogram(
+        scale=scale, offset=low, counts=counts, sum=sum(values), count=len(values), min=min(values), max=max(values)
+    )
+
+
+def interval(
+    start_us: int, latencies_us: Sequence[float] = (100.0,), *, model: str = "digits", release: int = 1
+) -> TelemetryRecord:
+    """Return what a model did in one second."""
+    return TelemetryRecord(
+        model=ModelInterval(
+            start_us=start_us,
+            interval_ms=1000,
+            model=model,
+            release=release,
+            digest=DIGEST,
+            count=len(latencies_us),
+            errors=1,
+            latency_us=histogram(latencies_us),
+            confidence_ppm=histogram([900_000.0] * len(latencies_us)),
+            labels=[len(latencies_us), 0],
+            drift_score=0.25,
+            drift_frames=len(latencies_us),
+        )
+    )
+
+
+def host(start_us: int) -> TelemetryRecord:
+    """Return what a host did in one second."""
+    return TelemetryRecord(host=HostInterval(start_us=start_us, interval_ms=1000, cpu_percent=12.5))
+
+
+def drift_event(time_us: int, kind: str = "drift_alarm", *, model: str = "digits", release: int = 1) -> TelemetryRecord:
+    """Return an event about drift."""
+    figures = {"score": 9.5, "frames": 700.0, "entropy": 3.5}
+    return TelemetryRecord(
+        event=Event(time_us=time_us, kind=kind, model=model, release=release, digest=DIGEST, figures=figures)
+    )
+
+
+def sample(time_us: int, values: Sequence[float], *, model: str = "digits", reason: str = "random") -> SampleRecord:
+    """Return a captured input: one frame of FP32 values."""
+    return SampleRecord(
+        time_us=time_us,
+        model=model,
+        release=1,
+        digest=DIGEST,
+        reason=reason,
+        score=0.5,
+        inclusion=0.01,
+        request_id=f"r-{time_us}",
+        input=Tensor(datatype="FP32", shape=[1, len(values)], data=struct.pack(f"<{len(values)}f", *values)),
+        predicted="seven",
+    )
+
+
+def telemetry_batch(
+    stream: bytes, seqs: Sequence[int], records: Sequence[TelemetryRecord], produced: int = 0, dropped: int = 0
+) -> TelemetryBatch:
+    """Return a message of telemetry; ``produced`` is the last sequence number unless it is given."""
+    made = produced or max(seqs, default=0)
+    return TelemetryBatch(stream=stream, seqs=seqs, records=records, produced=made, dropped=dropped)
+
+
+def sample_batch(stream: bytes, seqs: Sequence[int], samples: Sequence[SampleRecord]) -> SampleBatch:
+    """Return a message of samples."""
+    return SampleBatch(stream=stream, seqs=seqs, samples=samples, produced=max(seqs, default=0))
+
+
+def received(message: TelemetryBatch | SampleBatch) -> Batch:
+    """Return a message as the store has parsed and checked it."""
+    kind = Kind.SAMPLES if isinstance(message, SampleBatch) else Kind.TELEMETRY
+    return parse(kind, message.SerializeToString())
+
+
+def _bucket(value: float, scale: int) -> int:
+    """Return ``i`` with ``value`` in ``(2^(i / 2^scale), 2^((i + 1) / 2^scale)]``."""
+    index = 0
+    while 2.0 ** (index / 2.0**scale) < value:
+        index += 1
+    while 2.0 ** (index / 2.0**scale) >= value:
+        index -= 1
+    return index

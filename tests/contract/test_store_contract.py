@@ -1,0 +1,272 @@
+"""What the store's port promises, over SQLite always and over PostgreSQL where its server programs are installed."""
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, text
+
+from dsops.api.v1.samples_pb2 import SampleBatch
+from dsops.api.v1.telemetry_pb2 import TelemetryBatch
+from dsops.clock import ManualClock
+from dsops.errors import Conflict, InvalidInput, NotFound
+from dsops_controller.dataops.drift import Level
+from dsops_controller.dataops.inbox import Inbox, store
+from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.store import Counts, LakeStore, Store
+from dsops_controller.dataops.testing import (
+    DIGEST,
+    drift_event,
+    host,
+    interval,
+    received,
+    sample,
+    sample_batch,
+    telemetry_batch,
+)
+from dsops_controller.db.database import Database
+from dsops_controller.db.tables import inbox as inbox_table
+from dsops_controller.db.tables import metadata
+
+A, B = b"a" * 16, b"b" * 16
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def us(seconds: float = 0.0) -> int:
+    return round((START.timestamp() + seconds) * 1_000_000)
+
+
+class Site:
+    """One state database with its inbox and lake."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.db = Database(url)
+        with self.db.write() as connection:
+            metadata.create_all(connection)
+        self.lake = Lake(self.db, folder / "lake")
+        self.lake.open()
+        self.inbox = Inbox(self.db, ManualClock(START))
+        self.inbox.start()
+        self.store: Store = LakeStore(self.db, self.lake)
+
+    def close(self) -> None:
+        self.inbox.stop()
+        self.db.close()
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """Run a private PostgreSQL on a socket in its own folder; yield the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    as_user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "nobody")
+    binaries = PG_BINARIES[-1].parent
+    options = f"-k {folder} -c listen_addresses= -c fsync=off"
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_user, *command], cwd=folder, check=True, capture_output=True)
+
+    try:
+        run(str(binaries / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "dsops", "--no-sync", "-E", "UTF8")
+        run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "start")
+        try:
+            yield str(folder)
+        finally:
+            run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
+    if request.param == "sqlite":
+        yield lambda folder: f"sqlite:///{folder}/state.db"
+        return
+    if not PG_BINARIES:
+        pytest.skip("PostgreSQL's initdb is not installed under /usr/lib/postgresql")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'dsops[postgresql]'")
+    running: AbstractContextManager[str] = cluster()
+    with running as socket:
+        numbers = iter(range(1000))
+
+        def create(_folder: Path) -> str:
+            name = f"db{next(numbers)}"
+            admin = create_engine(f"postgresql+psycopg://dsops@/postgres?host={socket}", isolation_level="AUTOCOMMIT")
+            with admin.connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+            admin.dispose()
+            return f"postgresql+psycopg://dsops@/{name}?host={socket}"
+
+        yield create
+
+
+@pytest.fixture
+def site(new_url: Callable[[Path], str], tmp_path: Path) -> Iterator[Site]:
+    place = Site(new_url(tmp_path), tmp_path)
+    yield place
+    place.close()
+
+
+BOTH = pytest.mark.parametrize(
+    "new_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)], indirect=True, scope="module"
+)
+STAGES = pytest.mark.parametrize("stage", ["inbox", "lake", "both"])
+
+
+def put(site: Site, stage: str, *messages: tuple[str, TelemetryBatch | SampleBatch]) -> None:
+    """Put messages so that they are read from the inbox, from the lake, or the first of them from the lake."""
+    for number, (device, message) in enumerate(messages):
+        site.inbox.put(device, received(message))
+        if stage == "lake" or (stage == "both" and number == 0):
+            site.lake.flush()
+
+
+@BOTH
+@STAGES
+def test_telemetry_is_merged_by_device_and_bundle(site: Site, stage: str) -> None:
+    many = telemetry_batch(A, [1, 2], [interval(us(), [100.0] * 90), interval(us(1), [100.0] * 5 + [9000.0] * 5)])
+    other = telemetry_batch(B, [1], [interval(us(5), [50.0], release=2)])
+    put(site, stage, ("cam-1", many), ("cam-2", other))
+    first, second = site.store.telemetry()
+    assert (first.device, first.model, first.release, first.digest) == ("cam-1", "digits", 1, DIGEST)
+    assert (first.count, first.errors, first.last) == (100, 2, START + timedelta(seconds=2))
+    assert first.p50_us == first.p95_us == pytest.approx(100.0, rel=0.03)
+    assert first.p99_us == pytest.approx(9000.0, rel=0.03)
+    assert first.confidence == pytest.approx(0.9)
+    assert (second.device, second.release, second.count) == ("cam-2", 2, 1)
+
+
+@BOTH
+@STAGES
+def test_telemetry_can_be_narrowed(site: Site, stage: str) -> None:
+    messages = [
+        ("cam-1", telemetry_batch(A, [1, 2], [interval(us()), interval(us(60))])),
+        ("cam-2", telemetry_batch(A, [1], [interval(us(), model="007")])),
+    ]
+    put(site, stage, *messages)
+    assert [row.model for row in site.store.telemetry(model="007")] == ["007"]
+    assert [row.device for row in site.store.telemetry(device="cam-1")] == ["cam-1"]
+    assert [row.count for row in site.store.telemetry(since=START + timedelta(seconds=30))] == [1]
+    assert site.store.telemetry(model="none") == []
+
+
+@BOTH
+def test_drift_lists_the_worst_first(site: Site) -> None:
+    for device, kind in (("cam-1", "drift_cleared"), ("cam-2", "drift_alarm"), ("cam-3", "drift_warning")):
+        put(site, "inbox", (device, telemetry_batch(A, [1], [drift_event(us(), kind)])))
+    assert [(row.device, row.level) for row in site.store.drift()] == [
+        ("cam-2", Level.ALARM),
+        ("cam-3", Level.WARNING),
+        ("cam-1", Level.NONE),
+    ]
+    (row,) = site.store.drift(model="digits", device="cam-2")
+    assert (row.release, row.score, row.frames, row.since, row.signals) == (1, 9.5, 700, START, {"entropy": 3.5})
+    assert site.store.drift(model="none") == []
+
+
+@BOTH
+@STAGES
+def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, stage: str) -> None:
+    first = sample_batch(A, [1, 2], [sample(us(), [1.0, 2.0]), sample(us(1), [3.0, 4.0], reason="drift")])
+    second = sample_batch(B, [1], [sample(us(2), [5.0, 6.0])])
+    put(site, stage, ("cam-1", first), ("cam-2", second))
+    rows = site.store.samples(SampleFilter(model="digits"))
+    assert [row.time for row in rows] == [START + timedelta(seconds=s) for s in (2, 1, 0)]
+    assert (rows[0].id, rows[0].shape, rows[0].input_bytes) == (f"cam-2/{B.hex()}/1", (1, 2), 8)
+    assert [row.reason for row in site.store.samples(SampleFilter(reason="drift"))] == ["drift"]
+    assert [row.device for row in site.store.samples(SampleFilter(device="cam-2"))] == ["cam-2"]
+    assert len(site.store.samples(SampleFilter(), limit=2)) == 2
+    archive = np.load(io.BytesIO(site.store.export(SampleFilter(device="cam-1"))), allow_pickle=False)
+    assert archive["x"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert archive["reason"].tolist() == ["random", "drift"]
+    with pytest.raises(NotFound):
+        site.store.export(SampleFilter(model="none"))
+    with pytest.raises(InvalidInput):
+        site.store.samples(SampleFilter(), limit=0)
+
+
+@BOTH
+@STAGES
+def test_counts_are_of_records_not_of_deliveries(site: Site, stage: str) -> None:
+    batch = telemetry_batch(A, [1, 2, 5], [interval(us()), host(us()), drift_event(us())], produced=6, dropped=2)
+    samples = sample_batch(B, [1], [sample(us(), [1.0])])
+    put(site, stage, ("cam-1", batch), ("cam-1", samples), ("cam-1", batch), ("cam-1", samples))
+    assert site.store.counts() == Counts(records_stored=4, samples_stored=1, duplicates=0, produced=7, dropped=2)
+
+
+@BOTH
+def test_a_record_that_is_there_twice_is_counted_as_a_duplicate(site: Site) -> None:
+    put(site, "lake", ("cam-1", telemetry_batch(A, [1, 2], [interval(us()), host(us())])))
+    put(site, "inbox", ("cam-1", telemetry_batch(A, [3], [host(us())])))
+    with site.db.write() as connection:  # what a defect would do
+        row = connection.execute(inbox_table.select()).mappings().one()
+        again = {name: value for name, value in row.items() if name != "id"}
+        connection.execute(inbox_table.insert().values(again))
+    assert site.store.counts().duplicates == 1
+    site.lake.flush()
+    counts = site.store.counts()
+    assert (counts.records_stored, counts.duplicates) == (4, 1)
+
+
+@BOTH
+def test_an_empty_store_answers(site: Site) -> None:
+    assert site.store.telemetry() == []
+    assert site.store.drift() == []
+    assert site.store.samples(SampleFilter()) == []
+    assert site.store.counts() == Counts(0, 0, 0, 0, 0)
+
+
+@BOTH
+def test_two_writers_store_each_record_once(site: Site) -> None:
+    """Two controllers over one database: a device moves between them while its batches are sent again."""
+    second = Inbox(site.db, ManualClock(START))
+    second.start()
+    batches = [received(telemetry_batch(A, [seq], [host(us(seq))])) for seq in range(1, 21)]
+
+    def send(box: Inbox, device: str) -> None:
+        for batch in batches:
+            box.put(device, batch)
+
+    pairs = [(box, device) for box in (site.inbox, second) for device in ("cam-1", "cam-2")]
+    senders = [threading.Thread(target=send, args=pair) for pair in pairs]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    second.stop()
+    assert (site.store.counts().records_stored, site.store.counts().duplicates) == (40, 0)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True, scope="module")
+def test_a_flush_waits_for_ids_that_are_not_committed_yet(site: Site) -> None:
+    """An open transaction holds a small id; a flush that ran past it would lose its rows."""
+    moved: list[int] = []
+    flusher = threading.Thread(target=lambda: moved.append(site.lake.flush()))
+    with site.db.write() as slow:
+        results = store(slow, [("cam-1", received(telemetry_batch(A, [1], [host(us())])))], 0)
+        site.inbox.put("cam-2", received(telemetry_batch(A, [1], [host(us())])))
+        flusher.start()
+        flusher.join(timeout=0.5)
+    flusher.join()
+    site.lake.flush()
+    assert (results, site.store.counts().records_stored) == ([1], 2)
+
+
+@BOTH
+def test_a_stream_keeps_its_kind(site: Site) -> None:
+    put(site, "inbox", ("cam-1", telemetry_batch(A, [1], [host(us())])))
+    with pytest.raises(Conflict):
+        put(site, "inbox", ("cam-1", sample_batch(A, [2], [sample(us(), [1.0])])))
