@@ -73,7 +73,7 @@ class Authority:
         if (folder / "ca.crt").exists():
             raise Conflict("there is a certificate authority already", why=str(folder))
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _name(f"dsops {fleet} CA")
+        subject = _name(f"dsops {fleet[:50]} CA")  # a common name has at most 64 characters
         builder = _builder(subject, subject, key.public_key(), clock, CA_LIFE)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(certificates=True), critical=True)

@@ -69,6 +69,7 @@ def test_grant_delegates_exactly_the_models_paths(fleet: FoundedFleet) -> None:
     fleet.grant("digits", floor=3)
     targets = read_role(fleet.repository.role("targets")).targets
     assert targets.delegations is not None
+    assert targets.delegations.roles is not None
     role = targets.delegations.roles["model-digits"]
     assert role.paths == ["digits/*"]
     assert role.is_delegated_path("digits/1.int8.bundle")

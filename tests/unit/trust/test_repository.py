@@ -1,6 +1,7 @@
 """The repository: what it publishes, what it refuses, and what a crash leaves."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -309,6 +310,25 @@ def test_other_bytes_may_follow_an_unfinished_publication(
         cut.publish_role(fleet.sign(bundle(release=1)))
     fleet.repository.publish_role(fleet.sign(bundle(release=2)))
     assert device_takes(fleet.repository, tmp_path / "device", fleet.clock.now()) == {"digits/2.int8.bundle"}
+
+
+def test_publications_from_several_threads_all_take_effect(
+    fleet: FoundedFleet, bundle: MakeBundle, tmp_path: Path
+) -> None:
+    models = [f"model{number}" for number in range(4)]
+    for model in models:
+        fleet.grant(model)
+    documents = [fleet.sign(bundle(model=model), model) for model in models]
+
+    def publish(document: bytes) -> PublishedRole:
+        online = OnlineKeys.load(fleet.server / "keys")
+        return Repository(fleet.server / "trust", online, fleet.clock).publish_role(document)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert {done.version for done in pool.map(publish, documents)} == {2}
+    for model in models:
+        found = device_takes(fleet.repository, tmp_path / model, fleet.clock.now(), model)
+        assert found == {f"{model}/1.int8.bundle"}
 
 
 def test_a_full_disk_changes_nothing(fleet: FoundedFleet, bundle: MakeBundle) -> None:

@@ -1,0 +1,154 @@
+"""The register over a real database: reports only rise, and only accepted devices are believed."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert
+
+from dsops import dsse
+from dsops.clock import ManualClock
+from dsops.errors import Conflict, NotFound, UntrustedBundle
+from dsops.messages import Connection, Inventory, Observed
+from dsops.states import Device
+from dsops_controller.audit import Audit, RefusalGuard
+from dsops_controller.db.database import Database
+from dsops_controller.db.tables import device as devices
+from dsops_controller.fleet.registry import Registry
+
+pytestmark = pytest.mark.integration
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+_names = itertools.count()
+
+
+def add(db: Database, name: str, state: Device = Device.ACCEPTED) -> None:
+    with db.write() as connection:
+        pem = dsse.public_pem(KEY.public_key())
+        connection.execute(insert(devices).values(id=name, state=state, created_ms=0, public_key=pem))
+
+
+def report(device: str, counter: int, clock: ManualClock) -> Observed:
+    return Observed(device=device, counter=counter, time=clock.now(), seq=counter)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(counters=st.lists(st.integers(1, 6), min_size=1, max_size=8))
+def test_a_report_counts_if_and_only_if_it_is_newer(db: Database, clock: ManualClock, counters: list[int]) -> None:
+    name = f"cam-{next(_names)}"
+    add(db, name)
+    registry = Registry(db, clock)
+    highest = 0
+    for counter in counters:
+        sent = report(name, counter, clock)
+        assert (registry.observed(name, sent.sign(KEY)) == sent) is (counter > highest)
+        highest = max(highest, counter)
+        stored = registry.last_observed(name)
+        assert stored is not None
+        assert stored.counter == highest
+
+
+def test_a_forged_or_misdirected_report_is_refused_and_recorded(db: Database, clock: ManualClock) -> None:
+    add(db, "cam-1")
+    add(db, "cam-2")
+    registry = Registry(db, clock)
+    forged = report("cam-1", 9, clock).sign(ec.generate_private_key(ec.SECP256R1()))
+    other = report("cam-2", 9, clock).sign(KEY)
+    for data in (forged, other, b"", b"{}", b"\xff" * 100_000):
+        with pytest.raises(UntrustedBundle):
+            registry.observed("cam-1", data)
+    assert registry.last_observed("cam-1") is None
+    entries = Audit(db, clock).list(subject="cam-1")
+    assert {entry.action for entry in entries} == {"report.refused"}
+    assert len(entries) == 5
+
+
+@pytest.mark.parametrize("state", [Device.PENDING, Device.SUSPENDED, Device.REJECTED, Device.DECOMMISSIONED])
+def test_only_accepted_devices_are_believed(db: Database, clock: ManualClock, state: Device) -> None:
+    add(db, "cam-1", state)
+    registry = Registry(db, clock)
+    with pytest.raises(UntrustedBundle, match=state):
+        registry.observed("cam-1", report("cam-1", 1, clock).sign(KEY))
+    with pytest.raises(UntrustedBundle, match=state):
+        registry.connection(Connection(device="cam-1", online=True, boot_id="a", conn_seq=1))
+    with pytest.raises(UntrustedBundle, match=state):
+        registry.require_accepted("cam-1")
+    assert registry.get("cam-1").online is False
+
+
+def test_an_unknown_device_is_refused(db: Database, clock: ManualClock) -> None:
+    registry = Registry(db, clock)
+    with pytest.raises(UntrustedBundle, match="unknown"):
+        registry.observed("ghost", report("ghost", 1, clock).sign(KEY))
+    with pytest.raises(UntrustedBundle, match="unknown"):
+        registry.require_accepted("ghost")
+    with pytest.raises(NotFound):
+        registry.get("ghost")
+    with pytest.raises(NotFound):
+        registry.suspend("ghost")
+
+
+def test_births_and_deaths_show_who_is_online(db: Database, clock: ManualClock) -> None:
+    add(db, "cam-1")
+    registry = Registry(db, clock)
+    inventory = Inventory(hardware="x86_64", cpus=2)
+    birth = Connection(device="cam-1", online=True, boot_id="a", conn_seq=4, inventory=inventory)
+    assert registry.connection(birth) is True
+    assert registry.connection(birth) is False
+    record = registry.get("cam-1")
+    assert (record.online, record.conn_seq, record.inventory, record.seen) == (True, 4, inventory, clock.now())
+    assert registry.connection(Connection(device="cam-1", online=False, boot_id="a", conn_seq=3)) is False
+    assert registry.connection(Connection(device="cam-1", online=False, boot_id="a", conn_seq=4)) is True
+    assert registry.get("cam-1").online is False
+    assert registry.get("cam-1").inventory == inventory
+
+
+def test_states_change_only_as_the_table_allows(db: Database, clock: ManualClock) -> None:
+    add(db, "cam-1")
+    registry = Registry(db, clock)
+    assert registry.suspend("cam-1", "ann").state is Device.SUSPENDED
+    assert registry.suspend("cam-1", "ann").state is Device.SUSPENDED
+    assert registry.accept("cam-1", "ann").state is Device.ACCEPTED
+    with pytest.raises(Conflict):
+        registry.set_state("cam-1", Device.REJECTED, "ann")
+    registry.decommission("cam-1", "ann")
+    with pytest.raises(Conflict):
+        registry.accept("cam-1", "ann")
+    trail = [(entry.actor, entry.action) for entry in reversed(Audit(db, clock).list())]
+    assert trail == [("ann", f"device.{state}") for state in ("suspended", "accepted", "decommissioned")]
+
+
+def test_devices_are_listed_by_name_and_state(db: Database, clock: ManualClock) -> None:
+    for name, state in (("b", Device.ACCEPTED), ("a", Device.PENDING)):
+        add(db, name, state)
+    registry = Registry(db, clock)
+    registry.set_tags("a", {"site": "hall"})
+    assert [record.id for record in registry.list()] == ["a", "b"]
+    assert [record.id for record in registry.list(Device.PENDING)] == ["a"]
+    assert registry.get("a").tags == {"site": "hall"}
+
+
+def test_strangers_cannot_fill_the_audit_trail(db: Database, clock: ManualClock) -> None:
+    registry = Registry(db, clock, RefusalGuard(clock, limit=3))
+    for number in range(10):
+        with pytest.raises(UntrustedBundle):
+            registry.observed(f"ghost-{number}", b"")
+    actions = [entry.action for entry in Audit(db, clock).list()]
+    assert actions == ["refusals.left_out", *["report.refused"] * 3]
+    clock.advance(3600)
+    with pytest.raises(UntrustedBundle):
+        registry.observed("ghost", b"")
+    assert Audit(db, clock).list()[0].subject == "ghost"
+
+
+def test_what_was_reported_survives_a_restart(tmp_path: Path, clock: ManualClock, db: Database) -> None:
+    add(db, "cam-1")
+    sent = report("cam-1", 3, clock)
+    Registry(db, clock).observed("cam-1", sent.sign(KEY))
+    db.close()
+    again = Registry(Database(f"sqlite:///{tmp_path}/state.db"), clock)
+    assert again.last_observed("cam-1") == sent
+    assert again.observed("cam-1", sent.sign(KEY)) is None
