@@ -89,13 +89,14 @@ class Program(threading.Thread):
         self._pause_s = 1.0 / rate_hz
         self._rng = np.random.default_rng(seed)
         self._camera: Camera = _as_it_is
+        self._name = "clean"
         self._lock = threading.Lock()
         self._halt = threading.Event()
 
-    def look_through(self, frames: Labelled, camera: Camera) -> int:
+    def look_through(self, name: str, frames: Labelled, camera: Camera) -> int:
         """Change what is seen and through what, and begin a new tally; return the number of frames sent before."""
         with self._lock:
-            self._frames, self._camera = frames, camera
+            self._name, self._frames, self._camera = name, frames, camera
             self.tally = Tally()
             return self.total.answered + self.total.failed
 
@@ -119,7 +120,7 @@ class Program(threading.Thread):
     def _send(self, row: int) -> None:
         frame = self._camera(self._frames.x[row : row + 1])[0]
         try:
-            answer = self._inference.classify(frame, f"stream-{row}")
+            answer = self._inference.classify(frame, f"{self._name}-{row}")
         except RuntimeCrashed as error:
             for tally in (self.tally, self.total):
                 tally.failed += 1

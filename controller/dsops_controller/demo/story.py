@@ -23,14 +23,15 @@ from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import MODEL, Stage
 
 RATE_HZ = 12.0
-"""Frames a second of each camera. A camera that shows the same 500 digits again and again does drift from the 500 of the
-reference, if it is watched for long enough (from about 1,500 frames); the demonstration shows each camera fewer."""
+"""Frames a second of each camera."""
 WARM_FRAMES = 100
 ALARM_FRAMES = 100
 """The drift monitor must alarm within so many frames of the bad camera, or the demonstration fails."""
 DRIFT_SAMPLES = 120
+BAD = "fogged"
+"""Requests of the bad camera are named so, with the number of the digit: by that their labels are known."""
 BAD_STREAM = 300
-"""Number of held-back digits that the camera shows when it is bad; the rest of them measure its accuracy before and after."""
+"""Held-back digits that the camera shows when it is bad; the rest measure its accuracy before and after."""
 
 
 class DemoFailed(DsopsError):
@@ -116,7 +117,7 @@ class Story:
         """Have a program on each device classify held-back digits; show what reached the store."""
         for number, device in enumerate(self.devices):
             inference = Inference(self.stage.inference_socket(device), MODEL)
-            program = Program(device, inference, self.data.test, rate_hz=RATE_HZ, seed=self.seed * 1000 + number)
+            program = Program(device, inference, self.data.held_out, rate_hz=RATE_HZ, seed=self.seed * 1000 + number)
             self.programs[device] = program
             program.start()
         self.stage.wait_until("every device has answered", lambda: self._every_tally() >= WARM_FRAMES)
@@ -136,7 +137,7 @@ class Story:
         """Fog one camera; wait for its alarm, and for its samples."""
         program = self.programs[self.bad_device]
         seeds = itertools.count(self.seed * 100_000)
-        clean = program.look_through(self.bad_stream, lambda frames: digits.bad_camera(frames, next(seeds)))
+        clean = program.look_through(BAD, self.bad_stream, lambda frames: digits.bad_camera(frames, next(seeds)))
         self.stage.wait_until(
             "the bad camera's device raises an alarm", lambda: self._level(self.bad_device) == "alarm"
         )
@@ -289,8 +290,9 @@ class Story:
     def _label(self, archive: Path) -> Labelled:
         with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
             frames: Images = samples["x"]
-            rows = [int(name.removeprefix("stream-")) for name in samples["request_id"] if name.startswith("stream-")]
-            keep = [name.startswith("stream-") for name in samples["request_id"]]
+            names = [str(name) for name in samples["request_id"]]
+        keep = [name.startswith(f"{BAD}-") for name in names]
+        rows = [int(name.removeprefix(f"{BAD}-")) for name in names if name.startswith(f"{BAD}-")]
         return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
 
     def _agent_status(self, device: str) -> Json:
