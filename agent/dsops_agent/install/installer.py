@@ -316,10 +316,12 @@ class Installer:
     def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
         if isinstance(result, Outcome):
             self._advance(row, result)
-        elif result.seconds is not None:
+            return
+        if result.seconds is not None:
             self._due[row.model] = self.clock.monotonic_s() + result.seconds
         else:
             self._due.pop(row.model, None)
+        self._publish()
 
     def _work(self, row: InstallRow, effect: Effect) -> None:
         """Run the effect of a state; if it cannot even fail properly, it is run again later."""

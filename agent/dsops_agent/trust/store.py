@@ -123,7 +123,7 @@ class TrustStore:
             return updater.signed_target(path, role)
 
     def _stored(self, path: str, role: str, copies: list[Path]) -> bytes:
-        signed = self._query(path, role) if copies else None
+        signed = self._query(path, role) if any(copy.is_file() for copy in copies) else None
         if signed is None:
             raise UntrustedBundle(f"{path} is not known yet", why="no trust pack that signs it was accepted")
         for copy in copies:

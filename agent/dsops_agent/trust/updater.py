@@ -5,6 +5,8 @@ rollback, may be gone, and between its unlink and its symlink there is no ``root
 write are replaced here; crash tests guard the replacement.
 """
 
+import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -109,12 +111,15 @@ def sweep(folder: Path) -> None:
 def local_files(folder: Path) -> dict[str, bytes]:
     """Return the stored metadata under the names by which a refresh asks for it, so that it can run offline.
 
-    Only the timestamp is asked for although it is stored; everything else is read from the folder first.
+    A file that cannot be read is left out, and so does not exist.
     """
-    try:
-        return {"timestamp.json": (folder / "timestamp.json").read_bytes()}
-    except FileNotFoundError:
-        return {}
+    files: dict[str, bytes] = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = path.read_bytes()
+            version = int(json.loads(data)["signed"]["version"])
+            files[path.name if path.name == "timestamp.json" else f"{version}.{path.name}"] = data
+    return files
 
 
 def ensure_folder(folder: Path) -> None:

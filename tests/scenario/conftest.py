@@ -1,0 +1,398 @@
+"""A simulated device around the real installer: everything it needs is in memory, but journal, slots and staging."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dsops import dsse
+from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.chunks import index_of, split
+from dsops.clock import ManualClock
+from dsops.directive import DesiredSlot, Directive, target_path
+from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.manifest import Manifest, TensorSpec
+from dsops.messages import ModelState, TrustPack
+from dsops.states import Install
+from dsops.trust import Director, Policy, SignedTarget
+from dsops_agent.install.installer import Installer
+from dsops_agent.install.journal import Journal
+from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
+from dsops_agent.install.slots import Slots, damage
+
+MODEL = "digits"
+CHUNK_BYTES = 512
+
+
+class SimulatedCrash(BaseException):
+    """The control process was killed. No handler may catch it."""
+
+
+@dataclass
+class Fuse:
+    """Kills the control process at its ``at``-th step; 0 never does."""
+
+    at: int = 0
+    count: int = 0
+
+    def __call__(self, _moment: str = "") -> None:
+        self.count += 1
+        if self.count == self.at:
+            raise SimulatedCrash
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle with what its owners signed."""
+
+    model: str
+    release: int
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def path(self) -> str:
+        return target_path(self.model, self.release, "int8")
+
+    def slot(self, deployment: str) -> DesiredSlot:
+        return DesiredSlot(
+            path=self.path,
+            sha256=self.sha256,
+            length_bytes=len(self.data),
+            release=self.release,
+            deployment=deployment,
+        )
+
+    def signed(self) -> SignedTarget:
+        index = index_of(self.data, CHUNK_BYTES)
+        facts = {"model": self.model, "release": self.release, "variant": "int8", "index": index.digest}
+        return SignedTarget(self.path, self.sha256, len(self.data), facts)
+
+
+def make_bundle(release: int, *, model: str = MODEL, size: int = 3000) -> Made:
+    payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
+    blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden"}
+    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
+    manifest = Manifest(model=model, release=release, inputs=(spec,), outputs=(spec,), blobs=describe_blobs(blobs))
+    return Made(model, release, encode_bundle(manifest, blobs))
+
+
+@dataclass
+class SimTrust:
+    """Believes every target in ``signed`` once the model's pack was accepted."""
+
+    director_: Director
+    clock: ManualClock
+    signed: dict[str, SignedTarget] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def knows(self, model: str) -> bool:
+        return model in self.known
+
+    def accept(self, model: str, pack: TrustPack) -> None:
+        if "bad" in pack.metadata:
+            raise UntrustedBundle("the trust pack is refused", why="its signature is bad")
+        self.known.add(model)
+
+    def director(self) -> Director:
+        if not self.known:
+            raise UntrustedBundle("no director is known yet")
+        return self.director_
+
+    def policy(self, model: str) -> Policy:
+        if model not in self.known:
+            raise UntrustedBundle("no policy is known yet")
+        return self.policies.get(model, Policy(model=model))
+
+    def target(self, model: str, path: str) -> SignedTarget | None:
+        return self.signed.get(path) if model in self.known else None
+
+
+@dataclass
+class SimRuntime:
+    """The inference process; it outlives the control process. Loads files for real, answers as ``faults`` tell."""
+
+    fuse: Fuse
+    serving: dict[str, str] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    prove_faults: dict[str, DsopsError] = field(default_factory=dict)
+    activate_faults: dict[str, DsopsError] = field(default_factory=dict)
+    check_faults: dict[str, DsopsError] = field(default_factory=dict)
+    alive: bool = True
+    gaps: int = 0
+
+    def prove(self, path: Path, limits: ProveLimits) -> None:
+        self.fuse()
+        assert limits.timeout_s > 0
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.log.append(f"prove {digest[:8]}")
+        self._raise(self.prove_faults, digest)
+        self.fuse()
+
+    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+        self.fuse()
+        self._require_alive()
+        self.log.append(f"activate {digest[:8]}")
+        self._raise(self.activate_faults, digest)
+        Bundle.open(path).verify()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        assert release > 0
+        self.serving[model] = digest
+        self.fuse()
+
+    def check(self, model: str) -> None:
+        self.fuse()
+        self._require_alive()
+        self._raise(self.check_faults, self.serving[model])
+        self.fuse()
+
+    def deactivate(self, model: str) -> None:
+        self.fuse()
+        self._require_alive()
+        self.log.append(f"deactivate {model}")
+        self.serving.pop(model, None)
+
+    def is_serving(self, model: str, digest: str) -> bool:
+        return self.alive and self.serving.get(model) == digest
+
+    def _require_alive(self) -> None:
+        if not self.alive:
+            raise RuntimeCrashed("the inference process is gone")
+
+    def _raise(self, faults: dict[str, DsopsError], digest: str) -> None:
+        if digest in faults:
+            raise faults[digest]
+
+
+@dataclass
+class SimBroker:
+    """Answers requests for chunks: at once, when ``pump`` is called; those in ``lost`` never."""
+
+    fuse: Fuse
+    chunks: dict[str, bytes] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    needed: list[str] = field(default_factory=list)
+    subscribed: dict[str, None] = field(default_factory=dict)
+    followed: list[str] = field(default_factory=list)
+
+    def request(self, digest: str) -> None:
+        self.fuse()
+        self.asked.append(digest)
+        self.subscribed[digest] = None
+
+    def cancel(self, digest: str) -> None:
+        self.subscribed.pop(digest, None)
+
+    def need(self, digests: tuple[str, ...]) -> None:
+        self.fuse()
+        assert 1 <= len(digests) <= 64
+        self.needed += digests
+
+    def follow(self, model: str) -> None:
+        self.followed.append(model)
+
+    def pump(self, deliver: Callable[[str, bytes], None]) -> None:
+        for digest in [*self.subscribed, *self.needed]:
+            if digest in self.chunks and digest not in self.lost:
+                deliver(digest, self.chunks[digest])
+        self.needed.clear()
+
+
+@dataclass
+class SimEvents:
+    """Keeps events."""
+
+    fuse: Fuse
+    kept: list[tuple[str, str, int, str]] = field(default_factory=list)
+
+    def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
+        self.fuse()
+        assert message or kind == "committed"
+        assert len(digest) in (0, 64)
+        self.kept.append((kind, model, release, code))
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, *_ in self.kept]
+
+
+@dataclass
+class SimListener:
+    """Counts changes."""
+
+    changes: int = 0
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
+class World:
+    """One device, its fleet's director and the network between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+        self.fuse = Fuse()
+        self.key = Ed25519PrivateKey.generate()
+        director = Director(fleet="north", keys=(dsse.public_pem(self.key.public_key()),))
+        self.trust = SimTrust(director, self.clock)
+        self.runtime = SimRuntime(self.fuse)
+        self.broker = SimBroker(self.fuse)
+        self.events = SimEvents(self.fuse)
+        self.listener = SimListener()
+        self.free_bytes = 10**9
+        self.config = InstallConfig(probation_s=60.0, free_bytes=1000, window=4)
+        self.last_seq = 0
+        self.installer = self.boot()
+
+    def boot(self) -> Installer:
+        """Start a new control process on what is on disk."""
+        self.journal = Journal(self.folder / "journal.db", self.fuse)
+        self.slots = Slots(self.folder / "slots", self.journal, lambda _folder: self.free_bytes)
+        self.installer = Installer(
+            config=self.config,
+            device=DeviceFacts("cam-1", "north", "x86_64"),
+            journal=self.journal,
+            slots=self.slots,
+            trust=self.trust,
+            chunks=self.broker,
+            trust_source=self.broker,
+            runtime=self.runtime,
+            events=self.events,
+            listener=self.listener,
+            clock=self.clock,
+        )
+        return self.installer
+
+    def restart(self) -> None:
+        """Kill the control process and start it again."""
+        self.journal.close()
+        self.broker.subscribed.clear()
+        self.boot()
+        self.installer.recover()
+
+    def publish(self, *made: Made) -> None:
+        """Sign bundles and offer their chunks."""
+        for bundle in made:
+            self.trust.signed[bundle.path] = bundle.signed()
+            index = index_of(bundle.data, CHUNK_BYTES)
+            self.broker.chunks[index.digest] = index.encode()
+            pieces = split(bundle.data, CHUNK_BYTES)
+            self.broker.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in pieces}
+
+    def envelope(self, seq: int, *made: Made, deployment: str = "") -> bytes:
+        now = self.clock.now()
+        directive = Directive(
+            fleet="north",
+            device="cam-1",
+            seq=seq,
+            issued=now,
+            expires=now + timedelta(days=1),
+            slots={bundle.model: bundle.slot(deployment or f"de-{seq}") for bundle in made},
+        )
+        return directive.sign(self.key)
+
+    def direct(self, seq: int, *made: Made, deployment: str = "") -> None:
+        self.installer.on_directive(self.envelope(seq, *made, deployment=deployment))
+
+    def pack(self, model: str = MODEL) -> None:
+        self.installer.on_trust_pack(model, TrustPack(metadata={}, targets={}).encode())
+
+    def step(self, seconds: float = 0.0) -> None:
+        self.clock.advance(seconds)
+        self.installer.work(0)
+        self.broker.pump(self.installer.chunk_arrived)
+
+    def steps(self, count: int, seconds: float = 0.0) -> None:
+        for _ in range(count):
+            self.step(seconds)
+
+    def settle(self, seconds: float = 2.0, limit: int = 200) -> ModelState:
+        """Let time pass until every install has ended and the network is silent."""
+        for _ in range(limit):
+            self.step(seconds)
+            rows = self.journal.installs().values()
+            desired = self.journal.desired()
+            if rows and all(row.state.is_final for row in rows) and len(rows) == len(desired):
+                self.step(0)
+                return self.state()
+        raise AssertionError(f"not settled: {self.installer.observed()}")
+
+    def install(self, seq: int, made: Made) -> ModelState:
+        self.publish(made)
+        self.direct(seq, made)
+        self.pack()
+        return self.settle()
+
+    def state(self, model: str = MODEL) -> ModelState:
+        return self.installer.observed()[model]
+
+    def check_invariants(self) -> None:
+        """Assert what must hold at every moment after a recovery (the design's invariants)."""
+        seq = self.journal.seq()
+        assert seq >= self.last_seq, "the directive's seq fell"
+        self.last_seq = seq
+        for model in self.slots.models():
+            active = self.slots.active(model)
+            assert active is None or not damage(active, model), "the active slot is damaged"
+            bundles = list((self.folder / "slots" / model).glob("[ab]/bundle"))
+            assert len(bundles) <= 2, "more than two slots"
+        parts = list((self.folder / "staging").glob("*.part"))
+        assert len(parts) <= 1, "more than one transfer is on disk"
+        assert {row.state for row in self.journal.installs().values()} <= set(Install)
+
+    def check_end(self) -> None:
+        """Assert what must hold once everything has ended."""
+        self.check_invariants()
+        assert not list((self.folder / "staging").iterdir()), "staging was not tidied"
+        assert not self.broker.subscribed, "chunks are still subscribed"
+        for model in self.slots.models():
+            active = self.slots.active(model)
+            assert self.runtime.serving.get(model) == (active.digest if active else None), "runtime and disk differ"
+        assert not self.journal.untold(), "an event was not told"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.installer.recover()
+    yield made
+    made.journal.close()
+
+
+@pytest.fixture
+def new_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
+    """Make any number of fresh worlds."""
+    worlds: list[World] = []
+
+    def make() -> World:
+        folder = tmp_path / str(len(worlds))
+        folder.mkdir()
+        worlds.append(World(folder))
+        worlds[-1].installer.recover()
+        return worlds[-1]
+
+    yield make
+    for one in worlds:
+        one.journal.close()
+
+
+@pytest.fixture
+def bundle() -> Callable[..., Made]:
+    return make_bundle
+
+
+@pytest.fixture
+def crash() -> type[BaseException]:
+    return SimulatedCrash
