@@ -70,24 +70,33 @@ def die(folder: Path, step: str, call: str = "flush") -> None:
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
-def tear_unsynced(folder: Path) -> None:
-    """Do what a power cut may do to files that were not synced: keep their names and lose their contents."""
+def lose_files(folder: Path) -> None:
+    """Do what a power cut may do: keep unsynced commits and the names of their files, lose the files' contents."""
     for name, tail in load_synced(folder).items():
         table = DeltaTable(folder / name)
         newest = set(table.file_uris())
         table.load_as_version(tail.version)
         for path in newest - set(table.file_uris()):
             Path(path).write_bytes(b"")
+
+
+def tear_commits(folder: Path) -> None:
+    """Do what a power cut may do: keep the first half of unsynced commits."""
+    for name, tail in load_synced(folder).items():
         for version in range(tail.version + 1, DeltaTable(folder / name).version() + 1):
-            (folder / name / "_delta_log" / f"{version:020d}.json").write_bytes(b"")
+            log = folder / name / "_delta_log" / f"{version:020d}.json"
+            log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
 
 
 def leave_as_it_is(_folder: Path) -> None:
     """Do nothing: the process died, the machine went on."""
 
 
-@pytest.mark.parametrize("damage", [leave_as_it_is, tear_unsynced])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "damage"),
+    [*((step, leave_as_it_is) for step in STEPS)]
+    + [(step, damage) for step in ("appended events", "synced") for damage in (lose_files, tear_commits)],
+)
 def test_a_flush_may_die_anywhere(
     db: Database, inbox: Inbox, tmp_path: Path, step: str, damage: Callable[[Path], None]
 ) -> None:
@@ -109,7 +118,7 @@ def test_a_flush_may_die_anywhere(
 
 
 @pytest.mark.parametrize("step", ["synced", "noted"])
-@pytest.mark.parametrize("damage", [leave_as_it_is, tear_unsynced])
+@pytest.mark.parametrize("damage", [leave_as_it_is, lose_files, tear_commits])
 def test_a_compaction_may_die(
     db: Database, inbox: Inbox, tmp_path: Path, step: str, damage: Callable[[Path], None]
 ) -> None:
