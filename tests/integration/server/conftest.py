@@ -237,3 +237,23 @@ def http(site: Site, server: ServerProcess) -> Iterator[httpx.Client]:
     trust = ssl.create_default_context(cafile=access.ca)
     with httpx.Client(base_url=f"{access.url}/api/v1", verify=trust, headers=headers) as client:
         yield client
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture
+def join_as(site: Site, mosquitto: Mosquitto) -> Iterator[Callable[[Path], Device]]:
+    """Connect with the certificate of an enrolled device."""
+    joined: list[Device] = []
+
+    def run(identity: Path) -> Device:
+        joined.append(connect(site, identity, identity.name))
+        return joined[-1]
+
+    yield run
+    for device in joined:
+        device.client.disconnect()
+        device.client.loop_stop()
