@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
 from dsops import ids
 from dsops.errors import DsopsError, InvalidConfig
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
 SOCKET_PATH_BYTES = 107
@@ -88,7 +89,7 @@ class Samples(Section):
     """Which inputs the device keeps for the next training, within a budget of bytes."""
 
     bytes_per_day: int = Field(default=5_000_000, ge=0, description="budget of bytes a day; 0 keeps none")
-    burst_bytes: int = Field(default=1_000_000, ge=0, description="budget that may be spent at once")
+    burst_bytes: int = Field(default=500_000, ge=0, description="budget that may be spent at once")
     random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
     low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
     min_gap_s: float = Field(default=1.0, ge=0, description="least time between two samples for the same reason")

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -62,6 +62,21 @@ class Batch:
     dropped: int
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """Records that another process hands over.
+
+    Attributes:
+        records: Serialized records by kind.
+        lost: How many records of a kind were lost before they could be handed over.
+        origin: A name that is new with each start of the process, and a number that rises; empty for no name.
+    """
+
+    records: Mapping[Kind, Sequence[bytes]]
+    lost: Mapping[Kind, int] = field(default_factory=dict)
+    origin: tuple[str, int] = ("", 0)
+
+
 class Spool:
     """Keeps records in a folder. Thread-safe. A damaged file is put aside; a full disk is waited for.
 
@@ -105,24 +120,21 @@ class Spool:
 
     def append_all(self, records: Mapping[Kind, Sequence[bytes]]) -> None:
         """Store records of several kinds in one commit; see :meth:`append`."""
-        if not any(records.values()):
-            return
-        with self._lock:
-            try:
-                self._guarded(lambda sql: self._insert(sql, records))
-            except DeviceError:
-                for kind, items in records.items():
-                    self._untold[kind] += len(items)
-                raise
+        self.take(Delivery(records))
 
-    def count_dropped(self, kind: Kind, count: int) -> None:
-        """Count records that were dropped before they reached the spool; in memory only while the file fails."""
+    def take(self, delivery: Delivery) -> None:
+        """Store what another process hands over, in one commit; a delivery that was stored before changes nothing.
+
+        Raises:
+            DeviceError: The file failed; the records are counted as dropped.
+        """
         with self._lock:
-            self._untold[kind] += count
             try:
-                self._guarded(lambda _: None)
-            except DeviceError as error:
-                logger.warning("%d dropped records are counted in memory only: %s", count, error)
+                self._guarded(lambda sql: self._take(sql, delivery))
+            except DeviceError:
+                for kind in KINDS:
+                    self._untold[kind] += len(delivery.records.get(kind, ())) + delivery.lost.get(kind, 0)
+                raise
 
     def batch(self, kind: Kind, max_bytes: int, max_records: int) -> Batch | None:
         """Return the oldest records that fit, at least one; None when none waits.
@@ -205,6 +217,18 @@ class Spool:
             if count:
                 _count(sql, kind, produced=count, dropped=count)
                 self._untold[kind] = 0
+
+    def _take(self, sql: sqlite3.Connection, delivery: Delivery) -> None:
+        source, number = delivery.origin
+        if source:
+            row = sql.execute("select batch from origin where source = ?", (source,)).fetchone()
+            if row is not None and number <= row[0]:
+                return
+            sql.execute("delete from origin where source != ?", (source,))
+            sql.execute("insert or replace into origin (source, batch) values (?, ?)", (source, number))
+        self._insert(sql, delivery.records)
+        for kind, count in delivery.lost.items():
+            _count(sql, kind, produced=count, dropped=count)
 
     def _insert(self, sql: sqlite3.Connection, records: Mapping[Kind, Sequence[bytes]]) -> None:
         if not self._reserve.exists():

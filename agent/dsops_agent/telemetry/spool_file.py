@@ -24,6 +24,7 @@ create table if not exists stream (kind text primary key, id blob not null, last
     produced integer not null default 0, stored integer not null default 0, dropped integer not null default 0);
 create table if not exists record (kind text not null, seq integer not null, size integer not null, data blob not null,
     primary key (kind, seq));
+create table if not exists origin (source text primary key, batch integer not null);
 """
 
 

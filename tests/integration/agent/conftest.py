@@ -2,19 +2,28 @@
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from typing_extensions import override
 
+from dsops.api.v1 import enrolment_pb2_grpc, samples_pb2_grpc, telemetry_pb2_grpc
+from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest
+from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord
+from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch, TelemetryRecord
 from dsops_agent.identity import Fleet, Identity, IdentityFolder
 
 MOSQUITTO = "/usr/sbin/mosquitto"
@@ -145,3 +154,102 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
     return wait_until
+
+
+class RealStore(
+    telemetry_pb2_grpc.TelemetryServicer, samples_pb2_grpc.SamplesServicer, enrolment_pb2_grpc.EnrolmentServicer
+):
+    """The controller's gRPC side with real TLS: it keeps watermarks as the DataOps store does, in memory."""
+
+    def __init__(self, pki: Pki, broker_address: str) -> None:
+        self._pki = pki
+        self._broker_address = broker_address
+        self._lock = threading.Lock()
+        self.telemetry: dict[tuple[bytes, int], TelemetryRecord] = {}
+        self.samples: dict[tuple[bytes, int], SampleRecord] = {}
+        self.watermarks: dict[bytes, int] = {}
+        self.batches: list[TelemetryBatch | SampleBatch] = []
+        self.tokens = {"cam-1": "one-time token"}
+        self.enrolled: list[EnrolRequest] = []
+        self.break_after_commit = 0
+        self.refuse: grpc.StatusCode | None = None
+        self.port = free_port()
+        self.enrolment_port = free_port()
+        self._server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def start(self) -> None:
+        folder = self._pki.folder
+        pair = ((folder / "server.key").read_bytes(), (folder / "server.crt").read_bytes())
+        mutual = grpc.ssl_server_credentials([pair], self._pki.ca_pem, require_client_auth=True)
+        self._server = server = grpc.server(
+            ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)]
+        )
+        telemetry_pb2_grpc.add_TelemetryServicer_to_server(self, server)
+        samples_pb2_grpc.add_SamplesServicer_to_server(self, server)
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(self, server)
+        server.add_secure_port(f"127.0.0.1:{self.port}", mutual)
+        server.add_secure_port(f"127.0.0.1:{self.enrolment_port}", grpc.ssl_server_credentials([pair]))
+        server.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop(0).wait()
+            self._server = None
+
+    @override
+    def Report(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Ack]:
+        yield from self._take(request_iterator, context, "records", self.telemetry)
+
+    @override
+    def Upload(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Ack]:
+        yield from self._take(request_iterator, context, "samples", self.samples)
+
+    def _take(self, batches: Any, context: grpc.ServicerContext, field: str, rows: dict[Any, Any]) -> Iterator[Ack]:
+        for batch in batches:
+            if self.refuse is not None:
+                context.abort(self.refuse, "refused for the test")
+            with self._lock:
+                self.batches.append(batch)
+                known = self.watermarks.get(batch.stream, 0)
+                for seq, record in zip(batch.seqs, getattr(batch, field), strict=True):
+                    if seq > known:
+                        assert (batch.stream, seq) not in rows
+                        rows[batch.stream, seq] = record
+                        self.watermarks[batch.stream] = seq
+                if self.break_after_commit:
+                    self.break_after_commit -= 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the acknowledgement is lost")
+                committed = self.watermarks.get(batch.stream, 0)
+            yield Ack(committed_seq=committed)
+
+    @override
+    def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolReply:
+        if self.refuse is not None:
+            context.abort(self.refuse, "refused for the test")
+        self.enrolled.append(request)
+        if self.tokens.get(request.device) != request.token:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the token is not valid")
+        csr = x509.load_der_x509_csr(request.csr_der)
+        assert csr.is_signature_valid
+        key = csr.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        return EnrolReply(
+            certificate_pem=self._pki.issue(request.device, key),
+            ca_pem=self._pki.ca_pem,
+            fleet="f",
+            broker=self._broker_address,
+            store=self.address,
+            topic_prefix="dsops/v1",
+        )
+
+
+@pytest.fixture
+def store(pki: Pki, broker: RealBroker) -> Iterator[RealStore]:
+    store = RealStore(pki, broker.address)
+    store.start()
+    yield store
+    store.stop()

@@ -64,8 +64,10 @@ class Controller:
         self.messages.append((message.topic, bytes(message.payload)))
 
     def put(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
+        while not self.client.is_connected():
+            time.sleep(0.005)
         info = self.client.publish(topic, payload, qos=1, retain=retain)
-        assert info.rc in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN)  # then it goes out later
+        assert info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS
         while not info.is_published():
             time.sleep(0.005)
 

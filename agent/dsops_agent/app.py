@@ -1,0 +1,149 @@
+"""Composition root of the control process: what it is made of, its threads, and its end.
+
+Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt`` and ``mqtt-inbox``,
+``installer``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry`` and ``upload-samples``.
+Besides those, paho-mqtt, gRPC and the control channel have threads of their own.
+"""
+
+import logging
+import os
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import FrameType
+
+import dsops
+from dsops.clock import Clock
+from dsops.errors import DsopsError, Interrupted, InvalidConfig
+from dsops_agent.config import Config
+from dsops_agent.enrol import GrpcEnroller, enrol, enrol_until_done, forget_token
+from dsops_agent.host import inventory
+from dsops_agent.identity import Identity, IdentityFolder
+from dsops_agent.parts import Parts
+from dsops_agent.status import StateLock, Status, StatusWriter
+from dsops_agent.threads import Threads
+
+logger = logging.getLogger(__name__)
+
+RENEW_BEFORE = timedelta(days=14)
+
+
+class Agent:
+    """The control process of one device.
+
+    Args:
+        config: The configuration.
+        clock: Time.
+    """
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._stop = threading.Event()
+        self._lock = StateLock(config.state)
+        self._threads = Threads(self._stop)
+        self._identities = IdentityFolder(config.state / "identity")
+        self._inventory = inventory()
+        self._parts: Parts | None = None
+        self._enrolment_problem = ""
+        self._status = StatusWriter(config.state / "status.json", self._read_status)
+
+    def stop_on_signals(self) -> None:
+        """Let SIGTERM and SIGINT end :meth:`run` in order; more of them change nothing."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take_signal)
+
+    def _take_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Make :meth:`run` end soon."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run until :meth:`stop`; then stop everything within ten seconds.
+
+        Raises:
+            AlreadyRunning: Another process uses the state folder.
+            EnrolmentRefused: The device has no identity, and the controller gives it none.
+            DsopsError: The state folder cannot be used.
+        """
+        self._lock.take()
+        try:
+            self._threads.start("status", lambda: self._status.run(self._stop))
+            self._threads.start("enrol", self._enter)
+            while not self._stop.wait(60.0):
+                logger.debug("the agent runs")
+            logger.info("the agent stops")
+            self._leave()
+        finally:
+            self._lock.release()
+        if self._threads.failure is not None and not isinstance(self._threads.failure, Interrupted):
+            raise self._threads.failure
+
+    def _enter(self) -> None:
+        """Get an identity, put everything together, start it."""
+        identity = self._identity()
+        if self._stop.is_set():
+            return
+        self._parts = parts = Parts(self._config, identity, self._clock, self._inventory, self._status.changed)
+        parts.start(self._threads, self._stop)
+        self._status.changed()
+
+    def _identity(self) -> Identity:
+        device = self._config.device
+        found = self._identities.load(device)
+        settings = self._config.enrolment
+        now = self._clock.now()
+        if found is not None and (found.expires > now or settings is None or not settings.token.exists()):
+            if settings is not None:
+                forget_token(settings.token)
+            _warn_of_expiry(found, now)
+            return found
+        if settings is None:
+            raise InvalidConfig(
+                "the device has no identity and no way to get one",
+                why="the configuration has no [enrolment]",
+                hint="add [enrolment] with address, ca and token",
+            )
+        facts = {key: str(value) for key, value in self._inventory.model_dump().items()}
+        attempt = partial(enrol, device, settings, self._identities, facts, GrpcEnroller(settings))
+        return enrol_until_done(partial(self._try_to_enrol, attempt), self._stop, settings.retry_max_s)
+
+    def _try_to_enrol(self, attempt: "partial[Identity]") -> Identity:
+        try:
+            return attempt()
+        except DsopsError as error:
+            self._enrolment_problem = str(error)
+            raise
+
+    def _leave(self) -> None:
+        self._threads.join(1.0, "enrol")
+        if self._parts is not None:
+            self._parts.stop(self._threads)
+        self._status.changed()
+        self._threads.join(1.0, "status")
+        self._status.write()
+        if self._parts is not None:
+            self._parts.close()
+
+    def _read_status(self) -> Status:
+        base = Status(
+            device=self._config.device,
+            version=dsops.__version__,
+            pid=os.getpid(),
+            updated=self._clock.now().astimezone(UTC),
+            inference_socket=str(self._config.inference_socket),
+            problems={"enrolment": self._enrolment_problem} if self._enrolment_problem else {},
+        )
+        return base if self._parts is None else self._parts.status(base)
+
+
+def _warn_of_expiry(identity: Identity, now: datetime) -> None:
+    if identity.expires - now < RENEW_BEFORE:
+        logger.warning(
+            "the certificate of this device expires at %s; an operator gives a new token with: dsops device token %s",
+            identity.expires.isoformat(),
+            identity.device,
+        )

@@ -1,0 +1,140 @@
+"""``dsops-agent``: runs the agent on a device and says how it does. Exit codes: :mod:`dsops.exits`."""
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import dsops
+from dsops.clock import SystemClock
+from dsops.errors import AwaitedFailure, DsopsError, MissingExtra
+from dsops.exits import Exit, describe, exit_code
+from dsops_agent import logs
+from dsops_agent.config import DEFAULT_PATH, load
+from dsops_agent.status import Status, is_running, read_status
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code. An error of the tree is printed in three lines, without a traceback."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except DsopsError as error:
+        if options.debug:
+            logger.exception("the command failed")
+        sys.stderr.write(describe(error) + "\n")
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        return Exit.FAILED
+    return Exit.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default: {DEFAULT_PATH}")
+    common.add_argument("--debug", action="store_true", help="log everything, and tracebacks of errors")
+    shown = argparse.ArgumentParser(add_help=False)
+    shown.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    parser = argparse.ArgumentParser(
+        prog="dsops-agent", description="The dsops agent: keeps a device's models up to date."
+    )
+    parser.add_argument("--version", action="version", version=f"dsops-agent {dsops.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", parents=[common], help="run the agent until SIGTERM or SIGINT")
+    run.set_defaults(command=_run)
+    status = commands.add_parser("status", parents=[common, shown], help="show how the agent does")
+    status.add_argument("--check", action="store_true", help="exit with 3 unless it is connected and can answer")
+    status.set_defaults(command=_status)
+    config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
+    show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
+    show.set_defaults(command=_config_show)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    loaded = load(options.config)
+    logs.configure("debug" if options.debug else loaded.config.log)
+    try:
+        app = importlib.import_module("dsops_agent.app")
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            "the agent's libraries are not installed", why=str(error), hint="pip install 'dsops[agent]'"
+        ) from error
+    agent = app.Agent(loaded.config, SystemClock())
+    agent.stop_on_signals()
+    agent.run()
+
+
+def _status(options: argparse.Namespace) -> None:
+    config = load(options.config).config
+    status = read_status(config.state / "status.json")
+    running = is_running(config.state)
+    if not running:  # what the file says of connections and processes was true once
+        status = status.model_copy(update={"connected": False, "runtime_pid": None})
+    if options.output == "json":
+        _print_json({"running": running, **status.model_dump(mode="json")})
+    else:
+        _print_table(_status_rows(status, running))
+    if options.check:
+        why = status.unhealthy_because() if running else "no agent runs with this configuration"
+        if why:
+            raise AwaitedFailure("the agent is not in order", why=why, hint="see the agent's log")
+
+
+def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
+    yield "device", status.device
+    yield "agent", f"{status.version}, {f'process {status.pid}' if running else 'not running'}"
+    yield "enrolled", f"yes, fleet {status.fleet}" if status.enrolled else "no"
+    yield "broker", "connected" if status.connected else "not connected"
+    yield (
+        "inference",
+        f"process {status.runtime_pid}, {status.inference_socket}" if status.runtime_pid else "not running",
+    )
+    for name, model in status.models.items():
+        active = f"release {model.active_release}" if model.active else "nothing"
+        yield f"model {name}", f"{active} active; newest install: {model.install.value} {model.progress:.0%}"
+        if model.problem:
+            yield "", f"{model.problem.code}: {model.problem.message}"
+    for kind, spool in status.spool.items():
+        figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
+        yield kind, figures
+    for name, text in status.problems.items():
+        yield f"problem ({name})", text
+    yield "updated", status.updated.isoformat(timespec="seconds")
+
+
+def _config_show(options: argparse.Namespace) -> None:
+    settings = load(options.config).settings()
+    if options.output == "json":
+        _print_json([{"key": s.key, "value": s.value, "origin": s.origin, "meaning": s.meaning} for s in settings])
+    else:
+        header = ("KEY", "VALUE", "ORIGIN", "MEANING")
+        _print_table([header, *((s.key, _text(s.value), s.origin, s.meaning) for s in settings)])
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    kept = list(rows)
+    widths = [max(len(row[column]) for row in kept) for column in range(len(kept[0]))]
+    for row in kept:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

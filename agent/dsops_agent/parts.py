@@ -1,0 +1,285 @@
+"""The parts of a control process that has an identity, joined, started and stopped in order."""
+
+import json
+import logging
+import platform
+import random
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from dsops.clock import Clock
+from dsops.errors import DsopsError, InvalidConfig
+from dsops.messages import Connection, Inventory
+from dsops.topics import Topics
+from dsops_agent.backoff import Backoff
+from dsops_agent.commander import Commander
+from dsops_agent.config import Config
+from dsops_agent.host import SystemHost
+from dsops_agent.identity import Identity
+from dsops_agent.install.installer import Installer
+from dsops_agent.install.journal import Journal
+from dsops_agent.install.ports import DeviceFacts, InstallConfig
+from dsops_agent.install.slots import Slots
+from dsops_agent.proof import Prover
+from dsops_agent.reporter import Reporter, Signer
+from dsops_agent.runtime_process import Launch
+from dsops_agent.sources import MqttChunks, MqttTrust
+from dsops_agent.status import SpoolStatus, Status
+from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.telemetry.collect import Collector, SpoolEvents
+from dsops_agent.telemetry.spool import Spool
+from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
+from dsops_agent.threads import Threads
+from dsops_agent.transport.client import tls_context
+from dsops_agent.transport.grpc import mutually_authenticated, sample_upload, telemetry_upload
+from dsops_agent.transport.mqtt import Life, MqttSession, Settings
+from dsops_agent.trust.store import TrustStore
+
+logger = logging.getLogger(__name__)
+
+PROVE_MEMORY_BYTES = 2 << 30
+_RUNTIME_READY_S = 20.0
+_UPLOAD_WAIT_S = 1.0
+
+
+def launch(config: Config) -> Launch:
+    """Return how the inference process is started."""
+    settings = {
+        "socket": str(config.inference_socket),
+        "threads": config.inference.threads,
+        "interval_s": config.telemetry.interval_s,
+        "samples": config.samples.model_dump(mode="json"),
+        "drift_enabled": config.drift.enabled,
+    }
+    return Launch(config.run_folder, json.dumps(settings))
+
+
+def install_config(config: Config) -> InstallConfig:
+    """Return the installer's settings."""
+    return InstallConfig(
+        probation_s=config.install.probation_s,
+        chunk_timeout_s=config.install.chunk_timeout_s,
+        window=config.install.window,
+        free_bytes=config.install.free_bytes,
+        prove_memory_bytes=PROVE_MEMORY_BYTES,
+    )
+
+
+def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inventory) -> Life:
+    boot_id = secrets.token_hex(8)
+
+    def message(seq: int, online: bool) -> bytes:
+        facts = inventory if online else Inventory()
+        connection = Connection(device=identity.device, online=online, boot_id=boot_id, conn_seq=seq, inventory=facts)
+        return connection.encode()
+
+    return Life(topics.connection(identity.device), partial(journal.next, "connection"), message)
+
+
+@dataclass
+class Parts:
+    """Everything that runs on an enrolled device. Implements the broker session's inbox and the installer's listener.
+
+    Nothing starts before :meth:`start`.
+    """
+
+    config: Config
+    identity: Identity
+    clock: Clock
+    inventory: Inventory
+    status_changed: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        """Join the parts."""
+        state, device = self.config.state, self.identity.device
+        self._recovering = threading.Event()
+        self._topics = Topics(self.identity.fleet.topic_prefix)
+        self._journal = Journal(state / "journal.db")
+        self._spool = Spool(state / "spool", self.config.telemetry.spool_bytes)
+        self._events = SpoolEvents(self._spool, self.clock)
+        self._supervisor = RuntimeSupervisor(
+            launch(self.config),
+            Prover(self.config.inference.threads),
+            self._spool,
+            self._events,
+            self.clock,
+            self._runtime_started,
+        )
+        self._session = self._make_session()
+        signer = Signer(device, self._topics.state(device), self.identity.key, partial(self._journal.next, "report"))
+        self._reporter = Reporter(
+            signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
+        )
+        self._installer = self._make_installer()
+        self._commander = Commander(self._topics, device, self._installer)
+        self._channel = mutually_authenticated(self.identity)
+        self._collector = Collector(
+            SystemHost(state),
+            self._spool,
+            self.clock,
+            interval_s=self.config.telemetry.interval_s,
+            runtime_pid=lambda: self._supervisor.pid,
+        )
+        self._telemetry = Uploader(
+            "telemetry",
+            self._spool,
+            self.clock,
+            upload=telemetry_upload(self._channel),
+            encode=encode_telemetry,
+            backoff=self._upload_backoff(),
+        )
+        self._samples = Uploader(
+            "samples",
+            self._spool,
+            self.clock,
+            upload=sample_upload(self._channel),
+            encode=encode_samples,
+            backoff=self._upload_backoff(),
+        )
+
+    def _upload_backoff(self) -> Backoff:
+        return Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
+
+    def _make_session(self) -> MqttSession:
+        settings = Settings(
+            device=self.identity.device,
+            address=self.identity.fleet.broker,
+            tls=partial(tls_context, self.identity),
+            keepalive_s=self.config.mqtt.keepalive_s,
+            reconnect_max_s=self.config.mqtt.reconnect_max_s,
+            will_delay_s=self.config.mqtt.will_delay_s,
+        )
+        life = _life(self.identity, self._topics, self._journal, self.inventory)
+        session = MqttSession(settings, life, self, self.clock)
+        session.subscribe(self._topics.down(self.identity.device), 1)
+        return session
+
+    def _make_installer(self) -> Installer:
+        state = self.config.state
+        return Installer(
+            config=install_config(self.config),
+            device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
+            journal=self._journal,
+            slots=Slots(state / "slots", self._journal),
+            trust=TrustStore(state / "trust", self._first_root(), self.clock),
+            chunks=MqttChunks(self._session, self._topics, self.identity.device),
+            trust_source=MqttTrust(self._session, self._topics),
+            runtime=self._supervisor,
+            events=self._events,
+            listener=self,
+            clock=self.clock,
+        )
+
+    def _first_root(self) -> bytes:
+        path = self.config.trust.root
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InvalidConfig(
+                f"cannot read {path}",
+                why=f"trust.root names it: {error.strerror}",
+                hint="copy the fleet's 1.root.json to the device",
+                key="trust.root",
+            ) from error
+
+    # What others tell us.
+
+    def message(self, topic: str, payload: bytes) -> None:
+        """Take a message from the broker."""
+        if not self._commander.on_message(topic, payload):
+            logger.debug("a message on %s is for nobody", topic)
+
+    def connected(self) -> None:
+        """Take note of a connection to the broker."""
+        self._installer.connected()
+        self._reporter.changed()
+        self.status_changed()
+
+    def disconnected(self) -> None:
+        """Take note of the loss of the connection."""
+        self.status_changed()
+
+    def changed(self) -> None:
+        """Take note of a change of observed state."""
+        self._reporter.changed()
+        self.status_changed()
+
+    def _runtime_started(self, is_first: bool) -> None:
+        if not is_first or self._recovering.is_set():
+            self._installer.runtime_restarted()
+        self.status_changed()
+
+    # Start and end.
+
+    def start(self, threads: Threads, stop: threading.Event) -> None:
+        """Start the threads."""
+        threads.start("runtime", self._supervisor.run)
+        threads.start("installer", lambda: self._install(stop))
+        threads.start("mqtt-inbox", self._session.dispatch)
+        threads.start("mqtt", self._session.run)
+        threads.start("reporter", lambda: self._reporter.run(stop))
+        threads.start("collector", lambda: self._collector.run(stop))
+        threads.start("upload-telemetry", self._telemetry.run)
+        threads.start("upload-samples", self._samples.run)
+
+    def _install(self, stop: threading.Event) -> None:
+        """Recover once the inference process answers, or without it when it takes too long; then install."""
+        ends_s = self.clock.monotonic_s() + _RUNTIME_READY_S
+        while not self._supervisor.ready.wait(0.1) and not stop.is_set() and self.clock.monotonic_s() < ends_s:
+            continue
+        if stop.is_set():
+            return
+        self._recovering.set()
+        self._installer.recover()
+        self._installer.run(stop)
+
+    def stop(self, threads: Threads) -> None:
+        """Stop the threads after their ``stop`` was set: first who uses others, last who sends what is left."""
+        threads.join(1.0, "installer", "reporter", "collector")
+        self._session.stop()
+        self._supervisor.leave()
+        threads.join(5.5, "runtime", "mqtt", "mqtt-inbox")
+        self._telemetry.stop()
+        self._samples.stop()
+        threads.join(3.2, "upload-telemetry", "upload-samples")
+
+    def close(self) -> None:
+        """Close files and connections."""
+        self._channel.close()
+        self._spool.close()
+        self._journal.close()
+
+    def status(self, base: Status) -> Status:
+        """Return what is known of the parts."""
+        problems = {
+            "broker": self._session.problem,
+            "telemetry": self._telemetry.problem,
+            "samples": self._samples.problem,
+        }
+        return base.model_copy(
+            update={
+                "enrolled": True,
+                "connected": self._session.is_connected,
+                "fleet": self.identity.fleet.fleet,
+                "certificate_expires": self.identity.expires,
+                "runtime_pid": self._supervisor.pid,
+                "models": self._installer.observed(),
+                "spool": self._spool_status(),
+                "spool_bytes": self._spool.waiting_bytes,
+                "problems": {name: text for name, text in problems.items() if text},
+            }
+        )
+
+    def _spool_status(self) -> dict[str, SpoolStatus]:
+        try:
+            counters = self._spool.counters()
+        except DsopsError as error:
+            logger.warning("the spool's counters cannot be read: %s", error)
+            return {}
+        return {
+            kind: SpoolStatus(produced=c.produced, stored=c.stored, dropped=c.dropped, pending=c.pending)
+            for kind, c in counters.items()
+        }

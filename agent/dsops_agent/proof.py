@@ -1,0 +1,95 @@
+"""Tries a bundle in a throw-away process, so that a payload that crashes or hangs takes nothing else down."""
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from dsops.errors import RuntimeCrashed, from_dict
+from dsops_agent.install.ports import ProveLimits
+from dsops_agent.runtime_process import describe_exit
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTPUT_BYTES = 64 * 1024
+
+
+class Prover:
+    """Runs ``python -m dsops_agent.runtime.prove``, one at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def prove(self, path: Path, limits: ProveLimits) -> None:
+        """Run a bundle's golden inputs within limits of time, address space and output.
+
+        Raises:
+            RuntimeCrashed: The process died, ran out of memory or time, or said nothing that makes sense.
+            DsopsError: What it found wrong with the bundle.
+        """
+        output = os.memfd_create("proof")
+        try:
+            self._run(path, limits, output)
+            data = os.pread(output, MAX_OUTPUT_BYTES, 0)
+        finally:
+            os.close(output)
+        result = _parse(data)
+        if not result.get("ok"):
+            error = result.get("error")
+            raise from_dict(error if isinstance(error, dict) else {})
+        logger.info(
+            "%s was proved: %.3f ms, %s", path.parent.name, result.get("latency_ms", 0.0), result.get("runtime")
+        )
+
+    def abort(self) -> None:
+        """Kill the process, if there is one."""
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+
+    def _run(self, path: Path, limits: ProveLimits, output: int) -> None:
+        command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
+        with self._lock:
+            self._child = child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output)
+        try:
+            _limit(child.pid, limits)
+            code = child.wait(limits.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeCrashed(
+                "the bundle was not proved in time", why=f"no answer within {limits.timeout_s:g} s"
+            ) from error
+        finally:
+            child.kill()
+            child.wait()
+            with self._lock:
+                self._child = None
+        if code != 0:
+            raise RuntimeCrashed("the process that tried the bundle died", why=describe_exit(code))
+
+
+def _limit(pid: int, limits: ProveLimits) -> None:
+    """Set limits from outside: between fork and exec of a program with threads nothing else may run."""
+    wanted = {resource.RLIMIT_FSIZE: MAX_OUTPUT_BYTES, resource.RLIMIT_CORE: 0}
+    if limits.memory_bytes:
+        wanted[resource.RLIMIT_AS] = limits.memory_bytes
+    for kind, most in wanted.items():
+        try:
+            resource.prlimit(pid, kind, (most, most))
+        except (ProcessLookupError, PermissionError) as error:  # it ended already, or a lower limit holds
+            logger.debug("a limit was not set: %s", error)
+
+
+def _parse(data: bytes) -> dict[str, object]:
+    try:
+        result = json.loads(data)
+    except ValueError as error:
+        raise RuntimeCrashed("the process that tried the bundle said nothing that makes sense") from error
+    if not isinstance(result, dict):
+        raise RuntimeCrashed("the process that tried the bundle said nothing that makes sense")
+    return result

@@ -1,0 +1,163 @@
+"""``status.json``: what the control process says of itself to people and programs on the same device."""
+
+import fcntl
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from dsops import strictjson
+from dsops.errors import AlreadyRunning, NotFound, StateDamaged
+from dsops.manifest import first_problem
+from dsops.messages import ModelState
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 2.0
+
+
+class SpoolStatus(BaseModel):
+    """What became of the records of one kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    produced: int = 0
+    stored: int = 0
+    dropped: int = 0
+    pending: int = 0
+
+
+class Status(BaseModel):
+    """The whole file. ``problems`` says of ``broker``, ``enrolment`` and ``store`` why there is no connection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    version: str
+    pid: int
+    updated: AwareDatetime
+    enrolled: bool = False
+    connected: bool = False
+    fleet: str = ""
+    certificate_expires: AwareDatetime | None = None
+    runtime_pid: int | None = None
+    inference_socket: str = ""
+    models: Mapping[str, ModelState] = {}
+    spool: Mapping[str, SpoolStatus] = {}
+    spool_bytes: int = 0
+    problems: Mapping[str, str] = {}
+
+    def unhealthy_because(self) -> str:
+        """Return why the agent is not in order, or an empty text."""
+        if not self.enrolled:
+            return self.problems.get("enrolment", "the device is not enrolled")
+        if not self.connected:
+            return self.problems.get("broker", "there is no connection to the broker")
+        return "" if self.runtime_pid else "the inference process is not running"
+
+
+class StatusWriter:
+    """Writes the file. :meth:`run` is the body of a thread."""
+
+    def __init__(self, path: Path, read: Callable[[], Status]) -> None:
+        self._path = path
+        self._read = read
+        self._changed = threading.Event()
+
+    def changed(self) -> None:
+        """Write soon."""
+        self._changed.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Write every ``PERIOD_S`` seconds and after changes, until ``stop`` is set."""
+        while not stop.is_set():
+            self.write()
+            self._changed.wait(PERIOD_S)
+            self._changed.clear()
+
+    def write(self) -> None:
+        """Write once: whole or not at all, but not forced to the disk, for it is worthless after a power cut."""
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        try:
+            temporary.write_bytes(strictjson.dumps(self._read().model_dump(mode="json")))
+            temporary.replace(self._path)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self._path, error.strerror)
+
+
+def read_status(path: Path) -> Status:
+    """Read the file.
+
+    Raises:
+        NotFound: There is none.
+        StateDamaged: It is not a status.
+    """
+    try:
+        return Status.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise NotFound(
+            "the agent has not run yet", why=f"{path} does not exist", hint="start it: dsops-agent run"
+        ) from error
+    except OSError as error:
+        raise StateDamaged(
+            f"cannot read {path}", why=error.strerror or str(error), hint="use the agent's user"
+        ) from error
+    except ValidationError as error:
+        raise StateDamaged(f"{path} is not a status", why=first_problem(error), hint="restart the agent") from error
+    except ValueError as error:
+        raise StateDamaged(f"{path} is not a status", why=str(error), hint="restart the agent") from error
+
+
+class StateLock:
+    """Held by the control process as long as it uses a state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "agent.lock"
+        self._handle = -1
+
+    def take(self) -> None:
+        """Take the lock.
+
+        Raises:
+            AlreadyRunning: Another process holds it.
+            StateDamaged: The folder cannot be used.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateDamaged(
+                f"cannot use the state folder {self._path.parent}",
+                why=error.strerror or str(error),
+                hint="check the key `state` of the configuration, and who owns the folder",
+            ) from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise AlreadyRunning(f"an agent uses {self._path.parent} already") from error
+
+    def release(self) -> None:
+        """Give the lock back; does nothing when it is not held."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def is_running(state: Path) -> bool:
+    """Return whether a control process uses the state folder at this moment."""
+    try:
+        handle = os.open(state / "agent.lock", os.O_RDONLY)
+    except OSError:  # never started
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

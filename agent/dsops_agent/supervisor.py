@@ -1,0 +1,230 @@
+"""Keeps the inference process running, and speaks to it for the rest of the control process."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from dsops.clock import Clock
+from dsops.errors import DeviceError, DsopsError, InvalidInput, RuntimeCrashed
+from dsops_agent.install.ports import ProveLimits
+from dsops_agent.proof import Prover
+from dsops_agent.runtime.channel import Header
+from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
+from dsops_agent.telemetry.collect import SpoolEvents
+from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S, MOST_WAIT_S = 0.2, 10.0
+STEADY_S = 60.0
+"""A process that lived so long is started again without delay."""
+HEALTH_S = 15.0
+SILENT_S = 30.0
+ACTIVATE_S = 60.0
+
+
+class RuntimeSupervisor:
+    """Starts or takes over the inference process and starts it again when it ends; implements ``RuntimeControl``.
+
+    :meth:`run` is the body of a thread. Once :meth:`leave` was called, a request that fails because the process is
+    being ended raises SystemExit instead of RuntimeCrashed: it ends the calling thread, so that nobody takes the end
+    of the agent for a fault of a bundle.
+
+    Args:
+        launch: How to start the process.
+        prover: Tries bundles.
+        spool: Takes the process's records.
+        events: Is told of restarts.
+        clock: Time.
+        started: Called with true after the first start, with false after each other one.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        prover: Prover,
+        spool: Spool,
+        events: SpoolEvents,
+        clock: Clock,
+        started: Callable[[bool], None],
+    ) -> None:
+        self._launch = launch
+        self._prover = prover
+        self._spool = spool
+        self._events = events
+        self._clock = clock
+        self._started = started
+        self._leaving = threading.Event()
+        self._process: RuntimeProcess | None = None
+        self.ready = threading.Event()
+        """Set once the process answered for the first time."""
+
+    @property
+    def pid(self) -> int | None:
+        """The inference process, or None while there is none."""
+        process = self._process
+        return None if process is None or process.channel.closed.is_set() else process.pid
+
+    # The thread that keeps the process running.
+
+    def run(self) -> None:
+        """Keep a process running until :meth:`leave`, then end it."""
+        wait_s = FIRST_WAIT_S
+        is_first = True
+        while not self._leaving.is_set():
+            began_s = self._clock.monotonic_s()
+            try:
+                self._process = self._begin(adopting=is_first)
+                self.ready.set()
+                self._started(is_first)
+                is_first = False
+                self._follow(self._process)
+            except RuntimeCrashed as error:
+                logger.warning("%s", error)
+            except Exception:
+                logger.exception("keeping the inference process running failed")
+            if self._clock.monotonic_s() - began_s > STEADY_S:
+                wait_s = FIRST_WAIT_S
+            self._leaving.wait(wait_s)
+            wait_s = min(MOST_WAIT_S, 2 * wait_s)
+        if self._process is not None:
+            self._process.end()
+
+    def leave(self) -> None:
+        """Make :meth:`run` end the process and return."""
+        self._leaving.set()
+        self._prover.abort()
+
+    def _begin(self, *, adopting: bool) -> RuntimeProcess:
+        self._launch.run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = adopt(self._launch, self._handle) if adopting else None
+        return found or spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+
+    def _follow(self, process: RuntimeProcess) -> None:
+        """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
+        next_check_s = self._clock.monotonic_s() + HEALTH_S
+        while not self._leaving.wait(0.1):
+            if process.channel.closed.is_set():
+                break
+            if self._clock.monotonic_s() >= next_check_s:
+                if not self._is_healthy(process):
+                    break
+                next_check_s = self._clock.monotonic_s() + HEALTH_S
+        else:
+            return
+        process.end()
+        self._process = None
+        if not self._leaving.is_set():
+            self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid} ended")
+            raise RuntimeCrashed("the inference process ended and is started again", why=f"process {process.pid}")
+
+    def _is_healthy(self, process: RuntimeProcess) -> bool:
+        try:
+            process.channel.call("status", timeout_s=SILENT_S)
+        except DsopsError as error:
+            logger.warning("inference process %d does not answer: %s", process.pid, error)
+            return False
+        return True
+
+    # What the installer asks for.
+
+    def prove(self, path: Path, limits: ProveLimits) -> None:
+        """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""
+        try:
+            self._prover.prove(path, limits)
+        except RuntimeCrashed as error:
+            raise self._unless_leaving(error) from error
+
+    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+        """Change a model over to a bundle without losing a request.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+            DsopsError: It refused the bundle; what was served before is served still.
+        """
+        self._ask("activate", ACTIVATE_S, model=model, path=str(path), digest=digest, release=release)
+
+    def check(self, model: str) -> None:
+        """Run the golden inputs on the live model.
+
+        Raises:
+            GoldenMismatch: It answers something else.
+            RuntimeCrashed: The process is gone or silent.
+        """
+        self._ask("check", ACTIVATE_S, model=model)
+
+    def deactivate(self, model: str) -> None:
+        """Stop serving a model.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        self._ask("deactivate", ACTIVATE_S, model=model)
+
+    def is_serving(self, model: str, digest: str) -> bool:
+        """Return whether the model answers from that bundle; False when the process is gone."""
+        try:
+            models = self._ask("status", SILENT_S).get("models")
+        except DsopsError as error:
+            logger.warning("cannot ask what is served: %s", error)
+            return False
+        entry = models.get(model) if isinstance(models, dict) else None
+        return isinstance(entry, dict) and entry.get("digest") == digest
+
+    def _ask(self, op: str, timeout_s: float, **fields: object) -> Header:
+        try:
+            answer, _ = self._live().channel.call(op, b"", timeout_s, **fields)
+        except RuntimeCrashed as error:
+            raise self._unless_leaving(error) from error
+        return answer
+
+    def _live(self) -> RuntimeProcess:
+        if self._process is None:
+            raise RuntimeCrashed("the inference process is not running", why="it is being started")
+        return self._process
+
+    def _unless_leaving(self, error: RuntimeCrashed) -> BaseException:
+        return SystemExit(0) if self._leaving.is_set() else error
+
+    # What the process asks for.
+
+    def _handle(self, op: str, header: Header, body: bytes) -> tuple[Header, bytes]:
+        if op != "records":
+            raise InvalidInput(f"{op!r} is not known")
+        delivery = read_delivery(header, body)
+        try:
+            self._spool.take(delivery)
+        except DeviceError as error:  # counted as dropped: to send them again would count them twice
+            logger.warning("records of the inference process were dropped: %s", error)
+            return {"stored": 0}, b""
+        return {"stored": sum(map(len, delivery.records.values()))}, b""
+
+
+def read_delivery(header: Header, body: bytes) -> Delivery:
+    """Return what a ``records`` request hands over.
+
+    Raises:
+        InvalidInput: The header does not describe the body.
+    """
+    kinds, sizes, lost = header.get("kinds"), header.get("sizes"), header.get("lost_kinds", {})
+    source, number = header.get("source", ""), header.get("batch", 0)
+    if (
+        not isinstance(kinds, list)
+        or not isinstance(sizes, list)
+        or not isinstance(lost, dict)
+        or not isinstance(source, str)
+        or not isinstance(number, int)
+        or not all(isinstance(size, int) and size >= 0 for size in sizes)
+        or len(kinds) != len(sizes)
+        or sum(sizes) != len(body)
+        or not all(kind in KINDS for kind in (*kinds, *lost))
+        or not all(isinstance(count, int) and count >= 0 for count in lost.values())
+    ):
+        raise InvalidInput("the records' header does not describe them")
+    records: dict[Kind, list[bytes]] = {kind: [] for kind in KINDS}
+    start = 0
+    for kind, size in zip(kinds, sizes, strict=True):
+        records[kind].append(body[start : start + size])
+        start += size
+    return Delivery(records, lost, (source, number))
