@@ -135,7 +135,7 @@ class Bundles:
         """
         found = [b for b in self.list(model) if b.release == release and variant in (None, b.variant)]
         if not found:
-            hint = f"see: dsops bundle list {model}"
+            hint = "see: dsops bundle list"
             raise NotFound(f"there is no bundle {model} {release}{f' {variant}' if variant else ''}", hint=hint)
         if len(found) > 1:
             raise Conflict(f"{model} {release} has several variants", why=", ".join(b.variant for b in found))

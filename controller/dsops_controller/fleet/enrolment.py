@@ -193,14 +193,14 @@ def _judge(request: _Request, token: AnyRow | None, known: AnyRow | None, now: d
 def _register(connection: Connection, name: DeviceId, now: datetime) -> None:
     state = connection.execute(select(devices.c.state).where(devices.c.id == name)).scalar()
     if state is None:
-        connection.execute(insert(devices).values(id=name, state=Device.PENDING, created_ms=to_ms(now)))
+        connection.execute(insert(devices).values(id=name, state=Device.PENDING.value, created_ms=to_ms(now)))
     elif state in _OUT:
-        raise Conflict(f"device {name} cannot get a token", why=f"it is {state}", hint=f"dsops device accept {name}")
+        raise Conflict(f"device {name} cannot get a token", why=f"it is {state}", hint="accept the device again first")
 
 
 def _accept(connection: Connection, request: _Request, certificate: DeviceCertificate) -> None:
     values = {
-        "state": Device.ACCEPTED,
+        "state": Device.ACCEPTED.value,
         "serial": certificate.serial,
         "public_key": certificate.public_key,
         "inventory": encode_inventory(request.inventory),

@@ -89,7 +89,7 @@ class Registry:
         """Return every device by name, or those in one state."""
         query = select(devices).order_by(devices.c.id)
         if state is not None:
-            query = query.where(devices.c.state == state)
+            query = query.where(devices.c.state == state.value)
         with self._db.read() as connection:
             return tuple(map(_record, connection.execute(query)))
 
@@ -120,7 +120,7 @@ class Registry:
             if state is not present:
                 if state not in _ALLOWED[present]:
                     raise Conflict(f"device {device} cannot become {state}", why=f"it is {present}")
-                connection.execute(update(devices).where(devices.c.id == device).values(state=state))
+                connection.execute(update(devices).where(devices.c.id == device).values(state=state.value))
                 audit.record(connection, self._clock.now(), actor, f"device.{state}", device, f"was {present}")
         return self.get(device)
 

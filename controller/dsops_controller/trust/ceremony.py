@@ -4,6 +4,7 @@ Every function works on files and needs no network. Keep the key folder offline 
 bring it only for the ceremony: nothing of it is ever copied to the server.
 """
 
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,27 +41,39 @@ _SYSTEM = SystemClock()
 
 
 def init(
-    keys: Path, server: Path, *, fleet: str, root_keys: int = 3, threshold: int = 2, clock: Clock = _SYSTEM
+    keys: Path,
+    server: Path,
+    *,
+    fleet: str | None = None,
+    root_keys: int = 3,
+    threshold: int = 2,
+    clock: Clock = _SYSTEM,
 ) -> None:
     """Found a fleet's trust: make the offline keys in ``keys`` and publish the first metadata in ``server``.
 
     The server folder must have its online keys (:meth:`OnlineKeys.create`). Interrupted, it can be called again: keys
     that are there are used.
 
+    Args:
+        keys: Folder for the offline keys.
+        server: The server's folder.
+        fleet: Name of the fleet; needed only if the folder has no ``controller.toml`` that says it.
+        root_keys: Number of keys of root, and of targets.
+        threshold: How many of them must sign.
+        clock: Tells the time.
+
     Raises:
-        InvalidInput: The threshold cannot be met.
+        InvalidInput: The threshold cannot be met, or the fleet's name is missing or not the server's.
         NotFound: The server was not set up.
         Conflict: The fleet was founded before.
     """
-    if not fleet.strip():
-        raise InvalidInput("a fleet needs a name")
     if not 1 <= threshold <= root_keys <= 9:
         raise InvalidInput(f"{threshold} of {root_keys} keys cannot be", why="1 <= threshold <= keys <= 9")
     online = OnlinePublic.read(server / "keys")
     repository = _repository(server, clock)
     if repository.is_established:
         raise Conflict(f"fleet {repository.director().fleet} was founded before", why=str(server))
-    director = _director(fleet, online)
+    director = _director(_fleet_name(server, fleet), online)
     folder = KeyFolder(keys)
     holders = {
         role: [folder.make(f"{role}-{number}") for number in range(1, root_keys + 1)] for role in (ROOT, TARGETS)
@@ -234,6 +247,21 @@ def read_facts(target: TargetFile) -> TargetFacts:
 
 def _repository(server: Path, clock: Clock) -> Repository:
     return Repository(server / "trust", OnlineKeys.load(server / "keys"), clock)
+
+
+def _fleet_name(server: Path, given: str | None) -> str:
+    """Return the fleet's name; devices compare it with what the server writes into every directive."""
+    try:
+        configured = tomllib.loads((server / "controller.toml").read_text()).get("fleet", given)
+    except FileNotFoundError:
+        configured = given
+    except (OSError, ValueError) as error:
+        raise InvalidInput("controller.toml cannot be read", why=str(error)) from error
+    if not isinstance(configured, str) or not configured.strip():
+        raise InvalidInput("a fleet needs a name", hint="set `fleet` in controller.toml")
+    if given not in (None, configured):
+        raise InvalidInput(f"the fleet cannot be {given!r}", why=f"controller.toml says {configured!r}")
+    return configured
 
 
 def _director(fleet: str, online: OnlinePublic) -> bytes:

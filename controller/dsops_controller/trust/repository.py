@@ -149,7 +149,7 @@ class Repository:
         state = self.state()
         documents = {**state.roles, ROOT: state.roots[0], "snapshot": state.snapshot, "timestamp": state.timestamp}
         if name not in documents:
-            raise NotFound(f"there is no role {name}", hint="grant the model first: dsops model grant")
+            raise NotFound(f"there is no role {name}", hint="grant the model first: dsops trust grant")
         return documents[name]
 
     def newest_root(self) -> bytes:
@@ -272,7 +272,7 @@ class Repository:
 
     def _pack(self, state: TrustState, model: str, targets: Mapping[str, bytes]) -> TrustPack:
         if model not in state.models:
-            raise NotFound(f"there is no model {model}", hint=f"grant it first: dsops model grant {model}")
+            raise NotFound(f"there is no model {model}", hint=f"grant it first: dsops trust grant {model}")
         files = state.files([TARGETS, FLEET, POLICY, model_role(model)])
         small = {path: self._target(state, path, targets) for path in (DIRECTOR_PATH, policy_path(model))}
         pack = TrustPack.of(files, small)
@@ -281,7 +281,7 @@ class Repository:
             raise Conflict(
                 f"the trust metadata of {model} is too long for one message",
                 why=f"{size} bytes, {MAX_MESSAGE_BYTES} allowed",
-                hint="let the model's owner drop releases that no device needs: dsops model prune",
+                hint="let the model's owner prune the role: sign it without the releases that no device needs",
             )
         return pack
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from dsops.clock import ManualClock
+from dsops.clock import ManualClock, SystemClock
 from dsops.errors import Conflict, InvalidInput, MalformedBundle, NotFound, UntrustedBundle
 from dsops.trust import Policy, Ring, TargetFacts
 from dsops_controller.trust import ceremony
 from dsops_controller.trust.keys import KeyFolder, OnlineKeys, OnlinePublic
+from dsops_controller.trust.repository import Repository
 from dsops_controller.trust.roles import read_role, sign_role
 from dsops_controller.trust.testing import FoundedFleet, MakeBundle
 
@@ -53,8 +54,20 @@ def test_a_threshold_must_be_possible(tmp_path: Path, keys: int, threshold: int)
 def test_init_needs_a_server_and_a_name(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no keys yet"):
         ceremony.init(tmp_path / "k", tmp_path / "s", fleet="lab")
-    with pytest.raises(InvalidInput):
-        ceremony.init(tmp_path / "k", tmp_path / "s", fleet=" ")
+    OnlineKeys.create(tmp_path / "s" / "keys")
+    for name in (None, " ", "x" * 65):
+        with pytest.raises(InvalidInput):
+            ceremony.init(tmp_path / "k", tmp_path / "s", fleet=name)
+    assert not (tmp_path / "k").exists()
+
+
+def test_the_fleets_name_is_the_servers(tmp_path: Path) -> None:
+    online = OnlineKeys.create(tmp_path / "s" / "keys")
+    (tmp_path / "s" / "controller.toml").write_text('fleet = "plant"\n')
+    with pytest.raises(InvalidInput, match="says 'plant'"):
+        ceremony.init(tmp_path / "k", tmp_path / "s", fleet="other")
+    ceremony.init(tmp_path / "k", tmp_path / "s")
+    assert Repository(tmp_path / "s" / "trust", online, SystemClock()).director().fleet == "plant"
 
 
 def test_an_interrupted_init_uses_the_keys_that_are_there(tmp_path: Path) -> None:
