@@ -1,0 +1,156 @@
+"""Open Inference Protocol messages to arrays and back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runtime_bundles import CLASSES, LABELS, SHAPE, frames, make_bundle
+
+from dsops.api.v1 import inference_pb2 as pb
+from dsops.bundle import Bundle
+from dsops.errors import InvalidInput, NotFound
+from dsops_agent.runtime import oip
+from dsops_agent.runtime.engine import ServedModel, load_bundle
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    bundle = make_bundle(tmp_path_factory.mktemp("oip"))
+    return load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
+
+
+def request(
+    rows: np.ndarray, *, raw: bool = True, datatype: str = "FP32", name: str = "image", shape: Any = None
+) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="compass", id="r-7")
+    tensor = message.inputs.add(name=name, datatype=datatype, shape=rows.shape if shape is None else shape)
+    if raw:
+        message.raw_input_contents.append(rows.tobytes())
+    elif datatype == "FP32":
+        tensor.contents.fp32_contents.extend(rows.ravel().tolist())
+    else:
+        tensor.contents.int_contents.extend(rows.ravel().tolist())
+    return message
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_real_values_arrive(served: ServedModel, raw: bool) -> None:
+    rows = frames(3)
+    found = oip.decode_frames(request(rows, raw=raw), served)
+    assert found.dtype == np.float32
+    assert (found == rows).all()
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_stored_values_arrive(served: ServedModel, raw: bool) -> None:
+    rows = np.arange(-8, 8, dtype=np.int8).reshape(1, *SHAPE)
+    found = oip.decode_frames(request(rows, raw=raw, datatype="INT8"), served)
+    assert found.dtype == np.int8
+    assert (found == rows).all()
+
+
+def no_input() -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(model_name="compass")
+
+
+def two_inputs() -> pb.ModelInferRequest:
+    message = request(frames(1))
+    message.inputs.add(name="image")
+    return message
+
+
+def two_raw() -> pb.ModelInferRequest:
+    message = request(frames(1))
+    message.raw_input_contents.append(b"x")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (no_input(), "one input, 'image': got none"),
+        (two_inputs(), "one input"),
+        (two_raw(), "64 bytes"),
+        (request(frames(1), name="picture"), "got 'picture'"),
+        (request(frames(1), datatype="FP64"), "datatype FP32 or INT8: got 'FP64'"),
+        (request(frames(1), shape=[1, 16]), r"shape \[n, 4, 4, 1\]"),
+        (request(frames(1), shape=[]), "shape"),
+        (request(frames(1), shape=[0, 4, 4, 1]), "n from 1"),
+        (request(frames(1), shape=[-1, 4, 4, 1]), "n from 1"),
+        (request(frames(1), shape=[1 << 40, 4, 4, 1]), "n from 1"),
+        (request(frames(1), shape=[2, 4, 4, 1]), "128 bytes: got 64"),
+        (request(frames(1), raw=False, shape=[2, 4, 4, 1]), "32 values: got 16"),
+        (request(np.full((1, *SHAPE), 300), raw=False, datatype="INT8"), "outside -128 to 127"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_told_what_does(
+    served: ServedModel, message: pb.ModelInferRequest, text: str
+) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        oip.decode_frames(message, served)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(
+    shape=st.just([1, *SHAPE]) | st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=5),
+    datatype=st.sampled_from(["FP32", "INT8", "FP16", "BYTES", "", "FP64"]),
+    raw=st.lists(st.binary(max_size=80) | st.binary(min_size=64, max_size=64), max_size=2),
+    typed=st.lists(st.floats(width=32), max_size=17) | st.lists(st.floats(width=32), min_size=16, max_size=16),
+)
+def test_whatever_comes_is_frames_or_a_refusal(
+    served: ServedModel, shape: list[int], datatype: str, raw: list[bytes], typed: list[float]
+) -> None:
+    message = pb.ModelInferRequest(raw_input_contents=raw)
+    message.inputs.add(name="image", datatype=datatype, shape=shape).contents.fp32_contents.extend(typed)
+    try:
+        found = oip.decode_frames(message, served)
+    except InvalidInput:
+        return
+    assert found.shape[1:] == SHAPE
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_an_answer_has_the_form_of_its_request(served: ServedModel, raw: bool) -> None:
+    message = request(frames(2), raw=raw)
+    response = oip.encode_answer(message, served, served.infer(frames(2)))
+    assert (response.model_name, response.model_version, response.id) == ("compass", "1", "r-7")
+    assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
+        ("scores", "FP32", [2, CLASSES]),
+        ("label", "BYTES", [2]),
+    ]
+    if raw:
+        assert response.raw_output_contents[1] == b"\x05\x00\x00\x00north\x04\x00\x00\x00east"
+        assert len(response.raw_output_contents[0]) == 2 * CLASSES * 4
+    else:
+        assert not response.raw_output_contents
+        assert list(response.outputs[1].contents.bytes_contents) == [b"north", b"east"]
+        assert len(response.outputs[0].contents.fp32_contents) == 2 * CLASSES
+
+
+def test_only_the_outputs_asked_for(served: ServedModel) -> None:
+    message = request(frames(1))
+    message.outputs.add(name="label")
+    response = oip.encode_answer(message, served, served.infer(frames(1)))
+    assert [output.name for output in response.outputs] == ["label"]
+    assert len(response.raw_output_contents) == 1
+    message.outputs.add(name="boxes")
+    with pytest.raises(InvalidInput, match="scores, label: got 'boxes'"):
+        oip.encode_answer(message, served, served.infer(frames(1)))
+
+
+def test_a_model_without_labels_has_scores_only(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, labels=())
+    plain = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
+    assert [output.name for output in oip.describe(plain).outputs] == ["scores"]
+    assert [o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer(frames(1))).outputs] == ["scores"]
+
+
+def test_versions(served: ServedModel) -> None:
+    oip.check_version(served, "")
+    oip.check_version(served, "1")
+    with pytest.raises(NotFound, match="release 2"):
+        oip.check_version(served, "2")
+    assert served.manifest.labels == LABELS
