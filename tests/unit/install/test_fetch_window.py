@@ -1,0 +1,156 @@
+"""The transfer's window, pure: what it asks for, when it asks again, when it gives up."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsops_agent.install.window import NEED_LIMIT, STRIKES, TRIES, Action, Kind, Window
+
+
+def names(count: int) -> list[str]:
+    return [f"chunk {number}" for number in range(count)]
+
+
+def kinds(actions: list[Action]) -> list[Kind]:
+    return [action.kind for action in actions]
+
+
+def test_asks_for_two_first_and_never_for_more_than_the_limit() -> None:
+    window = Window(names(100), limit=5, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    assert asked == ["chunk 0", "chunk 1"]
+    most = 0
+    while asked:
+        actions = window.arrived(asked.pop(0), good=True, now_s=0.1)
+        asked += [a.digests[0] for a in actions if a.kind is Kind.REQUEST]
+        most = max(most, window.outstanding)
+    assert window.done
+    assert most == 5
+
+
+def test_good_chunk_is_stored_then_cancelled_then_the_next_is_asked_for() -> None:
+    window = Window(names(3), limit=2, timeout_s=5)
+    window.fill(0)
+    assert window.arrived("chunk 0", good=True, now_s=1) == [
+        Action(Kind.STORE, ("chunk 0",)),
+        Action(Kind.CANCEL, ("chunk 0",)),
+        Action(Kind.REQUEST, ("chunk 2",)),
+    ]
+
+
+def test_unasked_and_repeated_chunks_are_ignored() -> None:
+    window = Window(names(3), limit=2, timeout_s=5)
+    window.fill(0)
+    window.arrived("chunk 0", good=True, now_s=1)
+    assert window.arrived("chunk 0", good=True, now_s=2) == []
+    assert window.arrived("elsewhere", good=False, now_s=2) == []
+    assert not window.failed
+
+
+def test_late_chunk_is_asked_for_again_then_needed_then_given_up() -> None:
+    window = Window(names(1), limit=2, timeout_s=5)
+    window.fill(0)
+    assert window.tick(4.9) == []
+    assert kinds(window.tick(5)) == [Kind.REQUEST]
+    assert kinds(window.tick(10)) == [Kind.NEED]
+    for tried in range(3, TRIES):
+        assert kinds(window.tick(5.0 * tried)) == [Kind.NEED]
+    assert kinds(window.tick(5.0 * TRIES)) == [Kind.CANCEL, Kind.FAIL]
+    assert window.failed
+    assert window.tick(1e9) == []
+
+
+def test_needed_chunks_share_messages_of_bounded_size() -> None:
+    window = Window(names(150), limit=150, timeout_s=1e6)
+    asked = [a.digests[0] for a in window.fill(0)]
+    for digest in names(30):
+        if digest in asked:
+            asked += [a.digests[0] for a in window.arrived(digest, good=True, now_s=0) if a.kind is Kind.REQUEST]
+    window.tick(1e6)
+    needs = [a for a in window.tick(3e6) if a.kind is Kind.NEED]
+    assert sum(len(a.digests) for a in needs) == window.outstanding
+    assert all(1 <= len(a.digests) <= NEED_LIMIT for a in needs)
+
+
+def test_window_shrinks_when_chunks_are_late() -> None:
+    window = Window(names(100), limit=16, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    while window.outstanding < 8:
+        asked += [a.digests[0] for a in window.arrived(asked.pop(0), good=True, now_s=0) if a.kind is Kind.REQUEST]
+    window.tick(5)
+    before = window.outstanding
+    for digest in asked[:3]:
+        assert Kind.REQUEST not in kinds(window.arrived(digest, good=True, now_s=5))
+    assert window.outstanding == before - 3
+
+
+def test_slow_link_stretches_the_timer() -> None:
+    window = Window(names(10), limit=1, timeout_s=5)
+    window.fill(0)
+    window.arrived("chunk 0", good=True, now_s=4)
+    assert window.next_s == 4 + 16
+
+
+def test_wrong_bytes_are_needed_from_the_controller_and_strike() -> None:
+    window = Window(names(1), limit=1, timeout_s=5)
+    window.fill(0)
+    for _ in range(STRIKES - 1):
+        assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.NEED]
+    assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.CANCEL, Kind.FAIL]
+
+
+def test_reconnect_asks_for_everything_outstanding_again() -> None:
+    window = Window(names(5), limit=2, timeout_s=5)
+    window.fill(0)
+    assert [a.digests for a in window.reconnected(100)] == [("chunk 0",), ("chunk 1",)]
+    assert window.tick(101) == []
+
+
+def test_nothing_missing_is_done() -> None:
+    assert Window((), limit=2, timeout_s=5).done
+
+
+@given(
+    count=st.integers(1, 40),
+    limit=st.integers(1, 16),
+    fate=st.lists(st.sampled_from(["good", "lost", "twice", "wrong", "reconnect"]), max_size=60),
+    rest=st.sampled_from(["good", "lost", "wrong"]),
+)
+def test_any_network_ends_in_every_chunk_or_a_failure(count: int, limit: int, fate: list[str], rest: str) -> None:
+    """Each request meets the next fate; when the list is used up, all meet ``rest``."""
+    window = Window(names(count), limit=limit, timeout_s=5)
+    stored: list[str] = []
+    fates = iter(fate)
+    now_s = 0.0
+    todo = window.fill(now_s)
+    for _ in range(5000):
+        if (window.done or window.failed) and not todo:
+            break
+        action = todo.pop(0) if todo else None
+        if action is None:
+            assert window.next_s is not None, "the window is stuck"
+            now_s = max(now_s, window.next_s)
+            todo = window.tick(now_s)
+        else:
+            todo += _meet(window, action, next(fates, rest), now_s, stored)
+        assert window.outstanding <= limit
+    assert window.done or window.failed
+    assert len(stored) == len(set(stored))
+    if window.done:
+        assert sorted(stored) == sorted(names(count))
+    if rest == "good" and not {"wrong", "lost"} & set(fate):
+        assert window.done
+
+
+def _meet(window: Window, action: Action, fate: str, now_s: float, stored: list[str]) -> list[Any]:
+    if action.kind is Kind.STORE:
+        stored += action.digests
+    if action.kind not in (Kind.REQUEST, Kind.NEED) or fate == "lost":
+        return []
+    if fate == "reconnect":
+        return list(window.arrived(action.digests[0], good=True, now_s=now_s)) + window.reconnected(now_s)
+    actions: list[Action] = []
+    for digest in action.digests * (2 if fate == "twice" else 1):
+        actions += window.arrived(digest, good=fate != "wrong", now_s=now_s)
+    return actions

@@ -1,0 +1,154 @@
+"""The journal: durable, whole or nothing, and refusing what is not one."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dsops.directive import DesiredSlot, Directive
+from dsops.errors import StateDamaged
+from dsops.messages import Problem
+from dsops.states import Install
+from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
+
+WANTED = DesiredSlot(path="digits/1.int8.bundle", sha256="a" * 64, length_bytes=9, release=1, deployment="de-1")
+ROW = InstallRow("digits", Install.FETCHING, 3, WANTED, "b" * 64, 2, Problem(code="device.no_space", message="full"))
+
+
+def directive(seq: int, **slots: DesiredSlot) -> Directive:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Directive(fleet="north", device="cam-1", seq=seq, issued=now, expires=now + timedelta(days=1), slots=slots)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    made = Journal(path)
+    yield made
+    made.close()
+
+
+def reopened(journal: Journal, path: Path) -> Journal:
+    journal.close()
+    return Journal(path)
+
+
+def test_everything_survives_a_restart(journal: Journal, path: Path) -> None:
+    journal.set("boot", "7")
+    journal.accept(directive(3, digits=WANTED))
+    journal.put_install(ROW)
+    journal.put_slot("digits", SlotRow("a", "c" * 64, 10, 4, committed=True))
+    journal.quarantine("d" * 64, Problem(code="bundle.golden_mismatch", message="no"))
+    journal.tell(Tidings("refused", "digits", 1, "a" * 64, "bundle.untrusted", "no"))
+    assert [journal.next("report") for _ in range(3)] == [1, 2, 3]
+    again = reopened(journal, path)
+    assert again.get("boot") == "7"
+    assert again.get("absent", "x") == "x"
+    assert again.seq() == 3
+    assert again.desired() == {"digits": (3, WANTED)}
+    assert again.install("digits") == ROW
+    assert again.slot("digits", "a") == SlotRow("a", "c" * 64, 10, 4, committed=True)
+    assert again.slot("digits", "b") is None
+    assert again.quarantined("d" * 64) == Problem(code="bundle.golden_mismatch", message="no")
+    assert again.quarantined("e" * 64) is None
+    assert again.next("report") == 4
+    assert again.next("other") == 1
+    number, tidings = again.untold()[0]
+    assert tidings.kind == "refused"
+    again.told(number)
+    assert again.untold() == []
+    again.close()
+
+
+def test_commits_are_synced(journal: Journal, path: Path) -> None:
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_seq_never_falls(journal: Journal) -> None:
+    journal.accept(directive(5))
+    journal.accept(directive(4))
+    assert journal.seq() == 5
+
+
+def test_model_that_a_directive_does_not_name_stays_desired(journal: Journal) -> None:
+    journal.accept(directive(1, digits=WANTED))
+    journal.accept(directive(2, words=WANTED))
+    assert journal.desired() == {"digits": (1, WANTED), "words": (2, WANTED)}
+
+
+def test_install_without_problem(journal: Journal) -> None:
+    journal.put_install(replace(ROW, problem=None))
+    assert journal.installs() == {"digits": replace(ROW, problem=None)}
+
+
+def test_first_reason_of_a_quarantine_stays(journal: Journal) -> None:
+    journal.quarantine("d" * 64, Problem(code="first"))
+    journal.quarantine("d" * 64, Problem(code="second"))
+    assert journal.quarantined("d" * 64) == Problem(code="first")
+
+
+def fail_after_two_writes(journal: Journal) -> None:
+    with journal.transaction():
+        journal.set("a", "1")
+        journal.put_install(ROW)
+        raise KeyboardInterrupt
+
+
+def test_transaction_is_whole_or_nothing(journal: Journal) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fail_after_two_writes(journal)
+    assert journal.get("a") == ""
+    assert journal.install("digits") is None
+    journal.set("a", "2")
+    assert journal.get("a") == "2"
+
+
+def test_hook_stands_before_and_after_each_outer_commit(path: Path) -> None:
+    seen: list[str] = []
+    journal = Journal(path, seen.append)
+    with journal.transaction():
+        journal.set("a", "1")
+        journal.set("b", "2")
+    assert seen == ["before", "after"]
+    journal.close()
+
+
+def test_nothing_is_kept_when_killed_before_the_commit(path: Path) -> None:
+    def kill(moment: str) -> None:
+        if moment == "before":
+            raise KeyboardInterrupt
+
+    journal = Journal(path, kill)
+    with pytest.raises(KeyboardInterrupt):
+        journal.set("a", "1")
+    journal.close()
+    assert Journal(path).get("a") == ""
+
+
+def test_file_that_is_no_journal_is_told(path: Path) -> None:
+    path.write_bytes(b"this is not a database, and long enough to tell" * 10)
+    with pytest.raises(StateDamaged, match=r"journal\.db"):
+        Journal(path)
+
+
+def test_journal_of_a_newer_agent_is_refused(journal: Journal, path: Path) -> None:
+    journal.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(StateDamaged, match="newer agent"):
+        Journal(path)
+
+
+def test_journal_that_was_taken_away_is_told(journal: Journal) -> None:
+    with sqlite3.connect(journal._db.execute("PRAGMA database_list").fetchone()[2]) as db:
+        db.execute("DROP TABLE setting")
+    with pytest.raises(StateDamaged, match="journal"):
+        journal.set("a", "1")

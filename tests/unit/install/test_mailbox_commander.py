@@ -1,0 +1,90 @@
+"""From MQTT messages to the worker: routing, and a mailbox that stays small."""
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from dsops.topics import Topics
+from dsops_agent.commander import Commander
+from dsops_agent.install.mailbox import ChunkCame, Connected, DirectiveCame, Mailbox, PackCame, RuntimeRestarted
+
+TOPICS = Topics("site/dsops/v1")
+DIGEST = "ab" * 32
+
+
+@dataclass
+class Inbox:
+    """Remembers calls."""
+
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def on_directive(self, data: bytes) -> None:
+        self.calls.append(("directive", data.decode()))
+
+    def on_trust_pack(self, model: str, data: bytes) -> None:
+        self.calls.append(("pack", model, data.decode()))
+
+    def chunk_arrived(self, digest: str, data: bytes) -> None:
+        self.calls.append(("chunk", digest, data.decode()))
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "call"),
+    [
+        (TOPICS.desired("cam-1"), b"d", ("directive", "d")),
+        (TOPICS.trust("digits"), b"p", ("pack", "digits", "p")),
+        (TOPICS.chunk(DIGEST), b"c", ("chunk", DIGEST, "c")),
+        (TOPICS.chunk_answer("cam-1"), bytes.fromhex(DIGEST) + b"c", ("chunk", DIGEST, "c")),
+        (TOPICS.chunk_answer("cam-1"), b"ab", ("chunk", "6162", "")),
+    ],
+)
+def test_message_goes_to_the_installer(topic: str, payload: bytes, call: tuple[str, ...]) -> None:
+    inbox = Inbox()
+    assert Commander(TOPICS, "cam-1", inbox).on_message(topic, payload)
+    assert inbox.calls == [call]
+
+
+def test_removed_retained_messages_say_nothing() -> None:
+    inbox = Inbox()
+    commander = Commander(TOPICS, "cam-1", inbox)
+    assert commander.on_message(TOPICS.desired("cam-1"), b"")
+    assert commander.on_message(TOPICS.chunk(DIGEST), b"")
+    assert inbox.calls == []
+
+
+def test_other_topics_are_not_the_installers() -> None:
+    inbox = Inbox()
+    commander = Commander(TOPICS, "cam-1", inbox)
+    assert not commander.on_message(TOPICS.desired("cam-2"), b"d")
+    assert not commander.on_message(TOPICS.command("cam-1"), b"d")
+    assert not commander.on_message(TOPICS.controller(), b"")
+    assert inbox.calls == []
+
+
+def test_newest_directive_and_pack_count() -> None:
+    box = Mailbox()
+    for data in (b"1", b"2"):
+        box.put(DirectiveCame(data))
+        box.put(PackCame("digits", data))
+        box.put(Connected())
+    assert box.take(0) == [Connected(), PackCame("digits", b"2"), DirectiveCame(b"2")]
+    assert box.take(0) == []
+
+
+def test_flood_is_dropped() -> None:
+    box = Mailbox()
+    kept = [box.put(ChunkCame(DIGEST, b"x")) for _ in range(1000)]
+    packs = [box.put(PackCame(f"m{number}", b"x")) for number in range(1000)]
+    assert 1 < sum(kept) < 200
+    assert 1 < sum(packs) < 200
+    assert box.put(RuntimeRestarted())
+    assert len(box.take(0)) == sum(kept) + sum(packs) + 1
+
+
+def test_message_wakes_the_worker() -> None:
+    box = Mailbox()
+    sender = threading.Timer(0.05, box.put, (Connected(),))
+    sender.start()
+    assert box.take(30) == [Connected()]
+    sender.join()

@@ -1,0 +1,182 @@
+"""Slots on a real disk."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsops.bundle import describe_blobs, encode_bundle
+from dsops.errors import DigestMismatch, MalformedBundle, NoSpace, StateDamaged
+from dsops.manifest import Manifest, TensorSpec
+from dsops_agent.install.journal import Journal, SlotRow
+from dsops_agent.install.slots import Slots, damage
+
+
+def bundle(release: int, model: str = "digits") -> bytes:
+    blobs = {"model.tflite": bytes(300 + release), "profile.json": b"{}", "golden.bin": b"g"}
+    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
+    manifest = Manifest(model=model, release=release, inputs=(spec,), outputs=(spec,), blobs=describe_blobs(blobs))
+    return encode_bundle(manifest, blobs)
+
+
+def row(data: bytes, release: int) -> SlotRow:
+    return SlotRow("", hashlib.sha256(data).hexdigest(), len(data), release, committed=False)
+
+
+class Disk:
+    """Slots of one device."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.free = 10**6
+        self.journal = Journal(folder / "journal.db")
+        self.slots = Slots(folder / "slots", self.journal, lambda _folder: self.free)
+
+    def stage(self, release: int) -> str:
+        data = bundle(release)
+        source = self.folder / "part"
+        source.write_bytes(data)
+        return self.slots.stage("digits", row(data, release), source).name
+
+    def install(self, release: int) -> str:
+        name = self.stage(release)
+        self.slots.activate("digits", name)
+        self.slots.commit("digits", row(bundle(release), release).digest)
+        return name
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def test_nothing_is_installed_at_first(disk: Disk) -> None:
+    assert disk.slots.models() == []
+    assert disk.slots.active("digits") is None
+    assert disk.slots.previous("digits") is None
+    assert disk.slots.sound("digits") == (None, "")
+
+
+def test_slots_take_turns_and_hold_two(disk: Disk) -> None:
+    assert [disk.install(release) for release in (1, 2, 3)] == ["a", "b", "a"]
+    active, previous = disk.slots.active("digits"), disk.slots.previous("digits")
+    assert active is not None
+    assert previous is not None
+    assert (active.release, previous.release) == (3, 2)
+    assert active.path.read_bytes() == bundle(3)
+    assert (disk.folder / "slots" / "digits" / "active").readlink() == Path("a")
+    assert not (disk.folder / "part").exists()
+
+
+def test_staged_bundle_is_neither_active_nor_previous(disk: Disk) -> None:
+    disk.install(1)
+    disk.stage(2)
+    active = disk.slots.active("digits")
+    assert active is not None
+    assert active.release == 1
+    assert disk.slots.previous("digits") is None
+
+
+def test_staging_again_after_a_kill_finds_the_moved_file(disk: Disk) -> None:
+    disk.install(1)
+    name = disk.stage(2)
+    disk.journal.clear_slot("digits", name)
+    data = bundle(2)
+    again = disk.slots.stage("digits", row(data, 2), disk.folder / "part")
+    assert again.name == name
+    assert disk.slots.holding("digits", again.digest) == again
+
+
+def test_file_that_differs_is_not_staged_and_the_slot_stays(disk: Disk) -> None:
+    disk.install(1)
+    disk.install(2)
+    source = disk.folder / "part"
+    source.write_bytes(bundle(3)[:-1] + b"?")
+    with pytest.raises(DigestMismatch):
+        disk.slots.stage("digits", row(bundle(3), 3), source)
+    previous = disk.slots.previous("digits")
+    assert previous is not None
+    assert not damage(previous, "digits")
+
+
+def test_signed_file_that_is_no_bundle_of_the_release_is_malformed(disk: Disk) -> None:
+    source = disk.folder / "part"
+    for data in (b"signed junk", bundle(9), bundle(3, "words")):
+        source.write_bytes(data)
+        with pytest.raises(MalformedBundle):
+            disk.slots.stage("digits", row(data, 3), source)
+    data = bundle(3)[:-1] + b"?"
+    source.write_bytes(data)
+    with pytest.raises(MalformedBundle, match="contradicts"):
+        disk.slots.stage("digits", row(data, 3), source)
+
+
+def test_missing_file_is_told(disk: Disk) -> None:
+    with pytest.raises(DigestMismatch):
+        disk.slots.stage("digits", row(bundle(1), 1), disk.folder / "absent")
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_damaged_active_bundle_falls_back(disk: Disk, harm: str) -> None:
+    disk.install(1)
+    disk.install(2)
+    path = disk.folder / "slots" / "digits" / "b" / "bundle"
+    data = path.read_bytes()
+    path.unlink() if harm == "remove" else path.write_bytes(data[:-1] + (b"?" if harm == "flip" else b""))
+    file, problem = disk.slots.sound("digits")
+    assert file is not None
+    assert (file.release, bool(problem)) == (1, True)
+    assert disk.slots.sound("digits") == (file, "")
+
+
+def test_damaged_active_bundle_without_a_sound_one_before_leaves_none(disk: Disk) -> None:
+    disk.install(1)
+    disk.stage(2)
+    (disk.folder / "slots" / "digits" / "a" / "bundle").write_bytes(b"")
+    file, problem = disk.slots.sound("digits")
+    assert file is None
+    assert problem
+    assert disk.slots.active("digits") is None
+
+
+def test_room_is_checked(disk: Disk) -> None:
+    disk.slots.check_room(1000, 500)
+    disk.free = 2499
+    with pytest.raises(NoSpace, match="2499 bytes are free, 2500 are needed"):
+        disk.slots.check_room(1000, 500)
+    disk.slots.check_room(1000, 500, already_bytes=100)
+
+
+def test_leftovers_are_swept(disk: Disk) -> None:
+    disk.install(1)
+    leftover = disk.folder / "slots" / "digits" / ".active.new"
+    leftover.symlink_to("b")
+    disk.slots.sweep()
+    assert not leftover.is_symlink()
+    assert disk.slots.active("digits") is not None
+
+
+@pytest.mark.parametrize("target", ["../../etc", "c", ""])
+def test_strange_link_counts_as_none(disk: Disk, target: str) -> None:
+    disk.install(1)
+    link = disk.folder / "slots" / "digits" / "active"
+    link.unlink()
+    if target:
+        link.symlink_to(target)
+    assert disk.slots.active("digits") is None
+
+
+def test_deactivated_model_can_be_installed_again(disk: Disk) -> None:
+    disk.install(1)
+    disk.slots.deactivate("digits")
+    assert disk.slots.active("digits") is None
+    assert disk.install(2) == "a"
+
+
+def test_unusable_folder_is_told(tmp_path: Path, disk: Disk) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateDamaged):
+        Slots(tmp_path / "file" / "slots", disk.journal)

@@ -1,0 +1,235 @@
+"""A transfer over real files: resume, damage, hostile chunks."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, index_of, split
+from dsops.errors import DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged, TransferFailed
+from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, sweep
+from dsops_agent.install.slots import disk_errors
+
+SIZE = 100
+DATA = bytes(range(256)) * 4 + bytes(150) + b"tail"
+
+
+@dataclass
+class Source:
+    """Remembers what was asked for."""
+
+    asked: list[str] = field(default_factory=list)
+    open: dict[str, None] = field(default_factory=dict)
+    needed: list[str] = field(default_factory=list)
+
+    def request(self, digest: str) -> None:
+        self.asked.append(digest)
+        self.open[digest] = None
+
+    def cancel(self, digest: str) -> None:
+        self.open.pop(digest, None)
+
+    def need(self, digests: tuple[str, ...]) -> None:
+        self.needed += digests
+
+
+def wanted(data: bytes = DATA, index: ChunkIndex | None = None) -> Wanted:
+    index = index or index_of(data, SIZE)
+    return Wanted(hashlib.sha256(data).hexdigest(), len(data), index.digest)
+
+
+def offered(data: bytes = DATA) -> dict[str, bytes]:
+    index = index_of(data, SIZE)
+    chunks = {hashlib.sha256(piece).hexdigest(): piece for piece in split(data, SIZE)}
+    return {index.digest: index.encode(), **chunks}
+
+
+def begin(folder: Path, what: Wanted | None = None) -> tuple[Transfer, Source]:
+    source = Source()
+    transfer = Transfer(folder, what or wanted(), source, Pace(window=4, timeout_s=5))
+    transfer.start(0)
+    return transfer, source
+
+
+def feed(transfer: Transfer, source: Source, chunks: dict[str, bytes], limit: int = 1000) -> None:
+    while source.open and limit:
+        limit -= 1
+        digest = next(iter(source.open))
+        transfer.arrived(digest, chunks[digest], 1.0)
+
+
+def test_file_is_fetched_index_first(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    assert source.asked == [wanted().index]
+    assert transfer.progress == 0
+    feed(transfer, source, offered())
+    assert transfer.done
+    assert transfer.progress == 1
+    assert transfer.path.read_bytes() == DATA
+    assert not source.open
+    assert len(source.asked) == len(set(source.asked)), "equal chunks are asked for once"
+    transfer.close()
+
+
+def test_kill_and_resume_ask_only_for_what_is_missing(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    feed(transfer, source, offered(), limit=6)
+    assert 0 < transfer.progress < 1
+    came = set(source.asked) - set(source.open)
+    again, second = begin(tmp_path)
+    assert again.progress == transfer.progress
+    feed(again, second, offered())
+    assert again.done
+    assert not came & set(second.asked)
+
+
+def test_chunk_damaged_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    feed(transfer, source, offered(), limit=6)
+    transfer.close()
+    data = bytearray(transfer.path.read_bytes())
+    data[0] ^= 1
+    transfer.path.write_bytes(data)
+    again, second = begin(tmp_path)
+    feed(again, second, offered())
+    assert hashlib.sha256(DATA[:SIZE]).hexdigest() in second.asked
+    assert again.path.read_bytes() == DATA
+
+
+def test_damaged_index_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    feed(transfer, source, offered(), limit=3)
+    (tmp_path / f"{wanted().sha256}.index").write_bytes(b"junk")
+    _, second = begin(tmp_path)
+    assert second.asked == [wanted().index]
+
+
+def test_file_that_is_whole_at_the_start_is_done(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    feed(transfer, source, offered())
+    again, second = begin(tmp_path)
+    assert again.done
+    assert second.asked == []
+
+
+def test_wrong_bytes_are_dropped_and_counted(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    transfer.arrived(wanted().index, b"junk", 1.0)
+    transfer.arrived(wanted().index, bytes(MAX_CHUNK_BYTES + 1), 1.0)
+    assert (transfer.wrong, source.needed) == (2, [wanted().index] * 2)
+    with pytest.raises(TransferFailed, match="wrong bytes 3 times"):
+        transfer.arrived(wanted().index, b"junk", 1.0)
+
+
+def test_unasked_chunks_change_nothing(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    for digest, data in offered().items():
+        if digest != wanted().index:
+            transfer.arrived(digest, data, 1.0)
+    assert source.asked == [wanted().index]
+    assert not transfer.path.exists()
+    assert transfer.wrong == 0
+
+
+def test_silent_network_fails(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    for now_s in range(5, 30, 5):
+        transfer.tick(now_s)
+    with pytest.raises(TransferFailed, match="did not come"):
+        transfer.tick(30)
+    assert source.needed
+    transfer.close()
+    assert not source.open
+
+
+def test_signed_nonsense_is_no_index(tmp_path: Path) -> None:
+    junk = b"nonsense"
+    what = Wanted("0" * 64, 5, hashlib.sha256(junk).hexdigest())
+    transfer, _ = begin(tmp_path, what)
+    with pytest.raises(MalformedBundle):
+        transfer.arrived(what.index, junk, 1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_index_of_another_length_is_refused(tmp_path: Path) -> None:
+    what = Wanted(wanted().sha256, len(DATA) + 1, wanted().index)
+    transfer, source = begin(tmp_path, what)
+    with pytest.raises(MalformedBundle, match="another file"):
+        feed(transfer, source, offered())
+
+
+def test_index_that_does_not_make_the_bundle_is_refused(tmp_path: Path) -> None:
+    other = bytes(reversed(DATA))
+    what = Wanted(wanted().sha256, len(DATA), index_of(other, SIZE).digest)
+    transfer, source = begin(tmp_path, what)
+    with pytest.raises(DigestMismatch, match="do not make the signed bundle"):
+        feed(transfer, source, offered(other))
+
+
+def test_reconnect_asks_again(tmp_path: Path) -> None:
+    transfer, source = begin(tmp_path)
+    transfer.reconnected(1.0)
+    assert source.asked == [wanted().index] * 2
+
+
+def test_sweep_keeps_only_transfers_under_way(tmp_path: Path) -> None:
+    for name in ("aa.part", "aa.index", ".aa.part.77.tmp", "bb.part", "bb.index"):
+        (tmp_path / name).write_bytes(b"x")
+    sweep(tmp_path, frozenset({"bb"}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bb.index", "bb.part"]
+
+
+def test_holes_take_no_space(tmp_path: Path) -> None:
+    path = part_path(tmp_path, "aa")
+    assert bytes_on_disk(path) == 0
+    with path.open("wb") as file:
+        file.truncate(1 << 24)
+    assert bytes_on_disk(path) < 1 << 20
+
+
+@pytest.mark.parametrize(("number", "error"), [(28, NoSpace), (122, NoSpace), (5, StateDamaged), (13, StateDamaged)])
+def test_disk_errors_are_told_apart(number: int, error: type[DsopsError]) -> None:
+    with pytest.raises(error, match="cannot write"), disk_errors("write"):
+        raise OSError(number, "the disk says no")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.binary(min_size=1, max_size=2000),
+    fates=st.lists(st.sampled_from(["good", "lost", "wrong", "twice", "kill"]), max_size=40),
+)
+def test_any_network_and_any_kill_end_in_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, fates: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("staging")
+    chunks = offered(data)
+    fate = iter(fates)
+    transfer, source = begin(folder, wanted(data))
+    now_s = 0.0
+    for _ in range(2000):
+        if transfer.done:
+            break
+        now_s += 1
+        happens = next(fate, "good")
+        try:
+            _meet(transfer, source, chunks, happens, now_s)
+        except TransferFailed:
+            happens = "kill"
+        if happens == "kill":
+            transfer.close()
+            transfer, source = begin(folder, wanted(data))
+            now_s = 0.0
+    assert transfer.path.read_bytes() == data
+    transfer.close()
+
+
+def _meet(transfer: Transfer, source: Source, chunks: dict[str, bytes], fate: str, now_s: float) -> None:
+    transfer.tick(now_s)
+    digest = next(iter(source.open), None)
+    if digest is None or fate in ("lost", "kill"):
+        return
+    for _ in range(2 if fate == "twice" else 1):
+        transfer.arrived(digest, b"?" if fate == "wrong" else chunks[digest], now_s)
