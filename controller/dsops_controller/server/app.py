@@ -246,3 +246,5 @@ def _log_to_stderr() -> None:
     if not logging.getLogger().handlers:
         form = "%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"
         logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+        for chatty in ("alembic", "uvicorn.error"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -179,10 +179,11 @@ class Link:
         finally:
             self._close()
 
-    def _tell(self, text: str) -> None:
-        if text != self._told:
+    def _tell(self, text: str, about: str = "") -> None:
+        """Log a change of state once; ``about`` says when two texts tell the same."""
+        if (about or text) != self._told:
             log.warning(text)
-        self._told = text
+        self._told = about or text
 
     def _serve(self, stop: threading.Event) -> None:
         session = self._make()
@@ -295,7 +296,7 @@ class Link:
         topic = session.in_flight.pop(mid, "")
         if reason.is_failure:
             self.counters.refused += 1
-            log.error("the broker refused a message to %s: %s", topic, reason)
+            self._tell(f"the broker refuses messages, such as one to {topic}: {reason}", about=str(reason))
         else:
             self.counters.published += 1
         with self._changed:

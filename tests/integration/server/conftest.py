@@ -163,6 +163,14 @@ def mosquitto(site: Site) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
+def late_mosquitto(site: Site) -> Iterator[Mosquitto]:
+    """A broker that does not run yet."""
+    broker = Mosquitto(site)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
 def join(site: Site, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Callable[..., Device]]:
     """Connect a device by name; ``controller`` uses the controller's own certificate."""
     joined: list[Device] = []

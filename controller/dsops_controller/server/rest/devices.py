@@ -1,5 +1,6 @@
 """Devices: what the register, their reports and the store know of them."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,9 +64,11 @@ def router(backend: Backend) -> APIRouter:
     @routes.get("")
     def list_devices() -> list[DeviceView]:
         reports, figures = backend.overview.reports(), backend.overview.figures()
-        drift = backend.store.drift()
+        drift: defaultdict[str, list[DriftRow]] = defaultdict(list)
+        for row in backend.store.drift():
+            drift[row.device].append(row)
         return [
-            _view(record, reports.get(record.id), figures.get(record.id, {}), drift)
+            _view(record, reports.get(record.id), figures.get(record.id, {}), drift[record.id])
             for record in backend.registry.list()
         ]
 
@@ -110,5 +113,5 @@ def _view(
         seq=report.seq if report else 0,
         refused=report.refused if report else None,
         telemetry={model: dict(values) for model, values in figures.items()},
-        drift=[DriftView.model_validate(row, from_attributes=True) for row in drift if row.device == record.id],
+        drift=[DriftView.model_validate(row, from_attributes=True) for row in drift],
     )

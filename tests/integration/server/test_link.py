@@ -1,0 +1,130 @@
+"""The MQTT session against a real mosquitto: window, limits, silence, loss."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message
+from dsops_controller.server.tls import controller_credentials
+
+pytestmark = pytest.mark.integration
+
+TOPIC = "dsops/v1/c/x"
+
+
+class Heard:
+    """Notes what the link says; fails once when a test asks for it."""
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.ends = 0
+        self.messages: list[tuple[str, bytes]] = []
+        self.raises_at_connect = False
+
+    def connected(self) -> None:
+        self.sessions += 1
+        if self.raises_at_connect:
+            self.raises_at_connect = False
+            raise RuntimeError("a listener that breaks its promise")
+
+    def disconnected(self) -> None:
+        self.ends += 1
+
+    def message(self, topic: str, payload: bytes) -> None:
+        self.messages.append((topic, payload))
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def link(site: Any, heard: Heard) -> Iterator[Link]:
+    files = controller_credentials(site.folder)
+    made = Link(
+        LinkSettings(
+            host="127.0.0.1",
+            port=site.ports.broker,
+            ca=files.ca,
+            certificate=files.certificate,
+            key=files.key,
+            client_id="controller",
+            filters=(("dsops/v1/d/+/up/#", 1),),
+        ),
+        heard,
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=made.run, args=(stop,), name="link")
+    thread.start()
+    yield made
+    stop.set()
+    made.wake()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_more_messages_than_the_window_are_all_acknowledged(
+    mosquitto: Any, link: Link, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    assert all(link.publish(Message(TOPIC, b"%d" % number)) for number in range(30 * WINDOW))
+    assert link.flush(20)
+    assert (link.counters.published, link.counters.refused) == (30 * WINDOW, 0)
+
+
+def test_a_message_beyond_the_limit_is_refused_here_and_the_session_lives(
+    mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    link.publish(Message(TOPIC, b"x" * MAX_PACKET_BYTES))
+    link.publish(Message(TOPIC, b"small"))
+    eventually(lambda: link.counters.published == 1, "the next message is taken")
+    assert (link.counters.refused, heard.sessions, link.is_connected) == (1, 1, True)
+
+
+def test_what_the_access_control_refuses_is_counted(
+    mosquitto: Any, link: Link, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    link.publish(Message("dsops/v1/d/cam-1/up/state", b"forged"))
+    eventually(lambda: link.counters.refused == 1, "the refusal is counted")
+
+
+def test_an_absent_broker_is_told_once_and_found_when_it_comes(
+    site: Any, link: Link, heard: Heard, eventually: Callable[..., None], caplog: pytest.LogCaptureFixture,
+    late_mosquitto: Any,
+) -> None:  # fmt: skip
+    assert link.publish(Message(TOPIC, b"lost")) is False
+    with caplog.at_level(logging.WARNING):
+        threading.Event().wait(2.0)
+        late_mosquitto.start()
+        eventually(lambda: link.is_connected, "the session opens")
+    told = [record for record in caplog.records if record.name == "dsops_controller.server.link"]
+    assert len(told) <= 1
+    assert heard.sessions == 1
+
+
+def test_a_killed_broker_ends_the_session_and_the_next_begins_anew(
+    mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    mosquitto.kill()
+    eventually(lambda: heard.ends == 1, "the end is told")
+    assert link.publish(Message(TOPIC, b"x")) is False
+    mosquitto.start()
+    eventually(lambda: heard.sessions == 2, "a new session opens")
+    assert link.publish(Message(TOPIC, b"x"))
+    assert link.flush(20)
+
+
+def test_a_listener_that_raises_costs_one_session_only(
+    late_mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    heard.raises_at_connect = True
+    late_mosquitto.start()
+    eventually(lambda: heard.sessions == 2, "a new session opens")
+    eventually(lambda: link.publish(Message(TOPIC, b"x")), "it publishes")
