@@ -107,12 +107,18 @@ def test_forged_directive_is_refused(world: Any, bundle: Any) -> None:
     assert world.installer.seq() == 1
 
 
-def test_refused_trust_pack_leaves_one_event(world: Any) -> None:
+def test_refused_trust_pack_leaves_one_event(world: Any, bundle: Any) -> None:
     data = b'{"metadata":{"bad":""},"targets":{}}'
+    world.direct(1, bundle(1))
     for _ in range(3):
         world.installer.on_trust_pack("digits", data)
+        world.installer.on_trust_pack("unasked", data)
         world.step()
     assert world.events.kinds() == ["refused"]
+    assert world.installer.refused().code == "bundle.untrusted"
+    world.pack()
+    world.step()
+    assert world.installer.refused() is None
 
 
 def test_directive_waits_for_its_trust_pack(world: Any, bundle: Any) -> None:
@@ -472,3 +478,16 @@ def test_recovery_with_a_late_runtime(world: Any, bundle: Any) -> None:
     world.installer.runtime_restarted()
     state = world.settle()
     assert (state.install, state.active) == (Install.COMMITTED, two.sha256)
+
+
+def test_device_that_starts_offline_waits_for_a_pack_before_it_rejects(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.direct(2, two)
+    world.steps(2)
+    world.restart()
+    world.steps(20, 60)
+    assert world.state().install is Install.RECEIVED
+    world.publish(two)
+    world.pack()
+    assert world.settle().active == two.sha256

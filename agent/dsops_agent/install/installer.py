@@ -15,7 +15,9 @@ from dsops.directive import DesiredSlot
 from dsops.errors import Conflict, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
-from dsops_agent.install import fetch, mailbox
+from dsops_agent.install import mailbox
+from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
@@ -30,7 +32,7 @@ from dsops_agent.install.ports import (
     TrustSource,
 )
 from dsops_agent.install.slots import Slots
-from dsops_agent.install.steps import Outcome, Steps, Wait, is_bundle_fault, problem_of
+from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
 from dsops_agent.install.view import model_state, progress_of
 
 logger = logging.getLogger(__name__)
@@ -81,9 +83,8 @@ class Installer:
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _due: dict[str, float] = field(init=False, default_factory=dict)
     _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
-    _refused: Problem | None = field(init=False, default=None)
-    _transfer: fetch.Transfer | None = field(init=False, default=None)
-    _fetching: str = field(init=False, default="")
+    _refusals: dict[str, Problem] = field(init=False, default_factory=dict)
+    _newest_refusal: Problem | None = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,8 @@ class Installer:
         self._rows = self.journal.installs()
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
         self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
-        self._staging = self.slots.folder.parent / "staging"
+        pace = Pace(self.config.window, self.config.chunk_timeout_s)
+        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._actions = self._bind()
         self._publish()
 
@@ -129,12 +131,14 @@ class Installer:
 
     def refused(self) -> Problem | None:
         """Return why the newest message of the controller was refused, if it was."""
-        return self._refused
+        return self._newest_refusal
 
     # The worker.
 
     def recover(self) -> None:
-        """Finish or undo what was under way, and serve the active slots. Needs no network; the runtime should answer.
+        """Finish or undo what the runtime was changed for, and serve the active slots; the rest goes on in ``run``.
+
+        Needs no network. The runtime should answer already; one that does not is waited for.
 
         Raises:
             DsopsError: The state folder cannot be read or written.
@@ -142,8 +146,7 @@ class Installer:
         self._rows = self.journal.installs()
         self.slots.sweep()
         self._sweep()
-        for model in self.journal.desired():
-            self.trust_source.follow(model)
+        self._intake.follow(tuple(self.journal.desired()))
         self._revive()
         for model in self.journal.desired():
             self._reconcile(model)
@@ -153,7 +156,7 @@ class Installer:
         """Work until ``stop`` is set."""
         while not stop.is_set():
             self.work(self._wait_s())
-        self._end_transfer()
+        self._carrier.end()
 
     def work(self, timeout_s: float) -> None:
         """Handle what came within ``timeout_s``, then what is due. One round of :meth:`run`."""
@@ -172,24 +175,23 @@ class Installer:
             logger.exception("an install step failed")
 
     def _wait_s(self) -> float:
-        transfer_s = self._transfer.next_s if self._transfer else None
-        moments = [s for s in (*self._due.values(), self._intake.next_s, transfer_s) if s is not None]
+        moments = [s for s in (*self._due.values(), self._intake.next_s, self._carrier.next_s) if s is not None]
         rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
 
     def _handle(self, message: Message) -> None:
         match message:
             case mailbox.DirectiveCame(data=data):
-                self._believing(lambda: self._intake.offer(data))
+                self._believing("directive", lambda: self._intake.offer(data))
                 self._judge()
             case mailbox.PackCame(model=model, data=data):
-                self._believing(lambda: self._intake.pack(model, data))
+                self._believing(f"pack {model}", lambda: self._intake.pack(model, data))
                 self._judge()
                 self._decide_again()
             case mailbox.ChunkCame(digest=digest, data=data):
-                self._fetch_on(lambda transfer, now_s: transfer.arrived(digest, data, now_s))
+                self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.Connected():
-                self._fetch_on(lambda transfer, now_s: transfer.reconnected(now_s))
+                self._fetch_on(self._carrier.reconnected)
                 self._resume_in(Install.FETCHING)
             case mailbox.RuntimeRestarted():
                 self._revive(runtime_only=True)
@@ -199,10 +201,10 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
-        self._fetch_on(lambda transfer, now_s: transfer.tick(now_s))
+        self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
-        if not self._transfer:
+        if not self._carrier.model:
             waiting = [r for r in self._rows.values() if r.state is Install.FETCHING and r.model not in self._due]
             for row in waiting[:1]:
                 self._work(row, Effect.FETCH)
@@ -212,36 +214,40 @@ class Installer:
         if row.state is Install.PROBATION:
             self._follow(row, self._steps.end_probation(row))
         elif row.state is Install.RECEIVED:
-            self._follow(row, self._steps.decide(row, waited=True))
+            self._follow(row, self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait())
         else:
             self._resume(row)
 
     # From messages to installs.
 
-    def _believing(self, action: Callable[[], None]) -> None:
+    def _believing(self, source: str, action: Callable[[], None]) -> None:
         try:
             action()
         except UntrustedBundle as error:
-            self._refuse(error)
+            self._refuse(source, error)
+        else:
+            if source != "directive":
+                self._refusals.pop(source, None)
 
     def _judge(self) -> None:
         try:
             directive = self._intake.judge(self.clock.monotonic_s())
         except UntrustedBundle as error:
-            self._refuse(error)
+            self._refuse("directive", error)
             return
         if directive:
-            self._refused = None
+            self._refusals.pop("directive", None)
             for model in directive.slots:
                 self._reconcile(model)
             self._publish()
 
-    def _refuse(self, error: UntrustedBundle) -> None:
+    def _refuse(self, source: str, error: UntrustedBundle) -> None:
+        """Report a refusal; the same one again, as a retained message brings it, is no new event."""
         problem = problem_of(error)
-        if problem != self._refused:
+        if self._refusals.pop(source, None) != problem:
             self.journal.tell(Tidings("refused", "", 0, "", problem.code, problem.message))
             self._news = True
-        self._refused = problem
+        self._refusals[source] = problem
         self._publish()
 
     def _reconcile(self, model: str) -> None:
@@ -271,8 +277,8 @@ class Installer:
         return row.state is Install.ROLLED_BACK or row.seq >= seq
 
     def _begin(self, model: str, seq: int, wanted: DesiredSlot) -> None:
-        if self._fetching == model:
-            self._end_transfer()
+        if self._carrier.model == model:
+            self._carrier.end()
         old = self._rows.get(model)
         row = InstallRow(model, old.state if old else Install.IDLE, seq, wanted)
         self._advance(row, Outcome(Event.DIRECTED))
@@ -331,7 +337,7 @@ class Installer:
     def _bind(self) -> Mapping[Effect, Callable[[InstallRow], Outcome | Wait]]:
         steps = self._steps
         return {
-            Effect.DECIDE: partial(steps.decide, waited=False),
+            Effect.DECIDE: self._decide,
             Effect.PREFLIGHT: steps.preflight,
             Effect.FETCH: self._fetch,
             Effect.PAUSE: self._pause,
@@ -343,6 +349,10 @@ class Installer:
             Effect.RESTORE: steps.restore,
         }
 
+    def _decide(self, row: InstallRow) -> Outcome | Wait:
+        result = self._steps.decide(row, waited=False)
+        return Wait() if isinstance(result, Wait) and not self._intake.heard(row.model) else result
+
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self.config.retry_max_s, self.config.retry_s * 2 ** min(row.attempt - 1, 16)))
 
@@ -352,8 +362,10 @@ class Installer:
             row = self._rows.get(model)
             if row is None or row.state.is_final or row.state in SUPERSEDABLE:
                 self._serve(model)
-            if row and not row.state.is_final and not (runtime_only and row.state in SUPERSEDABLE):
+            if row and not row.state.is_final and row.state not in SUPERSEDABLE:
                 self._resume(row)
+            elif row and not row.state.is_final and not runtime_only:
+                self._due[model] = self.clock.monotonic_s()
         self._publish()
 
     def _serve(self, model: str) -> None:
@@ -372,54 +384,31 @@ class Installer:
             self._work(row, WORK[row.state])
 
     def _resume_in(self, state: Install) -> None:
-        for row in [r for r in self._rows.values() if r.state is state and r.model != self._fetching]:
+        for row in [r for r in self._rows.values() if r.state is state and r.model != self._carrier.model]:
             self._resume(row)
 
-    # Transfers, one at a time.
+    # Transfers.
 
     def _fetch(self, row: InstallRow) -> Outcome | Wait:
-        if self._transfer:
+        if self._carrier.model:
             return Wait()
         ready = self._steps.preflight(row)
         if ready.event is not Event.FITS:
             return ready
         if self._steps.held(row):
             return Outcome(Event.COMPLETE)
-        wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
-        pace = fetch.Pace(self.config.window, self.config.chunk_timeout_s)
-        self._transfer = fetch.Transfer(self._staging, wanted, self.chunks, pace)
-        self._fetching = row.model
-        return self._fetch_result(lambda transfer, now_s: transfer.start(now_s)) or Wait()
+        return self._carrier.start(row) or Wait()
 
-    def _fetch_on(self, action: Callable[[fetch.Transfer, float], None]) -> None:
-        if self._transfer:
-            row = self._rows[self._fetching]
-            outcome = self._fetch_result(action)
-            if outcome:
-                self._due[row.model] = self.clock.monotonic_s() + self.config.retry_s
-                self._advance(row, outcome)
-            else:
-                self._publish_progress(row.model)
-
-    def _fetch_result(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
-        transfer = self._transfer
-        if transfer is None:
-            return None
-        try:
-            action(transfer, self.clock.monotonic_s())
-        except DsopsError as error:
-            self._end_transfer()
-            event = Event.REFUSED if is_bundle_fault(error) else Event.INTERRUPTED
-            return Outcome(event, problem_of(error))
-        if transfer.done:
-            self._end_transfer()
-            return Outcome(Event.COMPLETE)
-        return None
-
-    def _end_transfer(self) -> None:
-        if self._transfer:
-            self._transfer.close()
-        self._transfer, self._fetching = None, ""
+    def _fetch_on(self, action: Callable[[], Outcome | None]) -> None:
+        model = self._carrier.model
+        if not model:
+            return
+        outcome = action()
+        if outcome:
+            self._due[model] = self.clock.monotonic_s() + self.config.retry_s
+            self._advance(self._rows[model], outcome)
+        else:
+            self._publish_progress(model)
 
     # What others see.
 
@@ -433,7 +422,7 @@ class Installer:
     def _sweep(self) -> None:
         unfinished = (row for row in self._rows.values() if not row.state.is_final)
         try:
-            fetch.sweep(self._staging, frozenset(row.wanted.sha256 for row in unfinished))
+            self._carrier.sweep(frozenset(row.wanted.sha256 for row in unfinished))
         except DsopsError as error:
             logger.warning("%s", error)
 
@@ -444,6 +433,7 @@ class Installer:
 
     def _publish(self) -> None:
         models = sorted({*self.slots.models(), *self._rows})
+        self._newest_refusal = next(reversed(self._refusals.values()), None)
         self._observed = {
             m: model_state(m, self._rows.get(m), self.slots, self.journal, self._progress(m)) for m in models
         }
@@ -457,8 +447,7 @@ class Installer:
             self.listener.changed()
 
     def _progress(self, model: str) -> float:
-        fetched = self._transfer.progress if self._transfer and self._fetching == model else 0.0
-        return progress_of(self._rows.get(model), fetched)
+        return progress_of(self._rows.get(model), self._carrier.progress(model))
 
     def _tell(self) -> None:
         if not self._news:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dsops import dsse, messages, strictjson
 from dsops.directive import Directive, Recipient, check_directive
-from dsops.errors import InvalidInput, UntrustedBundle
+from dsops.errors import DsopsError, InvalidInput, UntrustedBundle
 from dsops.ids import model_name
 from dsops.messages import TrustPack
 from dsops.trust import Director, Policy, SignedTarget
@@ -51,7 +51,7 @@ class Trust(Protocol):
 
 @dataclass
 class _Pending:
-    """A directive that is not believed yet; ``until_s`` is set once there is metadata to judge it by."""
+    """A directive that is not believed yet; ``until_s`` is set once a pack of its models came since the start."""
 
     data: bytes
     models: tuple[str, ...]
@@ -80,6 +80,12 @@ class Intake:
         self._source = source
         self._wait_s = wait_s
         self._pending: _Pending | None = None
+        self._followed: set[str] = set()
+        self._heard: set[str] = set()
+
+    def heard(self, model: str) -> bool:
+        """Return whether a pack of the model came since the start; before, stored metadata may merely be old."""
+        return model in self._heard
 
     @property
     def next_s(self) -> float | None:
@@ -94,20 +100,28 @@ class Intake:
         """
         models = named_models(data)
         self._pending = _Pending(data, models)
+        self.follow(models)
+
+    def follow(self, models: tuple[str, ...]) -> None:
+        """Ask for the trust packs of models; only theirs are taken in."""
+        self._followed.update(models)
         for model in models:
             self._source.follow(model)
 
     def pack(self, model: str, data: bytes) -> None:
-        """Take a trust pack in.
+        """Take a trust pack in; one of a model that nobody asked for is ignored.
 
         Raises:
             UntrustedBundle: It is not valid, or TUF's rules refuse it.
         """
+        if model not in self._followed:
+            logger.info("ignored a trust pack that nobody asked for")
+            return
+        self._heard.add(model)
         try:
             pack = messages.decode(TrustPack, data)
-            model = model_name(model)
         except InvalidInput as error:
-            raise UntrustedBundle(f"the trust pack of {model[:63]} is not valid", why=str(error)) from error
+            raise UntrustedBundle(f"the trust pack of {model} is not valid", why=str(error)) from error
         self._trust.accept(model, pack)
 
     def judge(self, now_s: float) -> Directive | None:
@@ -115,21 +129,26 @@ class Intake:
 
         Raises:
             UntrustedBundle: It is refused, said once.
+            NoSpace: It is believed, but cannot be kept; it stays pending.
+            StateDamaged: Likewise.
         """
         pending = self._pending
         if pending is None or not any(self._trust.knows(model) for model in pending.models):
             return None
-        if pending.until_s is None:
+        if pending.until_s is None and any(self.heard(model) for model in pending.models):
             pending.until_s = now_s + self._wait_s
         try:
             directive = self._believe(pending.data)
+            self._journal.accept(directive)
         except UntrustedBundle as error:
-            if now_s >= pending.until_s and not pending.refused:
+            if pending.until_s is not None and now_s >= pending.until_s and not pending.refused:
                 pending.refused = True
                 raise
             logger.info("a directive waits for newer trust metadata: %s", error)
             return None
-        self._journal.accept(directive)
+        except DsopsError:
+            pending.until_s = now_s + self._wait_s
+            raise
         self._pending = None
         return directive
 

@@ -85,9 +85,9 @@ class Mailbox:
         with self._ready:
             if not self._any():
                 self._ready.wait(timeout_s)
-            came: list[Message] = [*self._signals, *self._packs.values()]
+            came: list[Message] = [*self._signals]
             came += [self._directive] if self._directive else []
-            came += self._chunks
+            came += [*self._packs.values(), *self._chunks]
             self._signals.clear()
             self._packs.clear()
             self._chunks.clear()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from dsops.directive import DesiredSlot
 from dsops.errors import (
-    BundleError,
     DigestMismatch,
     DsopsError,
     GoldenMismatch,
@@ -199,8 +198,3 @@ class Steps:
         if file is None:
             raise StateDamaged(f"no slot holds release {row.wanted.release} of {row.model}")
         return file
-
-
-def is_bundle_fault(error: DsopsError) -> bool:
-    """Return whether trying again cannot help, because the signed bytes themselves are at fault."""
-    return isinstance(error, BundleError)

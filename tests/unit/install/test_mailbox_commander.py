@@ -68,7 +68,7 @@ def test_newest_directive_and_pack_count() -> None:
         box.put(DirectiveCame(data))
         box.put(PackCame("digits", data))
         box.put(Connected())
-    assert box.take(0) == [Connected(), PackCame("digits", b"2"), DirectiveCame(b"2")]
+    assert box.take(0) == [Connected(), DirectiveCame(b"2"), PackCame("digits", b"2")]
     assert box.take(0) == []
 
 

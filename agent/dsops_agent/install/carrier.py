@@ -1,0 +1,90 @@
+"""Runs transfers for installs, one at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dsops.clock import Clock
+from dsops.errors import BundleError, DsopsError
+from dsops_agent.install import fetch
+from dsops_agent.install.journal import InstallRow
+from dsops_agent.install.machine import Event
+from dsops_agent.install.ports import ChunkSource
+from dsops_agent.install.steps import Outcome, problem_of
+
+
+class Carrier:
+    """The one transfer under way, if there is one.
+
+    Args:
+        staging: Folder of the files under way.
+        source: Where chunks are asked for.
+        pace: How to ask.
+        clock: Time.
+    """
+
+    def __init__(self, staging: Path, source: ChunkSource, pace: fetch.Pace, clock: Clock) -> None:
+        self._staging = staging
+        self._source = source
+        self._pace = pace
+        self._clock = clock
+        self._transfer: fetch.Transfer | None = None
+        self.model = ""
+        """The model whose bundle is being fetched; empty when none is."""
+
+    @property
+    def next_s(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        return self._transfer.next_s if self._transfer else None
+
+    def progress(self, model: str) -> float:
+        """Return the share of a model's bundle that the transfer under way has."""
+        return self._transfer.progress if self._transfer and self.model == model else 0.0
+
+    def start(self, row: InstallRow) -> Outcome | None:
+        """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
+        wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
+        self._transfer = fetch.Transfer(self._staging, wanted, self._source, self._pace)
+        self.model = row.model
+        return self._run(lambda transfer, now_s: transfer.start(now_s))
+
+    def arrived(self, digest: str, data: bytes) -> Outcome | None:
+        """Take a chunk; return how the transfer ended, or None while it goes on."""
+        return self._run(lambda transfer, now_s: transfer.arrived(digest, data, now_s))
+
+    def tick(self) -> Outcome | None:
+        """Let time pass; returns as :meth:`arrived`."""
+        return self._run(lambda transfer, now_s: transfer.tick(now_s))
+
+    def reconnected(self) -> Outcome | None:
+        """Ask again for what is outstanding; returns as :meth:`arrived`."""
+        return self._run(lambda transfer, now_s: transfer.reconnected(now_s))
+
+    def end(self) -> None:
+        """Stop the transfer; what came stays on disk."""
+        if self._transfer:
+            self._transfer.close()
+        self._transfer, self.model = None, ""
+
+    def sweep(self, keep: frozenset[str]) -> None:
+        """Remove the files of transfers of other digests than ``keep``.
+
+        Raises:
+            StateDamaged: The folder cannot be tidied.
+        """
+        fetch.sweep(self._staging, keep)
+
+    def _run(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
+        transfer = self._transfer
+        if transfer is None:
+            return None
+        try:
+            action(transfer, self._clock.monotonic_s())
+        except DsopsError as error:
+            self.end()
+            # When the signed bytes themselves are at fault, trying again cannot help.
+            event = Event.REFUSED if isinstance(error, BundleError) else Event.INTERRUPTED
+            return Outcome(event, problem_of(error))
+        if transfer.done:
+            self.end()
+            return Outcome(Event.COMPLETE)
+        return None
