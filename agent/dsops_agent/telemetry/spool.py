@@ -20,7 +20,7 @@ from dsops_agent.telemetry.spool_file import (
     immediate,
     is_damaged,
     is_full,
-    make_reserve,
+    keep_reserve,
     open_file,
     put_aside,
 )
@@ -190,12 +190,15 @@ class Spool:
         if self._sql is None:
             raise NoSpace("the spool cannot be made", why="the disk is full")
         try:
-            return self._transaction(self._sql, work)
+            result = self._transaction(self._sql, work)
         except sqlite3.Error as error:
             if is_damaged(error):
                 self._replace(error)
             if not is_full(error):
                 raise as_device_error(error) from error
+        else:
+            keep_reserve(self._reserve)
+            return result
         self._reserve.unlink(missing_ok=True)
         try:
             return self._transaction(self._sql, work)
@@ -231,8 +234,6 @@ class Spool:
             _count(sql, kind, produced=count, dropped=count)
 
     def _insert(self, sql: sqlite3.Connection, records: Mapping[Kind, Sequence[bytes]]) -> None:
-        if not self._reserve.exists():
-            make_reserve(self._reserve)
         for kind, items in records.items():
             fitting = [data for data in items if len(data) <= MAX_RECORD_BYTES]
             taken = fitting[self._make_room(sql, kind, [len(data) + _ROW_BYTES for data in fitting]) :]
@@ -294,6 +295,9 @@ class Spool:
         """Open the file, or make it; nothing is open afterwards while the disk is full."""
         try:
             self._sql = open_file(self._path, self._cap_bytes, KINDS)
+            for kind in KINDS:
+                (size,) = self._sql.execute("select total(size) from record where kind = ?", (kind,)).fetchone()
+                self._bytes[kind] = int(size)
         except sqlite3.Error as error:
             if is_damaged(error):
                 self._replace(error)
@@ -302,12 +306,7 @@ class Spool:
                 return
             else:
                 raise as_device_error(error) from error
-        if self._sql is None:
-            return
-        for kind in KINDS:
-            (size,) = self._sql.execute("select total(size) from record where kind = ?", (kind,)).fetchone()
-            self._bytes[kind] = int(size)
-        if not make_reserve(self._reserve):
+        if not keep_reserve(self._reserve):
             logger.warning("the disk has no room for the spool's reserve")
 
     def _replace(self, error: sqlite3.Error) -> None:

@@ -72,8 +72,13 @@ def immediate(sql: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def make_reserve(path: Path) -> bool:
-    """Make sure that the reserve is there; False when the disk has no room for it."""
+def keep_reserve(path: Path) -> bool:
+    """Make the reserve when it is not there and the disk has ample room; return whether it is there."""
+    if path.exists():
+        return True
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < 4 * RESERVE_BYTES:
+        return False
     try:
         with path.open("ab") as file:
             os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -17,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from dsops.clock import SystemClock
 from dsops.errors import InvalidInput
-from dsops_agent.transport.client import break_off, tls_context
+from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 
 pytestmark = pytest.mark.integration
@@ -157,7 +158,9 @@ def test_the_will_of_the_same_connection_stands_when_the_device_vanishes(
     eventually(lambda: len(controller.got(topic)) == 1)
     connection = session._connection
     assert connection is not None
-    break_off(connection.client)
+    sock = connection.client.socket()
+    assert isinstance(sock, socket.socket)
+    socket.socket.shutdown(sock, socket.SHUT_RDWR)
     eventually(lambda: len(controller.got(topic)) == 3)
     assert controller.got(topic)[1:] == [b'{"seq": 1, "online": false}', b'{"seq": 2, "online": true}']
 

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from dsops import exits
 from dsops.errors import (
     AlreadyRunning,

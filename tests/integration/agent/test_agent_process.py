@@ -1,0 +1,186 @@
+"""The agent as processes, against a real broker and real gRPC servers: enrolment, crashes, a tidy end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dsops_agent.status import Status, read_status
+
+pytestmark = pytest.mark.integration
+
+Eventually = Callable[..., None]
+
+CONFIG = """
+device = "cam-1"
+state = "state"
+run = "{run}"
+
+[enrolment]
+address = "localhost:{port}"
+ca = "server-ca.pem"
+token = "token"
+retry_max_s = 0.2
+
+[trust]
+root = "1.root.json"
+
+[telemetry]
+interval_s = 0.2
+spool_bytes = 1048576
+retry_max_s = 0.2
+
+[mqtt]
+reconnect_max_s = 0.2
+will_delay_s = 0
+"""
+
+
+class AgentProcess:
+    """`dsops-agent run` in a folder of its own."""
+
+    def __init__(self, folder: Path, store: Any, pki: Any, run_folder: Path) -> None:
+        self.folder = folder
+        (folder / "agent.toml").write_text(CONFIG.format(port=store.enrolment_port, run=run_folder))
+        (folder / "server-ca.pem").write_bytes(pki.ca_pem)
+        (folder / "token").write_text("one-time token\n")
+        (folder / "1.root.json").write_text("{}")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dsops_agent", "run", "--config", str(self.folder / "agent.toml")], stderr=log
+            )
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(30)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.folder / "state/status.json")
+
+    def is_well(self) -> bool:
+        path = self.folder / "state/status.json"
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        return path.exists() and self.status.pid == self.process.pid and not self.status.unhealthy_because()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dsops_agent", *arguments, "--config", str(folder / "agent.toml")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def agent(tmp_path: Path, store: Any, pki: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    folder = tmp_path / "device"
+    folder.mkdir()
+    agent = AgentProcess(folder, store, pki, tmp_path_factory.mktemp("r"))
+    yield agent
+    if agent.process is not None and agent.process.poll() is None:
+        agent.process.terminate()
+        agent.process.wait(30)
+
+
+def test_a_device_enrols_connects_reports_and_ends_without_orphans(
+    agent: AgentProcess, store: Any, eventually: Eventually
+) -> None:
+    agent.start()
+    eventually(agent.is_well, 60)
+    assert not (agent.folder / "token").exists()
+    assert (agent.folder / "state/identity/device.key").stat().st_mode & 0o777 == 0o600
+    eventually(lambda: any(record.HasField("host") for record in store.telemetry.values()))
+    checked = ask(agent.folder, "status", "--check", "-o", "json")
+    assert checked.returncode == 0, checked.stderr
+    answer = json.loads(checked.stdout)
+    assert answer["running"]
+    assert answer["connected"]
+    assert answer["spool"]["telemetry"]["produced"] > 0
+    runtime = agent.status.runtime_pid
+    agent.signal(signal.SIGTERM)
+    agent.signal(signal.SIGINT)
+    assert agent.wait() == 0, agent.log
+    assert runtime is not None
+    assert not psutil.pid_exists(runtime)
+    assert "Traceback" not in agent.log
+    counters = agent.status.spool["telemetry"]
+    assert counters.produced == counters.stored + counters.dropped + counters.pending
+    assert counters.pending == 0
+    assert len(store.telemetry) == counters.stored
+    assert ask(agent.folder, "status", "--check").returncode == 3
+
+
+def test_a_runtime_that_is_killed_is_started_again(agent: AgentProcess, store: Any, eventually: Eventually) -> None:
+    agent.start()
+    eventually(agent.is_well, 60)
+    before = agent.status.runtime_pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: agent.status.runtime_pid not in (before, None), 30)
+    eventually(lambda: any(record.event.kind == "runtime_restart" for record in store.telemetry.values()))
+
+
+def test_a_new_control_process_takes_the_runtime_over(agent: AgentProcess, store: Any, eventually: Eventually) -> None:
+    agent.start()
+    eventually(agent.is_well, 60)
+    before = agent.status.runtime_pid
+    agent.signal(signal.SIGKILL)
+    agent.wait()
+    agent.start()
+    eventually(agent.is_well, 60)
+    assert agent.status.runtime_pid == before
+    assert len(store.enrolled) == 1
+    agent.signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    assert before is not None
+    assert not psutil.pid_exists(before)
+
+
+def test_a_second_agent_on_the_same_state_is_refused(agent: AgentProcess, eventually: Eventually) -> None:
+    agent.start()
+    eventually(agent.is_well, 60)
+    second = ask(agent.folder, "run")
+    assert second.returncode == 6
+    assert second.stderr.splitlines()[0].startswith("error[device.already_running]")
+    assert agent.is_well()
+
+
+def test_a_refused_enrolment_ends_the_agent_with_its_code(agent: AgentProcess, store: Any) -> None:
+    store.tokens.clear()
+    ended = ask(agent.folder, "run")
+    assert ended.returncode == 4
+    assert "error[transport.enrolment_refused]" in ended.stderr
+    assert "the token is not valid" in ended.stderr
+    assert (agent.folder / "token").exists()
+
+
+def test_enrolment_waits_for_a_controller_that_is_away_and_keeps_its_request(
+    agent: AgentProcess, store: Any, eventually: Eventually
+) -> None:
+    store.stop()
+    agent.start()
+    eventually(lambda: (agent.folder / "log").exists() and agent.log.count("not enrolled yet") >= 2, 60)
+    request = (agent.folder / "state/identity/device.csr").read_bytes()
+    agent.signal(signal.SIGKILL)
+    agent.wait()
+    store.start()
+    agent.start()
+    eventually(agent.is_well, 60)
+    assert [enrolled.csr_der for enrolled in store.enrolled] == [request]
