@@ -17,13 +17,14 @@ from dsops_controller.server.inbox import Inbox
 from dsops_controller.server.intake import Intake
 from dsops_controller.server.link import Link, LinkSettings, Message
 from dsops_controller.server.outbox import Answer, Desired, Outbox, Resync, Retire, Seed, Trust, Work
-from dsops_controller.server.publications import Publications
+from dsops_controller.server.publications import CHUNK_LIFE_S, Publications
 
 log = logging.getLogger(__name__)
 
 BYTES_IN = "$SYS/broker/bytes/received"
 BYTES_OUT = "$SYS/broker/bytes/sent"
 UPKEEP_S = 5.0
+RETRY_S = 1.0
 RESEED_S = 60.0
 """A chunk that devices ask for is published again, retained, at most so often."""
 
@@ -57,7 +58,7 @@ class Broker:
         self._link = Link(settings, self)
         self._bytes: dict[str, int] = {}
         self._bulk: deque[Iterator[Message]] = deque()
-        self._seeded: set[str] = set()
+        self._seeded_s: dict[str, float] = {}
         self._packs: dict[str, str] = {}
         self._reseeded_s: dict[str, float] = {}
         self._upkept_s = clock.monotonic_s()
@@ -85,11 +86,8 @@ class Broker:
         """Take in what devices say until ``stop`` is set."""
         while not stop.is_set():
             found = self._inbox.take(timeout_s=0.5)
-            for payload in found[1] if found else ():
-                try:
-                    self._intake.handle(found[0] if found else "", payload)
-                except Exception:  # one message must not end the intake of all others
-                    log.exception("a message could not be taken in")
+            if found and not self._handle(*found):
+                stop.wait(RETRY_S)
 
     def publisher(self, stop: threading.Event) -> None:
         """Publish what is noted until ``stop`` is set."""
@@ -124,6 +122,18 @@ class Broker:
             bytes_in=self._bytes.get(BYTES_IN),
             bytes_out=self._bytes.get(BYTES_OUT),
         )
+
+    def _handle(self, topic: str, payloads: tuple[bytes, ...]) -> bool:
+        for number, payload in enumerate(payloads):
+            try:
+                is_done = self._intake.handle(topic, payload)
+            except Exception:  # one message must not end the intake of all others
+                log.exception("a message could not be taken in")
+                is_done = True
+            if not is_done:
+                self._inbox.put_back(topic, payloads[number:])
+                return False
+        return True
 
     def _count(self, topic: str, payload: bytes) -> None:
         if payload.isdigit() and len(payload) < 20:
@@ -163,7 +173,7 @@ class Broker:
             case Answer(device, digest):
                 self._reply(device, digest)
             case Seed(sha256):
-                self._seeded.add(sha256)
+                self._seeded_s[sha256] = self._clock.monotonic_s()
                 self._bulk.append(self._publications.bundle(sha256))
             case Retire(sha256):
                 self._bulk.append(self._publications.retirement(sha256))
@@ -188,15 +198,20 @@ class Broker:
         self._send(self._publications.chunk(digest))
 
     def _upkeep(self) -> None:
-        """Publish trust packs that changed on disk; retire bundles that nobody wants any more."""
+        """Publish trust packs that changed on disk; retire bundles that nobody wants, refresh the others in time."""
+        wanted = self._publications.wanted()
         for model in self._publications.models():
             digest = self._publications.trust_digest(model)
             if self._packs.get(model) != digest:
                 self._packs[model] = digest
                 self._outbox.trust(model)
-        for sha256 in self._seeded - self._publications.wanted():
-            self._seeded.discard(sha256)
-            self._outbox.retire(sha256)
+        now_s = self._clock.monotonic_s()
+        for sha256, since_s in list(self._seeded_s.items()):
+            if sha256 not in wanted:
+                del self._seeded_s[sha256]
+                self._outbox.retire(sha256)
+            elif now_s - since_s > CHUNK_LIFE_S / 2:
+                self._outbox.chunks(sha256)
 
     def _send(self, message: Message | None) -> None:
         if message is not None and not self._link.publish(message):

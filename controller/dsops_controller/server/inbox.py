@@ -33,6 +33,13 @@ class Inbox:
             slot.append(payload)
             self._changed.notify()
 
+    def put_back(self, topic: str, payloads: tuple[bytes, ...]) -> None:
+        """Store messages that could not be handled again, before those of their topic that came meanwhile."""
+        with self._changed:
+            newer = self._slots.get(topic, ())
+            self._slots[topic] = deque((*payloads, *newer), maxlen=PER_TOPIC)
+            self._changed.notify()
+
     def take(self, timeout_s: float) -> tuple[str, tuple[bytes, ...]] | None:
         """Return the topic that has waited longest and its messages, oldest first; None after ``timeout_s``."""
         with self._changed:

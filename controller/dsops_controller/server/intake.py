@@ -92,11 +92,16 @@ class Intake:
             self.counters["foreign"] += 1
         return found
 
-    def handle(self, topic: str, payload: bytes) -> None:
-        """Take one message; refuse, count and record what is wrong with it."""
+    def handle(self, topic: str, payload: bytes) -> bool:
+        """Take one message; refuse, count and record what is wrong with it.
+
+        Returns:
+            Whether it is done with. False: the controller could not store it (its disk is full, its database does not
+            answer), and it must be handed in again.
+        """
         found = self.route(topic)
         if found is None:
-            return
+            return True
         device, kind = found
         try:
             self._take(device, kind, payload)
@@ -108,7 +113,9 @@ class Intake:
         except UntrustedBundle as error:  # the register recorded it
             self._refused(device, kind, error)
         except DsopsError as error:
-            log.warning("%s of %s could not be taken: %s", kind, device, error)
+            log.warning("%s of %s waits: %s", kind, device, error)
+            return False
+        return True
 
     def _take(self, device: str, kind: str, payload: bytes) -> None:
         if len(payload) > MAX_MESSAGE_BYTES:

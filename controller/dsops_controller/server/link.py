@@ -42,11 +42,12 @@ _JITTER = random.SystemRandom()
 
 @dataclass(frozen=True)
 class Message:
-    """One message to publish at QoS 1."""
+    """One message to publish at QoS 1; the broker forgets it after ``expiry_s`` seconds, if that is not 0."""
 
     topic: str
     payload: bytes
     retain: bool = False
+    expiry_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,8 @@ class Link:
             self.counters.refused += 1
             log.error("a message of %d bytes to %s exceeds the broker's limit", size, message.topic)
             return
-        info = session.client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        properties = _publish_properties(message) if message.expiry_s else None
+        info = session.client.publish(message.topic, message.payload, 1, message.retain, properties)
         session.in_flight[info.mid] = message.topic
 
     def _on_connect(self, session: _Session, reason: ReasonCode, properties: Properties | None) -> None:
@@ -317,9 +319,17 @@ class Link:
             self._listener.disconnected()
 
 
+_properties: Callable[[int], Properties] = Properties
+
+
+def _publish_properties(message: Message) -> Properties:
+    properties = _properties(PacketTypes.PUBLISH)
+    properties.MessageExpiryInterval = message.expiry_s
+    return properties
+
+
 def _connect_properties() -> Properties:
-    make: Callable[[int], Properties] = Properties
-    properties = make(PacketTypes.CONNECT)
+    properties = _properties(PacketTypes.CONNECT)
     properties.ReceiveMaximum = 100
     properties.MaximumPacketSize = MAX_PACKET_BYTES
     return properties

@@ -18,6 +18,9 @@ from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.server.link import Message
 
+CHUNK_LIFE_S = 7 * 86_400
+"""A broker forgets chunks after this time, also those of a controller that was never started again."""
+
 
 class Packs(Protocol):
     """The trust repository, as far as it is published."""
@@ -103,7 +106,7 @@ class Publications:
     def chunk(self, digest: str) -> Message | None:
         """Return one retained chunk, or None when no bundle has it."""
         data = self._chunks.chunk(digest)
-        return Message(self._topics.chunk(digest), data, retain=True) if data else None
+        return self._retained(digest, data) if data else None
 
     def answer(self, device: str, digest: str) -> Message | None:
         """Return a chunk addressed to one device: its digest (32 bytes), then its bytes."""
@@ -113,7 +116,7 @@ class Publications:
     def bundle(self, sha256: str) -> Iterator[Message]:
         """Yield a bundle's chunk index and chunks."""
         index = self._chunks.index(sha256)
-        yield Message(self._topics.chunk(index.digest), index.encode(), retain=True)
+        yield self._retained(index.digest, index.encode())
         for digest in dict.fromkeys(index.digests):
             if message := self.chunk(digest):
                 yield message
@@ -128,6 +131,9 @@ class Publications:
     def trust_digest(self, model: str) -> str:
         """Return the SHA-256 of a model's trust pack as it is now."""
         return sha256_hex(self.trust(model).payload)
+
+    def _retained(self, digest: str, data: bytes) -> Message:
+        return Message(self._topics.chunk(digest), data, retain=True, expiry_s=CHUNK_LIFE_S)
 
     def _digests(self, sha256: str) -> list[str]:
         index = self._chunks.index(sha256)

@@ -23,7 +23,7 @@ from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import Connection, ModelState, Need, Observed, TrustPack, decode
 from dsops.states import Install
 from dsops.topics import Topics
-from dsops.trust import DIRECTOR_PATH, Director
+from dsops.trust import DIRECTOR_PATH, Director, Policy, policy_path
 from dsops_controller.client import Client
 from dsops_controller.fleet.ca import Issued
 from dsops_controller.trust import ceremony
@@ -228,3 +228,13 @@ def test_a_bundle_that_nobody_wants_leaves_the_broker(fleet: Fleet, device: Any)
     while left:
         topic, payload = device.next()
         left -= {topic} if payload == b"" else set()
+
+
+def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, device: Any) -> None:
+    fleet.push(1)
+    device.subscribe(T.trust(MODEL))
+    ceremony.set_policy(fleet.keys, site.folder, Policy(model=MODEL, floor=3))
+    floor = 0
+    while floor < 3:
+        pack = decode(TrustPack, device.next()[1])
+        floor = Policy.decode(pack.target_files()[policy_path(MODEL)]).floor

@@ -55,3 +55,13 @@ def test_topics_are_bounded() -> None:
     inbox.put("b", b"1")
     assert [inbox.take(0), inbox.take(0)] == [("a", (b"1",)), None]
     assert inbox.overwritten == 1
+
+
+def test_what_is_put_back_comes_before_what_came_meanwhile() -> None:
+    inbox = Inbox()
+    inbox.put("a", b"1")
+    inbox.put("a", b"2")
+    assert inbox.take(0) == ("a", (b"1", b"2"))
+    inbox.put("a", b"3")
+    inbox.put_back("a", (b"2",))
+    assert inbox.take(0) == ("a", (b"2", b"3"))
