@@ -199,6 +199,28 @@ def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, s
 
 @BOTH
 @STAGES
+def test_figures_that_are_not_numbers_become_unknown(site: Site, stage: str) -> None:
+    odd = interval(us(), [100.0])
+    odd.model.drift_score = float("nan")
+    odd.model.latency_us.max = float("inf")
+    odd.model.confidence_ppm.sum = 1.7e308
+    captured = sample(us(), [1.0], model="007")
+    captured.score = float("-inf")
+    put(
+        site,
+        stage,
+        ("cam-1", telemetry_batch(A, [1, 2], [odd, odd])),
+        ("cam-1", sample_batch(B, [1], [captured])),
+    )
+    (row,) = site.store.telemetry()
+    assert (row.confidence, row.count) == (None, 2)
+    assert row.p99_us == pytest.approx(100.0, rel=0.03)
+    (listed,) = site.store.samples(SampleFilter(model="007"))
+    assert (listed.model, listed.score) == ("007", None)
+
+
+@BOTH
+@STAGES
 def test_counts_are_of_records_not_of_deliveries(site: Site, stage: str) -> None:
     batch = telemetry_batch(A, [1, 2, 5], [interval(us()), host(us()), drift_event(us())], produced=6, dropped=2)
     samples = sample_batch(B, [1], [sample(us(), [1.0])])

@@ -21,7 +21,7 @@ MAX_FIGURES = 256
 MAX_TEXT = 4096
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
-_LAST_US = 253_402_300_799_000_000  # end of the year 9999
+_LAST_US = 7_258_118_400_000_000  # the year 2200: a time plus an interval stays a time everywhere
 _ITEM_BYTES = {
     "BOOL": 1,
     "INT8": 1,

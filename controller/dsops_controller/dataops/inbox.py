@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops.clock import Clock
@@ -31,6 +31,12 @@ logger = logging.getLogger(__name__)
 GROUP_BATCHES = 512
 GROUP_BYTES = 16 << 20
 MAX_PAUSE_MS = 2000
+
+# Statements are built once: building them costs more than running them.
+_KEY = (stream.c.device == bindparam("of_device")) & (stream.c.stream == bindparam("of_stream"))
+_FIND = select(stream).where(_KEY).with_for_update()
+_MOVE = update(stream).where(_KEY)
+_INSERT = insert(inbox)
 
 
 class Overloaded(TransportError):
@@ -177,18 +183,19 @@ def _store_one(connection: Connection, device: str, batch: Batch, now_ms: int) -
         return Conflict(f"stream {batch.stream} holds {row.kind}", why=f"a batch of {batch.kind} names it")
     fresh = batch.newer(row.seq)
     if fresh.seqs:
-        connection.execute(insert(inbox).values(device=device, received_ms=now_ms, **_columns(fresh)))
+        connection.execute(_INSERT, {"device": device, "received_ms": now_ms, **_columns(fresh)})
         if fresh.kind is Kind.TELEMETRY:
             latest.update(connection, device, fresh.records(), now_ms)
     seq = fresh.seqs[-1] if fresh.seqs else int(row.seq)
     changed = {
+        **_key(device, batch),
         "seq": seq,
         "stored": row.stored + len(fresh.seqs),
         "produced": max(row.produced, batch.message.produced),
         "dropped": max(row.dropped, batch.message.dropped),
         "updated_ms": now_ms,
     }
-    connection.execute(update(stream).where(_is_stream(device, batch.stream)).values(changed))
+    connection.execute(_MOVE, changed)
     return seq
 
 
@@ -203,19 +210,18 @@ def _columns(batch: Batch) -> dict[str, object]:
 
 def _stream_row(connection: Connection, device: str, batch: Batch, now_ms: int) -> Row[Any]:
     """Return the stream's row, made when it is new, and locked until the transaction ends."""
-    query = select(stream).where(_is_stream(device, batch.stream)).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_FIND, _key(device, batch)).one_or_none()
     if row is not None:
         return row
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     values = {"device": device, "stream": batch.stream, "kind": batch.kind.value, "updated_ms": now_ms}
     blank = dialect.insert(stream).values(seq=0, stored=0, produced=0, dropped=0, **values)
     connection.execute(blank.on_conflict_do_nothing())
-    return connection.execute(query).one()
+    return connection.execute(_FIND, _key(device, batch)).one()
 
 
-def _is_stream(device: str, stream_id: str) -> ColumnElement[bool]:
-    return (stream.c.device == device) & (stream.c.stream == stream_id)
+def _key(device: str, batch: Batch) -> dict[str, object]:
+    return {"of_device": device, "of_stream": batch.stream}
 
 
 def _resolve(item: _Waiting, result: int | Conflict) -> None:

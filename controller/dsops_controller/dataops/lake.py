@@ -20,6 +20,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake import write_deltalake as append_rows
 from deltalake.exceptions import DeltaError
 from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
 from dsops_controller.dataops import delta_log
@@ -28,7 +29,7 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 
 APP = "inbox"
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 8 << 20
 VACUUM_HOURS = 24
 _PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake
 LOG_RETENTION = "interval 7 days"
@@ -157,22 +158,22 @@ class Lake:
 
     def _move(self, chunk: list[Pending]) -> None:
         watermark = chunk[-1].id
-        for table in LakeTable:
-            self._append(table, chunk, watermark)
+        for table, rows in split(chunk).items():
+            self._append(table, rows, watermark)
             self._watch(f"appended {table}")
         self._sync()
         with self._db.write() as connection:
             connection.execute(delete(inbox).where(inbox.c.id <= watermark))
         self._watch("deleted")
 
-    def _append(self, table: LakeTable, chunk: list[Pending], watermark: int) -> None:
+    def _append(self, table: LakeTable, rows: list[tuple[int, dict[str, object]]], watermark: int) -> None:
         delta = DeltaTable(self._path(table))
         done = _watermark(delta)
-        rows = split(item for item in chunk if item.id > done)[table]
-        if rows:
+        new = [values for row_id, values in rows if row_id > done]
+        if new:
             append_rows(
                 delta,
-                arrow(table, rows),
+                arrow(table, new),
                 mode="append",
                 commit_properties=CommitProperties(
                     custom_metadata=_OURS.custom_metadata, app_transactions=[Transaction(APP, watermark)]
@@ -272,7 +273,7 @@ def _sync_file_system(folder: Path) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, SQLAlchemyError) as error:
         if "No space left" in str(error) or "quota exceeded" in str(error):
             raise NoSpace("the lake cannot be written", why=str(error)[:500]) from error
         raise StateDamaged("the lake cannot be read or written", why=str(error)[:500]) from error

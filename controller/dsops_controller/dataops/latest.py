@@ -3,16 +3,21 @@
 import json
 import math
 from dataclasses import asdict
+from functools import cache
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Insert, Table, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import Event, Histogram, HostInterval, ModelInterval
 from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.drift import DriftState, Level, after_event, after_interval
 from dsops_controller.dataops.histograms import merged
-from dsops_controller.db.database import upsert
 from dsops_controller.db.tables import device_latest, drift_state
+
+_FIND_DRIFT = select(drift_state).where(
+    (drift_state.c.device == bindparam("of_device")) & (drift_state.c.model == bindparam("of_model"))
+)
 
 HOST = ""
 """The model name under which a host's figures stand."""
@@ -20,25 +25,34 @@ HOST = ""
 
 def update(connection: Connection, device: str, records: list[Record], received_ms: int) -> None:
     """Fold the records of one batch into ``device_latest`` and ``drift_state``, within the caller's transaction."""
-    newest: dict[str, tuple[int, dict[str, object]]] = {}
+    newest: dict[str, ModelInterval | HostInterval] = {}
     touched: dict[str, DriftState | None] = {}
     for record in records:
         match record:
             case ModelInterval():
-                newest[record.model] = (_end_ms(record), model_figures(record, received_ms))
+                newest[record.model] = record
                 state = _drift(connection, device, record.model, touched)
                 touched[record.model] = after_interval(state, record, received_ms)
             case HostInterval():
-                newest[HOST] = (_end_ms(record), host_figures(record, received_ms))
+                newest[HOST] = record
             case Event() if record.model:
                 touched[record.model] = after_event(_drift(connection, device, record.model, touched), record)
             case _:
                 pass
-    for model, (time_ms, figures) in sorted(newest.items()):
-        upsert(connection, device_latest, device=device, model=model, time_ms=time_ms, figures=_text(figures))
-    for model, state in sorted(touched.items()):
+    for model, newer in sorted(newest.items(), key=lambda item: item[0]):
+        time_ms = newer.start_us // 1000 + newer.interval_ms
+        figures = _figures(newer, received_ms)
+        row = {"device": device, "model": model, "time_ms": time_ms, "figures": _text(figures)}
+        connection.execute(_upsert(connection.dialect.name, device_latest), row)
+    for model, state in sorted(touched.items(), key=lambda item: item[0]):
         if state is not None:
             _save_drift(connection, device, model, state)
+
+
+def _figures(record: ModelInterval | HostInterval, received_ms: int) -> dict[str, object]:
+    if isinstance(record, ModelInterval):
+        return model_figures(record, received_ms)
+    return host_figures(record, received_ms)
 
 
 def model_figures(interval: ModelInterval, received_ms: int) -> dict[str, object]:
@@ -79,8 +93,7 @@ def host_figures(host: HostInterval, received_ms: int) -> dict[str, object]:
 
 def load_drift(connection: Connection, device: str, model: str) -> DriftState | None:
     """Return the stored drift state of one model on one device."""
-    key = (drift_state.c.device == device) & (drift_state.c.model == model)
-    row = connection.execute(select(drift_state).where(key)).one_or_none()
+    row = connection.execute(_FIND_DRIFT, {"of_device": device, "of_model": model}).one_or_none()
     if row is None:
         return None
     return DriftState(row.release, Level(row.level), row.score, row.frames, row.since_ms, json.loads(row.figures))
@@ -92,12 +105,22 @@ def _drift(connection: Connection, device: str, model: str, touched: dict[str, D
 
 def _save_drift(connection: Connection, device: str, model: str, state: DriftState) -> None:
     values = asdict(state)
-    values["figures"] = _text(values.pop("signals"))
-    upsert(connection, drift_state, device=device, model=model, **values)
+    row = {"device": device, "model": model, "figures": _text(values.pop("signals")), **values}
+    connection.execute(_upsert(connection.dialect.name, drift_state), row)
 
 
-def _end_ms(record: ModelInterval | HostInterval) -> int:
-    return record.start_us // 1000 + record.interval_ms
+@cache
+def _upsert(dialect: str, table: Table) -> Insert:
+    """Return the statement that inserts a row or updates the one with its key; built once, since batches are many."""
+    keys = [column.name for column in table.primary_key.columns]
+    others = [column.name for column in table.columns if column.name not in keys]
+    if dialect == "postgresql":
+        on_server = postgresql.insert(table)
+        newer = {name: on_server.excluded[name] for name in others}
+        return on_server.on_conflict_do_update(index_elements=keys, set_=newer)
+    embedded = sqlite.insert(table)
+    newer = {name: embedded.excluded[name] for name in others}
+    return embedded.on_conflict_do_update(index_elements=keys, set_=newer)
 
 
 def _mean_confidence(histogram: Histogram) -> float | None:

@@ -153,12 +153,12 @@ def partition_day(time_us: int, received_ms: int) -> int:
     return (time_ms if is_plausible else received_ms) // _DAY_MS
 
 
-def split(pending: Iterable[Pending]) -> dict[LakeTable, list[dict[str, object]]]:
-    """Return the rows of each table."""
-    rows: dict[LakeTable, list[dict[str, object]]] = {table: [] for table in LakeTable}
+def split(pending: Iterable[Pending]) -> dict[LakeTable, list[tuple[int, dict[str, object]]]]:
+    """Return the rows of each table, each with the id of its inbox row."""
+    rows: dict[LakeTable, list[tuple[int, dict[str, object]]]] = {table: [] for table in LakeTable}
     for item in pending:
         for table, values in item.rows():
-            rows[table].append(values)
+            rows[table].append((item.id, values))
     return rows
 
 

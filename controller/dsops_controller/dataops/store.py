@@ -6,6 +6,8 @@ the inbox before it was read, the table read later has it.
 """
 
 import json
+import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from dsops_controller.dataops import queries
 from dsops_controller.dataops.drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake import Lake, read_pending
-from dsops_controller.dataops.rows import LakeTable, Pending, arrow, split
+from dsops_controller.dataops.rows import LakeTable, arrow, split
 from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_state, stream
@@ -32,6 +34,7 @@ _DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "memory_limit": "1GB",
+    "temp_directory": tempfile.gettempdir(),
     "threads": "2",
 }
 
@@ -200,21 +203,23 @@ class LakeStore:
     def _tables(self, *tables: LakeTable) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a connection with a view named after each table, over lake and inbox."""
         with self._db.read() as connection:
-            pending = read_pending(connection)
+            pending = split(read_pending(connection))
         duck = duckdb.connect(":memory:", config=_DUCKDB)
         try:
             duck.execute("set TimeZone = 'UTC'")
             for table in tables:
-                self._attach(duck, table, pending)
+                self._attach(duck, table, pending[table])
             yield duck
         except duckdb.Error as error:
             raise StateDamaged("the lake cannot be read", why=str(error)[:500]) from error
         finally:
             duck.close()
 
-    def _attach(self, duck: duckdb.DuckDBPyConnection, table: LakeTable, pending: Sequence[Pending]) -> None:
+    def _attach(
+        self, duck: duckdb.DuckDBPyConnection, table: LakeTable, pending: Sequence[tuple[int, dict[str, object]]]
+    ) -> None:
         view = self._lake.view(table)
-        rows = split(item for item in pending if item.id > view.watermark)[table]
+        rows = [values for row_id, values in pending if row_id > view.watermark]
         duck.register(f"{table}_inbox", arrow(table, rows))
         if view.files:
             duck.execute(queries.SET_FILES.replace("TABLE", table.value), {"files": list(view.files)})
@@ -227,7 +232,7 @@ _SEVERITY = {Level.NONE: 0, Level.WARNING: 1, Level.ALARM: 2}
 
 def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:
     device, model, release, digest, count, errors, _, _, _, confidence_sum, confidence_count, last_us = row
-    known = confidence_sum is not None and confidence_count
+    is_known = confidence_sum is not None and confidence_count and math.isfinite(confidence_sum)
     return TelemetryRow(
         device=device,
         model=model,
@@ -238,7 +243,7 @@ def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:
         p50_us=latency.quantile(0.50),
         p95_us=latency.quantile(0.95),
         p99_us=latency.quantile(0.99),
-        confidence=confidence_sum / int(confidence_count) / 1e6 if known else None,
+        confidence=confidence_sum / int(confidence_count) / 1e6 if is_known else None,
         last=_time(last_us),
     )
 

@@ -46,6 +46,7 @@ HOSTILE: dict[str, Callable[[TelemetryBatch], object]] = {
     "empty record": lambda b: b.records[0].CopyFrom(TelemetryRecord()),
     "no time": lambda b: setattr(b.records[0].model, "start_us", 0),
     "time out of range": lambda b: setattr(b.records[1].host, "start_us", 2**63),
+    "time after 2200": lambda b: setattr(b.records[1].host, "start_us", 7_258_118_400_000_001),
     "bad model": lambda b: setattr(b.records[0].model, "model", "../../etc"),
     "bad digest": lambda b: setattr(b.records[0].model, "digest", "xyz"),
     "release too large": lambda b: setattr(b.records[0].model, "release", 2**32 - 1),
