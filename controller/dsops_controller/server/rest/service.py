@@ -11,6 +11,7 @@ from dsops.errors import DeviceError
 
 START_S = 10.0
 STOP_S = 3
+_TICK_S = 0.1
 
 
 class RestService:
@@ -48,6 +49,12 @@ class RestService:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Finish requests under way, at most a few seconds."""
+        """Take no more requests, and finish those under way, at most a few seconds."""
         self._server.should_exit = True
-        self._thread.join(STOP_S + 2)
+        time.sleep(2 * _TICK_S)  # by then uvicorn has closed what is idle
+        deadline = time.monotonic() + STOP_S
+        while self._server.server_state.tasks and time.monotonic() < deadline:
+            time.sleep(_TICK_S / 5)
+        # Idle connections wait for the peer's half of the TLS goodbye, which most clients never send.
+        self._server.force_exit = True
+        self._thread.join(STOP_S)

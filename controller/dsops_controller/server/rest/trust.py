@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from dsops.manifest import Frozen
+from dsops.messages import TrustPack
 from dsops_controller.server.rest.backend import Backend
 
 _SIGNED = {"application/json": {"schema": {"type": "object"}}}
@@ -24,6 +25,11 @@ def router(backend: Backend) -> APIRouter:
     def get_role(role: str) -> Response:
         """Return a role's signed metadata, exactly as it was signed; ``root`` is the first root."""
         return Response(backend.repository.role(role), media_type="application/json")
+
+    @routes.get("/{model}/pack")
+    def get_pack(model: str) -> TrustPack:
+        """Return everything that a device needs to decide about a model, as it is published."""
+        return backend.repository.pack(model)
 
     @routes.post("/roles", status_code=201, openapi_extra={"requestBody": {"required": True, "content": _SIGNED}})
     async def publish_role(request: Request) -> RoleView:
