@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -130,7 +130,7 @@ class Spool:
         """
         with self._lock:
             try:
-                self._guarded(lambda sql: self._take(sql, delivery))
+                self._write(lambda sql: self._take(sql, delivery))
             except DeviceError:
                 for kind in KINDS:
                     self._untold[kind] += len(delivery.records.get(kind, ())) + delivery.lost.get(kind, 0)
@@ -143,7 +143,7 @@ class Spool:
             DeviceError: The file cannot be read.
         """
         with self._lock:
-            return self._guarded(lambda sql: _read_batch(sql, kind, max_bytes, max_records))
+            return self._read(lambda sql: _read_batch(sql, kind, max_bytes, max_records))
 
     def ack(self, kind: Kind, seq: int) -> None:
         """Delete what the store holds: everything up to ``seq``. A number that was never given starts a new stream.
@@ -152,7 +152,7 @@ class Spool:
             DeviceError: The file failed; the records are sent once more, and the store knows them.
         """
         with self._lock:
-            self._guarded(lambda sql: self._acknowledge(sql, kind, seq))
+            self._write(lambda sql: self._acknowledge(sql, kind, seq))
 
     def drop(self, kind: Kind, seqs: Sequence[int]) -> None:
         """Drop records that can never be uploaded, and count them.
@@ -161,7 +161,7 @@ class Spool:
             DeviceError: The file failed.
         """
         with self._lock:
-            self._guarded(lambda sql: self._delete(sql, kind, seqs))
+            self._write(lambda sql: self._delete(sql, kind, seqs))
 
     def counters(self) -> dict[Kind, Counters]:
         """Return the counters of both kinds.
@@ -170,9 +170,13 @@ class Spool:
             DeviceError: The file cannot be read.
         """
         with self._lock:
-            if self._sql is None:
-                return {kind: Counters(count, 0, count, 0) for kind, count in self._untold.items()}
-            return self._guarded(lambda sql: {kind: _counters(sql, kind) for kind in KINDS})
+            told = dict.fromkeys(KINDS, Counters())
+            if self._sql is not None:
+                told = self._read(lambda sql: {kind: _counters(sql, kind) for kind in KINDS})
+            return {
+                kind: replace(c, produced=c.produced + self._untold[kind], dropped=c.dropped + self._untold[kind])
+                for kind, c in told.items()
+            }
 
     def close(self) -> None:
         """Close the file."""
@@ -183,14 +187,27 @@ class Spool:
 
     # What follows runs with the lock held.
 
-    def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``work`` in one transaction; once more, with the reserve given back, when the disk is full."""
+    def _file(self) -> sqlite3.Connection:
         if self._sql is None:
             self._open()
         if self._sql is None:
             raise NoSpace("the spool cannot be made", why="the disk is full")
+        return self._sql
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work``, which only reads."""
         try:
-            result = self._transaction(self._sql, work)
+            return work(self._file())
+        except sqlite3.Error as error:
+            if is_damaged(error):
+                self._replace(error)
+            raise as_device_error(error) from error
+
+    def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run ``work`` in one transaction; once more, with the reserve given back, when the disk is full."""
+        sql = self._file()
+        try:
+            self._transaction(sql, work)
         except sqlite3.Error as error:
             if is_damaged(error):
                 self._replace(error)
@@ -198,19 +215,19 @@ class Spool:
                 raise as_device_error(error) from error
         else:
             keep_reserve(self._reserve)
-            return result
+            return
         self._reserve.unlink(missing_ok=True)
         try:
-            return self._transaction(self._sql, work)
+            self._transaction(sql, work)
         except sqlite3.Error as error:
             raise as_device_error(error) from error
 
-    def _transaction(self, sql: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, sql: sqlite3.Connection, work: Callable[[sqlite3.Connection], None]) -> None:
         before, untold = dict(self._bytes), dict(self._untold)
         try:
             with immediate(sql):
                 self._tell_dropped(sql)
-                return work(sql)
+                work(sql)
         except sqlite3.Error:
             self._bytes, self._untold = before, untold
             raise

@@ -1,4 +1,4 @@
-"""The spool's file: SQLite, written to its full size once, so that a full disk cannot stop it afterwards."""
+"""The spool's file: SQLite, written to its full size at once, so that a full disk cannot stop it afterwards."""
 
 import os
 import sqlite3
@@ -9,7 +9,10 @@ from pathlib import Path
 from dsops.errors import DeviceError, NoSpace, StateDamaged
 
 RESERVE_BYTES = 1 << 20
-"""Kept free for SQLite's log; given back to the file system when the disk is full."""
+"""Given back to the file system when the disk is full and SQLite's log must grow."""
+
+LOG_BYTES = 1 << 20
+"""Size of SQLite's log (WAL), which is taken at once, too; a longer transaction needs the reserve."""
 
 _FILL_BYTES = 64_000
 _PRAGMAS = (
@@ -17,7 +20,7 @@ _PRAGMAS = (
     "journal_mode=wal",
     "synchronous=full",
     "wal_autocheckpoint=128",
-    "journal_size_limit=524288",
+    f"journal_size_limit={LOG_BYTES}",
 )
 _SCHEMA = """
 create table if not exists stream (kind text primary key, id blob not null, last integer not null default 0,
@@ -42,10 +45,20 @@ def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Co
         sql.executescript(_SCHEMA)
         for kind in kinds:
             sql.execute("insert or ignore into stream (kind, id) values (?, ?)", (kind, os.urandom(16)))
+        _fill_log(sql)
     except sqlite3.Error:
         sql.close()
         raise
     return sql
+
+
+def _fill_log(sql: sqlite3.Connection) -> None:
+    """Grow the log to its size by writing as much; from then on it is written over from its beginning."""
+    with immediate(sql):
+        sql.execute("create table fill (data blob)")
+        sql.execute("insert into fill values (zeroblob(?))", (LOG_BYTES,))
+        sql.execute("drop table fill")
+    sql.execute("pragma wal_checkpoint").fetchall()
 
 
 def _claim(sql: sqlite3.Connection, missing_bytes: int) -> None:

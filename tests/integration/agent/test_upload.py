@@ -156,13 +156,21 @@ def test_bytes_that_are_no_record_are_dropped_and_do_not_stay(
     assert numbers(store) == [1]
 
 
-def test_what_waits_is_flushed_at_the_end(spool: Spool, identity: Any, store: Any) -> None:
-    upload = Upload(spool, identity)
-    upload.telemetry.stop()
-    spool.append("telemetry", [event(7)])
-    upload.stop()
-    assert numbers(store) in ([7], [])
-    assert spool.counters()["telemetry"].stored == len(store.telemetry)
+def test_what_waits_is_flushed_after_the_stop(spool: Spool, identity: Any, store: Any) -> None:
+    with mutually_authenticated(identity) as channel:
+        uploader = Uploader(
+            "telemetry",
+            spool,
+            SystemClock(),
+            upload=telemetry_upload(channel),
+            encode=encode_telemetry,
+            backoff=Backoff(0.05, 0.2, lambda: 1.0),
+        )
+        uploader.stop()
+        spool.append("telemetry", [event(7)])
+        uploader.run()
+    assert numbers(store) == [7]
+    assert spool.counters()["telemetry"].stored == 1
 
 
 def test_a_store_of_another_authority_gets_nothing(
