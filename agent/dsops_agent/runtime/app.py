@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -70,24 +71,17 @@ class RuntimeProcess:
         """
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        requests = ControlRequests(self._models, self._end.set)
-        listener = listen(control, CONTROL_MODE)
-        self._link = link = ControlLink(listener, requests.handle, self._clock)
-        server = start_server(self._models, inference)
         pid_file = self._folder / "runtime.pid"
-        write_atomically(pid_file, f"{os.getpid()}\n".encode())
-        threads = [
-            threading.Thread(target=link.run, name="control", daemon=True),
-            threading.Thread(target=self._reporter.run, name="report", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            self._wait(link)
-        finally:
-            self._stop(server, link, threads)
-            for path in (pid_file, control, inference):
-                path.unlink(missing_ok=True)
+        requests = ControlRequests(self._models, self._end.set)
+        with ExitStack() as made:  # removes what this process made, and nothing that was there before
+            self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
+            made.callback(control.unlink, missing_ok=True)
+            made.callback(link.stop)
+            server = start_server(self._models, inference)
+            made.callback(inference.unlink, missing_ok=True)
+            write_atomically(pid_file, f"{os.getpid()}\n".encode())
+            made.callback(pid_file.unlink, missing_ok=True)
+            self._serve(server, link)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -97,19 +91,23 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._end.set()
 
+    def _serve(self, server: grpc.Server, link: ControlLink) -> None:
+        control = threading.Thread(target=link.run, name="control", daemon=True)
+        report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
+        control.start()
+        report.start()
+        self._wait(link)
+        server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
+        self._reporter.stop()
+        report.join(_GRACE_S / 2)
+        self._reporter.finish()
+        logger.info("the runtime has ended")
+
     def _wait(self, link: ControlLink) -> None:
         while not self._end.wait(_LOOK_S):
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return
-
-    def _stop(self, server: grpc.Server, link: ControlLink, threads: list[threading.Thread]) -> None:
-        server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
-        self._reporter.stop()
-        threads[1].join(_GRACE_S / 2)
-        self._reporter.finish()
-        link.stop()
-        logger.info("the runtime has ended")
 
     def _watch(self, served: ServedModel) -> ModelWatch:
         return self._reporter.watch(served)

@@ -47,7 +47,7 @@ class Interval:
     def answered(self, answer: Answer) -> None:
         """Count the frames of an answer."""
         for latency_us, confidence, label in zip(
-            answer.latency_us, answer.scores.max(axis=1).tolist(), answer.labels.tolist(), strict=True
+            answer.latency_us, answer.confidences, answer.labels.tolist(), strict=True
         ):
             self._latency_us.add(latency_us)
             self._confidence_ppm.add(round(confidence * _PPM) if 0.0 <= confidence <= 1.0 else confidence * _PPM)

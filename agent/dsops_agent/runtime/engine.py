@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ class Answer:
     scores: NDArray[np.float32]
     labels: NDArray[np.intp]
     latency_us: tuple[float, ...]
+
+    @cached_property
+    def confidences(self) -> list[float]:
+        """The largest score of each frame."""
+        return [float(score) for score in self.scores.max(axis=1).tolist()]
 
 
 @dataclass(frozen=True)

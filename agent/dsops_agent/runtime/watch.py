@@ -123,12 +123,13 @@ class ModelWatch:
         return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
 
     def _sample(self, frame: Array, answer: Answer, row: int, request_id: str) -> None:
-        size_bytes = frame.nbytes + answer.scores[row].nbytes + _RECORD_BYTES
+        size_bytes = frame.nbytes + answer.scores.nbytes // len(answer.scores) + _RECORD_BYTES
         if size_bytes > MAX_SAMPLE_BYTES:
             return
-        confidence = float(answer.scores[row].max())
         now_s = self._clock.monotonic_s()
-        kept = self._sampler.choose(now_s, size_bytes, confidence, self._verdict.level, self._verdict.score)
+        kept = self._sampler.choose(
+            now_s, size_bytes, answer.confidences[row], self._verdict.level, self._verdict.score
+        )
         if kept is not None:
             self._put(Kind.SAMPLES, self._record(kept, frame, answer, row, request_id), False)
 

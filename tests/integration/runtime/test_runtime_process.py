@@ -338,6 +338,7 @@ def test_without_control_it_ends_by_itself(folder: Path) -> None:
 def test_it_starts_over_sockets_that_a_killed_one_left(folder: Path) -> None:
     device = Device(folder)
     device.start()
+    device.call("status")  # it answers only once both sockets are there
     assert device.process is not None
     device.process.kill()
     device.close()
@@ -358,29 +359,45 @@ def test_it_starts_over_sockets_that_a_killed_one_left(folder: Path) -> None:
         ({"threads": 0}, "threads"),
         ({"socket": "/tmp/" + "x" * 110}, "too long"),
         ({"socket": "/nowhere/inference.sock"}, "does not exist"),
-        ({"socket": "/dev/null"}, "is not a socket"),
     ],
 )
 def test_bad_settings_are_told_in_one_line(folder: Path, settings: dict[str, Any], text: str) -> None:
+    told = start_in_vain(folder, settings)
+    assert text in told
+    assert "Traceback" not in told
+    assert list(folder.iterdir()) == []
+
+
+def start_in_vain(folder: Path, settings: dict[str, Any]) -> str:
+    command = [sys.executable, "-m", "dsops_agent.runtime", "--run-folder", str(folder)]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dsops_agent.runtime",
-            "--run-folder",
-            str(folder),
-            "--settings",
-            json.dumps(settings),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [*command, "--settings", json.dumps(settings)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert text in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    return done.stderr
+
+
+def test_a_file_where_the_socket_should_be_is_left_alone(folder: Path) -> None:
+    file = folder / "precious"
+    file.write_text("mine")
+    assert "is not a socket" in start_in_vain(folder, {"socket": str(file)})
+    assert "is not a socket" in start_in_vain(folder, {"control_socket": str(file)})
+    assert file.read_text() == "mine"
+    assert [path.name for path in folder.iterdir()] == ["precious"]
+
+
+def test_a_second_process_leaves_the_first_ones_sockets_alone(device: Device, tmp_path: Path) -> None:
+    device.activate(make_bundle(tmp_path))
+    assert "another process listens" in start_in_vain(device.folder, {})
+    assert "another process listens" in start_in_vain(
+        device.folder, {"control_socket": str(device.folder / "other.sock")}
+    )
+    names = {path.name for path in device.folder.iterdir()}
+    assert names == {"control.sock", "inference.sock", "runtime.pid", "log"}
+    channel, stub = device.stub()
+    with channel:
+        assert stub.ModelReady(pb.ModelReadyRequest(name="compass")).ready
+    assert device.call("status")["models"]["compass"]["release"] == 1
 
 
 def test_drift_is_told_with_its_figures_and_samples_are_kept(folder: Path, tmp_path: Path) -> None:
