@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import DeviceError, DsopsError, InvalidInput, RuntimeCrashed
+from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
@@ -155,12 +155,15 @@ class RuntimeSupervisor:
         self._ask("check", ACTIVATE_S, model=model)
 
     def deactivate(self, model: str) -> None:
-        """Stop serving a model.
+        """Stop serving a model; one that is not served is no error.
 
         Raises:
             RuntimeCrashed: The process is gone or silent.
         """
-        self._ask("deactivate", ACTIVATE_S, model=model)
+        try:
+            self._ask("deactivate", ACTIVATE_S, model=model)
+        except NotFound:
+            logger.debug("model %s was not served", model)
 
     def is_serving(self, model: str, digest: str) -> bool:
         """Return whether the model answers from that bundle; False when the process is gone."""

@@ -274,7 +274,7 @@ def test_nothing_that_was_appended_is_lost_by_a_kill(tmp_path: Path) -> None:
 Step = tuple[str, Kind, int]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(

@@ -1,0 +1,140 @@
+"""The supervisor with the real inference process, and the throw-away process with its limits."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dsops.clock import SystemClock
+from dsops.errors import DsopsError, MalformedBundle, RuntimeCrashed
+from dsops_agent.install.ports import ProveLimits
+from dsops_agent.proof import Prover
+from dsops_agent.runtime_process import Launch
+from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.telemetry.collect import SpoolEvents
+from dsops_agent.telemetry.spool import Spool
+
+pytestmark = pytest.mark.integration
+
+Eventually = Callable[..., None]
+LIMITS = ProveLimits(timeout_s=60.0, memory_bytes=2 << 30)
+
+
+class Supervised:
+    """A supervisor with its thread."""
+
+    def __init__(self, folder: Path, run_folder: Path) -> None:
+        self.starts: list[bool] = []
+        self.spool = Spool(folder / "spool", 1 << 20)
+        clock = SystemClock()
+        self.supervisor = RuntimeSupervisor(
+            Launch(run_folder, "{}"),
+            Prover(1),
+            self.spool,
+            SpoolEvents(self.spool, clock),
+            clock,
+            self.starts.append,
+        )
+        self.thread = threading.Thread(target=self.supervisor.run)
+
+    def start(self) -> RuntimeSupervisor:
+        self.thread.start()
+        assert self.supervisor.ready.wait(60)
+        return self.supervisor
+
+    def stop(self) -> None:
+        self.supervisor.leave()
+        if self.thread.ident is not None:
+            self.thread.join(30)
+            assert not self.thread.is_alive()
+        self.spool.close()
+
+
+@pytest.fixture
+def supervised(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    supervised = Supervised(tmp_path, tmp_path_factory.mktemp("r"))
+    yield supervised
+    supervised.stop()
+
+
+def test_the_process_is_started_and_ended(supervised: Supervised) -> None:
+    supervisor = supervised.start()
+    pid = supervisor.pid
+    assert pid is not None
+    assert not supervisor.is_serving("digits", "a" * 64)
+    supervised.stop()
+    assert not psutil.pid_exists(pid)
+    assert supervised.starts == [True]
+
+
+def test_a_killed_process_is_replaced_and_told(supervised: Supervised, eventually: Eventually) -> None:
+    supervisor = supervised.start()
+    for _ in range(2):
+        pid = supervisor.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda before=pid: supervisor.pid not in (None, before), 60)
+    eventually(lambda: supervised.starts == [True, False, False])
+    assert supervised.spool.counters()["telemetry"].produced >= 2
+
+
+def test_a_request_for_a_bundle_that_is_none_is_refused_and_ends_nothing(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    supervisor = supervised.start()
+    pid = supervisor.pid
+    (tmp_path / "bundle").write_bytes(b"nonsense")
+    with pytest.raises(DsopsError) as caught:
+        supervisor.activate("digits", tmp_path / "bundle", "a" * 64, 1)
+    assert not isinstance(caught.value, RuntimeCrashed)
+    supervisor.deactivate("digits")
+    assert supervisor.pid == pid
+
+
+def test_without_a_process_requests_fail_and_during_the_end_they_end_the_thread(supervised: Supervised) -> None:
+    supervisor = supervised.supervisor
+    with pytest.raises(RuntimeCrashed):
+        supervisor.check("digits")
+    supervisor.leave()
+    with pytest.raises(SystemExit):
+        supervisor.check("digits")
+
+
+def test_the_proof_of_a_file_that_is_no_bundle_names_it(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_bytes(b"nonsense")
+    with pytest.raises(MalformedBundle):
+        Prover(1).prove(tmp_path / "bundle", LIMITS)
+
+
+@pytest.mark.parametrize(
+    "limits", [ProveLimits(timeout_s=60.0, memory_bytes=8 << 20), ProveLimits(timeout_s=0.01, memory_bytes=0)]
+)
+def test_a_proof_without_memory_or_time_is_a_crash(tmp_path: Path, limits: ProveLimits) -> None:
+    (tmp_path / "bundle").write_bytes(b"nonsense")
+    with pytest.raises(RuntimeCrashed) as caught:
+        Prover(1).prove(tmp_path / "bundle", limits)
+    assert caught.value.why
+
+
+def test_a_proof_can_be_broken_off(tmp_path: Path) -> None:
+    fifo = tmp_path / "bundle"
+    os.mkfifo(fifo)  # opening it waits for a writer, for ever
+    prover = Prover(1)
+    ended: list[DsopsError] = []
+
+    def prove() -> None:
+        try:
+            prover.prove(fifo, LIMITS)
+        except RuntimeCrashed as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=prove)
+    thread.start()
+    while thread.is_alive():
+        prover.abort()
+        thread.join(0.05)
+    assert "SIGKILL" in ended[0].why

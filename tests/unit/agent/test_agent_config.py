@@ -1,0 +1,93 @@
+"""agent.toml: what is accepted, what each mistake says, and what `config show` prints."""
+
+from pathlib import Path
+
+import pytest
+
+from dsops.errors import InvalidConfig
+from dsops_agent.config import Config, known_keys, load
+
+GOOD = """
+device = "cam-1"
+state = "state"
+[trust]
+root = "1.root.json"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+    text = GOOD + '[inference]\nsocket = "x.sock"\n[enrolment]\naddress = "h:1"\nca = "/etc/ca"\ntoken = "t"\n'
+    config = load(write(tmp_path, text)).config
+    assert config.state == tmp_path / "state"
+    assert config.trust.root == tmp_path / "1.root.json"
+    assert config.run_folder == tmp_path / "state/run"
+    assert config.inference_socket == tmp_path / "x.sock"
+    assert config.enrolment is not None
+    assert (config.enrolment.ca, config.enrolment.token) == (Path("/etc/ca"), tmp_path / "t")
+
+
+def test_sockets_are_in_the_run_folder_by_default(tmp_path: Path) -> None:
+    config = load(write(tmp_path, 'run = "r"' + GOOD)).config
+    assert config.run_folder == tmp_path / "r"
+    assert config.inference_socket == tmp_path / "r/inference.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        (GOOD + "[mqtt]\nkeep_alive_s = 3\n", "mqtt.keep_alive_s", "mqtt.keepalive_s"),
+        (GOOD + "colour = 1\n", "trust.colour", "trust"),
+        (GOOD.replace('device = "cam-1"', ""), "device", "name of this device"),
+        (GOOD.replace("cam-1", "cam 1"), "device", "1 to 64"),
+        (GOOD.replace("cam-1", "controller"), "device", "controller"),
+        (GOOD + '[mqtt]\nkeepalive_s = "soon"\n', "mqtt.keepalive_s", "integer"),
+        (GOOD + "[install]\nwindow = 17\n", "install.window", "16"),
+        (GOOD + '[enrolment]\naddress = "nowhere"\nca = "c"\ntoken = "t"\n', "enrolment.address", "host:port"),
+        (GOOD.replace('root = "1.root.json"', ""), "trust.root", "root"),
+        ('run = "' + "r" * 120 + '"' + GOOD, "run", "107"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, key: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InvalidConfig) as caught:
+        load(path)
+    error = caught.value
+    assert error.details["key"] == key
+    assert str(path) in error.what
+    assert key in error.what
+    assert says in f"{error.what} {error.why} {error.hint}"
+    assert error.hint
+
+
+def test_a_file_that_is_absent_or_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"none\.toml"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(InvalidConfig, match="is not TOML") as caught:
+        load(write(tmp_path, "device = cam-1"))
+    assert "line 1" in caught.value.why
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidConfig, match="is not TOML"):
+        load(tmp_path / "binary.toml")
+
+
+def test_every_key_has_a_meaning_and_an_origin(tmp_path: Path) -> None:
+    text = GOOD + '[enrolment]\naddress = "h:1"\nca = "c"\ntoken = "t"\n[mqtt]\nkeepalive_s = 7\n'
+    settings = {s.key: s for s in load(write(tmp_path, text)).settings()}
+    assert tuple(settings) == known_keys()
+    assert all(s.meaning for s in settings.values())
+    assert (settings["mqtt.keepalive_s"].value, settings["mqtt.keepalive_s"].origin) == (7, "file")
+    assert settings["mqtt.reconnect_max_s"].origin == "default"
+    assert settings["inference.socket"].value == ""
+
+
+def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD)).config
+    with pytest.raises(ValueError, match="frozen"):
+        config.device = "other"
+    assert isinstance(config, Config)
