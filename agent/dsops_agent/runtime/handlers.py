@@ -1,7 +1,6 @@
 """What the control process may ask of the data process: activate, deactivate, check, status, shutdown."""
 
 import os
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 
 
@@ -99,15 +99,6 @@ class ControlRequests:
         _parse(_Nothing, header)
         self._shutdown()
         return {}
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process holds: now, or where the host does not tell, at most so far."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _parse(form: type[Request], header: Header) -> Request:

@@ -8,7 +8,6 @@ on memory and time.
 import argparse
 import json
 import math
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from dsops.bundle import Bundle, file_digest
 from dsops.errors import DsopsError, IncompatibleBundle
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.memory import peak_bytes
 
 TIMED_FRAMES = 100
 TIMED_S = 2.0
@@ -47,7 +47,7 @@ def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
         "ok": True,
         "latency_ms": p50_ms,
         "p95_ms": p95_ms,
-        "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "rss_bytes": peak_bytes(),
         "runtime": str(served.loaded.runtime),
     }
 

@@ -1,0 +1,35 @@
+"""How much memory this process holds, from proc(5); elsewhere from getrusage(2)."""
+
+import os
+import resource
+from pathlib import Path
+
+_KIB = 1024
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now; where the host does not tell, at most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return _most_so_far()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this program held so far.
+
+    ``ru_maxrss`` is no measure of that on Linux: a child begins with the figure of the process that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return _most_so_far()
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * _KIB
+    return _most_so_far()
+
+
+def _most_so_far() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
