@@ -101,7 +101,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "POST /devices/{device}/suspend", "POST /devices/{device}/accept", "GET /trust/{role}", "POST /trust/roles",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
-        "GET /samples", "GET /samples/export", "GET /telemetry",
+        "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
     }  # fmt: skip
 
 
