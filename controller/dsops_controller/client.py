@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from dsops import errors
+from dsops import errors, messages
 from dsops.errors import InvalidConfig, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
+from dsops.messages import TrustPack
 
 Row = dict[str, Any]
 Files = dict[str, tuple[str, bytes, str]]
@@ -81,6 +82,10 @@ class Client:
     def role(self, role: str) -> bytes:
         """Return the newest signed metadata of a TUF role; ``root`` gives the first root."""
         return self._call("GET", f"/trust/{role}").content
+
+    def trust_pack(self, model: str) -> TrustPack:
+        """Return everything that a device needs to decide about a model."""
+        return messages.decode(TrustPack, self._call("GET", f"/trust/{model}/pack").content)
 
     def bundles(self) -> list[Row]:
         """Return every bundle."""

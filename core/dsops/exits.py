@@ -1,16 +1,18 @@
 """Exit codes: one catalogue for both command-line programs.
 
-0    done
-1    failed: any other error
-2    usage: wrong arguments, configuration or input file       InvalidConfig, InvalidInput
-3    what was awaited ended, but not well                      AwaitedFailure
-4    authentication                                            Unauthorized, EnrolmentRefused
-5    not found                                                 NotFound
-6    conflict                                                  Conflict, AlreadyRunning
-7    verification failed                                       BundleError and everything below it
-8    timed out; what was awaited goes on                       TimedOut
-9    an optional part of the distribution is missing           MissingExtra
-130  interrupted                                               Interrupted
+Code, meaning, and the errors that end a program with it:
+
+    0    done
+    1    failed: any other error
+    2    usage: wrong arguments, configuration or input file       InvalidConfig, InvalidInput
+    3    what was awaited ended, but not well                      AwaitedFailure
+    4    authentication                                            Unauthorized, EnrolmentRefused
+    5    not found                                                 NotFound
+    6    conflict                                                  Conflict, AlreadyRunning
+    7    verification failed                                       BundleError and everything below it
+    8    timed out; what was awaited goes on                       TimedOut
+    9    an optional part of the distribution is missing           MissingExtra
+    130  interrupted                                               Interrupted
 """
 
 from enum import IntEnum

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsops.bundle import Bundle, file_digest, write_atomically
+from dsops.clock import SystemClock
 from dsops.errors import InvalidInput
 from dsops.trust import model_role
 from dsops_controller.cli import output, session
@@ -38,7 +39,7 @@ def sign(
     ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
     opened = Bundle.open(bundle)
     if role:
-        current = role.read_bytes()
+        current = _read(role)
     else:
         with session.connected(context) as client:
             current = client.role(model_role(opened.manifest.model))
@@ -60,7 +61,7 @@ def push(
     if not signature.exists():
         raise InvalidInput(f"{signature.name} is missing", hint="sign the bundle first: dsops bundle sign")
     with session.connected(context) as client:
-        output.facts(client.push(bundle.read_bytes(), signature.read_bytes()), form)
+        output.facts(client.push(_read(bundle), _read(signature)), form)
 
 
 @app.command("list")
@@ -111,8 +112,17 @@ def verify(
     if root:
         verification = session.optional("dsops_controller.trust.verification", "controller")
         with session.connected(context) as client:
-            result["signed"] = verification.check_bundle(bundle, root.read_bytes(), client.role)
+            pack = client.trust_pack(str(result["model"]))
+        path = verification.check_bundle(bundle, _read(root), pack, SystemClock().now())
+        result["signed"] = f"yes, as {path}"
     output.facts(result, form)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=str(error.strerror)) from error
 
 
 def _role_file(bundle: Path) -> Path:
@@ -122,4 +132,5 @@ def _role_file(bundle: Path) -> Path:
 def _describe(path: Path) -> dict[str, object]:
     manifest = Bundle.open(path).manifest
     sha256, length = file_digest(path)
-    return {"file": path.name, "sha256": sha256, "length_bytes": length, "manifest": manifest.model_dump(mode="json")}
+    facts = {"file": path.name, "model": manifest.model, "release": manifest.release, "sha256": sha256}
+    return facts | {"length_bytes": length, "manifest": manifest.model_dump(mode="json")}

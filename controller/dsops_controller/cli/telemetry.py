@@ -22,6 +22,6 @@ def show(
         rows = client.telemetry(model=model, device=device, minutes=minutes)
     columns = {
         "device": "DEVICE", "model": "MODEL", "release": "RELEASE", "count": "ANSWERS", "errors": "ERRORS",
-        "p50_us": "P50 US", "p95_us": "P95 US", "mean_confidence": "CONFIDENCE", "digest": "BUNDLE",
+        "p50_us": "P50 US", "p95_us": "P95 US", "confidence": "CONFIDENCE", "digest": "BUNDLE",
     }  # fmt: skip
     output.rows(rows, columns, form)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsops import ids
+from dsops.trust import Policy, Ring
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Make and use the offline keys.", no_args_is_help=True)
@@ -24,6 +25,40 @@ def init(
     ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
     ceremony.init(keys, server, root_keys=root_keys, threshold=threshold)
     output.say(f"root of trust made; keys are in {keys}: keep them offline")
+
+
+@app.command()
+def renew(
+    roles: Annotated[list[str], typer.Argument(help="roles to sign again: root, targets, fleet, policy, model-<name>")],
+    keys: Keys,
+    server: ServerFolder,
+) -> None:
+    """Sign roles again before they expire (root, targets: 365 days; fleet, model-<name>: 180; policy: 90)."""
+    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
+    for role in ceremony.renew(keys, server, roles):
+        output.say(f"{role.role}: version {role.version}")
+
+
+@app.command()
+def policy(
+    model: Annotated[str, typer.Argument(help="model name")],
+    keys: Keys,
+    server: ServerFolder,
+    floor: Annotated[int, typer.Option("--floor", min=1, help="lowest release that devices accept")] = 1,
+    release: Annotated[
+        int | None, typer.Option("--release", min=1, help="bound this release by the options below")
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option("--fraction", min=0, max=1, help="share of devices that may have it")
+    ] = 1.0,
+    canary: Annotated[list[str] | None, typer.Option("--canary", help="device that may have it all the same")] = None,
+) -> None:
+    """Set what the online controller may choose for a model: a floor, and how far one release may spread."""
+    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
+    ring = Ring(fraction=fraction, salt=f"{model}/{release}", canary=tuple(canary or ()))
+    rings = {str(release): ring} if release else {}
+    signed = ceremony.set_policy(keys, server, Policy(model=ids.model_name(model), floor=floor, rings=rings))
+    output.say(f"policy of {model} is version {signed.version}; a running server publishes it within seconds")
 
 
 @app.command()

@@ -17,11 +17,12 @@ Json = Any
 
 @dataclass
 class Commands:
-    """``dsops ...`` in processes of their own, with one context file.
+    """``dsops ...`` in processes of their own, in one folder, with one context file.
 
-    ``show`` is given each command as a person would type it.
+    ``show`` is given each command as a person in that folder would type it.
     """
 
+    folder: Path
     context: Path
     show: Callable[[str], None]
 
@@ -35,17 +36,21 @@ class Commands:
         Raises:
             DsopsError: The command failed; the error is the one that it named.
         """
-        words = [str(argument) for argument in arguments]
+        words = [self._short(argument) for argument in arguments]
         self.show("dsops " + shlex.join(words))
-        return _invoke([*words, "--context", str(self.context)] if online else words)
+        if online:
+            words += ["--context", self._short(self.context)]
+        command = [sys.executable, "-m", "dsops_controller.cli.app", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=self.folder
+        )
+        if done.returncode:
+            raise _error(done)
+        return json.loads(done.stdout) if done.stdout.lstrip().startswith(("{", "[")) else None
 
-
-def _invoke(words: list[str]) -> Json:
-    command = [sys.executable, "-m", "dsops_controller.cli.app", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise _error(done)
-    return json.loads(done.stdout) if done.stdout.lstrip().startswith(("{", "[")) else None
+    def _short(self, argument: str | Path) -> str:
+        is_inside = isinstance(argument, Path) and argument.is_relative_to(self.folder)
+        return str(Path(argument).relative_to(self.folder)) if is_inside else str(argument)
 
 
 def _error(done: subprocess.CompletedProcess[str]) -> DsopsError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.errors import MissingExtra, TimedOut
+from dsops_controller.client import Access, Client
 from dsops_controller.demo.commands import Commands, Json
 from dsops_controller.demo.processes import Child, Processes
 
@@ -62,7 +63,12 @@ class Ports:
 
 
 class Stage:
-    """Folders, processes and commands of one demonstration."""
+    """Folders, processes and commands of one demonstration.
+
+    What a person would do goes through ``commands``; ``client`` only waits for something to come true.
+    """
+
+    client: Client
 
     def __init__(self, folder: Path, show: Callable[[str], None]) -> None:
         self.folder = folder
@@ -70,7 +76,7 @@ class Stage:
         self.keys = folder / "offline-keys"
         self.ports = Ports.free()
         self.processes = Processes(folder / "logs", {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-        self.commands = Commands(self.server / "operator.toml", show)
+        self.commands = Commands(folder, self.server / "operator.toml", show)
 
     def raise_curtain(self) -> None:
         """Make the server's state and the root of trust; start broker and controller."""
@@ -88,6 +94,7 @@ class Stage:
         self.start_broker()
         server = self.processes.start("server", *_python("dsops_controller.cli.app"), "server", "run", str(self.server))
         self.processes.wait_for_line(server, "ready:")
+        self.client = Client(Access.load(self.commands.context))
 
     def start_broker(self) -> Child:
         """Start mosquitto with the configuration that `dsops server init` wrote."""

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dsops.directive import DesiredSlot, Directive
-from dsops.dsse import PrivateKey
 from sqlalchemy import Connection, select
 
+from dsops.directive import DesiredSlot, Directive
+from dsops.dsse import PrivateKey
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
 

@@ -9,12 +9,12 @@ import threading
 from datetime import timedelta
 from typing import Any, Protocol
 
+from sqlalchemy import Connection, Row, Select, select, update
+
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import ModelState
 from dsops.states import Deployment, Rollout, deployment_state
-from sqlalchemy import Connection, Row, Select, select, update
-
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsops.states import Deployment, Rollout
-
 from dsops_controller.rollout.gates import Outcome, Result, judge
 
 

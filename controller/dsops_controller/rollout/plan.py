@@ -4,9 +4,10 @@ import hashlib
 import math
 from collections.abc import Iterable
 
+from pydantic import Field, model_validator
+
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Name
-from pydantic import Field, model_validator
 
 
 class WaveSpec(Frozen):

@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Connection, Row, select, update
+
 from dsops import ids
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ModelState, Observed
 from dsops.states import Deployment, Device, Rollout
-from sqlalchemy import Connection, Row, select, update
-
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
+from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
@@ -35,11 +36,13 @@ class _Client(Updater):
         self._trusted_set.reference_time = now
 
 
-def accept(folder: Path, files: Mapping[str, bytes], root: bytes, paths: Iterable[str], now: datetime) -> set[str]:
+def accept(
+    folder: Path, files: Mapping[str, bytes], root: bytes, paths: Iterable[str], now: datetime
+) -> dict[str, TargetFile]:
     """Let a client that keeps its state in ``folder`` refresh from ``files`` and look ``paths`` up.
 
     Returns:
-        The paths that it found.
+        What the owners signed under each path; a path that they did not sign is absent.
 
     Raises:
         UntrustedBundle: The client refuses the metadata; the text says why.
@@ -47,6 +50,6 @@ def accept(folder: Path, files: Mapping[str, bytes], root: bytes, paths: Iterabl
     try:
         client = _Client(folder, files, root, now)
         client.refresh()
-        return {path for path in paths if client.get_targetinfo(path) is not None}
+        return {path: target for path in paths if (target := client.get_targetinfo(path)) is not None}
     except (RepositoryError, DownloadError) as error:
         raise UntrustedBundle("a device would refuse this metadata", why=str(error)[:300]) from error

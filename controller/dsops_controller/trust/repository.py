@@ -329,8 +329,9 @@ def client_check(before: TrustState | None, after: TrustState, models: Sequence[
                 client.accept(known, before.files(before.roles), before.roots[0], paths, now)
         for folder in (known, Path(scratch, "fresh")):
             found = client.accept(folder, after.files(after.roles), after.roots[0], paths, now)
-            if needed - found:
-                raise UntrustedBundle("the trust metadata is not complete", why=f"no {min(needed - found)}")
+            missing = needed - found.keys()
+            if missing:
+                raise UntrustedBundle("the trust metadata is not complete", why=f"no {min(missing)}")
 
 
 def _is_present(state: TrustState, role: SignedRole) -> bool:

@@ -46,7 +46,7 @@ def device_takes(repository: Repository, folder: Path, now: datetime, model: str
     """Let a TUF client take a model's pack, as a device does, and return which releases it finds."""
     pack = repository.pack(model)
     paths = [f"{model}/{release}.int8.bundle" for release in range(1, 6)]
-    return client.accept(folder, pack.files(), repository.role("root"), paths, now)
+    return set(client.accept(folder, pack.files(), repository.role("root"), paths, now))
 
 
 def edited(fleet: FoundedFleet, role: str, path: str) -> Targets:
