@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dsops.errors import RuntimeCrashed, from_dict
 from dsops_agent.install.ports import ProveLimits
-from dsops_agent.runtime_process import describe_exit
+from dsops_agent.runtime_process import describe_exit, runtime_environment
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class Prover:
     def _run(self, path: Path, limits: ProveLimits, output: int) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
         with self._lock:
-            self._child = child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output)
+            self._child = child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, env=runtime_environment()
+            )
         try:
             _limit(child.pid, limits)
             code = child.wait(limits.timeout_s)
@@ -87,8 +89,8 @@ def _limit(pid: int, limits: ProveLimits) -> None:
 
 def _parse(data: bytes) -> dict[str, object]:
     try:
-        result = json.loads(data)
-    except ValueError as error:
+        result = json.loads(data.splitlines()[-1])
+    except (ValueError, IndexError) as error:
         raise RuntimeCrashed("the process that tried the bundle said nothing that makes sense") from error
     if not isinstance(result, dict):
         raise RuntimeCrashed("the process that tried the bundle said nothing that makes sense")

@@ -106,7 +106,7 @@ def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float],
         launch.command(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # NumPy's threads gain nothing here
+        env=runtime_environment(),
     )
     ends_s = clock.monotonic_s() + START_S
     while child.poll() is None and clock.monotonic_s() < ends_s:
@@ -118,6 +118,11 @@ def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float],
             break
     _end(child.pid, child)
     raise RuntimeCrashed("the inference process did not start", why=describe_exit(child.returncode))
+
+
+def runtime_environment() -> dict[str, str]:
+    """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def describe_exit(code: int | None) -> str:

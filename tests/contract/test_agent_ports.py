@@ -1,0 +1,122 @@
+"""Ports of the control process: what fills them does what they promise, the real things and the simulators."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dsops.api.v1.telemetry_pb2 import TelemetryRecord
+from dsops.clock import ManualClock
+from dsops.messages import Need, decode
+from dsops.topics import Topics
+from dsops_agent.host import Host, HostFigures, SystemHost, inventory
+from dsops_agent.install.ports import ChunkSource, EventSink, RuntimeControl, TrustSource
+from dsops_agent.sources import MqttChunks, MqttTrust
+from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.telemetry.collect import Collector, SpoolEvents
+from dsops_agent.telemetry.spool import Spool
+from dsops_agent.transport.mqtt import MqttSession
+from dsops_agent.transport.ports import Broker
+
+
+class SimulatedHost:
+    """A host whose figures are given."""
+
+    def __init__(self, figures: HostFigures) -> None:
+        self._figures = figures
+
+    def figures(self, runtime_pid: int | None) -> HostFigures:
+        return self._figures
+
+
+class SimulatedBroker:
+    """Keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self.asked.append(("publish", topic, payload.decode()))
+
+    def subscribe(self, topic: str, qos: int) -> None:
+        self.asked.append(("subscribe", topic, str(qos)))
+
+    def unsubscribe(self, topic: str) -> None:
+        self.asked.append(("unsubscribe", topic))
+
+
+FIGURES = HostFigures(12.5, 0.5, 1, 2, 3, 4, 5, 61.0)
+
+
+@pytest.fixture(params=["real", "simulated"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
+    return SystemHost(tmp_path) if request.param == "real" else SimulatedHost(FIGURES)
+
+
+def test_a_host_gives_figures_that_can_be(host: Host) -> None:
+    figures = host.figures(os.getpid())
+    assert 0 <= figures.cpu_percent <= 100
+    assert 0 < figures.memory_used_bytes < figures.memory_total_bytes
+    assert figures.agent_rss_bytes > 0
+    assert figures.runtime_rss_bytes > 0
+    assert figures.disk_free_bytes > 0
+    assert figures.temperature_c >= 0
+
+
+def test_a_process_that_is_gone_has_no_memory(tmp_path: Path) -> None:
+    assert SystemHost(tmp_path).figures(2**22 + 1).runtime_rss_bytes == 0
+    assert SystemHost(tmp_path).figures(None).runtime_rss_bytes == 0
+
+
+def test_the_inventory_names_the_host_and_the_runtime() -> None:
+    facts = inventory()
+    assert facts.hardware == os.uname().machine
+    assert facts.cpus >= 1
+    assert facts.memory_bytes > 0
+    assert facts.runtime.split()[0] in ("ai-edge-litert", "tflite-runtime")
+
+
+def test_an_interval_of_the_host_is_stored_as_one_record(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 1 << 20)
+    collector = Collector(SimulatedHost(FIGURES), spool, ManualClock(), interval_s=10.0, runtime_pid=lambda: None)
+    collector.collect(datetime(2026, 1, 1, tzinfo=UTC), 2.5)
+    batch = spool.batch("telemetry", 10_000, 10)
+    assert batch is not None
+    record = TelemetryRecord.FromString(batch.records[0]).host
+    assert (record.start_us, record.interval_ms) == (1_767_225_600_000_000, 2500)
+    assert (record.cpu_percent, record.temperature_c, record.runtime_rss_bytes) == (12.5, 61.0, 5)
+    spool.close()
+
+
+def test_an_event_is_stored_and_a_long_text_is_cut(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 1 << 20)
+    sink: EventSink = SpoolEvents(spool, ManualClock())
+    sink.event("refused", "digits", 2, "a" * 64, "bundle.untrusted", "x" * 5000)
+    batch = spool.batch("telemetry", 10_000, 10)
+    assert batch is not None
+    event = TelemetryRecord.FromString(batch.records[0]).event
+    assert (event.kind, event.model, event.release, event.code) == ("refused", "digits", 2, "bundle.untrusted")
+    assert len(event.message) == 1000
+    spool.close()
+
+
+def test_chunks_and_trust_are_asked_for_by_topic() -> None:
+    broker = SimulatedBroker()
+    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1")
+    trust: TrustSource = MqttTrust(broker, Topics())
+    chunks.request("aa")
+    chunks.request("aa")
+    chunks.cancel("aa")
+    chunks.need(("b" * 64,))
+    trust.follow("digits")
+    trust.follow("digits")
+    assert broker.asked[:3] == [("subscribe", "dsops/v1/c/aa", "0")] * 2 + [("unsubscribe", "dsops/v1/c/aa")]
+    assert broker.asked[3][:2] == ("publish", "dsops/v1/d/cam-1/up/need")
+    assert decode(Need, broker.asked[3][2].encode()).digests == ("b" * 64,)
+    assert broker.asked[4:] == [("subscribe", "dsops/v1/t/digits", "1")]
+
+
+def adapters(session: MqttSession, supervisor: RuntimeSupervisor) -> tuple[Broker, RuntimeControl]:
+    """Checked by mypy: the real adapters fit their ports."""
+    return session, supervisor
