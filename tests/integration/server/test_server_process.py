@@ -93,6 +93,11 @@ def test_every_refusal_has_the_one_form(http: httpx.Client) -> None:
         assert set(body) == {"code", "message", "why", "hint", "details"}
 
 
+def test_a_body_of_unknown_length_is_cut_off_at_the_limit(http: httpx.Client) -> None:
+    refused = http.post("/bundles", content=(b" " * 1024 * 1024 for _ in range(70)))
+    assert (refused.status_code, refused.json()["code"]) == (413, "request.too_large")
+
+
 def test_every_route_is_described(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     documented = {f"{method.upper()} {path.removeprefix('/api/v1')}" for path, ms in paths.items() for method in ms}
