@@ -31,7 +31,7 @@ class SamplerSettings(Frozen):
     """What may be kept.
 
     Attributes:
-        bytes_per_day: Long-run budget of one model.
+        bytes_per_day: Long-run budget of one model; 0 keeps nothing.
         burst_bytes: What may be kept at once after a quiet time.
         random_rate: Share of all frames that is drawn at random.
         low_confidence: A confidence below this is low.
@@ -92,9 +92,8 @@ class Sampler:
         self._settings = settings
         self._chance = chance
         rate = settings.bytes_per_day / _DAY_S
-        self._buckets = {
-            reason: TokenBucket(rate * share, settings.burst_bytes * share, now_s) for reason, share in SHARES.items()
-        }
+        burst = settings.burst_bytes if settings.bytes_per_day else 0
+        self._buckets = {reason: TokenBucket(rate * share, burst * share, now_s) for reason, share in SHARES.items()}
         self._last_s: dict[Reason, float] = {}
         self._drawn = 0
         self._drawn_and_kept = 0

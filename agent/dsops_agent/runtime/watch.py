@@ -19,8 +19,8 @@ from dsops_agent.runtime.swap import Totals
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLE_BYTES = 2 << 20
-"""An input above this is never kept: it would not fit into one message on its way."""
+MAX_SAMPLE_BYTES = (1 << 20) - (8 << 10)
+"""A larger sample is never kept: it would not fit into a batch of 1 MiB on its way to the store."""
 _RECORD_BYTES = 256
 """What names, digest and times of a sample take besides its tensors, about."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

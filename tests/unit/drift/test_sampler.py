@@ -1,7 +1,5 @@
 """What the sampler keeps, under which budget."""
 
-import random
-
 import pytest
 
 from dsops_agent.drift.monitor import Level
@@ -53,7 +51,7 @@ def keep_all(sampler: Sampler, frames: int, confidence: float, level: Level) -> 
 
 
 def test_shares_of_the_burst_and_who_may_borrow() -> None:
-    settings = SamplerSettings(bytes_per_day=0, burst_bytes=4000, min_gap_s=0.0)
+    settings = SamplerSettings(bytes_per_day=1, burst_bytes=4000, min_gap_s=0.0)
     assert len(keep_all(Sampler(settings, never, 0.0), 99, 0.1, Level.NONE)) == 20  # its own half
     assert len(keep_all(Sampler(settings, never, 0.0), 99, 0.9, Level.ALARM)) == 30  # its quarter and the half
     assert len(keep_all(Sampler(settings, always, 0.0), 99, 0.9, Level.NONE)) == 10  # its quarter, never more
@@ -72,11 +70,6 @@ def test_a_day_of_low_confidence_stays_in_the_budget() -> None:
 
 
 def test_the_inclusion_probability_tells_what_the_budget_refused() -> None:
-    settings = SamplerSettings(bytes_per_day=0, burst_bytes=4000, random_rate=0.1)
-    chance = random.Random(1)
-    sampler = Sampler(settings, chance.random, 0.0)
-    for _ in range(1000):
-        sampler.choose(0.0, 100, 0.9, Level.NONE, 0.0)
     refill = Sampler(SamplerSettings(bytes_per_day=86400 * 400, burst_bytes=4000, random_rate=0.1), always, 0.0)
     kept = [refill.choose(float(n // 20), 100, 0.9, Level.NONE, 0.0) for n in range(2000)]
     last = [one for one in kept if one][-1]
@@ -105,6 +98,7 @@ def test_a_clock_that_jumps_back_gives_nothing() -> None:
     assert not bucket.take(1.0, 0.0)
 
 
-def test_no_budget_keeps_nothing() -> None:
-    sampler = Sampler(SamplerSettings(bytes_per_day=0, burst_bytes=0), always, 0.0)
+@pytest.mark.parametrize(("per_day", "burst"), [(0, 500_000), (5_000_000, 0), (0, 0)])
+def test_no_budget_keeps_nothing(per_day: int, burst: int) -> None:
+    sampler = Sampler(SamplerSettings(bytes_per_day=per_day, burst_bytes=burst), always, 0.0)
     assert sampler.choose(DAY_S, 1, 0.1, Level.ALARM, 9.0) is None
