@@ -313,3 +313,18 @@ def test_update_cut_short_at_any_file_is_finished_by_the_next(bench: Any, kept: 
     store = bench.reopen()
     store.accept("digits", repository.pack())
     assert store.target("digits", "digits/2.int8.bundle") is not None
+
+
+def test_bundle_signed_by_a_later_role_of_the_same_paths_does_not_count(bench: Any) -> None:
+    """Were the model's role not terminating, a role after it could answer for what the model's owners left out."""
+    repository = bench.repository
+    roles = repository.roles["targets"].signed.delegations.roles
+    roles["model-digits"].terminating = False
+    roles["policy"].paths = ["policy/*", "digits/*"]
+    roles["policy"] = roles.pop("policy")
+    repository.sign_role("targets", *repository.root_keys[:2])
+    repository.set_bundle("digits/7.int8.bundle", b"seven", 7, role="policy")
+    repository.publish()
+    bench.accept()
+    assert bench.store.target("digits", "digits/7.int8.bundle") is None
+    assert bench.store.target("digits", BUNDLE) is not None

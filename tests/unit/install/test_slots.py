@@ -180,3 +180,34 @@ def test_unusable_folder_is_told(tmp_path: Path, disk: Disk) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateDamaged):
         Slots(tmp_path / "file" / "slots", disk.journal)
+
+
+class KilledTable:
+    """The journal of a process that is killed before it writes what the slot holds now."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def put_slot(self, model: str, row: SlotRow) -> None:
+        raise KeyboardInterrupt(model, row.name)
+
+    def clear_slot(self, model: str, name: str) -> None:
+        self.journal.clear_slot(model, name)
+
+    def slot(self, model: str, name: str) -> SlotRow | None:
+        return self.journal.slot(model, name)
+
+
+def test_kill_while_staging_leaves_no_false_row(disk: Disk) -> None:
+    disk.install(1)
+    disk.install(2)
+    source = disk.folder / "part"
+    source.write_bytes(bundle(3))
+    killed = Slots(disk.folder / "slots", KilledTable(disk.journal))
+    with pytest.raises(KeyboardInterrupt):
+        killed.stage("digits", row(bundle(3), 3), source)
+    assert disk.slots.previous("digits") is None
+    assert disk.slots.holding("digits", row(bundle(1), 1).digest) is None
+    active = disk.slots.active("digits")
+    assert active is not None
+    assert not damage(active, "digits")
