@@ -13,13 +13,13 @@ from typing import Protocol
 
 import grpc
 from cryptography import x509
+from pydantic import ValidationError
+
 from dsops.api.v1 import enrolment_pb2_grpc
 from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest
 from dsops.bundle import fsync_folder
 from dsops.errors import DsopsError, EnrolmentRefused, Interrupted, InvalidConfig, StateDamaged, StoreUnreachable
 from dsops.manifest import first_problem
-from pydantic import ValidationError
-
 from dsops_agent.backoff import Backoff
 from dsops_agent.config import Enrolment
 from dsops_agent.identity import Fleet, Identity, IdentityFolder, certificate_problem

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import dsops
 import psutil
+
+import dsops
 from dsops.messages import Inventory
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")

@@ -12,11 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import Field, ValidationError
+
 from dsops import strictjson
 from dsops.bundle import fsync_folder, write_atomically
 from dsops.errors import NoSpace, StateDamaged
 from dsops.manifest import Frozen, first_problem
-from pydantic import Field, ValidationError
 
 
 class Fleet(Frozen):

@@ -84,8 +84,8 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
         logger.info("took over inference process %d", pid)
         return RuntimeProcess(pid, channel, None)
     logger.info("inference process %d is of version %s and is replaced", pid, status.get("version"))
+    _end(pid, None)  # it hands its last records over first
     channel.close()
-    _end(pid, None)
     return None
 
 

@@ -97,7 +97,7 @@ class RuntimeSupervisor:
         self._prover.abort()
 
     def _begin(self, *, adopting: bool) -> RuntimeProcess:
-        self._launch.run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._launch.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may ask for inference
         found = adopt(self._launch, self._handle) if adopting else None
         return found or spawn(self._launch, self._handle, self._clock, self._leaving.wait)
 

@@ -18,7 +18,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from dsops.clock import Clock
-from dsops.errors import BrokerUnreachable, InvalidInput
+from dsops.errors import BrokerUnreachable, DsopsError, InvalidInput
 from dsops.messages import MAX_MESSAGE_BYTES
 from dsops_agent.backoff import Backoff
 from dsops_agent.transport.client import (
@@ -226,7 +226,7 @@ class MqttSession:
         try:
             connection = self._connect()
             self._follow(connection)
-        except (BrokerUnreachable, OSError, ValueError) as error:  # ValueError: host names that are none
+        except (DsopsError, OSError, ValueError) as error:  # ValueError: host names that are none
             self.problem = str(error)
             logger.warning("no connection to the broker at %s: %s", self._settings.address, error)
         except Exception as error:
