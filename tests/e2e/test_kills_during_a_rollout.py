@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEVICES, Fleet, plan, wait_for
+from fleet_stage import DEVICES, Fleet, plan, wait_for
 
 from dsops.errors import RuntimeCrashed
 from dsops_controller.demo import digits
@@ -30,13 +30,8 @@ def install_state(fleet: Fleet, device: str) -> str:
 
 
 def finish(fleet: Fleet, rollout: str) -> dict[str, Any]:
-    def ended() -> bool:
-        with fleet.client_session() as client:
-            return client.rollout(rollout)["state"] != "running"
-
-    wait_for("the rollout ends", ended, timeout_s=150)
-    with fleet.client_session() as client:
-        return client.rollout(rollout)
+    wait_for("the rollout ends", lambda: fleet.client.rollout(rollout)["state"] != "running", timeout_s=150)
+    return fleet.client.rollout(rollout)
 
 
 def kill_agent(fleet: Fleet, device: str) -> None:
@@ -59,16 +54,14 @@ def kill_broker_and_forget(fleet: Fleet) -> None:
 def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -> None:
     canary = DEVICES[0]
     fleet.publish(1)
-    with fleet.client_session() as client:
-        first = client.create_rollout(plan(1))["id"]
+    first = fleet.client.create_rollout(plan(1))["id"]
     assert finish(fleet, first)["state"] == "succeeded"
 
     frames = digits.splits(7).test
     program = Program(canary, Inference(fleet.inference_socket(canary), MODEL), frames, rate_hz=20, seed=1)
     program.start()
     fleet.publish(2, PADDING_BYTES)
-    with fleet.client_session() as client:
-        second = client.create_rollout(plan(2))["id"]
+    second = fleet.client.create_rollout(plan(2))["id"]
 
     wait_for("the transfer is under way", lambda: install_state(fleet, canary) == "fetching")
     kill_agent(fleet, canary)

@@ -78,7 +78,11 @@ def after_event(state: DriftState | None, event: Event) -> DriftState | None:
     if level is None or not event.model:
         return state
     goes_on = state is not None and state.release == event.release and state.level is level
-    signals = {name: value for name, value in event.figures.items() if name not in _FIGURES and math.isfinite(value)}
+    signals = {
+        name.removeprefix("signal."): value
+        for name, value in event.figures.items()
+        if name not in _FIGURES and math.isfinite(value)
+    }
     return DriftState(
         release=event.release,
         level=level,
