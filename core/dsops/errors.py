@@ -130,6 +130,13 @@ class ServerUnreachable(TransportError):
     default_hint = "check that `dsops server run` runs and that the context file names its address"
 
 
+class Overloaded(TransportError):
+    """More batches arrive than the store can commit."""
+
+    code = "transport.store_overloaded"
+    default_hint = "send the batch again after the pause; nothing is lost"
+
+
 class EnrolmentRefused(TransportError):
     """The controller refused to enrol this device."""
 
@@ -229,6 +236,18 @@ class Unauthorized(RequestError):
     default_hint = "use the context file that `dsops server init` wrote: --context FILE"
 
 
+class Forbidden(RequestError):
+    """The caller is known, and may not do this."""
+
+    code = "request.forbidden"
+
+
+class TooLarge(InvalidInput):
+    """A request's body is longer than allowed."""
+
+    code = "request.too_large"
+
+
 class MissingExtra(RequestError):
     """An optional part of the distribution is not installed."""
 
@@ -267,4 +286,6 @@ def every_error() -> dict[str, type[DsopsError]]:
 def from_dict(data: dict[str, object]) -> DsopsError:
     """Rebuild an error that crossed a process border as :meth:`DsopsError.as_dict`."""
     cls = every_error().get(str(data.get("code")), DsopsError)
-    return cls(str(data.get("message", "")), why=str(data.get("why", "")), hint=str(data.get("hint", "")))
+    details = data.get("details")
+    known = details if isinstance(details, dict) else {}
+    return cls(str(data.get("message", "")), why=str(data.get("why", "")), hint=str(data.get("hint", "")), **known)

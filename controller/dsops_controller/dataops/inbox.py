@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops.clock import Clock
-from dsops.errors import Conflict, DsopsError, TransportError
+from dsops.errors import Conflict, DsopsError, Overloaded
 from dsops_controller.dataops import latest
 from dsops_controller.dataops.batches import Batch, Kind
 from dsops_controller.db.database import Database
@@ -37,13 +37,6 @@ _KEY = (stream.c.device == bindparam("of_device")) & (stream.c.stream == bindpar
 _FIND = select(stream).where(_KEY).with_for_update()
 _MOVE = update(stream).where(_KEY)
 _INSERT = insert(inbox)
-
-
-class Overloaded(TransportError):
-    """More batches arrive than the store can commit."""
-
-    code = "transport.store_overloaded"
-    default_hint = "send the batch again after the pause; nothing is lost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from cryptography import x509
 from sqlalchemy import select
 
 from dsops import ids
-from dsops.errors import InvalidInput, RequestError, Unauthorized
+from dsops.errors import Forbidden, InvalidInput, Unauthorized
 from dsops.ids import DeviceId
 from dsops.states import Device
 from dsops_controller.db.database import Database
@@ -16,12 +16,6 @@ from dsops_controller.db.tables import device as device_table
 from dsops_controller.fleet.ca import device_of
 
 _HINT = "enrol the device again"
-
-
-class Forbidden(RequestError):
-    """The caller is known, and may not do this."""
-
-    code = "request.forbidden"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,17 @@ from dsops.errors import (
     Conflict,
     DsopsError,
     EnrolmentRefused,
+    Forbidden,
     InvalidInput,
     NotFound,
+    Overloaded,
     PortBusy,
     Unauthorized,
 )
 from dsops_controller.dataops.batches import Kind, parse
-from dsops_controller.dataops.inbox import Inbox, Overloaded
+from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.db.database import Database
-from dsops_controller.server.identity import Admission, Forbidden, Peer, peer
+from dsops_controller.server.identity import Admission, Peer, peer
 
 logger = logging.getLogger(__name__)
 

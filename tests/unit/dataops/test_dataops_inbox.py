@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dsops.clock import ManualClock
-from dsops.errors import Conflict
-from dsops_controller.dataops.inbox import Inbox, Limits, Overloaded
+from dsops.errors import Conflict, Overloaded
+from dsops_controller.dataops.inbox import Inbox, Limits
 from dsops_controller.dataops.lake import read_pending
 from dsops_controller.dataops.testing import (
     drift_event,

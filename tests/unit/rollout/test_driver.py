@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from dsops import dsse
 from dsops.clock import ManualClock
 from dsops.directive import Directive, Recipient, check_directive

@@ -1,10 +1,11 @@
 from dataclasses import replace
 
 import pytest
-from dsops.states import Deployment, Rollout
-from dsops_controller.rollout.engine import DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dsops.states import Deployment, Rollout
+from dsops_controller.rollout.engine import DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 
 D = Deployment
 

@@ -1,9 +1,10 @@
 import pytest
-from dsops.errors import InvalidInput
-from dsops_controller.rollout.plan import Plan, WaveSpec, assign
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from dsops.errors import InvalidInput
+from dsops_controller.rollout.plan import Plan, WaveSpec, assign
 
 DEVICES = [f"dev-{i}" for i in range(10)]
 

@@ -7,8 +7,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsops.bundle import sha256_hex
-from dsops.errors import Unauthorized
-from dsops_controller.server.rest.problems import TooLarge, answer
+from dsops.errors import TooLarge, Unauthorized
+from dsops_controller.server.rest.problems import answer
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024

@@ -14,16 +14,11 @@ from dsops.errors import (
     InvalidInput,
     NotFound,
     RequestError,
+    TooLarge,
     Unauthorized,
 )
 
 log = logging.getLogger(__name__)
-
-
-class TooLarge(InvalidInput):
-    """A request's body is longer than allowed."""
-
-    code = "request.too_large"
 
 
 _STATUS: tuple[tuple[type[DsopsError], int], ...] = (
