@@ -1,6 +1,9 @@
 """Real certificates, a real broker and real gRPC servers for the agent's integration tests."""
 
+import os
+import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from typing_extensions import override
 
 from dsops.api.v1 import enrolment_pb2_grpc, samples_pb2_grpc, telemetry_pb2_grpc
@@ -26,7 +31,7 @@ from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord
 from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch, TelemetryRecord
 from dsops_agent.identity import Fleet, Identity, IdentityFolder
 
-MOSQUITTO = "/usr/sbin/mosquitto"
+MOSQUITTO = os.environ.get("DSOPS_MOSQUITTO") or shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -253,3 +258,41 @@ def store(pki: Pki, broker: RealBroker) -> Iterator[RealStore]:
     store.start()
     yield store
     store.stop()
+
+
+class Controller:
+    """The other side: a plain client with the controller's certificate."""
+
+    def __init__(self, pki: Pki, port: int) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id="controller", protocol=MQTTv5)
+        context = ssl.create_default_context(cafile=str(pki.folder / "ca.crt"))
+        context.load_cert_chain(pki.folder / "controller.crt", pki.folder / "controller.key")
+        self.client.tls_set_context(context)
+        self.client.on_connect = lambda client, *_: client.subscribe("dsops/v1/#", qos=1) and None
+        self.client.on_message = self._keep
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("localhost", port)
+        self.client.loop_start()
+
+    def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
+        self.messages.append((message.topic, bytes(message.payload)))
+
+    def put(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
+        while not self.client.is_connected():
+            time.sleep(0.005)
+        info = self.client.publish(topic, payload, qos=1, retain=retain)
+        assert info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS
+        while not info.is_published():
+            time.sleep(0.005)
+
+    def got(self, topic: str) -> list[bytes]:
+        return [payload for at, payload in self.messages if at == topic]
+
+
+@pytest.fixture
+def controller(pki: Pki, broker: RealBroker) -> Iterator[Controller]:
+    controller = Controller(pki, broker.port)
+    yield controller
+    controller.client.disconnect()
+    controller.client.loop_stop()

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from dsops.messages import Connection, Observed, check_observed, decode
+from dsops_agent.identity import IdentityFolder
 from dsops_agent.status import Status, read_status
 
 pytestmark = pytest.mark.integration
@@ -125,6 +127,37 @@ def test_a_device_enrols_connects_reports_and_ends_without_orphans(
     assert counters.pending == 0
     assert len(store.telemetry) == counters.stored
     assert ask(agent.folder, "status", "--check").returncode == 3
+
+
+def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(
+    agent: AgentProcess, controller: Any, eventually: Eventually
+) -> None:
+    agent.start()
+    eventually(agent.is_well, 60)
+    eventually(lambda: bool(controller.got("dsops/v1/d/cam-1/up/conn")))
+    birth = decode(Connection, controller.got("dsops/v1/d/cam-1/up/conn")[0])
+    assert (birth.device, birth.online, birth.conn_seq) == ("cam-1", True, 1)
+    assert birth.inventory.hardware == os.uname().machine
+    controller.put("dsops/v1/d/cam-1/dn/desired", b"this is no directive")
+    identity = IdentityFolder(agent.folder / "state/identity").load("cam-1")
+    assert identity is not None
+
+    def newest() -> Observed | None:
+        reports = controller.got("dsops/v1/d/cam-1/up/state")
+        return check_observed(reports[-1], identity.key.public_key(), "cam-1") if reports else None
+
+    def is_told() -> bool:
+        observed = newest()
+        return observed is not None and observed.refused is not None
+
+    eventually(is_told)
+    observed = newest()
+    assert observed is not None
+    assert observed.refused is not None
+    assert observed.refused.code == "bundle.untrusted"
+    agent.signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    eventually(lambda: not decode(Connection, controller.got("dsops/v1/d/cam-1/up/conn")[-1]).online)
 
 
 def test_a_runtime_that_is_killed_is_started_again(agent: AgentProcess, store: Any, eventually: Eventually) -> None:
