@@ -27,6 +27,7 @@ from dsops_agent.threads import Threads
 logger = logging.getLogger(__name__)
 
 RENEW_BEFORE = timedelta(days=14)
+_LOOK_S = 0.25
 
 
 class Agent:
@@ -41,6 +42,7 @@ class Agent:
         self._config = config
         self._clock = clock
         self._stop = threading.Event()
+        self._was_signalled = False
         self._lock = StateLock(config.state)
         self._threads = Threads(self._stop)
         self._identities = IdentityFolder(config.state / "identity")
@@ -55,7 +57,7 @@ class Agent:
             signal.signal(number, self._take_signal)
 
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
+        self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
     def stop(self) -> None:
         """Make :meth:`run` end soon."""
@@ -73,8 +75,9 @@ class Agent:
         try:
             self._threads.start("status", lambda: self._status.run(self._stop))
             self._threads.start("enrol", self._enter)
-            while not self._stop.wait(60.0):
-                logger.debug("the agent runs")
+            while not self._was_signalled and not self._stop.wait(_LOOK_S):
+                continue
+            self._stop.set()
             logger.info("the agent stops")
             self._leave()
         finally:
