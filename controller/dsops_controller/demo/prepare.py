@@ -8,43 +8,33 @@ import argparse
 import io
 import sys
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from dsops.bundle import write_atomically
 from dsops.errors import DsopsError, InvalidInput
-from dsops_controller.demo.digits import LABELS, Labelled, bad_camera, balanced_mix, splits
+from dsops_controller.demo.digits import LABELS, Labelled, balanced_mix, splits
 from dsops_controller.demo.train import accuracy, to_onnx, train
 
 MODEL = "digits"
-_CAMERA_SEED = 1000
-
-
-class Camera(StrEnum):
-    """Through which camera the devices see."""
-
-    CLEAN = "clean"
-    BAD = "bad"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the folder is, and the float network's accuracy on held-out frames of its camera."""
+    """Where the folder is, and the float network's accuracy on held-out frames."""
 
     folder: Path
     accuracy: float
 
 
-def prepare(folder: Path, seed: int, returned: Labelled | None = None, camera: Camera = Camera.CLEAN) -> Prepared:
+def prepare(folder: Path, seed: int, returned: Labelled | None = None) -> Prepared:
     """Train and write a recipe's folder.
 
     Args:
         folder: Folder to write; made when it is not there.
         seed: Chooses split and initial weights.
         returned: Labelled samples that came back from devices; they are mixed into the training, balanced by class.
-        camera: Camera of the profile and golden inputs. Behind a bad camera the model is evaluated on both.
 
     Raises:
         InvalidInput: The folder cannot be written.
@@ -54,18 +44,16 @@ def prepare(folder: Path, seed: int, returned: Labelled | None = None, camera: C
     data = splits(seed)
     weights = train(data.train if returned is None else balanced_mix(data.train, returned, seed), seed)
     calibration = data.calibration if returned is None else data.calibration.join(returned)
-    field = seen_through(camera, data.reference, seed)
-    evaluation = field if camera is Camera.CLEAN else data.reference.join(field)
     files = {
         "model.onnx": to_onnx(weights),
         "calibration.npz": _npz(calibration),
-        "reference.npz": _npz(field),
-        "evaluation.npz": _npz(evaluation),
-        "bundle.toml": _recipe(seed, returned, camera).encode(),
+        "reference.npz": _npz(data.reference),
+        "evaluation.npz": _npz(data.reference),
+        "bundle.toml": _recipe(seed, returned).encode(),
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
-    return Prepared(folder, accuracy(weights, field))
+    return Prepared(folder, accuracy(weights, data.reference))
 
 
 def _make_folder(folder: Path) -> None:
@@ -73,13 +61,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInput(f"cannot write {folder}", why=str(error.strerror), hint="name another folder") from error
-
-
-def seen_through(camera: Camera, data: Labelled, seed: int) -> Labelled:
-    """Return labelled frames as a camera sees them."""
-    if camera is Camera.CLEAN:
-        return data
-    return Labelled(bad_camera(data.x, _CAMERA_SEED + seed), data.y)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,8 +91,8 @@ def _npz(data: Labelled) -> bytes:
     return buffer.getvalue()
 
 
-def _recipe(seed: int, returned: Labelled | None, camera: Camera) -> str:
-    facts = f'seed = "{seed}", camera = "{camera}", returned_samples = "{len(returned) if returned else 0}"'
+def _recipe(seed: int, returned: Labelled | None) -> str:
+    facts = f'seed = "{seed}", returned_samples = "{len(returned) if returned else 0}"'
     return f"""\
 # Written by dsops_controller.demo.prepare; see firmware_bundles/digits.
 

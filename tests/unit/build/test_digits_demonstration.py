@@ -8,7 +8,6 @@ from onnx.reference import ReferenceEvaluator
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.demo import prepare
 from dsops_controller.demo.digits import Labelled, Splits, bad_camera, balanced_mix, splits
-from dsops_controller.demo.prepare import Camera
 from dsops_controller.demo.train import accuracy, probabilities, to_onnx, train
 
 REPOSITORY = Path(__file__).parents[3]
@@ -98,14 +97,12 @@ def test_the_recipe_in_the_repository_is_the_one_that_is_written(recipe_folder: 
     assert kept == (recipe_folder / "bundle.toml").read_text()
 
 
-def test_a_retrained_recipe_is_evaluated_on_both_cameras(digits: Splits, tmp_path: Path) -> None:
+def test_a_retrained_recipe_is_calibrated_with_the_returned_samples_too(digits: Splits, tmp_path: Path) -> None:
     returned = Labelled(bad_camera(digits.test.x[:120], 3), digits.test.y[:120])
-    prepare.prepare(tmp_path / "again", 0, returned, Camera.BAD)
-    with np.load(tmp_path / "again" / "evaluation.npz") as data:
-        assert len(data["x"]) == 1000
+    prepare.prepare(tmp_path / "again", 0, returned)
     with np.load(tmp_path / "again" / "calibration.npz") as data:
         assert len(data["x"]) == 320
-    assert 'camera = "bad", returned_samples = "120"' in (tmp_path / "again" / "bundle.toml").read_text()
+    assert 'returned_samples = "120"' in (tmp_path / "again" / "bundle.toml").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
