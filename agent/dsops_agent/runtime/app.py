@@ -52,6 +52,7 @@ class RuntimeProcess:
         self._settings = settings
         self._clock = clock
         self._end = threading.Event()
+        self._was_signalled = False
         self._models = Models(settings.threads, self._watch)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
@@ -89,7 +90,7 @@ class RuntimeProcess:
             signal.signal(number, self._take_signal)
 
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
-        self._end.set()
+        self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
     def _serve(self, server: grpc.Server, link: ControlLink) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
@@ -104,7 +105,7 @@ class RuntimeProcess:
         logger.info("the runtime has ended")
 
     def _wait(self, link: ControlLink) -> None:
-        while not self._end.wait(_LOOK_S):
+        while not self._was_signalled and not self._end.wait(_LOOK_S):
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return

@@ -1,70 +1,82 @@
-"""The root command: nouns, global options, and the one place where an error becomes text and an exit code."""
+"""The program ``dsops``: the one place where an error becomes text and an exit code.
 
+It imports nothing that an extra brings, so that a missing extra is an error like any other.
+"""
+
+import errno
+import importlib
+import json
+import os
 import sys
-from importlib import metadata
-from typing import Annotated
+import traceback
+from collections.abc import Sequence
 
-import typer
+from dsops.errors import DsopsError, InvalidInput, MissingExtra, NoSpace
+from dsops.exits import Exit, describe, exit_code
 
-from dsops.errors import DsopsError
-from dsops.exits import Exit, exit_code
-from dsops_controller.cli import bundle, demo, device, drift, model, output, rollout, sample, server, telemetry, trust
-
-app = typer.Typer(
-    name="dsops",
-    help="Deploys quantized models to fleets of edge devices and keeps them honest there.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(model.app, name="model")
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(trust.app, name="trust")
-app.add_typer(device.app, name="device")
-app.add_typer(rollout.app, name="rollout")
-app.add_typer(drift.app, name="drift")
-app.add_typer(sample.app, name="sample")
-app.add_typer(telemetry.app, name="telemetry")
-app.add_typer(server.app, name="server")
-app.command("demo")(demo.demo)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        output.out.print(f"dsops {metadata.version('dsops')}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    _debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
-    ] = False,
-) -> None:
-    """Hold the options that come before the noun."""
+DEBUG = "--debug"
 
 
 def main() -> None:
     """Run the command line and exit with its code (see :mod:`dsops.exits`)."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        app()
-    except DsopsError as error:
-        if "--debug" in sys.argv:
-            raise
-        output.failure(error, _wanted_format())
-        sys.exit(exit_code(error))
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(Exit.FAILED)
+        code = _command([word for word in arguments if word != DEBUG])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
     except KeyboardInterrupt:
-        sys.exit(Exit.INTERRUPTED)
+        return Exit.INTERRUPTED
+    except DsopsError as error:
+        return _fail(error, arguments)
+    except OSError as error:
+        return _fail(_from_host(error), arguments)
+    except Exception as error:  # a fault of ours: the traceback only for who asks for it
+        if DEBUG in arguments:
+            raise
+        hint = f"run it again as: dsops {DEBUG} ..., and report what it shows"
+        return _fail(DsopsError("the command broke", why=f"{type(error).__name__}: {error}", hint=hint), arguments)
 
 
-def _wanted_format() -> output.Format:
-    arguments = " ".join(sys.argv)
-    wants_json = any(form in arguments for form in ("-o json", "-ojson", "--output json", "--output=json"))
-    return output.Format.JSON if wants_json else output.Format.TABLE
+def _command(arguments: Sequence[str]) -> int:
+    try:
+        root = importlib.import_module("dsops_controller.cli.root")
+    except ImportError as error:
+        if (error.name or "").startswith("dsops"):
+            raise
+        raise MissingExtra(
+            "the command line needs the extra 'client'",
+            why=f"{error.name} is not installed",
+            hint="pip install 'dsops[client]'",
+        ) from error
+    code: int = root.run(arguments)
+    return code
+
+
+def _fail(error: DsopsError, arguments: Sequence[str]) -> int:
+    """Print an error in three lines (what, why, what to do), or as JSON when the command was asked for JSON."""
+    if DEBUG in arguments:
+        traceback.print_exc()
+    sys.stderr.write((json.dumps(error.as_dict()) if _wants_json(arguments) else describe(error)) + "\n")
+    return exit_code(error)
+
+
+def _from_host(error: OSError) -> DsopsError:
+    what = f"cannot use {error.filename}" if error.filename else "the operating system refused"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(what, why=error.strerror or str(error))
+    return InvalidInput(what, why=error.strerror or str(error), hint="check the path, and who may use it")
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    pairs = zip(arguments, arguments[1:], strict=False)
+    apart = any(name in {"-o", "--output"} and value == "json" for name, value in pairs)
+    return apart or "-ojson" in arguments or "--output=json" in arguments
 
 
 if __name__ == "__main__":

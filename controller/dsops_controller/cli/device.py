@@ -1,11 +1,12 @@
 """``dsops device``: the fleet's devices."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsops.bundle import write_atomically
+from dsops.bundle import fsync_folder
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Look at devices and enrol them.", no_args_is_help=True)
@@ -19,7 +20,7 @@ def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.O
         devices = client.devices()
     for device in devices:
         models = device.get("models") or {}
-        device["runs"] = [f"{name} {state['active_release']}" for name, state in models.items() if state["active"]]
+        device["runs"] = [f"{name}/{state['active_release']}" for name, state in models.items() if state["active"]]
         device["last_seen"] = output.when(device.get("seen_ms"))
     columns = {"id": "DEVICE", "state": "STATE", "online": "ONLINE", "runs": "RUNS", "last_seen": "LAST SEEN"}
     output.rows(devices, columns, form)
@@ -31,7 +32,7 @@ def show(
 ) -> None:
     """Show everything about one device."""
     with session.connected(context) as client:
-        output.facts(client.device(device), form)
+        output.facts(client.device(device), form, hidden=("seen_ms",))
 
 
 @app.command()
@@ -40,13 +41,35 @@ def token(
     ttl_s: Annotated[int, typer.Option("--ttl", min=60, help="seconds until it expires")] = 86_400,
     to: Annotated[Path | None, typer.Option("--to", help="write it to this file (0600) instead of printing")] = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Make a one-time token with which one device may enrol."""
+    """Make a one-time token with which one device may enrol.
+
+    Example: dsops device token cam-1 --to token
+    """
+    if to is not None:
+        output.check_place(to)  # before a token is made that would be lost
     with session.connected(context) as client:
         made = client.new_token(device, ttl_s)
-    if to is None:
-        output.out.print(made["token"])
-        return
-    to.touch(mode=0o600)
-    write_atomically(to, made["token"].encode())
-    to.chmod(0o600)
+    if to is not None:
+        _write_secret(to, made["token"])
+        made = {**made, "token": "", "file": str(to)}
+        output.done(made, f"{to}: token for {device}, until {output.text(made['expires'])}", form)
+    elif form is output.Format.JSON:
+        output.print_json(made)
+    else:
+        output.out.print(made["token"], markup=False)
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    """Write a file that only its owner may read, whole or not at all; it never has a wider mode."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)

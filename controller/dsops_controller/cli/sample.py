@@ -11,7 +11,7 @@ from dsops_controller.cli import output, session
 app = typer.Typer(help="Look at samples and export them.", no_args_is_help=True)
 Model = Annotated[str | None, typer.Option("--model", help="only of this model")]
 Device = Annotated[str | None, typer.Option("--device", help="only from this device")]
-Reason = Annotated[str | None, typer.Option("--reason", help="drift, low_confidence or random")]
+Reason = Annotated[Why | None, typer.Option("--reason", help="only those kept for this reason")]
 
 
 @app.command("list")
@@ -40,9 +40,14 @@ def export(
     device: Device = None,
     reason: Reason = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Write samples with their inputs to an .npz archive, for labelling and training."""
+    """Write samples with their inputs to an .npz archive, for labelling and training.
+
+    Example: dsops sample export samples.npz --device cam-1 --reason drift
+    """
+    output.check_place(to)
     with session.connected(context) as client:
         data = client.export_samples(model=model, device=device, reason=reason)
     write_atomically(to, data)
-    output.say(f"{len(data)} bytes in {to}")
+    output.done({"file": str(to), "bytes": len(data)}, f"{to}: {len(data)} bytes", form)

@@ -20,6 +20,8 @@ def show(
     """Show answers, errors, latency and confidence by device and release."""
     with session.connected(context) as client:
         rows = client.telemetry(model=model, device=device, minutes=minutes)
+    if form is output.Format.TABLE:
+        rows = [row | {"digest": output.short(row.get("digest"))} for row in rows]
     columns = {
         "device": "DEVICE", "model": "MODEL", "release": "RELEASE", "count": "ANSWERS", "errors": "ERRORS",
         "p50_us": "P50 US", "p95_us": "P95 US", "confidence": "CONFIDENCE", "digest": "BUNDLE",

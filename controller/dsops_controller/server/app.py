@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 STATE_FILE = "server.json"
 JOIN_S = 3.0
 UPKEEP_S = 60.0
+LOOK_S = 0.25
 OPTIMIZE_S = 3600.0
 
 Loop = Callable[[threading.Event], None]
@@ -55,6 +56,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._stop = threading.Event()
         self._failed = ""
+        self._was_signalled = False
 
     def stop(self) -> None:
         """Have :meth:`run` return; from any thread."""
@@ -98,7 +100,9 @@ class Server:
                 for thread in threads:
                     thread.start()
                 self._say_ready()
-                self._stop.wait()
+                while not self._was_signalled and not self._stop.wait(LOOK_S):
+                    continue
+                self._stop.set()
             finally:
                 log.info("stopping")
                 (self._folder / STATE_FILE).unlink(missing_ok=True)
@@ -179,7 +183,7 @@ class Server:
             return
 
         def take(_number: int, _frame: FrameType | None) -> None:
-            self._stop.set()
+            self._was_signalled = True  # not the event: its lock may be held by the very code that is interrupted
 
         before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
