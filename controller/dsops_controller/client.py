@@ -1,15 +1,17 @@
 """The controller's REST interface as a Python class. Needs the ``client`` extra."""
 
+import re
 import ssl
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dsops import errors, messages
-from dsops.errors import InvalidConfig, ServerUnreachable
+from dsops import errors, ids, messages
+from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
 
@@ -20,9 +22,9 @@ Files = dict[str, tuple[str, bytes, str]]
 class Access(Frozen):
     """Where the controller is, whom to believe that it is it, and what proves who calls. A TOML file, mode 0600."""
 
-    url: str
+    url: str = Field(pattern=r"^https://[^/?#\s]+$", description="https://host:port")
     ca: str
-    token: str
+    token: str = Field(pattern=r"^[\x21-\x7e]+$")
 
     @classmethod
     def load(cls, path: Path) -> "Access":
@@ -33,13 +35,13 @@ class Access(Frozen):
         """
         hint = "give the file that `dsops server init` wrote: --context FILE, or DSOPS_CONTEXT"
         try:
-            access = cls.model_validate(tomllib.loads(path.read_text()))
+            access = cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise InvalidConfig(f"cannot read context file {path}", why=str(error.strerror), hint=hint) from error
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidConfig(f"{path} is not TOML", why=str(error), hint=hint) from error
         except ValidationError as error:
             raise InvalidConfig(f"{path} is not a context file", why=first_problem(error), hint=hint) from error
+        except ValueError as error:  # not TOML, or not UTF-8
+            raise InvalidConfig(f"{path} is not TOML", why=str(error), hint=hint) from error
         return access.model_copy(update={"ca": str(path.parent / access.ca)})
 
 
@@ -53,11 +55,18 @@ class Client:
         try:
             trust = ssl.create_default_context(cafile=access.ca)
         except OSError as error:
-            raise InvalidConfig(f"cannot read {access.ca}", why=str(error)) from error
+            hint = "the key ca of the context file names the PEM file of the controller's authority"
+            raise InvalidConfig(f"cannot use {access.ca}", why=_plain(error), hint=hint) from error
         headers = {"Authorization": f"Bearer {access.token}"}
-        self._http = httpx.Client(
-            base_url=f"{access.url}/api/v1", verify=trust, headers=headers, timeout=timeout_s, trust_env=False
-        )
+        self._where = access.url
+        try:
+            self._http = httpx.Client(
+                base_url=f"{access.url}/api/v1", verify=trust, headers=headers, timeout=timeout_s, trust_env=False
+            )
+        except httpx.InvalidURL as error:
+            raise InvalidConfig(
+                f"{access.url} is not an address", why=str(error), hint='write url = "https://host:port"'
+            ) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -73,19 +82,19 @@ class Client:
 
     def device(self, device: str) -> Row:
         """Return one device."""
-        return self._json("GET", f"/devices/{device}")
+        return self._json("GET", f"/devices/{ids.device_id(device)}")
 
     def new_token(self, device: str, ttl_s: int) -> Row:
         """Make a one-time enrolment token."""
-        return self._json("POST", f"/devices/{device}/token", json={"ttl_s": ttl_s})
+        return self._json("POST", f"/devices/{ids.device_id(device)}/token", json={"ttl_s": ttl_s})
 
     def role(self, role: str) -> bytes:
         """Return the newest signed metadata of a TUF role; ``root`` gives the first root."""
-        return self._call("GET", f"/trust/{role}").content
+        return self._call("GET", f"/trust/{_part(role)}").content
 
     def trust_pack(self, model: str) -> TrustPack:
         """Return everything that a device needs to decide about a model."""
-        return messages.decode(TrustPack, self._call("GET", f"/trust/{model}/pack").content)
+        return messages.decode(TrustPack, self._call("GET", f"/trust/{ids.model_name(model)}/pack").content)
 
     def bundles(self) -> list[Row]:
         """Return every bundle."""
@@ -93,7 +102,7 @@ class Client:
 
     def bundle(self, model: str, release: int) -> Row:
         """Return one bundle with its manifest."""
-        return self._json("GET", f"/bundles/{model}/{release}")
+        return self._json("GET", f"/bundles/{ids.model_name(model)}/{release}")
 
     def push(self, bundle: bytes, role: bytes) -> Row:
         """Hand over a bundle and the role metadata that signs it."""
@@ -113,15 +122,15 @@ class Client:
 
     def rollout(self, rollout: str) -> Row:
         """Return one rollout with waves and deployments."""
-        return self._json("GET", f"/rollouts/{rollout}")
+        return self._json("GET", f"/rollouts/{_part(rollout)}")
 
     def abort_rollout(self, rollout: str) -> Row:
         """End a rollout."""
-        return self._json("POST", f"/rollouts/{rollout}/abort")
+        return self._json("POST", f"/rollouts/{_part(rollout)}/abort")
 
     def resume_rollout(self, rollout: str) -> Row:
         """Let a paused rollout go on."""
-        return self._json("POST", f"/rollouts/{rollout}/resume")
+        return self._json("POST", f"/rollouts/{_part(rollout)}/resume")
 
     def drift(self, model: str | None = None) -> list[Row]:
         """Return drift by device and model."""
@@ -140,11 +149,15 @@ class Client:
         return self._rows("/telemetry", **filters)
 
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]:
-        rows: list[Row] = self._call("GET", path, params=_given(filters)).json()
+        rows = _decoded(self._call("GET", path, params=_given(filters)))
+        if not isinstance(rows, list):
+            raise _strange(path)
         return rows
 
     def _json(self, method: str, path: str, json: Row | None = None, files: Files | None = None) -> Row:
-        answer: Row = self._call(method, path, json=json, files=files).json()
+        answer = _decoded(self._call(method, path, json=json, files=files))
+        if not isinstance(answer, dict):
+            raise _strange(path)
         return answer
 
     def _call(
@@ -158,8 +171,8 @@ class Client:
     ) -> httpx.Response:
         try:
             response = self._http.request(method, path, params=params, json=json, files=files)
-        except httpx.HTTPError as error:
-            raise ServerUnreachable(f"no answer from {self._http.base_url.host}", why=str(error)) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServerUnreachable(f"no answer from {self._where}", why=_plain(error)) from error
         if response.is_error:
             raise _refusal(response)
         return response
@@ -172,5 +185,28 @@ def _given(filters: dict[str, str | int | None]) -> dict[str, str | int]:
 def _refusal(response: httpx.Response) -> errors.DsopsError:
     try:
         return errors.from_dict(response.json())
-    except ValueError:
-        return ServerUnreachable(f"the controller answered {response.status_code}", why=response.text[:200])
+    except (ValueError, AttributeError):  # not JSON, or not an object: something else answers there
+        return ServerUnreachable(f"{response.url.host} answered {response.status_code}", why=response.text[:200])
+
+
+def _decoded(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise _strange(response.url.path) from error
+
+
+def _strange(path: str) -> ServerUnreachable:
+    return ServerUnreachable(f"the answer to {path} is not of a controller", hint="check the url in the context file")
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of a path; what it holds cannot lead elsewhere."""
+    if name in {"", ".", ".."}:
+        raise InvalidInput(f"{name!r} is not a name", hint="give the name that the list shows")
+    return quote(name, safe="")
+
+
+def _plain(error: Exception) -> str:
+    """Return what the operating system or the TLS library says, without its number and place in the source."""
+    return re.sub(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$", "", str(error))

@@ -5,6 +5,7 @@ It imports nothing that an extra brings, so that a missing extra is an error lik
 
 import errno
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -74,7 +75,7 @@ def _from_host(error: OSError) -> DsopsError:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, arguments[1:], strict=False)
+    pairs = itertools.pairwise(arguments)
     apart = any(name in {"-o", "--output"} and value == "json" for name, value in pairs)
     return apart or "-ojson" in arguments or "--output=json" in arguments
 

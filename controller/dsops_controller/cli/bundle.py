@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dsops.bundle import Bundle, file_digest, write_atomically
+from dsops.bundle import Bundle, file_digest
 from dsops.clock import SystemClock
 from dsops.errors import InvalidInput
+from dsops.files import write_atomically
 from dsops.trust import model_role
 from dsops_controller.cli import output, session
 
@@ -22,10 +23,13 @@ def build(
     to: Annotated[Path, typer.Option("--to", help="bundle file to write")],
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Package a built model: payload, manifest, golden inputs, drift profile. Equal inputs give equal bytes."""
+    """Package a built model: payload, manifest, golden inputs, drift profile. Equal inputs give equal bytes.
+
+    Example: dsops bundle build built --release 1 --to digits-1.bundle
+    """
     package = session.optional("dsops_controller.build.package", "build")
     package.build_bundle(model, release, to)
-    output.facts(_describe(to), form)
+    output.facts(_describe(to), form, hidden=("manifest",))
 
 
 @app.command()
@@ -34,10 +38,14 @@ def sign(
     keys: Annotated[Path, typer.Option("--keys", help="folder of the model owner's offline keys")],
     role: Annotated[Path | None, typer.Option("--role", help="newest role metadata; else asked of the server")] = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Sign a bundle with the model owner's key; writes BUNDLE.role.json beside it."""
+    """Sign a bundle with the model owner's key; writes BUNDLE.role.json beside it.
+
+    Example: dsops bundle sign digits-1.bundle --keys keys
+    """
     ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    opened = Bundle.open(bundle)
+    opened = _open(bundle)
     if role:
         current = _read(role)
     else:
@@ -45,7 +53,7 @@ def sign(
             current = client.role(model_role(opened.manifest.model))
     signed = _role_file(bundle)
     write_atomically(signed, ceremony.sign_bundle(bundle, keys, current))
-    output.say(f"signed: {signed.name}; next: dsops bundle push {bundle.name}")
+    output.done({"role": str(signed)}, f"signed: {signed}; next: dsops bundle push {bundle}", form)
 
 
 @app.command()
@@ -56,12 +64,13 @@ def push(
     form: output.Output = output.Format.TABLE,
 ) -> None:
     """Hand a signed bundle to the controller, which offers it to devices as chunks."""
-    Bundle.open(bundle).verify()
+    _open(bundle).verify()
     signature = role or _role_file(bundle)
     if not signature.exists():
-        raise InvalidInput(f"{signature.name} is missing", hint="sign the bundle first: dsops bundle sign")
+        hint = f"sign the bundle first: dsops bundle sign {bundle} --keys KEYS"
+        raise InvalidInput(f"{signature} is missing", why="it holds the signature of the bundle", hint=hint)
     with session.connected(context) as client:
-        output.facts(client.push(_read(bundle), _read(signature)), form)
+        output.facts(client.push(_read(bundle), _read(signature)), form, hidden=("manifest", "pushed_ms"))
 
 
 @app.command("list")
@@ -84,8 +93,11 @@ def show(
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Show everything that a bundle says of itself."""
-    if Path(what).exists():
+    """Show everything that a bundle says of itself.
+
+    Example: dsops bundle show digits/1
+    """
+    if Path(what).is_file():
         output.facts(_describe(Path(what)), form)
         return
     model, _, release = what.partition("/")
@@ -94,7 +106,7 @@ def show(
             f"{what} is neither a file nor MODEL/RELEASE", hint="for example: dsops bundle show digits/2"
         )
     with session.connected(context) as client:
-        output.facts(client.bundle(model, int(release)), form)
+        output.facts(client.bundle(model, int(release)), form, hidden=("pushed_ms",))
 
 
 @app.command()
@@ -107,7 +119,7 @@ def verify(
     form: output.Output = output.Format.TABLE,
 ) -> None:
     """Check a bundle: structure, every digest, and with --root the signatures that the controller publishes for it."""
-    Bundle.open(bundle).verify()
+    _open(bundle).verify()
     result = _describe(bundle) | {"signed": "not checked (give --root)"}
     if root:
         verification = session.optional("dsops_controller.trust.verification", "controller")
@@ -115,14 +127,20 @@ def verify(
             pack = client.trust_pack(str(result["model"]))
         path = verification.check_bundle(bundle, _read(root), pack, SystemClock().now())
         result["signed"] = f"yes, as {path}"
-    output.facts(result, form)
+    output.facts(result, form, hidden=("manifest",))
+
+
+def _open(path: Path) -> Bundle:
+    if not path.is_file():
+        raise InvalidInput(f"there is no bundle {path}", hint="make one: dsops bundle build")
+    return Bundle.open(path)
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}", why=str(error.strerror)) from error
+        raise InvalidInput(f"cannot read {path}", why=str(error.strerror), hint="check the path") from error
 
 
 def _role_file(bundle: Path) -> Path:

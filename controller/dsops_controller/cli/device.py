@@ -1,12 +1,11 @@
 """``dsops device``: the fleet's devices."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsops.bundle import fsync_folder
+from dsops.files import write_secret
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Look at devices and enrol them.", no_args_is_help=True)
@@ -52,24 +51,10 @@ def token(
     with session.connected(context) as client:
         made = client.new_token(device, ttl_s)
     if to is not None:
-        _write_secret(to, made["token"])
+        write_secret(to, made["token"].encode())
         made = {**made, "token": "", "file": str(to)}
         output.done(made, f"{to}: token for {device}, until {output.text(made['expires'])}", form)
     elif form is output.Format.JSON:
         output.print_json(made)
     else:
         output.out.print(made["token"], markup=False)
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    """Write a file that only its owner may read, whole or not at all; it never has a wider mode."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ def build(
 ) -> None:
     """Convert, quantize and evaluate a model as its bundle.toml says.
 
+    Example: dsops model build firmware_bundles/digits --to built
+
     Ends with exit code 7 and writes nothing when the quantized model is worse than the recipe's gate allows.
     """
     recipes = session.optional("dsops_controller.build.recipe", "build")

@@ -28,7 +28,10 @@ def create(
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Create a rollout and start its first wave (by default one canary, then the rest)."""
+    """Create a rollout and start its first wave (by default one canary, then the rest).
+
+    Example: dsops rollout create digits/2 --wave 1 --wave 25% --wait
+    """
     model, _, release = bundle.partition("/")
     if not release.isdecimal():
         raise InvalidInput(f"{bundle} is not MODEL/RELEASE", hint="for example: dsops rollout create digits/2")
@@ -149,8 +152,16 @@ def _wave(text: str) -> dict[str, Any]:
     if text.isdecimal():
         return {"count": int(text)}
     if text.endswith("%"):
-        try:
-            return {"percent": float(text[:-1])}
-        except ValueError as error:
-            raise InvalidInput(f"{text!r} is not a wave", hint="give 1, 10% or names a,b") from error
+        return {"percent": _percent(text)}
     return {"devices": text.split(",")}
+
+
+def _percent(text: str) -> float:
+    hint = "give 1 (devices), 10% (more than 0, at most 100) or names a,b"
+    try:
+        percent = float(text[:-1])
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a wave", hint=hint) from error
+    if not 0 < percent <= 100:
+        raise InvalidInput(f"{text!r} is not a wave", hint=hint)
+    return percent

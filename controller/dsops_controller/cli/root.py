@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return app(list(arguments), standalone_mode=False, prog_name="dsops") or Exit.DONE
     except typer.TyperException as error:
-        text = error.format_message()
+        text = error.format_message().replace("Value error, ", "")
         if not text:  # a noun alone: its help was printed
             return Exit.USAGE
         context = getattr(error, "ctx", None)

@@ -1,14 +1,25 @@
 """``dsops sample``: inputs that devices kept for a reason."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsops.bundle import write_atomically
+from dsops.files import write_atomically
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Look at samples and export them.", no_args_is_help=True)
+
+
+class Why(StrEnum):
+    """Why a device kept a sample."""
+
+    DRIFT = "drift"
+    LOW_CONFIDENCE = "low_confidence"
+    RANDOM = "random"
+
+
 Model = Annotated[str | None, typer.Option("--model", help="only of this model")]
 Device = Annotated[str | None, typer.Option("--device", help="only from this device")]
 Reason = Annotated[Why | None, typer.Option("--reason", help="only those kept for this reason")]

@@ -20,8 +20,12 @@ def init(
     broker_port: Annotated[int, typer.Option("--broker-port", help="MQTT broker")] = 8883,
     ingest_port: Annotated[int, typer.Option("--ingest-port", help="gRPC, for agents")] = 8444,
     enrolment_port: Annotated[int, typer.Option("--enrolment-port", help="gRPC, for new devices")] = 8445,
+    form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Make a state folder: certificate authority, online keys, database, broker configuration, operator's token."""
+    """Make a state folder: certificate authority, online keys, database, broker configuration, operator's token.
+
+    Example: dsops server init state --fleet cameras --host controller.example.org
+    """
     setup = session.optional("dsops_controller.server.init", "controller")
     setup.init_server(
         folder,
@@ -29,13 +33,14 @@ def init(
         host=host,
         ports=setup.Ports(rest=rest_port, broker=broker_port, ingest=ingest_port, enrolment=enrolment_port),
     )
-    output.say(
+    sentence = (
         f"made {folder}\n"
         f"next: dsops trust init --keys KEYS --server {folder}\n"
         f"      mosquitto -c {folder / 'mosquitto' / 'mosquitto.conf'}\n"
         f"      dsops server run {folder}\n"
         f"      export DSOPS_CONTEXT={folder / 'operator.toml'}"
     )
+    output.done({"folder": str(folder), "context": str(folder / "operator.toml")}, sentence, form)
 
 
 @app.command()

@@ -17,7 +17,12 @@ DEFAULT_CONTEXT = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduse
 
 ContextFile = Annotated[
     Path,
-    typer.Option("--context", envvar="DSOPS_CONTEXT", help="context file: the controller's address, CA and token"),
+    typer.Option(
+        "--context",
+        envvar="DSOPS_CONTEXT",
+        show_default="~/.config/dsops/operator.toml",
+        help="context file: the controller's address, CA and token",
+    ),
 ]
 
 

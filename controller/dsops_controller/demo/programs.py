@@ -46,7 +46,7 @@ class Inference:
     """The local inference API of one device (Open Inference Protocol v2 over gRPC on a Unix socket)."""
 
     def __init__(self, socket: Path, model: str) -> None:
-        self._channel = grpc.insecure_channel(f"unix://{socket}")
+        self._channel = grpc.insecure_channel(f"unix:{socket.absolute()}")
         self._stub = rpc.GRPCInferenceServiceStub(self._channel)
         self._model = model
 
