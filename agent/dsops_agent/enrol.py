@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from dsops.api.v1 import enrolment_pb2_grpc
 from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest
-from dsops.bundle import fsync_folder
 from dsops.errors import DsopsError, EnrolmentRefused, Interrupted, InvalidConfig, StateDamaged, StoreUnreachable
+from dsops.files import fsync_folder
 from dsops.manifest import first_problem
 from dsops_agent.backoff import Backoff
 from dsops_agent.config import Enrolment

@@ -3,7 +3,6 @@
 ``fleet.json`` is written last, so an identity is complete exactly when that file is there.
 """
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from pydantic import Field, ValidationError
 
 from dsops import strictjson
-from dsops.bundle import fsync_folder, write_atomically
-from dsops.errors import NoSpace, StateDamaged
+from dsops.errors import StateDamaged
+from dsops.files import fsync_folder, write_atomically, write_secret
 from dsops.manifest import Frozen, first_problem
 
 
@@ -97,7 +96,7 @@ class IdentityFolder:
         """
         path = self._path("device.key")
         if not path.exists():
-            self._write_private("device.key", _new_key_pem())
+            write_secret(self._path("device.key"), _new_key_pem())
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
@@ -139,21 +138,6 @@ class IdentityFolder:
         if not self._folder.exists():
             self._folder.mkdir(mode=0o700, parents=True)
         return self._folder / name
-
-    def _write_private(self, name: str, data: bytes) -> None:
-        temporary = self._path(f".{name}.tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path(name))
-            fsync_folder(self._folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise NoSpace(f"cannot write {name}", why=error.strerror or str(error)) from error
 
     def _damaged(self, why: str) -> StateDamaged:
         return StateDamaged(

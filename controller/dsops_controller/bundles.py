@@ -13,11 +13,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select
 
-from dsops.bundle import Bundle, file_digest, fsync_folder, sha256_hex, write_atomically
+from dsops.bundle import Bundle, file_digest, sha256_hex
 from dsops.chunks import ChunkIndex, index_of
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot, target_path
 from dsops.errors import Conflict, DigestMismatch, NotFound, UntrustedBundle
+from dsops.files import fsync_folder, write_atomically
 from dsops.ids import digest as check_digest
 from dsops.manifest import Manifest
 from dsops.trust import model_role

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle, NoSpace
+from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
 from dsops.manifest import MAX_MANIFEST_BYTES, Blob, Manifest
 
 MAGIC = b"DSOPSBND"
@@ -47,36 +47,6 @@ def encode_bundle(manifest: Manifest, blobs: Mapping[str, bytes]) -> bytes:
         raise InvalidInput("the blobs are not those of the manifest")
     head = manifest.encode()
     return b"".join([_HEAD.pack(MAGIC, VERSION, len(head)), head, *(blobs[b.name] for b in manifest.blobs)])
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut.
-
-    Raises:
-        NoSpace: The disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise NoSpace(f"cannot write {path.name}", why=str(error.strerror)) from error
-        raise
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Bundle:

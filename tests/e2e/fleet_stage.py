@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dsops.bundle import Bundle, describe_blobs, encode_bundle, write_atomically
+from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.files import write_atomically
 from dsops_controller.build.package import build_bundle
 from dsops_controller.demo.stage import MODEL, Stage
 

@@ -9,9 +9,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsops.bundle import file_digest, fsync_folder, write_atomically
+from dsops.bundle import file_digest
 from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex
 from dsops.errors import DigestMismatch, MalformedBundle, TransferFailed
+from dsops.files import fsync_folder, write_atomically
 from dsops_agent.install.ports import ChunkSource
 from dsops_agent.install.slots import disk_errors
 from dsops_agent.install.window import Action, Kind, Window

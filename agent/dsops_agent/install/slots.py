@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from dsops.bundle import Bundle, file_digest, fsync_folder
+from dsops.bundle import Bundle, file_digest
 from dsops.errors import BundleError, DigestMismatch, MalformedBundle, NoSpace, StateDamaged
+from dsops.files import fsync_folder
 from dsops.manifest import Manifest
 from dsops_agent.install.journal import SlotRow
 

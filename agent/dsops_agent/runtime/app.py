@@ -16,8 +16,8 @@ from types import FrameType
 
 import grpc
 
-from dsops.bundle import write_atomically
 from dsops.clock import Clock
+from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests

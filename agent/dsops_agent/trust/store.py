@@ -8,9 +8,9 @@ from pathlib import Path
 from tuf.api._payload import TargetFile
 from tuf.api.exceptions import DownloadError, LengthOrHashMismatchError, RepositoryError
 
-from dsops.bundle import write_atomically
 from dsops.clock import Clock, utc_text
 from dsops.errors import StateDamaged, UntrustedBundle
+from dsops.files import write_atomically
 from dsops.ids import model_name
 from dsops.messages import TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, SignedTarget, model_role, policy_path

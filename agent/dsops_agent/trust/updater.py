@@ -17,7 +17,7 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from dsops.bundle import fsync_folder, write_atomically
+from dsops.files import fsync_folder, write_atomically
 
 _BASE = "pack:///"
 _MAX_ROLE_BYTES = 512 * 1024

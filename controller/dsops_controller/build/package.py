@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsops.bundle import encode_bundle, sha256_hex, write_atomically
+from dsops.bundle import encode_bundle, sha256_hex
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, MalformedBundle
+from dsops.files import write_atomically
 from dsops.golden import GoldenSet
 from dsops.manifest import Blob, Manifest, first_problem
 from dsops.profile import Profile

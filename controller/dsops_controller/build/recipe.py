@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsops import strictjson
-from dsops.bundle import describe_blobs, file_digest, fsync_folder, write_atomically
+from dsops.bundle import describe_blobs, file_digest
 from dsops.errors import Conflict, InvalidInput
+from dsops.files import fsync_folder, write_atomically
 from dsops.golden import GoldenSet
 from dsops.manifest import Lineage, TensorSpec
 from dsops.profile import Profile

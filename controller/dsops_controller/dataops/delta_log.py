@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dsops import strictjson
-from dsops.bundle import write_atomically
 from dsops.errors import StateDamaged
+from dsops.files import write_atomically
 
 NOTE = "synced.json"
 MARK = "dsops"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dsops.bundle import write_atomically
 from dsops.errors import DsopsError, InvalidInput
+from dsops.files import write_atomically
 from dsops_controller.demo.digits import LABELS, Labelled, balanced_mix, splits
 from dsops_controller.demo.train import accuracy, to_onnx, train
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from dsops.bundle import write_atomically
+from dsops.files import write_atomically
 
 Figure = float | int | bool | str
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dsops.bundle import Bundle, describe_blobs, encode_bundle, write_atomically
+from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.errors import AwaitedFailure, DsopsError
+from dsops.files import write_atomically
 from dsops_controller.demo import digits
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.digits import Images, Labelled

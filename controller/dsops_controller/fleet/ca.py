@@ -16,11 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from dsops.bundle import write_atomically
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
+from dsops.files import write_atomically, write_secret
 from dsops.ids import DeviceId, device_id
-from dsops_controller.trust.keys import write_secret
 
 CONTROLLER = "controller"
 DEVICE_URI = "urn:dsops:device:"

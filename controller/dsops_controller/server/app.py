@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from dsops.bundle import write_atomically
 from dsops.clock import Clock, SystemClock
 from dsops.errors import AlreadyRunning, DeviceError, DsopsError, InvalidConfig, PortBusy
+from dsops.files import write_atomically
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority

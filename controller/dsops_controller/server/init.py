@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsops.bundle import fsync_folder, sha256_hex, write_atomically
+from dsops.bundle import sha256_hex
 from dsops.clock import Clock, SystemClock
 from dsops.errors import Conflict, InvalidConfig, NoSpace, NotFound, StateDamaged
+from dsops.files import fsync_folder, write_atomically, write_secret
 from dsops.manifest import first_problem
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
@@ -19,7 +20,7 @@ from dsops_controller.fleet.ca import Authority
 from dsops_controller.server import config as settings
 from dsops_controller.server.mosquitto import BrokerFiles, write_broker_files
 from dsops_controller.server.tls import is_loopback, server_names
-from dsops_controller.trust.keys import OnlineKeys, write_secret
+from dsops_controller.trust.keys import OnlineKeys
 
 OPERATOR_FILE = "operator.sha256"
 EVERYWHERE = str(ipaddress.IPv4Address(0))

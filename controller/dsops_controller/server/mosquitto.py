@@ -9,7 +9,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsops.bundle import write_atomically
+from dsops.files import write_atomically
 
 CONTROLLER = "controller"
 """Name (CN) of the controller's certificate; no device may have it (:func:`dsops.ids.device_id`)."""

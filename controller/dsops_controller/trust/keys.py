@@ -6,7 +6,6 @@ The server holds only ``snapshot.pem``, ``timestamp.pem`` and ``director.pem``; 
 approved releases, no more.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +16,12 @@ from pydantic import ValidationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from dsops import dsse, strictjson
-from dsops.bundle import fsync_folder
-from dsops.errors import InvalidInput, NoSpace, NotFound
+from dsops.errors import InvalidInput, NotFound
+from dsops.files import write_secret
 from dsops.manifest import Frozen
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 PUBLIC_FILE = "online.json"
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all; it never has a wider mode, not for a moment.
-
-    Raises:
-        NoSpace: The disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise NoSpace(f"cannot write {path.name}", why=str(error.strerror)) from error
-        raise
 
 
 def public_key(private: ed25519.Ed25519PrivateKey) -> SSlibKey:

@@ -21,9 +21,10 @@ from pathlib import Path
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, TargetFile, Targets
 
-from dsops.bundle import sha256_hex, write_atomically
+from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound, StateDamaged, UntrustedBundle
+from dsops.files import write_atomically
 from dsops.messages import MAX_MESSAGE_BYTES, TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
 from dsops_controller.trust import client

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from dsops.bundle import Bundle, write_atomically
+from dsops.bundle import Bundle
 from dsops.chunks import ChunkIndex
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, DigestMismatch, MalformedBundle, NotFound, UntrustedBundle
+from dsops.files import write_atomically
 from dsops_controller.audit import Audit
 from dsops_controller.bundles import Bundles
 from dsops_controller.db.database import Database

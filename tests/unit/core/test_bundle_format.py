@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsops.bundle import Bundle, describe_blobs, encode_bundle, write_atomically
+from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
+from dsops.files import write_atomically
 from dsops.manifest import Manifest, TensorSpec
 
 BLOBS = {"model.tflite": b"TFL3" * 9, "profile.json": b"{}", "golden.bin": b"gold"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
-from dsops.bundle import write_atomically
 from dsops.errors import Conflict, NoSpace, NotFound, StateDamaged, UntrustedBundle
+from dsops.files import write_atomically
 from dsops.messages import MAX_MESSAGE_BYTES
 from dsops.trust import Director, Policy
 from dsops_controller.trust import ceremony, client
