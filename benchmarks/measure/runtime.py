@@ -1,0 +1,64 @@
+"""Our data process as it runs on a device, with the control process's end of its channel."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dsops.errors import RuntimeCrashed
+from dsops_agent.runtime.channel import Channel, Header
+from measure.child import ENVIRONMENT, stop
+from measure.model import Packed
+
+START_S = 20.0
+INTERVAL_S = 2.0
+"""A device reports every 10 seconds; the runs are short, so that several reports fall into them."""
+
+
+@contextmanager
+def serving(folder: Path, bundle: Packed) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the data process with a bundle active and default settings; ``inference.sock`` is in ``folder``.
+
+    Raises:
+        RuntimeCrashed: It did not start.
+    """
+    settings = json.dumps({"interval_s": INTERVAL_S})
+    command = [sys.executable, "-m", "dsops_agent.runtime", "--run-folder", str(folder), "--settings", settings]
+    with (folder / "runtime.log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, env=ENVIRONMENT)
+    try:
+        channel = _connect(folder / "control.sock", process)
+        try:
+            channel.call(
+                "activate", model=bundle.manifest.model, path=str(bundle.path), digest=bundle.digest, release=1
+            )
+            yield process
+        finally:
+            channel.close()
+    finally:
+        stop(process)
+
+
+def _connect(path: Path, process: subprocess.Popen[bytes]) -> Channel:
+    ends_s = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < ends_s:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            sock.close()
+            time.sleep(0.02)
+            continue
+        channel = Channel(sock, _store)
+        channel.start()
+        return channel
+    raise RuntimeCrashed("the data process did not start", why=(path.parent / "runtime.log").read_text()[-500:])
+
+
+def _store(op: str, header: Header, body: bytes) -> tuple[Header, bytes]:
+    """Acknowledge records at once; keeping them is the control process's work and not measured here."""
+    return {"stored": len(header["kinds"])}, b""
