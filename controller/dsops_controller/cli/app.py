@@ -20,10 +20,11 @@ DEBUG = "--debug"
 
 def main() -> None:
     """Run the command line and exit with its code (see :mod:`dsops.exits`)."""
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
+    """Run one command, print what there is to say, and return the exit code."""
     try:
         code = _command([word for word in arguments if word != DEBUG])
         sys.stdout.flush()

@@ -128,10 +128,7 @@ class Story:
         accuracy = sum(t.correct for t in tallies) / answered
         self.report.record(device_accuracy=accuracy)
         for row in self.stage.online("telemetry", "show", "--model", MODEL):
-            self.report.say(
-                f"{row['device']}: release {row['release']}, {row['count']} answers, p50 {row['p50_us']:.0f} us, "
-                f"confidence {row['confidence']:.3f}, bundle {row['digest'][:12]}..."
-            )
+            self.report.say(f"{row['device']}: {_telemetry_line(row)}; {self._host_line(row['device'])}")
         self.report.outcome(f"{answered} answers, {accuracy:.2%} right")
 
     def spoil_a_camera(self) -> None:
@@ -253,7 +250,14 @@ class Story:
         return min(program.tally.answered for program in self.programs.values())
 
     def _all_reported(self) -> bool:
-        return {row["device"] for row in self.stage.client.telemetry(model=MODEL) if row["count"]} == set(self.devices)
+        models = {row["device"] for row in self.stage.client.telemetry(model=MODEL) if row["count"]}
+        hosts = {row["id"] for row in self.stage.client.devices() if "" in row["telemetry"]}
+        return models == hosts == set(self.devices)
+
+    def _host_line(self, device: str) -> str:
+        host = self.stage.client.device(device)["telemetry"][""]
+        mib = (host["agent_rss_bytes"] + host["runtime_rss_bytes"]) / 2**20
+        return f"host cpu {host['cpu_percent']:.0f} %, agent and runtime {mib:.0f} MiB"
 
     def _level(self, device: str) -> str:
         levels = {row["device"]: row["level"] for row in self.stage.client.drift(MODEL)}
@@ -292,6 +296,11 @@ class Story:
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
             raise DemoFailed(otherwise, hint=f"see the logs in {self.stage.processes.logs}")
+
+
+def _telemetry_line(row: Json) -> str:
+    latency = f"p50 {row['p50_us']:.0f} us, p95 {row['p95_us']:.0f} us"
+    return f"{row['count']} answers, {latency}, confidence {row['confidence']:.3f}, bundle {row['digest'][:12]}..."
 
 
 def _permute_labels(good: Path, bad: Path) -> None:
