@@ -106,7 +106,7 @@ def broker(folder: Path, keys: Keys, *, large_packets: bool = False) -> Iterator
 
 def _program() -> str:
     found = os.environ.get("DSOPS_MOSQUITTO") or shutil.which("mosquitto", path=f"{os.defpath}:/usr/sbin")
-    if not found:
+    if not found or not Path(found).exists():
         raise NotFound("there is no mosquitto", hint="make broker")
     return found
 

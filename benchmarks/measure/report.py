@@ -3,11 +3,13 @@
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from rich.console import Console
@@ -91,6 +93,7 @@ class Report:
 
 def run(measure: Callable[[], Report]) -> int:
     """Run one benchmark, show and keep its report; return the exit code: 0, 1 for a limit missed, 2 for no result."""
+    signal.signal(signal.SIGTERM, _leave)
     began_s = time.monotonic()
     try:
         report = measure()
@@ -100,6 +103,11 @@ def run(measure: Callable[[], Report]) -> int:
     _keep(report, time.monotonic() - began_s)
     _show(report)
     return MISSED if any(row.passed is False for row in report.rows) else 0
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End as after an exception, so that no child stays behind."""
+    sys.exit(128 + number)
 
 
 def _keep(report: Report, took_s: float) -> None:
