@@ -173,6 +173,8 @@ class Client:
             response = self._http.request(method, path, params=params, json=json, files=files)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(f"no answer from {self._where}", why=_plain(error)) from error
+        except ValueError as error:  # a figure that JSON has no form for
+            raise InvalidInput("the request cannot be sent", why=str(error), hint="give finite numbers") from error
         if response.is_error:
             raise _refusal(response)
         return response
