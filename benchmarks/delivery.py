@@ -12,11 +12,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from measure.broker import Keys, broker
 from measure.cable import cable
@@ -29,6 +31,8 @@ from dsops.chunks import index_of
 from dsops.errors import TransferFailed
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Wanted
+
+Result = TypeVar("Result")
 
 BUNDLE_BYTES = 5_000_000
 DEVICES = 10
@@ -101,7 +105,7 @@ def deliver(place: Place, way: str, devices: tuple[Identity, ...], number: int) 
         return Delivery(took_s, sent["cpu_s"], running.peak_mb)
 
 
-def over_a_cable(place: Place, way: str, number: int, cut_after_bytes: int | None) -> Resumption:
+def over_a_cable(place: Place, way: str, cut_after_bytes: int | None, number: int) -> Resumption:
     """Deliver to one device over a cable that may be cut; what is published is retained before the device comes."""
     folder = place.folder / f"{way}-cable-{number}"
     identity = place.devices[0]
@@ -122,29 +126,29 @@ def over_a_cable(place: Place, way: str, number: int, cut_after_bytes: int | Non
         return Resumption(line.down_bytes[0], sum(line.down_bytes))
 
 
-def peer_over_a_cable(place: Place, number: int, cut_after_bytes: int | None) -> Resumption:
-    """Deliver the peer's way, again when it stalls: now and then its large message stops half-way for good.
+def patiently(attempt: Callable[[int], Result], way: str, number: int) -> Result:
+    """Run once; the peer again when it stalls, for now and then its large message stops half-way for good.
 
     Raises:
-        TransferFailed: It stalled every time.
+        TransferFailed: Ours failed, or the peer stalled every time.
     """
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS - 1 if way == PEER else 0):
         try:
-            return over_a_cable(place, PEER, number + attempt * 100, cut_after_bytes)
+            return attempt(number)
         except TransferFailed as error:
-            sys.stderr.write(f"the peer stalled after a cut: {error}\n")
-    raise TransferFailed("the peer stalled in every attempt")
+            sys.stderr.write(f"the peer stalled: {error}\n")
+            number += 100
+    return attempt(number)
 
 
 def resumption_rows(place: Place) -> list[Row]:
     """Measure what comes down without a cut, and what comes again after one at half of the bundle."""
-    attempt = {OURS: partial(over_a_cable, place, OURS), PEER: partial(peer_over_a_cable, place)}
-    whole = {way: attempt[way](0, None).total_bytes for way in (OURS, PEER)}
+    whole = {way: patiently(partial(over_a_cable, place, way, None), way, 0).total_bytes for way in (OURS, PEER)}
     again: dict[str, list[float]] = {OURS: [], PEER: []}
     share: dict[str, list[float]] = {OURS: [], PEER: []}
     for number in range(1, CUT_ROUNDS + 1):
         for way in (OURS, PEER):
-            cut = attempt[way](number, BUNDLE_BYTES // 2)
+            cut = patiently(partial(over_a_cable, place, way, BUNDLE_BYTES // 2), way, number)
             extra = max(0, cut.total_bytes - whole[way])
             again[way].append(100 * extra / BUNDLE_BYTES)
             share[way].append(100 * extra / cut.before_bytes)
@@ -161,7 +165,7 @@ def delivery_rows(place: Place, count: int) -> list[Row]:
     runs: dict[str, list[Delivery]] = {OURS: [], PEER: []}
     for number in range(ROUNDS):
         for way in (OURS, PEER) if number % 2 == 0 else (PEER, OURS):
-            runs[way].append(deliver(place, way, place.devices[:count], number))
+            runs[way].append(patiently(partial(deliver, place, way, place.devices[:count]), way, number))
     to = "1 device" if count == 1 else f"{count} devices"
     figures = {
         (f"{to}: until the last has it", "s"): [[one.took_s for one in runs[way]] for way in (OURS, PEER)],

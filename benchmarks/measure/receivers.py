@@ -26,7 +26,7 @@ from measure.sender import SINGLE_TOPIC
 
 PACE = Pace(window=8, timeout_s=5.0)
 """The agent's defaults."""
-LAST_S = 15.0
+LAST_S = 10.0
 """A delivery takes a second or two; after so long it has stalled."""
 _TOPICS = Topics(PREFIX)
 

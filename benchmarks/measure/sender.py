@@ -20,13 +20,14 @@ from dsops.chunks import index_of, split
 from dsops.errors import BrokerUnreachable
 from dsops.topics import Topics
 from dsops_controller.server.link import Link, LinkSettings, Listener, Message
-from dsops_controller.server.publications import CHUNK_LIFE_S
 from dsops_controller.server.tls import Credentials
 from measure.broker import HOST, PREFIX, context
 from measure.child import READY
 
 SINGLE_TOPIC = f"{PREFIX}/c/whole"
 WAIT_S = 30.0
+EXPIRY_S = 7 * 86_400
+"""As the controller sets it."""
 
 
 class _Silent(Listener):
@@ -61,7 +62,7 @@ def chunks(port: int, keys: Credentials, data: bytes) -> Callable[[], None]:
 
     def publish() -> None:
         for piece in (index_of(data).encode(), *split(data)):
-            link.publish(Message(topics.chunk(sha256_hex(piece)), piece, retain=True, expiry_s=CHUNK_LIFE_S))
+            link.publish(Message(topics.chunk(sha256_hex(piece)), piece, retain=True, expiry_s=EXPIRY_S))
         if not link.flush(WAIT_S):
             raise BrokerUnreachable("the broker did not take the chunks")
 
