@@ -1,0 +1,96 @@
+"""The reference of commands and keys is what the programs say; commands in the documents exist."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from dsops_agent.config import known_keys
+from dsops_controller.cli.root import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_AGENT_WORDS = {"run": ["run"], "status": ["status"], "config": ["config", "show"]}
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cli_reference", ROOT / "tools/cli_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_about_commands_is_not_stale(generator: ModuleType) -> None:
+    assert generator.CLI_PAGE.read_text() == generator.cli_page(), "run: python tools/cli_reference.py"
+
+
+def test_the_table_of_agent_keys_is_not_stale(generator: ModuleType) -> None:
+    page = generator.AGENT_PAGE.read_text()
+    assert page == generator.agent_page(page), "run: python tools/cli_reference.py"
+    assert [key for key in known_keys() if f"| `{key}` |" not in page] == []
+
+
+def test_the_example_of_the_agent_page_is_valid(generator: ModuleType, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", generator.AGENT_PAGE.read_text(), re.DOTALL)
+    (tmp_path / "agent.toml").write_text(example)
+    shown = subprocess.run(
+        [sys.executable, "-m", "dsops_agent", "config", "show", "--config", str(tmp_path / "agent.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def commands(page: Path, program: str) -> Iterator[list[str]]:
+    """Yield the words after the program's name, of every command in code on a page."""
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in lines:
+        for part in re.split(r"&&|[&;|]", line):
+            words = shlex.split(part)
+            if words and words[0].rpartition("/")[2] == program:
+                yield words[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_documents_exist(page: Path) -> None:
+    for words in commands(page, "dsops"):
+        command: Any = get_command(app)
+        known = {"-h", "--help", "--debug", "--version"}
+        rest = list(words)
+        while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
+            assert rest[0] in command.commands, f"dsops {' '.join(words)}"
+            command = command.commands[rest.pop(0)]
+        known |= {option for parameter in command.params for option in parameter.opts}
+        used = {word.partition("=")[0] for word in rest if re.fullmatch(r"--?[A-Za-z].*", word)}
+        assert used <= known, f"dsops {' '.join(words)}"
+
+
+def test_readme_shows_commands() -> None:
+    assert len(list(commands(ROOT / "README.md", "dsops"))) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_agent_commands_in_documents_exist(page: Path) -> None:
+    for words in commands(page, "dsops-agent"):
+        verb = _AGENT_WORDS.get(words[0], []) if words else []
+        options = [word for word in words if word.startswith("-") and word != "--version"]
+        asked = subprocess.run(
+            [sys.executable, "-m", "dsops_agent", *verb, "--help"], capture_output=True, text=True, check=True
+        )
+        assert [option for option in options if option not in asked.stdout] == [], words
+        assert not words or words[0] in {*_AGENT_WORDS, "--version"}, words

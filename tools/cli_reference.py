@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Writes the generated parts of the reference: all of ``docs/reference/cli.md``, and the keys in ``agent.md``.
+
+``python tools/cli_reference.py`` writes them; a test fails when they are stale.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+from typer.main import get_command
+
+from dsops_agent import config
+from dsops_controller.cli.root import app
+
+ROOT = Path(__file__).parents[1]
+CLI_PAGE = ROOT / "docs/reference/cli.md"
+AGENT_PAGE = ROOT / "docs/reference/agent.md"
+BEGIN, END = "<!-- keys: generated -->", "<!-- end of keys -->"
+_MINIMAL = """\
+device = "cam-1"
+state = "/var/lib/dsops"
+[enrolment]
+address = "controller:8445"
+ca = "/etc/dsops/ca.crt"
+token = "/etc/dsops/token"
+[trust]
+root = "/etc/dsops/1.root.json"
+"""
+_HEAD = """\
+# Commands of `dsops`
+
+Written by `tools/cli_reference.py` from the program itself. Every command has `--help`. Options of many commands:
+
+| option | meaning |
+| --- | --- |
+| `-o json`, `--output json` | print the result as JSON, and an error as JSON on standard error |
+| `--context FILE` | what `dsops server init` wrote; else `DSOPS_CONTEXT`, else `~/.config/dsops/operator.toml` |
+| `--debug` | show the traceback of an error |
+
+Results go to standard output, everything else to standard error. Exit codes: [errors and exit codes](errors.md).
+"""
+_SHARED = {"output", "context", "help", "form"}
+
+
+class Parameter(Protocol):
+    """What is used of a parameter of typer."""
+
+    name: str
+    param_type_name: str
+    nargs: int
+    opts: list[str]
+    help: str
+    required: bool
+    default: object
+
+
+class Command(Protocol):
+    """What is used of a command of typer; only a group has commands."""
+
+    help: str
+    params: list[Parameter]
+    commands: dict[str, "Command"]
+
+
+def cli_page() -> str:
+    """Return the page about ``dsops``."""
+    root = cast("Command", get_command(app))
+    return "\n".join([_HEAD, *_group(root, "dsops")]).rstrip() + "\n"
+
+
+def _group(group: Command, path: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        here = f"{path} {name}"
+        if hasattr(command, "commands"):
+            yield f"## {here}\n\n{command.help}\n"
+            yield from _group(command, here)
+        else:
+            yield from _command(command, here)
+
+
+def _command(command: Command, path: str) -> Iterator[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    words = [p.name.upper() + ("..." if p.nargs == -1 else "") for p in arguments]
+    yield f"### {' '.join([path, *words])}\n"
+    paragraphs = [" ".join(text.split()) for text in command.help.split("\n\n")]
+    yield "\n\n".join(_example(text) for text in paragraphs) + "\n"
+    options = [p for p in command.params if p.param_type_name == "option" and p.name not in _SHARED]
+    if arguments or options:
+        yield "| argument or option | meaning | default |\n| --- | --- | --- |"
+        yield from (_row(parameter) for parameter in [*arguments, *options])
+        yield ""
+
+
+def _example(text: str) -> str:
+    return f"Example: `{text.removeprefix('Example: ')}`" if text.startswith("Example: ") else text
+
+
+def _row(parameter: Parameter) -> str:
+    is_argument = parameter.param_type_name == "argument"
+    names = parameter.name.upper() if is_argument else ", ".join(sorted(parameter.opts, key=len))
+    has_default = parameter.default is not None and parameter.default is not False
+    default = "required" if parameter.required else parameter.default if has_default else ""
+    return f"| `{names}` | {parameter.help} | {default} |"
+
+
+def agent_keys() -> str:
+    """Return the table of the keys of ``agent.toml``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.toml"
+        path.write_text(_MINIMAL)
+        settings = config.load(path).settings()
+    rows = [f"| `{s.key}` | {_default(s)} | {s.meaning} |" for s in settings]
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _default(setting: config.Setting) -> str:
+    if setting.origin == "file":
+        return "required"
+    value = str(setting.value).lower() if isinstance(setting.value, bool) else str(setting.value)
+    return value or "empty"
+
+
+def agent_page(page: str) -> str:
+    """Return the page about the agent with its table made anew."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{agent_keys()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> int:
+    """Write both pages."""
+    CLI_PAGE.write_text(cli_page())
+    AGENT_PAGE.write_text(agent_page(AGENT_PAGE.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
