@@ -49,7 +49,7 @@ format: venv ## Format the code and fix what ruff can fix
 
 bench: setup ## Run every benchmark; results go to benchmarks/results/
 	@mkdir -p benchmarks/results
-	@for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || exit; done
+	@failed=0; for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || failed=1; done; exit $$failed
 
 protos: venv ## Generate core/dsops/api from protos/
 	tools/protos.sh core

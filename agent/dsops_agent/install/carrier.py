@@ -56,7 +56,7 @@ class Carrier:
         return self._run(lambda transfer, now_s: transfer.tick(now_s))
 
     def reconnected(self) -> Outcome | None:
-        """Ask again for what is outstanding; returns as :meth:`arrived`."""
+        """Begin to wait anew for what is outstanding; returns as :meth:`arrived`."""
         return self._run(lambda transfer, now_s: transfer.reconnected(now_s))
 
     def end(self) -> None:

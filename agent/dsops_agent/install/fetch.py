@@ -170,8 +170,8 @@ class Transfer:
         self._do(self._window.tick(now_s), b"", now_s)
 
     def reconnected(self, now_s: float) -> None:
-        """Ask again for everything that is outstanding."""
-        self._do(self._window.reconnected(now_s), b"", now_s)
+        """Begin to wait anew for everything that is outstanding."""
+        self._window.reconnected(now_s)
 
     def close(self) -> None:
         """Stop asking and close the file; what came stays for the next time."""

@@ -50,7 +50,10 @@ class ProveLimits:
 
 
 class ChunkSource(Protocol):
-    """Brings chunks; each comes back through ``Installer.chunk_arrived``, or never. No method may block or raise."""
+    """Brings chunks; each comes back through ``Installer.chunk_arrived``, or never. No method may block or raise.
+
+    A request holds until it is cancelled: on a new connection the source repeats it by itself.
+    """
 
     def request(self, digest: str) -> None:
         """Ask for the retained chunk (subscribe; again when it is asked for again)."""

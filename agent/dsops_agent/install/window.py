@@ -117,12 +117,9 @@ class Window:
         actions = [self._again(digest, asked, now_s) for digest, asked in late]
         return _merged(actions)
 
-    def reconnected(self, now_s: float) -> list[Action]:
-        """Ask again for everything outstanding: what was asked before the connection broke may be lost."""
-        if self._failed:
-            return []
+    def reconnected(self, now_s: float) -> None:
+        """Begin to wait anew: whoever carries requests repeats them on a new connection by itself."""
         self._asked = {d: replace(a, at_s=now_s, late_s=now_s + self._patience_s) for d, a in self._asked.items()}
-        return [Action(Kind.REQUEST, (digest,)) for digest in self._asked]
 
     @property
     def _patience_s(self) -> float:

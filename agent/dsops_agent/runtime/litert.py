@@ -151,16 +151,20 @@ class LoadedModel:
             InvalidInput: Their number, shape or type does not fit.
             InvalidModel: The interpreter fails.
         """
+        stored = self.run_stored(inputs)
+        return [dequantize(array, tensor) for array, tensor in zip(stored, self.outputs, strict=True)]
+
+    def run_stored(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run as :meth:`run`; stored outputs come back, so that a caller with many frames dequantizes them at once."""
         if len(inputs) != len(self.inputs):
             raise InvalidInput(f"the model has {len(self.inputs)} inputs", why=f"{len(inputs)} were given")
         for array, tensor in zip(inputs, self.inputs, strict=True):
             self._set(array, tensor)
         try:
             self._interpreter.invoke()
-            stored = [self._interpreter.get_tensor(tensor.index) for tensor in self.outputs]
+            return [self._interpreter.get_tensor(tensor.index) for tensor in self.outputs]
         except (ValueError, RuntimeError) as error:
             raise InvalidModel("the model failed while it ran", why=_one_line(error)) from error
-        return [dequantize(array, tensor) for array, tensor in zip(stored, self.outputs, strict=True)]
 
     def _set(self, array: Array, tensor: TensorDetails) -> None:
         if array.shape != tensor.shape:

@@ -100,11 +100,12 @@ def test_wrong_bytes_are_needed_from_the_controller_and_strike() -> None:
     assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.CANCEL, Kind.FAIL]
 
 
-def test_reconnect_asks_for_everything_outstanding_again() -> None:
+def test_after_a_reconnection_the_wait_begins_anew() -> None:
     window = Window(names(5), limit=2, timeout_s=5)
     window.fill(0)
-    assert [a.digests for a in window.reconnected(100)] == [("chunk 0",), ("chunk 1",)]
-    assert window.tick(101) == []
+    window.reconnected(100)
+    assert window.tick(104) == []
+    assert kinds(window.tick(106)) == [Kind.REQUEST, Kind.REQUEST]
 
 
 def test_nothing_missing_is_done() -> None:
@@ -149,7 +150,8 @@ def _meet(window: Window, action: Action, fate: str, now_s: float, stored: list[
     if action.kind not in (Kind.REQUEST, Kind.NEED) or fate == "lost":
         return []
     if fate == "reconnect":
-        return list(window.arrived(action.digests[0], good=True, now_s=now_s)) + window.reconnected(now_s)
+        window.reconnected(now_s)
+        return list(window.arrived(action.digests[0], good=True, now_s=now_s))
     actions: list[Action] = []
     for digest in action.digests * (2 if fate == "twice" else 1):
         actions += window.arrived(digest, good=fate != "wrong", now_s=now_s)
