@@ -3,7 +3,10 @@
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +54,7 @@ class Processes:
         """Start a program in a session of its own, so that a terminal's Ctrl-C reaches it only through us."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
-        with log.open("ab") as output:
+        with log.open("ab") as output, _undisturbed():
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -60,8 +63,8 @@ class Processes:
                 env=os.environ | self.environment,
                 start_new_session=True,
             )
-        child = Child(name, process, log)
-        self.children.append(child)
+            child = Child(name, process, log)
+            self.children.append(child)
         return child
 
     def check(self) -> None:
@@ -103,6 +106,27 @@ class Processes:
         self.stop(*agents)
         for child in reversed(self.children[:]):
             self.stop(child)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a signal wait until the block has ended: a child that was started must not be forgotten.
+
+    The signals are not blocked, because the child would inherit that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def last_lines(log: Path, count: int = 3) -> str:

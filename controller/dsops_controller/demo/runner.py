@@ -27,7 +27,7 @@ class Wishes:
 
 
 def run(wishes: Wishes) -> None:
-    """Tell the story; stop every process and remove the folder, unless it failed or shall be kept.
+    """Tell the story; then, and when it is interrupted, stop every process and remove the folder.
 
     Raises:
         DsopsError: A step failed; the folder with the logs is kept.
@@ -39,6 +39,7 @@ def run(wishes: Wishes) -> None:
     stage = Stage(folder, report.command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    keep_folder = True
     try:
         names = tuple(f"cam-{number}" for number in range(1, wishes.devices + 1))
         story = Story(stage, report, names, wishes.seed)
@@ -48,11 +49,16 @@ def run(wishes: Wishes) -> None:
             report.write_json(wishes.json)
         if wishes.keep:
             _stay(console, stage, names)
+        keep_folder = False
+    except Interrupted:
+        keep_folder = False
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         stage.processes.stop_all()
-    shutil.rmtree(folder)
+        if not keep_folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
