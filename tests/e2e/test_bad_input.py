@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,31 +263,38 @@ def test_a_full_disk_refuses_the_new_release_and_keeps_the_old(fleet_on_a_small_
     assert release_that_answers(fleet, device) == "3"
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="dsops-test-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("step", ["2. ", "4. "])
-def test_ctrl_c_stops_the_whole_demonstration(tmp_path: Path, step: str) -> None:
+def test_ctrl_c_stops_the_whole_demonstration(short_folder: Path, step: str) -> None:
     process = subprocess.Popen(
         [*DSOPS, "demo", "--devices", "2"],
-        stdout=(tmp_path / "out").open("wb"),
-        stderr=(tmp_path / "err").open("wb"),
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=(short_folder / "out").open("wb"),
+        stderr=(short_folder / "err").open("wb"),
+        env=os.environ | {"TMPDIR": str(short_folder)},
         start_new_session=True,
     )
     try:
         wait_for(
             f"step {step}has begun",
-            lambda: any(line.startswith(step) for line in (tmp_path / "out").read_text().splitlines()),
+            lambda: any(line.startswith(step) for line in (short_folder / "out").read_text().splitlines()),
             timeout_s=120,
         )
         time.sleep(2.0)  # in the middle of it
-        assert process.poll() is None, (tmp_path / "err").read_text()
-        assert processes_that_name(tmp_path) != []
+        assert process.poll() is None, (short_folder / "err").read_text()
+        assert processes_that_name(short_folder) != []
         process.send_signal(signal.SIGINT)
-        assert process.wait(15.0) == 130, (tmp_path / "err").read_text()
+        assert process.wait(15.0) == 130, (short_folder / "err").read_text()
     finally:
         process.kill()
         process.wait()
-    assert processes_that_name(tmp_path) == []
-    assert list(tmp_path.glob("dsops-demo-*")) == []
-    told = (tmp_path / "err").read_text()
+    assert processes_that_name(short_folder) == []
+    assert list(short_folder.glob("dsops-demo-*")) == []
+    told = (short_folder / "err").read_text()
     assert "Traceback" not in told
     assert "error[request.interrupted]" in told

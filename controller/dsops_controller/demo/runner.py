@@ -10,10 +10,12 @@ from types import FrameType
 
 from rich.console import Console
 
-from dsops.errors import Interrupted
+from dsops.errors import Interrupted, InvalidInput
 from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import Stage
 from dsops_controller.demo.story import Story
+
+LONGEST_BASE = 40
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def run(wishes: Wishes) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     report = Report(console)
-    folder = Path(tempfile.mkdtemp(prefix="dsops-demo-"))
+    folder = _new_folder()
     stage = Stage(folder, report.command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -59,6 +61,19 @@ def run(wishes: Wishes) -> None:
         stage.processes.stop_all()
         if not keep_folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder() -> Path:
+    """Make the folder below TMPDIR.
+
+    Raises:
+        InvalidInput: Sockets in it would have too long a path (unix(7): 107 bytes).
+    """
+    base = tempfile.gettempdir()
+    if len(base.encode()) > LONGEST_BASE:
+        why = f"sockets below {base} would have too long a path"
+        raise InvalidInput("the demonstration cannot run there", why=why, hint="run it again with TMPDIR=/tmp")
+    return Path(tempfile.mkdtemp(prefix="dsops-demo-", dir=base))
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

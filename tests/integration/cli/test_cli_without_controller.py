@@ -240,3 +240,14 @@ def test_recipes_and_builds_that_are_not_there(offline: Offline, built: Path, tm
     ):
         assert offline(*words, "-o", "json").code == 2, words
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demonstration_needs_a_short_folder(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    command = [*PROGRAM, "demo", "--devices", "2"]
+    environment = os.environ | {"TMPDIR": str(deep)}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 2
+    assert "TMPDIR" in refused.stderr.splitlines()[-1]
+    assert list(deep.iterdir()) == []
