@@ -9,7 +9,7 @@ export PYTHON
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv broker demo test check format bench protos protos-check lock clean
+.PHONY: help setup venv broker demo test check format bench docs protos protos-check lock clean
 
 BIN := .venv/bin
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
@@ -50,6 +50,9 @@ format: venv ## Format the code and fix what ruff can fix
 bench: setup ## Run every benchmark; results go to benchmarks/results/
 	@mkdir -p benchmarks/results
 	@failed=0; for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || failed=1; done; exit $$failed
+
+docs: venv ## Write the parts of docs/ that are made from the programs
+	$(BIN)/python tools/reference.py
 
 protos: venv ## Generate core/dsops/api from protos/
 	tools/protos.sh core

@@ -73,7 +73,7 @@ def _table() -> dict[tuple[Install, Event], Step]:
     rejected = Step(s.REJECTED, (f.TELL,))
     undo = Step(s.ROLLING_BACK, (f.QUARANTINE, f.RESTORE))
     table = {(state, e.DIRECTED): received for state in Install if state.is_final or state in SUPERSEDABLE}
-    table |= {(state, e.AGAIN): Step(state, (WORK[state],)) for state in REPEATABLE}
+    table |= {(state, e.AGAIN): Step(state, (WORK[state],)) for state in Install if state in REPEATABLE}
     return table | {
         (s.RECEIVED, e.APPROVED): Step(s.TRUSTED, (f.PREFLIGHT,)),
         (s.RECEIVED, e.ALREADY_ACTIVE): Step(s.COMMITTED, (f.COMMIT,)),

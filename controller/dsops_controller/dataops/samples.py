@@ -81,7 +81,7 @@ def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
         MissingExtra: NumPy is not installed.
     """
     if not samples:
-        raise NotFound("no sample matches", hint="see which there are: dsops samples list")
+        raise NotFound("no sample matches", hint="see which there are: dsops sample list")
     forms = {(row.datatype, row.shape) for row, _ in samples}
     if len(forms) > 1:
         first, second = sorted(forms)[:2]

@@ -1,24 +1,31 @@
 #!/usr/bin/env python3
-"""Writes the generated parts of the reference: all of ``docs/reference/cli.md``, and the keys in ``agent.md``.
+"""Writes the parts of the documents that are made from the programs; ``make docs`` runs it, a test finds them stale.
 
-``python tools/cli_reference.py`` writes them; a test fails when they are stale.
+All of ``docs/reference/cli.md``; the keys in ``agent.md``; the codes in ``errors.md``; the install machine's picture in
+``architecture.md``.
 """
 
+import inspect
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
 from typer.main import get_command
 
+from dsops import errors
+from dsops.exits import exit_code
 from dsops_agent import config
+from dsops_agent.install import machine
 from dsops_controller.cli.root import app
 
 ROOT = Path(__file__).parents[1]
 CLI_PAGE = ROOT / "docs/reference/cli.md"
 AGENT_PAGE = ROOT / "docs/reference/agent.md"
-BEGIN, END = "<!-- keys: generated -->", "<!-- end of keys -->"
+ERRORS_PAGE = ROOT / "docs/reference/errors.md"
+ARCHITECTURE_PAGE = ROOT / "docs/architecture.md"
+BEGIN, END = "<!-- generated: make docs -->", "<!-- end of generated -->"
 _MINIMAL = """\
 device = "cam-1"
 state = "/var/lib/dsops"
@@ -32,7 +39,7 @@ root = "/etc/dsops/1.root.json"
 _HEAD = """\
 # Commands of `dsops`
 
-Written by `tools/cli_reference.py` from the program itself. Every command has `--help`. Options of many commands:
+Written by `make docs` from the program itself. Every command has `--help`. Options of many commands:
 
 | option | meaning |
 | --- | --- |
@@ -123,16 +130,51 @@ def _default(setting: config.Setting) -> str:
     return value or "empty"
 
 
-def agent_page(page: str) -> str:
-    """Return the page about the agent with its table made anew."""
+def error_codes() -> str:
+    """Return the table of the error tree."""
+    tree = sorted((code, cls) for code, cls in errors.every_error().items() if cls.__module__ == errors.__name__)
+    rows = [
+        f"| `{code}` | {int(exit_code(cls('')))} | {_first_line(cls)} | {cls.default_hint or '-'} |"
+        for code, cls in tree
+    ]
+    head = (
+        "| error code | exit code | meaning | what to do, when nothing more exact is said |\n| --- | --- | --- | --- |"
+    )
+    return "\n".join([head, *rows])
+
+
+def _first_line(cls: type[errors.DsopsError]) -> str:
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def machine_picture() -> str:
+    """Return the install machine as a Mermaid block."""
+    return f"```mermaid\n{machine.mermaid().strip()}\n```"
+
+
+PARTS: dict[Path, Callable[[], str]] = {
+    AGENT_PAGE: agent_keys,
+    ERRORS_PAGE: error_codes,
+    ARCHITECTURE_PAGE: machine_picture,
+}
+"""Pages with one generated part, between the two marks."""
+
+
+def with_part(page: str, part: str) -> str:
+    """Return a page with its generated part made anew."""
     before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{agent_keys()}\n\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n\n{part}\n\n{END}{rest.partition(END)[2]}"
+
+
+def pages() -> dict[Path, str]:
+    """Return what every generated page should be."""
+    return {CLI_PAGE: cli_page()} | {path: with_part(path.read_text(), part()) for path, part in PARTS.items()}
 
 
 def main() -> int:
-    """Write both pages."""
-    CLI_PAGE.write_text(cli_page())
-    AGENT_PAGE.write_text(agent_page(AGENT_PAGE.read_text()))
+    """Write the pages."""
+    for path, text in pages().items():
+        path.write_text(text)
     return 0
 
 
