@@ -14,6 +14,7 @@ from dsops.directive import DesiredSlot, Directive
 from dsops.errors import NoSpace, StateDamaged
 from dsops.messages import Problem
 from dsops.states import Install
+from dsops_agent.claimed import claim, fill_log, make_durable
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -34,6 +35,9 @@ CREATE TABLE outbox (
     digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
 );
 """
+_FILE_BYTES = 256 * 1024
+_LOG_BYTES = 768 * 1024
+"""Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
 _SEQ = "directive seq"
 Cell = str | int
 
@@ -112,15 +116,16 @@ class Journal:
 
     def _prepare(self, path: Path) -> None:
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > _SCHEMA_VERSION:
+                raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
+            claim(self._db, path, _FILE_BYTES)
+            make_durable(self._db, _LOG_BYTES)
             if version == 0:
                 self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
+            fill_log(self._db, _LOG_BYTES)
         except sqlite3.DatabaseError as error:
             raise _explained(error, path.name) from error
-        if version > _SCHEMA_VERSION:
-            raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
 
     def close(self) -> None:
         """Close the file."""

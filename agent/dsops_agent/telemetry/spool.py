@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from dsops.errors import DeviceError, NoSpace, StateDamaged
+from dsops_agent.claimed import immediate
 from dsops_agent.telemetry.spool_file import (
     as_device_error,
-    immediate,
     is_damaged,
     is_full,
     keep_reserve,

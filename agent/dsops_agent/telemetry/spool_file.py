@@ -2,11 +2,10 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from dsops.errors import DeviceError, NoSpace, StateDamaged
+from dsops_agent.claimed import claim, fill_log, make_durable
 
 RESERVE_BYTES = 1 << 20
 """Given back to the file system when the disk is full and SQLite's log must grow."""
@@ -14,14 +13,6 @@ RESERVE_BYTES = 1 << 20
 LOG_BYTES = 1 << 20
 """Size of SQLite's log (WAL), which is taken at once, too; a longer transaction needs the reserve."""
 
-_FILL_BYTES = 64_000
-_PRAGMAS = (
-    "locking_mode=exclusive",  # one connection: no shared-memory file, which could not grow on a full disk
-    "journal_mode=wal",
-    "synchronous=full",
-    "wal_autocheckpoint=128",
-    f"journal_size_limit={LOG_BYTES}",
-)
 _SCHEMA = """
 create table if not exists stream (kind text primary key, id blob not null, last integer not null default 0,
     produced integer not null default 0, stored integer not null default 0, dropped integer not null default 0);
@@ -39,50 +30,16 @@ def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Co
     """
     sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        _claim(sql, size_bytes - (path.stat().st_size if path.exists() else 0))
-        for pragma in _PRAGMAS:
-            sql.execute(f"pragma {pragma}").fetchall()
+        claim(sql, path, size_bytes)
+        make_durable(sql, LOG_BYTES)
         sql.executescript(_SCHEMA)
         for kind in kinds:
             sql.execute("insert or ignore into stream (kind, id) values (?, ?)", (kind, os.urandom(16)))
-        _fill_log(sql)
+        fill_log(sql, LOG_BYTES)
     except sqlite3.Error:
         sql.close()
         raise
     return sql
-
-
-def _fill_log(sql: sqlite3.Connection) -> None:
-    """Grow the log to its size by writing as much; from then on it is written over from its beginning."""
-    with immediate(sql):
-        sql.execute("create table fill (data blob)")
-        sql.execute("insert into fill values (zeroblob(?))", (LOG_BYTES,))
-        sql.execute("drop table fill")
-    sql.execute("pragma wal_checkpoint").fetchall()
-
-
-def _claim(sql: sqlite3.Connection, missing_bytes: int) -> None:
-    """Grow the file: rows that are written and deleted leave free pages behind, which SQLite uses first."""
-    if missing_bytes <= 0:
-        return
-    with immediate(sql):
-        sql.execute("create table fill (data blob)")
-        for _ in range(missing_bytes // _FILL_BYTES + 1):
-            sql.execute("insert into fill values (zeroblob(?))", (_FILL_BYTES,))
-        sql.execute("drop table fill")
-
-
-@contextmanager
-def immediate(sql: sqlite3.Connection) -> Iterator[None]:
-    """Run the block in one transaction, rolled back when it raises."""
-    sql.execute("begin immediate")
-    try:
-        yield
-        sql.execute("commit")
-    except BaseException:
-        if sql.in_transaction:
-            sql.execute("rollback")
-        raise
 
 
 def keep_reserve(path: Path) -> bool:

@@ -148,7 +148,17 @@ def test_journal_of_a_newer_agent_is_refused(journal: Journal, path: Path) -> No
 
 
 def test_journal_that_was_taken_away_is_told(journal: Journal) -> None:
-    with sqlite3.connect(journal._db.execute("PRAGMA database_list").fetchone()[2]) as db:
-        db.execute("DROP TABLE setting")
+    journal._db.execute("DROP TABLE setting")
     with pytest.raises(StateDamaged, match="journal"):
         journal.set("a", "1")
+
+
+def test_room_is_claimed_at_once_and_commits_take_no_more(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    before = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    for _ in range(300):
+        journal.next("report")
+    after = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    journal.close()
+    assert before.keys() == after.keys() == {"journal.db", "journal.db-wal"}
+    assert all(after[name] <= before[name] for name in before)

@@ -1,0 +1,72 @@
+"""SQLite files whose room is claimed at once, so that a disk that fills up later cannot stop them.
+
+One connection a file, so no shared-memory file has to grow; WAL with synchronous=FULL, so what was committed survives a
+power cut; file and log (WAL) are written to their sizes at the start and written over from then on.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILL_BYTES = 64_000
+_PAGES = 128
+"""The log is taken over into the file when it has so many pages of 4 KiB."""
+
+
+def claim(sql: sqlite3.Connection, path: Path, size_bytes: int) -> None:
+    """Grow the file: rows that are written and deleted leave free pages behind, which SQLite uses first.
+
+    Raises:
+        sqlite3.Error: The disk is full, or the file is not a database.
+    """
+    missing_bytes = size_bytes - (path.stat().st_size if path.exists() else 0)
+    if missing_bytes <= 0:
+        return
+    with immediate(sql):
+        sql.execute("create table fill (data blob)")
+        for _ in range(missing_bytes // _FILL_BYTES + 1):
+            sql.execute("insert into fill values (zeroblob(?))", (_FILL_BYTES,))
+        sql.execute("drop table fill")
+
+
+def make_durable(sql: sqlite3.Connection, log_bytes: int) -> None:
+    """Choose how commits are made durable, and limit the log to a size.
+
+    Raises:
+        sqlite3.Error: The file is not a database, or another connection has it.
+    """
+    for pragma in (
+        "locking_mode=exclusive",
+        "journal_mode=wal",
+        "synchronous=full",
+        f"wal_autocheckpoint={_PAGES}",
+        f"journal_size_limit={log_bytes}",
+    ):
+        sql.execute(f"pragma {pragma}").fetchall()
+
+
+def fill_log(sql: sqlite3.Connection, log_bytes: int) -> None:
+    """Grow the log to its size by writing as much; from then on it is written over from its beginning.
+
+    Raises:
+        sqlite3.Error: The disk is full.
+    """
+    with immediate(sql):
+        sql.execute("create table fill (data blob)")
+        sql.execute("insert into fill values (zeroblob(?))", (log_bytes,))
+        sql.execute("drop table fill")
+    sql.execute("pragma wal_checkpoint").fetchall()
+
+
+@contextmanager
+def immediate(sql: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction, rolled back when it raises."""
+    sql.execute("begin immediate")
+    try:
+        yield
+        sql.execute("commit")
+    except BaseException:
+        if sql.in_transaction:
+            sql.execute("rollback")
+        raise
