@@ -22,7 +22,7 @@ def test_the_demonstration_shows_the_whole_loop(tmp_path: Path) -> None:
     assert figures["float_accuracy"] >= 0.95
     assert figures["int8_accuracy"] >= max(0.95, figures["float_accuracy"] - 0.01)
     assert figures["devices_updated"] == 2
-    assert 0 < figures["drift_alarm_frames"] <= 100
+    assert 0 < figures["drift_alert_frames"] <= 100
     assert figures["drift_false_alarms"] == 0
     assert figures["accuracy_bad_camera_after"] > figures["accuracy_bad_camera_before"] + 0.1
     assert figures["bad_release_halted"] is True

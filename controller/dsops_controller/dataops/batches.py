@@ -20,6 +20,8 @@ MAX_AXES = 16
 MAX_FIGURES = 256
 MAX_TEXT = 4096
 _INT32 = 2**31 - 1
+MAX_COUNT = 2**48
+"""Records of one stream; beyond what a device can produce, and far from what a sum over a fleet overflows at."""
 _INT64 = 2**63 - 1
 _LAST_US = 7_258_118_400_000_000  # the year 2200: a time plus an interval stays a time everywhere
 _ITEM_BYTES = {
@@ -141,8 +143,9 @@ def _check_envelope(message: Message) -> None:
     _require(all(a < b for a, b in pairwise(message.seqs)), "sequence numbers do not rise")
     if message.seqs:
         _require(message.seqs[0] >= 1, "sequence numbers begin at 1")
-        _require(message.seqs[-1] <= _INT64, "a sequence number is above 2^63-1")
-    _require(message.dropped <= message.produced <= _INT64, "produced and dropped do not belong together")
+        _require(message.seqs[-1] <= MAX_COUNT, f"a sequence number is above {MAX_COUNT}")
+    _require(message.produced <= MAX_COUNT, f"more than {MAX_COUNT} records cannot have been produced")
+    _require(message.dropped <= message.produced, "produced and dropped do not belong together")
 
 
 def _check_record(record: Record) -> None:

@@ -28,7 +28,8 @@ class DriftState:
         release: The release that the monitor watches.
         level: The newest level.
         score: The newest score of the monitor.
-        frames: Frames that the monitor has been fed since it was armed.
+        frames: Frames that the monitor had been fed since it was armed when the level was reached; at level none, so
+            far.
         since_ms: When the level was reached, by the device's clock.
         signals: Score by signal at the newest event.
     """
@@ -64,7 +65,8 @@ def after_interval(state: DriftState | None, interval: ModelInterval, received_m
     start_ms = interval.start_us // 1000
     score = interval.drift_score if math.isfinite(interval.drift_score) else 0.0
     if state is not None and state.release == interval.release:
-        return DriftState(state.release, state.level, score, interval.drift_frames, state.since_ms, state.signals)
+        frames = interval.drift_frames if state.level is Level.NONE else state.frames
+        return DriftState(state.release, state.level, score, frames, state.since_ms, state.signals)
     if state is not None and start_ms < state.since_ms <= received_ms:
         return state
     if state is None and interval.drift_frames == 0:

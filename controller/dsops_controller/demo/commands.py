@@ -1,9 +1,11 @@
 """Runs the real command line, as a person would, and shows each command."""
 
+import contextlib
 import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,21 @@ from dsops import errors
 from dsops.errors import DsopsError
 
 Json = Any
+POLL_S = 0.1
 
 
 @dataclass
 class Commands:
     """``dsops ...`` in processes of their own, in one folder, with one context file.
 
-    ``show`` is given each command as a person in that folder would type it.
+    ``show`` is given each command as a person in that folder would type it; ``check`` is called while one runs, and
+    raises when there is no sense in waiting for it.
     """
 
     folder: Path
     context: Path
     show: Callable[[str], None]
+    check: Callable[[], None]
 
     def run(self, *arguments: str | Path, online: bool = False) -> Json:
         """Run a command and return what it prints as JSON, or None when it prints nothing.
@@ -38,15 +43,28 @@ class Commands:
         """
         words = [self._short(argument) for argument in arguments]
         self.show("dsops " + shlex.join(words))
+        words += ["-o", "json"]
         if online:
             words += ["--context", self._short(self.context)]
-        command = [sys.executable, "-m", "dsops_controller.cli.app", *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=self.folder
-        )
+        done = self._wait_for([sys.executable, "-m", "dsops_controller.cli.app", *words])
         if done.returncode:
             raise _error(done)
-        return json.loads(done.stdout) if done.stdout.lstrip().startswith(("{", "[")) else None
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def _wait_for(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self.folder)
+            try:
+                while process.poll() is None:
+                    self.check()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(POLL_S)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
 
     def _short(self, argument: str | Path) -> str:
         is_inside = isinstance(argument, Path) and argument.is_relative_to(self.folder)

@@ -1,12 +1,12 @@
 """Child processes of the demonstration: each with a log file, each stopped, none left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,10 @@ class Processes:
             time.sleep(0.05)
 
     def stop(self, *children: Child) -> None:
-        """Stop some children at once: SIGTERM, and SIGKILL to the one that does not end in time."""
+        """Stop some children at once: SIGTERM, and SIGKILL to the one that does not end in time.
+
+        What a child has started and left behind, as a runtime whose agent was killed, is ended with it.
+        """
         for child in children:
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
@@ -98,6 +101,8 @@ class Processes:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its session is its process group
             self.children.remove(child)
 
     def stop_all(self) -> None:
@@ -108,7 +113,7 @@ class Processes:
             self.stop(child)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let a signal wait until the block has ended: a child that was started must not be forgotten.
 

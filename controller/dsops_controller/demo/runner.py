@@ -10,7 +10,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from dsops.errors import Interrupted, InvalidInput
+from dsops.errors import DsopsError, Interrupted, InvalidInput
 from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import Stage
 from dsops_controller.demo.story import Story
@@ -35,6 +35,8 @@ def run(wishes: Wishes) -> None:
         DsopsError: A step failed; the folder with the logs is kept.
         Interrupted: SIGINT or SIGTERM came.
     """
+    if wishes.json and not wishes.json.absolute().parent.is_dir():
+        raise InvalidInput(f"cannot write {wishes.json}", why="its folder does not exist", hint="make the folder first")
     console = Console(highlight=False, soft_wrap=True)
     report = Report(console)
     folder = _new_folder()
@@ -45,7 +47,7 @@ def run(wishes: Wishes) -> None:
     try:
         names = tuple(f"cam-{number}" for number in range(1, wishes.devices + 1))
         story = Story(stage, report, names, wishes.seed)
-        story.tell()
+        _tell(story, report)
         report.finish()
         if wishes.json:
             report.write_json(wishes.json)
@@ -61,6 +63,14 @@ def run(wishes: Wishes) -> None:
         stage.processes.stop_all()
         if not keep_folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(story: Story, report: Report) -> None:
+    try:
+        story.tell()
+    except DsopsError:
+        report.say(f"step {len(report.steps) + 1} failed")
+        raise
 
 
 def _new_folder() -> Path:

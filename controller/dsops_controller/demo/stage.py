@@ -76,7 +76,7 @@ class Stage:
         self.keys = folder / "offline-keys"
         self.ports = Ports.free()
         self.processes = Processes(folder / "logs", {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-        self.commands = Commands(folder, self.server / "operator.toml", show)
+        self.commands = Commands(folder, self.server / "operator.toml", show, self.processes.check)
 
     def raise_curtain(self) -> None:
         """Make the server's state and the root of trust; start broker and controller."""
@@ -153,7 +153,7 @@ class Stage:
 
     def online(self, *arguments: str | Path) -> Json:
         """Run a command that asks the controller, and return its JSON."""
-        return self.commands.run(*arguments, "-o", "json", online=True)
+        return self.commands.run(*arguments, online=True)
 
 
 def check_parts() -> None:

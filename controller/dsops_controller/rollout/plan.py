@@ -43,11 +43,14 @@ class Plan(Frozen):
     timeout_s: float = Field(default=3600.0, gt=0)
 
 
-def assign(plan: Plan, cohort: Iterable[str], salt: str) -> tuple[tuple[str, ...], ...]:
+def assign(
+    plan: Plan, cohort: Iterable[str], salt: str, absent: frozenset[str] = frozenset()
+) -> tuple[tuple[str, ...], ...]:
     """Return the devices of each wave; every device is in exactly one, empty waves are left out.
 
     Devices that a wave names are in that wave; the others are drawn in an order that only ``salt`` and their names
-    decide, so the same rollout is always the same plan.
+    decide, so the same rollout is always the same plan. ``absent`` devices, which are not connected, come last: a
+    canary that cannot answer would hold up everybody.
 
     Raises:
         InvalidInput: A wave names a device outside the cohort, or two waves name the same one.
@@ -59,9 +62,13 @@ def assign(plan: Plan, cohort: Iterable[str], salt: str) -> tuple[tuple[str, ...
         raise InvalidInput(f"device {min(strangers)} is not in the cohort", hint="see: dsops device list")
     if len(set(named)) != len(named):
         raise InvalidInput("a device is named by two waves")
-    free = sorted(set(everyone) - set(named), key=lambda name: hashlib.sha256(f"{salt}|{name}".encode()).digest())
+    free = sorted(set(everyone) - set(named), key=lambda name: (name in absent, _draw(salt, name)))
     waves = [_take(wave, len(everyone), free) for wave in plan.waves]
     return tuple(tuple(wave) for wave in [*waves, free] if wave)
+
+
+def _draw(salt: str, name: str) -> bytes:
+    return hashlib.sha256(f"{salt}|{name}".encode()).digest()
 
 
 def _take(wave: WaveSpec, total: int, free: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ class Rollouts:
         with self._db.write() as connection:
             bundle = _find_bundle(connection, plan)
             _check_alone(connection, plan.model)
-            waves = assign(plan, _cohort(connection, plan), rollout)
+            waves = assign(plan, _cohort(connection, plan), rollout, _absent(connection))
             connection.execute(
                 tables.rollout.insert().values(
                     id=rollout,
@@ -222,6 +222,10 @@ def _cohort(connection: Connection, plan: Plan) -> list[str]:
     if not cohort:
         raise InvalidInput("no device is in the cohort", hint="enrol a device first: dsops device token <name>")
     return cohort
+
+
+def _absent(connection: Connection) -> frozenset[str]:
+    return frozenset(connection.execute(select(tables.device.c.id).where(~tables.device.c.online)).scalars())
 
 
 def _open(connection: Connection, rollout: str) -> Row[Any]:

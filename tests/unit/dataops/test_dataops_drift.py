@@ -21,7 +21,7 @@ def test_an_alarm_stays_until_it_is_cleared() -> None:
     state = after_event(after_interval(None, interval(1000), 2000), event(5000, "drift_alarm"))
     assert state == DriftState(1, Level.ALARM, 9.0, 500, 5000, {"entropy": 4.0})
     state = after_interval(state, interval(6000, score=7.0, frames=600), 7000)
-    assert state == DriftState(1, Level.ALARM, 7.0, 600, 5000, {"entropy": 4.0})
+    assert state == DriftState(1, Level.ALARM, 7.0, 500, 5000, {"entropy": 4.0})
     state = after_event(state, event(8000, "drift_cleared"))
     assert state is not None
     assert (state.level, state.since_ms) == (Level.NONE, 8000)

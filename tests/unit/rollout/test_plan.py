@@ -29,6 +29,13 @@ def test_named_devices_go_where_they_are_named() -> None:
     assert "dev-3" not in waves[0]
 
 
+def test_devices_that_are_not_connected_come_last() -> None:
+    absent = frozenset(DEVICES[:8])
+    waves = assign(plan(WaveSpec(count=1), WaveSpec(count=1)), DEVICES, "salt", absent)
+    assert {*waves[0], *waves[1]} == set(DEVICES[8:])
+    assert set(waves[2]) == absent
+
+
 def test_a_stranger_or_a_device_named_twice_is_refused() -> None:
     with pytest.raises(InvalidInput, match="dev-99"):
         assign(plan(WaveSpec(devices=("dev-99",))), DEVICES, "salt")
