@@ -85,6 +85,23 @@ def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -
         inference.close()
 
 
+@pytest.mark.e2e
+def test_a_runtime_killed_on_probation_does_not_condemn_the_release(fleet: Fleet) -> None:
+    canary = DEVICES[0]
+    fleet.publish(1)
+    rollout = fleet.client.create_rollout(plan(1))["id"]
+    deadline = time.monotonic() + 60
+    while install_state(fleet, canary) != "probation":
+        assert time.monotonic() < deadline, "the release never came on probation"
+        time.sleep(0.01)
+    time.sleep(0.75)  # so late that the new process is not there yet when the second of probation is over
+    killed = status(fleet, canary)["runtime_pid"]
+    os.kill(killed, signal.SIGKILL)
+    ended = finish(fleet, rollout)
+    assert ended["state"] == "succeeded", ended
+    assert status(fleet, canary)["runtime_pid"] != killed
+
+
 def answers(inference: Inference, frame: digits.Images) -> str:
     try:
         return inference.classify(frame, "after").release

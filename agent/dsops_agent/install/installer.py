@@ -82,6 +82,7 @@ class Installer:
     clock: Clock
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _due: dict[str, float] = field(init=False, default_factory=dict)
+    _awaiting: set[str] = field(init=False, default_factory=set)
     _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
     _refusals: dict[str, Problem] = field(init=False, default_factory=dict)
     _newest_refusal: Problem | None = field(init=False, default=None)
@@ -345,6 +346,7 @@ class Installer:
             Effect.PROVE: steps.prove,
             Effect.PROCEED: lambda _row: Outcome(Event.CHANGE_OVER),
             Effect.ACTIVATE: steps.activate,
+            Effect.AWAIT: self._await,
             Effect.WATCH: steps.begin_probation,
             Effect.RESTORE: steps.restore,
         }
@@ -355,6 +357,10 @@ class Installer:
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self.config.retry_max_s, self.config.retry_s * 2 ** min(row.attempt - 1, 16)))
+
+    def _await(self, row: InstallRow) -> Wait:
+        self._awaiting.add(row.model)
+        return Wait(self.config.runtime_wait_s)
 
     def _revive(self, *, runtime_only: bool = False) -> None:
         """Serve what is active and go on with what a restart interrupted."""
@@ -376,7 +382,8 @@ class Installer:
             self._news = True
 
     def _resume(self, row: InstallRow) -> None:
-        if row.state in REPEATABLE or row.state is Install.PROBATION:
+        counted = row.model in self._awaiting  # the runtime's death was, when it was noticed
+        if not counted and (row.state in REPEATABLE or row.state is Install.PROBATION):
             event = repeat(row.attempt)
             fault = problem_of(RuntimeCrashed(_INTERRUPTED_TOO_OFTEN)) if event is Event.FAULT else None
             self._advance(row, Outcome(event, fault))
@@ -415,6 +422,7 @@ class Installer:
     def _keep(self, row: InstallRow) -> None:
         self._rows[row.model] = row
         self._due.pop(row.model, None)
+        self._awaiting.discard(row.model)
         if row.state.is_final or row.state is Install.RECEIVED:
             self._sweep()
         self._publish()
@@ -461,7 +469,7 @@ class Installer:
 
 def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
     """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
-    counted = outcome.event in (Event.AGAIN, Event.INTERRUPTED)
+    counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
     attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
     kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
     index = row.index if outcome.index is None else outcome.index

@@ -2,7 +2,7 @@
 
 A state is made durable before its effects run, so every effect may run again after a restart; ``WORK`` names the one
 effect that each state stands for. The attempt counter of an install ends loops: it counts how often a state with an
-``AGAIN`` event was begun again.
+``AGAIN`` event was begun again, and how often the runtime died under the candidate.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from dsops.states import Install
 
 MAX_ATTEMPTS = 3
-"""How often one step that a restart interrupted is begun again before it counts as failed."""
+"""How often a step that a restart or the runtime's death interrupted is begun again before it counts as failed."""
 
 
 class Event(StrEnum):
@@ -31,6 +31,7 @@ class Event(StrEnum):
     CHANGE_OVER = "change over"  # nothing stands against activating it
     ANSWERS = "answers"  # the runtime serves it
     PASSED = "passed"  # probation went well
+    CRASHED = "crashed"  # the runtime died; that alone does not condemn the candidate
     FAULT = "fault"  # the runtime or the golden inputs say no
     SUPERSEDED = "superseded"  # a directive wants the bundle before back
     RESTORED = "restored"  # the bundle before answers again
@@ -48,6 +49,7 @@ class Effect(StrEnum):
     PROVE = "prove in a throw-away process"
     PROCEED = "begin the change-over"
     ACTIVATE = "flip the slot, activate"
+    AWAIT = "wait for the runtime, then activate"
     WATCH = "check, wait, check"
     RESTORE = "flip back, activate the bundle before"
     COMMIT = "mark the slot good"
@@ -72,6 +74,7 @@ def _table() -> dict[tuple[Install, Event], Step]:
     received = Step(s.RECEIVED, (f.DECIDE,))
     rejected = Step(s.REJECTED, (f.TELL,))
     undo = Step(s.ROLLING_BACK, (f.QUARANTINE, f.RESTORE))
+    anew = Step(s.ACTIVATING, (f.AWAIT,))
     table = {(state, e.DIRECTED): received for state in Install if state.is_final or state in SUPERSEDABLE}
     table |= {(state, e.AGAIN): Step(state, (WORK[state],)) for state in Install if state in REPEATABLE}
     return table | {
@@ -91,8 +94,10 @@ def _table() -> dict[tuple[Install, Event], Step]:
         (s.STAGED, e.FAULT): Step(s.REJECTED, (f.QUARANTINE, f.TELL)),
         (s.PROVED, e.CHANGE_OVER): Step(s.ACTIVATING, (f.ACTIVATE,)),
         (s.ACTIVATING, e.ANSWERS): Step(s.PROBATION, (f.WATCH,)),
+        (s.ACTIVATING, e.CRASHED): anew,
         (s.ACTIVATING, e.FAULT): undo,
         (s.PROBATION, e.PASSED): Step(s.COMMITTED, (f.COMMIT, f.TELL)),
+        (s.PROBATION, e.CRASHED): anew,
         (s.PROBATION, e.FAULT): undo,
         (s.PROBATION, e.SUPERSEDED): Step(s.ROLLING_BACK, (f.RESTORE,)),
         (s.PROBATION, e.AGAIN): Step(s.ACTIVATING, (f.ACTIVATE,)),
@@ -142,6 +147,11 @@ def step(state: Install, event: Event) -> Step:
 def repeat(attempt: int) -> Event:
     """Return the event of a restart: again, or a fault when ``attempt`` restarts were enough."""
     return Event.AGAIN if attempt < MAX_ATTEMPTS else Event.FAULT
+
+
+def crashed(attempt: int) -> Event:
+    """Return the event of the runtime's death under the candidate: a fault when ``attempt`` attempts were enough."""
+    return Event.CRASHED if attempt < MAX_ATTEMPTS else Event.FAULT
 
 
 def mermaid() -> str:

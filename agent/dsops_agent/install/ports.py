@@ -17,6 +17,7 @@ class InstallConfig:
         trust_wait_s: How long a directive that the trust metadata does not bear out waits for newer metadata.
         retry_s: First pause before a failed transfer is tried again; it doubles up to ``retry_max_s``.
         retry_max_s: Longest such pause.
+        runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
     """
@@ -28,6 +29,7 @@ class InstallConfig:
     trust_wait_s: float = 10.0
     retry_s: float = 5.0
     retry_max_s: float = 300.0
+    runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
 

@@ -22,7 +22,7 @@ from dsops.trust import approve
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow
-from dsops_agent.install.machine import MAX_ATTEMPTS, Event
+from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.slots import SlotFile, Slots, damage
 
@@ -51,6 +51,11 @@ class Wait:
 def problem_of(error: DsopsError) -> Problem:
     """Return an error as it is reported and kept."""
     return Problem(code=error.code[:64], message=str(error)[:1000])
+
+
+def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
+    """Return what the runtime's death means: whatever killed it, the candidate gets its attempts."""
+    return Outcome(crashed(row.attempt), problem_of(error))
 
 
 @dataclass(frozen=True)
@@ -133,16 +138,14 @@ class Steps:
             return Outcome(Event.REFUSED, problem_of(error))
         return Outcome(Event.PROVED)
 
-    def activate(self, row: InstallRow) -> Outcome | Wait:
+    def activate(self, row: InstallRow) -> Outcome:
         """Flip the slot, then change the runtime over."""
         try:
             candidate = self._candidate(row)
             self.slots.activate(row.model, candidate.name)
             self.runtime.activate(row.model, candidate.path, candidate.digest, candidate.release)
         except RuntimeCrashed as error:
-            if row.attempt:  # after a restart the runtime may only be late
-                return Wait(self.config.retry_s)
-            return Outcome(Event.FAULT, problem_of(error))
+            return _crash(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.ANSWERS)
@@ -154,8 +157,7 @@ class Steps:
     def end_probation(self, row: InstallRow) -> Outcome:
         """Check that the model still answers, from the bundle and as expected."""
         if not self.runtime.is_serving(row.model, row.wanted.sha256):
-            crashed = RuntimeCrashed(f"release {row.wanted.release} of {row.model} stopped answering")
-            return Outcome(Event.FAULT, problem_of(crashed))
+            return _crash(row, RuntimeCrashed(f"release {row.wanted.release} of {row.model} stopped answering"))
         return self._check(row) or Outcome(Event.PASSED)
 
     def restore(self, row: InstallRow) -> Outcome | Wait:
@@ -189,6 +191,8 @@ class Steps:
     def _check(self, row: InstallRow) -> Outcome | None:
         try:
             self.runtime.check(row.model)
+        except RuntimeCrashed as error:
+            return _crash(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return None

@@ -14,6 +14,7 @@ from dsops_agent.install.machine import (
     Effect,
     Event,
     IllegalStep,
+    crashed,
     mermaid,
     repeat,
     step,
@@ -43,10 +44,12 @@ LEGAL = {
     (S.ACTIVATING, E.ANSWERS): S.PROBATION,
     (S.ACTIVATING, E.FAULT): S.ROLLING_BACK,
     (S.ACTIVATING, E.AGAIN): S.ACTIVATING,
+    (S.ACTIVATING, E.CRASHED): S.ACTIVATING,
     (S.PROBATION, E.PASSED): S.COMMITTED,
     (S.PROBATION, E.FAULT): S.ROLLING_BACK,
     (S.PROBATION, E.SUPERSEDED): S.ROLLING_BACK,
     (S.PROBATION, E.AGAIN): S.ACTIVATING,
+    (S.PROBATION, E.CRASHED): S.ACTIVATING,
     (S.ROLLING_BACK, E.RESTORED): S.ROLLED_BACK,
     (S.ROLLING_BACK, E.FAULT): S.FAILED,
     (S.ROLLING_BACK, E.AGAIN): S.ROLLING_BACK,
@@ -72,7 +75,7 @@ def test_every_unfinished_state_has_work_that_its_entrance_starts() -> None:
     assert set(WORK) == {state for state in Install if not state.is_final}
     for outcome in TABLE.values():
         if not outcome.state.is_final:
-            assert WORK[outcome.state] in outcome.effects or Effect.PAUSE in outcome.effects
+            assert {WORK[outcome.state], Effect.PAUSE, Effect.AWAIT} & set(outcome.effects)
 
 
 def test_every_bad_end_is_told_and_every_rollback_by_fault_condemns() -> None:
@@ -104,6 +107,14 @@ def test_repetitions_are_bounded() -> None:
     for state in {*REPEATABLE, S.PROBATION}:
         assert (state, E.AGAIN) in TABLE
         assert (state, E.FAULT) in TABLE
+
+
+def test_a_crash_of_the_runtime_condemns_only_when_the_attempts_are_used_up() -> None:
+    assert [crashed(attempt) for attempt in range(MAX_ATTEMPTS + 2)] == [E.CRASHED] * MAX_ATTEMPTS + [E.FAULT] * 2
+    for state in (S.ACTIVATING, S.PROBATION):
+        assert step(state, E.CRASHED).effects == (Effect.AWAIT,)
+        assert Effect.QUARANTINE in step(state, E.FAULT).effects
+    assert {state for state, event in TABLE if event is E.CRASHED} == {S.ACTIVATING, S.PROBATION}
 
 
 def test_diagram_shows_every_step() -> None:
