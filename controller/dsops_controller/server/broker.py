@@ -165,9 +165,10 @@ class Broker:
         match work:
             case Resync():
                 self._resync()
+            case Trust(""):
+                self._trust_all()
             case Trust(model):
-                for name in [model] if model else self._publications.models():
-                    self._send(self._publications.trust(name))
+                self._send(self._publications.trust(model))
             case Desired(device):
                 self._send(self._publications.desired(device))
             case Answer(device, digest):
@@ -181,12 +182,16 @@ class Broker:
     def _resync(self) -> None:
         self._bulk.clear()
         self._send(self._publications.controller(online=True))
-        for model in self._publications.models():
-            self._outbox.trust(model)
+        self._trust_all()
         for device in self._publications.devices():
             self._outbox.desired(device)
         for sha256 in sorted(self._publications.wanted()):
             self._outbox.chunks(sha256)
+
+    def _trust_all(self) -> None:
+        """Note every model's pack, each by itself, so that one that cannot be built does not hold up the others."""
+        for model in self._publications.models():
+            self._outbox.trust(model)
 
     def _reply(self, device: str, digest: str) -> None:
         self._send(self._publications.answer(device, digest))
@@ -200,11 +205,10 @@ class Broker:
     def _upkeep(self) -> None:
         """Publish trust packs that changed on disk; retire bundles that nobody wants, refresh the others in time."""
         wanted = self._publications.wanted()
-        for model in self._publications.models():
-            digest = self._publications.trust_digest(model)
-            if self._packs.get(model) != digest:
-                self._packs[model] = digest
-                self._outbox.trust(model)
+        packs = {model: self._publications.trust_digest(model) for model in self._publications.models()}
+        if packs != self._packs:
+            self._packs = packs
+            self._outbox.trust()
         now_s = self._clock.monotonic_s()
         for sha256, since_s in list(self._seeded_s.items()):
             if sha256 not in wanted:

@@ -87,7 +87,11 @@ class Outbox:
         self._put(self._bulk, Seed(sha256))
 
     def trust(self, model: str = "") -> None:
-        """Offer a model's trust metadata; every model's when none is named."""
+        """Offer a model's trust metadata; every model's when none is named.
+
+        After a change of the repository it must be every model's: each pack holds the timestamp, and a device that
+        follows two models takes the older timestamp for a rollback.
+        """
         self._put(self._notes, Trust(model))
 
     def answer(self, device: str, digest: str) -> None:

@@ -1,6 +1,7 @@
 """The way of a bundle: pushed over HTTPS, offered over MQTT to an enrolled device, healed when the broker forgets."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,10 +36,10 @@ CAM = "cam-1"
 MODEL = "digits"
 
 
-def bundle_bytes(release: int, size: int = 100_000) -> bytes:
+def bundle_bytes(release: int, model: str = MODEL, size: int = 100_000) -> bytes:
     blobs = {"model.tflite": os.urandom(size), "profile.json": b"{}", "golden.bin": b"g"}
     tensor = TensorSpec(name="x", datatype="INT8", shape=(1, 64))
-    manifest = Manifest(model=MODEL, release=release, inputs=(tensor,), outputs=(tensor,), blobs=describe_blobs(blobs))
+    manifest = Manifest(model=model, release=release, inputs=(tensor,), outputs=(tensor,), blobs=describe_blobs(blobs))
     return encode_bundle(manifest, blobs)
 
 
@@ -49,11 +50,11 @@ class Fleet:
     keys: Path
     operator: Client
 
-    def push(self, release: int) -> tuple[bytes, dict[str, Any]]:
-        data = bundle_bytes(release)
-        path = self.keys.parent / f"{release}.bundle"
+    def push(self, release: int, model: str = MODEL) -> tuple[bytes, dict[str, Any]]:
+        data = bundle_bytes(release, model)
+        path = self.keys.parent / f"{model}-{release}.bundle"
         path.write_bytes(data)
-        role = ceremony.sign_bundle(path, self.keys, self.operator.role(f"model-{MODEL}"))
+        role = ceremony.sign_bundle(path, self.keys, self.operator.role(f"model-{model}"))
         return data, self.operator.push(data, role)
 
 
@@ -238,3 +239,27 @@ def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, devi
     while floor < 3:
         pack = decode(TrustPack, device.next()[1])
         floor = Policy.decode(pack.target_files()[policy_path(MODEL)]).floor
+
+
+def timestamp_version(payload: bytes) -> int:
+    signed = json.loads(decode(TrustPack, payload).files()["timestamp.json"])
+    return int(signed["signed"]["version"])
+
+
+def test_a_push_renews_the_trust_packs_of_all_models(site: Any, fleet: Fleet, device: Any) -> None:
+    """The push itself does: the upkeep, which looks for changes on disk, would send the pushed model's pack first."""
+    other = "words"
+    ceremony.grant(fleet.keys, site.folder, other)
+    fleet.push(1)
+    fleet.push(1, other)
+    device.subscribe(T.trust(MODEL), T.trust(other))
+    before = {topic: timestamp_version(payload) for topic, payload in device.drain()}
+    assert set(before) == {T.trust(MODEL), T.trust(other)}
+    fleet.push(2)
+    newer: list[tuple[str, int]] = []
+    while len(newer) < 2:
+        topic, payload = device.next()
+        version = timestamp_version(payload)
+        newer += [(topic, version)] if version > max(before.values()) else []
+    assert [topic for topic, _ in newer] == [T.trust(MODEL), T.trust(other)]
+    assert newer[0][1] == newer[1][1]

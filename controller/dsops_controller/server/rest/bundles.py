@@ -78,7 +78,7 @@ def _push(backend: Backend, content_type: str, body: bytes) -> BundleRecord:
     if set(parts) != {"bundle", "role"}:
         raise InvalidInput("a push has the parts 'bundle' and 'role'", why=f"given: {', '.join(sorted(parts))}"[:200])
     record = backend.bundles.push(parts["bundle"], parts["role"], OPERATOR)
-    backend.outbox.trust(record.model)
+    backend.outbox.trust()
     return record
 
 
