@@ -254,13 +254,18 @@ def test_a_full_disk_refuses_the_new_release_and_keeps_the_old(fleet_on_a_small_
     fleet.publish(3)
     rollout = fleet.client.create_rollout(plan(3))["id"]
     agent = child(fleet, f"agent-{device}")
-    wait_for("the agent meets the full disk", lambda: "disk is full" in agent.log.read_text())
+    wait_for("the device says that its disk is full", lambda: code_of(fleet, rollout) == "device.no_space")
     assert release_that_answers(fleet, device) == "1"
     assert agent.process.poll() is None
     (disk / "filler").unlink()
     wait_for("the rollout ends", lambda: fleet.client.rollout(rollout)["state"] != "running", timeout_s=90)
     assert fleet.client.rollout(rollout)["state"] == "succeeded"
     assert release_that_answers(fleet, device) == "3"
+
+
+def code_of(fleet: Fleet, rollout: str) -> str:
+    ((part,),) = fleet.client.rollout(rollout)["waves"]
+    return str(part["code"])
 
 
 @pytest.fixture

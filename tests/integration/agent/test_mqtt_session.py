@@ -129,7 +129,7 @@ def test_everything_is_sent_once_the_broker_is_back(
     device = make_device()
     device.session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
     device.start()
-    eventually(lambda: device.session.is_connected)
+    eventually(lambda: device.session.figures.published == 1)  # the birth
     broker.kill()
     eventually(lambda: not device.session.is_connected)
     for number in range(40):
