@@ -12,7 +12,7 @@ from functools import partial
 
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
-from dsops.errors import Conflict, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
@@ -215,9 +215,16 @@ class Installer:
         if row.state is Install.PROBATION:
             self._follow(row, self._steps.end_probation(row))
         elif row.state is Install.RECEIVED:
-            self._follow(row, self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait())
+            self._follow(row, self._decide_late(row))
         else:
             self._resume(row)
+
+    def _decide_late(self, row: InstallRow) -> Outcome | Wait:
+        try:
+            self._believing(f"pack {row.model}", lambda: self._intake.retry(row.model))
+        except DeviceError as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
+        return self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait()
 
     # From messages to installs.
 
@@ -353,7 +360,9 @@ class Installer:
 
     def _decide(self, row: InstallRow) -> Outcome | Wait:
         result = self._steps.decide(row, waited=False)
-        return Wait() if isinstance(result, Wait) and not self._intake.heard(row.model) else result
+        if isinstance(result, Wait) and not self._intake.heard(row.model):
+            return Wait(self.config.retry_s if self._intake.must_retry(row.model) else None)
+        return result
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self.config.retry_max_s, self.config.retry_s * 2 ** min(row.attempt - 1, 16)))

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dsops import dsse, messages, strictjson
 from dsops.directive import Directive, Recipient, check_directive
-from dsops.errors import DsopsError, InvalidInput, UntrustedBundle
+from dsops.errors import DeviceError, DsopsError, InvalidInput, UntrustedBundle
 from dsops.ids import model_name
 from dsops.messages import TrustPack
 from dsops.trust import Director, Policy, SignedTarget
@@ -82,9 +82,10 @@ class Intake:
         self._pending: _Pending | None = None
         self._followed: set[str] = set()
         self._heard: set[str] = set()
+        self._unkept: dict[str, bytes] = {}
 
     def heard(self, model: str) -> bool:
-        """Return whether a pack of the model came since the start; before, stored metadata may merely be old."""
+        """Return whether a pack of the model came, and was kept, since the start; before, what is stored may be old."""
         return model in self._heard
 
     @property
@@ -113,6 +114,7 @@ class Intake:
 
         Raises:
             UntrustedBundle: It is not valid, or TUF's rules refuse it.
+            DeviceError: The disk is full or fails; :meth:`retry` tries to keep it again.
         """
         if model not in self._followed:
             logger.info("ignored a trust pack that nobody asked for")
@@ -122,7 +124,22 @@ class Intake:
             pack = messages.decode(TrustPack, data)
         except InvalidInput as error:
             raise UntrustedBundle(f"the trust pack of {model} is not valid", why=str(error)) from error
-        self._trust.accept(model, pack)
+        self._unkept.pop(model, None)
+        try:
+            self._trust.accept(model, pack)
+        except DeviceError:
+            self._heard.discard(model)
+            self._unkept[model] = data
+            raise
+
+    def must_retry(self, model: str) -> bool:
+        """Return whether a pack of the model came and could not be kept."""
+        return model in self._unkept
+
+    def retry(self, model: str) -> None:
+        """Take a pack in again that could not be kept; raises as :meth:`pack`."""
+        if model in self._unkept:
+            self.pack(model, self._unkept[model])
 
     def judge(self, now_s: float) -> Directive | None:
         """Return the pending directive once it is believed; its ``seq`` and wishes are durable then.

@@ -81,6 +81,7 @@ def _table() -> dict[tuple[Install, Event], Step]:
         (s.RECEIVED, e.APPROVED): Step(s.TRUSTED, (f.PREFLIGHT,)),
         (s.RECEIVED, e.ALREADY_ACTIVE): Step(s.COMMITTED, (f.COMMIT,)),
         (s.RECEIVED, e.REFUSED): rejected,
+        (s.RECEIVED, e.INTERRUPTED): Step(s.RECEIVED, (f.PAUSE,)),
         (s.TRUSTED, e.FITS): Step(s.FETCHING, (f.FETCH,)),
         (s.TRUSTED, e.INTERRUPTED): Step(s.FETCHING, (f.PAUSE,)),
         (s.FETCHING, e.COMPLETE): Step(s.VERIFIED, (f.STAGE,)),
