@@ -1,132 +1,205 @@
-"""Runs a TFLite model on this machine, as a device would, to evaluate it."""
+"""Runs a TFLite model on this machine, as a device would, to evaluate it.
+
+Tensors are known by the names that the model's signature gives them, and where it has none, by their own.
+"""
 
 import statistics
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, overload
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from dsops.errors import InvalidModel
-from dsops.manifest import Dtype, TensorSpec
-from dsops_controller.build.arrays import Floats, check_frames
+from dsops.manifest import Dtype, TensorSpec, first_problem
+from dsops_controller.build.data import Array, Floats, check_inputs
 from dsops_controller.build.quiet import quiet
 
 WARM_UP = 20
 REPEATS = 200
 Stored = NDArray[np.generic]
-"""A tensor's values as it stores them: float32, int8, uint8 or int16."""
+"""A tensor's values as it stores them: float32, int8, uint8, int16, or a plain integer."""
 
 _DATATYPES: dict[np.dtype[np.generic], Dtype] = {
     np.dtype(np.float32): "FP32",
+    np.dtype(np.float16): "FP16",
     np.dtype(np.int8): "INT8",
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int16): "INT16",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.bool_): "BOOL",
 }
-_LIMITS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
+_DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
+_REFUSALS = (ValueError, RuntimeError, MemoryError, OverflowError)
+"""What LiteRT raises for a model that it cannot load or run."""
 
 
 class LitertModel:
-    """One model with one input of batch 1 and one output, in an interpreter of its own, on one thread.
+    """One model in an interpreter of its own. Every input and output has a batch axis of 1.
 
     Args:
         data: The TFLite file.
+        threads: Number of threads of one inference.
         reference_kernels: Use the plain kernels, whose int8 results are the same on every processor.
 
     Raises:
         InvalidModel: LiteRT refuses the file, or its inputs and outputs are not as above.
     """
 
-    def __init__(self, data: bytes, *, reference_kernels: bool = False) -> None:
+    def __init__(self, data: bytes, *, threads: int = 1, reference_kernels: bool = False) -> None:
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if reference_kernels else OpResolverType.AUTO
         try:
             with quiet():
                 self._interpreter = Interpreter(
-                    model_content=data, num_threads=1, experimental_op_resolver_type=resolver
+                    model_content=data, num_threads=threads, experimental_op_resolver_type=resolver
                 )
                 self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+                names = signature_names(self._interpreter)
+        except _REFUSALS as error:
             raise InvalidModel("LiteRT cannot load the model", why=str(error).split("\n", 1)[0]) from error
-        self._input = _only(self._interpreter.get_input_details(), "inputs")
-        self._output = _only(self._interpreter.get_output_details(), "outputs")
-        self.input = _spec(self._input)
-        self.output = _spec(self._output)
-        if self.input.shape[:1] != (1,):
-            raise InvalidModel(f"the model's input has shape {list(self.input.shape)}", why="a batch of 1 is needed")
+        self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
+        self._outputs = [int(detail["index"]) for detail in self._interpreter.get_output_details()]
+        self.inputs = _specs(self._interpreter.get_input_details(), names, "input")
+        self.outputs = _specs(self._interpreter.get_output_details(), names, "output")
 
-    def run(self, x: Floats) -> Floats:
-        """Return the real-valued outputs float32 [N, ...] of frames float32 [N, ...].
+    @overload
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    @overload
+    def run(self, inputs: Floats) -> Floats: ...
+    def run(self, inputs: Mapping[str, Array] | Floats) -> dict[str, Array] | Floats:
+        """Return every output [N, ...] of frames [N, ...], both by name.
+
+        Real values are float32, those of integers without a scale keep their dtype. A model with a state begins each
+        frame anew.
 
         Raises:
             InvalidInput: The frames are not what the model takes.
             InvalidModel: The model cannot be run.
         """
-        check_frames(x, "the data", self.input.shape[1:])
-        return np.concatenate([self._run_one(frame) for frame in x])
+        if not isinstance(inputs, Mapping):
+            return self.run({self.input.name: inputs})[self.output.name]
+        check_inputs(inputs, self.inputs, "the data")
+        count = len(inputs[self.inputs[0].name])
+        try:
+            rows = [self._run_one({name: values[row] for name, values in inputs.items()}) for row in range(count)]
+            return {
+                spec.name: np.concatenate([row[position] for row in rows]) for position, spec in enumerate(self.outputs)
+            }
+        except _REFUSALS as error:
+            raise InvalidModel("LiteRT cannot run the model", why=str(error).split("\n", 1)[0]) from error
+
+    def latencies_us(self, inputs: Mapping[str, Array], repeats: int = REPEATS) -> list[float]:
+        """Return the time of each of ``repeats`` inferences in microseconds, after a warm-up.
+
+        One inference sets the inputs, runs, and reads the outputs, of one frame; the frames take turns.
+
+        Raises:
+            InvalidInput: The frames are not what the model takes.
+            InvalidModel: The model cannot be run.
+        """
+        check_inputs(inputs, self.inputs, "the data")
+        count = min(repeats, len(inputs[self.inputs[0].name]))
+        stored = [self._store({name: values[row] for name, values in inputs.items()}) for row in range(count)]
+        try:
+            taken = [self._timed_us(stored[number % count]) for number in range(WARM_UP + repeats)]
+        except _REFUSALS as error:
+            raise InvalidModel("LiteRT cannot run the model", why=str(error).split("\n", 1)[0]) from error
+        return taken[WARM_UP:]
+
+    @property
+    def input(self) -> TensorSpec:
+        """The only input."""
+        return _only(self.inputs, "inputs")
+
+    @property
+    def output(self) -> TensorSpec:
+        """The only output."""
+        return _only(self.outputs, "outputs")
 
     def median_latency_us(self, x: Floats, repeats: int = REPEATS) -> float:
         """Return the median time of one inference in microseconds, setting input and reading output included."""
-        check_frames(x, "the data", self.input.shape[1:])
-        stored = [self._store(frame) for frame in x[:repeats]]
-        taken = [self._timed_us(stored[number % len(stored)]) for number in range(WARM_UP + repeats)]
-        return statistics.median(taken[WARM_UP:])
+        return statistics.median(self.latencies_us({self.input.name: x}, repeats))
 
-    def _run_one(self, frame: Floats) -> Floats:
-        try:
-            return dequantize(self._invoke(self._store(frame)), self.output)
-        except (ValueError, RuntimeError) as error:
-            raise InvalidModel("LiteRT cannot run the model", why=str(error).split("\n", 1)[0]) from error
+    def _run_one(self, frame: Mapping[str, Array]) -> list[Array]:
+        self._interpreter.reset_all_variables()
+        found = self._invoke(self._store(frame))
+        return [dequantize(stored, spec) for stored, spec in zip(found, self.outputs, strict=True)]
 
-    def _timed_us(self, stored: Stored) -> float:
+    def _store(self, frame: Mapping[str, Array]) -> list[Stored]:
+        return [quantize_frame(frame[spec.name][None], spec) for spec in self.inputs]
+
+    def _timed_us(self, stored: list[Stored]) -> float:
         start = time.perf_counter_ns()
         self._invoke(stored)
         return (time.perf_counter_ns() - start) / 1e3
 
-    def _invoke(self, stored: Stored) -> Stored:
-        self._interpreter.set_tensor(self._input["index"], stored)
+    def _invoke(self, stored: list[Stored]) -> list[Stored]:
+        for index, values in zip(self._inputs, stored, strict=True):
+            self._interpreter.set_tensor(index, values)
         self._interpreter.invoke()
-        result: Stored = self._interpreter.get_tensor(self._output["index"])
-        return result
-
-    def _store(self, frame: Floats) -> Stored:
-        return quantize_frame(frame[None], self.input)
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-def quantize_frame(x: Floats, spec: TensorSpec) -> Stored:
-    """Return real values as a tensor stores them; what lies outside its range is clipped, not wrapped around."""
-    if spec.datatype == "FP32":
-        return x.astype(np.float32)
-    dtype = next(dtype for dtype, name in _DATATYPES.items() if name == spec.datatype)
-    low, high = _LIMITS[spec.datatype]
-    stored: Stored = np.clip(np.rint(x / np.float32(spec.scale)) + spec.zero_point, low, high).astype(dtype)
-    return stored
+def quantize_frame(x: Array, spec: TensorSpec) -> Stored:
+    """Return values as a tensor stores them; what lies outside its range is clipped, not wrapped around."""
+    dtype = _DTYPES[spec.datatype]
+    if not spec.scale:
+        return x.astype(dtype)
+    limits = np.iinfo(dtype.name)
+    stored: Stored = np.clip(np.rint(x / np.float32(spec.scale)) + spec.zero_point, limits.min, limits.max)
+    return stored.astype(dtype)
 
 
-def dequantize(stored: Stored, spec: TensorSpec) -> Floats:
-    """Return a tensor's real values."""
-    if spec.datatype == "FP32":
-        return np.asarray(stored, np.float32)
-    return np.asarray((stored.astype(np.float32) - spec.zero_point) * np.float32(spec.scale), np.float32)
+def dequantize(stored: Array, spec: TensorSpec) -> Array:
+    """Return a tensor's real values, float32; plain integers and truth values as they are."""
+    if spec.scale:
+        return np.asarray((stored.astype(np.float32) - spec.zero_point) * np.float32(spec.scale), np.float32)
+    return np.asarray(stored, np.float32) if spec.datatype in ("FP32", "FP16") else stored
 
 
-def _only(details: list[dict[str, Any]], what: str) -> dict[str, Any]:
-    if len(details) != 1:
-        raise InvalidModel(f"the model has {len(details)} {what}", why="one is supported")
-    return details[0]
+def signature_names(interpreter: Interpreter) -> dict[int, str]:
+    """Return the names that a model's first signature gives to its tensors, by the tensor's index."""
+    keys = list(interpreter.get_signature_list())
+    if not keys:
+        return {}
+    runner = interpreter.get_signature_runner(keys[0])
+    details = [*runner.get_input_details().items(), *runner.get_output_details().items()]
+    return {int(detail["index"]): name for name, detail in details}
 
 
-def _spec(detail: dict[str, Any]) -> TensorSpec:
+def _specs(details: list[dict[str, Any]], names: Mapping[int, str], kind: str) -> tuple[TensorSpec, ...]:
+    specs = tuple(_spec(detail, names.get(int(detail["index"]), detail["name"]), kind) for detail in details)
+    if not specs:
+        raise InvalidModel(f"the model has no {kind}")
+    seen = [spec.name for spec in specs]
+    repeated = sorted(name for name in set(seen) if seen.count(name) > 1)
+    if repeated:
+        raise InvalidModel(f"two {kind}s of the model are named {repeated[0]!r}")
+    return specs
+
+
+def _spec(detail: dict[str, Any], name: str, kind: str) -> TensorSpec:
     datatype = _DATATYPES.get(np.dtype(detail["dtype"]))
     if datatype is None:
-        raise InvalidModel(f"tensor {detail['name']!r} is {np.dtype(detail['dtype'])}")
-    scale, zero_point = detail["quantization"]
-    if datatype != "FP32" and not scale > 0.0:
-        raise InvalidModel(f"tensor {detail['name']!r} is {datatype} without a scale")
+        raise InvalidModel(f"{kind} {name!r} is {np.dtype(detail['dtype'])}", why="numbers are supported")
     shape = tuple(int(size) for size in detail["shape"])
-    return TensorSpec(
-        name=detail["name"], datatype=datatype, shape=shape, scale=float(scale), zero_point=int(zero_point)
-    )
+    if shape[:1] != (1,):
+        raise InvalidModel(f"{kind} {name!r} has shape {list(shape)}", why="a batch of 1 is needed")
+    scale, zero_point = detail["quantization"]
+    try:
+        return TensorSpec(name=name, datatype=datatype, shape=shape, scale=float(scale), zero_point=int(zero_point))
+    except ValidationError as error:
+        raise InvalidModel(f"{kind} {name!r} of the model is not usable", why=first_problem(error)) from error
+
+
+def _only(specs: tuple[TensorSpec, ...], what: str) -> TensorSpec:
+    if len(specs) != 1:
+        raise InvalidModel(f"the model has {len(specs)} {what}", why="one is supported")
+    return specs[0]
 
 
 def require_labels(model: LitertModel, labels_count: int) -> None:
