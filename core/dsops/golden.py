@@ -5,9 +5,9 @@ The blob (integers little-endian):
     offset  length  what
     0       8       magic ``DSOPSGLD``
     8       4       header length M, u32, at most 1 MiB
-    12      M       header, strict JSON: ``format`` 1, ``labels`` (the true one of each frame), ``score_tolerance``,
-                    ``inputs`` and ``scores``, each ``{"dtype": "float32", "shape": [...]}``
-    12+M    ...     the inputs' values, then the scores', row by row, little-endian, nothing after them
+    12      M       header, strict JSON: ``format`` 1, ``labels`` (the true one of each frame, or none), ``tolerances``
+                    (one an output), ``inputs`` and ``outputs``, each a list of ``{"name", "dtype", "shape"}``
+    12+M    ...     the inputs' values, then the outputs', in that order, row by row, little-endian, nothing after
 
 Reading needs no pickle and no numeric package; a caller wraps the bytes in an array of its own.
 """
@@ -21,64 +21,84 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsops import strictjson
 from dsops.errors import InvalidInput, MalformedBundle
-from dsops.manifest import Frozen, first_problem
+from dsops.manifest import MAX_TENSORS, Frozen, first_problem
 
 MAGIC = b"DSOPSGLD"
 MAX_HEADER_BYTES = 1 << 20
 MAX_GOLDEN = 1024
+MAX_GOLDEN_BYTES = 1 << 28
 _HEAD = struct.Struct("<8sI")
-_ITEM_BYTES = {"float32": 4}
 
-Size = Annotated[int, Field(ge=1, le=1 << 24)]
+GoldenDtype = Literal["float32", "int32", "int64", "bool"]
+ITEM_BYTES: dict[GoldenDtype, int] = {"float32": 4, "int32": 4, "int64": 8, "bool": 1}
+"""Bytes of one value of each type that a tensor may have."""
+
+_Size = Annotated[int, Field(ge=1, le=1 << 24)]
+_Tolerance = Annotated[float, Field(ge=0, le=1e30)]
 
 
 class _TensorHeader(Frozen):
-    dtype: Literal["float32"]
-    shape: tuple[Size, ...] = Field(min_length=2, max_length=4)
+    name: str = Field(min_length=1, max_length=256)
+    dtype: GoldenDtype
+    shape: tuple[_Size, ...] = Field(min_length=1, max_length=8)
 
     @property
     def length_bytes(self) -> int:
-        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class _Header(Frozen):
     format: Literal[1] = 1
-    labels: tuple[Annotated[str, Field(max_length=256)], ...] = Field(min_length=1, max_length=MAX_GOLDEN)
-    score_tolerance: float = Field(ge=0, le=1)
-    inputs: _TensorHeader
-    scores: _TensorHeader
+    labels: tuple[Annotated[str, Field(max_length=256)], ...] = Field(max_length=MAX_GOLDEN)
+    tolerances: tuple[_Tolerance, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    inputs: tuple[_TensorHeader, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: tuple[_TensorHeader, ...] = Field(min_length=1, max_length=MAX_TENSORS)
 
     @model_validator(mode="after")
     def _rows_match(self) -> "_Header":
-        if not len(self.labels) == self.inputs.shape[0] == self.scores.shape[0]:
-            raise ValueError("labels, inputs and scores have different lengths")
+        rows = {tensor.shape[0] for tensor in (*self.inputs, *self.outputs)}
+        if len(rows) != 1 or max(rows) > MAX_GOLDEN or (self.labels and len(self.labels) not in rows):
+            raise ValueError("labels, inputs and outputs have different lengths, or too many rows")
+        if len(self.tolerances) != len(self.outputs):
+            raise ValueError("every output needs a tolerance")
+        if self.length_bytes > MAX_GOLDEN_BYTES:
+            raise ValueError(f"{self.length_bytes} bytes of values, {MAX_GOLDEN_BYTES} are allowed")
         return self
+
+    @property
+    def length_bytes(self) -> int:
+        return sum(tensor.length_bytes for tensor in (*self.inputs, *self.outputs))
 
 
 @dataclass(frozen=True)
 class TensorBytes:
-    """A tensor as plain values: ``data`` holds it row by row, little-endian. ``dtype`` is ``float32``."""
+    """A named tensor as plain values: ``data`` holds it row by row, little-endian; its first axis counts frames."""
 
-    dtype: str
+    name: str
+    dtype: GoldenDtype
     shape: tuple[int, ...]
     data: bytes
 
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Frames, the scores that the payload gave them when it was built, and their true labels.
+    """Frames, what the payload answered to them when it was built, and their true labels.
 
     Attributes:
-        inputs: The model's real-valued inputs, [N, H, W, C] or [N, F].
-        scores: Expected real-valued scores, [N, C].
-        labels: The true label's name of each frame.
-        score_tolerance: Largest difference of any score that is still right; kernels of processors differ a little.
+        inputs: The model's real-valued inputs in its order, each [N, ...].
+        outputs: Expected real-valued outputs in its order, each [N, ...].
+        tolerances: Largest difference of any value of each output that is still right; kernels of processors differ.
+        labels: The true label's name of each frame; empty when the model has no labels.
     """
 
-    inputs: TensorBytes
-    scores: TensorBytes
-    labels: tuple[str, ...]
-    score_tolerance: float
+    inputs: tuple[TensorBytes, ...]
+    outputs: tuple[TensorBytes, ...]
+    tolerances: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self.inputs[0].shape[0]
 
     def encode(self) -> bytes:
         """Return the blob.
@@ -87,11 +107,12 @@ class GoldenSet:
             InvalidInput: The parts do not belong together.
         """
         header = self._header()
-        for tensor, spec in ((self.inputs, header.inputs), (self.scores, header.scores)):
+        tensors = (*self.inputs, *self.outputs)
+        for tensor, spec in zip(tensors, (*header.inputs, *header.outputs), strict=True):
             if len(tensor.data) != spec.length_bytes:
-                raise InvalidInput(f"{len(tensor.data)} bytes for a tensor of shape {list(tensor.shape)}")
+                raise InvalidInput(f"{len(tensor.data)} bytes for tensor {tensor.name!r} of shape {list(tensor.shape)}")
         text = strictjson.dumps(header.model_dump(mode="json"))
-        return b"".join([_HEAD.pack(MAGIC, len(text)), text, self.inputs.data, self.scores.data])
+        return b"".join([_HEAD.pack(MAGIC, len(text)), text, *(tensor.data for tensor in tensors)])
 
     @classmethod
     def decode(cls, data: bytes) -> "GoldenSet":
@@ -101,29 +122,33 @@ class GoldenSet:
             MalformedBundle: It is not one, is cut short, or is too long.
         """
         header, start = _read_header(data)
-        middle = start + header.inputs.length_bytes
-        end = middle + header.scores.length_bytes
-        if len(data) != end:
-            raise MalformedBundle(f"the golden inputs have {len(data)} bytes", why=f"their header says {end}")
-        return cls(
-            inputs=TensorBytes(header.inputs.dtype, header.inputs.shape, data[start:middle]),
-            scores=TensorBytes(header.scores.dtype, header.scores.shape, data[middle:end]),
-            labels=header.labels,
-            score_tolerance=header.score_tolerance,
-        )
+        if len(data) != start + header.length_bytes:
+            raise MalformedBundle(
+                f"the golden inputs have {len(data)} bytes", why=f"their header says {start + header.length_bytes}"
+            )
+        tensors = []
+        for spec in (*header.inputs, *header.outputs):
+            tensors.append(TensorBytes(spec.name, spec.dtype, spec.shape, data[start : start + spec.length_bytes]))
+            start += spec.length_bytes
+        split = len(header.inputs)
+        return cls(tuple(tensors[:split]), tuple(tensors[split:]), header.tolerances, header.labels)
 
     def _header(self) -> _Header:
         try:
             return _Header.model_validate(
                 {
                     "labels": self.labels,
-                    "score_tolerance": self.score_tolerance,
-                    "inputs": {"dtype": self.inputs.dtype, "shape": self.inputs.shape},
-                    "scores": {"dtype": self.scores.dtype, "shape": self.scores.shape},
+                    "tolerances": self.tolerances,
+                    "inputs": [_describe(tensor) for tensor in self.inputs],
+                    "outputs": [_describe(tensor) for tensor in self.outputs],
                 }
             )
         except ValidationError as error:
             raise InvalidInput("these are not golden inputs", why=first_problem(error)) from error
+
+
+def _describe(tensor: TensorBytes) -> dict[str, object]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape}
 
 
 def _read_header(data: bytes) -> tuple[_Header, int]:

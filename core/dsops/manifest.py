@@ -1,5 +1,8 @@
 """The manifest: what a bundle says of itself. Strict, frozen, canonical; the bundle's digest covers its bytes."""
 
+import math
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,10 +12,13 @@ from dsops.errors import MalformedBundle
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_BLOBS = 256
+MAX_TENSORS = 64
+MAX_RANK = 8
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BlobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Dtype = Literal["FP32", "FP16", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"]
 
 
@@ -36,77 +42,163 @@ class TensorSpec(Frozen):
     ``scale`` and ``zero_point`` are the affine quantization of the stored tensor: real = scale * (stored - zero_point).
     """
 
-    name: str = Field(max_length=256)
+    name: str = Field(min_length=1, max_length=256)
     datatype: Dtype
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(min_length=1, max_length=MAX_RANK)
     scale: float = 0.0
     zero_point: int = 0
 
 
-class Preprocessing(Frozen):
-    """How a raw frame becomes the payload's real-valued input: ``real = raw * scale + offset``, in this layout."""
+class Task(StrEnum):
+    """What the first output means; it decides what is measured, watched and answered."""
 
-    layout: Literal["NHWC", "NF"] = "NHWC"
-    scale: float = 1.0
-    offset: float = 0.0
+    CLASSIFICATION = "classification"
+    """A score for each label, or one score of the second of two labels."""
+    REGRESSION = "regression"
+    """One or more quantities."""
+    RECONSTRUCTION = "reconstruction"
+    """The first input again; how far it is off is the anomaly score."""
+    OTHER = "other"
+    """Anything else: boxes, masks, embeddings. The program that asks knows."""
+
+
+class Preprocessing(Frozen):
+    """How a raw frame becomes the real values of one input: ``real = raw * scale + offset``.
+
+    ``scale`` and ``offset`` hold one number, or one a channel (the last axis). The agent takes real values; what is
+    said here is for the programs that ask it.
+    """
+
+    input: str = Field(max_length=256)
+    layout: Literal["NHWC", "NTF", "NF", "other"] = "other"
+    color: Literal["", "GRAY", "RGB", "BGR"] = ""
+    resize: Literal["", "stretch", "crop", "letterbox"] = ""
+    scale: tuple[float, ...] = Field(default=(1.0,), min_length=1, max_length=1024)
+    offset: tuple[float, ...] = Field(default=(0.0,), min_length=1, max_length=1024)
+
+
+class Postprocessing(Frozen):
+    """How real outputs become an answer; see :mod:`dsops.decision`.
+
+    Attributes:
+        activation: What makes probabilities of a classifier's scores; ``none`` when the network ends with it.
+        error: How the distance of a reconstruction from its input is measured.
+        threshold: From which score on a frame is of the second of two labels, or an anomaly. Without one a classifier
+            takes the largest score, and a reconstruction is not judged.
+    """
+
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+    error: Literal["mean_squared", "mean_absolute"] = "mean_squared"
+    threshold: float | None = None
 
 
 class Compatibility(Frozen):
     """What a device must offer. Empty ``hardware`` admits every class."""
 
-    hardware: tuple[str, ...] = ()
-    min_litert: str = ""
+    hardware: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")], ...] = ()
+    min_litert: str = Field(default="", pattern=r"^(\d{1,4}(\.\d{1,4}){0,2})?$")
 
 
-class Limits(Frozen):
-    """What a device refuses to exceed when it proves the bundle; 0 sets no limit."""
+class Budgets(Frozen):
+    """What the bundle may use on a device; 0 sets no limit.
+
+    Attributes:
+        max_latency_ms: Median time of one frame in the interpreter.
+        max_memory_bytes: Peak resident memory of the process in which the bundle is proved.
+        max_disk_bytes: Length of the bundle's file.
+    """
 
     max_latency_ms: float = Field(default=0.0, ge=0)
+    max_memory_bytes: int = Field(default=0, ge=0)
+    max_disk_bytes: int = Field(default=0, ge=0)
 
 
 class Lineage(Frozen):
-    """Where the bundle comes from: digests of the source model and of each data set, and free facts."""
+    """Where the bundle comes from.
+
+    Attributes:
+        source_sha256: Digest of the source model's file.
+        datasets: Digest of each data set, by what it was used for (``training``, ``calibration``, ...).
+        commit: Version of the training code.
+        parameters: Training parameters.
+        facts: Anything else that is worth keeping.
+    """
 
     source_sha256: Sha256 | None = None
     datasets: dict[str, str] = {}
+    commit: str = Field(default="", max_length=256)
+    parameters: dict[str, str] = {}
     facts: dict[str, str] = {}
+
+
+class Attachment(Frozen):
+    """A blob that programs on the device read; it is installed and removed with its model, never apart from it."""
+
+    blob: BlobName
+    kind: Literal["config", "calibration", "labels", "document"]
+
+
+class Documents(Frozen):
+    """Blobs for people and auditors; a device does not need them."""
+
+    model_card: BlobName | None = None
+    sbom: BlobName | None = None
+    provenance: BlobName | None = None
+    signature: BlobName | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """Return the blobs that are named."""
+        every = (self.model_card, self.sbom, self.provenance, self.signature)
+        return tuple(name for name in every if name is not None)
 
 
 class Manifest(Frozen):
     """What a bundle holds and needs.
 
-    ``payload``, ``profile`` and ``golden`` name blobs. ``metrics`` holds figures of the build, such as
-    ``float_accuracy`` and ``int8_accuracy``, as fractions.
+    ``payload``, ``profile`` and ``golden`` name blobs. ``metrics`` holds figures of the build that are the same on
+    every machine, such as ``float_accuracy`` and ``accuracy``, as fractions.
     """
 
     format: Literal[1] = 1
     model: Name
     release: int = Field(ge=1, lt=2**31)
-    variant: str = Field(default="int8", pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")
+    variant: Variant = "int8"
     description: str = Field(default="", max_length=4000)
-    labels: tuple[str, ...] = ()
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    preprocessing: Preprocessing = Preprocessing()
+    license: str = Field(default="", max_length=256)
+    task: Task = Task.CLASSIFICATION
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=65536)
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    preprocessing: tuple[Preprocessing, ...] = ()
+    postprocessing: Postprocessing = Postprocessing()
     compatibility: Compatibility = Compatibility()
-    limits: Limits = Limits()
+    budgets: Budgets = Budgets()
     lineage: Lineage = Lineage()
     metrics: dict[str, float] = {}
+    kpis: tuple[Name, ...] = ()
     payload: BlobName = "model.tflite"
     profile: BlobName = "profile.json"
     golden: BlobName = "golden.bin"
+    files: tuple[Attachment, ...] = Field(default=(), max_length=MAX_BLOBS)
+    documents: Documents = Documents()
     blobs: tuple[Blob, ...] = Field(max_length=MAX_BLOBS)
 
     @model_validator(mode="after")
-    def _names_resolve(self) -> "Manifest":
-        names = [blob.name for blob in self.blobs]
-        if len(set(names)) != len(names):
-            raise ValueError("two blobs share a name")
-        missing = {self.payload, self.profile, self.golden} - set(names)
-        if missing:
-            raise ValueError(f"blob {min(missing)} is named but absent")
-        if self.labels and self.outputs and self.outputs[0].shape[-1:] != (len(self.labels),):
-            raise ValueError(f"{len(self.labels)} labels for an output of shape {list(self.outputs[0].shape)}")
+    def _parts_fit(self) -> "Manifest":
+        _check_unique([blob.name for blob in self.blobs], "blobs")
+        _check_unique([spec.name for spec in self.inputs], "inputs")
+        _check_unique([spec.name for spec in self.outputs], "outputs")
+        _check_unique(list(self.labels), "labels")
+        named = [self.payload, self.profile, self.golden, *self.documents.names(), *(f.blob for f in self.files)]
+        _check_unique(named, "parts")
+        held = {blob.name for blob in self.blobs}
+        if set(named) != held:
+            name = min(set(named) ^ held)
+            raise ValueError(f"blob {name} is {'there but not named' if name in held else 'named but absent'}")
+        unknown = {one.input for one in self.preprocessing} - {spec.name for spec in self.inputs}
+        if unknown:
+            raise ValueError(f"preprocessing names the input {min(unknown)!r}, which there is not")
+        check_task(self.task, self.labels, self.inputs, self.outputs)
         return self
 
     def blob(self, name: str) -> Blob:
@@ -142,6 +234,31 @@ class Manifest(Frozen):
         if manifest.encode() != data:
             raise MalformedBundle("the manifest is not in canonical form")
         return manifest
+
+
+def check_task(task: Task, labels: Sequence[str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Check that a model's tensors are what its task needs; see :class:`Task`.
+
+    Raises:
+        ValueError: They are not; the text says which.
+    """
+    first = list(outputs[0].shape)
+    if task is Task.CLASSIFICATION:
+        scores = math.prod(first[1:])
+        if len(first) < 2 or scores != first[-1]:
+            raise ValueError(f"a classification has an output [1, classes], not {first}")
+        if labels and scores != len(labels) and (scores, len(labels)) != (1, 2):
+            raise ValueError(f"{len(labels)} labels for an output of shape {first}")
+    elif labels and task is not Task.OTHER:
+        raise ValueError(f"labels belong to a classification, not to a {task}")
+    if task is Task.RECONSTRUCTION and inputs[0].shape != outputs[0].shape:
+        raise ValueError(f"a reconstruction of {list(inputs[0].shape)} has shape {first}")
+
+
+def _check_unique(names: Sequence[str], what: str) -> None:
+    if len(set(names)) != len(names):
+        repeated = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two of the {what} are {repeated!r}")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -1,6 +1,6 @@
 """The signals that drift is measured on: the same definitions where the profile is built and on the device.
 
-All of them need only a frame and the scores that the model gave it, no label and no embedding. The arrays come from the
+All of them need only a frame and what the model answered to it, no label and no embedding. The arrays come from the
 caller; this module uses nothing but their own methods, so that it imports no numeric package.
 
 A value is rounded to six significant digits. Scores of an int8 model are heavily tied, and a tie must fall on one side
@@ -12,50 +12,90 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+from dsops.manifest import Task, TensorSpec
+
 Array: TypeAlias = Any
 """A NumPy array, or what has its methods; naming the type would import the package."""
 
 Kind = Literal["ordinal", "categorical"]
 
-SIGNALS: dict[str, Kind] = {
-    "confidence": "ordinal",
-    "margin": "ordinal",
-    "entropy": "ordinal",
-    "predicted_class": "categorical",
-    "input_mean": "ordinal",
-    "input_std": "ordinal",
-    "input_gradient": "ordinal",
-    "input_saturated": "ordinal",
-}
-"""Every signal and its kind, in the order in which a profile lists them."""
+WATCHED_INPUTS = 4
+"""Signals of more inputs than this are not measured; they would cost more than they tell."""
 
+_OF_SCORES: dict[Task, dict[str, Kind]] = {
+    Task.CLASSIFICATION: {
+        "confidence": "ordinal",
+        "margin": "ordinal",
+        "entropy": "ordinal",
+        "predicted_class": "categorical",
+    },
+    Task.REGRESSION: {"output_mean": "ordinal", "output_std": "ordinal"},
+    Task.RECONSTRUCTION: {"reconstruction_error": "ordinal"},
+    Task.OTHER: {"output_mean": "ordinal", "output_std": "ordinal"},
+}
+_OF_INPUT = ("mean", "std", "gradient", "saturated")
 _DIGITS = 6
 
 
-def measure(x: Array, scores: Array) -> dict[str, float]:
+def signals_of(task: Task, inputs: Sequence[TensorSpec]) -> dict[str, Kind]:
+    """Return every signal of a model and its kind, in the order in which a profile lists them.
+
+    What is measured of an input is named ``input_mean`` and so on for the first, ``input2_mean`` for the second.
+    Inputs of whole numbers without a scale (indices, flags) are not measured.
+    """
+    found = dict(_OF_SCORES[task])
+    for position in watched_inputs(inputs):
+        found |= {f"{_input_name(position)}_{what}": "ordinal" for what in _OF_INPUT}
+    return found
+
+
+def watched_inputs(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """Return the positions of the inputs whose signals are measured."""
+    real = (position for position, spec in enumerate(inputs) if spec.scale or spec.datatype in ("FP32", "FP16"))
+    return tuple(real)[:WATCHED_INPUTS]
+
+
+def measure(task: Task, inputs: Sequence[tuple[int, Array]], output: Array, scores: Array | None) -> dict[str, float]:
     """Return the value of every signal for one frame.
 
     Args:
-        x: The model's real-valued input without its batch axis: float32 [H, W, C] or [F].
-        scores: The model's real-valued output without its batch axis: float32 [C], probabilities, at least two.
+        task: What the first output means.
+        inputs: The watched inputs, each with its position: real values without batch axis, float32 [H, W, C], [F], ...
+        output: The first output's real values without batch axis.
+        scores: What :func:`dsops.decision.decide` made of the frame: probabilities [C], an anomaly score, or nothing.
 
     Returns:
-        A value for each name in ``SIGNALS``; a predicted class is its index. A frame with NaN gives NaN.
+        A value for each name in :func:`signals_of`; a predicted class is its index. A frame with NaN gives NaN.
     """
-    values = [float(score) for score in scores.tolist()]
-    second, first = sorted(values)[-2:]
-    mean, std, saturated = _statistics(x.reshape(-1))
-    found = {
-        "confidence": first,
-        "margin": first - second,
-        "entropy": entropy(values),
-        "predicted_class": float(scores.argmax()),
-        "input_mean": mean,
-        "input_std": std,
-        "input_gradient": _mean_gradient(x),
-        "input_saturated": saturated,
-    }
+    found = _measure_answer(task, output, scores)
+    for position, x in inputs:
+        name = _input_name(position)
+        mean, std, saturated = _statistics(x.reshape(-1))
+        found[f"{name}_mean"] = mean
+        found[f"{name}_std"] = std
+        found[f"{name}_gradient"] = _mean_gradient(x)
+        found[f"{name}_saturated"] = saturated
     return {name: _rounded(value) for name, value in found.items()}
+
+
+def _measure_answer(task: Task, output: Array, scores: Array | None) -> dict[str, float]:
+    if task is Task.CLASSIFICATION:
+        values = [float(score) for score in scores.tolist()] if scores is not None else []
+        second, first = sorted(values)[-2:]
+        return {
+            "confidence": first,
+            "margin": first - second,
+            "entropy": entropy(values),
+            "predicted_class": float(values.index(first)),
+        }
+    if task is Task.RECONSTRUCTION and scores is not None:
+        return {"reconstruction_error": float(scores)}
+    mean, std, _ = _statistics(output.reshape(-1))
+    return {"output_mean": mean, "output_std": std}
+
+
+def _input_name(position: int) -> str:
+    return "input" if position == 0 else f"input{position + 1}"
 
 
 def entropy(scores: Sequence[float]) -> float:
