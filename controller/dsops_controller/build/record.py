@@ -1,20 +1,34 @@
-"""What a build leaves for packaging: ``build.json``, beside the files that it describes."""
+"""What a build leaves for packaging: ``build.json``, beside the files that it describes.
+
+OUT/build.json              the record
+OUT/float.tflite            the float model, with which every variant was compared
+OUT/report.json, .html      the comparison
+OUT/shared/<blob>           files that go into the bundle of every variant
+OUT/<variant>/<blob>        files of one variant: payload, profile, golden inputs
+"""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dsops import strictjson
 from dsops.errors import InvalidInput
 from dsops.manifest import (
+    Attachment,
     Blob,
+    BlobName,
+    Budgets,
     Compatibility,
     Frozen,
-    Limits,
     Lineage,
     Name,
+    Postprocessing,
     Preprocessing,
+    Sha256,
+    Task,
     TensorSpec,
+    Variant,
     first_problem,
 )
 
@@ -23,27 +37,90 @@ PAYLOAD = "model.tflite"
 FLOAT_MODEL = "float.tflite"
 PROFILE = "profile.json"
 GOLDEN = "golden.bin"
+MODEL_CARD = "modelcard.md"
+SIGNATURE = "model.sigstore.json"
 REPORT = "report.json"
+REPORT_PAGE = "report.html"
+SHARED = "shared"
 PACKED = (PAYLOAD, PROFILE, GOLDEN)
-"""The files of a build that become blobs of its bundle."""
+"""The files of a variant that become blobs of its bundle."""
+
+_RESERVED = frozenset({SHARED, FILE_NAME, FLOAT_MODEL, REPORT, REPORT_PAGE})
+
+
+class VariantRecord(Frozen):
+    """What one variant's manifest needs besides what all of them share; ``files`` are in the variant's own folder."""
+
+    variant: Variant
+    mode: str = Field(min_length=1, max_length=64)
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    compatibility: Compatibility = Compatibility()
+    budgets: Budgets = Budgets()
+    metrics: dict[str, float] = {}
+    files: tuple[Blob, ...]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "VariantRecord":
+        if self.variant in _RESERVED:
+            raise ValueError(f"a variant cannot be named {self.variant!r}")
+        if sorted(blob.name for blob in self.files) != sorted(PACKED):
+            raise ValueError(f"variant {self.variant} has other files than {', '.join(PACKED)}")
+        return self
 
 
 class BuildRecord(Frozen):
-    """Everything that the manifest needs besides the release; ``files`` are those that become blobs."""
+    """Everything that the manifests of a build's bundles need besides the release.
 
-    format: int = 1
+    Attributes:
+        recipe_sha256: Digest of the recipe's file.
+        tools: Version of each program that took part, by its name.
+        attachments: Files for programs on the device; they are among the shared ones.
+        model_card: A shared file for people, if the recipe gave one.
+        signature: A shared file with the source model's signature, if it came with one.
+        shared: Files that go into the bundle of every variant.
+    """
+
+    format: Literal[1] = 1
     model: Name
-    variant: str
-    description: str
-    labels: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    preprocessing: Preprocessing
-    compatibility: Compatibility
-    limits: Limits
-    lineage: Lineage
-    metrics: dict[str, float]
-    files: tuple[Blob, ...]
+    description: str = ""
+    license: str = ""
+    task: Task
+    labels: tuple[str, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = ()
+    postprocessing: Postprocessing = Postprocessing()
+    lineage: Lineage = Lineage()
+    kpis: tuple[Name, ...] = ()
+    recipe_sha256: Sha256
+    tools: dict[str, str] = {}
+    attachments: tuple[Attachment, ...] = ()
+    model_card: BlobName | None = None
+    signature: BlobName | None = None
+    shared: tuple[Blob, ...] = ()
+    variants: tuple[VariantRecord, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "BuildRecord":
+        names = [entry.variant for entry in self.variants]
+        if len(set(names)) != len(names):
+            raise ValueError("two variants have one name")
+        documents = [name for name in (self.model_card, self.signature) if name is not None]
+        named = sorted([*documents, *(entry.blob for entry in self.attachments)])
+        if named != sorted(blob.name for blob in self.shared):
+            raise ValueError("the shared files are not the attachments, model card and signature")
+        return self
+
+    def variant(self, name: str) -> VariantRecord:
+        """Return one variant.
+
+        Raises:
+            InvalidInput: There is none of that name.
+        """
+        for entry in self.variants:
+            if entry.variant == name:
+                return entry
+        there = ", ".join(entry.variant for entry in self.variants)
+        raise InvalidInput(f"this build has no variant {name!r}", why=f"it has {there}")
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
