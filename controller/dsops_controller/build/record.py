@@ -5,6 +5,8 @@ OUT/float.tflite            the float model, with which every variant was compar
 OUT/report.json, .html      the comparison
 OUT/shared/<blob>           files that go into the bundle of every variant
 OUT/<variant>/<blob>        files of one variant: payload, profile, golden inputs
+
+Nothing in it is a time, a path or a latency, so equal recipes give equal records.
 """
 
 from pathlib import Path
@@ -57,7 +59,7 @@ class VariantRecord(Frozen):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     compatibility: Compatibility = Compatibility()
     budgets: Budgets = Budgets()
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     files: tuple[Blob, ...]
 
     @model_validator(mode="after")
@@ -92,7 +94,7 @@ class BuildRecord(Frozen):
     lineage: Lineage = Lineage()
     kpis: tuple[Name, ...] = ()
     recipe_sha256: Sha256
-    tools: dict[str, str] = {}
+    tools: dict[str, str] = Field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
     model_card: BlobName | None = None
     signature: BlobName | None = None
