@@ -51,7 +51,14 @@ _RESERVED = frozenset({SHARED, FILE_NAME, FLOAT_MODEL, REPORT, REPORT_PAGE})
 
 
 class VariantRecord(Frozen):
-    """What one variant's manifest needs besides what all of them share; ``files`` are in the variant's own folder."""
+    """What one variant's manifest needs besides what all of them share.
+
+    Attributes:
+        mode: How its payload was quantized.
+        custom_operators: Operators of its payload that are not of TFLite, such as ``edgetpu-custom-op``.
+        measured_as: The variant whose payload was run in this one's stead, because the build host cannot run it.
+        files: Files in the variant's own folder.
+    """
 
     variant: Variant
     mode: str = Field(min_length=1, max_length=64)
@@ -60,6 +67,8 @@ class VariantRecord(Frozen):
     compatibility: Compatibility = Compatibility()
     budgets: Budgets = Budgets()
     metrics: dict[str, float] = Field(default_factory=dict)
+    custom_operators: tuple[str, ...] = ()
+    measured_as: Variant | None = None
     files: tuple[Blob, ...]
 
     @model_validator(mode="after")
@@ -106,6 +115,9 @@ class BuildRecord(Frozen):
         names = [entry.variant for entry in self.variants]
         if len(set(names)) != len(names):
             raise ValueError("two variants have one name")
+        stand_ins = {entry.measured_as for entry in self.variants if entry.measured_as is not None}
+        if not stand_ins <= {entry.variant for entry in self.variants if entry.measured_as is None}:
+            raise ValueError("a variant is measured as one that there is not, or that was not measured itself")
         documents = [name for name in (self.model_card, self.signature) if name is not None]
         named = sorted([*documents, *(entry.blob for entry in self.attachments)])
         if named != sorted(blob.name for blob in self.shared):
