@@ -1,114 +1,279 @@
 """Chooses golden inputs, and checks a model against them.
 
-Half of them are frames that the model labels rightly but with little to spare: a fault in the preprocessing or in a
-kernel shows on these first. The other half are drawn at random.
+A frame is taken only when every kind of kernel gives it the same answer with room to spare; int8 kernels round
+differently, and what differs between two may differ more on a third. A quarter of the frames are those with the least
+room: a fault in the preprocessing or in a kernel shows on these first. The others cover what the model sees: each is
+the one that is least like those taken before (farthest-point traversal; Gonzalez 1985, Theoretical Computer Science
+38).
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsops.errors import GoldenMismatch, InvalidInput
-from dsops.golden import MAX_GOLDEN, GoldenSet, TensorBytes
-from dsops_controller.build.arrays import Floats, Labelled, check_frames, check_labels
-from dsops_controller.build.litert import LitertModel, require_labels
+from dsops.decision import Decision
+from dsops.errors import GoldenMismatch, InvalidInput, InvalidModel
+from dsops.golden import ITEM_BYTES, MAX_GOLDEN, MAX_GOLDEN_BYTES, GoldenDtype, GoldenSet, TensorBytes
+from dsops.golden_compare import Answers, find_differences
+from dsops.manifest import Task, TensorSpec
+from dsops_controller.build.data import Array, DataSet
+from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.meaning import Meaning
+from dsops_controller.build.profile import measure_frames
 
 DATA = "the golden data"
 COUNT = 32
-SCORE_TOLERANCE = 0.05
+MAX_CANDIDATES = 1024
+CLOSE_SHARE = 0.25
 _SEED = 20260101
+_SPREADS = 3.0
+"""A measured tolerance is so many times the largest difference between the kernels of this machine."""
+_STEPS = 2.0
+"""And at least so many steps of a quantized output."""
+_RELATIVE = 1e-4
+"""And at least this share of the output's range; processors sum floats in different orders."""
+
+Tolerances = float | Mapping[str, float] | None
+"""One for all outputs, one by the output's name, or measured."""
+_Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Frames that might be golden, what two kinds of kernels answer to them, and what that means."""
+
+    data: DataSet
+    fast: Mapping[str, Array]
+    plain: Mapping[str, Array]
+    decision: Decision
+    plain_decision: Decision
 
 
 def choose_golden(
-    model: bytes, data: Labelled, labels: tuple[str, ...], count: int = COUNT, tolerance: float = SCORE_TOLERANCE
+    model: bytes, data: DataSet, meaning: Meaning, count: int = COUNT, tolerance: Tolerances = None
 ) -> GoldenSet:
-    """Choose ``count`` frames of labelled, held-out data.
+    """Choose ``count`` frames of held-out data, and how far an answer may be off.
 
-    A frame is taken only when its label leads by more than twice the tolerance: while every score is within it, no
-    device can give that frame another label. And only when the fast and the plain kernels agree on it to half the
-    tolerance: int8 kernels round differently, and what differs between two may differ more on a third. The choice
-    depends on nothing but the arguments.
+    The choice depends on nothing but the arguments. Of more than 1,024 frames, as many are drawn at random first.
 
     Raises:
-        InvalidInput: The data does not fit the model, or too few frames are labelled rightly and clearly enough.
-        InvalidModel: The model cannot be run, or its output does not match its labels.
+        InvalidInput: The data does not fit the model, or too few frames are answered rightly and clearly enough.
+        InvalidModel: The model cannot be run, or is not what is meant.
     """
     runner = LitertModel(model)
-    require_labels(runner, len(labels))
-    check_frames(data.x, DATA, runner.input.shape[1:])
-    y = check_labels(data.y, len(data.x), DATA, len(labels))
+    meaning.check(runner)
     if not 1 <= count <= MAX_GOLDEN:
         raise InvalidInput(f"{count} golden inputs were asked for", why=f"1 to {MAX_GOLDEN} are possible")
-    scores = runner.run(data.x)
-    spread = np.abs(scores - LitertModel(model, reference_kernels=True).run(data.x)).max(axis=1)
-    rows = _choose_rows(scores, y, count, tolerance, agreed=spread <= tolerance / 2)
+    _check_size(runner, count)
+    _check_truth(data, meaning)
+    found = _run_candidates(model, runner, _draw(data), meaning)
+    allowed = _tolerances(runner, found, tolerance)
+    rows = _choose_rows(runner, found, meaning, allowed, count)
+    chosen = found.data.rows(rows)
     return GoldenSet(
-        inputs=_tensor(data.x[rows]),
-        scores=_tensor(scores[rows]),
-        labels=tuple(labels[label] for label in y[rows]),
-        score_tolerance=tolerance,
+        inputs=tuple(_tensor(spec.name, chosen.inputs[spec.name]) for spec in runner.inputs),
+        outputs=tuple(_tensor(spec.name, found.fast[spec.name][rows]) for spec in runner.outputs),
+        tolerances=tuple(allowed[spec.name] for spec in runner.outputs),
+        labels=_label_names(chosen, meaning),
     )
 
 
-def check_golden(model: bytes, golden: GoldenSet, labels: tuple[str, ...]) -> None:
+def check_golden(model: bytes, golden: GoldenSet, meaning: Meaning) -> None:
     """Run a model on golden inputs, with the fast and with the plain kernels.
 
     Raises:
-        GoldenMismatch: A label is unknown, an answer is not the frame's label, or a score is off by more than the
+        GoldenMismatch: A label is unknown, an answer is not the frame's label, or an output is off by more than its
             tolerance.
+        InvalidModel: The model cannot be run.
     """
-    unknown = sorted(set(golden.labels) - set(labels))
+    unknown = sorted(set(golden.labels) - set(meaning.labels))
     if unknown:
         raise GoldenMismatch(f"golden inputs carry the label {unknown[0]!r}", why="the bundle's labels do not hold it")
-    x, expected = array_of(golden.inputs), array_of(golden.scores)
+    inputs, expected = [array_of(tensor) for tensor in golden.inputs], [array_of(tensor) for tensor in golden.outputs]
     for reference_kernels in (False, True):
         runner = LitertModel(model, reference_kernels=reference_kernels)
-        if x.shape[1:] != runner.input.shape[1:] or runner.output.shape != (1, len(labels)):
-            raise GoldenMismatch("the golden inputs do not have the form of the payload's input and output")
-        _compare(runner.run(x), expected, golden, labels)
-
-
-def array_of(tensor: TensorBytes) -> Floats:
-    """Return a golden tensor as an array."""
-    return np.frombuffer(tensor.data, np.dtype("<f4")).reshape(tensor.shape).astype(np.float32)
-
-
-def _compare(scores: Floats, expected: Floats, golden: GoldenSet, labels: tuple[str, ...]) -> None:
-    if scores.shape != expected.shape:
-        raise GoldenMismatch(f"the payload gives {list(scores.shape)} scores", why=f"{list(expected.shape)} expected")
-    for row, answer in enumerate(scores.argmax(axis=1)):
-        if labels[answer] != golden.labels[row]:
+        if not (_fit(runner.inputs, golden.inputs) and _fit(runner.outputs, golden.outputs)):
+            raise GoldenMismatch("the golden inputs do not have the form of the payload's inputs and outputs")
+        got = runner.run({spec.name: values for spec, values in zip(runner.inputs, inputs, strict=True)})
+        answers = Answers(inputs, expected, [got[spec.name] for spec in runner.outputs])
+        differences = find_differences(golden, meaning.task, meaning.rule, meaning.labels, answers)
+        if differences:
             raise GoldenMismatch(
-                f"golden input {row} is answered {labels[answer]!r}",
-                why=f"its label is {golden.labels[row]!r}",
-                row=row,
+                f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
+                why=differences[0].text,
+                row=differences[0].row,
             )
-    distance = np.abs(scores - expected).max(axis=1)
-    worst = int(distance.argmax())
-    if distance[worst] > golden.score_tolerance:
-        raise GoldenMismatch(
-            f"golden input {worst} scores {distance[worst]:.3f} away from what is expected",
-            why=f"{golden.score_tolerance:.3f} is allowed",
-            row=worst,
-        )
+
+
+def array_of(tensor: TensorBytes) -> Array:
+    """Return a golden tensor as an array."""
+    dtype = np.dtype(tensor.dtype)
+    return np.frombuffer(tensor.data, dtype.newbyteorder("<")).reshape(tensor.shape).astype(dtype)
+
+
+def _run_candidates(model: bytes, runner: LitertModel, data: DataSet, meaning: Meaning) -> _Candidates:
+    fast = runner.run(data.inputs)
+    plain = LitertModel(model, reference_kernels=True).run(data.inputs)
+    return _Candidates(
+        data, fast, plain, meaning.decide(runner, data.inputs, fast), meaning.decide(runner, data.inputs, plain)
+    )
+
+
+def _draw(data: DataSet) -> DataSet:
+    if len(data) <= MAX_CANDIDATES:
+        return data
+    return data.rows(np.sort(np.random.default_rng(_SEED).choice(len(data), MAX_CANDIDATES, replace=False)))
+
+
+def _tolerances(runner: LitertModel, found: _Candidates, given: Tolerances) -> dict[str, float]:
+    names = [spec.name for spec in runner.outputs]
+    if isinstance(given, float | int):
+        return dict.fromkeys(names, float(given))
+    unknown = sorted(set(given or {}) - set(names))
+    if unknown:
+        raise InvalidInput(f"a tolerance names the output {unknown[0]!r}", why=f"there are {', '.join(names)}")
+    measured = {spec.name: _measured_tolerance(spec, found) for spec in runner.outputs}
+    return measured | {name: float(value) for name, value in (given or {}).items()}
+
+
+def _measured_tolerance(spec: TensorSpec, found: _Candidates) -> float:
+    """Return a tolerance that holds for this machine's kernels with room to spare, to two significant digits."""
+    values = found.fast[spec.name].astype(np.float64)
+    spread = float(np.abs(values - found.plain[spec.name]).max())
+    extent = float(values.max() - values.min()) or float(np.abs(values).max())
+    return float(f"{max(_SPREADS * spread, _STEPS * spec.scale, _RELATIVE * extent, 1e-6):.2g}")
 
 
 def _choose_rows(
-    scores: Floats, y: NDArray[np.int64], count: int, tolerance: float, agreed: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    ordered = np.sort(scores, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2]
-    fit = np.flatnonzero((scores.argmax(axis=1) == y) & (margin > 2 * tolerance) & agreed)
+    runner: LitertModel, found: _Candidates, meaning: Meaning, allowed: Mapping[str, float], count: int
+) -> _Rows:
+    room = _room(meaning, found.decision, allowed[runner.outputs[0].name])
+    fit = np.flatnonzero(_agreed(found, allowed) & _right(found, meaning) & (room > 0))
     if len(fit) < count:
         raise InvalidInput(
             f"{len(fit)} frames of {DATA} can be golden inputs, and {count} are needed",
-            why="a golden input is labelled rightly, by more than twice the score tolerance, by every kind of kernel",
-            hint="give more labelled frames, or ask for fewer golden inputs",
+            why="a golden input is answered rightly, and clearly enough for every kind of kernel",
+            hint="give more held-out frames, ask for fewer golden inputs, or set golden.tolerance",
         )
-    by_margin = fit[np.argsort(margin[fit], kind="stable")]
-    close, others = by_margin[: count // 2], by_margin[count // 2 :]
-    drawn = np.random.default_rng(_SEED).choice(others, count - len(close), replace=False)
-    return np.concatenate([close, np.sort(drawn)])
+    close = (
+        fit[np.argsort(room[fit], kind="stable")][: int(count * CLOSE_SHARE)] if np.isfinite(room).any() else fit[:0]
+    )
+    rest = np.setdiff1d(fit, close)
+    features = _features(runner, found.data.rows(fit), meaning)
+    order = _farthest_first(features, np.searchsorted(fit, close), np.searchsorted(fit, rest), count - len(close))
+    return np.concatenate([close, fit[order]])
 
 
-def _tensor(values: Floats) -> TensorBytes:
-    return TensorBytes("float32", values.shape, np.ascontiguousarray(values, "<f4").tobytes())
+def _agreed(found: _Candidates, allowed: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Say for each frame whether both kinds of kernels agree on it to half the tolerance."""
+    agreed = np.ones(len(found.data), np.bool_)
+    for name, values in found.fast.items():
+        difference = np.abs(values.astype(np.float64) - found.plain[name]).reshape(len(values), -1).max(axis=1)
+        agreed &= difference <= allowed[name] / 2
+    return agreed
+
+
+def _right(found: _Candidates, meaning: Meaning) -> NDArray[np.bool_]:
+    """Say for each frame whether both kinds of kernels take it for what it is; what is not judged is never wrong."""
+    choices, plain = found.decision.choices, found.plain_decision.choices
+    if choices is None or plain is None:
+        return np.ones(len(found.data), np.bool_)
+    is_known = meaning.task is Task.CLASSIFICATION and found.data.y is not None
+    agreed: NDArray[np.bool_] = choices == plain
+    return agreed & (choices == found.data.y) if is_known else agreed
+
+
+def _room(meaning: Meaning, decision: Decision, tolerance: float) -> NDArray[np.float64]:
+    """Return how far each frame is from another answer, beyond what the tolerance may move it; infinite when unjudged.
+
+    While every output is within the tolerance, no device can then take the frame for something else: softmax and
+    sigmoid move a score by no more than their input moves.
+    """
+    scores, threshold = decision.scores, meaning.rule.threshold
+    if scores is None or decision.choices is None:
+        return np.full(1 if scores is None else len(scores), np.inf)
+    if meaning.task is Task.RECONSTRUCTION:
+        slack = tolerance if meaning.rule.error == "mean_absolute" else 2 * np.sqrt(scores) * tolerance + tolerance**2
+        return np.asarray(np.abs(scores - threshold) - slack, np.float64)
+    if threshold is not None and scores.shape[1] == 2:
+        return np.asarray(np.abs(scores[:, 1] - threshold) - tolerance, np.float64)
+    ordered = np.sort(scores, axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2] - 2 * tolerance, np.float64)
+
+
+def _features(runner: LitertModel, data: DataSet, meaning: Meaning) -> NDArray[np.float64]:
+    """Return what frames are told apart by: their signals, standardized, and their class."""
+    rows = measure_frames(runner, data, meaning)
+    table = np.array([[value for name, value in row.items() if name != "predicted_class"] for row in rows])
+    spread = table.std(axis=0)
+    table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    if "predicted_class" in rows[0]:
+        classes = np.array([row["predicted_class"] for row in rows])
+        one_hot = (classes[:, None] == np.unique(classes)[None]).astype(np.float64)
+        table = np.concatenate([table, one_hot * np.sqrt(table.shape[1])], axis=1)
+    return table
+
+
+def _farthest_first(features: NDArray[np.float64], taken: _Rows, free: _Rows, count: int) -> _Rows:
+    """Return ``count`` rows of ``free``: first the most ordinary one when none is taken yet, then the farthest each."""
+    distance = np.full(len(features), np.inf)
+    for row in taken:
+        distance = np.minimum(distance, np.linalg.norm(features - features[row], axis=1))
+    chosen: list[int] = []
+    for _ in range(count):
+        left = np.setdiff1d(free, chosen)
+        ordinary = np.linalg.norm(features[left], axis=1).argmin()
+        row = int(left[distance[left].argmax()] if len(taken) or chosen else left[ordinary])
+        chosen.append(row)
+        distance = np.minimum(distance, np.linalg.norm(features - features[row], axis=1))
+    return np.array(chosen, np.intp)
+
+
+def _check_size(runner: LitertModel, count: int) -> None:
+    tensors = (*runner.inputs, *runner.outputs)
+    size_bytes = count * sum(int(np.prod(spec.shape)) * ITEM_BYTES[_dtype(spec)] for spec in tensors)
+    if size_bytes > MAX_GOLDEN_BYTES:
+        raise InvalidInput(
+            f"{count} golden inputs have {size_bytes} bytes",
+            why=f"{MAX_GOLDEN_BYTES} are allowed",
+            hint="ask for fewer golden inputs",
+        )
+
+
+def _check_truth(data: DataSet, meaning: Meaning) -> None:
+    if meaning.task is not Task.CLASSIFICATION or data.y is None or not meaning.labels:
+        return
+    outside = np.flatnonzero((data.y < 0) | (data.y >= len(meaning.labels)))
+    if len(outside):
+        row = outside[0]
+        raise InvalidInput(
+            f"{DATA} has label {data.y[row]} in row {row}", why=f"labels are 0 to {len(meaning.labels) - 1}"
+        )
+
+
+def _label_names(data: DataSet, meaning: Meaning) -> tuple[str, ...]:
+    if meaning.task is not Task.CLASSIFICATION or not meaning.labels or data.y is None:
+        return ()
+    return tuple(meaning.labels[int(label)] for label in data.y)
+
+
+def _fit(specs: Sequence[TensorSpec], tensors: Sequence[TensorBytes]) -> bool:
+    told = [(tensor.name, tensor.shape[1:], tensor.dtype) for tensor in tensors]
+    return told == [(spec.name, spec.shape[1:], _dtype(spec)) for spec in specs]
+
+
+def _dtype(spec: TensorSpec) -> GoldenDtype:
+    if spec.scale or spec.datatype in ("FP32", "FP16"):
+        return "float32"
+    plain: dict[str, GoldenDtype] = {"INT32": "int32", "INT64": "int64", "BOOL": "bool"}
+    if spec.datatype not in plain:
+        raise InvalidModel(f"tensor {spec.name!r} is {spec.datatype} without a scale", why="its values have no meaning")
+    return plain[spec.datatype]
+
+
+def _tensor(name: str, values: Array) -> TensorBytes:
+    dtypes: dict[np.dtype[np.generic], GoldenDtype] = {np.dtype(known): known for known in ITEM_BYTES}
+    data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+    return TensorBytes(name, dtypes[values.dtype], values.shape, data)

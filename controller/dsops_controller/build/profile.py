@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput
 from dsops.profile import MIN_REFERENCE, Profile, Signal
-from dsops.signals import SIGNALS, bin_of, measure
-from dsops_controller.build.arrays import Floats, check_frames
-from dsops_controller.build.litert import LitertModel, require_labels
+from dsops.signals import bin_of, measure, signals_of, watched_inputs
+from dsops_controller.build.data import DataSet
+from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.meaning import Meaning
 
 DATA = "the profile's data"
 INNER_BINS = 10
@@ -17,34 +18,57 @@ _BORDER = 5e-7
 Values = NDArray[np.float64]
 
 
-def build_profile(model: bytes, x_reference: Floats, labels_count: int) -> Profile:
+def build_profile(model: bytes, reference: DataSet, meaning: Meaning) -> Profile:
     """Measure every signal on every reference frame.
 
     Args:
         model: The model that the devices will run; a float model's profile would later measure its quantization.
-        x_reference: Frames that the model was not trained on, float32 [N, H, W, C] or [N, F]; 500 and more are advised.
-        labels_count: Number of labels.
+        reference: Frames that the model was not trained on; 500 and more are advised.
+        meaning: What the model's outputs mean.
 
     Raises:
         InvalidInput: There are fewer than 200 frames, or they do not fit the model.
-        InvalidModel: The model cannot be run, or its output does not match its labels.
+        InvalidModel: The model cannot be run, or is not what is meant.
     """
     runner = LitertModel(model)
-    require_labels(runner, labels_count)
-    check_frames(x_reference, DATA, runner.input.shape[1:])
-    if len(x_reference) < MIN_REFERENCE:
+    meaning.check(runner)
+    if len(reference) < MIN_REFERENCE:
         raise InvalidInput(
-            f"{DATA} has {len(x_reference)} frames",
+            f"{DATA} has {len(reference)} frames",
             why=f"a profile from fewer than {MIN_REFERENCE} gives false alarms",
             hint="give 500 held-out frames or more",
         )
-    scores = runner.run(x_reference)
-    rows = [measure(frame, score) for frame, score in zip(x_reference, scores, strict=True)]
+    kinds = signals_of(meaning.task, runner.inputs)
+    rows = measure_frames(runner, reference, meaning)
     signals = []
-    for name, kind in SIGNALS.items():
+    for name, kind in kinds.items():
         values = np.array([row[name] for row in rows])
-        signals.append(_ordinal(name, values) if kind == "ordinal" else _categorical(name, values, labels_count))
+        signals.append(
+            _ordinal(name, values) if kind == "ordinal" else _categorical(name, values, classes_of(runner, meaning))
+        )
     return Profile(n_ref=len(rows), signals=tuple(signals))
+
+
+def measure_frames(runner: LitertModel, data: DataSet, meaning: Meaning) -> list[dict[str, float]]:
+    """Return the value of every signal for each frame; see :func:`dsops.signals.measure`."""
+    outputs = runner.run(data.inputs)
+    scores = meaning.decide(runner, data.inputs, outputs).scores
+    watched = [(position, runner.inputs[position].name) for position in watched_inputs(runner.inputs)]
+    first = outputs[runner.outputs[0].name]
+    return [
+        measure(
+            meaning.task,
+            [(position, data.inputs[name][row]) for position, name in watched],
+            first[row],
+            None if scores is None else scores[row],
+        )
+        for row in range(len(data))
+    ]
+
+
+def classes_of(runner: LitertModel, meaning: Meaning) -> int:
+    """Return how many classes a classifier tells apart; a single score is that of the second of two."""
+    return len(meaning.labels) or max(int(np.prod(runner.outputs[0].shape)), 2)
 
 
 def _ordinal(name: str, values: Values) -> Signal:
