@@ -11,10 +11,13 @@ The file ends with the last blob. There are no paths, links, modes or compressio
 cannot be said. Equal inputs give equal bytes.
 """
 
+import errno
 import hashlib
 import os
+import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,10 +69,10 @@ class Bundle:
         """Open a bundle file.
 
         Raises:
-            MalformedBundle: It is absent, cut short, too long, or not a bundle.
+            MalformedBundle: It is absent, no regular file, cut short, too long, or not a bundle.
         """
         try:
-            with path.open("rb") as file:
+            with _open_regular(path) as file:
                 manifest, start = _read_head(file)
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
@@ -83,25 +86,54 @@ class Bundle:
         """Return one blob, checked.
 
         Raises:
-            MalformedBundle: There is none of that name.
+            MalformedBundle: There is none of that name, or the file cannot be read any more.
             DigestMismatch: Its bytes are not those that the manifest names.
         """
         blob = self.manifest.blob(name)
-        with self.path.open("rb") as file:
+        with self._reading() as file:
             file.seek(self._starts[name])
             data = file.read(blob.size_bytes)
         if sha256_hex(data) != blob.sha256:
-            raise DigestMismatch(f"blob {name} of {self.path.name} is not what its manifest names")
+            raise self._differs(blob)
         return data
 
     def verify(self) -> None:
-        """Check every blob's digest.
+        """Check every blob's digest; no more than a piece of a blob is in memory at a time.
 
         Raises:
+            MalformedBundle: The file cannot be read any more.
             DigestMismatch: One differs.
         """
-        for blob in self.manifest.blobs:
-            self.read(blob.name)
+        with self._reading() as file:
+            for blob in self.manifest.blobs:
+                file.seek(self._starts[blob.name])
+                if _digest(_pieces(file, blob.size_bytes)) != blob.sha256:
+                    raise self._differs(blob)
+
+    @contextmanager
+    def _reading(self) -> Iterator[BinaryIO]:
+        try:
+            with _open_regular(self.path) as file:
+                yield file
+        except OSError as error:
+            raise MalformedBundle(f"cannot read bundle {self.path.name}", why=str(error.strerror)) from error
+
+    def _differs(self, blob: Blob) -> DigestMismatch:
+        return DigestMismatch(f"blob {blob.name} of {self.path.name} is not what its manifest names")
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or device, which could block or never end, is refused."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(handle, "rb")
+    except OSError:
+        os.close(handle)
+        raise
+    os.close(handle)
+    raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "it is not a regular file")
 
 
 def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
@@ -123,15 +155,24 @@ def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
 
 def file_digest(path: Path) -> tuple[str, int]:
     """Return a file's SHA-256 (hex) and its length in bytes."""
-    total = 0
-    state = hashlib.sha256()
-    for piece in _pieces(path):
-        state.update(piece)
-        total += len(piece)
-    return state.hexdigest(), total
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+        digest = _digest(_pieces(file))
+        return digest, file.tell()
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    state = hashlib.sha256()
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
+
+
+def _pieces(file: BinaryIO, most: int | None = None) -> Iterator[bytes]:
+    """Yield what follows in a file, ``most`` bytes or all of it."""
+    left = most
+    while left is None or left > 0:
+        piece = file.read(_PIECE if left is None else min(left, _PIECE))
+        if not piece:
+            return
+        left = None if left is None else left - len(piece)
+        yield piece

@@ -1,6 +1,8 @@
 """The container refuses everything that is not exactly one bundle, and gives equal bytes for equal inputs."""
 
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,36 @@ def test_an_absent_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
             Bundle.open(path)
 
 
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(MalformedBundle, match="not a regular file"):
+            Bundle.open(path)
+
+
+def test_a_large_blob_is_verified_in_pieces(tmp_path: Path) -> None:
+    large = bytes(5 << 20)
+    blobs = BLOBS | {"model.tflite": large}
+    opened = Bundle.open(stored(tmp_path, encode_bundle(manifest(blobs), blobs)))
+    tracemalloc.start()
+    opened.verify()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20
+
+
+def test_a_bundle_that_went_away_or_changed_after_it_was_opened_is_a_clear_error(tmp_path: Path) -> None:
+    data = encode_bundle(manifest(), BLOBS)
+    opened = Bundle.open(stored(tmp_path, data))
+    stored(tmp_path, data[:-1])
+    with pytest.raises(DigestMismatch):
+        opened.verify()
+    opened.path.unlink()
+    for use in (opened.verify, lambda: opened.read("golden.bin")):
+        with pytest.raises(MalformedBundle, match="cannot read"):
+            use()
+
+
 def test_a_manifest_that_claims_to_be_huge_is_refused_before_it_is_read(tmp_path: Path) -> None:
     head = struct.pack("<8sII", b"DSOPSBND", 1, 0xFFFFFFFF)
     with pytest.raises(MalformedBundle, match="too long"):
@@ -97,7 +129,8 @@ def test_a_newer_format_says_to_update(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"labels": ("a", "b", "c")}, "labels"),
-        ({"payload": "other.tflite"}, "absent"),
+        ({"payload": "absent.tflite"}, "named but absent"),
+        ({"payload": "other.tflite"}, "there but not named"),
         ({"release": 0}, "release"),
         ({"model": "../x"}, "model"),
         ({"surprise": 1}, "surprise"),
