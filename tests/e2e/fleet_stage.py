@@ -9,6 +9,7 @@ import numpy as np
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.files import write_atomically
+from dsops.manifest import Attachment
 from dsops_controller.build.package import build_bundle
 from dsops_controller.demo.stage import MODEL, Stage
 
@@ -37,7 +38,9 @@ class Fleet(Stage):
             opened = Bundle.open(path)
             blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
             blobs["padding.bin"] = np.random.default_rng(release).bytes(padding_bytes)
-            padded = opened.manifest.model_copy(update={"blobs": describe_blobs(blobs)})
+            padding = Attachment(blob="padding.bin", kind="document")
+            fields = {"blobs": describe_blobs(blobs), "files": (*opened.manifest.files, padding)}
+            padded = opened.manifest.model_copy(update=fields)
             write_atomically(path, encode_bundle(padded, blobs))
         self.commands.run("bundle", "sign", path, "--keys", self.keys, online=True)
         self.commands.run("bundle", "push", path, online=True)

@@ -16,7 +16,7 @@ Framework for Sequential Change Detection", NEJSDS 2023). Two repairs for practi
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
-from dsops.signals import SIGNALS, bin_of
+from dsops.signals import bin_of
 from dsops_agent.drift.correlation import thinning
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,17 @@ class Verdict:
 class DriftMonitor:
     """Watches one stream of frames against one profile. Not thread-safe.
 
-    Signals of the profile that this version does not know are left out, with one line in the log.
+    Args:
+        profile: What the stream is compared with.
+        known: Names of the signals that are measured, or None for all of the profile's. The others are left out, with
+            one line in the log.
     """
 
-    def __init__(self, profile: Profile) -> None:
-        unknown = [signal.name for signal in profile.signals if signal.name not in SIGNALS]
+    def __init__(self, profile: Profile, known: Collection[str] | None = None) -> None:
+        unknown = [signal.name for signal in profile.signals if known is not None and signal.name not in known]
         if unknown:
             logger.warning("the profile names signals that this version does not measure: %s", ", ".join(unknown))
-        self._signals = [signal for signal in profile.signals if signal.name in SIGNALS]
+        self._signals = [signal for signal in profile.signals if signal.name not in unknown]
         self._alarm_score, self._warning_score = profile.alarm_score, profile.warning_score
         self._bet = profile.bet
         self._rates: Floats = np.array([[2.0 / (horizon + 1)] for horizon in profile.horizons])

@@ -98,13 +98,15 @@ class Sampler:
         self._drawn = 0
         self._drawn_and_kept = 0
 
-    def choose(self, now_s: float, size_bytes: int, confidence: float, level: Level, drift_score: float) -> Kept | None:
+    def choose(
+        self, now_s: float, size_bytes: int, confidence: float | None, level: Level, drift_score: float
+    ) -> Kept | None:
         """Decide on one frame.
 
         Args:
             now_s: Monotonic time.
             size_bytes: What the sample would take.
-            confidence: Largest score of the frame.
+            confidence: How sure the model is of the frame, from 0 to 1; None when it does not say.
             level: What the drift monitor says.
             drift_score: Its score.
 
@@ -116,7 +118,9 @@ class Sampler:
             return Kept(Reason.RANDOM, 0.0, self._settings.random_rate * kept_share)
         if level >= Level.WARNING and self._take(Reason.DRIFT, size_bytes, now_s):
             return Kept(Reason.DRIFT, drift_score, 0.0)
-        if confidence < self._settings.low_confidence and self._take(Reason.LOW_CONFIDENCE, size_bytes, now_s):
+        if confidence is None or confidence >= self._settings.low_confidence:
+            return None
+        if self._take(Reason.LOW_CONFIDENCE, size_bytes, now_s):
             return Kept(Reason.LOW_CONFIDENCE, 1.0 - confidence, 0.0)
         return None
 

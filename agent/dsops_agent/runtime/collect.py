@@ -1,10 +1,11 @@
 """Adds up what one bundle does, interval by interval, as telemetry records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dsops.api.v1 import telemetry_pb2
-from dsops_agent.runtime.engine import Answer
+from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.histogram import Histogram
 
 MAX_LABELS = 1024
@@ -44,16 +45,20 @@ class Interval:
         """Whether nothing happened."""
         return not self._latency_us.count and not self._errors
 
-    def answered(self, answer: Answer) -> None:
-        """Count the frames of an answer."""
-        for latency_us, confidence, label in zip(
-            answer.latency_us, answer.confidences, answer.labels.tolist(), strict=True
-        ):
+    def answered(self, answer: Answer, confidences: Sequence[float] | None) -> None:
+        """Count the frames of an answer; ``confidences`` has the largest probability of each, if there are such."""
+        for latency_us in answer.latency_us:
             self._latency_us.add(latency_us)
+        for confidence in confidences or ():
             self._confidence_ppm.add(round(confidence * _PPM) if 0.0 <= confidence <= 1.0 else confidence * _PPM)
-            if label < MAX_LABELS:
-                self._labels.extend([0] * (label + 1 - len(self._labels)))
-                self._labels[label] += 1
+        if answer.decision.choices is not None:
+            for choice in answer.decision.choices.tolist():
+                self._choose(choice)
+
+    def _choose(self, choice: int) -> None:
+        if choice < MAX_LABELS:
+            self._labels.extend([0] * (choice + 1 - len(self._labels)))
+            self._labels[choice] += 1
 
     def failed(self) -> None:
         """Count a request that the model could not answer."""

@@ -1,5 +1,10 @@
-"""A model as it is served: the loaded payload of one bundle, its manifest, and one request at a time."""
+"""A model as it is served: the loaded payload of one bundle, its manifest, and one request at a time.
 
+Every frame is answered by itself: what a model with a state (variable tensors, as an LSTM may have) keeps from one
+frame to the next is forgotten before each.
+"""
+
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -8,17 +13,20 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsops.bundle import Bundle
-from dsops.errors import DigestMismatch, IncompatibleBundle, InvalidInput, InvalidModel
+from dsops.decision import Decision, decide
+from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
 from dsops.golden import GoldenSet
-from dsops.manifest import Manifest, TensorSpec
+from dsops.manifest import Manifest, Task, TensorSpec
 from dsops.profile import Profile
+from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
+MAX_ANSWER_BYTES = 32 << 20
+"""Values that one request may be answered with."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -31,26 +39,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
 }
 """Open Inference Protocol names of the types that a payload's tensors may have."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says to ``n`` frames.
-
-    Attributes:
-        scores: Real-valued output, float32 [n, C].
-        labels: Index of the largest score of each frame, int [n].
-        latency_us: Time in the interpreter, a value a frame.
-    """
-
-    scores: NDArray[np.float32]
-    labels: NDArray[np.intp]
-    latency_us: tuple[float, ...]
-
-    @cached_property
-    def confidences(self) -> list[float]:
-        """The largest score of each frame."""
-        return [float(score) for score in self.scores.max(axis=1).tolist()]
 
 
 @dataclass(frozen=True)
@@ -78,42 +66,55 @@ class ServedModel:
         """Release of the bundle."""
         return self.manifest.release
 
-    @property
-    def input_spec(self) -> TensorSpec:
-        """The payload's input as the manifest tells it."""
-        return self.manifest.inputs[0]
+    @cached_property
+    def offered(self) -> dict[str, Output]:
+        """The outputs that programs may ask for, by name."""
+        return outputs_of(self.manifest)
 
-    def infer(self, frames: Array) -> Answer:
+    @cached_property
+    def max_frames(self) -> int:
+        """How many frames one request may have; the answer must have room too."""
+        frame_bytes = sum(4 * math.prod(tensor.shape) for tensor in self.loaded.outputs)
+        return max(min(MAX_FRAMES, MAX_ANSWER_BYTES // frame_bytes), 1)
+
+    def infer(self, inputs: Mapping[str, Array]) -> Answer:
         """Answer frames.
 
         Args:
-            frames: [n, ...], real values as float32, or stored values in the payload's own type.
+            inputs: Every input by name, each [n, ...]: real values as float32, or stored values in the tensor's own
+                type; integers without a scale only have the latter.
 
         Raises:
-            InvalidInput: The shape or type is not the payload's, there are too many frames, or a value is not finite.
+            InvalidInput: A name, shape or type is not the payload's, the inputs have different numbers of frames or
+                too many, or a value is not finite.
             InvalidModel: The interpreter fails.
         """
-        self._check(frames)
+        given = self._checked(inputs)
+        stored = [quantize(frames, tensor) for frames, tensor in zip(given, self.loaded.inputs, strict=True)]
         latency_us = []
         rows = []
-        stored = quantize(frames, self.loaded.inputs[0])  # at once: one by one takes longer than the model
         with self.lock:
-            for number in range(len(frames)):
+            for number in range(len(given[0])):
                 start = time.perf_counter_ns()
-                rows.append(self.loaded.run_stored([stored[number : number + 1]])[0])
+                rows.append(self.loaded.run_stored([frames[number : number + 1] for frames in stored]))
                 latency_us.append((time.perf_counter_ns() - start) / 1000)
-        scores = dequantize(np.concatenate(rows).reshape(len(frames), -1), self.loaded.outputs[0])
-        return Answer(scores, scores.argmax(axis=1), tuple(latency_us))
+        outputs = tuple(
+            dequantize(np.concatenate(column), tensor)  # at once: one by one takes longer than the model
+            for column, tensor in zip(zip(*rows, strict=True), self.loaded.outputs, strict=True)
+        )
+        return Answer(outputs, self.decide(given[:1], outputs), tuple(latency_us))
 
-    def real_frames(self, frames: Array) -> NDArray[np.float32]:
-        """Return frames as real values, whatever form the caller sent them in."""
+    def decide(self, first_input: list[Array], outputs: tuple[Array, ...]) -> Decision:
+        """Return what outputs mean; ``first_input`` holds the first input, in whatever form a caller sent it."""
+        task = self.manifest.task
+        needed = [self.real_frames(0, frames) for frames in first_input] if task is Task.RECONSTRUCTION else []
+        return decide(task, self.manifest.postprocessing, needed, outputs)
+
+    def real_frames(self, position: int, frames: Array) -> Array:
+        """Return one input's frames as real values, whatever form the caller sent them in."""
         if frames.dtype == np.float32:
             return frames
-        return dequantize(frames, self.loaded.inputs[0])
-
-    def label_of(self, index: int) -> str:
-        """Return a label's name, or its index as text when the bundle names none."""
-        return self.manifest.labels[index] if self.manifest.labels else str(index)
+        return dequantize(frames, self.loaded.inputs[position])
 
     def warm_up(self) -> None:
         """Run a frame of zeros, so that the first caller does not pay for what is made on first use.
@@ -121,27 +122,56 @@ class ServedModel:
         Raises:
             InvalidModel: The interpreter fails.
         """
-        spec = self.input_spec
-        self.infer(np.zeros((1, *spec.shape[1:]), self.loaded.inputs[0].dtype))
+        pairs = zip(self.manifest.inputs, self.loaded.inputs, strict=True)
+        self.infer({spec.name: np.zeros(tensor.shape, tensor.dtype) for spec, tensor in pairs})
 
-    def _check(self, frames: Array) -> None:
-        spec = self.input_spec
-        if frames.shape[1:] != spec.shape[1:] or not 1 <= len(frames) <= MAX_FRAMES:
+    def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Return the inputs in the model's order."""
+        specs = self.manifest.inputs
+        if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+            raise wrong_names(self.manifest, list(inputs))
+        given = [inputs[spec.name] for spec in specs]
+        count = len(given[0])
+        for frames, spec, tensor in zip(given, specs, self.loaded.inputs, strict=True):
+            self._check(frames, spec, tensor)
+            if len(frames) != count:
+                raise InvalidInput(
+                    f"the inputs of model {self.name} have different numbers of frames",
+                    why=f"{count} of {specs[0].name!r}, {len(frames)} of {spec.name!r}",
+                )
+        return given
+
+    def _check(self, frames: Array, spec: TensorSpec, tensor: TensorDetails) -> None:
+        if frames.shape[1:] != spec.shape[1:] or not 1 <= len(frames) <= self.max_frames:
             wanted = ["n", *spec.shape[1:]]
             raise InvalidInput(
                 f"input {spec.name!r} of model {self.name} has shape [{', '.join(map(str, wanted))}]",
-                why=f"got {list(frames.shape)}; n is 1 to {MAX_FRAMES}",
+                why=f"got {list(frames.shape)}; n is 1 to {self.max_frames}",
             )
-        if frames.dtype not in (np.float32, self.loaded.inputs[0].dtype):
-            raise InvalidInput(
-                f"input {spec.name!r} of model {self.name} is FP32 or {spec.datatype}", why=f"got {frames.dtype}"
-            )
+        if frames.dtype != tensor.dtype and not (tensor.is_real and frames.dtype == np.float32):
+            wanted_types = " or ".join(datatypes_of(spec))
+            raise InvalidInput(f"input {spec.name!r} of model {self.name} is {wanted_types}", why=f"got {frames.dtype}")
         if frames.dtype.kind == "f" and not np.isfinite(frames).all():
             raise InvalidInput(f"input {spec.name!r} holds a value that is not finite", why="NaN or infinity")
 
 
+def datatypes_of(spec: TensorSpec) -> tuple[str, ...]:
+    """Return the types in which an input may be sent: real values first, then its own."""
+    if spec.scale or spec.datatype in ("FP32", "FP16"):
+        return ("FP32",) if spec.datatype == "FP32" else ("FP32", spec.datatype)
+    return (spec.datatype,)
+
+
+def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
+    """Return the error for inputs that are not those of the model."""
+    names = [repr(spec.name) for spec in manifest.inputs]
+    inputs = "one input" if len(names) == 1 else f"{len(names)} inputs"
+    given = ", ".join(repr(name[:64]) for name in got[:8]) or "none"
+    return InvalidInput(f"model {manifest.model} has {inputs}, {', '.join(names)}", why=f"got {given}")
+
+
 def load_bundle(bundle: Bundle, digest: str, threads: int) -> ServedModel:
-    """Load an opened bundle, every blob checked.
+    """Load an opened bundle, every blob checked, and its payload looked through before the runtime parses it.
 
     Args:
         bundle: The bundle.
@@ -151,21 +181,15 @@ def load_bundle(bundle: Bundle, digest: str, threads: int) -> ServedModel:
     Raises:
         DigestMismatch: A blob is damaged.
         MalformedBundle: Profile or golden inputs are not readable.
-        InvalidModel: The runtime refuses the payload, or it is not what the manifest tells.
-        IncompatibleBundle: The payload has more than one input.
+        InvalidModel: The payload is not sound, the runtime refuses it, or it is not what the manifest tells.
         RuntimeMissing: There is no TFLite runtime.
     """
     bundle.verify()
     manifest = bundle.manifest
     profile = Profile.decode(bundle.read(manifest.profile))
     golden = GoldenSet.decode(bundle.read(manifest.golden))
-    loaded = LoadedModel(bundle.read(manifest.payload), threads)
-    if len(manifest.inputs) != 1 or not manifest.outputs:
-        raise IncompatibleBundle(
-            f"bundle {manifest.model} {manifest.release} has {len(manifest.inputs)} inputs and "
-            f"{len(manifest.outputs)} outputs",
-            why="the runtime serves models with one input and at least one output",
-        )
+    payload = bundle.read(manifest.payload)
+    loaded = LoadedModel(payload, threads)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)
     return ServedModel(manifest, digest, profile, golden, loaded)
@@ -185,9 +209,14 @@ def _check_tensors(what: str, specs: tuple[TensorSpec, ...], tensors: tuple[Tens
     if len(specs) != len(tensors):
         raise InvalidModel(f"the payload has {len(tensors)} {what}s", why=f"the manifest tells {len(specs)}")
     for spec, tensor in zip(specs, tensors, strict=True):
-        told = (1, *spec.shape[1:]), DTYPES[spec.datatype]
-        if told != (tensor.shape, tensor.dtype):
+        told = spec.name, (1, *spec.shape[1:]), DTYPES[spec.datatype]
+        if told != (tensor.name, tensor.shape, tensor.dtype):
             raise InvalidModel(
                 f"the payload's {what} {tensor.name!r} is {tensor.dtype} {list(tensor.shape)}",
-                why=f"the manifest tells {told[1]} {list(told[0])}",
+                why=f"the manifest tells {told[0]!r}, {told[2]} {list(told[1])}",
+            )
+        if (spec.scale, spec.zero_point) != (tensor.scale, tensor.zero_point):
+            raise InvalidModel(
+                f"the payload's {what} {tensor.name!r} has scale {tensor.scale:g}, zero point {tensor.zero_point}",
+                why=f"the manifest tells {spec.scale:g} and {spec.zero_point}",
             )

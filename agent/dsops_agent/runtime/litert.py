@@ -7,7 +7,7 @@ Quantization follows the TFLite 8-bit specification, section "Specification summ
 import importlib
 import importlib.metadata
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,8 @@ from dsops.errors import InvalidInput, InvalidModel, RuntimeMissing
 
 Array = NDArray[Any]
 
-_CHOICES = (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"))
+LITERT = "ai-edge-litert"
+_CHOICES = (("ai_edge_litert.interpreter", LITERT), ("tflite_runtime.interpreter", "tflite-runtime"))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Runtime:
 class TensorDetails:
     """One input or output as the interpreter sees it; ``scale`` 0 means that it is not quantized.
 
-    ``low`` and ``high`` are the smallest and the largest value that an integer ``dtype`` holds.
+    ``low`` and ``high`` are the smallest and the largest value that an integer ``dtype`` holds. The name is that of the
+    model's signature; a model without one has only the tensor's own.
     """
 
     index: int
@@ -49,6 +51,11 @@ class TensorDetails:
     zero_point: int
     low: float = -math.inf
     high: float = math.inf
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it stands for real values, which callers may give as float32."""
+        return bool(self.scale) or self.dtype.kind == "f"
 
 
 def find_runtime(prefer: str = "") -> Runtime:
@@ -105,10 +112,10 @@ def quantize(real: Array, tensor: TensorDetails) -> Array:
     return stored.astype(tensor.dtype)
 
 
-def dequantize(stored: Array, tensor: TensorDetails) -> NDArray[np.float32]:
-    """Return the real values of a tensor, float32."""
+def dequantize(stored: Array, tensor: TensorDetails) -> Array:
+    """Return the real values of a tensor, float32; integers without a scale and truth values as they are."""
     if not tensor.scale:
-        return stored.astype(np.float32, copy=False)
+        return stored.astype(np.float32, copy=False) if stored.dtype.kind == "f" else stored
     real = stored.astype(np.float32)
     real -= np.float32(tensor.zero_point)
     real *= np.float32(tensor.scale)
@@ -139,13 +146,16 @@ class LoadedModel:
         try:
             self._interpreter = self.runtime.module.Interpreter(model_content=data, num_threads=threads, **options)
             self._interpreter.allocate_tensors()
-            self.inputs = tuple(map(_details, self._interpreter.get_input_details()))
-            self.outputs = tuple(map(_details, self._interpreter.get_output_details()))
+            names = self._signature_names()
+            self.inputs = tuple(_details(raw, names) for raw in self._interpreter.get_input_details())
+            self.outputs = tuple(_details(raw, names) for raw in self._interpreter.get_output_details())
         except (ValueError, RuntimeError, TypeError) as error:
             raise InvalidModel(f"{self.runtime} refuses the model", why=_one_line(error)) from error
 
-    def run(self, inputs: Sequence[Array]) -> list[NDArray[np.float32]]:
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run once: one array an input, batch axis included, real or stored values; real outputs come back.
+
+        What a model keeps from one run to the next (variable tensors) is forgotten first.
 
         Raises:
             InvalidInput: Their number, shape or type does not fit.
@@ -161,10 +171,20 @@ class LoadedModel:
         for array, tensor in zip(inputs, self.inputs, strict=True):
             self._set(array, tensor)
         try:
+            self._interpreter.reset_all_variables()  # takes 0.6 us where there are none
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(tensor.index) for tensor in self.outputs]
         except (ValueError, RuntimeError) as error:
             raise InvalidModel("the model failed while it ran", why=_one_line(error)) from error
+
+    def _signature_names(self) -> dict[int, str]:
+        """Return the names that the model's first signature gives to its tensors, by the tensor's index."""
+        keys = list(self._interpreter.get_signature_list())
+        if not keys:
+            return {}
+        runner = self._interpreter.get_signature_runner(keys[0])
+        details = [*runner.get_input_details().items(), *runner.get_output_details().items()]
+        return {int(detail["index"]): str(name) for name, detail in details}
 
     def _set(self, array: Array, tensor: TensorDetails) -> None:
         if array.shape != tensor.shape:
@@ -175,13 +195,13 @@ class LoadedModel:
             raise InvalidInput(f"input {tensor.name!r} was refused", why=_one_line(error)) from error
 
 
-def _details(raw: dict[str, Any]) -> TensorDetails:
+def _details(raw: dict[str, Any], names: Mapping[int, str]) -> TensorDetails:
     scale, zero_point = raw["quantization"]
     dtype = np.dtype(raw["dtype"])
     low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (-math.inf, math.inf)
     return TensorDetails(
         index=int(raw["index"]),
-        name=str(raw["name"]),
+        name=names.get(int(raw["index"]), str(raw["name"])),
         shape=tuple(int(size) for size in raw["shape"]),
         dtype=dtype,
         scale=float(scale),

@@ -6,18 +6,18 @@ typed (``contents``); an answer uses the form of its request.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from dsops.api.v1 import inference_pb2 as pb
 from dsops.errors import InvalidInput, NotFound
-from dsops_agent.runtime.engine import DTYPES, MAX_FRAMES, Answer, ServedModel
+from dsops.manifest import TensorSpec
+from dsops_agent.runtime.answer import Answer, Output
+from dsops_agent.runtime.engine import DTYPES, ServedModel, datatypes_of, wrong_names
 from dsops_agent.runtime.litert import Array
 
-SCORES = "scores"
-LABEL = "label"
 PLATFORM = "tflite"
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _TYPED = {
@@ -28,52 +28,64 @@ _TYPED = {
     "INT32": "int_contents",
     "INT64": "int64_contents",
     "UINT8": "uint_contents",
+    "BYTES": "bytes_contents",
 }
 
 
-def decode_frames(request: pb.ModelInferRequest, served: ServedModel) -> Array:
-    """Return the frames of a request, [n, ...], in the type that was sent.
+def decode_inputs(request: pb.ModelInferRequest, served: ServedModel) -> dict[str, Array]:
+    """Return the inputs of a request by name, each [n, ...], in the type that was sent.
 
     Raises:
-        InvalidInput: The input has another name, type, shape or length than the model's; the text says which it has.
+        InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
+            model's; the text says which it has.
     """
-    spec = served.input_spec
-    if len(request.inputs) != 1 or request.inputs[0].name != spec.name:
-        names = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
-        raise InvalidInput(f"model {served.name} has one input, {spec.name!r}", why=f"got {names}")
-    tensor = request.inputs[0]
-    if tensor.datatype not in ("FP32", spec.datatype):
-        wanted = " or ".join(sorted({"FP32", spec.datatype}))
+    specs = {spec.name: spec for spec in served.manifest.inputs}
+    names = [tensor.name for tensor in request.inputs]
+    if len(names) != len(specs) or set(names) != specs.keys():
+        raise wrong_names(served.manifest, names)
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(names):
+        raise InvalidInput(f"a request with {len(names)} inputs has as many raw contents", why=f"got {len(raw)}")
+    found = {}
+    for position, tensor in enumerate(request.inputs):
+        _check_tensor(tensor, specs[tensor.name], served.max_frames)
+        found[tensor.name] = _raw_array(tensor, raw[position]) if raw else _typed_values(tensor)
+    return found
+
+
+def _check_tensor(tensor: _InputTensor, spec: TensorSpec, max_frames: int) -> None:
+    datatypes = datatypes_of(spec)
+    if tensor.datatype not in datatypes:
+        wanted = " or ".join(datatypes)
         raise InvalidInput(f"input {spec.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
     shape = tuple(tensor.shape)
-    if shape[1:] != spec.shape[1:] or not shape or not 1 <= shape[0] <= MAX_FRAMES:
+    if shape[1:] != spec.shape[1:] or not shape or not 1 <= shape[0] <= max_frames:
         wanted = ", ".join(["n", *map(str, spec.shape[1:])])
         raise InvalidInput(
-            f"input {spec.name!r} has shape [{wanted}], n from 1 to {MAX_FRAMES}", why=f"got {list(shape)[:8]}"
+            f"input {spec.name!r} has shape [{wanted}], n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
         )
-    return _values(request, tensor, shape)
 
 
-def _values(
-    request: pb.ModelInferRequest, tensor: pb.ModelInferRequest.InferInputTensor, shape: Sequence[int]
-) -> Array:
+def _raw_array(tensor: _InputTensor, raw: bytes) -> Array:
     dtype = DTYPES[tensor.datatype]
-    count = math.prod(shape)
-    size_bytes = count * dtype.itemsize
-    if request.raw_input_contents:
-        raw = request.raw_input_contents[0]
-        if len(request.raw_input_contents) != 1 or len(raw) != size_bytes:
-            raise InvalidInput(
-                f"input {tensor.name!r} of shape {list(shape)} has {size_bytes} bytes",
-                why=f"got {len(raw)}",
-            )
-        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+    size_bytes = math.prod(tensor.shape) * dtype.itemsize
+    if len(raw) != size_bytes:
+        shape = list(tensor.shape)
+        raise InvalidInput(f"input {tensor.name!r} of shape {shape} has {size_bytes} bytes", why=f"got {len(raw)}")
+    if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
+        return np.frombuffer(raw, np.uint8).reshape(tensor.shape).astype(np.bool_)
+    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+
+
+def _typed_values(tensor: _InputTensor) -> Array:
     if tensor.datatype not in _TYPED:
         raise InvalidInput(f"{tensor.datatype} values travel in raw_input_contents")
+    count = math.prod(tensor.shape)
     values = getattr(tensor.contents, _TYPED[tensor.datatype])
     if len(values) != count:
-        raise InvalidInput(f"input {tensor.name!r} of shape {list(shape)} has {count} values", why=f"got {len(values)}")
-    return _typed_array(tensor.name, values, dtype).reshape(shape)
+        shape = list(tensor.shape)
+        raise InvalidInput(f"input {tensor.name!r} of shape {shape} has {count} values", why=f"got {len(values)}")
+    return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(tensor.shape)
 
 
 def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
@@ -96,26 +108,26 @@ def encode_answer(request: pb.ModelInferRequest, served: ServedModel, answer: An
     response.parameters["digest"].string_param = served.digest
     response.parameters["release"].int64_param = served.release
     raw = bool(request.raw_input_contents)
-    for name in wanted_outputs(request, served):
-        if name == SCORES:
-            _add_scores(response, answer, raw=raw)
-        else:
-            _add_labels(response, [served.label_of(int(index)).encode() for index in answer.labels], raw=raw)
+    for output in wanted_outputs(request, served):
+        _add(response, output, answer, raw=raw)
     return response
 
 
-def wanted_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[str]:
-    """Return the names of the outputs that a request wants.
+def wanted_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[Output]:
+    """Return the outputs that a request wants.
 
     Raises:
         InvalidInput: There is no such output.
     """
-    there = [SCORES, LABEL] if served.manifest.labels else [SCORES]
-    wanted = [output.name for output in request.outputs] or there
-    for name in wanted:
-        if name not in there:
-            raise InvalidInput(f"model {served.name} has the outputs {', '.join(there)}", why=f"got {name[:64]!r}")
-    return wanted
+    offered = served.offered
+    if not request.outputs:
+        return [output for output in offered.values() if output.by_default]
+    for wanted in request.outputs:
+        if wanted.name not in offered:
+            raise InvalidInput(
+                f"model {served.name} has the outputs {', '.join(offered)}", why=f"got {wanted.name[:64]!r}"
+            )
+    return [offered[wanted.name] for wanted in request.outputs]
 
 
 def check_version(served: ServedModel, version: str) -> None:
@@ -130,27 +142,26 @@ def check_version(served: ServedModel, version: str) -> None:
 
 def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     """Return a model's metadata; -1 is the batch axis."""
-    spec = served.input_spec
     response = pb.ModelMetadataResponse(name=served.name, versions=[str(served.release)], platform=PLATFORM)
-    response.inputs.add(name=spec.name, datatype="FP32", shape=[-1, *spec.shape[1:]])
-    classes = math.prod(served.manifest.outputs[0].shape[1:])
-    response.outputs.add(name=SCORES, datatype="FP32", shape=[-1, classes])
-    if served.manifest.labels:
-        response.outputs.add(name=LABEL, datatype="BYTES", shape=[-1])
+    for spec in served.manifest.inputs:
+        response.inputs.add(name=spec.name, datatype=datatypes_of(spec)[0], shape=[-1, *spec.shape[1:]])
+    for output in served.offered.values():
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
     return response
 
 
-def _add_scores(response: pb.ModelInferResponse, answer: Answer, *, raw: bool) -> None:
-    output = response.outputs.add(name=SCORES, datatype="FP32", shape=answer.scores.shape)
+def _add(response: pb.ModelInferResponse, output: Output, answer: Answer, *, raw: bool) -> None:
+    values = output.take(answer)
+    shape = [len(values), *output.shape]
+    tensor = response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
     if raw:
-        response.raw_output_contents.append(answer.scores.astype("<f4", copy=False).tobytes())
+        response.raw_output_contents.append(_packed(values, output.datatype))
     else:
-        output.contents.fp32_contents.extend(answer.scores.ravel().tolist())
+        plain = values if isinstance(values, list) else values.ravel().tolist()
+        getattr(tensor.contents, _TYPED[output.datatype]).extend(plain)
 
 
-def _add_labels(response: pb.ModelInferResponse, labels: list[bytes], *, raw: bool) -> None:
-    output = response.outputs.add(name=LABEL, datatype="BYTES", shape=[len(labels)])
-    if raw:
-        response.raw_output_contents.append(b"".join(struct.pack("<I", len(label)) + label for label in labels))
-    else:
-        output.contents.bytes_contents.extend(labels)
+def _packed(values: Array | list[bytes], datatype: str) -> bytes:
+    if isinstance(values, list):
+        return b"".join(struct.pack("<I", len(text)) + text for text in values)
+    return values.astype(DTYPES[datatype].newbyteorder("<"), copy=False).tobytes()

@@ -8,6 +8,7 @@ on memory and time.
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from dsops.bundle import Bundle, file_digest
 from dsops.errors import DsopsError, IncompatibleBundle
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.litert import LITERT, Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
 
 TIMED_FRAMES = 100
@@ -24,7 +26,7 @@ TIMED_S = 2.0
 
 
 def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
-    """Load a bundle, check its golden inputs, measure its latency.
+    """Load a bundle, check its golden inputs, and its budgets of latency, memory and disk.
 
     Args:
         path: The bundle file.
@@ -36,20 +38,57 @@ def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
         IncompatibleBundle: It is too slow or too large for this device.
     """
     bundle = Bundle.open(path)
-    served = load_bundle(bundle, file_digest(path)[0], threads)
+    digest, length_bytes = file_digest(path)
+    budgets = bundle.manifest.budgets
+    check_budget("the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
+    check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
+    served = load_bundle(bundle, digest, threads)
     p50_ms, p95_ms = measure_latency_ms(served)
-    limits_ms = [limit for limit in (max_latency_ms, bundle.manifest.limits.max_latency_ms) if limit]
+    rss_bytes = peak_bytes()
+    limits_ms = [limit for limit in (max_latency_ms, budgets.max_latency_ms) if limit]
     if limits_ms and p50_ms > min(limits_ms):
         raise IncompatibleBundle(
             f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms"
         )
+    check_budget("the model takes {} bytes of memory on this device", rss_bytes, budgets.max_memory_bytes)
     return {
         "ok": True,
         "latency_ms": p50_ms,
         "p95_ms": p95_ms,
-        "rss_bytes": peak_bytes(),
+        "rss_bytes": rss_bytes,
         "runtime": str(served.loaded.runtime),
     }
+
+
+def check_budget(what: str, used: int, budget: int) -> None:
+    """Compare what is used with what the manifest allows; 0 sets no limit.
+
+    Raises:
+        IncompatibleBundle: It is more.
+    """
+    if budget and used > budget:
+        raise IncompatibleBundle(what.format(used), why=f"its budget is {budget}", used=used, budget=budget)
+
+
+def check_runtime(runtime: Runtime, min_litert: str) -> None:
+    """Check that the runtime is no older than a bundle needs; tflite-runtime is older than every LiteRT.
+
+    Raises:
+        IncompatibleBundle: It is.
+    """
+    if not min_litert:
+        return
+    if runtime.name != LITERT or _version(runtime.version) < _version(min_litert):
+        raise IncompatibleBundle(
+            f"this device has {runtime}", why=f"the bundle needs LiteRT {min_litert}", hint="update ai-edge-litert"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with; what is left out counts as 0."""
+    found = re.match(r"\d+(\.\d+){0,2}", text)
+    numbers = [int(number) for number in found[0].split(".")] if found else []
+    return tuple(numbers + [0] * (3 - len(numbers)))
 
 
 def measure_latency_ms(served: ServedModel) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from dsops.api.v1 import inference_pb2 as pb
 from dsops.api.v1 import inference_pb2_grpc
 from dsops.errors import DsopsError, InvalidInput, NotFound, PortBusy
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.engine import Answer
+from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sockets import make_room
 from dsops_agent.runtime.swap import Models, Serving
@@ -84,9 +84,9 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         served = serving.model
         oip.check_version(served, request.model_version)
         oip.wanted_outputs(request, served)
-        frames = oip.decode_frames(request, served)
-        answer = _answer(serving, frames)
-        _tell(serving, frames, answer, request.id)
+        inputs = oip.decode_inputs(request, served)
+        answer = _answer(serving, inputs)
+        _tell(serving, inputs, answer, request.id)
         return oip.encode_answer(request, served, answer)
 
     def _guarded(self, context: grpc.ServicerContext, work: Callable[[], Result]) -> Result:
@@ -104,9 +104,9 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return grpc.StatusCode.INTERNAL
 
 
-def _answer(serving: Serving, frames: Array) -> Answer:
+def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return serving.model.infer(frames)
+        return serving.model.infer(inputs)
     except InvalidInput:
         raise
     except DsopsError:
@@ -114,9 +114,9 @@ def _answer(serving: Serving, frames: Array) -> Answer:
         raise
 
 
-def _tell(serving: Serving, frames: Array, answer: Answer, request_id: str) -> None:
+def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
     try:
-        serving.watch.answered(frames, answer, request_id)
+        serving.watch.answered(inputs, answer, request_id)
     except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
         logger.exception("model %s: an answer could not be recorded", serving.model.name)
 

@@ -6,14 +6,15 @@ answered a frame; the old model's memory goes when its last request is done, bec
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
-from dsops_agent.runtime.engine import Answer, ServedModel, check_digest, load_bundle
+from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
 from dsops_agent.runtime.litert import Array
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Watch(Protocol):
         """What happened since the bundle was activated."""
         ...
 
-    def answered(self, frames: Array, answer: Answer, request_id: str) -> None:
+    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
         """Take note of an answered request."""
         ...
 

@@ -1,18 +1,25 @@
-"""Watches one served bundle: counts what it answers, measures drift, keeps samples, reports changes."""
+"""Watches one served bundle: counts what it answers, measures drift, keeps samples, reports changes.
+
+A sample record has one input and one output. It holds the first input as the caller sent it, and the probabilities of a
+classification or else the first output.
+"""
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
-from dsops.signals import measure
+from dsops.decision import Decision
+from dsops.manifest import Manifest, Task
+from dsops.signals import measure, signals_of, watched_inputs
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
 from dsops_agent.drift.sampler import Kept, Sampler
+from dsops_agent.runtime.answer import Answer, named_choice
 from dsops_agent.runtime.collect import Identity, Interval, micros
-from dsops_agent.runtime.engine import DTYPES, Answer, ServedModel
+from dsops_agent.runtime.engine import DTYPES, ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.swap import Totals
@@ -57,7 +64,10 @@ class ModelWatch:
         self._put = put
         self._clock = clock
         self._identity = Identity(served.name, served.release, served.digest)
-        self._monitor = _make_monitor(served) if drift_enabled else None
+        self._task = served.manifest.task
+        self._watched = watched_inputs(served.manifest.inputs)
+        known = signals_of(self._task, served.manifest.inputs)
+        self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
         self._verdict = Verdict(0.0, Level.NONE, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
         self._requests = 0
@@ -71,16 +81,20 @@ class ModelWatch:
             verdict = self._verdict
             return Totals(self._requests, self._errors, verdict.level.name.lower(), verdict.score)
 
-    def answered(self, frames: Array, answer: Answer, request_id: str) -> None:
-        """Take note of an answered request: ``frames`` as the caller sent them, [n, ...]."""
+    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+        """Take note of an answered request: ``inputs`` by name as the caller sent them, each [n, ...]."""
+        specs = self._served.manifest.inputs
+        first = inputs[specs[0].name]
         with self._lock:
-            self._requests += len(frames)
-            self._interval.answered(answer)
-            real = self._served.real_frames(frames) if self._monitor else frames
-            for row in range(len(frames)):
+            confidences = confidences_of(self._served.manifest, answer.decision)
+            self._requests += len(first)
+            self._interval.answered(answer, confidences if self._task is Task.CLASSIFICATION else None)
+            positions = self._watched if self._monitor else ()
+            watched = [(at, self._served.real_frames(at, inputs[specs[at].name])) for at in positions]
+            for row in range(len(first)):
                 if self._monitor:
-                    self._feed(self._monitor.feed(measure(real[row], answer.scores[row])))
-                self._sample(frames[row : row + 1], answer, row, request_id)
+                    self._feed(self._monitor.feed(self._measure(watched, answer, row)))
+                self._sample(first[row : row + 1], answer, confidences[row] if confidences else None, row, request_id)
 
     def failed(self) -> None:
         """Take note of a request that the model could not answer."""
@@ -122,18 +136,26 @@ class ModelWatch:
         )
         return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
 
-    def _sample(self, frame: Array, answer: Answer, row: int, request_id: str) -> None:
-        size_bytes = frame.nbytes + answer.scores.nbytes // len(answer.scores) + _RECORD_BYTES
+    def _measure(self, watched: list[tuple[int, Array]], answer: Answer, row: int) -> dict[str, float]:
+        scores = answer.decision.scores
+        frames = [(at, real[row]) for at, real in watched]
+        return measure(self._task, frames, answer.outputs[0][row], None if scores is None else scores[row])
+
+    def _sample(self, frame: Array, answer: Answer, confidence: float | None, row: int, request_id: str) -> None:
+        output = self._kept_output(answer)
+        size_bytes = frame.nbytes + output.nbytes // len(output) + _RECORD_BYTES
         if size_bytes > MAX_SAMPLE_BYTES:
             return
         now_s = self._clock.monotonic_s()
-        kept = self._sampler.choose(
-            now_s, size_bytes, answer.confidences[row], self._verdict.level, self._verdict.score
-        )
+        kept = self._sampler.choose(now_s, size_bytes, confidence, self._verdict.level, self._verdict.score)
         if kept is not None:
             self._put(Kind.SAMPLES, self._record(kept, frame, answer, row, request_id), False)
 
+    def _kept_output(self, answer: Answer) -> Array:
+        return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]
+
     def _record(self, kept: Kept, frame: Array, answer: Answer, row: int, request_id: str) -> bytes:
+        choices = answer.decision.choices
         return samples_pb2.SampleRecord(
             time_us=micros(self._clock.now()),
             model=self._identity.model,
@@ -144,17 +166,24 @@ class ModelWatch:
             inclusion=kept.inclusion,
             request_id=request_id,
             input=_tensor(frame),
-            output=_tensor(answer.scores[row : row + 1]),
-            predicted=self._served.label_of(int(answer.labels[row])),
+            output=_tensor(self._kept_output(answer)[row : row + 1]),
+            predicted="" if choices is None else named_choice(self._served.manifest, int(choices[row])),
         ).SerializeToString()
 
 
-def _make_monitor(served: ServedModel) -> DriftMonitor | None:
-    scores = served.manifest.outputs[0].shape
-    if int(np.prod(scores[1:])) < 2:
-        logger.warning("model %s gives one number a frame: drift is not measured", served.name)
-        return None
-    return DriftMonitor(served.profile)
+def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None:
+    """Return how sure a model is of each frame, from 0 to 1, or nothing when it does not say.
+
+    Of a classification that is the largest probability. Of a reconstruction it is how sure the frame is a usual one,
+    ``threshold / (threshold + score)``: 1 for a perfect reconstruction, 0.5 at the threshold, less for an anomaly.
+    """
+    if manifest.task is Task.CLASSIFICATION and decision.scores is not None:
+        largest: list[float] = decision.scores.max(axis=1).tolist()
+        return largest
+    threshold = manifest.postprocessing.threshold
+    if manifest.task is Task.RECONSTRUCTION and threshold is not None and decision.scores is not None:
+        return [threshold / (threshold + score) if threshold > 0 else 0.0 for score in decision.scores.tolist()]
+    return None
 
 
 def _tensor(values: Array) -> samples_pb2.Tensor:

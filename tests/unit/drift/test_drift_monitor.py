@@ -159,7 +159,7 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
     known = Signal(name="confidence", kind="ordinal", edges=(0.5,), counts=(100, 100))
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
     with caplog.at_level(logging.WARNING):
-        monitor = DriftMonitor(Profile(n_ref=200, signals=(known, strange)))
+        monitor = DriftMonitor(Profile(n_ref=200, signals=(known, strange)), {"confidence", "margin"})
         monitor.feed({"confidence": 0.2})
         monitor.feed({"confidence": 0.7})
     assert monitor.watched == ("confidence",)
@@ -169,7 +169,7 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
 
 def test_a_profile_without_a_known_signal_gives_no_verdict() -> None:
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
-    verdict = DriftMonitor(Profile(n_ref=200, signals=(strange,))).feed({"confidence": 0.1})
+    verdict = DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}).feed({"confidence": 0.1})
     assert (verdict.score, verdict.level, verdict.frames) == (0.0, Level.NONE, 0)
 
 

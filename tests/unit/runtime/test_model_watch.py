@@ -33,7 +33,7 @@ class Bench:
         self.records.append((kind, record, urgent))
 
     def ask(self, rows: Array, request_id: str = "") -> None:
-        self.watch.answered(rows, self.served.infer(rows), request_id)
+        self.watch.answered({"image": rows}, self.served.infer({"image": rows}), request_id)
 
     def telemetry(self) -> list[telemetry_pb2.TelemetryRecord]:
         return [telemetry_pb2.TelemetryRecord.FromString(r) for kind, r, _ in self.records if kind is Kind.TELEMETRY]
@@ -130,7 +130,7 @@ def test_without_drift_monitor_nothing_of_it_is_told(tmp_path: Path) -> None:
 
 def test_a_huge_frame_is_never_kept(tmp_path: Path) -> None:
     bench = Bench(tmp_path, chance=0.0)
-    answer = bench.served.infer(frames(1))
+    answer = bench.served.infer({"image": frames(1)})
     huge = np.zeros((1, MAX_SAMPLE_BYTES // 4 + 1), np.float32)
-    bench.watch.answered(huge[:, :, None, None], answer, "")
+    bench.watch.answered({"image": huge[:, :, None, None]}, answer, "")
     assert bench.samples() == []

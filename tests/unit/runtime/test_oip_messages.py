@@ -39,7 +39,7 @@ def request(
 @pytest.mark.parametrize("raw", [True, False])
 def test_real_values_arrive(served: ServedModel, raw: bool) -> None:
     rows = frames(3)
-    found = oip.decode_frames(request(rows, raw=raw), served)
+    found = oip.decode_inputs(request(rows, raw=raw), served)["image"]
     assert found.dtype == np.float32
     assert (found == rows).all()
 
@@ -47,7 +47,7 @@ def test_real_values_arrive(served: ServedModel, raw: bool) -> None:
 @pytest.mark.parametrize("raw", [True, False])
 def test_stored_values_arrive(served: ServedModel, raw: bool) -> None:
     rows = np.arange(-8, 8, dtype=np.int8).reshape(1, *SHAPE)
-    found = oip.decode_frames(request(rows, raw=raw, datatype="INT8"), served)
+    found = oip.decode_inputs(request(rows, raw=raw, datatype="INT8"), served)["image"]
     assert found.dtype == np.int8
     assert (found == rows).all()
 
@@ -73,7 +73,7 @@ def two_raw() -> pb.ModelInferRequest:
     [
         (no_input(), "one input, 'image': got none"),
         (two_inputs(), "one input"),
-        (two_raw(), "64 bytes"),
+        (two_raw(), "as many raw contents: got 2"),
         (request(frames(1), name="picture"), "got 'picture'"),
         (request(frames(1), datatype="FP64"), "datatype FP32 or INT8: got 'FP64'"),
         (request(frames(1), shape=[1, 16]), r"shape \[n, 4, 4, 1\]"),
@@ -90,7 +90,7 @@ def test_a_request_that_does_not_fit_is_told_what_does(
     served: ServedModel, message: pb.ModelInferRequest, text: str
 ) -> None:
     with pytest.raises(InvalidInput, match=text):
-        oip.decode_frames(message, served)
+        oip.decode_inputs(message, served)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
@@ -106,7 +106,7 @@ def test_whatever_comes_is_frames_or_a_refusal(
     message = pb.ModelInferRequest(raw_input_contents=raw)
     message.inputs.add(name="image", datatype=datatype, shape=shape).contents.fp32_contents.extend(typed)
     try:
-        found = oip.decode_frames(message, served)
+        found = oip.decode_inputs(message, served)["image"]
     except InvalidInput:
         return
     assert found.shape[1:] == SHAPE
@@ -115,7 +115,7 @@ def test_whatever_comes_is_frames_or_a_refusal(
 @pytest.mark.parametrize("raw", [True, False])
 def test_an_answer_has_the_form_of_its_request(served: ServedModel, raw: bool) -> None:
     message = request(frames(2), raw=raw)
-    response = oip.encode_answer(message, served, served.infer(frames(2)))
+    response = oip.encode_answer(message, served, served.infer({"image": frames(2)}))
     assert (response.model_name, response.model_version, response.id) == ("compass", "1", "r-7")
     assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
         ("scores", "FP32", [2, CLASSES]),
@@ -133,19 +133,21 @@ def test_an_answer_has_the_form_of_its_request(served: ServedModel, raw: bool) -
 def test_only_the_outputs_asked_for(served: ServedModel) -> None:
     message = request(frames(1))
     message.outputs.add(name="label")
-    response = oip.encode_answer(message, served, served.infer(frames(1)))
+    response = oip.encode_answer(message, served, served.infer({"image": frames(1)}))
     assert [output.name for output in response.outputs] == ["label"]
     assert len(response.raw_output_contents) == 1
     message.outputs.add(name="boxes")
     with pytest.raises(InvalidInput, match="scores, label: got 'boxes'"):
-        oip.encode_answer(message, served, served.infer(frames(1)))
+        oip.encode_answer(message, served, served.infer({"image": frames(1)}))
 
 
 def test_a_model_without_labels_has_scores_only(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, labels=())
     plain = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
     assert [output.name for output in oip.describe(plain).outputs] == ["scores"]
-    assert [o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer(frames(1))).outputs] == ["scores"]
+    assert [
+        o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer({"image": frames(1)})).outputs
+    ] == ["scores"]
 
 
 def test_versions(served: ServedModel) -> None:

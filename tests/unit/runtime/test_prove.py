@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runtime_bundles import LABELS, make_bundle
 
-from dsops.manifest import Limits
+from dsops.manifest import Budgets
 from dsops_agent.runtime.prove import percentile
 
 
@@ -44,7 +44,7 @@ def test_wrong_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_too_slow_by_the_flag_or_by_the_manifest(tmp_path: Path, flag: bool) -> None:
-    bundle = make_bundle(tmp_path, limits=None if flag else Limits(max_latency_ms=1e-6))
+    bundle = make_bundle(tmp_path, budgets=None if flag else Budgets(max_latency_ms=1e-6))
     result = prove(bundle.path, *(["--max-latency-ms", "0.000001"] if flag else []))
     assert result["error"]["code"] == "bundle.incompatible"
     assert result["error"]["why"] == "the limit is 1e-06 ms"

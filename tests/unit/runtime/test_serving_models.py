@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bun
 
 from dsops.bundle import Bundle, sha256_hex
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle, NotFound
-from dsops_agent.runtime.engine import MAX_FRAMES, Answer, ServedModel, load_bundle
+from dsops_agent.runtime.answer import Answer, named_choice
+from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.swap import Models, Totals
@@ -28,7 +29,7 @@ class Witness:
     def totals(self) -> Totals:
         return Totals(self.answers, 0)
 
-    def answered(self, frames: Array, answer: Answer, request_id: str) -> None:
+    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
         self.answers += 1
 
     def failed(self) -> None:
@@ -50,11 +51,11 @@ def activate(where: Models, bundle: MadeBundle) -> None:
 @pytest.mark.parametrize("int8", [True, False])
 def test_frames_are_answered_one_by_one(tmp_path: Path, int8: bool) -> None:
     served = load(make_bundle(tmp_path, int8=int8))
-    answer = served.infer(frames(10))
-    assert answer.scores.shape == (10, CLASSES)
+    answer = served.infer({"image": frames(10)})
+    assert answer.scores.shape == answer.outputs[0].shape == (10, CLASSES)
     assert answer.scores.dtype == np.float32
     assert answer.scores.sum(axis=1) == pytest.approx(np.ones(10), abs=0.02)
-    assert answer.labels.tolist() == [i % CLASSES for i in range(10)]
+    assert answer.choices.tolist() == [i % CLASSES for i in range(10)]
     assert len(answer.latency_us) == 10
     assert min(answer.latency_us) > 0
 
@@ -62,8 +63,8 @@ def test_frames_are_answered_one_by_one(tmp_path: Path, int8: bool) -> None:
 def test_stored_input_is_taken_and_told_as_real_values(tmp_path: Path) -> None:
     served = load(make_bundle(tmp_path))
     stored = np.full((1, *SHAPE), 127, np.int8)
-    assert served.infer(stored).scores.shape == (1, CLASSES)
-    assert served.real_frames(stored) == pytest.approx(np.ones((1, *SHAPE)))
+    assert served.infer({"image": stored}).scores.shape == (1, CLASSES)
+    assert served.real_frames(0, stored) == pytest.approx(np.ones((1, *SHAPE)))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_stored_input_is_taken_and_told_as_real_values(tmp_path: Path) -> None:
 )
 def test_input_that_does_not_fit_is_refused(tmp_path: Path, rows: Array, text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
-        load(make_bundle(tmp_path)).infer(rows)
+        load(make_bundle(tmp_path)).infer({"image": rows})
 
 
 def test_right_golden_inputs_pass(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_labels_in_another_order_are_found(tmp_path: Path) -> None:
     swapped = (LABELS[1], LABELS[0], *LABELS[2:])
     with pytest.raises(GoldenMismatch, match="4 of 8") as caught:
         check_golden(load(make_bundle(tmp_path, labels=swapped)))
-    assert caught.value.why == "input 0: label 'east', expected 'north'"
+    assert caught.value.why == "input 0: 'east', expected 'north'"
     assert caught.value.details == {"differing": 4, "of": 8}
 
 
@@ -110,7 +111,7 @@ def test_a_payload_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
 def test_a_model_without_labels_is_checked_by_its_scores(tmp_path: Path) -> None:
     served = load(make_bundle(tmp_path, labels=()))
     check_golden(served)
-    assert served.label_of(3) == "3"
+    assert named_choice(served.manifest, 3) == "3"
 
 
 def test_activation_checks_what_it_was_asked_for(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_request_in_flight_ends_on_the_old_model_which_is_then_freed(tmp_path:
         entered.set()
         with served.lock:
             pass  # the test holds the model's lock: this request is in flight
-        answers.append(int(served.infer(frames(1)).labels[0]))
+        answers.append(int(served.infer({"image": frames(1)}).choices[0]))
 
     old.model.lock.acquire()
     asker = threading.Thread(target=ask, args=(lambda: where.get("compass").model,))
