@@ -16,7 +16,7 @@ _NOT_PARAMETERS = frozenset({DType.INT64, DType.STRING, DType.BOOL, DType.RESOUR
 class Weight:
     """One constant tensor: ``start`` and ``length_bytes`` say where its values are in the file.
 
-    ``scales`` has one number, or one a slice along ``axis``, or none when the values are real.
+    ``scales`` and ``zero_points`` have one number, or one a slice along ``axis``, or none when the values are real.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Weight:
     start: int
     length_bytes: int
     scales: tuple[float, ...] = ()
+    zero_points: tuple[int, ...] = ()
     axis: int = 0
 
     @property
@@ -98,6 +99,7 @@ def _weight(tensor: Tensor) -> Weight:
         start=tensor.buffer.start,
         length_bytes=tensor.buffer.length,
         scales=tuple(float(scale) for scale in quantization.scales) if quantization else (),
+        zero_points=tuple(int(zero) for zero in quantization.zero_points) if quantization else (),
         axis=quantization.axis if quantization else 0,
     )
 
