@@ -1,131 +1,156 @@
-"""Quantizes a float TFLite model after training, with ai-edge-quantizer and no TensorFlow."""
+"""Quantizes a float TFLite model after training, with ai-edge-quantizer and no TensorFlow.
 
-from enum import StrEnum
-from typing import Any
+Each mode's failures that the quantizer does not notice are caught here: a file that did not change, an output that is
+constant, names that were lost. What it cannot take is rewritten first, where an equal form exists.
+"""
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_quantizer import quantizer, recipe
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
-from dsops_controller.build.arrays import Floats, check_frames
+from ai_edge_quantizer import quantizer
+
+from dsops.errors import InvalidInput, UnsupportedModel
+from dsops_controller.build.data import DataSet, check_inputs
 from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.progress import Progress, silent
+from dsops_controller.build.quant_checks import (
+    check_frames_of,
+    compare_answers,
+    float_operators,
+    require_change,
+    require_float,
+    require_same_tensors,
+    require_varied,
+)
+from dsops_controller.build.quant_graph import Graph, Operator, tally
+from dsops_controller.build.quant_ranges import Ranges, constant_tensors, matmul_ranges, measure_ranges
+from dsops_controller.build.quant_recipe import OperatorRule, QuantMode, resolve_rules, tool_recipe
 from dsops_controller.build.quiet import quiet
+from dsops_controller.build.rewrite_buffers import inline_buffers
+from dsops_controller.build.rewrite_matmul import rewrite_matmuls
+from dsops_controller.build.rewrite_names import rewrite_names
+from dsops_controller.build.rewrite_padding import rewrite_paddings
 
-_CHECKED_FRAMES = 16
-_REFUSALS = (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError)
-"""What the quantizer raises for a graph that it cannot quantize."""
-_NARROW = (schema.TensorType.INT8, schema.TensorType.INT16)
+__all__ = ["OperatorRule", "QuantMode", "Quantized", "quantize"]
 
-Ranges = dict[str, dict[str, Any]]
-"""Smallest and largest value of each tensor, by the tensor's name, in the quantizer's form."""
-
-
-class QuantMode(StrEnum):
-    """How numbers are stored and computed."""
-
-    INT8 = "int8"
-    """Weights and activations int8; smallest and fastest, needs calibration."""
-    INT16X8 = "int16x8"
-    """Weights int8, activations int16; closer to float, needs calibration."""
-    DYNAMIC8 = "dynamic8"
-    """Weights int8, activations float, quantized while it runs."""
-    WEIGHT8 = "weight8"
-    """Weights stored int8, computed in float."""
+CALIBRATION = "the calibration data"
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the quantizer raises for a graph that it cannot take; it has no errors of its own."""
+_LISTED = 5
+"""How many names a note lists."""
 
 
-_RECIPES = {
-    QuantMode.INT8: recipe.static_wi8_ai8,
-    QuantMode.INT16X8: recipe.static_wi8_ai16,
-    QuantMode.DYNAMIC8: recipe.dynamic_wi8_afp32,
-    QuantMode.WEIGHT8: recipe.weight_only_wi8_afp32,
-}
+@dataclass(frozen=True)
+class Quantized:
+    """A model, and what a person should know of it: operators that stayed float, scores that became equal."""
+
+    data: bytes
+    notes: tuple[str, ...] = ()
 
 
-def quantize(float_model: bytes, calibration: Floats, mode: QuantMode = QuantMode.INT8) -> bytes:
-    """Return the quantized model.
+def quantize(
+    float_model: bytes,
+    mode: QuantMode,
+    calibration: DataSet | None = None,
+    rules: Sequence[OperatorRule] = (),
+    progress: Progress = silent,
+) -> Quantized:
+    """Return the quantized model. Names, order and shapes of inputs and outputs stay; equal arguments give equal bytes.
 
     Args:
         float_model: A float32 TFLite model with one signature, as :func:`read_model` gives it.
-        calibration: Typical frames, float32 [N, H, W, C] or [N, F].
         mode: How numbers are stored and computed.
+        calibration: Typical frames; the modes (and rules) with integer activations need them.
+        rules: Exceptions for some operators.
+        progress: Told of the steps, and of each calibration frame.
 
     Raises:
-        InvalidInput: The calibration data has the wrong dtype or shape, or holds NaN.
-        InvalidModel: The model is quantized already, or nothing in it can be.
-        UnsupportedModel: The quantizer refuses the graph.
-        AccuracyGateFailed: The result gives the same scores whatever it is shown.
+        InvalidInput: The calibration data is missing, constant, of the wrong dtype or shape, or holds NaN; or a rule
+            matches nothing.
+        InvalidModel: The model is quantized already, nothing in it can be, or it cannot be run.
+        UnsupportedModel: The quantizer refuses the graph; the operator is named.
+        AccuracyGateFailed: An output of the result is the same whatever it is shown, or all zero.
     """
     original = LitertModel(float_model)
-    check_frames(calibration, "the calibration data", original.input.shape[1:])
-    if _narrow_tensors(float_model):
-        raise InvalidModel("the model is quantized already", hint="give the float model")
-    quantized = _quantize(float_model, calibration, mode)
-    if not _narrow_tensors(quantized):
-        raise InvalidModel(f"quantization to {mode} changed nothing", why="no operator of the model can be quantized")
-    _refuse_constant_answer(original, LitertModel(quantized), calibration[:_CHECKED_FRAMES])
-    return quantized
+    if calibration is not None:
+        check_inputs(calibration.inputs, original.inputs, CALIBRATION)
+    if mode == QuantMode.FLOAT32 and not rules:
+        return Quantized(float_model)
+    require_float(Graph(float_model))
+    source = _prepared(float_model)
+    graph = Graph(source)
+    modes = resolve_rules(graph, rules)
+    ranges = _ranges(source, {mode, *modes.values()}, calibration, progress)
+    progress.step("quantize")
+    data = inline_buffers(_quantize(source, mode, modes, ranges))
+    require_change(graph, Graph(data), mode)
+    quantized = LitertModel(data)
+    require_same_tensors(original, quantized)
+    answers = compare_answers(original, quantized, Graph(data), check_frames_of(original, calibration))
+    return Quantized(data, (*_float_notes(Graph(data), mode), *_range_notes(ranges), *answers))
 
 
-def _quantize(float_model: bytes, calibration: Floats, mode: QuantMode) -> bytes:
+def _prepared(float_model: bytes) -> bytes:
+    """Return an equal model that the quantizer can take."""
+    return rewrite_paddings(rewrite_matmuls(rewrite_names(inline_buffers(float_model))))
+
+
+def _ranges(source: bytes, modes: set[QuantMode], calibration: DataSet | None, progress: Progress) -> Ranges | None:
+    static = sorted(mode for mode in modes if mode.is_static)
+    if not static:
+        return None
+    if calibration is None:
+        raise InvalidInput(
+            f"quantization to {static[0]} needs calibration data", why="the ranges of activations are measured on it"
+        )
+    require_varied(calibration)
+    progress.step("calibrate", len(calibration))
+    return measure_ranges(source, calibration, progress) | matmul_ranges(source)
+
+
+def _quantize(source: bytes, mode: QuantMode, modes: dict[Operator, QuantMode], ranges: Ranges | None) -> bytes:
+    graph = Graph(source)
     try:
-        with quiet():
-            tool = quantizer.Quantizer(float_model, _RECIPES[mode]())
-            ranges = _measure_ranges(tool, float_model, calibration) if tool.need_calibration else None
-            result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-            return bytes(result.quantized_model)
+        return _run_tool(source, mode, modes, ranges)
     except _REFUSALS as error:
+        kind = next(_culprits(graph, source, mode, modes, ranges), "")
         raise UnsupportedModel(
-            f"the model cannot be quantized to {mode}",
-            why=str(error).split("\n", 1)[0],
-            hint=f"choose another mode: {', '.join(other for other in QuantMode if other != mode)}",
+            f"the model cannot be quantized to {mode}" + (f" because of its operator {kind}" if kind else ""),
+            why=f"{type(error).__name__}: {str(error).split(chr(10), 1)[0]}",
+            hint=f"keep {kind or 'some operators'} float by a rule for it, or choose another mode",
         ) from error
 
 
-def _measure_ranges(tool: quantizer.Quantizer, float_model: bytes, calibration: Floats) -> Ranges:
-    """Return the exact range of every tensor over all frames.
-
-    Each frame is measured by itself and the ranges are merged here: the quantizer's own merge is a moving average,
-    which clips ranges and depends on the order of the frames.
-    """
-    key, name = _signature_input(float_model)
-    merged: Ranges = {}
-    for frame in calibration:
-        found = tool.calibrate({key: [{name: frame[None]}]}, num_threads=1)
-        _merge(merged, found)
-    return merged
-
-
-def _merge(merged: Ranges, found: Ranges) -> None:
-    for name, one in found.items():
-        known = merged.setdefault(name, one)
-        if "min" in one and known is not one:
-            known["min"] = np.minimum(known["min"], one["min"])
-            known["max"] = np.maximum(known["max"], one["max"])
+def _culprits(
+    graph: Graph, source: bytes, mode: QuantMode, modes: dict[Operator, QuantMode], ranges: Ranges | None
+) -> Iterator[str]:
+    """Find the kinds of operators without which the quantizer takes the graph."""
+    for kind in sorted({operator.name for operator in graph.operators}):
+        exempt = {operator: QuantMode.FLOAT32 for operator in graph.operators if operator.name == kind}
+        try:
+            _run_tool(source, mode, modes | exempt, ranges)
+        except _REFUSALS:
+            continue
+        yield kind
 
 
-def _signature_input(model: bytes) -> tuple[str, str]:
-    """Return a model's signature key and the name that its input has there."""
-    entry = schema.ModelT.InitFromPackedBuf(model, 0).signatureDefs[0]
-    return entry.signatureKey.decode(), entry.inputs[0].name.decode()
+def _run_tool(source: bytes, mode: QuantMode, modes: dict[Operator, QuantMode], ranges: Ranges | None) -> bytes:
+    recipe = tool_recipe(Graph(source), mode, modes)
+    with quiet():
+        tool = quantizer.Quantizer(source, recipe)
+        result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+        return bytes(result.quantized_model)
 
 
-def _narrow_tensors(model: bytes) -> int:
-    """Return how many tensors are int8 or int16."""
-    graph = schema.ModelT.InitFromPackedBuf(model, 0).subgraphs[0]
-    return sum(tensor.type in _NARROW for tensor in graph.tensors)
+def _float_notes(graph: Graph, mode: QuantMode) -> Iterator[str]:
+    kept = float_operators(graph, mode)
+    if kept:
+        what = "computed in float" if mode.is_static else "kept with float weights"
+        yield f"{len(kept)} of {len(graph.operators)} operators are {what}: {tally(kept)}"
 
 
-def _refuse_constant_answer(original: LitertModel, quantized: LitertModel, frames: Floats) -> None:
-    """Refuse a graph that quantization broke so that it answers the same to everything; this has happened silently.
-
-    Raises:
-        AccuracyGateFailed: The float model tells these frames apart and the quantized one does not.
-    """
-    before, after = original.run(frames), quantized.run(frames)
-    if (before != before[0]).any() and len(frames) > 1 and not (after != after[0]).any():
-        raise AccuracyGateFailed(
-            "the quantized model gives the same scores whatever it is shown",
-            why="quantization broke the graph, or the calibration data does not resemble the model's input",
-            frames=len(frames),
-        )
+def _range_notes(ranges: Ranges | None) -> Iterator[str]:
+    names = constant_tensors(ranges or {})
+    if names:
+        listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+        yield f"{len(names)} tensors have one value on all calibration frames: {listed}"

@@ -1,14 +1,18 @@
 """One trained network and one recipe folder for all tests of the build side."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from dsops_controller.build.convert import convert_onnx
-from dsops_controller.build.quantize import quantize
+from dsops_controller.build.data import DataSet
+from dsops_controller.build.quantize import QuantMode, quantize
 from dsops_controller.build.recipe import build_model
 from dsops_controller.demo import prepare
 from dsops_controller.demo.digits import Splits, splits
+
+sys.path.insert(0, str(Path(__file__).parent))  # holds tflite_graphs, which several tests share
 
 SEED = 0
 
@@ -39,4 +43,4 @@ def float_model(recipe_folder: Path) -> bytes:
 
 @pytest.fixture(scope="session")
 def int8_model(float_model: bytes, digits: Splits) -> bytes:
-    return quantize(float_model, digits.calibration.x[:100])
+    return quantize(float_model, QuantMode.INT8, DataSet({"image": digits.calibration.x[:100]})).data

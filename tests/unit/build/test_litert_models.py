@@ -1,60 +1,13 @@
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from tflite_graphs import lookup, recurrent, two_by_two
 
 from dsops.errors import InvalidInput, InvalidModel
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.tflite_writer import TfliteWriter, pack
 
 ROWS = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
-
-
-def two_by_two() -> bytes:
-    """Return a model with two inputs and two outputs: their sum and their difference."""
-    writer = TfliteWriter("test")
-    a, b = writer.tensor("tensor_a", [1, 4]), writer.tensor("tensor_b", [1, 4])
-    total, difference = writer.tensor("t", [1, 4]), writer.tensor("d", [1, 4])
-    writer.operator(schema.BuiltinOperator.ADD, [a, b], [total], schema.AddOptionsT())
-    writer.operator(schema.BuiltinOperator.SUB, [a, b], [difference], schema.SubOptionsT())
-    return writer.finish({"left": a, "right": b}, {"sum": total, "difference": difference})
-
-
-def lookup() -> bytes:
-    """Return a model that takes int32 indices and gives rows of a table, and the indices again."""
-    writer = TfliteWriter("test")
-    indices = writer.tensor("indices", [1, 3])
-    table = writer.constant("table", np.arange(20, dtype=np.float32).reshape(10, 2))
-    rows, same = writer.tensor("rows", [1, 3, 2]), writer.tensor("same", [1, 3])
-    writer.operator(schema.BuiltinOperator.GATHER, [table, indices], [rows], schema.GatherOptionsT())
-    writer.operator(
-        schema.BuiltinOperator.RESHAPE,
-        [indices, writer.constant("shape", np.array([1, 3], np.int32))],
-        [same],
-        schema.ReshapeOptionsT(),
-    )
-    model = schema.ModelT.InitFromPackedBuf(writer.finish({"indices": indices}, {"rows": rows, "same": same}), 0)
-    for index in (indices, same):
-        model.subgraphs[0].tensors[index].type = schema.TensorType.INT32
-    return pack(model)
-
-
-def recurrent(units: int = 3) -> bytes:
-    """Return an LSTM over five steps of four features whose state is kept in the interpreter."""
-    rng = np.random.default_rng(1)
-    writer = TfliteWriter("test")
-    x, y = writer.tensor("x", [1, 5, 4]), writer.tensor("y", [1, 5, units])
-    kernels = [writer.constant(f"w{n}", rng.standard_normal((units, 4)).astype(np.float32)) for n in range(4)]
-    recurrences = [writer.constant(f"r{n}", rng.standard_normal((units, units)).astype(np.float32)) for n in range(4)]
-    biases = [writer.constant(f"b{n}", np.ones(units, np.float32)) for n in range(4)]
-    state, cell = writer.tensor("state", [1, units]), writer.tensor("cell", [1, units])
-    options = schema.UnidirectionalSequenceLSTMOptionsT()
-    options.fusedActivationFunction = schema.ActivationFunctionType.TANH
-    inputs = [x, *kernels, *recurrences, -1, -1, -1, *biases, -1, -1, state, cell, -1, -1, -1, -1]
-    writer.operator(schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM, inputs, [y], options)
-    model = schema.ModelT.InitFromPackedBuf(writer.finish({"x": x}, {"y": y}), 0)
-    for index in (state, cell):
-        model.subgraphs[0].tensors[index].isVariable = True
-    return pack(model)
 
 
 def test_tensors_go_by_the_names_of_the_signature() -> None:
