@@ -254,6 +254,8 @@ class Parts:
 
     def status(self, base: Status) -> Status:
         """Return what is known of the parts."""
+        models = self._installer.observed()
+        folders = {model: self._installer.slots.files(model) for model in models}
         problems = {
             "broker": self._session.problem,
             "telemetry": self._telemetry.problem,
@@ -266,7 +268,8 @@ class Parts:
                 "fleet": self.identity.fleet.fleet,
                 "certificate_expires": self.identity.expires,
                 "runtime_pid": self._supervisor.pid,
-                "models": self._installer.observed(),
+                "models": models,
+                "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
                 "problems": {name: text for name, text in problems.items() if text},

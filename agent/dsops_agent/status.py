@@ -32,7 +32,11 @@ class SpoolStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """The whole file. ``problems`` says of ``broker``, ``enrolment`` and ``store`` why there is no connection."""
+    """The whole file.
+
+    ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``problems``
+    says of ``broker``, ``enrolment`` and ``store`` why there is no connection.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +51,7 @@ class Status(BaseModel):
     runtime_pid: int | None = None
     inference_socket: str = ""
     models: Mapping[str, ModelState] = {}
+    files: Mapping[str, str] = {}
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
     problems: Mapping[str, str] = {}

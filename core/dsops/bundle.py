@@ -97,6 +97,23 @@ class Bundle:
             raise self._differs(blob)
         return data
 
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Return one blob piece by piece. Only the end tells whether it is whole: nothing of it may be used before.
+
+        Raises:
+            MalformedBundle: There is none of that name, or the file cannot be read any more.
+            DigestMismatch: Its bytes are not those that the manifest names.
+        """
+        blob = self.manifest.blob(name)
+        state = hashlib.sha256()
+        with self._reading() as file:
+            file.seek(self._starts[name])
+            for piece in _pieces(file, blob.size_bytes):
+                state.update(piece)
+                yield piece
+        if state.hexdigest() != blob.sha256:
+            raise self._differs(blob)
+
     def verify(self) -> None:
         """Check every blob's digest; no more than a piece of a blob is in memory at a time.
 

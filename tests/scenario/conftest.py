@@ -15,7 +15,7 @@ from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.directive import DesiredSlot, Directive, target_path
 from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
-from dsops.manifest import Manifest, TensorSpec
+from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState, TrustPack
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
@@ -78,9 +78,17 @@ class Made:
 
 def make_bundle(release: int, *, model: str = MODEL, size: int = 3000) -> Made:
     payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
-    blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden"}
+    settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
+    blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
     spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
-    manifest = Manifest(model=model, release=release, inputs=(spec,), outputs=(spec,), blobs=describe_blobs(blobs))
+    manifest = Manifest(
+        model=model,
+        release=release,
+        inputs=(spec,),
+        outputs=(spec,),
+        files=tuple(Attachment(blob=name, kind="config") for name in settings),
+        blobs=describe_blobs(blobs),
+    )
     return Made(model, release, encode_bundle(manifest, blobs))
 
 
@@ -346,11 +354,22 @@ class World:
         for model in self.slots.models():
             active = self.slots.active(model)
             assert active is None or not damage(active, model), "the active slot is damaged"
+            self.check_files(model)
             bundles = list((self.folder / "slots" / model).glob("[ab]/bundle"))
             assert len(bundles) <= 2, "more than two slots"
         parts = list((self.folder / "staging").glob("*.part"))
         assert len(parts) <= 1, "more than one transfer is on disk"
         assert {row.state for row in self.journal.installs().values()} <= set(Install)
+
+    def check_files(self, model: str) -> None:
+        """Assert that the files which programs find are those of the active bundle, all of them and no others."""
+        active, folder = self.slots.active(model), self.slots.files(model)
+        found = {path.name: path.read_bytes() for path in folder.iterdir()} if folder else {}
+        if active:
+            bundle = Bundle.open(active.path)
+            assert found == {one.blob: bundle.read(one.blob) for one in bundle.manifest.files}, "the files differ"
+        else:
+            assert not found, "files without a model"
 
     def check_end(self) -> None:
         """Assert what must hold once everything has ended."""
@@ -361,6 +380,7 @@ class World:
             active = self.slots.active(model)
             assert self.runtime.serving.get(model) == (active.digest if active else None), "runtime and disk differ"
         assert not self.journal.untold(), "an event was not told"
+        assert not list(self.slots.folder.glob("*/*/.*")), "the slots were not tidied"
 
 
 @pytest.fixture

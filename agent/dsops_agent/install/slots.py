@@ -1,11 +1,16 @@
 """Two slots a model on disk: ``<model>/{a,b}/bundle`` and the link ``<model>/active`` that names one of them.
 
+Beside a bundle stand the files that it brings for programs on the device (see :mod:`dsops_agent.install.attachments`):
+``<model>/active/files/<blob>``, so that they change together with the model that answers.
+
 What a slot holds is written in the journal after its file is durable and before it is used, and removed from the
-journal before its file changes; so a row always tells the truth. Order of the durable steps as measured at power cuts:
-file, its folder, the parent folder, then the link and its folder.
+journal before its file changes; so a row always tells the truth. What needs room on the disk is written before the slot
+gives up what it holds. Order of the durable steps as measured at power cuts: file, its folder, the parent folder, then
+the link and its folder.
 """
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,10 +20,12 @@ from pathlib import Path
 from typing import Protocol
 
 from dsops.bundle import Bundle, file_digest
-from dsops.errors import BundleError, DigestMismatch, MalformedBundle, NoSpace, StateDamaged
+from dsops.errors import BundleError, DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged
 from dsops.files import fsync_folder
-from dsops.manifest import Manifest
+from dsops_agent.install import attachments
 from dsops_agent.install.journal import SlotRow
+
+logger = logging.getLogger(__name__)
 
 _NAMES = ("a", "b")
 _LINK = "active"
@@ -115,7 +122,7 @@ class Slots:
         return next((file for file in found if file and file.digest != digest and file.committed), None)
 
     def check_room(self, length_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
-        """Refuse to begin what would not fit: the transfer and the slot, and the reserve on top.
+        """Refuse to begin what would not fit: the bundle, at most as much again for its files, the reserve on top.
 
         Raises:
             NoSpace: There is less.
@@ -146,11 +153,14 @@ class Slots:
         with disk_errors(f"stage release {row.release} of {model}"):
             held = place / "bundle"
             if not (held.is_file() and file_digest(held) == (row.digest, row.length_bytes)):
-                check_file(source, model, row)
+                attachments.prepare(check_file(source, model, row), place)
                 self._table.clear_slot(model, name)
-                self._move(source, held)
+                source.replace(held)
+                attachments.adopt(place)
             self._settle(place)
-        check_file(held, model, row)
+            bundle = check_file(held, model, row)
+            if attachments.find_wrong(bundle, place):
+                self._rewrite(bundle, place)
         self._table.put_slot(model, replace(row, name=name))
         with suppress(FileNotFoundError):
             source.unlink()
@@ -192,7 +202,7 @@ class Slots:
         """Return the active bundle if it is whole, else fall back to the previous one if that is.
 
         Returns:
-            The bundle that is active now, and what was wrong with the one before, or empty.
+            The bundle that is active now, its files mended, and what was wrong on disk, or empty.
 
         Raises:
             StateDamaged: The link cannot be flipped.
@@ -202,14 +212,39 @@ class Slots:
             return None, ""
         problem = damage(active, model)
         if not problem:
-            return active, ""
+            return active, self.mend(active)
         fallback = self.previous(model)
         self._table.clear_slot(model, active.name)
         if fallback is None or damage(fallback, model):
             self.deactivate(model)
             return None, problem
+        self.mend(fallback)
         self.activate(model, fallback.name)
         return fallback, problem
+
+    def mend(self, file: SlotFile) -> str:
+        """Write a whole bundle's files again when they are not as they were installed; return what was wrong, or empty.
+
+        A disk that does not take them keeps no model from answering: that is part of what was wrong.
+        """
+        place = file.path.parent
+        problem = ""
+        try:
+            with disk_errors(f"write the files of release {file.release} again"):
+                bundle = Bundle.open(file.path)
+                problem = attachments.find_wrong(bundle, place)
+                if problem:
+                    self._rewrite(bundle, place)
+        except DsopsError as error:
+            problem = f"{problem}; {error}" if problem else str(error)
+        if problem:
+            logger.warning("the files of release %d: %s", file.release, problem)
+        return problem
+
+    def files(self, model: str) -> Path | None:
+        """Return the folder where programs find the files of the active bundle, or None when it brings none."""
+        folder = self.folder / model / _LINK / attachments.FOLDER
+        return folder if self._active_name(model) and folder.is_dir() else None
 
     def sweep(self) -> None:
         """Remove what an interrupted step left behind."""
@@ -217,6 +252,8 @@ class Slots:
             for model in self.models():
                 for leftover in (self.folder / model).glob(".*.new"):
                     leftover.unlink(missing_ok=True)
+                for name in _NAMES:
+                    attachments.sweep(self.folder / model / name)
 
     def _active_name(self, model: str) -> str:
         try:
@@ -232,9 +269,9 @@ class Slots:
         path = self.folder / model / name / "bundle"
         return SlotFile(name, path, row.digest, row.length_bytes, row.release, row.committed)
 
-    def _move(self, source: Path, held: Path) -> None:
-        held.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(held)
+    def _rewrite(self, bundle: Bundle, place: Path) -> None:
+        attachments.prepare(bundle, place)
+        attachments.adopt(place)
 
     def _settle(self, place: Path) -> None:
         with (place / "bundle").open("rb") as file:
@@ -243,8 +280,8 @@ class Slots:
             fsync_folder(folder)
 
 
-def check_file(path: Path, model: str, row: SlotRow) -> Manifest:
-    """Check a bundle file against what was signed, byte by byte.
+def check_file(path: Path, model: str, row: SlotRow) -> Bundle:
+    """Check a bundle file against what was signed, byte by byte, and open it.
 
     Raises:
         MalformedBundle: It is what was signed, but no sound bundle of this model and release.
@@ -266,7 +303,7 @@ def check_file(path: Path, model: str, row: SlotRow) -> Manifest:
             "the bundle's manifest names another release",
             why=f"{bundle.manifest.model} {bundle.manifest.release}, signed as {model} {row.release}",
         )
-    return bundle.manifest
+    return bundle
 
 
 def damage(file: SlotFile, model: str) -> str:

@@ -165,6 +165,7 @@ class Steps:
         try:
             before = self.slots.other(row.model, row.wanted.sha256)
             if before and not damage(before, row.model):
+                self.slots.mend(before)
                 self.slots.activate(row.model, before.name)
                 self.runtime.activate(row.model, before.path, before.digest, before.release)
             else:

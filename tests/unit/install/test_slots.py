@@ -1,49 +1,14 @@
 """Slots on a real disk."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slot_disk import Disk, bundle, row
 
-from dsops.bundle import describe_blobs, encode_bundle
 from dsops.errors import DigestMismatch, MalformedBundle, NoSpace, StateDamaged
-from dsops.manifest import Manifest, TensorSpec
 from dsops_agent.install.journal import Journal, SlotRow
 from dsops_agent.install.slots import Slots, damage
-
-
-def bundle(release: int, model: str = "digits") -> bytes:
-    blobs = {"model.tflite": bytes(300 + release), "profile.json": b"{}", "golden.bin": b"g"}
-    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
-    manifest = Manifest(model=model, release=release, inputs=(spec,), outputs=(spec,), blobs=describe_blobs(blobs))
-    return encode_bundle(manifest, blobs)
-
-
-def row(data: bytes, release: int) -> SlotRow:
-    return SlotRow("", hashlib.sha256(data).hexdigest(), len(data), release, committed=False)
-
-
-class Disk:
-    """Slots of one device."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.free = 10**6
-        self.journal = Journal(folder / "journal.db")
-        self.slots = Slots(folder / "slots", self.journal, lambda _folder: self.free)
-
-    def stage(self, release: int) -> str:
-        data = bundle(release)
-        source = self.folder / "part"
-        source.write_bytes(data)
-        return self.slots.stage("digits", row(data, release), source).name
-
-    def install(self, release: int) -> str:
-        name = self.stage(release)
-        self.slots.activate("digits", name)
-        self.slots.commit("digits", row(bundle(release), release).digest)
-        return name
 
 
 @pytest.fixture
