@@ -100,9 +100,10 @@ class Client:
         """Return every bundle."""
         return self._rows("/bundles")
 
-    def bundle(self, model: str, release: int) -> Row:
-        """Return one bundle with its manifest."""
-        return self._json("GET", f"/bundles/{ids.model_name(model)}/{release}")
+    def bundle(self, model: str, release: int, variant: str | None = None) -> Row:
+        """Return one bundle with its manifest; the variant must be named when the release has several."""
+        query = f"?variant={_part(variant)}" if variant is not None else ""
+        return self._json("GET", f"/bundles/{ids.model_name(model)}/{release}{query}")
 
     def push(self, bundle: bytes, role: bytes) -> Row:
         """Hand over a bundle and the role metadata that signs it."""

@@ -188,8 +188,8 @@ def _golden(before: GoldenSet, after: GoldenSet) -> GoldenChange:
     largest = 0.0
     for a, b in zip(before.outputs, after.outputs, strict=True):
         distance = np.abs(array_of(a)[old_rows].astype(np.float64) - array_of(b)[new_rows])
-        largest = max(largest, float(distance.max(initial=0.0)))
-    return GoldenChange(len(before), len(after), len(shared), largest)
+        largest = max(largest, float(np.nan_to_num(distance, nan=np.inf).max(initial=0.0)))
+    return GoldenChange(len(before), len(after), len(shared), largest if np.isfinite(largest) else None)
 
 
 def _frames(golden: GoldenSet) -> list[tuple[bytes, ...]]:

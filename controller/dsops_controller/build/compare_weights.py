@@ -34,7 +34,8 @@ class WeightChange:
         kind: What happened to it; another type or shape under the same name is a removal and an addition.
         changed: Number of values that differ as they are stored.
         elements: Number of values.
-        largest: Largest difference of a real value: stored values times their scales. NaN counts as infinitely far.
+        largest: Largest difference of a real value (stored values times their scales); None where there is nothing to
+            compare with, or a value is not a number.
     """
 
     name: str
@@ -43,7 +44,7 @@ class WeightChange:
     shape: tuple[int, ...]
     changed: int
     elements: int
-    largest: float = 0.0
+    largest: float | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return it for JSON."""
@@ -54,7 +55,7 @@ class WeightChange:
             "shape": list(self.shape),
             "changed": self.changed,
             "elements": self.elements,
-            "largest_difference": self.largest if np.isfinite(self.largest) else None,
+            "largest_difference": self.largest,
         }
 
 
@@ -65,7 +66,7 @@ def compare_weights(before: Payload, old: bytes, after: Payload, new: bytes) -> 
     for weight in after.weights:
         earlier = known.get(weight)
         change = _compare(earlier, old, weight, new) if earlier else _whole(weight, "added")
-        if change.changed or change.largest:
+        if change.changed or change.largest != 0.0:
             changes.append(change)
     kept = set(known.values())
     return (*changes, *(_whole(weight, "removed") for weight in before.weights if weight not in kept))
@@ -91,7 +92,15 @@ def _compare(earlier: Weight, old: bytes, weight: Weight, new: bytes) -> WeightC
         changed += differs
         if differs or (earlier.scales, earlier.zero_points) != (weight.scales, weight.zero_points):
             largest = max(largest, _farthest(_real(earlier, a, block), _real(weight, b, block)))
-    return WeightChange(weight.name, "changed", weight.dtype, weight.shape, changed, before.size, largest)
+    return WeightChange(
+        weight.name,
+        "changed",
+        weight.dtype,
+        weight.shape,
+        changed,
+        before.size,
+        largest if np.isfinite(largest) else None,
+    )
 
 
 def _farthest(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

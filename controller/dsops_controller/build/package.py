@@ -80,18 +80,26 @@ def build_bundle(
     return packed.manifest
 
 
-def build_bundles(build_dir: Path, release: int, out_dir: Path, signer: Signer | None = None) -> dict[Path, Manifest]:
-    """Write the bundle of every variant into a folder; they are written when all of them are known to be right.
+def build_bundles(
+    build_dir: Path, release: int, out_dir: Path, variant: str | None = None, signer: Signer | None = None
+) -> dict[Path, Manifest]:
+    """Write the bundle of every variant, or of one, into a folder; when all of them are known to be right.
+
+    Returns:
+        What was written, by the file.
 
     Raises:
         The same errors as :func:`build_bundle`.
     """
     entry = BuildRecord.read(build_dir)
-    every = [_pack(build_dir, entry, chosen, release, signer) for chosen in entry.variants]
-    written = {out_dir / packed.file_name: packed for packed in every}
-    for path, packed in written.items():
+    chosen = entry.variants if variant is None else (entry.variant(variant),)
+    every = {
+        out_dir / packed.file_name: packed
+        for packed in (_pack(build_dir, entry, one, release, signer) for one in chosen)
+    }
+    for path, packed in every.items():
         _write(path, packed)
-    return {path: packed.manifest for path, packed in written.items()}
+    return {path: packed.manifest for path, packed in every.items()}
 
 
 def _choose(entry: BuildRecord, variant: str | None) -> VariantRecord:

@@ -1,16 +1,21 @@
-"""``dsops bundle``: package, sign, hand over, look at."""
+"""``dsops bundle``: package, sign, hand over, look at, compare."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from dsops.bundle import Bundle, file_digest
 from dsops.clock import SystemClock
-from dsops.errors import InvalidInput
+from dsops.dsse import PublicKey
+from dsops.errors import InvalidInput, NotFound
 from dsops.files import write_atomically
+from dsops.manifest import Manifest
 from dsops.trust import model_role
-from dsops_controller.cli import output, session
+from dsops_controller.cli import bundle_diff, bundle_show, output, session
+
+T = TypeVar("T")
 
 app = typer.Typer(help="Package, sign and push models.", no_args_is_help=True)
 BundleFile = Annotated[Path, typer.Argument(help="bundle file")]
@@ -20,16 +25,34 @@ BundleFile = Annotated[Path, typer.Argument(help="bundle file")]
 def build(
     model: Annotated[Path, typer.Argument(help="folder that `dsops model build` wrote")],
     release: Annotated[int, typer.Option("--release", "-r", min=1, help="number of this release of the model")],
-    to: Annotated[Path, typer.Option("--to", help="bundle file to write")],
+    to: Annotated[Path, typer.Option("--to", help="bundle file to write, or a folder that is there")],
+    variant: Annotated[str | None, typer.Option("--variant", help="which variant, if the build has several")] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="folder of the model owner's offline keys: adds signed provenance")
+    ] = None,
+    builder: Annotated[
+        str | None, typer.Option("--builder", help="URI of the builder in the provenance [urn:dsops:local-build]")
+    ] = None,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Package a built model: payload, manifest, golden inputs, drift profile. Equal inputs give equal bytes.
+    """Package a built model: one bundle a variant, with its documents. Equal inputs give equal bytes.
 
     Example: dsops bundle build built --release 1 --to digits-1.bundle
+
+    Given a folder, writes MODEL-RELEASE-VARIANT.bundle there, for each variant or the named one.
     """
     package = session.optional("dsops_controller.build.package", "build")
-    package.build_bundle(model, release, to)
-    output.facts(_describe(to), form, hidden=("manifest",))
+    signer = _signer(model, keys, builder)
+    if to.is_dir():
+        written = package.build_bundles(model, release, to, variant, signer)
+    else:
+        written = {to: package.build_bundle(model, release, to, variant, signer)}
+    facts = [_summary(path) for path in written]
+    if to.is_dir():
+        columns = {"file": "FILE", "variant": "VARIANT", "length_bytes": "BYTES", "sha256": "SHA256"}
+        output.rows(facts, columns, form)
+    else:
+        output.facts(facts[0], form, hidden=("manifest",))
 
 
 @app.command()
@@ -89,24 +112,71 @@ def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.O
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE on the controller")],
+    what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE[/VARIANT] on the controller")],
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Show everything that a bundle says of itself.
+    """Show everything that a bundle says of itself; of one on the controller, its manifest.
 
     Example: dsops bundle show digits/1
     """
-    if Path(what).is_file():
-        output.facts(_describe(Path(what)), form)
+    if Path(what).exists():
+        bundle_show.show(bundle_show.describe(Path(what)), form)
         return
-    model, _, release = what.partition("/")
+    model, _, rest = what.partition("/")
+    release, _, variant = rest.partition("/")
     if not release.isdecimal():
         raise InvalidInput(
             f"{what} is neither a file nor MODEL/RELEASE", hint="for example: dsops bundle show digits/2"
         )
     with session.connected(context) as client:
-        output.facts(client.bundle(model, int(release)), form, hidden=("pushed_ms",))
+        bundle_show.show(client.bundle(model, int(release), variant or None), form)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="older bundle file")],
+    after: Annotated[Path, typer.Argument(help="newer bundle file")],
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Show what changed between two bundles, and what the update costs over the air.
+
+    Example: dsops bundle diff digits-1.bundle digits-2.bundle
+
+    Ends with exit code 0 whether they differ or not; `-o json` says it as `equal`.
+    """
+    compare = session.optional("dsops_controller.build.compare", "build")
+    old, new = (_contents(path, compare.Contents) for path in (before, after))
+    names = {"before": before.name, "after": after.name}
+    bundle_diff.show(names | compare.compare(old, new).as_dict(), form)
+
+
+@app.command()
+def extract(
+    bundle: BundleFile,
+    to: Annotated[Path, typer.Option("--to", help="folder to write into; made if it is not there")],
+    names: Annotated[list[str] | None, typer.Argument(help="blobs to write; all of them if none is named")] = None,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Write the blobs of a bundle as files, each checked by its digest.
+
+    Example: dsops bundle extract digits-1.bundle --to parts sbom.cdx.json
+    """
+    opened = _open(bundle)
+    blobs = {blob.name: blob for blob in opened.manifest.blobs}
+    unknown = [name for name in names or () if name not in blobs]
+    if unknown:
+        raise NotFound(f"{bundle.name} has no blob {unknown[0]!r}", why=f"it has {', '.join(blobs)}")
+    wanted = [blobs[name] for name in dict.fromkeys(names or blobs)]
+    opened.verify()
+    try:
+        to.mkdir(exist_ok=True)
+        for blob in wanted:
+            write_atomically(to / blob.name, opened.read(blob.name))
+    except OSError as error:
+        raise InvalidInput(f"cannot write into {to}", why=str(error.strerror), hint="name a folder") from error
+    columns = {"name": "FILE", "size_bytes": "BYTES", "sha256": "SHA256"}
+    output.rows([blob.model_dump() for blob in wanted], columns, form)
 
 
 @app.command()
@@ -118,16 +188,51 @@ def verify(
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Check a bundle: structure, every digest, and with --root the signatures that the controller publishes for it."""
-    _open(bundle).verify()
-    result = _describe(bundle) | {"signed": "not checked (give --root)"}
+    """Check a bundle: structure, every digest, and with --root the signatures that the controller publishes for it.
+
+    A provenance must name exactly the bundle's blobs, and with --root be signed by the model's owner.
+    """
+    opened = _open(bundle)
+    opened.verify()
+    result = _summary(bundle) | {"signed": "not checked (give --root)"}
     if root:
         verification = session.optional("dsops_controller.trust.verification", "controller")
+        now = SystemClock().now()
         with session.connected(context) as client:
-            pack = client.trust_pack(str(result["model"]))
-        path = verification.check_bundle(bundle, _read(root), pack, SystemClock().now())
-        result["signed"] = f"yes, as {path}"
+            pack = client.trust_pack(opened.manifest.model)
+        result["signed"] = f"yes, as {verification.check_bundle(bundle, _read(root), pack, now)}"
+        keys = verification.owner_keys(opened.manifest.model, _read(root), pack, now)
+        result |= _provenance(opened, keys)
+    else:
+        result |= _provenance(opened, None)
     output.facts(result, form, hidden=("manifest",))
+
+
+def _provenance(opened: Bundle, keys: Mapping[str, PublicKey] | None) -> dict[str, object]:
+    """Check a bundle's provenance, as far as keys are known, and say what came of it."""
+    name = opened.manifest.documents.provenance
+    if name is None:
+        return {"provenance": "none"}
+    provenance = session.optional("dsops_controller.build.documents.provenance", "build")
+    envelope = opened.read(name)
+    if keys is None:
+        provenance.check_subjects(envelope, opened.manifest.blobs)
+        return {"provenance": "names these blobs; signature not checked (give --root)"}
+    builder = provenance.check_provenance(envelope, opened.manifest.blobs, keys)
+    return {"provenance": f"signed by the model's owner; built by {builder}"}
+
+
+def _signer(model: Path, keys: Path | None, builder: str | None) -> object:
+    """Return what signs the provenance of a build, if keys are given."""
+    if keys is None:
+        if builder is not None:
+            raise InvalidInput("--builder names who built in a signed provenance", hint="give --keys, too")
+        return None
+    record = session.optional("dsops_controller.build.record", "build")
+    folders = session.optional("dsops_controller.trust.keys", "controller")
+    provenance = session.optional("dsops_controller.build.documents.provenance", "build")
+    owner = model_role(record.BuildRecord.read(model).model)
+    return provenance.Signer(folders.KeyFolder(keys).private(owner), builder or provenance.LOCAL_BUILDER)
 
 
 def _open(path: Path) -> Bundle:
@@ -147,8 +252,13 @@ def _role_file(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.role.json")
 
 
-def _describe(path: Path) -> dict[str, object]:
-    manifest = Bundle.open(path).manifest
+def _summary(path: Path) -> dict[str, object]:
     sha256, length = file_digest(path)
-    facts = {"file": path.name, "model": manifest.model, "release": manifest.release, "sha256": sha256}
-    return facts | {"length_bytes": length, "manifest": manifest.model_dump(mode="json")}
+    facts = {"file": path.name, "sha256": sha256, "length_bytes": length}
+    return facts | bundle_show.summary(Bundle.open(path).manifest)
+
+
+def _contents(path: Path, contents: Callable[[bytes, Manifest, dict[str, bytes]], T]) -> T:
+    opened = _open(path)
+    blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
+    return contents(_read(path), opened.manifest, blobs)
