@@ -58,13 +58,13 @@ class LitertModel:
                     model_content=data, num_threads=threads, experimental_op_resolver_type=resolver
                 )
                 self._interpreter.allocate_tensors()
-                names = signature_names(self._interpreter)
+                input_names, output_names = signature_names(self._interpreter)
         except _REFUSALS as error:
             raise InvalidModel("LiteRT cannot load the model", why=str(error).split("\n", 1)[0]) from error
         self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
         self._outputs = [int(detail["index"]) for detail in self._interpreter.get_output_details()]
-        self.inputs = _specs(self._interpreter.get_input_details(), names, "input")
-        self.outputs = _specs(self._interpreter.get_output_details(), names, "output")
+        self.inputs = _specs(self._interpreter.get_input_details(), input_names, "input")
+        self.outputs = _specs(self._interpreter.get_output_details(), output_names, "output")
 
     @overload
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
@@ -161,14 +161,17 @@ def dequantize(stored: Array, spec: TensorSpec) -> Array:
     return np.asarray(stored, np.float32) if spec.datatype in ("FP32", "FP16") else stored
 
 
-def signature_names(interpreter: Interpreter) -> dict[int, str]:
-    """Return the names that a model's first signature gives to its tensors, by the tensor's index."""
+def signature_names(interpreter: Interpreter) -> tuple[dict[int, str], dict[int, str]]:
+    """Return the names that a model's first signature gives to inputs and to outputs, by the tensor's index."""
     keys = list(interpreter.get_signature_list())
     if not keys:
-        return {}
+        return {}, {}
     runner = interpreter.get_signature_runner(keys[0])
-    details = [*runner.get_input_details().items(), *runner.get_output_details().items()]
-    return {int(detail["index"]): name for name, detail in details}
+    return _by_index(runner.get_input_details()), _by_index(runner.get_output_details())
+
+
+def _by_index(details: Mapping[str, dict[str, Any]]) -> dict[int, str]:
+    return {int(detail["index"]): name for name, detail in details.items()}
 
 
 def _specs(details: list[dict[str, Any]], names: Mapping[int, str], kind: str) -> tuple[TensorSpec, ...]:

@@ -25,6 +25,7 @@ _NARROW = (
 _FLOAT = schema.TensorType.FLOAT32
 _FEW_STEPS = 16
 """Below this a rounding is 3 percent of the best score or more."""
+_FAR_OFF = 0.25
 _WEIGHT_AXES = 2
 """Constants with fewer axes are biases and factors; they stay float in the modes that quantize weights."""
 
@@ -124,6 +125,7 @@ def compare_answers(original: LitertModel, quantized: LitertModel, graph: Graph,
     for spec, index in zip(quantized.outputs, graph.outputs, strict=True):
         if before[spec.name].dtype == np.float32:
             _refuse_broken(before[spec.name], after[spec.name], spec)
+            notes += _far_off(before[spec.name], after[spec.name], spec)
             if "SOFTMAX" in _last_operators(graph, index):
                 notes += _coarse_scores(before[spec.name], after[spec.name], spec)
     return notes
@@ -172,6 +174,15 @@ def _refuse_broken(before: Array, after: Array, spec: TensorSpec) -> None:
 
 
 _SMALL_SCORES = "leave the Softmax out of the model, choose int16x8, or keep it float by a rule for SOFTMAX"
+
+
+def _far_off(before: Array, after: Array, spec: TensorSpec) -> list[str]:
+    """Return a note when an output is off by much of its range somewhere; a kernel may overflow without an error."""
+    width = float(np.ptp(before))
+    worst = float(np.abs(before - after).max(initial=0.0))
+    if worst <= _FAR_OFF * width:
+        return []
+    return [f"output {spec.name!r} is off by up to {worst:.3g}, {worst / width:.0%} of its range in the float model"]
 
 
 def _coarse_scores(before: Array, after: Array, spec: TensorSpec) -> list[str]:

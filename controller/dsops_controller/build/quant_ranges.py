@@ -35,7 +35,7 @@ def measure_ranges(float_model: bytes, calibration: DataSet, progress: Progress)
     with quiet():  # it warns that keeping every tensor takes memory
         interpreter = Interpreter(model_content=float_model, num_threads=1, experimental_preserve_all_tensors=True)
         interpreter.allocate_tensors()
-    names = signature_names(interpreter)
+    names, _ = signature_names(interpreter)
     inputs = {names.get(int(entry["index"]), entry["name"]): entry for entry in interpreter.get_input_details()}
     computed = _computed_tensors(Graph(float_model))
     details = [entry for entry in interpreter.get_tensor_details() if int(entry["index"]) in computed]

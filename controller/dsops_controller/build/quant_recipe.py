@@ -61,8 +61,13 @@ class OperatorRule:
     mode: QuantMode = QuantMode.FLOAT32
 
 
-_WIDER = {QuantMode.DYNAMIC4: QuantMode.DYNAMIC8, QuantMode.WEIGHT4: QuantMode.WEIGHT8}
-"""What operators get that have no kernel for 4 bits."""
+_WIDER = {
+    QuantMode.INT8: QuantMode.DYNAMIC8,
+    QuantMode.INT16X8: QuantMode.DYNAMIC8,
+    QuantMode.DYNAMIC4: QuantMode.DYNAMIC8,
+    QuantMode.WEIGHT4: QuantMode.WEIGHT8,
+}
+"""What operators get that cannot be quantized in a mode: an embedding's table, say, in the static ones."""
 
 
 def resolve_rules(graph: Graph, rules: Sequence[OperatorRule]) -> dict[Operator, QuantMode]:

@@ -27,9 +27,9 @@ from dsops_controller.build.quant_ranges import Ranges, constant_tensors, matmul
 from dsops_controller.build.quant_recipe import OperatorRule, QuantMode, resolve_rules, tool_recipe
 from dsops_controller.build.quiet import quiet
 from dsops_controller.build.rewrite_buffers import inline_buffers
+from dsops_controller.build.rewrite_constants import rewrite_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
 from dsops_controller.build.rewrite_names import rewrite_names
-from dsops_controller.build.rewrite_padding import rewrite_paddings
 
 __all__ = ["OperatorRule", "QuantMode", "Quantized", "quantize"]
 
@@ -92,7 +92,7 @@ def quantize(
 
 def _prepared(float_model: bytes) -> bytes:
     """Return an equal model that the quantizer can take."""
-    return rewrite_paddings(rewrite_matmuls(rewrite_names(inline_buffers(float_model))))
+    return rewrite_constants(rewrite_matmuls(rewrite_names(inline_buffers(float_model))))
 
 
 def _ranges(source: bytes, modes: set[QuantMode], calibration: DataSet | None, progress: Progress) -> Ranges | None:

@@ -4,14 +4,11 @@ The quantizer gives the weights of a BATCH_MATMUL a scale for each channel, and 
 result is zeros, without an error.
 """
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
-from dsops_controller.build.tflite_writer import Table, pack
-
-_MATMUL = schema.BuiltinOperator.BATCH_MATMUL
-_FULLY_CONNECTED = schema.BuiltinOperator.FULLY_CONNECTED
+from dsops_controller.build.quant_graph import Graph
+from dsops_controller.build.rewrite_model import Rewriting
+from dsops_controller.build.tflite_writer import Table
 
 
 def rewrite_matmuls(data: bytes) -> bytes:
@@ -20,70 +17,31 @@ def rewrite_matmuls(data: bytes) -> bytes:
     Those with two computed operands, with several constant matrices, or with a transposed first operand stay.
     The model's weights are inside its FlatBuffer.
     """
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
-    graph = model.subgraphs[0]
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    found = [entry for entry in graph.operators if codes[entry.opcodeIndex] == _MATMUL]
-    rewritten = [entry for entry in found if _rewrite(model, graph, entry)]
-    return pack(model) if rewritten else data
+    operators = Graph(data).operators
+    if not any(operator.name == "BATCH_MATMUL" for operator in operators):
+        return data
+    rewriting = Rewriting(data)
+    entries = [
+        entry
+        for operator, entry in zip(operators, rewriting.graph.operators, strict=True)
+        if operator.name == "BATCH_MATMUL"
+    ]
+    rewritten = [entry for entry in entries if _rewrite(rewriting, entry)]
+    return rewriting.finish() if rewritten else data
 
 
-def _rewrite(model: Table, graph: Table, entry: Table) -> bool:
-    weights = graph.tensors[entry.inputs[1]]
-    values = model.buffers[weights.buffer].data
-    options = entry.builtinOptions
-    if values is None or weights.type != schema.TensorType.FLOAT32 or (options is not None and options.adjX):
+def _rewrite(rewriting: Rewriting, entry: Table) -> bool:
+    rows, weights = entry.inputs
+    values, options = rewriting.constant(weights), entry.builtinOptions
+    if values is None or values.ndim < 2 or (options is not None and options.adjX):
         return False
-    *outer, rows, columns = (int(size) for size in weights.shape)
-    if any(size != 1 for size in outer) or len(graph.tensors[entry.inputs[0]].shape) < 2:
+    if any(size != 1 for size in values.shape[:-2]) or len(rewriting.shape(rows)) < values.ndim:
         return False
-    matrix = np.frombuffer(np.asarray(values, np.uint8).tobytes(), np.float32).reshape(rows, columns)
+    matrix = values.reshape(values.shape[-2:])
     transposed = matrix if options is not None and options.adjY else matrix.T
-    replacement = _add_constant(model, graph, weights, transposed)
-    _drop_if_unused(model, graph, entry)
-    entry.inputs = [entry.inputs[0], replacement, -1]
-    entry.opcodeIndex = _operator_code(model)
-    entry.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-    entry.builtinOptions = schema.FullyConnectedOptionsT()
-    entry.builtinOptions.keepNumDims = True
+    entry.inputs = [rows, rewriting.add_constant(transposed), -1]
+    connected = schema.FullyConnectedOptionsT()
+    connected.keepNumDims = True
+    rewriting.become(entry, schema.BuiltinOperator.FULLY_CONNECTED, connected)
+    rewriting.drop_if_unused(weights)
     return True
-
-
-def _add_constant(model: Table, graph: Table, source: Table, matrix: NDArray[np.float32]) -> int:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(np.ascontiguousarray(matrix).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.name = _text(source.name) + f"_rows{len(graph.tensors)}"
-    tensor.shape, tensor.hasRank = [int(size) for size in matrix.shape], True
-    tensor.type, tensor.buffer = schema.TensorType.FLOAT32, len(model.buffers) - 1
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def _drop_if_unused(model: Table, graph: Table, entry: Table) -> None:
-    """Empty the buffer of an operator's weights when nothing else reads it."""
-    index = entry.inputs[1]
-    buffer = graph.tensors[index].buffer
-    sharing = {
-        number for part in model.subgraphs for number, tensor in enumerate(part.tensors) if tensor.buffer == buffer
-    }
-    readers = sum(index in other.inputs for other in graph.operators)
-    if readers == 1 and sharing == {index} and index not in graph.outputs:
-        model.buffers[buffer].data = None
-
-
-def _operator_code(model: Table) -> int:
-    """Return the index of FULLY_CONNECTED among the model's operator codes; it is added when it is not there."""
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == _FULLY_CONNECTED and not code.customCode:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = _FULLY_CONNECTED
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else name

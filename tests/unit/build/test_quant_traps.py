@@ -8,16 +8,21 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer
 from tflite_graphs import (
     Operator,
+    attention,
     changed,
+    chosen_with_constant,
     convolution,
     dense,
     drawn,
+    embedding,
     lookup,
     matmul,
     padded_pool,
     recurrent,
     single,
+    stacked_with_constant,
     two_by_two,
+    with_constant,
 )
 
 from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
@@ -28,12 +33,12 @@ from dsops_controller.build.quant_checks import compare_answers
 from dsops_controller.build.quant_graph import Graph
 from dsops_controller.build.quant_ranges import measure_ranges
 from dsops_controller.build.quant_recipe import tool_recipe
-from dsops_controller.build.quantize import Quantized, QuantMode, quantize
+from dsops_controller.build.quantize import OperatorRule, Quantized, QuantMode, quantize
 from dsops_controller.build.quiet import quiet
+from dsops_controller.build.rewrite_constants import rewrite_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
 from dsops_controller.build.rewrite_names import rewrite_names
-from dsops_controller.build.rewrite_padding import rewrite_paddings
-from dsops_controller.build.tflite_writer import Table
+from dsops_controller.build.tflite_writer import Table, TfliteWriter
 
 STATIC = [QuantMode.INT8, QuantMode.INT16X8]
 OTHERS = [mode for mode in QuantMode if not mode.is_static and mode != QuantMode.FLOAT32]
@@ -128,7 +133,7 @@ def test_the_lowest_float_as_a_padding_value_makes_everything_zero_silently() ->
 def test_padding_with_any_value_is_quantized(mode: QuantMode, value: float, axes: int) -> None:
     data = DataSet({"x": drawn(10, 6, 6, 2)})
     model = padded_pool(value, axes=axes)
-    assert worst(model, rewrite_paddings(model), data) == 0.0
+    assert worst(model, rewrite_constants(model), data) == 0.0
     assert worst(model, quantize(model, mode, data).data, data) < 0.02
 
 
@@ -207,9 +212,10 @@ def test_an_operator_without_a_kernel_for_four_bits_gets_eight() -> None:
 def test_a_softmax_over_many_flat_classes_is_noted() -> None:
     data = DataSet({"x": drawn(20, 9, scale=0.1)})
     notes = quantize(dense(9, 1000, softmax=True), QuantMode.INT8, data).notes
-    assert len(notes) == 1
-    assert "output 'y': on 16 frames the best score is" in notes[0]
-    assert "rule for SOFTMAX" in notes[0]
+    assert len(notes) == 2
+    assert "% of its range" in notes[0]
+    assert "output 'y': on 16 frames the best score is" in notes[1]
+    assert "rule for SOFTMAX" in notes[1]
     assert not quantize(dense(9, 1000, softmax=True), QuantMode.INT16X8, data).notes
     assert not quantize(dense(9, 4, softmax=True), QuantMode.INT8, data).notes
 
@@ -288,13 +294,84 @@ def test_integer_inputs_and_outputs_stay_integers(mode: QuantMode) -> None:
 
 
 def test_a_graph_that_the_quantizer_refuses_names_the_operator() -> None:
-    model = changed(dense(7, 5, softmax=True), scalar_weights)
-    with pytest.raises((UnsupportedModel, InvalidModel)):
-        quantize(model, QuantMode.INT8, DataSet({"x": drawn(10, 7)}))
+    data = DataSet({"x": drawn(10, 6)})
+    with pytest.raises(UnsupportedModel, match=r"to int8 because of its operator PACK: ValueError: Ranks") as caught:
+        quantize(stacked_with_constant(), QuantMode.INT8, data)
+    assert "keep PACK float by a rule" in caught.value.hint
+    model = stacked_with_constant()
+    with pytest.raises(InvalidModel, match="changed nothing"):  # a rule leaves nothing of this model to quantize
+        quantize(model, QuantMode.INT8, data, [OperatorRule("", "PACK")])
 
 
-def scalar_weights(table: Table) -> None:
-    table.subgraphs[0].tensors[2].shape = [35]
+@pytest.mark.parametrize(
+    "model",
+    [
+        *[with_constant(Operator.MAXIMUM, values, schema.MaximumMinimumOptionsT()) for values in ([0.5], [0.1] * 6)],
+        *[chosen_with_constant(values) for values in ([0.5], [0.1] * 6)],
+    ],
+    ids=["MAXIMUM of one", "MAXIMUM of six", "SELECT_V2 of one", "SELECT_V2 of six"],
+)
+def test_constant_operands_get_the_axes_that_the_quantizer_needs(model: bytes) -> None:
+    data = DataSet({"x": drawn(20, 6)})
+    with pytest.raises(ValueError, match="Ranks of scales"):
+        unguarded(model, QuantMode.INT8, data)
+    assert worst(model, rewrite_constants(model), data) == 0.0
+    assert worst(model, quantize(model, QuantMode.INT8, data).data, data) < 0.02
+
+
+def test_the_kernel_of_a_quotient_by_small_divisors_is_wrong_silently_and_avoided() -> None:
+    data = DataSet({"x": drawn(30, 6)})
+    model = with_constant(Operator.DIV, np.linspace(0.1, 0.9, 6), schema.DivOptionsT())
+    assert worst(model, unguarded(model, QuantMode.INT8, data), data) > 0.5
+    assert worst(model, rewrite_constants(model), data) < 1e-6
+    result = quantize(model, QuantMode.INT8, data)
+    assert kinds(result.data) == ["MUL"]
+    assert worst(model, result.data, data) < 0.02
+    by_zero = with_constant(Operator.DIV, [0.0] * 6, schema.DivOptionsT())
+    assert kinds(rewrite_constants(by_zero)) == ["DIV"]
+
+
+def test_an_output_that_is_far_off_is_noted() -> None:
+    data = DataSet({"x": drawn(10, 7)})
+    other = changed(dense(7, 5), with_other_bias)
+    notes = compare_answers(LitertModel(dense(7, 5)), LitertModel(other), Graph(other), data)
+    assert len(notes) == 1
+    assert notes[0].startswith("output 'y' is off by up to 9")
+    assert not compare_answers(LitertModel(dense(7, 5)), LitertModel(dense(7, 5)), Graph(dense(7, 5)), data)
+
+
+def with_other_bias(table: Table) -> None:
+    bias = table.subgraphs[0].tensors[3]
+    table.buffers[bias.buffer].data = np.frombuffer(np.full(5, 9.0, np.float32).tobytes(), np.uint8)
+
+
+@pytest.mark.parametrize("mode", [*STATIC, *OTHERS])
+def test_an_embedding_is_stored_in_few_bits_and_looked_up_by_integers(mode: QuantMode) -> None:
+    data = DataSet({"x": np.random.default_rng(0).integers(0, 100, (20, 3)).astype(np.int32)})
+    result = quantize(embedding(), mode, data).data
+    assert LitertModel(result).inputs[0].datatype == "INT32"
+    assert len(result) < (0.65 if mode == QuantMode.FLOAT16 else 0.55) * len(embedding())
+    assert worst(embedding(), result, data) < (0.2 if mode.endswith("4") else 0.02)
+
+
+@pytest.mark.parametrize("mode", STATIC)
+def test_a_product_of_two_computed_operands_stays_and_is_right(mode: QuantMode) -> None:
+    data = DataSet({"x": drawn(30, 4, 6)})
+    result = quantize(attention(), mode, data).data
+    assert kinds(result) == ["BATCH_MATMUL"]
+    assert worst(attention(), result, data) < 0.02
+
+
+@pytest.mark.parametrize("mode", [*STATIC, QuantMode.DYNAMIC8])
+def test_an_input_that_is_an_output_too_keeps_both_names(mode: QuantMode) -> None:
+    writer = TfliteWriter("test")
+    x, y = writer.tensor("x", [1, 6]), writer.tensor("y", [1, 6])
+    weights = writer.constant("w", drawn(6, 6))
+    writer.operator(Operator.FULLY_CONNECTED, [x, weights, -1], [y], schema.FullyConnectedOptionsT())
+    model = writer.finish({"x": x}, {"y": y, "same": x})
+    data = DataSet({"x": drawn(20, 6)})
+    result = LitertModel(quantize(model, mode, data).data)
+    assert [spec.name for spec in (*result.inputs, *result.outputs)] == ["x", "y", "same"]
 
 
 def test_equal_arguments_give_equal_bytes() -> None:

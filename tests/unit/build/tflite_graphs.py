@@ -83,6 +83,60 @@ def single(code: int, options: Table = None) -> bytes:
     return writer.finish({"x": x}, {"y": y})
 
 
+def with_constant(code: int, values: object, options: Table = None) -> bytes:
+    """Return one operator over ``x`` [1, 6] and a constant."""
+    writer = TfliteWriter("test")
+    x, y = writer.tensor("x", [1, 6]), writer.tensor("y", [1, 6])
+    writer.operator(code, [x, writer.constant("c", np.asarray(values, np.float32))], [y], options)
+    return writer.finish({"x": x}, {"y": y})
+
+
+def chosen_with_constant(values: object) -> bytes:
+    """Return where ``x`` [1, 6] is above zero ``x``, and a constant elsewhere."""
+    writer = TfliteWriter("test")
+    x, positive, y = writer.tensor("x", [1, 6]), writer.tensor("positive", [1, 6]), writer.tensor("y", [1, 6])
+    zero = writer.constant("zero", np.zeros(1, np.float32))
+    other = writer.constant("other", np.asarray(values, np.float32))
+    writer.operator(Operator.GREATER, [x, zero], [positive], schema.GreaterOptionsT())
+    writer.operator(Operator.SELECT_V2, [positive, x, other], [y], schema.SelectV2OptionsT())
+    model = schema.ModelT.InitFromPackedBuf(writer.finish({"x": x}, {"y": y}), 0)
+    model.subgraphs[0].tensors[positive].type = schema.TensorType.BOOL
+    return pack(model)
+
+
+def stacked_with_constant() -> bytes:
+    """Return ``x`` [1, 6] and a constant beside each other on a new axis."""
+    writer = TfliteWriter("test")
+    x, y, options = writer.tensor("x", [1, 6]), writer.tensor("y", [1, 2, 6]), schema.PackOptionsT()
+    options.axis, options.valuesCount = 1, 2
+    writer.operator(Operator.PACK, [x, writer.constant("c", drawn(1, 6))], [y], options)
+    return writer.finish({"x": x}, {"y": y})
+
+
+def embedding() -> bytes:
+    """Return rows of a table of 100 by 64 at three int32 indices."""
+    writer = TfliteWriter("test")
+    x, flat = writer.tensor("x", [1, 3]), writer.tensor("flat", [3])
+    rows, y = writer.tensor("rows", [3, 64]), writer.tensor("y", [1, 192])
+    shapes = [writer.constant(f"shape{at}", np.array(shape, np.int32)) for at, shape in enumerate([[3], [1, 192]])]
+    writer.operator(Operator.RESHAPE, [x, shapes[0]], [flat], schema.ReshapeOptionsT())
+    writer.operator(Operator.EMBEDDING_LOOKUP, [flat, writer.constant("table", drawn(100, 64))], [rows])
+    writer.operator(Operator.RESHAPE, [rows, shapes[1]], [y], schema.ReshapeOptionsT())
+    model = schema.ModelT.InitFromPackedBuf(writer.finish({"x": x}, {"y": y}), 0)
+    for index in (x, flat):
+        model.subgraphs[0].tensors[index].type = schema.TensorType.INT32
+    return pack(model)
+
+
+def attention() -> bytes:
+    """Return the products of each two of four rows of ``x`` [1, 4, 6], both operands computed."""
+    writer = TfliteWriter("test")
+    x, y, options = writer.tensor("x", [1, 4, 6]), writer.tensor("y", [1, 4, 4]), schema.BatchMatMulOptionsT()
+    options.adjY = True
+    writer.operator(Operator.BATCH_MATMUL, [x, x], [y], options)
+    return writer.finish({"x": x}, {"y": y})
+
+
 def two_by_two() -> bytes:
     """Return a model with two inputs and two outputs: their sum and their difference."""
     writer = TfliteWriter("test")
