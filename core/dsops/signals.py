@@ -125,7 +125,7 @@ def _statistics(flat: Array) -> tuple[float, float, float]:
 
 def _mean_gradient(x: Array) -> float:
     """Return the mean absolute difference of neighbours, averaged over height and width, or along the features."""
-    steps = [abs(x[1:] - x[:-1])] if x.shape[0] > 1 else []
+    steps = [abs(x[1:] - x[:-1])] if x.ndim and x.shape[0] > 1 else []  # a frame may be a single number
     if x.ndim == 3 and x.shape[1] > 1:
         steps.append(abs(x[:, 1:] - x[:, :-1]))
     return sum(float(step.sum()) / step.size for step in steps) / len(steps) if steps else 0.0

@@ -26,7 +26,6 @@ from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequan
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
 MAX_ANSWER_BYTES = 32 << 20
-"""Values that one request may be answered with."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -47,6 +46,7 @@ class ServedModel:
 
     Attributes:
         digest: SHA-256 of the bundle file.
+        max_answer_bytes: Values that one request may be answered with.
     """
 
     manifest: Manifest
@@ -55,6 +55,7 @@ class ServedModel:
     golden: GoldenSet
     loaded: LoadedModel
     lock: threading.Lock = field(default_factory=threading.Lock)
+    max_answer_bytes: int = MAX_ANSWER_BYTES
 
     @property
     def name(self) -> str:
@@ -75,7 +76,7 @@ class ServedModel:
     def max_frames(self) -> int:
         """How many frames one request may have; the answer must have room too."""
         frame_bytes = sum(4 * math.prod(tensor.shape) for tensor in self.loaded.outputs)
-        return max(min(MAX_FRAMES, MAX_ANSWER_BYTES // frame_bytes), 1)
+        return max(min(MAX_FRAMES, self.max_answer_bytes // frame_bytes), 1)
 
     def infer(self, inputs: Mapping[str, Array]) -> Answer:
         """Answer frames.
