@@ -22,9 +22,9 @@ def manifest(blobs: dict[str, bytes] | None = None, **changes: object) -> Manife
     scores = TensorSpec(name="scores", datatype="INT8", shape=(1, 2), scale=0.004)
     base = Manifest(
         model="digits", release=1, labels=("a", "b"), inputs=(image,), outputs=(scores,),
-        blobs=describe_blobs(blobs or BLOBS),
+        blobs=describe_blobs(BLOBS),
     )  # fmt: skip
-    return Manifest.model_validate(base.model_dump() | changes)
+    return Manifest.model_validate(base.model_dump() | {"blobs": describe_blobs(blobs or BLOBS)} | changes)
 
 
 def stored(folder: Path, data: bytes) -> Path:
@@ -38,6 +38,22 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert opened.manifest == manifest()
     assert {name: opened.read(name) for name in BLOBS} == BLOBS
     opened.verify()
+
+
+def test_a_blob_comes_in_pieces_that_are_checked_at_the_end(tmp_path: Path) -> None:
+    blobs = BLOBS | {"lens.bin": bytes(3_000_000)}
+    files = ({"blob": "lens.bin", "kind": "calibration"},)
+    data = bytearray(encode_bundle(manifest(blobs, files=files), blobs))
+    opened = Bundle.open(stored(tmp_path, bytes(data)))
+    pieces = list(opened.pieces("lens.bin"))
+    assert len(pieces) == 3
+    assert b"".join(pieces) == blobs["lens.bin"]
+    data[len(data) // 2] ^= 1
+    opened = Bundle.open(stored(tmp_path, bytes(data)))
+    with pytest.raises(DigestMismatch, match=r"blob lens\.bin"):
+        list(opened.pieces("lens.bin"))
+    with pytest.raises(MalformedBundle, match="no blob"):
+        list(opened.pieces("absent"))
 
 
 def test_equal_inputs_give_equal_bytes_in_any_order() -> None:

@@ -32,6 +32,7 @@ from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.errors import GoldenMismatch, IncompatibleBundle, InvalidInput, InvalidModel
 from dsops.manifest import Budgets, Manifest, Postprocessing, Task, TensorSpec
+from dsops.signals import measure, signals_of
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
 from dsops_agent.runtime import oip
 from dsops_agent.runtime.answer import outputs_of
@@ -423,6 +424,13 @@ def test_drift_of_every_task_is_found(
     assert watched.watch.totals.drift_level == "none"
     watched.ask(**{name: strange})
     assert watched.watch.totals.drift_level == "alarm"
+
+
+def test_a_frame_of_one_number_has_signals() -> None:
+    spec = TensorSpec(name="x", datatype="FP32", shape=(1,))
+    found = measure(Task.REGRESSION, [(0, np.float32(3.0))], np.float32(2.0), None)
+    assert list(found) == list(signals_of(Task.REGRESSION, [spec]))
+    assert (found["input_mean"], found["input_gradient"], found["output_mean"]) == (3.0, 0.0, 2.0)
 
 
 def test_a_sample_of_a_classification_holds_probabilities(tmp_path: Path) -> None:
