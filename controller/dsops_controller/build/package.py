@@ -13,7 +13,6 @@ from dsops.errors import (
     GoldenMismatch,
     IncompatibleBundle,
     InvalidInput,
-    InvalidModel,
     MalformedBundle,
     UntrustedBundle,
 )
@@ -22,6 +21,7 @@ from dsops.golden import GoldenSet
 from dsops.manifest import Blob, Documents, Manifest, Task, first_problem
 from dsops.profile import Profile
 from dsops.signals import signals_of
+from dsops.tflite_lint import LintLimits, lint
 from dsops_controller.build import record
 from dsops_controller.build.documents.modelcard import read_card, write_card
 from dsops_controller.build.documents.provenance import Signer, provenance
@@ -151,10 +151,8 @@ def _read_checked(folder: Path, blob: Blob) -> bytes:
 
 def _check_payload(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> Payload:
     """Check the payload's structure, and that it is the one that was recorded."""
+    lint(data, LintLimits(custom_operators=frozenset(chosen.custom_operators)))
     payload = read_payload(data)
-    unknown = sorted(set(payload.custom_operators) - set(chosen.custom_operators))
-    if unknown:
-        raise InvalidModel(f"the payload of {chosen.variant} has the custom operator {unknown[0]!r}")
     if chosen.measured_as is None:
         model = LitertModel(data)
         _meaning(entry).check(model)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dsops.bundle import Bundle, file_digest
-from dsops.errors import BundleError
+from dsops.errors import BundleError, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest
 from dsops.profile import Profile
+from dsops.tflite_lint import LintLimits, lint
 from dsops_controller.cli import output, session
 
 WIDTH = 80
@@ -167,8 +168,19 @@ def _print_blobs(manifest: Manifest) -> None:
 
 def _payload(bundle: Bundle) -> Facts:
     payload = session.optional("dsops_controller.build.payload", "build")
-    found: Facts = payload.read_payload(bundle.read(bundle.manifest.payload)).as_dict()
-    return found
+    data = bundle.read(bundle.manifest.payload)
+    structure = payload.read_payload(data)
+    found: Facts = structure.as_dict()
+    return found | {"structure": _lint_text(data, structure.custom_operators)}
+
+
+def _lint_text(data: bytes, custom_operators: Sequence[str]) -> str:
+    """Say what the lint thinks of a payload; whether it admits custom operators is up to the device."""
+    try:
+        lint(data, LintLimits(custom_operators=frozenset(custom_operators)))
+    except InvalidModel as error:
+        return f"not sound: {error.why}"
+    return "sound"
 
 
 def _profile(bundle: Bundle) -> Facts:
