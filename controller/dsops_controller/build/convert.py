@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from dsops.errors import InvalidInput, InvalidModel
+from dsops.errors import InvalidInput, InvalidModel, UnsupportedModel
 from dsops_controller.build.converters import ConvertedModel, DirectConverter
+from dsops_controller.build.external import SET_UP, find_external
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.tflite_writer import normalize_tflite
 
 __all__ = ["convert_onnx", "normalize_tflite", "read_converted", "read_model"]
+
+_HINT = f"replace the operator, or {SET_UP}"
 
 
 def convert_onnx(data: bytes) -> bytes:
@@ -28,7 +31,8 @@ def read_model(path: Path) -> bytes:
 def read_converted(path: Path) -> ConvertedModel:
     """Read a model file: ``.onnx`` is converted, ``.tflite`` is brought into the form that the quantizer needs.
 
-    The file is only ever read.
+    The file is only ever read. What the built-in converter does not know is left to the external one, where that is
+    set up (see :mod:`dsops_controller.build.external`).
 
     Raises:
         InvalidInput: The file cannot be read, or its name ends in neither.
@@ -47,4 +51,17 @@ def read_converted(path: Path) -> ConvertedModel:
 
 
 def _convert(data: bytes) -> ConvertedModel:
-    return DirectConverter().convert(data)
+    """Convert with the built-in converter, and where that knows no way with the external one, if that is set up."""
+    try:
+        return DirectConverter().convert(data)
+    except UnsupportedModel as refusal:
+        if "operator" not in refusal.details:
+            raise
+        external = find_external()
+        if external is None:
+            raise UnsupportedModel(refusal.what, why=refusal.why, hint=_HINT, **refusal.details) from refusal
+        try:
+            return external.convert(data)
+        except UnsupportedModel as second:
+            why = f"{refusal.why}; {second}"
+            raise UnsupportedModel(refusal.what, why=why, hint=second.hint, **refusal.details) from second
