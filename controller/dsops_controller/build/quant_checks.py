@@ -27,7 +27,20 @@ _FEW_STEPS = 16
 """Below this a rounding is 3 percent of the best score or more."""
 _FAR_OFF = 0.25
 _WEIGHT_AXES = 2
-"""Constants with fewer axes are biases and factors; they stay float in the modes that quantize weights."""
+_ELEMENTWISE = (
+    "ADD",
+    "SUB",
+    "MUL",
+    "DIV",
+    "MAXIMUM",
+    "MINIMUM",
+    "PRELU",
+    "SELECT_V2",
+    "PADV2",
+    "CONCATENATION",
+    "PACK",
+)
+"""Their constants are factors and fillings, not weights; they stay float in the modes that quantize weights."""
 
 
 def require_float(graph: Graph) -> None:
@@ -92,7 +105,8 @@ def float_operators(after: Graph, mode: QuantMode) -> list[Operator]:
     return [
         operator
         for operator in _real(after)
-        if any(
+        if operator.name not in _ELEMENTWISE
+        and any(
             tensor.constant and tensor.type == _FLOAT and len(tensor.shape) >= _WEIGHT_AXES
             for tensor in after.inputs_of(operator)
         )

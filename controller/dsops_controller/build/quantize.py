@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ai_edge_quantizer import quantizer
 
-from dsops.errors import InvalidInput, UnsupportedModel
+from dsops.errors import InvalidInput, InvalidModel, UnsupportedModel
 from dsops_controller.build.data import DataSet, check_inputs
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.progress import Progress, silent
@@ -28,6 +28,7 @@ from dsops_controller.build.quant_recipe import OperatorRule, QuantMode, resolve
 from dsops_controller.build.quiet import quiet
 from dsops_controller.build.rewrite_buffers import inline_buffers
 from dsops_controller.build.rewrite_constants import rewrite_constants
+from dsops_controller.build.rewrite_folding import fold_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
 from dsops_controller.build.rewrite_names import rewrite_names
 
@@ -84,7 +85,7 @@ def quantize(
     progress.step("quantize")
     data = inline_buffers(_quantize(source, mode, modes, ranges))
     require_change(graph, Graph(data), mode)
-    quantized = LitertModel(data)
+    quantized = _loaded(data, mode)
     require_same_tensors(original, quantized)
     answers = compare_answers(original, quantized, Graph(data), check_frames_of(original, calibration))
     return Quantized(data, (*_float_notes(Graph(data), mode), *_range_notes(ranges), *answers))
@@ -92,7 +93,7 @@ def quantize(
 
 def _prepared(float_model: bytes) -> bytes:
     """Return an equal model that the quantizer can take."""
-    return rewrite_constants(rewrite_matmuls(rewrite_names(inline_buffers(float_model))))
+    return rewrite_constants(rewrite_matmuls(fold_constants(rewrite_names(inline_buffers(float_model)))))
 
 
 def _ranges(source: bytes, modes: set[QuantMode], calibration: DataSet | None, progress: Progress) -> Ranges | None:
@@ -140,6 +141,17 @@ def _run_tool(source: bytes, mode: QuantMode, modes: dict[Operator, QuantMode], 
         tool = quantizer.Quantizer(source, recipe)
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
         return bytes(result.quantized_model)
+
+
+def _loaded(data: bytes, mode: QuantMode) -> LitertModel:
+    try:
+        return LitertModel(data)
+    except InvalidModel as error:
+        raise UnsupportedModel(
+            f"what the quantizer made of the model cannot be run (mode {mode})",
+            why=error.why,
+            hint="keep the operator that is named float by a rule for it, or choose another mode",
+        ) from error
 
 
 def _float_notes(graph: Graph, mode: QuantMode) -> Iterator[str]:

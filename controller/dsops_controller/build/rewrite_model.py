@@ -3,7 +3,7 @@
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from dsops_controller.build.data import Floats
+from dsops_controller.build.data import Array, Floats
 from dsops_controller.build.tflite_writer import Table, pack
 
 
@@ -42,6 +42,13 @@ class Rewriting:
         tensor.type, tensor.buffer = schema.TensorType.FLOAT32, len(self.model.buffers) - 1
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
+
+    def make_constant(self, index: int, values: Array) -> None:
+        """Give a tensor, which nothing writes any more, fixed values of its own type."""
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        self.graph.tensors[index].buffer = len(self.model.buffers) - 1
 
     def become(self, entry: Table, code: int, options: Table) -> None:
         """Make an operator another one.

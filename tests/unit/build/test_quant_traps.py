@@ -23,6 +23,7 @@ from tflite_graphs import (
     stacked_with_constant,
     two_by_two,
     with_constant,
+    with_first_state,
 )
 
 from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
@@ -36,6 +37,7 @@ from dsops_controller.build.quant_recipe import tool_recipe
 from dsops_controller.build.quantize import OperatorRule, Quantized, QuantMode, quantize
 from dsops_controller.build.quiet import quiet
 from dsops_controller.build.rewrite_constants import rewrite_constants
+from dsops_controller.build.rewrite_folding import fold_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
 from dsops_controller.build.rewrite_names import rewrite_names
 from dsops_controller.build.tflite_writer import Table, TfliteWriter
@@ -329,6 +331,25 @@ def test_the_kernel_of_a_quotient_by_small_divisors_is_wrong_silently_and_avoide
     assert worst(model, result.data, data) < 0.02
     by_zero = with_constant(Operator.DIV, [0.0] * 6, schema.DivOptionsT())
     assert kinds(rewrite_constants(by_zero)) == ["DIV"]
+
+
+def test_an_operator_over_constants_becomes_their_result() -> None:
+    data = DataSet({"x": drawn(20, 6)})
+    model = with_first_state()
+    broken = unguarded(model, QuantMode.DYNAMIC8, data)
+    with pytest.raises(InvalidModel, match=r"FULLY_CONNECTED.* failed to prepare"):
+        LitertModel(broken)
+    assert kinds(fold_constants(model)) == ["FULLY_CONNECTED", "ADD"]
+    assert worst(model, fold_constants(model), data) == 0.0
+    assert fold_constants(dense(7, 5)) == dense(7, 5)
+
+
+@pytest.mark.parametrize("mode", [*STATIC, *OTHERS])
+def test_a_model_with_a_constant_first_state_is_quantized(mode: QuantMode) -> None:
+    data = DataSet({"x": drawn(20, 6)})
+    result = quantize(with_first_state(), mode, data)
+    assert worst(with_first_state(), result.data, data) < (0.2 if mode.endswith("4") else 0.02)
+    assert not result.notes
 
 
 def test_an_output_that_is_far_off_is_noted() -> None:

@@ -128,6 +128,20 @@ def embedding() -> bytes:
     return pack(model)
 
 
+def with_first_state(width: int = 6) -> bytes:
+    """Return ``x`` W + c V, as the first step of an unrolled recurrent network: c is a constant, and so is c V."""
+    writer = TfliteWriter("test")
+    x, mine, state, y = (writer.tensor(name, [1, width]) for name in ("x", "mine", "state", "y"))
+    for operand, weights, result in (
+        (x, drawn(width, width), mine),
+        (writer.constant("c", drawn(1, width, seed=3)), drawn(width, width, seed=1), state),
+    ):
+        inputs = [operand, writer.constant(f"w{result}", weights), -1]
+        writer.operator(Operator.FULLY_CONNECTED, inputs, [result], schema.FullyConnectedOptionsT())
+    writer.operator(Operator.ADD, [mine, state], [y], schema.AddOptionsT())
+    return writer.finish({"x": x}, {"y": y})
+
+
 def attention() -> bytes:
     """Return the products of each two of four rows of ``x`` [1, 4, 6], both operands computed."""
     writer = TfliteWriter("test")
