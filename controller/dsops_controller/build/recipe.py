@@ -1,31 +1,34 @@
-"""Builds a model from its recipe: convert, quantize, evaluate, gate, profile, golden inputs; then writes the folder."""
+"""Builds a model from its recipe: every variant of it, compared with the float model; then writes the folder."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from dsops import strictjson
 from dsops.bundle import describe_blobs, file_digest
-from dsops.errors import Conflict, InvalidInput
-from dsops.files import fsync_folder, write_atomically
-from dsops.golden import GoldenSet
-from dsops.manifest import Lineage, TensorSpec
-from dsops.profile import Profile
+from dsops.errors import AccuracyGateFailed, InvalidConfig, InvalidInput
+from dsops.manifest import Compatibility, Lineage, Preprocessing, TensorSpec
 from dsops_controller.build import record
-from dsops_controller.build.arrays import Floats, Labelled, read_frames, read_labelled
-from dsops_controller.build.convert import read_model
-from dsops_controller.build.evaluate import Evaluation, check_gate, evaluate
-from dsops_controller.build.golden import choose_golden
-from dsops_controller.build.litert import LitertModel, require_labels
-from dsops_controller.build.profile import build_profile
-from dsops_controller.build.quantize import quantize
-from dsops_controller.build.recipe_file import FILE_NAME, Recipe, read_labels, read_recipe
-from dsops_controller.build.record import BuildRecord
+from dsops_controller.build.answers import Question
+from dsops_controller.build.build_folder import check_replaceable, failed_folder, remove_folder, write_folder
+from dsops_controller.build.evaluate import Evaluator
+from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.meaning import Meaning
+from dsops_controller.build.measure_model import Measuring
+from dsops_controller.build.metric_file import load_metric
+from dsops_controller.build.parity import measure_parity
+from dsops_controller.build.progress import Progress, silent
+from dsops_controller.build.recipe_file import FILE_NAME, InputSection, Recipe, read_labels, read_recipe
+from dsops_controller.build.record import BuildRecord, VariantRecord
+from dsops_controller.build.report import Report, encode_report
+from dsops_controller.build.report_page import render_page
+from dsops_controller.build.source import Shared, Source, dataset_digests, read_datasets, read_shared, read_source
+from dsops_controller.build.variants import Finished, Workplace, finish_variants, make_variants
 
-STEPS = ("read", "convert", "quantize", "evaluate", "profile", "golden", "write")
-OnStep = Callable[[str], None]
+TOOLS = ("dsops", "ai-edge-quantizer", "ai-edge-litert", "onnx", "numpy")
+"""Programs whose version may change what is built."""
+_LAYOUTS: dict[int, Any] = {4: "NHWC", 3: "NTF", 2: "NF"}
 
 
 @dataclass(frozen=True)
@@ -34,176 +37,194 @@ class BuildResult:
 
     folder: Path
     record: BuildRecord
-    evaluation: Evaluation
-
-    def as_dict(self) -> dict[str, str | float]:
-        """Return model, variant and every figure of the evaluation."""
-        return {"model": self.record.model, "variant": self.record.variant, **self.evaluation.as_dict()}
+    report: Report
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The recipe's data, read."""
-
-    calibration: Floats
-    evaluation: Labelled
-    profile: Floats
-    golden: Labelled
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Everything that was computed, before it is written."""
-
-    float_model: bytes
-    payload: bytes
-    evaluation: Evaluation
-    profile: Profile
-    golden: GoldenSet
-
-
-def build_model(recipe: Path, out_dir: Path, on_step: OnStep = lambda step: None) -> BuildResult:
-    """Build the model of a recipe's folder. Equal inputs give equal files, but for the latencies in ``report.json``.
+def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: Sequence[str] = ()) -> BuildResult:
+    """Build the model of a recipe's folder. Equal inputs give equal files, but for what reports say of this machine.
 
     Args:
         recipe: Folder that holds ``bundle.toml``, or that file; nothing there is changed.
-        out_dir: Folder to write. An earlier build in it is replaced when the new one is complete.
-        on_step: Called with a name of ``STEPS`` as each begins.
+        out_dir: Folder to write. An earlier build in it is replaced when the new one is complete. When a variant is
+            worse than its gate allows, the reports go to the folder beside it whose name ends in ``.failed``.
+        progress: Told of each step.
+        only: Variants to build; all when it is empty.
 
     Raises:
         InvalidConfig: The recipe is wrong.
         InvalidInput: A data file is wrong.
         InvalidModel: The source is not a model, or does not match its labels.
         UnsupportedModel: The source cannot be converted or quantized.
-        AccuracyGateFailed: The quantized model is worse than its gate allows.
+        AccuracyGateFailed: A variant is worse than its gate allows.
         Conflict: ``out_dir`` holds something that is not a build.
     """
     folder = recipe.parent if recipe.name == FILE_NAME else recipe
-    steps = read_recipe(folder)
-    labels = read_labels(steps, folder)
-    _check_replaceable(out_dir)
-    parts = _compute(steps, folder, labels, on_step)
-    on_step("write")
-    packed = {
-        record.PAYLOAD: parts.payload,
-        record.PROFILE: parts.profile.encode(),
-        record.GOLDEN: parts.golden.encode(),
-    }
-    entry = _record(steps, folder, labels, parts, packed)
-    files = packed | {
-        record.FLOAT_MODEL: parts.float_model,
-        record.REPORT: strictjson.dumps({"mode": steps.quantize.mode, **parts.evaluation.as_dict()}),
-        record.FILE_NAME: entry.encode(),
-    }
-    _write_folder(out_dir, files)
-    return BuildResult(out_dir, entry, parts.evaluation)
-
-
-def _read_data(recipe: Recipe, folder: Path) -> _Data:
-    """Read every data file before the long steps, so that a wrong one is said at once."""
-    return _Data(
-        calibration=read_frames(folder / recipe.quantize.calibration),
-        evaluation=read_labelled(folder / recipe.evaluate.data),
-        profile=read_frames(folder / recipe.profile.data),
-        golden=read_labelled(folder / recipe.golden.data),
+    plan = read_recipe(folder)
+    names = _chosen(plan, only)
+    meaning = Meaning(plan.model.task, plan.postprocessing, read_labels(plan, folder))
+    check_replaceable(out_dir)
+    progress.step("read")
+    shared, digests = read_shared(plan, folder), dataset_digests(plan, folder)
+    progress.step("convert")
+    source = read_source(plan, folder)
+    lineage = plan.lineage.lineage(source.sha256, digests)
+    place = _prepare(plan, folder, source, meaning, progress)
+    made = make_variants(place, names)
+    report = Report(
+        model=plan.model.name,
+        description=plan.model.description,
+        task=plan.model.task,
+        source=source.name,
+        lineage=lineage,
+        parity=place.parity,
+        variants=tuple(one.report for one in made.values()),
     )
+    _require_passed(report, out_dir)
+    finished = finish_variants(place, made)
+    progress.step("write")
+    entry = _record(place, source, shared, lineage, finished)
+    _write(out_dir, entry, report, source, shared, finished)
+    return BuildResult(out_dir, entry, report)
 
 
-def _compute(recipe: Recipe, folder: Path, labels: tuple[str, ...], on_step: OnStep) -> _Parts:
-    on_step("read")
-    data = _read_data(recipe, folder)
-    on_step("convert")
-    float_model = read_model(folder / recipe.model.source)
-    require_labels(LitertModel(float_model), len(labels))
-    on_step("quantize")
-    payload = quantize(float_model, data.calibration, recipe.quantize.mode)
-    on_step("evaluate")
-    evaluation = evaluate(float_model, payload, data.evaluation, len(labels))
-    check_gate(evaluation, recipe.evaluate.max_accuracy_drop, recipe.evaluate.min_agreement)
-    on_step("profile")
-    profile = build_profile(payload, data.profile, len(labels))
-    on_step("golden")
-    golden = choose_golden(payload, data.golden, labels, recipe.golden.count, recipe.golden.score_tolerance)
-    return _Parts(float_model, payload, evaluation, profile, golden)
+def _chosen(plan: Recipe, only: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in only if name not in plan.variant]
+    if unknown:
+        raise InvalidInput(f"the recipe has no variant {unknown[0]!r}", why=f"it has {', '.join(plan.variant)}")
+    names = tuple(name for name in plan.variant if not only or name in only)
+    for name in names:
+        stand_in = plan.variant[name].measured_as
+        if stand_in is not None and stand_in not in names:
+            raise InvalidInput(f"variant {name} is measured as {stand_in}", hint=f"build {stand_in} with it")
+    return names
+
+
+def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progress: Progress) -> Workplace:
+    model = LitertModel(source.float_model)
+    meaning.check(model)
+    _check_preprocessing(plan, model.inputs)
+    data = read_datasets(plan, folder, model.inputs)
+    evaluation = data["evaluation"]
+    metrics = tuple(load_metric(spec, folder) for spec in plan.evaluate.metrics)
+    question = Question(meaning.task, meaning.rule, meaning.labels, metrics)
+    evaluator = Evaluator(source.float_model, evaluation, question, Measuring(plan.evaluate.threads))
+    parity = None
+    if source.onnx is not None:
+        progress.step("parity")
+        parity = measure_parity(source.onnx, source.float_model, evaluation, plan.evaluate.parity_frames)
+    return Workplace(plan, folder, source.float_model, meaning, data, evaluator, parity, progress)
+
+
+def _require_passed(report: Report, out_dir: Path) -> None:
+    """Refuse a build with a variant that failed its gate, and leave the reports that show why."""
+    place = failed_folder(out_dir)
+    check_replaceable(place)
+    if report.passed:
+        remove_folder(place)
+        return
+    write_folder(place, _report_files(report))
+    failed = [
+        f"{variant.name}: {verdict.text}"
+        for variant in report.variants
+        for verdict in variant.verdicts
+        if not verdict.passed
+    ]
+    raise AccuracyGateFailed(
+        f"{report.model} does not pass its gate", why="; ".join(failed), report=str(place / record.REPORT_PAGE)
+    )
 
 
 def _record(
-    recipe: Recipe, folder: Path, labels: tuple[str, ...], parts: _Parts, packed: Mapping[str, bytes]
+    place: Workplace, source: Source, shared: Shared, lineage: Lineage, finished: Mapping[str, Finished]
 ) -> BuildRecord:
-    runner = LitertModel(parts.payload)
+    plan = place.recipe
+    if source.signer:
+        lineage = lineage.model_copy(update={"facts": {**lineage.facts, "model_signed_by": source.signer}})
     return BuildRecord(
-        model=recipe.model.name,
-        variant=recipe.quantize.mode,
-        description=recipe.model.description,
-        labels=labels,
-        inputs=(runner.input,),
-        outputs=(runner.output,),
-        preprocessing=recipe.preprocessing.model_copy(update={"layout": _layout(runner.input)}),
-        compatibility=recipe.compatibility,
-        limits=recipe.limits,
-        lineage=_lineage(recipe, folder),
-        metrics=_metrics(recipe, parts.evaluation),
-        files=describe_blobs(packed),
+        model=plan.model.name,
+        description=plan.model.description,
+        license=plan.model.license,
+        task=plan.model.task,
+        labels=place.meaning.labels,
+        preprocessing=_preprocessing(plan, LitertModel(place.float_model).inputs),
+        postprocessing=plan.postprocessing,
+        lineage=lineage,
+        kpis=plan.model.kpis,
+        recipe_sha256=file_digest(place.folder / FILE_NAME)[0],
+        tools={tool: metadata.version(tool) for tool in TOOLS},
+        attachments=shared.attachments,
+        model_card=shared.model_card,
+        signature=shared.signature,
+        shared=describe_blobs(shared.files),
+        variants=tuple(_variant_record(place, name, one) for name, one in finished.items()),
     )
 
 
-def _layout(tensor: TensorSpec) -> str:
-    return "NHWC" if len(tensor.shape) == 4 else "NF"
-
-
-def _lineage(recipe: Recipe, folder: Path) -> Lineage:
-    used = {
-        "calibration": recipe.quantize.calibration,
-        "evaluation": recipe.evaluate.data,
-        "profile": recipe.profile.data,
-        "golden": recipe.golden.data,
-    }
-    digests = {purpose: file_digest(folder / name)[0] for purpose, name in used.items()}
-    return Lineage(
-        source_sha256=file_digest(folder / recipe.model.source)[0],
-        datasets=dict(recipe.lineage.datasets) | digests,
-        facts=recipe.lineage.facts,
+def _variant_record(place: Workplace, name: str, finished: Finished) -> VariantRecord:
+    section = place.recipe.variant[name]
+    runner = LitertModel(finished.made.measured)
+    return VariantRecord(
+        variant=name,
+        mode=finished.made.mode,
+        inputs=runner.inputs,
+        outputs=runner.outputs,
+        compatibility=Compatibility(hardware=section.hardware, min_litert=section.min_litert),
+        budgets=place.recipe.budgets_of(name),
+        metrics=finished.made.report.evaluation.summary(),
+        custom_operators=finished.made.custom_operators,
+        measured_as=section.measured_as,
+        files=describe_blobs(_variant_files(finished)),
     )
 
 
-def _metrics(recipe: Recipe, evaluation: Evaluation) -> dict[str, float]:
-    """Return the figures that are the same on every machine; latencies stay in the report."""
+def _variant_files(finished: Finished) -> dict[str, bytes]:
     return {
-        "float_accuracy": evaluation.float_accuracy,
-        f"{recipe.quantize.mode}_accuracy": evaluation.quantized_accuracy,
-        "agreement": evaluation.agreement,
-        "evaluation_frames": float(evaluation.frames),
-        "float_bytes": float(evaluation.float_bytes),
-        f"{recipe.quantize.mode}_bytes": float(evaluation.quantized_bytes),
+        record.PAYLOAD: finished.made.payload,
+        record.PROFILE: finished.profile.encode(),
+        record.GOLDEN: finished.golden.encode(),
     }
 
 
-def _check_replaceable(out_dir: Path) -> None:
-    if not out_dir.exists():
-        return
-    if not out_dir.is_dir():
-        raise InvalidInput(f"{out_dir} is not a folder")
-    if any(out_dir.iterdir()) and not (out_dir / record.FILE_NAME).is_file():
-        raise Conflict(
-            f"{out_dir} holds something that is not a build", why="it would be replaced", hint="name another folder"
+def _write(
+    out_dir: Path,
+    entry: BuildRecord,
+    report: Report,
+    source: Source,
+    shared: Shared,
+    finished: Mapping[str, Finished],
+) -> None:
+    files = {record.FILE_NAME: entry.encode(), record.FLOAT_MODEL: source.float_model, **_report_files(report)}
+    files |= {f"{record.SHARED}/{name}": data for name, data in shared.files.items()}
+    for variant, one in finished.items():
+        files |= {f"{variant}/{name}": data for name, data in _variant_files(one).items()}
+    write_folder(out_dir, files)
+
+
+def _report_files(report: Report) -> dict[str, bytes]:
+    return {record.REPORT: encode_report(report), record.REPORT_PAGE: render_page(report)}
+
+
+def _check_preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> None:
+    names = [spec.name for spec in inputs]
+    given = plan.preprocessing
+    if isinstance(given, dict) and set(given) - set(names):
+        unknown = min(set(given) - set(names))
+        raise InvalidConfig(
+            f"preprocessing names the input {unknown!r}", why=f"the model's inputs are {', '.join(names)}"
+        )
+    if isinstance(given, InputSection) and len(names) > 1 and given != InputSection():
+        raise InvalidConfig(
+            "preprocessing does not say of which input it is",
+            why=f"the model's inputs are {', '.join(names)}",
+            hint=f'write a table for each, such as [preprocessing."{names[0]}"]',
         )
 
 
-def _write_folder(out_dir: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder beside its place and move it there whole; an earlier build is moved away just before."""
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    except OSError as error:
-        raise InvalidInput(f"cannot write {out_dir}", why=str(error.strerror)) from error
-    try:
-        new, old = work / "new", work / "old"
-        new.mkdir()
-        for name, data in files.items():
-            write_atomically(new / name, data)
-        if out_dir.exists():
-            out_dir.rename(old)
-        new.rename(out_dir)
-        fsync_folder(out_dir.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> tuple[Preprocessing, ...]:
+    given = plan.preprocessing
+    sections = given if isinstance(given, dict) else {spec.name: given for spec in inputs}
+    return tuple(
+        sections[spec.name].of(spec.name, _LAYOUTS.get(len(spec.shape), "other"))
+        for spec in inputs
+        if spec.name in sections
+    )

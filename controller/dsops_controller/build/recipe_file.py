@@ -209,7 +209,7 @@ class Recipe(Frozen):
     def _check_variant(self, name: str, variant: VariantSection) -> None:
         if variant.payload is None:
             mode = self.mode_of(name)
-            if mode.needs_calibration and self.data.calibration is None:
+            if mode.is_static and self.data.calibration is None:
                 raise ValueError(f"variant {name} needs data.calibration")
         if variant.measured_as is not None:
             other = self.variant.get(variant.measured_as)

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dsops import strictjson
 from dsops.errors import DsopsError, InvalidInput
 from dsops.files import write_atomically
 from dsops_controller.demo.digits import LABELS, Labelled, balanced_mix, splits
 from dsops_controller.demo.train import accuracy, to_onnx, train
 
 MODEL = "digits"
+MIN_CONFIDENCE = 0.5
+"""Below this a program on the device asks a person; it reads the figure from the file that comes with the model."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def prepare(folder: Path, seed: int, returned: Labelled | None = None) -> Prepar
         "calibration.npz": _npz(calibration),
         "reference.npz": _npz(data.reference),
         "evaluation.npz": _npz(data.reference),
+        "reading.json": strictjson.dumps({"min_confidence": MIN_CONFIDENCE}),
         "bundle.toml": _recipe(seed, returned).encode(),
     }
     for name, content in files.items():
@@ -92,37 +96,45 @@ def _npz(data: Labelled) -> bytes:
 
 
 def _recipe(seed: int, returned: Labelled | None) -> str:
-    facts = f'seed = "{seed}", returned_samples = "{len(returned) if returned else 0}"'
     return f"""\
 # Written by dsops_controller.demo.prepare; see firmware_bundles/digits.
 
 [model]
 name = "{MODEL}"
 source = "model.onnx"
+task = "classification"
 labels = [{", ".join(f'"{label}"' for label in LABELS)}]
 description = "Handwritten digits of 8 x 8 pixels"
+license = "Apache-2.0"
 
-[quantize]
-mode = "int8"
+[data]
 calibration = "calibration.npz"
+evaluation = "evaluation.npz"
+profile = "reference.npz"
+golden = "reference.npz"
 
-[evaluate]
-data = "evaluation.npz"
+[variant.int8]
+hardware = ["x86_64", "aarch64"]
+
+[variant.float32]
+
+[gate]
 max_accuracy_drop = 0.01
 min_agreement = 0.97
 
-[profile]
-data = "reference.npz"
-
 [golden]
-data = "reference.npz"
 count = 32
 
-[compatibility]
-hardware = ["x86_64", "aarch64"]
+[preprocessing]
+color = "GRAY"
+scale = 0.0625
+
+[files]
+"reading.json" = {{ kind = "config", source = "reading.json" }}
 
 [lineage]
-facts = {{ {facts} }}
+parameters = {{ seed = "{seed}" }}
+facts = {{ returned_samples = "{len(returned) if returned else 0}" }}
 """
 
 

@@ -1,0 +1,145 @@
+"""Makes the variants of a model: each is quantized, checked, compared with the float model, profiled and proved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsops import tflite_lint
+from dsops.errors import InvalidModel
+from dsops.golden import GoldenSet
+from dsops.profile import Profile
+from dsops_controller.build.convert import normalize_tflite
+from dsops_controller.build.data import DataSet
+from dsops_controller.build.evaluate import Evaluator
+from dsops_controller.build.gate import check
+from dsops_controller.build.golden import choose_golden
+from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.meaning import Meaning
+from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
+from dsops_controller.build.parity import Parity
+from dsops_controller.build.profile import build_profile
+from dsops_controller.build.progress import Progress
+from dsops_controller.build.quant_isolated import quantize_isolated
+from dsops_controller.build.quantize import Quantized
+from dsops_controller.build.recipe_file import Recipe
+from dsops_controller.build.report import VariantReport
+from dsops_controller.build.source import read_bytes
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What making any variant needs.
+
+    Attributes:
+        folder: The recipe's.
+        data: Data by purpose.
+        evaluator: Compares variants with the float model.
+        parity: How near the float model is to the ONNX model that it was converted from.
+    """
+
+    recipe: Recipe
+    folder: Path
+    float_model: bytes
+    meaning: Meaning
+    data: Mapping[str, DataSet]
+    evaluator: Evaluator
+    parity: Parity | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant's payload and what is known of it; ``measured`` is the payload whose figures these are."""
+
+    payload: bytes
+    measured: bytes
+    mode: str
+    report: VariantReport
+    custom_operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A variant that passed its gate, with everything that its bundle needs."""
+
+    made: Made
+    profile: Profile
+    golden: GoldenSet
+
+
+def make_variants(place: Workplace, names: tuple[str, ...]) -> dict[str, Made]:
+    """Make variants, those that are measured as another one last.
+
+    Raises:
+        InvalidModel: A payload is not a sound model, or its tensors are not the float model's.
+        UnsupportedModel: The model cannot be quantized in this way.
+        AccuracyGateFailed: The result answers the same to everything.
+    """
+    made: dict[str, Made] = {}
+    for name in sorted(names, key=lambda one: place.recipe.variant[one].measured_as is not None):
+        stand_in = place.recipe.variant[name].measured_as
+        made[name] = _take_over(place, name, made[stand_in]) if stand_in else _make(place, name)
+    return {name: made[name] for name in names}
+
+
+def finish_variants(place: Workplace, made: Mapping[str, Made]) -> dict[str, Finished]:
+    """Profile variants and choose their golden inputs.
+
+    Raises:
+        InvalidInput: The data for it is too little, or does not fit.
+    """
+    finished: dict[bytes, Finished] = {}
+    for name, one in made.items():
+        if one.measured not in finished:
+            place.progress.step(f"profile {name}")
+            profile = build_profile(one.measured, place.data["profile"], place.meaning)
+            place.progress.step(f"golden inputs {name}")
+            section = place.recipe.golden
+            golden = choose_golden(one.measured, place.data["golden"], place.meaning, section.count, section.tolerance)
+            finished[one.measured] = Finished(one, profile, golden)
+    return {
+        name: Finished(one, finished[one.measured].profile, finished[one.measured].golden) for name, one in made.items()
+    }
+
+
+def _make(place: Workplace, name: str) -> Made:
+    quantized, mode = _payload(place, name)
+    tflite_lint.lint(quantized.data)
+    place.progress.step(f"evaluate {name}", len(place.data["evaluation"]))
+    evaluation = place.evaluator.evaluate(quantized.data, place.progress)
+    verdicts = check(place.recipe.gate_of(name), evaluation, place.parity)
+    return Made(quantized.data, quantized.data, mode, VariantReport(name, mode, quantized.notes, evaluation, verdicts))
+
+
+def _payload(place: Workplace, name: str) -> tuple[Quantized, str]:
+    section = place.recipe.variant[name]
+    if section.payload is None:
+        mode = place.recipe.mode_of(name)
+        rules = tuple(rule.rule() for rule in section.rules)
+        calibration = place.data.get("calibration")
+        return quantize_isolated(place.float_model, mode, calibration, rules, place.progress), mode.value
+    data = normalize_tflite(read_bytes(place.folder / section.payload, MAX_MODEL_BYTES))
+    _require_same_tensors(place, name, data)
+    return Quantized(data), "ready-made"
+
+
+def _take_over(place: Workplace, name: str, other: Made) -> Made:
+    """Make a variant that this machine cannot run; another one's figures stand for it."""
+    section = place.recipe.variant[name]
+    assert section.payload is not None
+    data = read_bytes(place.folder / section.payload, MAX_MODEL_BYTES)
+    tflite_lint.lint(data, tflite_lint.LintLimits(custom_operators=frozenset(section.custom_operators)))
+    note = f"not run here; figures, profile and golden inputs are those of variant {other.report.name}"
+    verdicts = check(place.recipe.gate_of(name), other.report.evaluation, place.parity)
+    report = VariantReport(name, "ready-made", (note,), other.report.evaluation, verdicts)
+    return Made(data, other.payload, "ready-made", report, section.custom_operators)
+
+
+def _require_same_tensors(place: Workplace, name: str, payload: bytes) -> None:
+    given, wanted = LitertModel(payload), LitertModel(place.float_model)
+    for what, have, need in (("inputs", given.inputs, wanted.inputs), ("outputs", given.outputs, wanted.outputs)):
+        if [spec.shape for spec in have] != [spec.shape for spec in need]:
+            raise InvalidModel(
+                f"the payload of variant {name} has other {what} than the source model",
+                why=f"{[list(spec.shape) for spec in have]} instead of {[list(spec.shape) for spec in need]}",
+            )
