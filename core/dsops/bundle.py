@@ -167,7 +167,11 @@ def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
     data = file.read(length)
     if len(data) != length:
         raise MalformedBundle("the manifest is cut short")
-    return Manifest.decode(data), _HEAD.size + length
+    manifest = Manifest.decode(data)
+    names = [blob.name for blob in manifest.blobs]
+    if names != sorted(names):
+        raise MalformedBundle("the blobs are not in order", why="they are sorted by name")
+    return manifest, _HEAD.size + length
 
 
 def file_digest(path: Path) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from dsops.manifest import Manifest, TensorSpec
 BLOBS = {"model.tflite": b"TFL3" * 9, "profile.json": b"{}", "golden.bin": b"gold"}
 
 
-def manifest(blobs: dict[str, bytes] | None = None, **changes: object) -> Manifest:
+def manifest(given: dict[str, bytes] | None = None, **changes: object) -> Manifest:
     image = TensorSpec(name="image", datatype="INT8", shape=(1, 8, 8, 1), scale=0.1)
     scores = TensorSpec(name="scores", datatype="INT8", shape=(1, 2), scale=0.004)
     base = Manifest(
@@ -91,6 +91,14 @@ def test_a_cut_file_is_refused(tmp_path: Path, cut: int) -> None:
 def test_a_longer_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MalformedBundle, match="manifest says"):
         Bundle.open(stored(tmp_path, encode_bundle(manifest(), BLOBS) + b"\0"))
+
+
+def test_blobs_in_another_order_are_refused(tmp_path: Path) -> None:
+    backwards = manifest(blobs=manifest().blobs[::-1])
+    head = backwards.encode()
+    parts = [struct.pack("<8sII", b"DSOPSBND", 1, len(head)), head, *(BLOBS[blob.name] for blob in backwards.blobs)]
+    with pytest.raises(MalformedBundle, match="not in order"):
+        Bundle.open(stored(tmp_path, b"".join(parts)))
 
 
 def test_an_absent_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
