@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from dsops.errors import InvalidModel, UnsupportedModel
 from dsops_controller.build.conversion import TO_LAST, Conversion
 from dsops_controller.build.onnx.table import HANDLERS
@@ -71,7 +73,8 @@ class DirectConverter:
             UnsupportedModel: An operator, named with its node, or the model's form cannot be converted.
         """
         try:
-            return _write(parse_onnx(data))
+            with np.errstate(all="ignore"):  # what overflows is refused when it is written
+                return _write(parse_onnx(data))
         except DAMAGE as error:
             raise InvalidModel(
                 "the ONNX model contradicts itself", why=f"{type(error).__name__} while reading it"

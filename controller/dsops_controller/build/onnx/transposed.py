@@ -151,4 +151,5 @@ def scaled_weights(conversion: Conversion, node: Node, weights: Array, axis: int
     if last is node:
         return weights, bias, node
     by_channel = scale.reshape((-1, 1, 1, 1)) if axis == 0 else scale.reshape((1, -1, 1, 1))
-    return (weights * by_channel).astype(np.float32), (bias * scale + shift).astype(np.float32), last
+    bias = (bias * scale + shift).astype(np.float32)
+    return weights * by_channel.astype(np.float32), bias, last
