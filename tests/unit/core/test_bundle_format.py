@@ -24,7 +24,7 @@ def manifest(given: dict[str, bytes] | None = None, **changes: object) -> Manife
         model="digits", release=1, labels=("a", "b"), inputs=(image,), outputs=(scores,),
         blobs=describe_blobs(BLOBS),
     )  # fmt: skip
-    return Manifest.model_validate(base.model_dump() | {"blobs": describe_blobs(blobs or BLOBS)} | changes)
+    return Manifest.model_validate(base.model_dump() | {"blobs": describe_blobs(given or BLOBS)} | changes)
 
 
 def stored(folder: Path, data: bytes) -> Path:
