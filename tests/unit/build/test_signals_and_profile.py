@@ -5,18 +5,31 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidInput, InvalidModel
+from dsops.manifest import Task, TensorSpec
 from dsops.profile import Profile
-from dsops.signals import SIGNALS, bin_of, entropy, measure
+from dsops.signals import bin_of, entropy, measure, signals_of, watched_inputs
+from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
+from dsops_controller.build.meaning import Meaning
 from dsops_controller.build.profile import build_profile, quantile_edges
-from dsops_controller.demo.digits import Splits, bad_camera
+from dsops_controller.demo.digits import LABELS, Splits, bad_camera
 
 SCORES = np.array([0.5, 0.25, 0.25, 0.0], np.float32)
+DIGITS = Meaning(labels=LABELS)
+FLOAT = TensorSpec(name="x", datatype="FP32", shape=(1, 4))
+
+
+def signals(x: np.ndarray, scores: np.ndarray = SCORES) -> dict[str, float]:
+    return measure(Task.CLASSIFICATION, [(0, x)], scores, scores)
+
+
+def frames(x: np.ndarray) -> DataSet:
+    return DataSet({"image": x})
 
 
 def test_signals_of_a_known_frame() -> None:
     x = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)[..., None]
-    assert measure(x, SCORES) == {
+    assert signals(x) == {
         "confidence": 0.5,
         "margin": 0.25,
         "entropy": pytest.approx(1.5 * math.log(2), rel=1e-5),
@@ -29,13 +42,13 @@ def test_signals_of_a_known_frame() -> None:
 
 
 def test_signals_of_a_feature_row() -> None:
-    found = measure(np.array([1.0, 3.0, 2.0], np.float32), SCORES)
+    found = signals(np.array([1.0, 3.0, 2.0], np.float32))
     assert found["input_gradient"] == 1.5
-    assert list(found) == list(SIGNALS)
+    assert list(found) == list(signals_of(Task.CLASSIFICATION, [FLOAT]))
 
 
 def test_a_single_feature_has_no_gradient() -> None:
-    assert measure(np.array([2.0], np.float32), SCORES)["input_gradient"] == 0.0
+    assert signals(np.array([2.0], np.float32))["input_gradient"] == 0.0
 
 
 def test_entropy_scales_its_scores_and_ignores_what_is_not_positive() -> None:
@@ -44,7 +57,7 @@ def test_entropy_scales_its_scores_and_ignores_what_is_not_positive() -> None:
 
 
 def test_nan_falls_into_the_last_bin() -> None:
-    found = measure(np.array([1.0, np.nan], np.float32), SCORES)
+    found = signals(np.array([1.0, np.nan], np.float32))
     assert bin_of([0.0, 1.0, 2.0], found["input_mean"]) == 3
 
 
@@ -52,7 +65,7 @@ def test_the_last_bit_of_a_value_does_not_move_it_to_another_bin() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((8, 8, 1), np.float32)
     nudged = np.nextafter(x, np.float32(2))
-    assert abs(measure(x, SCORES)["input_mean"] - measure(nudged, SCORES)["input_mean"]) <= 1e-6
+    assert abs(signals(x)["input_mean"] - signals(nudged)["input_mean"]) <= 1e-6
     values = np.round(rng.choice([0.1, 0.2, 0.3, 0.7], 500), 6)
     edges = quantile_edges(values)
     for value in np.unique(values):
@@ -77,9 +90,9 @@ def test_edges_of_tied_values_ascend_and_hold_everything(values: np.ndarray) -> 
 
 
 def test_the_profile_counts_every_reference_frame_once(int8_model: bytes, digits: Splits) -> None:
-    profile = build_profile(int8_model, digits.reference.x, 10)
+    profile = build_profile(int8_model, frames(digits.reference.x), DIGITS)
     assert profile.n_ref == 500
-    assert [signal.name for signal in profile.signals] == list(SIGNALS)
+    assert [signal.name for signal in profile.signals] == list(signals_of(Task.CLASSIFICATION, [FLOAT]))
     for signal in profile.signals:
         assert sum(signal.counts) == 500
         if signal.kind == "ordinal":
@@ -88,26 +101,46 @@ def test_the_profile_counts_every_reference_frame_once(int8_model: bytes, digits
 
 
 def test_the_profile_is_that_of_the_quantized_model(int8_model: bytes, digits: Splits) -> None:
-    profile = build_profile(int8_model, digits.reference.x, 10)
-    classes = LitertModel(int8_model).run(digits.reference.x).argmax(1)
+    profile = build_profile(int8_model, frames(digits.reference.x), DIGITS)
+    classes = LitertModel(int8_model).run({"image": digits.reference.x})["scores"].argmax(1)
     found = next(signal for signal in profile.signals if signal.name == "predicted_class")
     assert found.counts == tuple(np.bincount(classes, minlength=10).tolist())
 
 
 def test_bad_frames_leave_the_reference(int8_model: bytes, digits: Splits) -> None:
-    profile = build_profile(int8_model, digits.reference.x, 10)
+    profile = build_profile(int8_model, frames(digits.reference.x), DIGITS)
     spread = next(signal for signal in profile.signals if signal.name == "input_std")
-    frames = bad_camera(digits.test.x[:50], 0)
-    scores = LitertModel(int8_model).run(frames)
-    bins = [bin_of(spread.edges, measure(x, s)["input_std"]) for x, s in zip(frames, scores, strict=True)]
+    bad = bad_camera(digits.test.x[:50], 0)
+    scores = LitertModel(int8_model).run({"image": bad})["scores"]
+    bins = [bin_of(spread.edges, signals(x, s)["input_std"]) for x, s in zip(bad, scores, strict=True)]
     assert bins.count(0) > 45
 
 
 def test_a_small_reference_is_refused(int8_model: bytes, digits: Splits) -> None:
     with pytest.raises(InvalidInput, match="has 199 frames"):
-        build_profile(int8_model, digits.reference.x[:199], 10)
+        build_profile(int8_model, frames(digits.reference.x[:199]), DIGITS)
 
 
 def test_a_profile_for_other_labels_is_refused(int8_model: bytes, digits: Splits) -> None:
-    with pytest.raises(InvalidModel, match="does not match its labels"):
-        build_profile(int8_model, digits.reference.x, 9)
+    with pytest.raises(InvalidModel, match="9 labels for an output"):
+        build_profile(int8_model, frames(digits.reference.x), Meaning(labels=LABELS[:9]))
+
+
+def test_other_tasks_have_signals_of_their_own() -> None:
+    given, rebuilt = np.array([1.0, 2.0], np.float32), np.array([1.0, 4.0], np.float32)
+    found = measure(Task.RECONSTRUCTION, [(0, given)], rebuilt, np.float32(2.0))
+    assert found["reconstruction_error"] == 2.0
+    assert list(found) == list(signals_of(Task.RECONSTRUCTION, [FLOAT]))
+    found = measure(Task.REGRESSION, [(0, given)], rebuilt, None)
+    assert (found["output_mean"], found["output_std"]) == (2.5, 1.5)
+    assert list(found) == list(signals_of(Task.REGRESSION, [FLOAT]))
+
+
+def test_each_real_input_is_measured_and_indices_are_not() -> None:
+    index = TensorSpec(name="id", datatype="INT64", shape=(1, 1))
+    stored = TensorSpec(name="q", datatype="INT8", shape=(1, 4), scale=0.1)
+    assert watched_inputs([FLOAT, index, stored]) == (0, 2)
+    names = set(signals_of(Task.OTHER, [FLOAT, index, stored]))
+    assert {"input_mean", "input3_mean"} <= names
+    assert not any(name.startswith("input2") for name in names)
+    assert watched_inputs([FLOAT] * 9) == (0, 1, 2, 3)
