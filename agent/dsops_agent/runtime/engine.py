@@ -7,7 +7,7 @@ frame to the next is forgotten before each.
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,17 @@ from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest, Task, TensorSpec
 from dsops.profile import Profile
+from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
 MAX_ANSWER_BYTES = 32 << 20
+DEVICE_LIMITS = LintLimits(
+    file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 22, trailing_bytes=1 << 20
+)
+"""What a payload may ask of a device. Custom operators need a delegate, which the runtime does not load: none."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -38,6 +43,34 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
 }
 """Open Inference Protocol names of the types that a payload's tensors may have."""
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """What a request may give for one input.
+
+    Attributes:
+        name: Its name.
+        shape: The shape of one frame.
+        datatypes: Open Inference Protocol types: that of real values first, then the tensor's own.
+        dtypes: The same as NumPy types.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    datatypes: tuple[str, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> "InputForm":
+        """Return the form of an input as the manifest tells it."""
+        is_real = spec.scale or spec.datatype in ("FP32", "FP16")
+        datatypes = tuple(dict.fromkeys(("FP32", spec.datatype) if is_real else (spec.datatype,)))
+        return cls(spec.name, spec.shape[1:], datatypes, tuple(DTYPES[name] for name in datatypes))
+
+    def __str__(self) -> str:
+        """Return the shape with its batch axis."""
+        return f"[{', '.join(['n', *map(str, self.shape)])}]"
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,11 @@ class ServedModel:
         return outputs_of(self.manifest)
 
     @cached_property
+    def forms(self) -> dict[str, InputForm]:
+        """What a request must give, by name, in the model's order."""
+        return {spec.name: InputForm.of(spec) for spec in self.manifest.inputs}
+
+    @cached_property
     def max_frames(self) -> int:
         """How many frames one request may have; the answer must have room too."""
         frame_bytes = sum(4 * math.prod(tensor.shape) for tensor in self.loaded.outputs)
@@ -91,7 +129,7 @@ class ServedModel:
             InvalidModel: The interpreter fails.
         """
         given = self._checked(inputs)
-        stored = [quantize(frames, tensor) for frames, tensor in zip(given, self.loaded.inputs, strict=True)]
+        stored = list(map(quantize, given, self.loaded.inputs))
         latency_us = []
         rows = []
         with self.lock:
@@ -99,16 +137,16 @@ class ServedModel:
                 start = time.perf_counter_ns()
                 rows.append(self.loaded.run_stored([frames[number : number + 1] for frames in stored]))
                 latency_us.append((time.perf_counter_ns() - start) / 1000)
-        outputs = tuple(
-            dequantize(np.concatenate(column), tensor)  # at once: one by one takes longer than the model
-            for column, tensor in zip(zip(*rows, strict=True), self.loaded.outputs, strict=True)
-        )
-        return Answer(outputs, self.decide(given[:1], outputs), tuple(latency_us))
+        outputs = [
+            dequantize(np.concatenate([row[at] for row in rows]), tensor)  # at once: one by one takes longer
+            for at, tensor in enumerate(self.loaded.outputs)
+        ]
+        return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
 
-    def decide(self, first_input: list[Array], outputs: tuple[Array, ...]) -> Decision:
-        """Return what outputs mean; ``first_input`` holds the first input, in whatever form a caller sent it."""
+    def decide(self, first_input: Array, outputs: Sequence[Array]) -> Decision:
+        """Return what outputs mean; ``first_input`` is in whatever form a caller sent it."""
         task = self.manifest.task
-        needed = [self.real_frames(0, frames) for frames in first_input] if task is Task.RECONSTRUCTION else []
+        needed = (self.real_frames(0, first_input),) if task is Task.RECONSTRUCTION else ()
         return decide(task, self.manifest.postprocessing, needed, outputs)
 
     def real_frames(self, position: int, frames: Array) -> Array:
@@ -128,39 +166,31 @@ class ServedModel:
 
     def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Return the inputs in the model's order."""
-        specs = self.manifest.inputs
-        if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+        if inputs.keys() != self.forms.keys():
             raise wrong_names(self.manifest, list(inputs))
-        given = [inputs[spec.name] for spec in specs]
-        count = len(given[0])
-        for frames, spec, tensor in zip(given, specs, self.loaded.inputs, strict=True):
-            self._check(frames, spec, tensor)
-            if len(frames) != count:
+        given: list[Array] = []
+        for name, form in self.forms.items():
+            frames = inputs[name]
+            self._check(frames, form)
+            if given and len(frames) != len(given[0]):
                 raise InvalidInput(
                     f"the inputs of model {self.name} have different numbers of frames",
-                    why=f"{count} of {specs[0].name!r}, {len(frames)} of {spec.name!r}",
+                    why=f"{len(given[0])} of {next(iter(self.forms))!r}, {len(frames)} of {name!r}",
                 )
+            given.append(frames)
         return given
 
-    def _check(self, frames: Array, spec: TensorSpec, tensor: TensorDetails) -> None:
-        if frames.shape[1:] != spec.shape[1:] or not 1 <= len(frames) <= self.max_frames:
-            wanted = ["n", *spec.shape[1:]]
+    def _check(self, frames: Array, form: InputForm) -> None:
+        if frames.shape[1:] != form.shape or not 1 <= len(frames) <= self.max_frames:
             raise InvalidInput(
-                f"input {spec.name!r} of model {self.name} has shape [{', '.join(map(str, wanted))}]",
+                f"input {form.name!r} of model {self.name} has shape {form}",
                 why=f"got {list(frames.shape)}; n is 1 to {self.max_frames}",
             )
-        if frames.dtype != tensor.dtype and not (tensor.is_real and frames.dtype == np.float32):
-            wanted_types = " or ".join(datatypes_of(spec))
-            raise InvalidInput(f"input {spec.name!r} of model {self.name} is {wanted_types}", why=f"got {frames.dtype}")
+        if frames.dtype not in form.dtypes:
+            wanted = " or ".join(form.datatypes)
+            raise InvalidInput(f"input {form.name!r} of model {self.name} is {wanted}", why=f"got {frames.dtype}")
         if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-            raise InvalidInput(f"input {spec.name!r} holds a value that is not finite", why="NaN or infinity")
-
-
-def datatypes_of(spec: TensorSpec) -> tuple[str, ...]:
-    """Return the types in which an input may be sent: real values first, then its own."""
-    if spec.scale or spec.datatype in ("FP32", "FP16"):
-        return ("FP32",) if spec.datatype == "FP32" else ("FP32", spec.datatype)
-    return (spec.datatype,)
+            raise InvalidInput(f"input {form.name!r} holds a value that is not finite", why="NaN or infinity")
 
 
 def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
@@ -190,6 +220,7 @@ def load_bundle(bundle: Bundle, digest: str, threads: int) -> ServedModel:
     profile = Profile.decode(bundle.read(manifest.profile))
     golden = GoldenSet.decode(bundle.read(manifest.golden))
     payload = bundle.read(manifest.payload)
+    lint(payload, DEVICE_LIMITS)
     loaded = LoadedModel(payload, threads)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)

@@ -139,7 +139,7 @@ def _meanings(
         return []
     said = [named_choice(manifest, choice) for choice in answer.choices.tolist()]
     if manifest.task is Task.RECONSTRUCTION:
-        right = served.decide([inputs[manifest.inputs[0].name]], expected)
+        right = served.decide(inputs[manifest.inputs[0].name], expected)
         choices = [named_choice(manifest, choice) for choice in np.asarray(right.choices).tolist()]
         return list(zip(said, choices, strict=True))
     labels = served.golden.labels[first_row : first_row + len(said)] if manifest.labels else ()

@@ -161,13 +161,13 @@ class LoadedModel:
             InvalidInput: Their number, shape or type does not fit.
             InvalidModel: The interpreter fails.
         """
-        stored = self.run_stored(inputs)
+        if len(inputs) != len(self.inputs):
+            raise InvalidInput(f"the model has {len(self.inputs)} inputs", why=f"{len(inputs)} were given")
+        stored = self.run_stored(list(map(quantize, inputs, self.inputs)))
         return [dequantize(array, tensor) for array, tensor in zip(stored, self.outputs, strict=True)]
 
     def run_stored(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run as :meth:`run`; stored outputs come back, so that a caller with many frames dequantizes them at once."""
-        if len(inputs) != len(self.inputs):
-            raise InvalidInput(f"the model has {len(self.inputs)} inputs", why=f"{len(inputs)} were given")
+        """Run as :meth:`run`, stored values in and out, so that a caller with many frames converts them at once."""
         for array, tensor in zip(inputs, self.inputs, strict=True):
             self._set(array, tensor)
         try:
@@ -190,7 +190,7 @@ class LoadedModel:
         if array.shape != tensor.shape:
             raise InvalidInput(f"input {tensor.name!r} has shape {list(tensor.shape)}", why=f"got {list(array.shape)}")
         try:
-            self._interpreter.set_tensor(tensor.index, quantize(array, tensor))
+            self._interpreter.set_tensor(tensor.index, array)
         except ValueError as error:
             raise InvalidInput(f"input {tensor.name!r} was refused", why=_one_line(error)) from error
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from dsops.api.v1 import inference_pb2 as pb
 from dsops.errors import InvalidInput, NotFound
-from dsops.manifest import TensorSpec
 from dsops_agent.runtime.answer import Answer, Output
-from dsops_agent.runtime.engine import DTYPES, ServedModel, datatypes_of, wrong_names
+from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
 
 PLATFORM = "tflite"
@@ -39,53 +38,53 @@ def decode_inputs(request: pb.ModelInferRequest, served: ServedModel) -> dict[st
         InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
             model's; the text says which it has.
     """
-    specs = {spec.name: spec for spec in served.manifest.inputs}
-    names = [tensor.name for tensor in request.inputs]
-    if len(names) != len(specs) or set(names) != specs.keys():
-        raise wrong_names(served.manifest, names)
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(names):
-        raise InvalidInput(f"a request with {len(names)} inputs has as many raw contents", why=f"got {len(raw)}")
-    found = {}
+    forms, raw = served.forms, request.raw_input_contents
+    if len(request.inputs) != len(forms):
+        raise wrong_names(served.manifest, [tensor.name for tensor in request.inputs])
+    if raw and len(raw) != len(forms):
+        raise InvalidInput(f"a request with {len(forms)} inputs has as many raw contents", why=f"got {len(raw)}")
+    found: dict[str, Array] = {}
     for position, tensor in enumerate(request.inputs):
-        _check_tensor(tensor, specs[tensor.name], served.max_frames)
-        found[tensor.name] = _raw_array(tensor, raw[position]) if raw else _typed_values(tensor)
+        form = forms.get(tensor.name)
+        if form is None or tensor.name in found:
+            raise wrong_names(served.manifest, [one.name for one in request.inputs])
+        shape = _checked_shape(tensor, form, served.max_frames)
+        found[form.name] = _raw_array(tensor, shape, raw[position]) if raw else _typed_values(tensor, shape)
     return found
 
 
-def _check_tensor(tensor: _InputTensor, spec: TensorSpec, max_frames: int) -> None:
-    datatypes = datatypes_of(spec)
-    if tensor.datatype not in datatypes:
-        wanted = " or ".join(datatypes)
-        raise InvalidInput(f"input {spec.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
+def _checked_shape(tensor: _InputTensor, form: InputForm, max_frames: int) -> tuple[int, ...]:
+    if tensor.datatype not in form.datatypes:
+        wanted = " or ".join(form.datatypes)
+        raise InvalidInput(f"input {form.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
     shape = tuple(tensor.shape)
-    if shape[1:] != spec.shape[1:] or not shape or not 1 <= shape[0] <= max_frames:
-        wanted = ", ".join(["n", *map(str, spec.shape[1:])])
+    if shape[1:] != form.shape or not shape or not 1 <= shape[0] <= max_frames:
         raise InvalidInput(
-            f"input {spec.name!r} has shape [{wanted}], n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
+            f"input {form.name!r} has shape {form}, n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
         )
+    return shape
 
 
-def _raw_array(tensor: _InputTensor, raw: bytes) -> Array:
+def _raw_array(tensor: _InputTensor, shape: tuple[int, ...], raw: bytes) -> Array:
     dtype = DTYPES[tensor.datatype]
-    size_bytes = math.prod(tensor.shape) * dtype.itemsize
+    size_bytes = math.prod(shape) * dtype.itemsize
     if len(raw) != size_bytes:
-        shape = list(tensor.shape)
-        raise InvalidInput(f"input {tensor.name!r} of shape {shape} has {size_bytes} bytes", why=f"got {len(raw)}")
+        raise InvalidInput(
+            f"input {tensor.name!r} of shape {list(shape)} has {size_bytes} bytes", why=f"got {len(raw)}"
+        )
     if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
-        return np.frombuffer(raw, np.uint8).reshape(tensor.shape).astype(np.bool_)
-    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+        return np.frombuffer(raw, np.uint8).reshape(shape).astype(np.bool_)
+    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
 
-def _typed_values(tensor: _InputTensor) -> Array:
+def _typed_values(tensor: _InputTensor, shape: tuple[int, ...]) -> Array:
     if tensor.datatype not in _TYPED:
         raise InvalidInput(f"{tensor.datatype} values travel in raw_input_contents")
-    count = math.prod(tensor.shape)
+    count = math.prod(shape)
     values = getattr(tensor.contents, _TYPED[tensor.datatype])
     if len(values) != count:
-        shape = list(tensor.shape)
-        raise InvalidInput(f"input {tensor.name!r} of shape {shape} has {count} values", why=f"got {len(values)}")
-    return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(tensor.shape)
+        raise InvalidInput(f"input {tensor.name!r} of shape {list(shape)} has {count} values", why=f"got {len(values)}")
+    return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(shape)
 
 
 def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
@@ -143,8 +142,8 @@ def check_version(served: ServedModel, version: str) -> None:
 def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     """Return a model's metadata; -1 is the batch axis."""
     response = pb.ModelMetadataResponse(name=served.name, versions=[str(served.release)], platform=PLATFORM)
-    for spec in served.manifest.inputs:
-        response.inputs.add(name=spec.name, datatype=datatypes_of(spec)[0], shape=[-1, *spec.shape[1:]])
+    for form in served.forms.values():
+        response.inputs.add(name=form.name, datatype=form.datatypes[0], shape=[-1, *form.shape])
     for output in served.offered.values():
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
     return response

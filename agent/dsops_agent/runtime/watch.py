@@ -83,18 +83,21 @@ class ModelWatch:
 
     def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
         """Take note of an answered request: ``inputs`` by name as the caller sent them, each [n, ...]."""
-        specs = self._served.manifest.inputs
-        first = inputs[specs[0].name]
+        served = self._served
+        first = inputs[served.manifest.inputs[0].name]
+        confidences = confidences_of(served.manifest, answer.decision)
+        kept_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
         with self._lock:
-            confidences = confidences_of(self._served.manifest, answer.decision)
             self._requests += len(first)
             self._interval.answered(answer, confidences if self._task is Task.CLASSIFICATION else None)
-            positions = self._watched if self._monitor else ()
-            watched = [(at, self._served.real_frames(at, inputs[specs[at].name])) for at in positions]
+            watched = self._watched_frames(inputs)
             for row in range(len(first)):
                 if self._monitor:
                     self._feed(self._monitor.feed(self._measure(watched, answer, row)))
-                self._sample(first[row : row + 1], answer, confidences[row] if confidences else None, row, request_id)
+                kept = self._choose(kept_bytes, confidences[row] if confidences else None)
+                if kept is not None:
+                    record = self._record(kept, first[row : row + 1], answer, row, request_id)
+                    self._put(Kind.SAMPLES, record, False)
 
     def failed(self) -> None:
         """Take note of a request that the model could not answer."""
@@ -136,20 +139,23 @@ class ModelWatch:
         )
         return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
 
+    def _watched_frames(self, inputs: Mapping[str, Array]) -> list[tuple[int, Array]]:
+        """Return real frames of each input that is watched, with its position."""
+        if self._monitor is None:
+            return []
+        specs = self._served.manifest.inputs
+        return [(at, self._served.real_frames(at, inputs[specs[at].name])) for at in self._watched]
+
     def _measure(self, watched: list[tuple[int, Array]], answer: Answer, row: int) -> dict[str, float]:
         scores = answer.decision.scores
         frames = [(at, real[row]) for at, real in watched]
         return measure(self._task, frames, answer.outputs[0][row], None if scores is None else scores[row])
 
-    def _sample(self, frame: Array, answer: Answer, confidence: float | None, row: int, request_id: str) -> None:
-        output = self._kept_output(answer)
-        size_bytes = frame.nbytes + output.nbytes // len(output) + _RECORD_BYTES
+    def _choose(self, size_bytes: int, confidence: float | None) -> Kept | None:
         if size_bytes > MAX_SAMPLE_BYTES:
-            return
-        now_s = self._clock.monotonic_s()
-        kept = self._sampler.choose(now_s, size_bytes, confidence, self._verdict.level, self._verdict.score)
-        if kept is not None:
-            self._put(Kind.SAMPLES, self._record(kept, frame, answer, row, request_id), False)
+            return None
+        verdict = self._verdict
+        return self._sampler.choose(self._clock.monotonic_s(), size_bytes, confidence, verdict.level, verdict.score)
 
     def _kept_output(self, answer: Answer) -> Array:
         return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]

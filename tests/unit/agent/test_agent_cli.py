@@ -94,7 +94,7 @@ def test_a_status_that_is_none_is_an_error(config: Path, capsys: pytest.CaptureF
 
 
 def test_status_says_what_is_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(config, well())
+    put(config, well(files={"digits": "/state/slots/digits/active/files"}))
     lock = StateLock(config.parent / "state")
     lock.take()
     try:
@@ -102,6 +102,7 @@ def test_status_says_what_is_so(config: Path, capsys: pytest.CaptureFixture[str]
         out = capsys.readouterr().out
         assert "release 3 active; newest install: rolled_back 100%" in out
         assert "bundle.golden_mismatch: wrong" in out
+        assert "its files: /state/slots/digits/active/files" in out
         assert "5 produced, 3 stored, 1 dropped, 1 pending" in out
     finally:
         lock.release()

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from runtime_bundles import CLASSES, LABELS, MadeBundle, frames
+from runtime_bundles import CLASSES, LABELS, MadeBundle, ModelBuilder, frames
 from runtime_tasks import (
     TABLE,
     THRESHOLD,
@@ -127,6 +128,43 @@ def test_a_request_has_no_more_frames_than_its_answer_has_room(tmp_path: Path) -
         small.infer({"left": rows, "right": rows})
     assert len(check_golden(small)) == 6
     assert replace(served, max_answer_bytes=1).max_frames == 1
+
+
+def backwards_model() -> bytes:
+    """A model whose first operator reads what the second one writes."""
+    build = ModelBuilder()
+    x, middle, y = (build.tensor(name, (1, 4), schema.TensorType.FLOAT32) for name in ("x", "middle", "y"))
+    build.operator(schema.BuiltinOperator.ADD, [middle, x], [y], schema.AddOptionsT())
+    build.operator(schema.BuiltinOperator.ADD, [x, x], [middle], schema.AddOptionsT())
+    return build.finish([x], [y])
+
+
+def custom_model() -> bytes:
+    build = ModelBuilder()
+    x, y = (build.tensor(name, (1, 4), schema.TensorType.FLOAT32) for name in ("x", "y"))
+    build.operator(schema.BuiltinOperator.ADD, [x, x], [y], schema.AddOptionsT())
+    (code,) = build.model.operatorCodes
+    code.builtinCode = schema.BuiltinOperator.CUSTOM
+    code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = "edgetpu-custom-op"
+    return build.finish([x], [y])
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"no model", "does not begin as a TFLite file does"),
+        (backwards_model(), "read before anything writes it"),
+        (custom_model(), "edgetpu-custom-op"),
+        (pair_model()[:-40], ""),
+    ],
+    ids=["none", "order", "custom", "cut"],
+)
+def test_a_payload_that_is_not_sound_never_reaches_the_runtime(tmp_path: Path, payload: bytes, why: str) -> None:
+    with pytest.raises(InvalidModel) as caught:
+        load(make_pair(tmp_path, payload))
+    assert "refuses the model" not in caught.value.what  # which the runtime's own refusal says
+    assert why in caught.value.why
 
 
 # Golden inputs.
