@@ -32,7 +32,7 @@ _SPREADS = 3.0
 """A measured tolerance is so many times the difference between the kernels of this machine that nine frames in ten do
 not exceed; those on which the kernels differ more are not taken."""
 _FRAMES = 0.9
-_STEPS = 2.0
+_STEPS = 4.0
 """And at least so many steps of a quantized output."""
 _RELATIVE = 1e-4
 """And at least this share of the output's range; processors sum floats in different orders."""

@@ -62,7 +62,7 @@ def test_every_kind_of_kernel_meets_its_own_golden_set(golden: GoldenSet, int8_m
 
 
 def test_a_measured_tolerance_is_a_few_steps_of_the_output(golden: GoldenSet) -> None:
-    assert 2 / 256 <= golden.tolerances[0] <= 0.1
+    assert 0.015 <= golden.tolerances[0] <= 0.1  # 4 steps of 1/256 at least
 
 
 def test_a_given_tolerance_is_taken(int8_model: bytes, data: DataSet) -> None:
