@@ -48,15 +48,21 @@ def _split(conversion: Conversion, node: Node) -> None:
 
 
 def _equal_parts(conversion: Conversion, node: Node, value: Value, axis: int) -> None:
-    count = len(node.outputs)
-    options = schema.SplitOptionsT()
-    options.numSplits = count
-    shape = [size // count if place == axis else size for place, size in enumerate(value.shape)]
-    where = conversion.stored(f"{node.output}_axis", np.array(axis, np.int32))
     names = [name or f"{node.output}_{number}" for number, name in enumerate(node.outputs)]
-    parts = conversion.emit_several(Op.SPLIT, [where, value], [value.with_shape(shape)] * count, names, options)
-    for name, part in zip(node.outputs, parts, strict=True):
+    for name, part in zip(node.outputs, split_evenly(conversion, value, axis, names), strict=True):
         conversion.define(name, part)
+
+
+def split_evenly(conversion: Conversion, value: Value, axis: int, names: Sequence[str]) -> list[Value]:
+    """Return the equal parts of a tensor along a stored axis, one for each name."""
+    if len(names) == 1:
+        return [value]
+    options = schema.SplitOptionsT()
+    options.numSplits = len(names)
+    shape = [size // len(names) if place == axis else size for place, size in enumerate(value.shape)]
+    where = conversion.stored(f"{names[0]}_axis", np.array(axis, np.int32))
+    forms = [value.with_shape(shape)] * len(names)
+    return conversion.emit_several(Op.SPLIT, [where, value], forms, names, options)
 
 
 def cut(conversion: Conversion, value: Value, axis: int, span: tuple[int, int], name: str) -> Value:

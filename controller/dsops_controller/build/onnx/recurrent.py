@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from dsops_controller.build.conversion import FLOAT, Activation, Conversion, Op, Value
 from dsops_controller.build.onnx.activations import Steps
 from dsops_controller.build.onnx.elementwise import Handler
-from dsops_controller.build.onnx.parts import cut
+from dsops_controller.build.onnx.parts import cut, split_evenly
 from dsops_controller.build.onnx_graph import Array, Node
 
 MAX_STEPS = 256
@@ -76,10 +76,10 @@ def _recurrent(gates: int, make_cell: Callable[[Conversion, Node, Direction, int
 def _run(conversion: Conversion, cell: Cell, way: tuple[Value, range], state: State, name: str) -> list[State]:
     """Return the states after each step, in the order of time."""
     shares, order = way
+    parts = split_evenly(conversion, shares, 0, [f"{name}_{step}_input" for step in range(len(order))])
     states: dict[int, State] = {}
     for step in order:
-        share = cut(conversion, shares, 0, (step, 1), f"{name}_{step}_input") if shares.shape[0] > 1 else shares
-        state = states[step] = cell(share, state, f"{name}_{step}")
+        state = states[step] = cell(parts[step], state, f"{name}_{step}")
     return [states[step] for step in sorted(states)]
 
 
@@ -155,7 +155,7 @@ def _layer(conversion: Conversion, value: Value, constants: tuple[Value, Value],
     return conversion.emit(Op.FULLY_CONNECTED, [value, *constants], form, name, options)
 
 
-def _lstm_cell(conversion: Conversion, node: Node, weights: Direction, hidden: int) -> tuple[Cell, Array]:
+def _lstm_cell(conversion: Conversion, node: Node, weights: Direction, _hidden: int) -> tuple[Cell, Array]:
     """Return a cell, gates in ONNX's order: input, output, forget, cell."""
     label = f"{node.output or node.name}_states"
     constants = _weights(conversion, weights.states, weights.state_bias, label)
@@ -163,14 +163,13 @@ def _lstm_cell(conversion: Conversion, node: Node, weights: Direction, hidden: i
     def cell(share: Value, state: State, name: str) -> State:
         last, memory = state
         total = Steps(conversion, _layer(conversion, last, constants, f"{name}_gates"), f"{name}_gates").add(share)
-        gates = Steps(conversion, cut(conversion, total.value, 1, (0, 3 * hidden), f"{name}_iof"), f"{name}_iof")
-        gates.apply(Op.LOGISTIC, non_negative=True)
-        taken, shown, kept = (
-            cut(conversion, gates.value, 1, (gate * hidden, hidden), f"{name}_{what}")
-            for gate, what in enumerate(("taken", "shown", "kept"))
-        )
-        fresh = Steps(conversion, cut(conversion, total.value, 1, (3 * hidden, hidden), f"{name}_c"), f"{name}_c")
-        fresh.apply(Op.TANH).multiply(taken)
+        names = [f"{name}_{gate}" for gate in ("taken", "shown", "kept", "fresh")]
+        gates = [
+            Steps(conversion, part, label)
+            for part, label in zip(split_evenly(conversion, total.value, 1, names), names, strict=True)
+        ]
+        taken, shown, kept = (gate.apply(Op.LOGISTIC, non_negative=True).value for gate in gates[:3])
+        fresh = gates[3].apply(Op.TANH).multiply(taken)
         memory = Steps(conversion, memory, f"{name}_cell").multiply(kept).add(fresh.value).value
         return Steps(conversion, memory, f"{name}_hidden").apply(Op.TANH).multiply(shown).value, memory
 
@@ -191,16 +190,20 @@ def _gru_cell(conversion: Conversion, node: Node, weights: Direction, hidden: in
 
     def cell(share: Value, state: State, name: str) -> State:
         (last,) = state
-        gates = Steps(conversion, _layer(conversion, last, gate_weights, f"{name}_gates"), f"{name}_gates")
-        gates.add(cut(conversion, share, 1, (0, split), f"{name}_zr")).apply(Op.LOGISTIC, non_negative=True)
-        update = cut(conversion, gates.value, 1, (0, hidden), f"{name}_update")
-        reset = cut(conversion, gates.value, 1, (hidden, hidden), f"{name}_reset")
+        shares = split_evenly(conversion, share, 1, [f"{name}_{gate}_input" for gate in ("update", "reset", "fresh")])
+        parts = split_evenly(
+            conversion, _layer(conversion, last, gate_weights, f"{name}_gates"), 1, [f"{name}_update", f"{name}_reset"]
+        )
+        update, reset = (
+            Steps(conversion, part, f"{name}_{gate}").add(other).apply(Op.LOGISTIC, non_negative=True).value
+            for part, other, gate in zip(parts, shares, ("update", "reset"), strict=False)
+        )
         if after:
             fresh = Steps(conversion, _layer(conversion, last, own, f"{name}_own"), f"{name}_own").multiply(reset)
         else:
             kept = Steps(conversion, last, f"{name}_kept").multiply(reset).value
             fresh = Steps(conversion, _layer(conversion, kept, own, f"{name}_own"), f"{name}_own")
-        fresh.add(cut(conversion, share, 1, (split, hidden), f"{name}_h")).apply(Op.TANH)
+        fresh.add(shares[2]).apply(Op.TANH)
         change = Steps(conversion, last, f"{name}_change")
         change.apply(Op.SUB, fresh.value, options=schema.SubOptionsT()).multiply(update)
         return (Steps(conversion, change.value, f"{name}_state").add(fresh.value).value,)
@@ -208,8 +211,8 @@ def _gru_cell(conversion: Conversion, node: Node, weights: Direction, hidden: in
     return cell, bias
 
 
-def _rnn_cell(conversion: Conversion, node: Node, weights: Direction, hidden: int) -> tuple[Cell, Array]:
-    """Return the cell of a simple network; its ``hidden`` units have one gate."""
+def _rnn_cell(conversion: Conversion, node: Node, weights: Direction, _hidden: int) -> tuple[Cell, Array]:
+    """Return the cell of a simple network, which has one gate."""
     label = f"{node.output or node.name}_states"
     constants = _weights(conversion, weights.states, weights.state_bias, label)
 
