@@ -34,7 +34,7 @@ _DATATYPES: dict[np.dtype[np.generic], Dtype] = {
     np.dtype(np.bool_): "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
-_REFUSALS = (ValueError, RuntimeError, MemoryError, OverflowError)
+_REFUSALS = (ValueError, RuntimeError, TypeError, LookupError, MemoryError, OverflowError)
 """What LiteRT raises for a model that it cannot load or run."""
 
 
@@ -59,12 +59,12 @@ class LitertModel:
                 )
                 self._interpreter.allocate_tensors()
                 input_names, output_names = signature_names(self._interpreter)
+                inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except _REFUSALS as error:
             raise InvalidModel("LiteRT cannot load the model", why=str(error).split("\n", 1)[0]) from error
-        self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
-        self._outputs = [int(detail["index"]) for detail in self._interpreter.get_output_details()]
-        self.inputs = _specs(self._interpreter.get_input_details(), input_names, "input")
-        self.outputs = _specs(self._interpreter.get_output_details(), output_names, "output")
+        self._inputs, self._outputs = ([int(detail["index"]) for detail in details] for details in (inputs, outputs))
+        self.inputs = _specs(inputs, input_names, "input")
+        self.outputs = _specs(outputs, output_names, "output")
 
     @overload
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...

@@ -32,9 +32,7 @@ def measure_ranges(float_model: bytes, calibration: DataSet, progress: Progress)
     Raises:
         InvalidModel: The model cannot be run, or gives NaN.
     """
-    with quiet():  # it warns that keeping every tensor takes memory
-        interpreter = Interpreter(model_content=float_model, num_threads=1, experimental_preserve_all_tensors=True)
-        interpreter.allocate_tensors()
+    interpreter = _all_tensors_interpreter(float_model)
     names, _ = signature_names(interpreter)
     inputs = {names.get(int(entry["index"]), entry["name"]): entry for entry in interpreter.get_input_details()}
     computed = _computed_tensors(Graph(float_model))
@@ -73,6 +71,17 @@ def matmul_ranges(float_model: bytes) -> Ranges:
 def constant_tensors(ranges: Ranges) -> list[str]:
     """Return the tensors that had one value everywhere."""
     return [name for name, found in ranges.items() if found["min"].min() == found["max"].max()]
+
+
+def _all_tensors_interpreter(model: bytes) -> Interpreter:
+    """Return an interpreter in which every tensor can be read after a run; it holds values of its own for each."""
+    try:
+        with quiet():  # it warns that this takes memory
+            interpreter = Interpreter(model_content=model, num_threads=1, experimental_preserve_all_tensors=True)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise InvalidModel("LiteRT cannot load the model", why=str(error).split("\n", 1)[0]) from error
+    return interpreter
 
 
 def _computed_tensors(graph: Graph) -> set[int]:

@@ -31,6 +31,7 @@ from dsops_controller.build.rewrite_constants import rewrite_constants
 from dsops_controller.build.rewrite_folding import fold_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
 from dsops_controller.build.rewrite_names import rewrite_names
+from dsops_controller.build.tflite_writer import DAMAGE
 
 __all__ = ["OperatorRule", "QuantMode", "Quantized", "quantize"]
 
@@ -77,7 +78,6 @@ def quantize(
         check_inputs(calibration.inputs, original.inputs, CALIBRATION)
     if mode == QuantMode.FLOAT32 and not rules:
         return Quantized(float_model)
-    require_float(Graph(float_model))
     source = _prepared(float_model)
     graph = Graph(source)
     modes = resolve_rules(graph, rules)
@@ -92,8 +92,16 @@ def quantize(
 
 
 def _prepared(float_model: bytes) -> bytes:
-    """Return an equal model that the quantizer can take."""
-    return rewrite_constants(rewrite_matmuls(fold_constants(rewrite_names(inline_buffers(float_model)))))
+    """Return an equal model that the quantizer can take.
+
+    Raises:
+        InvalidModel: It is quantized already, or contradicts itself.
+    """
+    try:
+        require_float(Graph(float_model))
+        return rewrite_constants(rewrite_matmuls(fold_constants(rewrite_names(inline_buffers(float_model)))))
+    except DAMAGE as error:
+        raise InvalidModel("the TFLite model is damaged", why=f"{type(error).__name__} while reading it") from error
 
 
 def _ranges(source: bytes, modes: set[QuantMode], calibration: DataSet | None, progress: Progress) -> Ranges | None:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tflite_graphs import dense, drawn, embedding
+from tflite_graphs import changed, dense, drawn, embedding
 
 from dsops.errors import AccuracyGateFailed, DsopsError, InvalidInput, InvalidModel
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.isolated import ProcessLimits, read_parts, run_isolated, write_parts
 from dsops_controller.build.quant_isolated import quantize_isolated
 from dsops_controller.build.quantize import OperatorRule, QuantMode, quantize
+from dsops_controller.build.tflite_writer import Table
 
 
 class Told:
@@ -123,3 +124,14 @@ def test_quantization_apart_keeps_dtypes() -> None:
 def test_quantization_apart_refuses_as_quantization_does() -> None:
     with pytest.raises(InvalidInput, match="int8 needs calibration data"):
         quantize_isolated(dense(9, 4), QuantMode.INT8)
+
+
+def test_a_model_that_crashes_the_runtime_is_refused() -> None:
+    """LiteRT 2.3 reads through a missing weight tensor; in this process it would end the tests."""
+    with pytest.raises(InvalidModel, match=r"quantization to int8 crashed \(SIGSEGV\)|cannot"):
+        quantize_isolated(changed(dense(7, 5), without_weights), QuantMode.INT8, DataSet({"x": drawn(4, 7)}))
+
+
+def without_weights(table: Table) -> None:
+    operator = table.subgraphs[0].operators[0]
+    operator.inputs = [operator.inputs[0], -1, operator.inputs[2]]

@@ -36,6 +36,7 @@ from dsops_controller.build.quant_ranges import measure_ranges
 from dsops_controller.build.quant_recipe import tool_recipe
 from dsops_controller.build.quantize import OperatorRule, Quantized, QuantMode, quantize
 from dsops_controller.build.quiet import quiet
+from dsops_controller.build.rewrite_buffers import inline_buffers
 from dsops_controller.build.rewrite_constants import rewrite_constants
 from dsops_controller.build.rewrite_folding import fold_constants
 from dsops_controller.build.rewrite_matmul import rewrite_matmuls
@@ -270,7 +271,7 @@ def test_tensors_of_one_name_or_none_are_told_apart(rename: Callable[[bytes], st
     assert rewrite_names(dense(7, 5)) == dense(7, 5)
 
 
-def renamed(table: Table, rename: Callable[[bytes], str | None]) -> None:
+def renamed(table: Table, rename: Callable[[bytes], str | bytes | None]) -> None:
     for tensor in table.subgraphs[0].tensors:
         tensor.name = rename(tensor.name)
 
@@ -393,6 +394,35 @@ def test_an_input_that_is_an_output_too_keeps_both_names(mode: QuantMode) -> Non
     data = DataSet({"x": drawn(20, 6)})
     result = LitertModel(quantize(model, mode, data).data)
     assert [spec.name for spec in (*result.inputs, *result.outputs)] == ["x", "y", "same"]
+
+
+def test_the_quantizer_puts_weights_behind_the_flatbuffer_where_a_second_decoding_loses_them() -> None:
+    data = DataSet({"x": drawn(4, 8)})
+    outside = unguarded(dense(8, 40000), QuantMode.INT8, data)
+    offsets = {buffer.offset for buffer in schema.ModelT.InitFromPackedBuf(outside, 0).buffers}
+    assert max(offsets) > 1
+    inside = inline_buffers(outside)
+    found = LitertModel(outside).run(data.inputs)["y"]
+    np.testing.assert_array_equal(found, LitertModel(inside).run(data.inputs)["y"])
+    with pytest.raises(InvalidModel):
+        LitertModel(changed(outside, lambda table: None))
+    again = changed(inside, lambda table: None)
+    np.testing.assert_array_equal(found, LitertModel(again).run(data.inputs)["y"])
+    assert inline_buffers(inside) == inside
+
+
+def test_a_weight_outside_the_file_is_refused() -> None:
+    def move(table: Table) -> None:
+        table.buffers[1].data, table.buffers[1].offset, table.buffers[1].size = None, 1 << 30, 16
+
+    with pytest.raises(InvalidModel, match="buffer 1 of the TFLite model lies outside the file"):
+        inline_buffers(changed(dense(7, 5), move))
+
+
+def test_a_name_that_is_no_text_is_a_damaged_model() -> None:
+    model = changed(dense(7, 5), lambda table: renamed(table, lambda name: b"\xff" + name))
+    with pytest.raises(InvalidModel):
+        quantize(model, QuantMode.WEIGHT8)
 
 
 def test_equal_arguments_give_equal_bytes() -> None:
