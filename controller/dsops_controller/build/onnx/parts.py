@@ -118,8 +118,8 @@ def _take(conversion: Conversion, node: Node, value: Value, spans: Sequence[rang
         steps = conversion.integers(f"{name}_step", [span.step for span in forward])
         options = schema.StridedSliceOptionsT()
         result = conversion.emit(Op.STRIDED_SLICE, [value, begins, ends, steps], form, name, options)
-    if reversed_axes:
-        over = conversion.integers(f"{name}_reversed", reversed_axes)
+    for axis in reversed_axes:
+        over = conversion.integers(f"{name}_reversed", [axis])
         result = conversion.emit(Op.REVERSE_V2, [result, over], form, name, schema.ReverseV2OptionsT())
     return result
 
