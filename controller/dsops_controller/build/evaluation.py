@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dsops.manifest import Task
 from dsops_controller.build.metrics import Difference, ReliabilityBin
-from dsops_controller.build.operators import ModelCost
+from dsops_controller.build.operators import ModelCost, OperatorCost
 
 Better = Literal["higher", "lower"]
 Matrix = tuple[tuple[int, ...], ...]
@@ -102,7 +102,7 @@ class Reliability:
 class Latency:
     """Time of one inference, setting the inputs and reading the outputs included, in microseconds.
 
-    ``edges`` are those of ``counts``, a histogram up to the 99th percentile; what is slower is in its last bin.
+    ``edges`` are those of ``counts``, a histogram up to the 99th percentile at most; what is slower is in its last bin.
     """
 
     threads: int
@@ -221,6 +221,38 @@ class Evaluation:
             "float": self.before.as_dict(),
             "variant": self.after.as_dict(),
         }
+
+
+@dataclass(frozen=True)
+class KindCost:
+    """All operators of one kind together; ``alone_us`` is the sum of their times, each run by itself."""
+
+    name: str
+    number: int
+    macs: int
+    weight_bytes: int
+    alone_us: float | None
+
+
+def by_kind(cost: ModelCost, measured: Measured | None) -> tuple[KindCost, ...]:
+    """Return the operators of a model by kind, those that take most time first, or else those with most MACs."""
+    times = measured.operator_us if measured is not None and measured.operator_us else (None,) * len(cost.operators)
+    kinds: dict[str, list[tuple[OperatorCost, float | None]]] = {}
+    for one, taken in zip(cost.operators, times, strict=True):
+        kinds.setdefault(one.kind, []).append((one, taken))
+    found = [_kind(name, members) for name, members in kinds.items()]
+    return tuple(sorted(found, key=lambda kind: (-(kind.alone_us or 0.0), -kind.macs, kind.name)))
+
+
+def _kind(name: str, members: Sequence[tuple[OperatorCost, float | None]]) -> KindCost:
+    times = [taken for _, taken in members if taken is not None]
+    return KindCost(
+        name=name,
+        number=len(members),
+        macs=sum(one.macs for one, _ in members),
+        weight_bytes=sum(one.weight_bytes for one, _ in members),
+        alone_us=sum(times) if times else None,
+    )
 
 
 def _all(rows: Sequence[ClassRow | SliceRow]) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ from dsops_controller.build.measure_operators import single_operators
 FRAMES = 8
 TIMEOUT_S = 600.0
 HISTOGRAM_BINS = 24
+_BEYOND_P95 = 1.3
+"""The histogram ends at this multiple of the 95th percentile, or one interruption would squeeze the rest."""
 _CHILD = Path(__file__).with_name("measure_child.py")
 
 
@@ -118,7 +120,8 @@ def _measured(result: dict[str, Any]) -> Measured:
 def _latency(threads: int, taken: Array) -> Latency:
     median, p95, p99 = (float(value) for value in np.percentile(taken, (50, 95, 99)))
     low = float(taken.min())
-    counts, edges = np.histogram(np.minimum(taken, p99), HISTOGRAM_BINS, (low, max(p99, low * 1.001)))
+    high = max(min(p99, p95 * _BEYOND_P95), low * 1.001)
+    counts, edges = np.histogram(np.minimum(taken, high), HISTOGRAM_BINS, (low, high))
     return Latency(
         threads=threads,
         repeats=len(taken),
