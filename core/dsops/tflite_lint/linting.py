@@ -23,8 +23,8 @@ def lint(data: bytes, limits: LintLimits = _DEFAULT_LIMITS) -> Facts:
         limits: How large the model may be, and what it may contain.
 
     Raises:
-        InvalidModel: The file is damaged, contradicts itself, exceeds the limits, or uses what they do not admit. ``why``
-            says where and what, ``details`` has the place.
+        InvalidModel: The file is damaged, contradicts itself, exceeds the limits, or uses what they do not admit.
+            ``why`` says where and what, ``details`` has the place.
     """
     if len(data) > limits.file_bytes:
         raise unsound("the file", f"it has {len(data)} bytes, {limits.file_bytes} are allowed")

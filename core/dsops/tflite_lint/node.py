@@ -162,7 +162,7 @@ def broadcast(left: Dims | None, right: Dims | None) -> Dims | None:
 def _broadcast_size(left: int | None, right: int | None) -> int | None:
     if left == 1:
         return right
-    if right == 1 or left == right:
+    if right in {1, left}:
         return left
     if left is None or right is None:
         return left if right is None else right

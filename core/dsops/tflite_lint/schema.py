@@ -1,7 +1,7 @@
 """What the TFLite format calls things: types, operators, and the numbers of the fields that the lint reads.
 
-Source: ``schema.fbs``, version 3 of the format, of TensorFlow Lite and LiteRT (file identifier ``TFL3``). A field's number
-is its place in the table's declaration; a union counts twice, its type first.
+Source: ``schema.fbs``, version 3 of the format, of TensorFlow Lite and LiteRT (file identifier ``TFL3``). A field's
+number is its place in the table's declaration; a union counts twice, its type first.
 """
 
 from enum import IntEnum
