@@ -1,7 +1,7 @@
 """Reads what a recipe names: the source model, its signature, the data and the files that go along."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsops import tflite_lint
@@ -14,6 +14,7 @@ from dsops_controller.build.data import DataSet, read_data
 from dsops_controller.build.model_signature import verify_model_signature
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.recipe_file import Recipe
+from dsops_controller.build.registry import located
 
 MAX_FILE_BYTES = 1 << 24
 """A file that goes along with a model is no larger; a card, a table or a configuration is small."""
@@ -29,6 +30,7 @@ class Source:
         onnx: The file, when it is ONNX.
         float_model: The float TFLite model.
         signer: Who signed it, when its signature was checked.
+        facts: What the registry says that it came from, if it did.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Source:
     onnx: bytes | None
     float_model: bytes
     signer: str | None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,15 @@ def read_source(recipe: Recipe, folder: Path) -> Source:
         InvalidModel: It is not a sound model.
         UnsupportedModel: It cannot be converted.
         UntrustedBundle: Its signature does not fit.
+        DsopsError: It is in a registry that does not give it; see :func:`located`.
     """
-    path = folder / recipe.model.source
-    signer = _check_signature(recipe, folder)
-    float_model = read_model(path)
-    tflite_lint.lint(float_model)
-    onnx = read_bytes(path, MAX_MODEL_BYTES) if path.suffix == ".onnx" else None
-    return Source(path.name, file_digest(path)[0], onnx, float_model, signer)
+    with located(recipe.model.source, folder) as found:
+        path = found.path
+        signer = _check_signature(recipe, folder, path)
+        float_model = read_model(path)
+        tflite_lint.lint(float_model)
+        onnx = read_bytes(path, MAX_MODEL_BYTES) if path.suffix == ".onnx" else None
+        return Source(path.name, file_digest(path)[0], onnx, float_model, signer, found.facts)
 
 
 def read_shared(recipe: Recipe, folder: Path) -> Shared:
@@ -142,11 +147,10 @@ def read_bytes(path: Path, limit_bytes: int) -> bytes:
     return data
 
 
-def _check_signature(recipe: Recipe, folder: Path) -> str | None:
+def _check_signature(recipe: Recipe, folder: Path, path: Path) -> str | None:
     section = recipe.model
     if section.signature is None or section.signature_key is None:
         return None
-    path = folder / section.source
     return verify_model_signature(
         read_small(folder / section.signature),
         read_small(folder / section.signature_key),

@@ -1,27 +1,146 @@
-"""``dsops model``: from a trained network to a quantized one that is known to be right."""
+"""``dsops model``: from a trained network to quantized ones that are known to be right."""
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsops_controller.cli import output, session
+from dsops import tflite_lint
+from dsops.errors import AccuracyGateFailed, InvalidInput
+from dsops.manifest import Task
+from dsops_controller.cli import model_report, output, progress, session
+
+if TYPE_CHECKING:
+    from dsops_controller.build.init import Initiated
 
 app = typer.Typer(help="Build quantized models.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Argument(help=".onnx or .tflite file, or models:/NAME@ALIAS of an MLflow registry")]
+_LINT_LIMIT_BYTES = 1 << 30
+
+
+@app.command()
+def init(
+    model: Model,
+    to: Annotated[Path, typer.Option("--to", help="folder for the recipe; made if it is not there")],
+    name: Annotated[str, typer.Option("--name", help="name of the model; else from the file")] = "",
+    task: Annotated[Task | None, typer.Option("--task", help="what the first output means; else guessed")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="text file, a label a line")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help=".npz file to use for every purpose")] = None,
+    force: Annotated[bool, typer.Option("--force", help="write over an earlier recipe")] = False,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Write a bundle.toml by looking at a model: complete, with what must still be given said in it.
+
+    Example: dsops model init model.onnx --to digits --labels labels.txt
+
+    The model, labels and data are copied into the folder. A model of a registry stays there: each build fetches it.
+    """
+    init_ = session.optional("dsops_controller.build.init", "build")
+    done = init_.init_recipe(model, to, init_.Wishes(name, task, labels, data, force))
+    facts = {"recipe": str(done.recipe), "model": done.draft.name, "task": str(done.draft.task)}
+    facts |= {"activation": str(done.draft.rule.activation), "needed": list(done.needed), "savez": done.savez}
+    output.facts(facts, form, hidden=("needed", "savez"))
+    if form is output.Format.TABLE:
+        _say_next(to, done)
+
+
+@app.command()
+def show(model: Model, form: output.Output = output.Format.TABLE) -> None:
+    """Show a model file: inputs, outputs, operators, what it says of itself, and what stands in the way of a build.
+
+    Example: dsops model show model.onnx
+    """
+    inspection = session.optional("dsops_controller.build.inspection", "build")
+    registry = session.optional("dsops_controller.build.registry", "build")
+    with registry.located(model, Path()) as found:
+        output.facts({**inspection.inspect_model(found.path).as_dict(), **found.facts}, form)
+
+
+@app.command()
+def lint(
+    model: Annotated[Path, typer.Argument(help=".tflite file")],
+    custom: Annotated[
+        list[str] | None, typer.Option("--custom-operator", help="custom operator that the runtime has; repeatable")
+    ] = None,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Check the structure of a .tflite file as devices do before they load it; exit code 7 when it is refused.
+
+    Example: dsops model lint model.tflite
+    """
+    limits = tflite_lint.LintLimits(custom_operators=frozenset(custom or ()))
+    facts = dataclasses.asdict(tflite_lint.lint(_read(model), limits))
+    output.facts({"file": model.name, "lint": "sound", **facts}, form)
 
 
 @app.command()
 def build(
     recipe: Annotated[Path, typer.Argument(help="folder that holds bundle.toml, or the file itself")],
     to: Annotated[Path, typer.Option("--to", help="folder for the result; made anew")] = Path("build/model"),
+    variant: Annotated[list[str] | None, typer.Option("--variant", help="only this variant; repeatable")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="append the figures here, in Markdown")] = None,
+    full: Annotated[bool, typer.Option("--full", help="every gate key, class and slice")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="do not show the steps")] = False,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Convert, quantize and evaluate a model as its bundle.toml says.
+    """Convert, quantize, evaluate and prove every variant of a model as its bundle.toml says.
 
     Example: dsops model build firmware_bundles/digits --to built
 
-    Ends with exit code 7 and writes nothing when the quantized model is worse than the recipe's gate allows.
+    Ends with exit code 7 when a variant is worse than its gate allows; then only the reports are written, into a folder
+    beside the result's whose name ends in .failed.
     """
-    recipes = session.optional("dsops_controller.build.recipe", "build")
-    result = recipes.build_model(recipe, to)
-    output.facts({"folder": str(to), **result.as_dict()}, form)
+    builder = session.optional("dsops_controller.build.recipe", "build")
+    if summary is not None:
+        output.check_place(summary)
+    try:
+        with progress.shown(wanted=form is output.Format.TABLE and not no_progress) as told:
+            result = builder.build_model(recipe, to, told, tuple(variant or ()))
+    except AccuracyGateFailed as error:
+        page = Path(str(error.details.get("report", "")))
+        if page.name:
+            _append(summary, _report(page.parent))
+            output.say(f"report: {page}")
+        raise
+    report = _report(result.folder)
+    _append(summary, report)
+    page = result.folder / model_report.PAGE
+    if form is output.Format.JSON:
+        output.print_json({"folder": str(to), "report": str(page), **model_report.summary(report)})
+        return
+    tables = session.optional("dsops_controller.build.report_table", "build")
+    for part in tables.tables(result.report, full=full):
+        output.out.print(part)
+    output.say(f"report: {page}; next: dsops bundle build {to} --release 1 --to .")
+
+
+def _say_next(folder: Path, done: "Initiated") -> None:
+    for line in done.needed:
+        output.say(f"needed: {line}")
+    if not done.draft.data:
+        output.say(f"write data: {done.savez}")
+    output.say(f"next: dsops model build {folder} --to built")
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / model_report.REPORT).read_bytes())
+    return found
+
+
+def _append(summary: Path | None, report: dict[str, Any]) -> None:
+    """Add the figures to a file, which may hold those of other builds."""
+    if summary is not None:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(model_report.as_markdown(report))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _LINT_LIMIT_BYTES:
+            raise InvalidInput(f"{path} is too large", why=f"{_LINT_LIMIT_BYTES} bytes are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=str(error.strerror), hint="check the path") from error
