@@ -67,7 +67,7 @@ def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: 
     shared, digests = read_shared(plan, folder), dataset_digests(plan, folder)
     progress.step("convert")
     source = read_source(plan, folder)
-    lineage = plan.lineage.lineage(source.sha256, digests)
+    lineage = plan.lineage.lineage(source.sha256, digests, source.facts)
     place = _prepare(plan, folder, source, meaning, progress)
     made = make_variants(place, names)
     report = Report(
@@ -107,7 +107,8 @@ def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progr
     evaluation = data["evaluation"]
     metrics = tuple(load_metric(spec, folder) for spec in plan.evaluate.metrics)
     question = Question(meaning.task, meaning.rule, meaning.labels, metrics)
-    evaluator = Evaluator(source.float_model, evaluation, question, Measuring(plan.evaluate.threads))
+    measuring = Measuring(plan.evaluate.threads) if plan.evaluate.measure else None
+    evaluator = Evaluator(source.float_model, evaluation, question, measuring)
     parity = None
     if source.onnx is not None:
         progress.step("parity")

@@ -1,6 +1,7 @@
 """The recipe of a bundle: ``bundle.toml``, which names a source model, its variants, and the data for each step.
 
-    [model]          name, source (.onnx or .tflite), task, labels, description, license, card, signature, kpis
+    [model]          name, source (.onnx, .tflite or a reference into a registry), task, labels, description, license,
+                     card, signature, kpis
     [data]           calibration, evaluation, profile, golden, training
     [variant.NAME]   quantize or payload, rules, hardware, budgets, gate; a table for each variant
     [evaluate]       metrics, threads, parity_frames         (optional, as everything below)
@@ -131,9 +132,10 @@ class VariantSection(Frozen):
 
 
 class EvaluateSection(Frozen):
-    """What is measured besides the task's own metrics."""
+    """What is measured besides the task's own metrics; latency and memory only where ``measure`` is true."""
 
     metrics: tuple[str, ...] = ()
+    measure: bool = True
     threads: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1,), min_length=1, max_length=8)
     parity_frames: int = Field(default=32, ge=1, le=100_000)
 
@@ -180,9 +182,10 @@ class LineageSection(Frozen):
     datasets: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, str] = Field(default_factory=dict)
 
-    def lineage(self, source_sha256: str, digests: Mapping[str, str]) -> Lineage:
-        """Return it with what was read: the source's digest and that of each data file."""
-        return Lineage(source_sha256=source_sha256, **self.model_dump() | {"datasets": self.datasets | dict(digests)})
+    def lineage(self, source_sha256: str, digests: Mapping[str, str], facts: Mapping[str, str]) -> Lineage:
+        """Return it with what was read: the source's digest, that of each data file, and what a registry says."""
+        read = {"datasets": self.datasets | dict(digests), "facts": self.facts | dict(facts)}
+        return Lineage(source_sha256=source_sha256, **self.model_dump() | read)
 
 
 class Recipe(Frozen):
@@ -215,8 +218,11 @@ class Recipe(Frozen):
             other = self.variant.get(variant.measured_as)
             if other is None or other.measured_as is not None or variant.measured_as == name:
                 raise ValueError(f"variant {name} cannot be measured as {variant.measured_as}")
-        self.gate_of(name)
-        self.budgets_of(name)
+        try:
+            self.gate_of(name)
+            self.budgets_of(name)
+        except ValidationError as error:
+            raise ValueError(f"variant {name}: {first_problem(error)}") from error
 
     def mode_of(self, name: str) -> QuantMode:
         """Return how a variant is quantized: what it says, or what its name says.
