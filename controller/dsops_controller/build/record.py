@@ -134,7 +134,7 @@ class BuildRecord(Frozen):
             if entry.variant == name:
                 return entry
         there = ", ".join(entry.variant for entry in self.variants)
-        raise InvalidInput(f"this build has no variant {name!r}", why=f"it has {there}")
+        raise InvalidInput(f"this build has no variant {name!r}", why=f"it has {there}", hint="name one of them")
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
