@@ -80,7 +80,7 @@ def quantize(
         return Quantized(float_model)
     source = _prepared(float_model)
     graph = Graph(source)
-    modes = resolve_rules(graph, rules)
+    modes = _placed(graph, resolve_rules(Graph(float_model), rules))
     ranges = _ranges(source, {mode, *modes.values()}, calibration, progress)
     progress.step("quantize")
     data = inline_buffers(_quantize(source, mode, modes, ranges))
@@ -102,6 +102,12 @@ def _prepared(float_model: bytes) -> bytes:
         return rewrite_constants(rewrite_matmuls(fold_constants(rewrite_names(inline_buffers(float_model)))))
     except DAMAGE as error:
         raise InvalidModel("the TFLite model is damaged", why=f"{type(error).__name__} while reading it") from error
+
+
+def _placed(graph: Graph, modes: dict[Operator, QuantMode]) -> dict[Operator, QuantMode]:
+    """Return the modes by the operators of the prepared model, which write the tensors that the given ones write."""
+    by_outputs = {operator.outputs: mode for operator, mode in modes.items()}
+    return {operator: by_outputs[operator.outputs] for operator in graph.operators if operator.outputs in by_outputs}
 
 
 def _ranges(source: bytes, modes: set[QuantMode], calibration: DataSet | None, progress: Progress) -> Ranges | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tflite_graphs import dense, drawn, recurrent
+from tflite_graphs import dense, drawn, matmul, recurrent, with_first_state
 
 from dsops.errors import InvalidInput, UnsupportedModel
 from dsops_controller.build.data import DataSet
@@ -99,3 +99,14 @@ def test_a_rule_that_leaves_an_operator_float_which_is_so_anyway_is_no_error() -
     with_rule = quantize(recurrent(head=True), QuantMode.INT8, data, [OperatorRule("steps")])
     assert with_rule == quantize(recurrent(head=True), QuantMode.INT8, data)
     assert np.isfinite(LitertModel(with_rule.data).run(data.inputs)["y"]).all()
+
+
+def test_rules_speak_of_the_operators_of_the_given_model() -> None:
+    """A BATCH_MATMUL is quantized as FULLY_CONNECTED; who looked at the file does not know that."""
+    data = DataSet({"x": drawn(20, 6)})
+    result = quantize(matmul(), QuantMode.INT8, data, [OperatorRule("", "BATCH_MATMUL")]).data
+    assert floats(result) == ["FULLY_CONNECTED"]
+    with pytest.raises(InvalidInput, match=r"its operators are ADD \(1\), BATCH_MATMUL \(1\)"):
+        quantize(matmul(), QuantMode.INT8, data, [OperatorRule("", "FULLY_CONNECTED")])
+    folded = quantize(with_first_state(), QuantMode.INT8, data, [OperatorRule("^state$")])
+    assert not floats(folded.data)
