@@ -125,6 +125,7 @@ def with_faults(sound: Frames, seed: int) -> dict[str, NDArray[np.generic]]:
 
 def prepare(folder: Path, seed: int) -> float:
     """Train, write the recipe's folder, and return the mean squared error on held-out sound frames."""
+    folder.mkdir(parents=True, exist_ok=True)
     frames = (load_digits().images / 16.0).astype(np.float32).reshape(-1, SIDE * SIDE)
     order = np.random.default_rng(seed).permutation(len(frames))
     evaluation, reference, train = np.split(frames[order], [EVALUATION_COUNT, EVALUATION_COUNT + REFERENCE_COUNT])
@@ -135,7 +136,6 @@ def prepare(folder: Path, seed: int) -> float:
         "reference.npz": _npz(x=reference, y=np.zeros(len(reference), np.int64)),
         "evaluation.npz": _npz(**with_faults(evaluation, seed)),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
     for name in ("bundle.toml", "modelcard.md"):

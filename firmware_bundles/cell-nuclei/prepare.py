@@ -98,6 +98,7 @@ def to_onnx(network: MLPClassifier) -> bytes:
 
 def prepare(folder: Path, seed: int) -> float:
     """Train, write the recipe's folder, and return the accuracy on held-out rows."""
+    folder.mkdir(parents=True, exist_ok=True)
     table = read_table(seed)
     network = fit(table, seed)
     borders = np.quantile(table.x_held_out[:, RADIUS], [1 / 3, 2 / 3])
@@ -110,7 +111,6 @@ def prepare(folder: Path, seed: int) -> float:
         "calibration.npz": _npz(x=table.x_train, y=table.y_train),
         "held_out.npz": held_out,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
     for name in ("bundle.toml", "modelcard.md"):

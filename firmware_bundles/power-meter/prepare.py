@@ -144,6 +144,7 @@ def read_days(path: Path) -> Days:
 def prepare(data: Path, folder: Path, seed: int) -> float:
     """Train, write the recipe's folder, and return the mean squared error on held-out sound days."""
     train, reference, evaluation = np.split(read_days(data), [TRAIN_COUNT, TRAIN_COUNT + REFERENCE_COUNT])
+    folder.mkdir(parents=True, exist_ok=True)
     network = fit(train, seed)
     files = {
         "model.onnx": to_onnx(network),
@@ -151,7 +152,6 @@ def prepare(data: Path, folder: Path, seed: int) -> float:
         "reference.npz": _npz(x=reference, y=np.zeros(len(reference), np.int64)),
         "evaluation.npz": _npz(**with_faults(evaluation, seed)),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
     for name in ("bundle.toml", "modelcard.md"):
