@@ -15,7 +15,7 @@ from dsops.errors import InvalidModel
 MAX_MODEL_BYTES = 1 << 30
 MAX_FIELDS = 1_000_000
 MAX_NODES = 20_000
-MAX_DEPTH = 12
+MAX_DEPTH = 48
 _MAX_VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 Descriptor: TypeAlias = Any

@@ -186,7 +186,7 @@ def test_a_file_that_is_too_large_is_not_parsed() -> None:
 
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(InvalidModel, match="nested too deeply"):
-        convert(nested(10))
+        convert(nested(20))
 
 
 BOMBS: dict[str, Callable[[Net], str]] = {

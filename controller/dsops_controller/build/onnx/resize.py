@@ -19,8 +19,8 @@ Coordinates = NDArray[np.float64]
 _WAYS = (("asymmetric", False, False), ("half_pixel", False, True), ("align_corners", True, False))
 """TFLite's ways as ONNX calls them, with TFLite's two settings: corners aligned, centers half a pixel in."""
 _ROUNDING: dict[str, Callable[[Coordinates], Coordinates]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "round_prefer_floor": lambda places: np.ceil(places - 0.5),
+    "round_prefer_ceil": lambda places: np.floor(places + 0.5),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -71,16 +71,21 @@ def _sizes(conversion: Conversion, node: Node, image: Value) -> tuple[list[int],
 
 
 def _coordinates(node: Node, mode: str, before: int, after: int, scale: float) -> Coordinates:
-    """Return where each element of the result lies in the source, by the specification of Resize."""
+    """Return where each element of the result lies in the source, by the specification of Resize.
+
+    A scale that leads to a whole size is taken as the sizes' ratio: an element that lies half-way between two, where
+    the rounding decides, is then seen as that.
+    """
     places = np.arange(after, dtype=np.float64)
-    if mode == "asymmetric":
-        return places / scale
-    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and after > 1):
-        return (places + 0.5) / scale - 0.5
-    if mode == "pytorch_half_pixel":
-        return np.zeros(1)
+    whole = abs(before * scale - after) < _TOLERANCE
     if mode == "align_corners":
-        return places * (before - 1) / (after - 1) if after > 1 else np.zeros(1)
+        return places * (before - 1) / max(after - 1, 1)
+    if mode == "asymmetric":
+        return places * before / after if whole else places / scale
+    if mode == "pytorch_half_pixel" and after == 1:
+        return places
+    if mode in ("half_pixel", "pytorch_half_pixel"):
+        return ((places + 0.5) * before / after if whole else (places + 0.5) / scale) - 0.5
     raise node.refuse(f"its coordinates are {mode!r}")
 
 
@@ -109,7 +114,7 @@ def _tflite_nearest(mode: str, before: int, after: int) -> NDArray[Any]:
     """Return the sources that TFLite's nearest neighbour takes; it computes in float32."""
     places = np.arange(after, dtype=np.float32)
     if mode == "align_corners" and after > 1:
-        found = np.round(places * (np.float32(before - 1) / np.float32(after - 1)))
+        found = np.floor(places * (np.float32(before - 1) / np.float32(after - 1)) + np.float32(0.5))
     else:
         offset = np.float32(0.5) if mode == "half_pixel" else np.float32(0)
         found = np.floor((places + offset) * (np.float32(before) / np.float32(after)))
