@@ -3,7 +3,6 @@
 Tensors are known by the names that the model's signature gives them, and where it has none, by their own.
 """
 
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Any, overload
@@ -120,10 +119,6 @@ class LitertModel:
         """The only output."""
         return _only(self.outputs, "outputs")
 
-    def median_latency_us(self, x: Floats, repeats: int = REPEATS) -> float:
-        """Return the median time of one inference in microseconds, setting input and reading output included."""
-        return statistics.median(self.latencies_us({self.input.name: x}, repeats))
-
     def _run_one(self, frame: Mapping[str, Array]) -> list[Array]:
         self._interpreter.reset_all_variables()
         found = self._invoke(self._store(frame))
@@ -203,17 +198,3 @@ def _only(specs: tuple[TensorSpec, ...], what: str) -> TensorSpec:
     if len(specs) != 1:
         raise InvalidModel(f"the model has {len(specs)} {what}", why="one is supported")
     return specs[0]
-
-
-def require_labels(model: LitertModel, labels_count: int) -> None:
-    """Check that a model scores each label once.
-
-    Raises:
-        InvalidModel: Its output does not match its labels.
-    """
-    if model.output.shape != (1, labels_count):
-        raise InvalidModel(
-            "a model whose output does not match its labels",
-            why=f"the output has shape {list(model.output.shape)}, and there are {labels_count} labels",
-            hint="give one label for each score, in the order of the scores",
-        )

@@ -79,7 +79,7 @@ def test_a_mix_holds_every_returned_frame_and_equal_classes(digits: Splits) -> N
 
 def test_the_whole_story_of_the_bad_camera(digits: Splits, int8_model: bytes) -> None:
     def right(model: LitertModel, data: Labelled) -> float:
-        return float((model.run(data.x).argmax(1) == data.y).mean())
+        return float((model.run({"image": data.x})["scores"].argmax(1) == data.y).mean())
 
     field = Labelled(bad_camera(digits.test.x, 100), digits.test.y)
     old = LitertModel(int8_model)
