@@ -10,6 +10,7 @@ of a bin's edge on every processor, whatever the last bit of its floating-point 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from dsops.manifest import Task, TensorSpec
@@ -45,7 +46,7 @@ def signals_of(task: Task, inputs: Sequence[TensorSpec]) -> dict[str, Kind]:
     """
     found = dict(_OF_SCORES[task])
     for position in watched_inputs(inputs):
-        found |= {f"{_input_name(position)}_{what}": "ordinal" for what in _OF_INPUT}
+        found |= dict.fromkeys(_names_of(position), "ordinal")
     return found
 
 
@@ -69,12 +70,8 @@ def measure(task: Task, inputs: Sequence[tuple[int, Array]], output: Array, scor
     """
     found = _measure_answer(task, output, scores)
     for position, x in inputs:
-        name = _input_name(position)
         mean, std, saturated = _statistics(x.reshape(-1))
-        found[f"{name}_mean"] = mean
-        found[f"{name}_std"] = std
-        found[f"{name}_gradient"] = _mean_gradient(x)
-        found[f"{name}_saturated"] = saturated
+        found.update(zip(_names_of(position), (mean, std, _mean_gradient(x), saturated), strict=True))
     return {name: _rounded(value) for name, value in found.items()}
 
 
@@ -94,8 +91,11 @@ def _measure_answer(task: Task, output: Array, scores: Array | None) -> dict[str
     return {"output_mean": mean, "output_std": std}
 
 
-def _input_name(position: int) -> str:
-    return "input" if position == 0 else f"input{position + 1}"
+@cache
+def _names_of(position: int) -> tuple[str, ...]:
+    """Return the names of an input's signals; :func:`measure` runs for each frame, and making them costs time."""
+    name = "input" if position == 0 else f"input{position + 1}"
+    return tuple(f"{name}_{what}" for what in _OF_INPUT)
 
 
 def entropy(scores: Sequence[float]) -> float:

@@ -51,14 +51,10 @@ class Interval:
             self._latency_us.add(latency_us)
         for confidence in confidences or ():
             self._confidence_ppm.add(round(confidence * _PPM) if 0.0 <= confidence <= 1.0 else confidence * _PPM)
-        if answer.decision.choices is not None:
-            for choice in answer.decision.choices.tolist():
-                self._choose(choice)
-
-    def _choose(self, choice: int) -> None:
-        if choice < MAX_LABELS:
-            self._labels.extend([0] * (choice + 1 - len(self._labels)))
-            self._labels[choice] += 1
+        for choice in [] if answer.decision.choices is None else answer.decision.choices.tolist():
+            if choice < MAX_LABELS:
+                self._labels.extend([0] * (choice + 1 - len(self._labels)))
+                self._labels[choice] += 1
 
     def failed(self) -> None:
         """Count a request that the model could not answer."""

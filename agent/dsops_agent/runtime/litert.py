@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +58,11 @@ class TensorDetails:
         """Whether it stands for real values, which callers may give as float32."""
         return bool(self.scale) or self.dtype.kind == "f"
 
+    @cached_property
+    def affine(self) -> tuple[np.float32, np.float32]:
+        """Scale and zero point as they are calculated with; making them for each request costs time."""
+        return np.float32(self.scale), np.float32(self.zero_point)
+
 
 def find_runtime(prefer: str = "") -> Runtime:
     """Import the first runtime that works here.
@@ -104,9 +110,10 @@ def quantize(real: Array, tensor: TensorDetails) -> Array:
         return real.astype(tensor.dtype)
     if not tensor.scale:
         raise InvalidInput(f"input {tensor.name!r} takes {tensor.dtype} only", why="it has no scale to quantize with")
-    stored = real / np.float32(tensor.scale)
+    scale, zero_point = tensor.affine
+    stored = real / scale
     np.rint(stored, out=stored)
-    stored += np.float32(tensor.zero_point)
+    stored += zero_point
     np.maximum(stored, tensor.low, out=stored)  # limited before the cast, which would wrap around
     np.minimum(stored, tensor.high, out=stored)
     return stored.astype(tensor.dtype)
@@ -116,9 +123,10 @@ def dequantize(stored: Array, tensor: TensorDetails) -> Array:
     """Return the real values of a tensor, float32; integers without a scale and truth values as they are."""
     if not tensor.scale:
         return stored.astype(np.float32, copy=False) if stored.dtype.kind == "f" else stored
+    scale, zero_point = tensor.affine
     real = stored.astype(np.float32)
-    real -= np.float32(tensor.zero_point)
-    real *= np.float32(tensor.scale)
+    real -= zero_point
+    real *= scale
     return real
 
 

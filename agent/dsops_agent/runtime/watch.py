@@ -91,9 +91,12 @@ class ModelWatch:
             self._requests += len(first)
             self._interval.answered(answer, confidences if self._task is Task.CLASSIFICATION else None)
             watched = self._watched_frames(inputs)
+            output, scores = answer.outputs[0], answer.decision.scores
             for row in range(len(first)):
                 if self._monitor:
-                    self._feed(self._monitor.feed(self._measure(watched, answer, row)))
+                    frames = [(at, real[row]) for at, real in watched]
+                    signals = measure(self._task, frames, output[row], None if scores is None else scores[row])
+                    self._feed(self._monitor.feed(signals))
                 kept = self._choose(kept_bytes, confidences[row] if confidences else None)
                 if kept is not None:
                     record = self._record(kept, first[row : row + 1], answer, row, request_id)
@@ -145,11 +148,6 @@ class ModelWatch:
             return []
         specs = self._served.manifest.inputs
         return [(at, self._served.real_frames(at, inputs[specs[at].name])) for at in self._watched]
-
-    def _measure(self, watched: list[tuple[int, Array]], answer: Answer, row: int) -> dict[str, float]:
-        scores = answer.decision.scores
-        frames = [(at, real[row]) for at, real in watched]
-        return measure(self._task, frames, answer.outputs[0][row], None if scores is None else scores[row])
 
     def _choose(self, size_bytes: int, confidence: float | None) -> Kept | None:
         if size_bytes > MAX_SAMPLE_BYTES:
