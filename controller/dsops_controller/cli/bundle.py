@@ -120,7 +120,7 @@ def show(
 
     Example: dsops bundle show digits/1
     """
-    if Path(what).exists():
+    if Path(what).exists() and not Path(what).is_dir():
         bundle_show.show(bundle_show.describe(Path(what)), form)
         return
     model, _, rest = what.partition("/")

@@ -115,7 +115,7 @@ def make_bundle(built: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def make(release: int, note: str = "") -> Path:
         path = tmp_path / f"{MODEL}-{release}{note}.bundle"
-        build_bundle(built, release, path)
+        build_bundle(built, release, path, "int8")
         if note:
             opened = Bundle.open(path)
             blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
