@@ -1,4 +1,4 @@
-"""The demonstration's seven steps: one model's way round, on real data, through real processes.
+"""The demonstration's steps: one model's way round, on real data, through real processes.
 
 Nothing here is fixed in advance: every figure is counted or measured, and depends on the seed and the data.
 """
@@ -23,6 +23,10 @@ from dsops_controller.demo.programs import Inference, Program
 from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import MODEL, Stage
 
+VARIANT = "int8"
+"""The variant that the devices run; the recipe makes others to compare with."""
+CONFIG = "reading.json"
+"""A file that the recipe sends along with the model, for programs on the device."""
 RATE_HZ = 12.0
 """Frames a second of each camera."""
 WARM_FRAMES = 100
@@ -81,27 +85,36 @@ class Story:
                 act()
 
     def build_first(self) -> None:
-        """Train on the digits, quantize to int8, and compare."""
-        figures = self._build(1)
+        """Train on the digits, build every variant of the recipe, and compare."""
+        self._build(1)
+        report = json.loads((self._built(1) / "report.json").read_text())
+        measured = report["measured_here"]
+        int8 = next(variant for variant in report["variants"] if variant["name"] == VARIANT)
+        accuracy = int8["metrics"]["accuracy"]
+        before_us, after_us = (_latency_us(one) for one in (measured["float"], measured["variants"][VARIANT]))
         self.report.record(
-            float_accuracy=figures["float_accuracy"],
-            int8_accuracy=figures["quantized_accuracy"],
-            float_bytes=figures["float_bytes"],
-            int8_bytes=figures["quantized_bytes"],
-            float_latency_us=figures["float_latency_us"],
-            int8_latency_us=figures["quantized_latency_us"],
+            float_accuracy=accuracy["float"],
+            int8_accuracy=accuracy["variant"],
+            float_bytes=report["float"]["size_bytes"],
+            int8_bytes=int8["variant"]["size_bytes"],
+            float_latency_us=before_us,
+            int8_latency_us=after_us,
+            parity=report["parity"]["largest_relative"],
         )
+        self.report.say(f"float TFLite is within {report['parity']['largest_relative']:.0e} of the ONNX model")
         self.report.outcome(
-            f"float {figures['float_accuracy']:.2%}, {figures['float_bytes']} bytes, "
-            f"{figures['float_latency_us']:.1f} us; int8 {figures['quantized_accuracy']:.2%}, "
-            f"{figures['quantized_bytes']} bytes, {figures['quantized_latency_us']:.1f} us"
+            f"float {accuracy['float']:.2%}, {report['float']['size_bytes']} bytes, {before_us:.1f} us; "
+            f"int8 {accuracy['variant']:.2%}, {int8['variant']['size_bytes']} bytes, {after_us:.1f} us"
         )
 
     def publish(self, release: int) -> None:
         """Package, sign and push a built model."""
         bundle = self._bundle(release)
-        self.stage.commands.run("bundle", "build", self._built(release), "-r", str(release), "--to", bundle)
+        command = ("-r", str(release), "--variant", VARIANT, "--to", bundle, "--keys", self.stage.keys)
+        self.stage.commands.run("bundle", "build", self._built(release), *command)
         row = self._hand_over(bundle)
+        documents = Bundle.open(bundle).manifest.documents
+        self.report.say(f"with {', '.join(documents.names())}")
         self.report.outcome(f"{row['path']}: {row['length_bytes']} bytes, sha256 {row['sha256'][:12]}...")
 
     def enrol_and_roll_out(self) -> None:
@@ -112,6 +125,7 @@ class Story:
         rollout = self._roll_out(1)
         updated = self._succeeded(rollout)
         self.report.record(devices_updated=updated)
+        self.report.say(f"each has {CONFIG} beside its model: {self._configuration()}")
         sizes = " + ".join(str(len(wave)) for wave in rollout["waves"])
         self.report.outcome(f"{updated} of {len(self.devices)} devices run release 1, in waves of {sizes}")
 
@@ -159,6 +173,7 @@ class Story:
         self.report.say(f"{len(returned)} returned frames labelled")
         self._build(2, returned)
         self.publish(2)
+        self._compare(self._bundle(1), self._bundle(2))
         self._look_for_false_alarms()
         updated = self._succeeded(self._roll_out(2))
         after, before = self._bad_accuracy(), float(self.report.figures["accuracy_bad_camera_before"])
@@ -228,6 +243,28 @@ class Story:
         prepare(recipe, self.seed, returned)
         self.report.say(f"trained a small CNN in {time.monotonic() - begun:.1f} s (NumPy)")
         return self.stage.commands.run("model", "build", recipe, "--to", self._built(release))
+
+    def _configuration(self) -> str:
+        """Return what the file says that came with the model, the same on every device.
+
+        Raises:
+            DemoFailed: A device has another one, or none.
+        """
+        folders = [self.stage.home(device) / "state" / "slots" / MODEL / "active" / "files" for device in self.devices]
+        texts = {(folder / CONFIG).read_text() for folder in folders if (folder / CONFIG).is_file()}
+        wanted = (self._built(1) / "shared" / CONFIG).read_text()
+        self._expect(texts == {wanted}, f"a device does not have {CONFIG} as it was packaged")
+        return wanted
+
+    def _compare(self, old: Path, new: Path) -> None:
+        """Show what an update brings and costs."""
+        found = self.stage.commands.run("bundle", "diff", old, new)
+        update = found["update"]
+        self.report.record(update_bytes=update["length_bytes"], delta_bytes=update["delta_bytes"])
+        self.report.say(
+            f"{len(found['weights'])} of its tensors changed; {update['length_bytes']} bytes, "
+            f"as a delta of each tensor it would be {update['delta_bytes'] / update['length_bytes']:.0%}"
+        )
 
     def _hand_over(self, bundle: Path) -> Json:
         self.stage.commands.run("bundle", "sign", bundle, "--keys", self.stage.keys, online=True)
@@ -299,6 +336,10 @@ class Story:
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
             raise DemoFailed(otherwise, hint=f"see the logs in {self.stage.processes.logs}")
+
+
+def _latency_us(measured: Json) -> float:
+    return float(measured["latencies"][0]["median_us"])
 
 
 def _telemetry_line(row: Json) -> str:
