@@ -14,13 +14,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from dsops.errors import InvalidModel, UnsupportedModel
 from dsops_controller.build.onnx_graph import Array, GraphInput, Node, OnnxGraph, Shape
-from dsops_controller.build.onnx_reading import MAX_ELEMENTS
 from dsops_controller.build.tflite_writer import ABSENT, TENSOR_TYPES, Table, TfliteWriter
 
 DESCRIPTION = "converted from ONNX by dsops"
+MAX_ELEMENTS = 1 << 26
+"""Elements of one computed tensor; 256 MiB of float32."""
 MAX_TOTAL_ELEMENTS = 1 << 31
 """Elements of all computed tensors together; 8 GiB of float32, of which the runtime keeps few at a time."""
 MAX_OPERATORS = 50_000
+MAX_CONSTANT_BYTES = 1 << 30
 FLOAT, INT32, INT64, BOOL = (np.dtype(kind) for kind in (np.float32, np.int32, np.int64, np.bool_))
 TO_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1)}
 """Order of the axes that moves the channels from axis 1 to the end, by rank."""
@@ -105,8 +107,9 @@ class Conversion:
         self._images: dict[int, Value] = {}
         self._laid_out: dict[tuple[int, bool], Value] = {}
         self._done: set[str] = set()
-        self._elements = self._operators = 0
+        self._elements = self._operators = self._constant_bytes = 0
         self._inputs = {entry.name: self._add_input(entry) for entry in graph.inputs}
+        self._ends = frozenset(value.index for value in self._inputs.values())
 
     # --- what nodes read ---
 
@@ -211,12 +214,12 @@ class Conversion:
         stored = np.asarray(values, np.float32)
         if not np.isfinite(stored).all():
             raise InvalidModel(f"the weights {name!r} hold NaN or infinity")
-        return Value(stored.shape, FLOAT, index=self._writer.constant(name, stored))
+        return Value(stored.shape, FLOAT, index=self._constant(name, stored))
 
     def integers(self, name: str, values: Sequence[int]) -> Value:
         """Write an int32 constant of one axis."""
         stored = np.asarray(values, np.int32)
-        return Value(stored.shape, INT32, index=self._writer.constant(name, stored))
+        return Value(stored.shape, INT32, index=self._constant(name, stored))
 
     def stored(self, name: str, values: Array) -> Value:
         """Write a constant of its own type.
@@ -229,7 +232,7 @@ class Conversion:
             return self.floats(name, values).with_form(non_negative=bool((values >= 0).all()))
         if values.dtype not in TENSOR_TYPES:
             raise UnsupportedModel(f"the constant {name!r} holds {values.dtype}", why="float32 and integers are known")
-        return Value(values.shape, values.dtype, index=self._writer.constant(name, values))
+        return Value(values.shape, values.dtype, index=self._constant(name, values))
 
     def emit(self, code: int, inputs: Sequence[Value], form: Form, name: str, options: Table = None) -> Value:
         """Write an operator with one output; return that.
@@ -314,8 +317,10 @@ class Conversion:
             UnsupportedModel: An output is an input or a constant.
         """
         outputs: dict[str, Value] = {}
+        taken = {entry.index for entry in self._inputs.values()}
         for name in self.graph.outputs:
-            outputs[name] = self._output(name, {value.index for value in outputs.values()})
+            outputs[name] = self._output(name, taken)
+            taken.add(outputs[name].index)
         data = self._writer.finish(
             {name: value.index for name, value in self._inputs.items()},
             {name: value.index for name, value in outputs.items()},
@@ -324,8 +329,7 @@ class Conversion:
 
     def _output(self, name: str, taken: set[int]) -> Value:
         value = self._values.get(name)
-        inputs = {entry.index for entry in self._inputs.values()}
-        if value is None or name in self.constants or value.index in inputs:
+        if value is None or name in self.constants or value.index in self._ends:
             raise UnsupportedModel("the model computes nothing", why=f"its output {name!r} is a constant or an input")
         if value.rank != 4:
             value = self.in_layout(value, channels_last=False)
@@ -359,6 +363,12 @@ class Conversion:
                 raise UnsupportedModel(f"the model computes a tensor of shape {list(form.shape)}")
         if self._elements > MAX_TOTAL_ELEMENTS or self._operators > MAX_OPERATORS:
             raise UnsupportedModel("the model computes too much", why="its tensors or operators are beyond the limits")
+
+    def _constant(self, name: str, values: Array) -> int:
+        self._constant_bytes += values.nbytes
+        if self._constant_bytes > MAX_CONSTANT_BYTES:
+            raise UnsupportedModel("the model is too large", why=f"its constants exceed {MAX_CONSTANT_BYTES >> 20} MiB")
+        return self._writer.constant(name, values)
 
     def _name(self, value: Value) -> str:
         return self._writer.name(value.index)

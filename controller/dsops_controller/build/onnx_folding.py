@@ -7,10 +7,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from dsops_controller.build.onnx_graph import Array, Node
-from dsops_controller.build.onnx_reading import MAX_ELEMENTS
 
-MAX_FOLDED_ELEMENTS = 1 << 27
-"""Elements of all folded tensors together."""
+MAX_FOLDED_ELEMENTS = 1 << 26
+"""Elements of all folded tensors together, but for those that are only seen in another way."""
+_VIEWS = {"Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 Folder = Callable[[Node, Sequence[Array]], Sequence[Array]]
 Settings = tuple[int, ...]
 
@@ -35,23 +35,18 @@ class Folding:
                 results = folder(node, [constants.get(name, np.zeros(0)) for name in node.inputs])
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise node.refuse(f"it contradicts itself: {str(error).split(chr(10), 1)[0]}") from error
-        for result in results:
-            self.count(node, result.size)
+        if node.operator not in _VIEWS:
+            self._count(node, sum(result.size for result in results))
         return {name: result for name, result in zip(node.outputs, results, strict=False) if name}
 
-    def count(self, node: Node, elements: int) -> None:
-        """Add to what was folded.
-
-        Raises:
-            UnsupportedModel: It is too much.
-        """
+    def _count(self, node: Node, elements: int) -> None:
         self._elements += elements
         if self._elements > MAX_FOLDED_ELEMENTS:
             raise node.refuse(f"constants of more than {MAX_FOLDED_ELEMENTS} elements would be computed")
 
 
 def _bounded(node: Node, shape: Sequence[int]) -> Sequence[int]:
-    if len(shape) > 8 or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+    if len(shape) > 8 or any(size < 0 for size in shape) or math.prod(shape) > MAX_FOLDED_ELEMENTS:
         raise node.refuse(f"a constant of shape {list(shape)[:8]} would be computed")
     return shape
 

@@ -77,11 +77,17 @@ class OnnxGraph:
     ) -> None:
         self.constants = dict(constants)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self._ends = frozenset(outputs)
         self.nodes = _needed(nodes, outputs)
+        self._producers = {name: node for node in self.nodes for name in node.outputs}
         self._consumers: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
                 self._consumers.setdefault(name, []).append(node)
+
+    def producer(self, name: str) -> Node | None:
+        """Return the node that computes a tensor, or nothing for an input or a constant."""
+        return self._producers.get(name)
 
     def consumers(self, name: str) -> tuple[Node, ...]:
         """Return the nodes that read a tensor, each once."""
@@ -90,7 +96,7 @@ class OnnxGraph:
     def only_consumer(self, name: str) -> Node | None:
         """Return the one node that reads a tensor, or nothing when several do or when it is an output of the model."""
         readers = self._consumers.get(name, [])
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+        return readers[0] if len(readers) == 1 and name not in self._ends else None
 
 
 def _needed(nodes: Iterable[Node], outputs: Iterable[str]) -> list[Node]:

@@ -53,12 +53,11 @@ def _gelu(graph: OnnxGraph, erf: Node) -> tuple[Node, set[str]] | None:
 
 def _scaled_source(graph: OnnxGraph, erf: Node) -> str | None:
     """Return x when a node computes erf(x / sqrt(2))."""
-    for node in graph.nodes:
-        if node.output == erf.input(0) and len(node.inputs) == 2:
-            factor = {"Div": math.sqrt(2.0), "Mul": math.sqrt(0.5)}.get(node.operator)
-            if factor is not None and _has(graph.constants, node, factor):
-                return next((name for name in node.inputs if name not in graph.constants), None)
-    return None
+    node = graph.producer(erf.input(0))
+    factor = {"Div": math.sqrt(2.0), "Mul": math.sqrt(0.5)}.get(node.operator) if node else None
+    if node is None or factor is None or len(node.inputs) != 2 or not _has(graph.constants, node, factor):
+        return None
+    return next((name for name in node.inputs if name not in graph.constants), None)
 
 
 def _halves(graph: OnnxGraph, source: str) -> set[str]:

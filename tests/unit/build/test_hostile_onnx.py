@@ -298,3 +298,31 @@ def ends_in(data: bytes) -> type[DsopsError] | None:
     except DsopsError as error:
         return type(error)
     return None
+
+
+def test_a_kernel_with_wide_gaps_is_refused() -> None:
+    net = Net()
+    x = net.node("ConvTranspose", net.input("x", [1, 4, 4, 4]), net.weights(4, 4, 3, 3), dilations=[1000, 1000])
+    proto = net.model(y=x)
+    with pytest.raises(UnsupportedModel, match="dilated to 2001 x 2001"):
+        convert(proto)
+
+
+def test_padding_that_would_explode_is_refused() -> None:
+    net = Net()
+    sides = [65535] * 4
+    x = net.node("AveragePool", net.input("x", [1, 4, 4, 4]), kernel_shape=[65536, 65536], pads=sides)
+    proto = net.model(y=x)
+    with pytest.raises(UnsupportedModel, match="computes a tensor of shape"):
+        convert(proto)
+
+
+def test_many_forms_of_one_node_are_converted_in_linear_time() -> None:
+    """Each Erf is looked at for being a part of a Gelu; nothing searches the whole graph for it."""
+    net = Net()
+    x = net.input("x", [1, 2])
+    for _ in range(1500):
+        x = net.node("Erf", x)
+    proto = net.model(y=x)
+    with pytest.raises(UnsupportedModel, match="1500 of 1501 nodes: Erf"):
+        convert(proto)

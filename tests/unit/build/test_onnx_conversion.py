@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
-from onnx_parity import parity
+from onnx_parity import parity, run_tflite
 
 from dsops.errors import InvalidInput, UnsupportedModel
 from dsops_controller.build.convert import convert_onnx, read_model
@@ -532,3 +533,18 @@ def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
         read_model(tmp_path / "m.pt")
     with pytest.raises(InvalidInput, match="cannot read"):
         read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.7])
+def test_swish(alpha: float) -> None:
+    nodes, constants, shape, _ = simple("Swish", ROW, 24, alpha=alpha)
+    x = np.linspace(-4, 4, 6, dtype=np.float32)[None]
+    (y,) = run_tflite(convert_onnx(model(nodes, shape, constants, 24)), {"x": x}).values()
+    np.testing.assert_allclose(y, x / (1 + np.exp(-alpha * x)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["max-pool-padded-negative", "max-pool-padded-after-relu", "max-pool-row"])
+def test_a_padded_maximum_is_written_without_padv2(name: str) -> None:
+    """The quantizer cannot follow PADV2."""
+    file = schema.ModelT.InitFromPackedBuf(convert_onnx(case(name)))
+    assert schema.BuiltinOperator.PADV2 not in {code.builtinCode for code in file.operatorCodes}

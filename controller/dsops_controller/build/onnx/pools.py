@@ -66,7 +66,8 @@ def _corrections(window: Window, *, counted: bool) -> Array:
         first = -window.given[axis] if counted else 0
         last = window.size[axis] + (window.given[axis + 2] if counted else 0)
         ends = np.minimum(starts + window.kernel[axis], last)
-        per_axis.append(window.kernel[axis] / np.maximum(ends - np.maximum(starts, first), 1))
+        counts = np.maximum(ends - np.maximum(starts, first), 1)
+        per_axis.append((window.kernel[axis] / counts).astype(np.float32))
     factors: Array = np.multiply.outer(*per_axis)[None, :, :, None]
     return factors
 

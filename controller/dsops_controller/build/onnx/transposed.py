@@ -10,6 +10,8 @@ from dsops_controller.build.onnx.normalization import following_scale
 from dsops_controller.build.onnx_graph import Array, Node
 
 _MAX_STEP = 1 << 10
+_MAX_DENSE = 1 << 24
+"""Elements of a dilated kernel that is written out with its gaps."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def conv_transpose(conversion: Conversion, node: Node) -> None:
     if node.attributes["group"] != 1 or weights.shape[0] != image.shape[3]:
         raise node.refuse(f"it has {node.attributes['group']} groups over {image.shape[3]} channels; 1 group is known")
     weights, bias, last = scaled_weights(conversion, node, weights, axis=1)
-    dense = _dilated(weights, _numbers(node, "dilations", image, 1))
+    dense = _dilated(node, weights, _numbers(node, "dilations", image, 1))
     axes = _axes(node, image, dense.shape[2:])
     same, valid = all(axis.is_same() for axis in axes), all(axis.is_valid() for axis in axes)
     computed = [axis.out if same or valid else max(axis.full, axis.begin + axis.out) for axis in axes]
@@ -114,11 +116,13 @@ def _numbers(node: Node, attribute: str, image: Value, default: int, count: int 
     return given
 
 
-def _dilated(weights: Array, dilations: tuple[int, ...]) -> Array:
+def _dilated(node: Node, weights: Array, dilations: tuple[int, ...]) -> Array:
     """Return a kernel with zeros in its gaps, which computes the same without dilation."""
     if dilations == (1, 1):
         return weights
     height, width = ((size - 1) * step + 1 for size, step in zip(weights.shape[2:], dilations, strict=True))
+    if weights.shape[0] * weights.shape[1] * height * width > _MAX_DENSE:
+        raise node.refuse(f"its kernel is dilated to {height} x {width}")
     dense = np.zeros((*weights.shape[:2], height, width), np.float32)
     dense[:, :, :: dilations[0], :: dilations[1]] = weights
     return dense
