@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 from ai_edge_litert import schema_py_generated as schema
 
+from dsops_controller.build.rewrite_buffers import inline_buffers
 from dsops_controller.build.tflite_writer import DAMAGE, Table, pack
 
 
 def single_operators(model: bytes) -> Iterator[bytes | None]:
     """Yield a model for each operator of the first graph, in order; None for one that cannot stand by itself."""
-    table = schema.ModelT.InitFromPackedBuf(model, 0)
+    table = schema.ModelT.InitFromPackedBuf(inline_buffers(model), 0)
     for operator in table.subgraphs[0].operators or ():
         try:
             yield _alone(table, operator)

@@ -12,6 +12,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from dsops.errors import InvalidModel
+from dsops_controller.build.rewrite_buffers import inline_buffers
 from dsops_controller.build.tflite_writer import DAMAGE, Table
 
 _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -78,7 +79,7 @@ def cost_of(model: bytes) -> ModelCost:
         InvalidModel: The file is damaged.
     """
     try:
-        table = schema.ModelT.InitFromPackedBuf(model, 0)
+        table = schema.ModelT.InitFromPackedBuf(inline_buffers(model), 0)
         graph = _Graph(table)
         return ModelCost(len(model), tuple(graph.cost(place) for place in range(len(graph.operators))))
     except DAMAGE as error:

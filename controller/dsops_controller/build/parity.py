@@ -31,6 +31,11 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+_VERSION_FIELD = b"\x08"
+"""Tag of ``ModelProto.ir_version`` (field 1, a varint), with which every writer begins."""
+_KNOWN_VERSION = 10
+_LAST_SHORT = 127
+"""The largest varint of one byte."""
 _REFUSALS = (
     state.Fail,
     state.InvalidArgument,
@@ -117,14 +122,7 @@ class _Source:
     """The ONNX model in onnxruntime, one thread."""
 
     def __init__(self, data: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except _REFUSALS as error:
-            raise _refused(error) from error
+        self._session = _session(data)
         ends = (("input", self._session.get_inputs()), ("output", self._session.get_outputs()))
         self._shapes = {(kind, one.name): one.shape for kind, entries in ends for one in entries}
         self._dtypes = {one.name: _DTYPES.get(one.type, np.float32) for one in self._session.get_inputs()}
@@ -165,8 +163,33 @@ class _Source:
             yield dict(zip(outputs, values, strict=True))
 
 
+def _session(data: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return onnxruntime.InferenceSession(_of_known_version(data), options, providers=["CPUExecutionProvider"])
+    except _REFUSALS as error:
+        raise _refused(error) from error
+
+
+def _of_known_version(data: bytes) -> bytes:
+    """Return a model in a version of the file format that onnxruntime reads.
+
+    Exporters write the newest version that they know, long before onnxruntime knows it; what operators mean is said by
+    the operator sets, not by this number.
+    """
+    if len(data) < 2 or data[:1] != _VERSION_FIELD or data[1] <= _KNOWN_VERSION or data[1] > _LAST_SHORT:
+        return data
+    return _VERSION_FIELD + bytes([_KNOWN_VERSION]) + data[2:]
+
+
 def _refused(error: Exception) -> InvalidModel:
-    return InvalidModel("onnxruntime cannot run the source model", why=str(error).split("\n", 1)[0])
+    why = str(error).split("\n", 1)[0]
+    return InvalidModel(
+        "onnxruntime cannot run the source model", why=why, hint="export it again, or update onnxruntime"
+    )
 
 
 def _fits(shape: Sequence[int], wanted: Shape) -> bool:

@@ -53,9 +53,9 @@ def _models(report: Report) -> RenderableType:
     table = _table("", *(text.title(name) for name in names), "agree", "size", "latency", "memory", "gate")
     before = [text.metric(figure.name, figure.before) for figure in first.figures[:_METRICS]]
     size = text.size(first.before.size_bytes)
-    table.add_row("float", *before, "", size, *_costs(first.measured_before), "")
+    _add(table, "float", *before, "", size, *_costs(first.measured_before), "")
     for variant in report.variants:
-        table.add_row(*_model(variant, names), style="" if variant.passed else "red")
+        _add(table, *_model(variant, names), style="" if variant.passed else "red")
     return table
 
 
@@ -83,10 +83,10 @@ def _gate(report: Report, *, full: bool) -> RenderableType:
     for variant in report.variants:
         shown = [verdict for verdict in variant.verdicts if full or not verdict.passed]
         for verdict in shown:
-            table.add_row(*_verdict(variant.name, verdict), style="" if verdict.passed else "red")
+            _add(table, *_verdict(variant.name, verdict), style="" if verdict.passed else "red")
         others = len(variant.verdicts) - len(shown)
         if others:
-            table.add_row(f"{variant.name}: {others} {'other ' if shown else ''}keys", "", "", _RESULT[True])
+            _add(table, f"{variant.name}: {others} {'other ' if shown else ''}keys", "", "", _RESULT[True])
     return table
 
 
@@ -127,16 +127,17 @@ def _worst(heading: str, rows: Sequence[tuple[float, tuple[str, ...]]], most: in
         return
     table = _table(heading, *_COMPARED)
     for _, (name, *cells) in lost[:most]:
-        table.add_row(text.short(name, _WHERE_WIDTH), *cells)
+        _add(table, text.short(name, _WHERE_WIDTH), *cells)
     if len(lost) > most:
-        table.add_row(f"and {len(lost) - most} more", *("" for _ in _COMPARED))
+        _add(table, f"and {len(lost) - most} more", *("" for _ in _COMPARED))
     yield table
 
 
 def _operators(name: str, evaluation: Evaluation) -> RenderableType:
     table = _table(f"{name}: operators that dominate", "number", "MACs", "share", "weights", "time alone")
     for kind in by_kind(evaluation.after, evaluation.measured_after)[:OPERATORS]:
-        table.add_row(
+        _add(
+            table,
             kind.name,
             str(kind.number),
             text.count(kind.macs),
@@ -147,13 +148,18 @@ def _operators(name: str, evaluation: Evaluation) -> RenderableType:
     return table
 
 
+def _add(table: Table, *cells: str, style: str = "") -> None:
+    """Add a row of plain texts: what looks like markup in a label is a part of it."""
+    table.add_row(*map(Text, cells), style=style)
+
+
 def _table(first: str, *others: str, words: Sequence[int] = (0,)) -> Table:
     """Return a table without lines, whose columns of figures stand to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place, heading in enumerate((first, *others)):
         is_word = place in words
         table.add_column(
-            heading,
+            Text(heading),
             justify="left" if is_word else "right",
             no_wrap=not is_word,
             overflow="fold" if is_word else "ellipsis",
