@@ -61,9 +61,8 @@ def commands(page: Path, program: str) -> Iterator[list[str]]:
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in lines:
         for part in re.split(r"&&|[&;|]", line):
-            words = shlex.split(part)
-            if words and words[0].rpartition("/")[2] == program:
-                yield words[1:]
+            if part.split()[:1] and part.split()[0].rpartition("/")[2] == program:
+                yield shlex.split(part)[1:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
