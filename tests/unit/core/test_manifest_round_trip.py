@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dsops.bundle import sha256_hex
 from dsops.errors import MalformedBundle
-from dsops.manifest import Dtype, Manifest
+from dsops.manifest import Dtype, Manifest, Postprocessing
 
 PARTS = ("model.tflite", "profile.json", "golden.bin")
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -93,3 +94,9 @@ def test_no_other_text_stands_for_the_same_manifest(manifest: Manifest, data: st
     ]
     with pytest.raises(MalformedBundle):
         Manifest.decode(data.draw(st.sampled_from(others)))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_cannot_hold_are_refused_when_they_are_given(number: float) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        Postprocessing(threshold=number)
