@@ -14,6 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from dsops.errors import InvalidModel
+from dsops.tflite_lint import LintLimits
+from dsops.tflite_lint.flatbuffer import Reader
+from dsops.tflite_lint.model import ModelReader
 
 Op = schema.BuiltinOperator
 Table: TypeAlias = Any
@@ -45,6 +48,7 @@ DAMAGE = (
 _IDENTIFIER = b"TFL3"
 _BUFFER_ALIGNMENT = 16
 """The schema's ``force_align`` of a buffer's data, which the generated Python code does not heed."""
+_LIMITS = LintLimits()
 _STRUCTURE_BYTES = 1 << 16
 _LAST_OLD_CODE = 127
 """Operator codes above this do not fit the schema's first field for them; it then holds this value."""
@@ -176,23 +180,36 @@ _AlignedBuffer = type("_AlignedBuffer", (schema.BufferT,), {"Pack": _pack_buffer
 def normalize_tflite(data: bytes) -> bytes:
     """Return a TFLite model in the current form: operator codes in their present field, and a signature.
 
-    Files of old converters lack both; quantization would leave their operators as they are, silently.
+    Files of old converters lack both; quantization would leave their operators as they are, silently. Weights that a
+    file holds behind its tables are taken into them. The structure is checked first, within bounds, as the schema's
+    own code would follow any offset as often as a hostile file names it.
 
     Raises:
         InvalidModel: The bytes are not a readable TFLite model.
     """
     if data[4:8] != _IDENTIFIER:
         raise InvalidModel("the file is not a TFLite model", why="it lacks the identifier TFL3")
+    reader = Reader(data, _LIMITS.work)
+    ModelReader(reader, _LIMITS).read(reader.root())
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
         for code in model.operatorCodes:
             code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+        for buffer in model.buffers:
+            _take_in(buffer, data)
         if not model.signatureDefs:
             graph = model.subgraphs[0]
             model.signatureDefs = [_signature(_named(graph, graph.inputs), _named(graph, graph.outputs))]
         return pack(model)
     except DAMAGE as error:
         raise InvalidModel("the TFLite model is damaged", why=f"{type(error).__name__} while reading it") from error
+
+
+def _take_in(buffer: Table, data: bytes) -> None:
+    """Let a buffer whose data lies behind the tables hold it; offsets 0 and 1 mean that it does not."""
+    if buffer.offset > 1:
+        buffer.data = np.frombuffer(data, np.uint8, int(buffer.size), int(buffer.offset))
+    buffer.offset = buffer.size = 0
 
 
 def _named(graph: Table, indices: Iterable[int]) -> dict[str, int]:

@@ -149,7 +149,9 @@ def changed(change: Callable[[schema.ModelT], None]) -> bytes:
 
 
 def add_custom(model: schema.ModelT) -> None:
-    model.operatorCodes[0].builtinCode, model.operatorCodes[0].customCode = schema.BuiltinOperator.CUSTOM, b"Strange"
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = b"Strange"
 
 
 def rename(model: schema.ModelT) -> None:
@@ -162,7 +164,7 @@ def rename(model: schema.ModelT) -> None:
         (changed(add_custom), "Strange, which no runtime knows"),
         (changed(rename), "takes another, row"),
         (b"nothing like it", "TFL3"),
-        (known()[:1000], "damaged"),
+        (known()[:1000], "not sound"),
     ],
 )
 def test_a_result_that_cannot_run_is_refused(make_program: MakeProgram, result: bytes, said: str) -> None:

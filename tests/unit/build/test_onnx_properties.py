@@ -10,7 +10,7 @@ from onnx_parity import parity
 
 from dsops.errors import UnsupportedModel
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 SIZE = st.integers(4, 9)
 SMALL = st.integers(1, 3)
 PADDED = st.sampled_from(("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))

@@ -54,3 +54,41 @@ def test_a_damaged_file_never_gives_a_traceback(float_model: bytes) -> None:
         except InvalidModel:
             refused += 1
     assert refused > 30
+
+
+def test_weights_behind_the_tables_are_taken_into_them(float_model: bytes) -> None:
+    table = schema.ModelT.InitFromPackedBuf(float_model, 0)
+    wanted = [buffer.data for buffer in table.buffers]
+    biggest = max(range(len(wanted)), key=lambda place: 0 if wanted[place] is None else wanted[place].size)
+    room = len(float_model)  # the tables alone are smaller, so this lies behind them
+    table.buffers[biggest].data = None
+    table.buffers[biggest].offset, table.buffers[biggest].size = room, wanted[biggest].size
+    data = pack(table).ljust(room, b"\0") + wanted[biggest].tobytes()
+    found = schema.ModelT.InitFromPackedBuf(normalize_tflite(data), 0).buffers[biggest]
+    np.testing.assert_array_equal(found.data, wanted[biggest])
+    assert found.offset == 0
+
+
+def test_tables_that_name_each_other_over_and_over_are_refused() -> None:
+    """A vector can name one table a hundred thousand times, and that table's vector another; none is a long file."""
+    operator = schema.OperatorT()
+    operator.inputs = list(range(2000))
+    graph = schema.SubGraphT()
+    graph.operators = [operator]
+    model = schema.ModelT()
+    model.version, model.subgraphs = 3, [graph]
+    model.operatorCodes, model.buffers, model.signatureDefs = [], [], []
+    data = bytearray(pack(model))
+    reader = schema.Model.GetRootAs(data, 0)._tab
+    start = reader.Vector(reader.Offset(8))
+    target = reader.Indirect(start)
+    copies = 60_000
+    place = len(data)
+    data += copies.to_bytes(4, "little")
+    for number in range(copies):
+        here = place + 4 + 4 * number
+        data += ((target - here) % (1 << 32)).to_bytes(4, "little")
+    field = reader.Pos + reader.Offset(8)
+    data[field : field + 4] = (place - field).to_bytes(4, "little")
+    with pytest.raises(InvalidModel):
+        normalize_tflite(bytes(data))
