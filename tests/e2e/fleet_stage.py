@@ -33,7 +33,7 @@ class Fleet(Stage):
     def publish(self, release: int, padding_bytes: int = 0) -> None:
         """Push a release; padding makes its transfer long enough to be interrupted."""
         path = self.folder / f"{release}.bundle"
-        build_bundle(self.built, release, path)
+        build_bundle(self.built, release, path, "int8")
         if padding_bytes:
             opened = Bundle.open(path)
             blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
