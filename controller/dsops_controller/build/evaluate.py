@@ -47,8 +47,8 @@ CHUNK_BYTES = 16 << 20
 CHUNK_FRAMES = 256
 KEPT_BYTES = 64 << 20
 """Outputs of the float model up to this size are kept for the next variant; larger ones are computed again."""
-CUSTOM_BYTES = 1 << 30
-"""A custom metric is given all outputs at once, of both models in turn; larger ones are refused."""
+CUSTOM_BYTES = 256 << 20
+"""A custom metric is given all outputs at once, and both models' are held; larger ones are refused."""
 MAX_SLICE_VALUES = 1000
 FLOAT = "the float model"
 VARIANT = "the variant"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dsops.errors import InvalidModel
+from dsops.errors import InvalidModel, NoSpace
 from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.evaluation import Latency, Measured, Memory
 from dsops_controller.build.litert import LitertModel, quantize_frame
@@ -55,12 +55,16 @@ def measure_model(model: bytes, data: DataSet, measuring: Measuring) -> Measured
 
     Raises:
         InvalidModel: The model ends the process in which it is measured, or does not finish.
+        NoSpace: There is no room for it in the folder for temporary files.
     """
-    with tempfile.TemporaryDirectory(prefix="dsops-measure-") as name:
-        folder = Path(name)
-        _write_request(folder, model, data, measuring)
-        _run_child(folder)
-        return _measured(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+    try:
+        with tempfile.TemporaryDirectory(prefix="dsops-measure-") as name:
+            folder = Path(name)
+            _write_request(folder, model, data, measuring)
+            _run_child(folder)
+            return _measured(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise NoSpace(f"the model cannot be measured in {tempfile.gettempdir()}", why=error.strerror or "") from error
 
 
 def describe_machine() -> dict[str, str]:
@@ -94,8 +98,8 @@ def _write_request(folder: Path, model: bytes, data: DataSet, measuring: Measuri
 
 
 def _run_child(folder: Path) -> None:
-    """Run the child with ``-I``: modules beside it share names with the standard library's."""
-    command = [sys.executable, "-I", str(_CHILD), str(folder)]
+    """Run the child with ``-P``: modules beside it share names with the standard library's."""
+    command = [sys.executable, "-P", str(_CHILD), str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:

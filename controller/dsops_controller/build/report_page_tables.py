@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dsops_controller.build import report_text as text
-from dsops_controller.build.evaluation import Evaluation, Measured, by_kind
+from dsops_controller.build.evaluation import ClassRow, Evaluation, Measured, by_kind
 from dsops_controller.build.metrics import Difference
 from dsops_controller.build.parity import Parity
 from dsops_controller.build.report import Report, VariantReport
 
 SLICES = 40
-CLASSES = 200
+CLASSES = 20
+ALL_CLASSES = 200
 OPERATORS = 15
 KINDS = 8
 _NOTHING = 1e-9
@@ -106,7 +107,7 @@ def variant_tables(variant: VariantReport) -> Iterator[TableView]:
     """Yield the tables of one variant: those for which there are figures."""
     evaluation = variant.evaluation
     if evaluation.classes:
-        yield _classes(evaluation)
+        yield from _classes(evaluation)
     if evaluation.slices:
         yield _slices(evaluation)
     yield TableView("Differences of the outputs", _DIFFERENCES, _differences(evaluation.differences))
@@ -131,28 +132,22 @@ def _differences(differences: Sequence[Difference]) -> tuple[tuple[Cell, ...], .
     )
 
 
-def _classes(evaluation: Evaluation) -> TableView:
+def _classes(evaluation: Evaluation) -> Iterator[TableView]:
+    """Yield the classes that lost most, and the others in a table that opens on demand."""
     ordered = sorted(evaluation.classes, key=lambda row: (-row.drop, -row.support))
-    rows = tuple(
-        (
-            *_row(
-                row.label,
-                str(row.support),
-                text.metric("recall", row.before.recall),
-                text.metric("recall", row.after.recall),
-            ),
-            _drop("recall", row.drop),
-            *_row(
-                text.metric("precision", row.before.precision),
-                text.metric("precision", row.after.precision),
-                text.metric("f1", row.before.f1),
-                text.metric("f1", row.after.f1),
-            ),
-        )
-        for row in ordered[:CLASSES]
-    )
+    rows = tuple(_class(row) for row in ordered[:ALL_CLASSES])
     headings = ("class", "frames", "recall float", "recall", "lost", "precision float", "precision", "F1 float", "F1")
-    return TableView("Classes", headings, rows, _shown(len(rows), len(ordered)))
+    yield TableView("Classes", headings, rows[:CLASSES], _shown(len(rows[:CLASSES]), len(ordered)))
+    if len(rows) > CLASSES:
+        remark = f"{CLASSES + 1} to {len(rows)} of {len(ordered)}"
+        yield TableView("More classes", headings, rows[CLASSES:], remark, is_folded=True)
+
+
+def _class(row: ClassRow) -> tuple[Cell, ...]:
+    recall = (text.metric("recall", row.before.recall), text.metric("recall", row.after.recall))
+    precision = (text.metric("precision", row.before.precision), text.metric("precision", row.after.precision))
+    f1 = (text.metric("f1", row.before.f1), text.metric("f1", row.after.f1))
+    return (*_row(row.label, str(row.support), *recall), _drop("recall", row.drop), *_row(*precision, *f1))
 
 
 def _slices(evaluation: Evaluation) -> TableView:

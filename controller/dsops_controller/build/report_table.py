@@ -29,7 +29,9 @@ def tables(report: Report, *, full: bool = False) -> list[RenderableType]:
         report: The report.
         full: Every key of the gate, and every class and slice that lost anything, instead of the worst few.
     """
-    found: list[RenderableType] = [_heading(report), _models(report), _gate(report, full=full)]
+    found: list[RenderableType] = [_heading(report), _models(report)]
+    if any(variant.verdicts for variant in report.variants):
+        found.append(_gate(report, full=full))
     for variant in report.variants:
         found.extend(_details(variant, sys.maxsize if full else WORST))
     notes = [f"note  {variant.name}: {text.clean(note)}" for variant in report.variants for note in variant.notes]

@@ -17,7 +17,7 @@ from dsops_controller.build.data import DataSet
 from dsops_controller.build.evaluate import CHUNK_FRAMES, Evaluator, evaluate
 from dsops_controller.build.evaluation import Figure
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.measure_model import Measuring
+from dsops_controller.build.measure_model import Measuring, measure_model
 from dsops_controller.build.quantize import QuantMode, quantize
 from dsops_controller.build.tflite_writer import TfliteWriter
 from dsops_controller.demo.digits import Splits
@@ -269,3 +269,8 @@ def test_what_this_machine_takes_is_measured(float_model: bytes, int8_model: byt
         assert measured.memory.peak_bytes > measured.memory.base_bytes > 10 << 20
         assert len(measured.operator_us) == len(cost.operators)
         assert all(taken is not None and taken > 0 for taken in measured.operator_us)
+
+
+def test_a_model_that_cannot_be_measured_is_said(float_model: bytes, data: DataSet) -> None:
+    with pytest.raises(InvalidModel, match="the model cannot be measured: its process ended with 1: ValueError"):
+        measure_model(float_model, data, Measuring((0,)))

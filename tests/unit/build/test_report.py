@@ -214,6 +214,8 @@ def test_a_matrix_that_cannot_be_read_is_not_drawn() -> None:
     assert "Confusion, float" in Page(render_page(report(many_classes(40)))).texts
     page = Page(render_page(report(many_classes(41))))
     assert "Confusion, float" not in page.texts
+    assert "More classes" in page.texts
+    assert "c40" in page.texts
     assert any("21 classes that changed less are not shown" in one for one in page.texts)
 
 
