@@ -125,6 +125,12 @@ def resnet18(seed: int, side: int = 224, classes: int = 1000) -> Network:
     return draw.network
 
 
+def with_softmax(network: Network) -> Network:
+    """Return the network with probabilities for scores."""
+    layers = [*network.layers, Layer("softmax", "softmax", (network.layers[-1].name,))]
+    return Network(network.name, network.channels, network.side, layers, network.weights)
+
+
 def _mobilenet(
     draw: Drawing, stages: Sequence[tuple[int, int, int, int]], ends: tuple[int, int], classes: int
 ) -> Network:
