@@ -84,38 +84,48 @@ def init_recipe(
         UnsupportedModel: The model cannot be converted; the operators are named.
         NoSpace: The disk is full.
     """
-    recipe = folder / FILE_NAME
-    if recipe.exists() and not wishes.force:
-        raise Conflict(f"{recipe} is there already", why="it would be replaced", hint="--force writes over it")
+    _require_no_recipe(folder, wishes)
     with located(source, Path(), registry) as found:
-        inspection = inspect_model(found.path)
-        _require_buildable(inspection)
-        parts = _Parts(folder, force=wishes.force)
-        model = source if is_registered(source) else parts.copy(found.path, f"model{found.path.suffix}")
-        payload = parts.copy(found.path, f"model{found.path.suffix}") if inspection.tensors.is_quantized else ""
-        data = parts.copy(wishes.data, DATA_FILE) if wishes.data else ""
-        task = wishes.task or guess_task(inspection)
-        labels = _labels(inspection, task, wishes)
-        draft = Draft(
-            name=wishes.name or _slug(inspection.embedded.name or _stem(source)),
-            source=model,
-            task=task,
-            inputs=inspection.tensors.inputs,
-            outputs=inspection.tensors.outputs,
-            transposed=inspection.tensors.transposed,
-            rule=_rule(inspection, task),
-            labels=parts.write(LABELS_FILE, "".join(f"{label}\n" for label in labels).encode()) if labels else "",
-            score_count=_scores(inspection.tensors.outputs[0]),
-            description=inspection.embedded.description,
-            license=inspection.embedded.license[:_LICENSE_LIMIT],
-            author=inspection.embedded.author,
-            data=data,
-            payload=payload,
-        )
-        _check(draft, labels, wishes.data)
-        parts.finish(render_recipe(draft).encode())
-    evaluation = str(folder / "evaluation.npz")
-    return Initiated(recipe, draft, inspection, _needed(draft), savez_line(draft.inputs, draft.task, evaluation))
+        return write_recipe(inspect_model(found.path), found.path, source, folder, wishes)
+
+
+def write_recipe(inspection: Inspection, file: Path, source: str, folder: Path, wishes: Wishes = Wishes()) -> Initiated:
+    """Write the recipe of a model that was looked at already; see :func:`init_recipe`.
+
+    Args:
+        inspection: What was seen.
+        file: Where the model is.
+        source: How it was named: that path, or a reference into a registry.
+        folder: The recipe's folder.
+        wishes: What is known beforehand.
+    """
+    _require_no_recipe(folder, wishes)
+    _require_buildable(inspection)
+    parts = _Parts(folder, force=wishes.force)
+    tensors, told = inspection.tensors, inspection.embedded
+    own_name = f"model{file.suffix}"
+    task = wishes.task or guess_task(inspection)
+    labels = _labels(inspection, task, wishes)
+    draft = Draft(
+        name=wishes.name or _slug(told.name or _stem(source)),
+        source=source if is_registered(source) else parts.copy(file, own_name),
+        task=task,
+        inputs=tensors.inputs,
+        outputs=tensors.outputs,
+        transposed=tensors.transposed,
+        rule=_rule(inspection, task),
+        labels=parts.write(LABELS_FILE, "".join(f"{label}\n" for label in labels).encode()) if labels else "",
+        score_count=_scores(tensors.outputs[0]),
+        description=told.description,
+        license=told.license[:_LICENSE_LIMIT],
+        author=told.author,
+        data=parts.copy(wishes.data, DATA_FILE) if wishes.data else "",
+        payload=parts.copy(file, own_name) if tensors.is_quantized else "",
+    )
+    _check(draft, labels, wishes.data)
+    parts.finish(render_recipe(draft).encode())
+    line = savez_line(draft.inputs, draft.task, str(folder / "evaluation.npz"))
+    return Initiated(folder / FILE_NAME, draft, inspection, _needed(draft), line)
 
 
 def guess_task(inspection: Inspection) -> Task:
@@ -145,6 +155,12 @@ def _scores(output: TensorSpec) -> int:
     """Return how many scores an output [1, C] or [1, 1, 1, C] holds, 0 when it is of another shape."""
     count = math.prod(output.shape[1:])
     return count if len(output.shape) > 1 and count == output.shape[-1] else 0
+
+
+def _require_no_recipe(folder: Path, wishes: Wishes) -> None:
+    recipe = folder / FILE_NAME
+    if recipe.exists() and not wishes.force:
+        raise Conflict(f"{recipe} is there already", why="it would be replaced", hint="--force writes over it")
 
 
 def _require_buildable(inspection: Inspection) -> None:

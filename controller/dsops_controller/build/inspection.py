@@ -24,7 +24,7 @@ from dsops_controller.build.onnx_graph import GraphInput
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.onnx_reading import parse_onnx
 from dsops_controller.build.payload import read_payload
-from dsops_controller.build.progress import Progress
+from dsops_controller.build.progress import Progress, silent
 from dsops_controller.build.source import read_bytes
 
 _CONVERT, _NORMALIZE = b"convert", b"normalize"
@@ -104,8 +104,13 @@ class Inspection:
         }
 
 
-def inspect_model(path: Path) -> Inspection:
+def inspect_model(path: Path, *, apart: bool = True) -> Inspection:
     """Look at a model file; nothing in it is executed, and it is only read.
+
+    Args:
+        path: The file.
+        apart: Convert and load it in a process of its own, which costs half a second and more, as is right for files
+            that nobody vouches for.
 
     Raises:
         InvalidInput: It cannot be read, or its name ends in neither .onnx nor .tflite.
@@ -114,11 +119,11 @@ def inspect_model(path: Path) -> Inspection:
     if path.suffix not in (".onnx", ".tflite"):
         raise InvalidInput(f"{path.name} is not a model file", why="its name ends in neither .onnx nor .tflite")
     data = read_bytes(path, MAX_MODEL_BYTES)
-    found = _inspect_onnx(path, data) if path.suffix == ".onnx" else _inspect_tflite(data)
+    found = _inspect_onnx(path, data, apart) if path.suffix == ".onnx" else _inspect_tflite(data, apart)
     return replace(found, file=path.name, sha256=sha256_hex(data), length_bytes=len(data))
 
 
-def _inspect_onnx(path: Path, data: bytes) -> Inspection:
+def _inspect_onnx(path: Path, data: bytes, apart: bool) -> Inspection:
     graph = parse_onnx(data)
     found = Inspection(
         file="",
@@ -131,23 +136,23 @@ def _inspect_onnx(path: Path, data: bytes) -> Inspection:
         tensors=Tensors(inputs=tuple(_spec(entry) for entry in graph.inputs)),
     )
     try:
-        return replace(found, tensors=_tensors(data, _CONVERT), converter="built-in")
+        return replace(found, tensors=_tensors(data, _CONVERT, apart), converter="built-in")
     except (UnsupportedModel, InvalidModel) as error:
         named = str(error.details.get("operators") or error.details.get("operator") or "")
         refused = replace(found, refusal=str(error), unsupported=tuple(filter(None, named.split(", "))))
-    return _converted_outside(path, refused) if refused.unsupported and find_external() else refused
+    return _converted_outside(path, refused, apart) if refused.unsupported and find_external() else refused
 
 
-def _converted_outside(path: Path, refused: Inspection) -> Inspection:
+def _converted_outside(path: Path, refused: Inspection, apart: bool) -> Inspection:
     try:
         converted = read_converted(path)
-        tensors = replace(_tensors(converted.data, _NORMALIZE), transposed=converted.transposed_inputs)
+        tensors = replace(_tensors(converted.data, _NORMALIZE, apart), transposed=converted.transposed_inputs)
     except (UnsupportedModel, InvalidModel) as error:
         return replace(refused, refusal=str(error))
     return replace(refused, tensors=tensors, refusal="", converter="onnx2tf")
 
 
-def _inspect_tflite(data: bytes) -> Inspection:
+def _inspect_tflite(data: bytes, apart: bool) -> Inspection:
     payload = read_payload(data)
     found = Inspection(
         file="",
@@ -161,17 +166,17 @@ def _inspect_tflite(data: bytes) -> Inspection:
         unsupported=payload.custom_operators,
     )
     try:
-        tensors = _tensors(data, _NORMALIZE)
+        tensors = _tensors(data, _NORMALIZE, apart)
     except InvalidModel as error:
         return replace(found, refusal=str(error))
     is_quantized = any(weight.scales for weight in payload.weights)
     return replace(found, tensors=replace(tensors, is_quantized=is_quantized))
 
 
-def _tensors(data: bytes, form: bytes) -> Tensors:
-    """Convert and load the model in a process of its own, for a runtime trusts what it loads."""
-    (answer,) = run_isolated(f"{__name__}:look", [form, data], "looking at the model", _LIMITS)
-    found = json.loads(answer)
+def _tensors(data: bytes, form: bytes, apart: bool) -> Tensors:
+    parts = [form, data]
+    answers = run_isolated(f"{__name__}:look", parts, "looking at the model", _LIMITS) if apart else look(parts, silent)
+    found = json.loads(answers[0])
     return Tensors(
         inputs=tuple(TensorSpec.model_validate(entry) for entry in found["inputs"]),
         outputs=tuple(TensorSpec.model_validate(entry) for entry in found["outputs"]),
