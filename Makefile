@@ -9,7 +9,7 @@ export PYTHON
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv broker demo test test-slow check format bench docs protos protos-check lock clean
+.PHONY: help setup venv broker demo test test-slow check format bench fuzz peers docs protos protos-check lock clean
 
 BIN := .venv/bin
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
@@ -53,6 +53,12 @@ format: venv ## Format the code and fix what ruff can fix
 bench: setup ## Run every benchmark; results go to benchmarks/results/
 	@mkdir -p benchmarks/results
 	@failed=0; for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || failed=1; done; exit $$failed
+
+fuzz: venv ## Fuzz the bundle reader and the TFLite check (FUZZ_SECONDS=600)
+	@tools/fuzz.sh
+
+peers: ## Install the peers of the build benchmark into .tools (several GB)
+	@tools/peers.sh
 
 docs: venv ## Write the parts of docs/ that are made from the programs
 	$(BIN)/python tools/reference.py
