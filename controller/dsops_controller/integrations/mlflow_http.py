@@ -90,10 +90,6 @@ class MlflowServer:
             trust=_trust(environment),
         )
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
     def ask(self, path: str, parameters: Mapping[str, str]) -> Row:
         """Return the answer to a GET.
 

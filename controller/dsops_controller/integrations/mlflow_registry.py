@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from dsops.errors import InvalidInput, NotFound
+from dsops.errors import InvalidInput, NotFound, TransportError
 from dsops_controller.build.external_data import external_files, inline_external
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.registry import SCHEME, Located
 from dsops_controller.integrations.mlflow_http import API, ARTIFACTS, MlflowServer, Row
 
-MAX_ENTRIES = 1000
+MAX_FOLDERS = 50
+MAX_FILES = 1000
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@:]{1,256})(?:@(?P<alias>[^/@:]{1,256})|/(?P<version>[0-9]{1,9}))")
 _PROXIED = "mlflow-artifacts"
 _MODEL_SUFFIXES = (".onnx", ".tflite")
@@ -136,16 +137,23 @@ class MlflowRegistry:
         """Return the name of every file, relative to the root; folders are entered within limits."""
         folders, names = [""], []
         for folder in folders:
-            entries = self._server.ask(ARTIFACTS, {"path": f"{root}/{folder}".rstrip("/")}).get("files")
-            for entry in entries if isinstance(entries, list) else []:
+            for entry in self._listing(f"{root}/{folder}".rstrip("/")):
                 name = folder + _base(str(entry.get("path", "")))
                 if entry.get("is_dir"):
                     folders.append(f"{name}/")
                 else:
                     names.append(name)
-            if len(folders) + len(names) > MAX_ENTRIES:
-                raise InvalidInput("the model's folder holds too many files", why=f"{MAX_ENTRIES} are allowed")
+            if len(folders) > MAX_FOLDERS or len(names) > MAX_FILES:
+                raise InvalidInput(
+                    "the model's folder holds too much", why=f"{MAX_FOLDERS} folders and {MAX_FILES} files are allowed"
+                )
         return names
+
+    def _listing(self, folder: str) -> list[Row]:
+        entries = self._server.ask(ARTIFACTS, {"path": folder}).get("files", [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise TransportError(f"{self._server.name} does not answer as an MLflow server", why=f"files in {folder}")
+        return entries
 
 
 def _base(path: str) -> str:
