@@ -6,7 +6,7 @@ from dsops.tflite_lint.model import Dims
 from dsops.tflite_lint.node import Node, agree, broadcast, elements, show
 from dsops.tflite_lint.schema import DType
 
-_ACTIVATIONS = 6
+_ACTIVATIONS = 4
 _ADJOINT_X, _ADJOINT_Y = 0, 1
 
 

@@ -7,7 +7,7 @@ from dsops.tflite_lint.model import Dims
 from dsops.tflite_lint.node import Node, agree, broadcast, show
 from dsops.tflite_lint.schema import DType
 
-_ACTIVATIONS = 6
+_ACTIVATIONS = 4
 _I8, _U8, _I16 = DType.INT8, DType.UINT8, DType.INT16
 _PROBABILITY = {_I8: (1 / 256, -128), _U8: (1 / 256, 0), _I16: (1 / 32768, 0)}
 """Scale and zero point of numbers in [0, 1]."""

@@ -7,7 +7,7 @@ from dsops.tflite_lint.fields import Axis, StridedSlice
 from dsops.tflite_lint.model import MAX_ARITY, MAX_RANK, Dims
 from dsops.tflite_lint.node import Node, agree, broadcast, elements, show
 
-_ACTIVATIONS = 6
+_ACTIVATIONS = 4
 _FIRST = 0
 _MODES = 2
 _MAX_SIZE = 1 << 31

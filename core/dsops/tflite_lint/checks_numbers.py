@@ -27,24 +27,27 @@ _BIASES = {
     _I16: frozenset({DType.INT64, DType.INT32}),
 }
 """Types of the bias, likewise."""
-_OUTPUTS = {_F32: {_F32}, _U8: {_U8, _I16}, _I8: {_I8, _I16, DType.INT32}, _I16: {_I16}}
+_OUTPUTS = {_F32: {_F32}, _U8: {_U8, _I16}, _I8: {_I8, _I16}, _I16: {_I16}}
 _BIAS_TOLERANCE = 0.02
 """A bias's scale is the product of the input's and the weights'; kernels allow this share of the output's scale."""
 
 
-def check_weights(node: Node, places: tuple[int, int, int], axis: int) -> None:
+def check_weights(node: Node, places: tuple[int, int, int], axis: int, *, bias_is_needed: bool = False) -> None:
     """Check types and scales of an operator that multiplies an input with weights and adds a bias.
 
     Args:
         node: The operator.
         places: The places of input, weights and bias among its inputs.
         axis: The weights' dimension along which they may have a scale each.
+        bias_is_needed: Whether kernels read the bias of integers without asking for it.
     """
     x, weights, bias = node.input(places[0]), node.input(places[1]), node.optional(places[2])
     if x.dtype not in _WEIGHTS or weights.dtype not in _WEIGHTS[x.dtype]:
         raise node.refuse(f"it takes no weights of {weights.dtype.name} for an input of {x.dtype.name}")
     if bias is not None and bias.dtype not in _BIASES[x.dtype]:
         raise node.refuse(f"it takes no bias of {bias.dtype.name} for an input of {x.dtype.name}")
+    if bias is None and bias_is_needed and x.dtype is not _F32:
+        raise node.refuse(f"it has no bias, without which no kernel takes an input of {x.dtype.name}")
     output = node.outputs[0]
     if output.dtype not in _OUTPUTS[x.dtype]:
         raise node.refuse(f"it gives no {output.dtype.name} for an input of {x.dtype.name}")

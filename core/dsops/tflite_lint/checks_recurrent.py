@@ -159,6 +159,8 @@ def _check_cell(node: Node, cell: _Cell, step: Dims | None) -> int | None:
     coupled = node.optional(gates) is None
     if coupled != (node.optional(gates + 4) is None):
         raise node.refuse("it has input gate weights for the input or for the state, not for both")
+    if len({tensor.dtype for tensor in node.inputs[gates : gates + 8] if tensor is not None}) > 1:
+        raise node.refuse("its weights have different types")
     features = forget[1] if step is None else step[1]
     for place in range(gates + (1 if coupled else 0), gates + 4):
         _check_shape(node, place, (cells, features))

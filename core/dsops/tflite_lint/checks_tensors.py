@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dsops.tflite_lint.flatbuffer import unsound
 from dsops.tflite_lint.limits import LintLimits
-from dsops.tflite_lint.model import MAX_RANK, Model, Quantization, SubGraph, Tensor
+from dsops.tflite_lint.model import Model, Quantization, SubGraph, Tensor
 from dsops.tflite_lint.schema import DType
 
 BITS: dict[DType, int] = {
@@ -43,6 +43,8 @@ _STORED: dict[DType, tuple[int, int]] = {
     DType.INT2: (-2, 1),
 }
 """Smallest and largest stored number of each type, between which its zero points lie."""
+_NOT_ADMITTED = frozenset({DType.STRING, DType.VARIANT, DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2})
+"""Types that no kernel computes with, or whose size nobody knows."""
 _SUMS = frozenset({DType.INT32, DType.INT64})
 """Types of biases, whose scale is a product and may underflow to 0."""
 
@@ -71,7 +73,7 @@ def _check_values(tensor: Tensor, limits: LintLimits) -> None:
         raise unsound(
             tensor.where, f"shape {list(tensor.shape)} has more than the {limits.tensor_elements} elements allowed"
         )
-    if tensor.dtype in {DType.STRING, DType.VARIANT} or (tensor.dtype is DType.RESOURCE and not limits.control_flow):
+    if tensor.dtype in _NOT_ADMITTED or (tensor.dtype is DType.RESOURCE and not limits.control_flow):
         raise unsound(tensor.where, f"tensors of type {tensor.dtype.name} are not admitted")
     length = tensor.buffer.length
     if not length or tensor.dtype is DType.RESOURCE:
@@ -101,7 +103,7 @@ def _check_quantization(tensor: Tensor, graph: SubGraph) -> None:
 
 def _check_axis(tensor: Tensor, found: Quantization) -> None:
     rank, count = len(tensor.shape), len(found.scales)
-    if not 0 <= found.axis < (rank if count > 1 else MAX_RANK):  # one scale has no dimension; some writers name any
+    if not 0 <= found.axis < max(rank, 1):
         raise unsound(tensor.where, f"it is quantized along dimension {found.axis} of {rank}")
     if count > 1 and tensor.shape[found.axis] != count:
         raise unsound(tensor.where, f"{count} scales along dimension {found.axis} of shape {list(tensor.shape)}")

@@ -13,7 +13,7 @@ from dsops.tflite_lint.model import Dims
 from dsops.tflite_lint.node import Node, agree, show
 
 _SAME, _PADDINGS = 0, 2
-_ACTIVATIONS = 6
+_ACTIVATIONS = 4
 
 
 def check_conv_2d(node: Node) -> None:
@@ -25,7 +25,7 @@ def check_conv_2d(node: Node) -> None:
     dilations = [node.count(Conv2D.DILATION_H, 1), node.count(Conv2D.DILATION_W, 1)]
     filters = node.dims(1, 4)
     sizes = _windows(node, node.dims(0, 4), filters and filters[1:3], strides, dilations)
-    check_weights(node, (0, 1, 2), axis=0)
+    check_weights(node, (0, 1, 2), axis=0, bias_is_needed=True)
     _expect(node, 0, sizes, channels)
 
 
@@ -43,7 +43,7 @@ def check_depthwise_conv_2d(node: Node) -> None:
     strides = [node.count(Depthwise.STRIDE_H), node.count(Depthwise.STRIDE_W)]
     dilations = [node.count(Depthwise.DILATION_H, 1), node.count(Depthwise.DILATION_W, 1)]
     sizes = _windows(node, x, filters and filters[1:3], strides, dilations)
-    check_weights(node, (0, 1, 2), axis=3)
+    check_weights(node, (0, 1, 2), axis=3, bias_is_needed=True)
     _expect(node, 0, sizes, channels)
 
 
