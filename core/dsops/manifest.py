@@ -1,6 +1,7 @@
 """The manifest: what a bundle says of itself. Strict, frozen, canonical; the bundle's digest covers its bytes."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -14,11 +15,18 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_BLOBS = 256
 MAX_TENSORS = 64
 MAX_RANK = 8
+MAX_FACTS = 256
+MAX_METRICS = 1024
+MAX_KPIS = 64
+MAX_HARDWARE = 64
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BlobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+Hardware = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+Key = Annotated[str, Field(min_length=1, max_length=256)]
+Facts = dict[Key, Annotated[str, Field(max_length=4000)]]
 Dtype = Literal["FP32", "FP16", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"]
 
 
@@ -95,7 +103,7 @@ class Postprocessing(Frozen):
 class Compatibility(Frozen):
     """What a device must offer. Empty ``hardware`` admits every class."""
 
-    hardware: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")], ...] = ()
+    hardware: tuple[Hardware, ...] = Field(default=(), max_length=MAX_HARDWARE)
     min_litert: str = Field(default="", pattern=r"^(\d{1,4}(\.\d{1,4}){0,2})?$")
 
 
@@ -125,10 +133,10 @@ class Lineage(Frozen):
     """
 
     source_sha256: Sha256 | None = None
-    datasets: dict[str, str] = {}
+    datasets: Facts = Field(default={}, max_length=MAX_FACTS)
     commit: str = Field(default="", max_length=256)
-    parameters: dict[str, str] = {}
-    facts: dict[str, str] = {}
+    parameters: Facts = Field(default={}, max_length=MAX_FACTS)
+    facts: Facts = Field(default={}, max_length=MAX_FACTS)
 
 
 class Attachment(Frozen):
@@ -169,13 +177,13 @@ class Manifest(Frozen):
     labels: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=65536)
     inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
-    preprocessing: tuple[Preprocessing, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = Field(default=(), max_length=MAX_TENSORS)
     postprocessing: Postprocessing = Postprocessing()
     compatibility: Compatibility = Compatibility()
     budgets: Budgets = Budgets()
     lineage: Lineage = Lineage()
-    metrics: dict[str, float] = {}
-    kpis: tuple[Name, ...] = ()
+    metrics: dict[Key, float] = Field(default={}, max_length=MAX_METRICS)
+    kpis: tuple[Name, ...] = Field(default=(), max_length=MAX_KPIS)
     payload: BlobName = "model.tflite"
     profile: BlobName = "profile.json"
     golden: BlobName = "golden.bin"
@@ -189,6 +197,8 @@ class Manifest(Frozen):
         _check_unique([spec.name for spec in self.inputs], "inputs")
         _check_unique([spec.name for spec in self.outputs], "outputs")
         _check_unique(list(self.labels), "labels")
+        _check_unique(list(self.kpis), "KPIs")
+        _check_unique([one.input for one in self.preprocessing], "inputs to preprocess")
         named = [self.payload, self.profile, self.golden, *self.documents.names(), *(f.blob for f in self.files)]
         _check_unique(named, "parts")
         held = {blob.name for blob in self.blobs}
@@ -256,9 +266,9 @@ def check_task(task: Task, labels: Sequence[str], inputs: Sequence[TensorSpec], 
 
 
 def _check_unique(names: Sequence[str], what: str) -> None:
-    if len(set(names)) != len(names):
-        repeated = min(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two of the {what} are {repeated!r}")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"two of the {what} are {min(repeated)!r}")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ import pytest
 from dsops_controller.build.convert import convert_onnx
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.recipe import build_model
 from dsops_controller.demo import prepare
 from dsops_controller.demo.digits import Splits, splits
 
@@ -30,8 +31,6 @@ def recipe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(recipe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from dsops_controller.build.recipe import build_model
-
     folder = tmp_path_factory.mktemp("built") / "digits"
     build_model(recipe_folder, folder)
     return folder

@@ -20,7 +20,7 @@ limits = st.floats(0, 1e9)
 counts = st.integers(0, 2**53)
 words = st.from_regex(r"[a-z0-9][a-z0-9-]{0,12}", fullmatch=True)
 blob_names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True).filter(lambda name: name not in PARTS)
-maps = st.dictionaries(texts, texts, max_size=3)
+maps = st.dictionaries(named, texts, max_size=3)
 digests = st.binary(max_size=4).map(sha256_hex)
 specs = st.fixed_dictionaries(
     {
@@ -61,8 +61,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         },
         "budgets": {"max_latency_ms": draw(limits), "max_disk_bytes": draw(counts)},
         "lineage": {"source_sha256": draw(st.none() | digests), "datasets": draw(maps), "facts": draw(maps)},
-        "metrics": draw(st.dictionaries(texts, numbers, max_size=3)),
-        "kpis": draw(st.lists(words, max_size=3)),
+        "metrics": draw(st.dictionaries(named, numbers, max_size=3)),
+        "kpis": draw(st.lists(words, max_size=3, unique=True)),
         "files": files,
         "documents": documents,
         "blobs": [
