@@ -411,6 +411,31 @@ def test_damaged_active_slot_falls_back_offline_and_is_fetched_again(world: Any,
     assert "slot_damaged" in world.events.kinds()
 
 
+def test_damaged_files_are_mended_at_the_start_and_the_model_keeps_answering(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    (world.slots.files("digits") / "camera.toml").write_bytes(b"release = 9")
+    world.restart()
+    assert world.state().active == two.sha256
+    assert world.runtime.serving == {"digits": two.sha256}
+    world.check_end()
+    assert world.events.kinds().count("slot_damaged") == 1
+    world.restart()
+    world.check_end()
+    assert world.events.kinds().count("slot_damaged") == 1
+
+
+def test_a_rollback_brings_the_files_back(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    (world.slots.files("digits") / "camera.toml").unlink()
+    world.runtime.check_faults[two.sha256] = GoldenMismatch("no")
+    assert world.install(2, two).install is Install.ROLLED_BACK
+    assert (world.slots.files("digits") / "camera.toml").read_bytes() == b"release = 1"
+    world.check_end()
+
+
 def test_device_that_starts_offline_waits_for_a_pack_before_it_rejects(world: Any, bundle: Any) -> None:
     one, two = bundle(1), bundle(2)
     world.install(1, one)

@@ -29,6 +29,12 @@ def test_each_reason_and_its_score() -> None:
     assert Sampler(settings, always, 0.0).choose(0.0, 300, 0.2, Level.ALARM, 9.0) == Kept(Reason.RANDOM, 0.0, 0.5)
 
 
+def test_a_model_that_does_not_say_how_sure_it_is_has_no_unsure_frames() -> None:
+    sampler = Sampler(SamplerSettings(low_confidence=1.0, random_rate=0.5), never, 0.0)
+    assert sampler.choose(0.0, 300, None, Level.NONE, 0.0) is None
+    assert sampler.choose(0.0, 300, None, Level.ALARM, 9.0) == Kept(Reason.DRIFT, 9.0, 0.0)
+
+
 def test_the_gap_holds_within_a_reason_only() -> None:
     sampler = Sampler(SamplerSettings(min_gap_s=2.0), never, 0.0)
     assert sampler.choose(0.0, 10, 0.1, Level.NONE, 0.0) is not None

@@ -1,6 +1,7 @@
 """A device's slots on a real disk, for the tests of this folder, and small bundles to put there."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,14 +30,41 @@ def row(data: bytes, release: int) -> SlotRow:
     return SlotRow("", hashlib.sha256(data).hexdigest(), len(data), release, committed=False)
 
 
+class Rows:
+    """The journal's table of slots, in memory; it outlives a kill as the journal does, and costs no disk."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], SlotRow] = {}
+
+    def put_slot(self, model: str, row: SlotRow) -> None:
+        self.rows[model, row.name] = row
+
+    def clear_slot(self, model: str, name: str) -> None:
+        self.rows.pop((model, name), None)
+
+    def slot(self, model: str, name: str) -> SlotRow | None:
+        return self.rows.get((model, name))
+
+    def close(self) -> None:
+        self.rows.clear()
+
+
 class Disk:
     """Slots of one device."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, real_journal: bool = True) -> None:
         self.folder = folder
         self.free = 10**6
-        self.journal = Journal(folder / "journal.db")
+        self.journal = Journal(folder / "journal.db") if real_journal else Rows()
         self.slots = Slots(folder / "slots", self.journal, lambda _folder: self.free)
+
+    def copy(self, folder: Path) -> "Disk":
+        """Return another disk that holds the same; rows in memory only."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        made = Disk(folder, real_journal=False)
+        if isinstance(self.journal, Rows) and isinstance(made.journal, Rows):
+            made.journal.rows.update(self.journal.rows)
+        return made
 
     def stage(self, release: int, data: bytes | None = None) -> str:
         data = data or bundle(release)

@@ -84,7 +84,7 @@ def leftovers(disk: Disk) -> list[str]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    made = Disk(tmp_path)
+    made = Disk(tmp_path, real_journal=False)
     yield made
     made.journal.close()
 
@@ -199,18 +199,17 @@ def test_a_disk_that_is_full_takes_nothing_from_the_slot_before(disk: Disk) -> N
     assert seen(disk) == ONE
 
 
-@pytest.mark.parametrize("before", [ONE, {}], ids=["files", "none"])
-@pytest.mark.parametrize("after", [TWO, {}], ids=["files", "none"])
+@pytest.mark.parametrize(("before", "after"), [(ONE, TWO), (ONE, {}), ({}, TWO)], ids=["change", "end", "begin"])
 def test_kill_at_every_change_of_a_file(tmp_path: Path, before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    prepared = Disk(tmp_path / "prepared", real_journal=False)
+    prepared.install(1, bundle(1, files=before))
+    prepared.install(2, bundle(2, files=ONE))
+    data = bundle(3, files=after)
     at = 0
     while True:
         at += 1
         folder = tmp_path / str(at)
-        folder.mkdir()
-        disk = Disk(folder)
-        disk.install(1, bundle(1, files=before))
-        disk.install(2, bundle(2, files=ONE))
-        data = bundle(3, files=after)
+        disk = prepared.copy(folder)
         was_killed = killed_at(at, lambda disk=disk, data=data: disk.stage(3, data))
         again = Slots(folder / "slots", disk.journal)
         again.sweep()
@@ -228,3 +227,25 @@ def test_kill_at_every_change_of_a_file(tmp_path: Path, before: dict[str, bytes]
         if not was_killed:
             break
     assert at > 10
+
+
+def test_kill_at_every_change_while_files_are_mended(tmp_path: Path) -> None:
+    at = 0
+    was_killed = True
+    while was_killed:
+        at += 1
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        disk = Disk(folder, real_journal=False)
+        disk.install(1, bundle(1, files=ONE))
+        harm(disk.place("a") / "files", "flip")
+        was_killed = killed_at(at, lambda disk=disk: disk.slots.sound("digits"))
+        again = Slots(folder / "slots", disk.journal)
+        again.sweep()
+        file, _ = again.sound("digits")
+        assert file is not None
+        assert seen(disk) == ONE, at
+        assert leftovers(disk) == [], at
+        assert again.sound("digits") == (file, ""), at
+        disk.journal.close()
+    assert at > 5
