@@ -20,12 +20,13 @@ from dsops_controller.build.embedded import Embedded, read_onnx_facts, read_tfli
 from dsops_controller.build.external import find_external
 from dsops_controller.build.isolated import ProcessLimits, run_isolated
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.onnx_graph import GraphInput
+from dsops_controller.build.onnx_graph import GraphInput, OnnxGraph
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.onnx_reading import parse_onnx
 from dsops_controller.build.payload import read_payload
 from dsops_controller.build.progress import Progress, silent
 from dsops_controller.build.source import read_bytes
+from dsops_controller.build.tflite_writer import DAMAGE
 
 _CONVERT, _NORMALIZE = b"convert", b"normalize"
 _LIMITS = ProcessLimits(time_s=300.0)
@@ -124,7 +125,7 @@ def inspect_model(path: Path, *, apart: bool = True) -> Inspection:
 
 
 def _inspect_onnx(path: Path, data: bytes, apart: bool) -> Inspection:
-    graph = parse_onnx(data)
+    graph = _parse(data)
     found = Inspection(
         file="",
         form="onnx",
@@ -141,6 +142,15 @@ def _inspect_onnx(path: Path, data: bytes, apart: bool) -> Inspection:
         named = str(error.details.get("operators") or error.details.get("operator") or "")
         refused = replace(found, refusal=str(error), unsupported=tuple(filter(None, named.split(", "))))
     return _converted_outside(path, refused, apart) if refused.unsupported and find_external() else refused
+
+
+def _parse(data: bytes) -> OnnxGraph:
+    try:
+        return parse_onnx(data)
+    except DAMAGE as error:
+        raise InvalidModel(
+            "the ONNX model contradicts itself", why=f"{type(error).__name__} while reading it"
+        ) from error
 
 
 def _converted_outside(path: Path, refused: Inspection, apart: bool) -> Inspection:

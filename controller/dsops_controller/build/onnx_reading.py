@@ -18,6 +18,8 @@ from dsops.errors import InvalidModel, UnsupportedModel
 from dsops_controller.build.onnx_graph import Array, GraphInput, Node, OnnxGraph
 from dsops_controller.build.onnx_limits import check_limits
 
+_AttrType = onnx.defs.OpSchema.AttrType
+
 OLDEST_OPSET = 7
 MAX_ELEMENTS = 1 << 27
 """Elements of one tensor; 512 MiB of float32."""
@@ -25,7 +27,7 @@ AttributeValue: TypeAlias = Any
 """A number, bytes, a list of them, or an array."""
 _DOMAINS = ("", "ai.onnx")
 _MAX_RANK = 8
-_INPUT_TYPES = {
+_INPUT_TYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.INT32: np.dtype(np.int32),
     TensorProto.INT64: np.dtype(np.int64),
@@ -128,7 +130,7 @@ def _with_defaults(node: Node, proto: onnx.NodeProto) -> Node:
             raise _unsound(node, f"it has {len(given)} {what}")
     for entry in proto.attribute:
         known = schema.attributes.get(entry.name)
-        if known is None or known.type.value != entry.type:
+        if known is None or known.type != getattr(_AttrType, AttributeProto.AttributeType.Name(entry.type), None):
             raise _unsound(node, f"its attribute {entry.name!r} is not one of the operator, or of another kind")
     absent = {name: entry for name, entry in schema.attributes.items() if name not in node.attributes}
     missing = [name for name, entry in absent.items() if entry.required]
@@ -183,8 +185,8 @@ def _tensor(proto: TensorProto) -> Array:
 
 
 def _type_name(data_type: int) -> str:
-    names: dict[int, str] = {number: name for name, number in TensorProto.DataType.items()}
-    return names.get(data_type, f"type {data_type}")
+    found = next((name for name, number in TensorProto.DataType.items() if number == data_type), None)
+    return str(found or f"type {data_type}")
 
 
 def _input(info: onnx.ValueInfoProto) -> GraphInput:

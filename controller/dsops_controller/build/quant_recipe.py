@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeAlias
 
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
@@ -17,7 +18,8 @@ _ALL = qtyping.TFLOperationName.ALL_SUPPORTED
 _ANYWHERE = ".*"
 _EVERYWHERE = ""
 """Two patterns that match every name; a setting under the second takes precedence where it is supported."""
-Recipe = qtyping.ModelQuantizationRecipe
+Recipe: TypeAlias = Any
+"""A recipe in the quantizer's own form; the package carries no types."""
 
 
 class QuantMode(StrEnum):

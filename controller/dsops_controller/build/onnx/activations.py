@@ -27,7 +27,7 @@ class Steps:
 
     def scalar(self, value: float) -> Value:
         """Return a constant number."""
-        return self._conversion.floats(f"{self._name}_constant", np.float32(value))
+        return self._conversion.floats(f"{self._name}_constant", np.array(value))
 
     def apply(self, code: int, *others: Value, options: Table = None, **changes: Fact) -> "Steps":
         """Write an operator on the tensor so far, and on others of its shape or a single number."""

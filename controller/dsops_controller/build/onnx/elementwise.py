@@ -122,7 +122,7 @@ def unary(code: int, options_type: Callable[[], Any] | None = None, *, non_negat
 
 def _reciprocal(conversion: Conversion, node: Node) -> None:
     value = conversion.value(node, node.input(0))
-    one = conversion.floats(f"{node.output}_one", np.float32(1.0))
+    one = conversion.floats(f"{node.output}_one", np.array(1.0))
     form = value.with_shape(value.shape)
     conversion.define(node.output, conversion.emit(Op.DIV, [one, value], form, node.output, schema.DivOptionsT()))
 

@@ -229,13 +229,13 @@ def _define(conversion: Conversion, node: Node, sequence: Sequence, runs: list[l
     if node.outputs[0]:
         rows = [runs[number][step][0] for step in range(steps) for number in range(count)]
         whole = _stack(conversion, rows, node.outputs[0])
-        shape = (1, steps, count, hidden) if sequence.batch_first else (steps, count, 1, hidden)
-        conversion.define(node.outputs[0], conversion.reshape(whole, shape))
+        every = (1, steps, count, hidden) if sequence.batch_first else (steps, count, 1, hidden)
+        conversion.define(node.outputs[0], conversion.reshape(whole, every))
     for position, name in enumerate(node.outputs[1:]):
         if name:
             ends = [_last(node, number, run)[position] for number, run in enumerate(runs)]
-            shape = (1, count, hidden) if sequence.batch_first else (count, 1, hidden)
-            conversion.define(name, conversion.reshape(_stack(conversion, ends, name), shape))
+            last = (1, count, hidden) if sequence.batch_first else (count, 1, hidden)
+            conversion.define(name, conversion.reshape(_stack(conversion, ends, name), last))
 
 
 def _last(node: Node, number: int, run: list[State]) -> State:

@@ -118,7 +118,8 @@ def _tflite_nearest(mode: str, before: int, after: int) -> NDArray[Any]:
     else:
         offset = np.float32(0.5) if mode == "half_pixel" else np.float32(0)
         found = np.floor((places + offset) * (np.float32(before) / np.float32(after)))
-    return np.clip(found, 0, before - 1).astype(int)
+    places_taken: NDArray[Any] = np.clip(found, 0, before - 1).astype(int)
+    return places_taken
 
 
 def _linear(conversion: Conversion, node: Node, image: Value, wanted: list[Coordinates]) -> Value:
