@@ -49,10 +49,10 @@ def read_onnx_facts(data: bytes) -> Embedded:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
         return Embedded()
-    found = {_text(entry.key).lower(): _text(entry.value) for entry in model.metadata_props}
+    found = {as_text(entry.key).lower(): as_text(entry.value) for entry in model.metadata_props}
     return Embedded(
         name=_line(found.get("name", "")),
-        description=_line(found.get("description", "") or _text(model.doc_string)),
+        description=_line(found.get("description", "") or as_text(model.doc_string)),
         license=_line(found.get("model_license", "") or found.get("license", "")),
         author=_line(found.get("model_author", "") or found.get("author", "")),
         labels=_first_labels(found),
@@ -120,7 +120,7 @@ def _usable(labels: Iterable[str]) -> tuple[str, ...]:
     return found if is_usable else ()
 
 
-def _text(value: str | bytes) -> str:
+def as_text(value: str | bytes) -> str:
     """Return a text field's value; protobuf gives bytes for one that is not UTF-8."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from dsops.errors import InvalidModel
+from dsops_controller.build.embedded import as_text
 from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES, check_limits
 
 
@@ -70,7 +71,7 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
+    return {as_text(entry.key): as_text(entry.value) for entry in tensor.external_data}
 
 
 def _read(tensor: TensorProto, folder: Path, limit: int) -> bytes:

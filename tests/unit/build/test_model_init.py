@@ -258,3 +258,11 @@ def test_what_is_shown_is_json(recipe_folder: Path) -> None:
     assert shown["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [1, 8, 8, 1]}]
     assert shown["outputs"][0]["activation"] == "softmax"
     assert (shown["can_be_built"], shown["converter"], shown["operators"]["Conv"]) == (True, "built-in", 2)
+
+
+def test_texts_that_are_not_utf_8(tmp_path: Path) -> None:
+    data = relu("out", license="MIT?").SerializeToString()
+    assert read_onnx_facts(data.replace(b"MIT?", b"MIT\xff")).license == "MIT\N{REPLACEMENT CHARACTER}"
+    (tmp_path / "m.onnx").write_bytes(data.replace(b"Relu", b"Rel\xff"))
+    with pytest.raises(InvalidModel):
+        inspect_model(tmp_path / "m.onnx", apart=False)

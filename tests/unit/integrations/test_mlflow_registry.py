@@ -287,3 +287,9 @@ def test_hostile_places_of_weights(key: str, value: str, tmp_path: Path) -> None
         tensor.external_data.add(key=name, value=text)
     with pytest.raises(InvalidModel):
         inline_external(model.SerializeToString(), tmp_path / "m")
+
+
+def test_a_place_that_is_not_utf_8(tmp_path: Path) -> None:
+    data, _ = outside(tmp_path / "m", "w.data")
+    with pytest.raises(InvalidModel, match="not there"):
+        inline_external(data.replace(b"w.data", b"w\xffdata"), tmp_path / "m")
