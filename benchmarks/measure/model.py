@@ -29,7 +29,7 @@ def make_bundle(folder: Path) -> Packed:
     prepare(folder / "recipe", SEED)
     built = build_model(folder / "recipe", folder / "built").folder
     path = folder / "digits.bundle"
-    manifest = build_bundle(built, 1, path)
+    manifest = build_bundle(built, 1, path, "int8")
     bundle = Bundle.open(path)
     profile = Profile.decode(bundle.read(manifest.profile))
-    return Packed(path, file_digest(path)[0], manifest, built / manifest.payload, profile)
+    return Packed(path, file_digest(path)[0], manifest, built / "int8" / manifest.payload, profile)

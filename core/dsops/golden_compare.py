@@ -33,7 +33,7 @@ class Answers:
 
 
 def find_differences(
-    golden: GoldenSet, task: Task, rule: Postprocessing, labels: Sequence[str], answers: Answers
+    golden: GoldenSet, task: Task, rule: Postprocessing, labels: Sequence[str], answers: Answers, first_row: int = 0
 ) -> tuple[Difference, ...]:
     """Return the golden inputs that are not answered as expected, by row.
 
@@ -45,20 +45,20 @@ def find_differences(
         task: What the first output means.
         rule: How it is read.
         labels: The bundle's labels; without them only values are compared.
-        answers: Golden tensors as arrays, and what the model answered.
+        answers: Golden tensors as arrays, and what the model answered; some rows of the set or all.
+        first_row: Number of the first of these rows within the set.
     """
-    wrong = _wrong_choices(golden, task, rule, labels, answers)
+    wrong = _wrong_choices(golden.labels[first_row:], task, rule, labels, answers)
     for number, (expected, got) in enumerate(zip(answers.expected, answers.got, strict=True)):
         name, allowed = golden.outputs[number].name, golden.tolerances[number]
-        for row, distance in enumerate(_distances(expected, got)):
+        for row, distance in enumerate(distances(expected, got)):
             if not distance <= allowed:  # so that NaN differs
-                text = f"input {row}: output {name!r} is off by {distance:.4g}, {allowed:.4g} is allowed"
-                wrong.setdefault(row, text)
-    return tuple(Difference(row, wrong[row]) for row in sorted(wrong))
+                wrong.setdefault(row, f"output {name!r} is off by {distance:.4g}, {allowed:.4g} is allowed")
+    return tuple(Difference(first_row + row, f"input {first_row + row}: {wrong[row]}") for row in sorted(wrong))
 
 
 def _wrong_choices(
-    golden: GoldenSet, task: Task, rule: Postprocessing, labels: Sequence[str], answers: Answers
+    true_labels: Sequence[str], task: Task, rule: Postprocessing, labels: Sequence[str], answers: Answers
 ) -> dict[int, str]:
     chosen = _choices(decide(task, rule, answers.inputs, answers.got))
     if task is Task.RECONSTRUCTION:
@@ -66,22 +66,19 @@ def _wrong_choices(
         names: Sequence[str] = ("no anomaly", "an anomaly")
         pairs = [(names[got], names[want]) for got, want in zip(chosen, wanted, strict=True)]
     else:
-        has_labels = bool(labels and golden.labels)
-        pairs = [(labels[got], want) for got, want in zip(chosen, golden.labels, strict=True)] if has_labels else []
-    return {
-        row: f"input {row} is taken for {got!r}, expected {want!r}"
-        for row, (got, want) in enumerate(pairs)
-        if got != want
-    }
+        has_labels = bool(labels and true_labels)
+        pairs = [(labels[got], want) for got, want in zip(chosen, true_labels, strict=False)] if has_labels else []
+    return {row: f"taken for {got!r}, expected {want!r}" for row, (got, want) in enumerate(pairs) if got != want}
 
 
 def _choices(decision: Decision) -> list[int]:
     return [] if decision.choices is None else [int(choice) for choice in decision.choices.tolist()]
 
 
-def _distances(expected: Array, got: Array) -> list[float]:
-    """Return the largest difference of any value of each row; boolean and whole values differ by whole numbers."""
+def distances(expected: Array, got: Array) -> list[float]:
+    """Return the largest difference of any value of each row; unequal whole numbers never have a distance of 0."""
     rows = len(expected)
     difference = abs(got.reshape(rows, -1).astype("f8") - expected.reshape(rows, -1).astype("f8"))
+    difference[(difference == 0.0) & (got != expected).reshape(rows, -1)] = 1.0  # integers beyond 2^53
     distances: list[float] = difference.max(axis=1).tolist()
     return distances
