@@ -1,11 +1,22 @@
 """Rules for products of matrices, and for the operators that look rows up."""
 
-from dsops.tflite_lint.checks_numbers import check_weights
+from dsops.tflite_lint.checks_numbers import check_scaled, check_weights
 from dsops.tflite_lint.fields import FullyConnected
 from dsops.tflite_lint.model import Dims
 from dsops.tflite_lint.node import Node, agree, broadcast, elements, show
 from dsops.tflite_lint.schema import DType
 
+_F32, _I8, _I16 = DType.FLOAT32, DType.INT8, DType.INT16
+_PRODUCTS = {
+    (_F32, _F32): frozenset({_F32}),
+    (_F32, _I8): frozenset({_F32}),
+    (_F32, DType.INT4): frozenset({_F32}),
+    (_I8, _I8): frozenset({_I8, _I16, DType.INT32}),
+    (_I8, DType.INT4): frozenset({_I8, _I16, DType.INT32}),
+    (_I16, _I16): frozenset({_I16, DType.INT32, DType.INT64}),
+    (_I16, _I8): frozenset({_I16, DType.INT32, DType.INT64}),
+}
+"""Types of BATCH_MATMUL's output, by those of its inputs."""
 _ACTIVATIONS = 4
 _ADJOINT_X, _ADJOINT_Y = 0, 1
 
@@ -49,6 +60,11 @@ def _rows(node: Node, x: Dims, units: int | None, depth: int | None) -> Dims | N
 
 def check_batch_matmul(node: Node) -> None:
     """BATCH_MATMUL: [..., M, K] times [..., K, N]; each may be turned."""
+    types = node.input(0).dtype, node.input(1).dtype
+    if node.outputs[0].dtype not in _PRODUCTS.get(types, frozenset()):
+        raise node.refuse(f"no kernel multiplies {types[0].name} with {types[1].name} to {node.outputs[0].dtype.name}")
+    for tensor in (node.input(0), node.outputs[0]):
+        check_scaled(node, tensor, "its input or output")
     x, y = node.dims(0), node.dims(1)
     if x is None or y is None:
         return
@@ -63,8 +79,6 @@ def check_batch_matmul(node: Node) -> None:
     except ValueError as error:
         raise node.refuse(f"{show(x)} and {show(y)} do not fit each other") from error
     node.expect(0, None if batch is None else (*batch, rows, columns))
-    if node.input(0).dtype is DType.FLOAT32 and node.outputs[0].dtype is not DType.FLOAT32:
-        raise node.refuse("it gives numbers of another type than it takes")
 
 
 def _turned(dims: Dims, *, turn: bool) -> Dims:
@@ -84,6 +98,6 @@ def check_embedding_lookup(node: Node) -> None:
 
 def check_rows(node: Node, place: int, count: int | None) -> None:
     """Check that the constant numbers of an input name one of ``count`` rows, if both are known."""
-    values = node.constant(place)
+    values = node.many_constants(place)
     if values and count is not None and not 0 <= min(values) <= max(values) < count:
         raise node.refuse(f"input {place} names rows {min(values)} to {max(values)} of {count}")

@@ -14,7 +14,7 @@ _PROBABILITY = {_I8: (1 / 256, -128), _U8: (1 / 256, 0), _I16: (1 / 32768, 0)}
 _SIGNED_UNIT = {_I8: (1 / 128, 0), _U8: (1 / 128, 128), _I16: (1 / 32768, 0)}
 """Of numbers in [-1, 1]."""
 _LOG_PROBABILITY = {_I8: (16 / 256, 127), _U8: (16 / 256, 255)}
-_MAX_BROADCAST_RANK = 8
+_STORED = frozenset({_I8, _U8, _I16, DType.INT32, DType.INT4})
 _FIRST = 0
 
 
@@ -116,6 +116,8 @@ def check_leaky(node: Node) -> None:
 def check_quantize(node: Node) -> None:
     """QUANTIZE: from real or stored numbers to stored ones."""
     check_same_shape(node)
+    if node.outputs[0].dtype not in _STORED:
+        raise node.refuse(f"it gives no {node.outputs[0].dtype.name}")
     found = node.outputs[0].quantization
     if found is None or (not found.scales and found.blockwise is None):
         raise node.refuse("its output has no scale")
@@ -125,7 +127,7 @@ def check_dequantize(node: Node) -> None:
     """DEQUANTIZE: from stored numbers to real ones."""
     check_same_shape(node)
     tensor = node.input(0)
-    if tensor.dtype is DType.FLOAT16:
+    if tensor.dtype in {DType.FLOAT16, DType.BFLOAT16}:
         return
     found = tensor.quantization
     if found is None or (not found.scales and found.blockwise is None):

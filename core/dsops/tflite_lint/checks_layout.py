@@ -298,6 +298,27 @@ def check_fill(node: Node) -> None:
         node.expect(0, tuple(wanted))
 
 
+def check_range(node: Node) -> None:
+    """RANGE: from input 0 up to input 1 in steps of input 2."""
+    values = [node.constant(place) for place in range(3)]
+    if any(found is not None and len(found) != 1 for found in values) or values[2] in ([0], (0,)):
+        raise node.refuse("its start, limit and step are no three values, or the step is 0")
+    if None not in values:
+        start, limit, step = (found[0] for found in values if found)
+        node.expect(0, (max(0, -((start - limit) // step)),))
+
+
+def check_drawn(node: Node) -> None:
+    """RANDOM_UNIFORM and its like: in the shape of input 0."""
+    check_fill(node)
+
+
+def check_diagonal(node: Node) -> None:
+    """MATRIX_DIAG: the last axis becomes a square."""
+    x = node.dims(0)
+    node.expect(0, None if not x else (*x, x[-1]))
+
+
 def check_shape(node: Node) -> None:
     """SHAPE: a number an axis."""
     x = node.dims(0)

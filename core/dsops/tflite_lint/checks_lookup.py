@@ -1,10 +1,13 @@
 """Rules for operators that pick elements by numbers, which would read outside a tensor if nobody looked."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from dsops.tflite_lint.checks_dense import check_rows
 from dsops.tflite_lint.fields import Axis
 from dsops.tflite_lint.node import Node, agree, show
+
+_MAX_SEGMENTS: Final = 1 << 31
 
 
 def check_gather(node: Node) -> None:
@@ -52,7 +55,7 @@ def check_scatter_nd(node: Node) -> None:
 
 
 def _check_places(node: Node, place: int, sizes: Sequence[int | None], depth: int) -> None:
-    values = node.constant(place)
+    values = node.many_constants(place)
     for axis in range(depth if values else 0):
         size, column = sizes[axis], (values or ())[axis::depth]
         if size is not None and not 0 <= min(column) <= max(column) < size:
@@ -99,6 +102,9 @@ def check_reverse_sequence(node: Node) -> None:
     if x is None:
         return
     along, batch = node.axis(node.number(0), len(x)), node.axis(node.number(1), len(x))
+    limit, values = x[along], node.many_constants(1)
+    if values and limit is not None and not 0 <= min(values) <= max(values) <= limit:
+        raise node.refuse(f"its lengths are {min(values)} to {max(values)} of {limit}")
     if along == batch or (lengths is not None and not agree(lengths, (x[batch],))):
         raise node.refuse(f"axes {along} and {batch} of {show(x)}")
 
@@ -110,7 +116,13 @@ def check_broadcast_args(node: Node) -> None:
 
 
 def check_segments(node: Node) -> None:
-    """SEGMENT_SUM and the unsorted kinds: the numbers of segments are not negative."""
-    values = node.constant(1)
-    if values and min(values) < 0:
-        raise node.refuse(f"it names segment {min(values)}")
+    """SEGMENT_SUM and the unsorted kinds, which are told how many segments there are: rows are added up."""
+    x, numbers, values = node.dims(0), node.dims(1), node.many_constants(1)
+    told = node.constant(2) if len(node.inputs) > 2 else None
+    if told is not None and (len(told) != 1 or told[0] < 0):
+        raise node.refuse(f"it is asked for {list(told)} segments")
+    if values and not 0 <= min(values) <= max(values) < (told[0] if told else _MAX_SEGMENTS):
+        raise node.refuse(f"it names segments {min(values)} to {max(values)}")
+    count = told[0] if told else (max(values) + 1 if values and len(node.inputs) == 2 else None)
+    if x is not None and numbers is not None and count is not None:
+        node.expect(0, (count, *x[len(numbers) :]))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from dsops.tflite_lint.flatbuffer import unsound
-from dsops.tflite_lint.limits import LintLimits
 from dsops.tflite_lint.model import Model, Operator, SubGraph
 from dsops.tflite_lint.schema import DType
 
@@ -11,7 +10,7 @@ LEFT_OUT = -1
 """Index that stands for an optional input which is left out."""
 
 
-def check_order(model: Model, limits: LintLimits) -> None:
+def check_order(model: Model) -> None:
     """Check that each graph can run from its first operator to its last.
 
     Raises:
@@ -20,8 +19,6 @@ def check_order(model: Model, limits: LintLimits) -> None:
     """
     if not model.subgraphs:
         raise unsound("the file", "it has no subgraph")
-    if sum(len(graph.operators) for graph in model.subgraphs) > limits.operators:
-        raise unsound("the file", f"it has more than {limits.operators} operators")
     for graph in model.subgraphs:
         _check_graph(graph)
 
@@ -35,19 +32,21 @@ def _check_graph(graph: SubGraph) -> None:
     variables = {tensor.index for tensor in graph.tensors if tensor.is_variable}
     if len(set(graph.inputs)) != len(graph.inputs) or not constants.isdisjoint(graph.inputs):
         raise unsound(graph.where, "an input is named twice, or is a constant")
-    ready = constants | variables | set(graph.inputs)
+    written = constants | variables | set(graph.inputs)
+    ready = written | {tensor.index for tensor in graph.tensors if not tensor.elements}
     for operator in graph.operators:
-        _check_operator(operator, graph, ready)
+        _check_reads(operator, graph, ready)
+        _check_writes(operator, graph, written)
+        written.update(operator.outputs)
         ready.update(operator.outputs)
     for place, index in enumerate(graph.outputs):
         if index not in ready:
             raise unsound(graph.where, f"output {place}, tensor {index}, is never written")
 
 
-def _check_operator(operator: Operator, graph: SubGraph, ready: set[int]) -> None:
+def _check_reads(operator: Operator, graph: SubGraph, ready: set[int]) -> None:
     where = operator.where
     _check_indices((i for i in operator.inputs if i != LEFT_OUT), graph, where, "input")
-    _check_indices(operator.outputs, graph, where, "output")
     _check_indices((i for i in operator.intermediates if i != LEFT_OUT), graph, where, "intermediate")
     if operator.mutated not in {0, len(operator.inputs)}:
         raise unsound(
@@ -56,8 +55,13 @@ def _check_operator(operator: Operator, graph: SubGraph, ready: set[int]) -> Non
     for place, index in enumerate(operator.inputs):
         if index != LEFT_OUT and index not in ready:
             raise unsound(where, f"input {place}, tensor {index}, is read before anything writes it")
+
+
+def _check_writes(operator: Operator, graph: SubGraph, written: set[int]) -> None:
+    where = operator.where
+    _check_indices(operator.outputs, graph, where, "output")
     for place, index in enumerate(operator.outputs):
-        if index in ready and graph.tensors[index].dtype is not DType.RESOURCE:
+        if index in written and graph.tensors[index].dtype is not DType.RESOURCE:
             raise unsound(where, f"output {place}, tensor {index}, is a constant, an input, or was written before")
     if len(set(operator.outputs)) != len(operator.outputs):
         raise unsound(where, "it writes a tensor twice")

@@ -60,6 +60,17 @@ def check_conv_3d(node: Node) -> None:
     _expect(node, 0, sizes, channels)
 
 
+def check_conv_3d_transpose(node: Node) -> None:
+    """CONV_3D_TRANSPOSE: to the shape in input 0."""
+    for field in (Conv3D.STRIDE_D, Conv3D.STRIDE_H, Conv3D.STRIDE_W):
+        node.count(field)
+    wanted = node.constant(0)
+    if wanted is not None:
+        if len(wanted) != 5 or min(wanted) < 1:
+            raise node.refuse(f"it is asked for shape {list(wanted)}")
+        node.expect(0, tuple(wanted))
+
+
 def check_transpose_conv(node: Node) -> None:
     """TRANSPOSE_CONV: a convolution backwards, from the input 2 to a shape that is given as input 0."""
     node.choice(TransposeConv.ACTIVATION, _ACTIVATIONS)

@@ -201,7 +201,8 @@ class Table:
         item = _ITEM_BYTES[kind]
         start, count = self._span(field, item, self._reader.size, what)
         self._reader.spend(count, self.where)
-        return numbers(self.data(start, count * item), kind)
+        data = self.data(start, count * item)
+        return real_numbers(data) if kind == "f" else whole_numbers(data, kind)
 
     def span(self, field: int, what: str) -> tuple[int, int]:
         """Return start and length of a vector of bytes, (0, 0) when it is absent; it is not copied."""
@@ -271,9 +272,18 @@ class Table:
         return start, count
 
 
-def numbers(data: bytes, kind: str) -> "array[float] | array[int]":
-    """Return little-endian numbers; ``kind`` is as in :mod:`array`."""
-    values: array[float] | array[int] = array(kind)
+def real_numbers(data: bytes) -> "array[float]":
+    """Return little-endian numbers of binary32."""
+    values = array("f")
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def whole_numbers(data: bytes, kind: str) -> "array[int]":
+    """Return little-endian integers; ``kind`` is as in :mod:`array`: ``i`` of 32 bits, ``q`` of 64."""
+    values: array[int] = array(kind)
     values.frombytes(data)
     if sys.byteorder == "big":
         values.byteswap()

@@ -37,7 +37,7 @@ def lint(data: bytes, limits: LintLimits = _DEFAULT_LIMITS) -> Facts:
         raise unsound("the file", f"it has version {version} of the schema, only {VERSION} is known")
     model = ModelReader(reader, limits).read(root)
     activations = check_tensors(model, limits)
-    check_order(model, limits)
+    check_order(model)
     check_operators(model, limits)
     names = check_signatures(model, limits)
     metadata = check_metadata(model, limits)

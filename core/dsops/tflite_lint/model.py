@@ -64,7 +64,7 @@ class Tensor:
     @property
     def is_constant(self) -> bool:
         """Whether the file holds its values."""
-        return self.buffer.length > 0 or (0 in self.shape and not self.is_variable)
+        return self.buffer.length > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class OperatorCode:
     def name(self) -> str:
         """The operator's name, as people know it."""
         if self.op is Op.CUSTOM:
-            return self.custom
+            return self.custom[:80]
         return self.op.name if self.op is not None else f"builtin {self.code}"
 
 
@@ -131,6 +131,8 @@ class ModelReader:
         self._limits = limits
         self._buffers: tuple[Buffer, ...] = ()
         self._codes: tuple[OperatorCode, ...] = ()
+        self._tensors_left = limits.tensors
+        self._operators_left = limits.operators
 
     def read(self, root: Table) -> Model:
         """Return the model.
@@ -177,8 +179,10 @@ class ModelReader:
         limits = self._limits
         prefix = f"subgraph {index}, " if index else ""
         table.text(fields.SubGraph.NAME, limits.name_bytes, "bytes of name")
-        tensors = table.tables(fields.SubGraph.TENSORS, limits.tensors, f"{prefix}tensor")
-        operators = table.tables(fields.SubGraph.OPERATORS, limits.operators, f"{prefix}operator")
+        tensors = table.tables(fields.SubGraph.TENSORS, self._tensors_left, f"{prefix}tensor")
+        operators = table.tables(fields.SubGraph.OPERATORS, self._operators_left, f"{prefix}operator")
+        self._tensors_left -= len(tensors)
+        self._operators_left -= len(operators)
         return SubGraph(
             index=index,
             tensors=tuple(self._read_tensor(i, t) for i, t in enumerate(tensors)),

@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 
 from dsops.errors import InvalidModel
-from dsops.tflite_lint.flatbuffer import Table, numbers, unsound
+from dsops.tflite_lint.flatbuffer import Table, unsound, whole_numbers
 from dsops.tflite_lint.model import Dims, Operator, SubGraph, Tensor
 from dsops.tflite_lint.schema import DType
 
 _KINDS = {DType.INT32: "i", DType.INT64: "q"}
+MAX_VALUES = 1024
+"""More values no axes, shapes, paddings or sizes of parts have."""
 MAX_STEP = 1 << 16
 """Larger strides, filters or dilations mean nothing."""
 
@@ -51,14 +53,27 @@ class Node:
         return dims
 
     def constant(self, place: int) -> Sequence[int] | None:
-        """Return the values of an input of int32 or int64, None when they are known only when the model runs."""
+        """Return the few values of an input of int32 or int64, None when they are known only when the model runs.
+
+        Raises:
+            InvalidModel: There are more than any axes, shapes or sizes have.
+        """
+        tensor = self.input(place)
+        if tensor.is_constant and tensor.elements > MAX_VALUES:
+            raise self.refuse(f"input {place} has {tensor.elements} values")
+        values = self.many_constants(place)
+        return None if values is None else [int(value) for value in values]
+
+    def many_constants(self, place: int) -> Sequence[int] | None:
+        """Return the values of an input as :meth:`constant` does, however many they are."""
         tensor = self.input(place)
         kind = _KINDS.get(tensor.dtype)
-        if not tensor.is_constant or kind is None:
+        if kind is None or not tensor.elements:
+            return None if kind is None else ()
+        if not tensor.is_constant:
             return None
         self._file.spend(tensor.elements)
-        values = numbers(self._file.data(tensor.buffer.start, tensor.buffer.length), kind)
-        return [int(value) for value in values]
+        return whole_numbers(self._file.data(tensor.buffer.start, tensor.buffer.length), kind)
 
     def count(self, field: int, default: int = 0, most: int = MAX_STEP) -> int:
         """Return an option that counts something.

@@ -39,11 +39,14 @@ from dsops.tflite_lint.checks_elementwise import (
 from dsops.tflite_lint.checks_layout import (
     check_broadcast_to,
     check_concatenation,
+    check_diagonal,
+    check_drawn,
     check_expand_dims,
     check_fill,
     check_mirror_pad,
     check_pack,
     check_pad,
+    check_range,
     check_rank,
     check_reshape,
     check_reverse,
@@ -80,6 +83,7 @@ from dsops.tflite_lint.checks_recurrent import (
 from dsops.tflite_lint.checks_windows import (
     check_conv_2d,
     check_conv_3d,
+    check_conv_3d_transpose,
     check_depthwise_conv_2d,
     check_pool,
     check_transpose_conv,
@@ -96,6 +100,7 @@ _NUMBERS = _REAL | _WIDE
 _ARITHMETIC = _NUMBERS | {DType.UINT32, DType.COMPLEX64}
 _ANY = frozenset(DType) - {DType.STRING, DType.RESOURCE, DType.VARIANT}
 _INTEGERS = frozenset({DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32}) | _WIDE
+_STORED = _NARROW | frozenset({DType.FLOAT16, DType.BFLOAT16, DType.INT32, DType.INT4, DType.UINT4, DType.INT2})
 _COMPARED = _NUMBERS | {DType.BOOL}
 
 _Check = Callable[[Node], None]
@@ -139,7 +144,7 @@ _WINDOWS = (
     _Entry((Op.DEPTHWISE_CONV_2D,), "A A A~ -> A", _REAL, check_depthwise_conv_2d, _OPTIONS),
     _Entry((Op.TRANSPOSE_CONV,), "I A A A? -> A", _REAL, check_transpose_conv, _OPTIONS),
     _Entry((Op.CONV_3D,), "T T T? -> T", _F32, check_conv_3d, _OPTIONS),
-    _Entry((Op.CONV_3D_TRANSPOSE,), "I T T T? -> T", _F32, None, _OPTIONS, Options.CONV_3D),
+    _Entry((Op.CONV_3D_TRANSPOSE,), "I T T T? -> T", _F32, check_conv_3d_transpose, _OPTIONS, Options.CONV_3D),
     _Entry((Op.AVERAGE_POOL_2D, Op.MAX_POOL_2D), "T -> T", _REAL, check_kept_scale(check_pool), _BOTH, Options.POOL_2D),
     _Entry((Op.L2_POOL_2D,), "T -> T", _F32, check_pool, _OPTIONS, Options.POOL_2D),
 )
@@ -189,8 +194,8 @@ _ELEMENTWISE = (
     _Entry((Op.EXP, Op.LOG, Op.SQRT, Op.RSQRT, Op.SIN, Op.COS), "T -> T", _REAL, check_same_shape, _SCALE),
     _Entry((Op.FLOOR, Op.CEIL, Op.ROUND), "T -> T", _REAL, check_same_shape),
     _Entry((Op.CAST,), "A -> A", _ANY, check_same_shape),
-    _Entry((Op.QUANTIZE,), "A -> A", _ANY, check_quantize),
-    _Entry((Op.DEQUANTIZE,), "A -> F", _ANY, check_dequantize),
+    _Entry((Op.QUANTIZE,), "T -> A", _REAL | {DType.INT32}, check_quantize),
+    _Entry((Op.DEQUANTIZE,), "T -> F", _STORED, check_dequantize),
     _Entry((Op.FAKE_QUANT,), "F -> F", _F32, check_same_shape, _OPTIONS),
     _Entry((Op.ZEROS_LIKE,), "T -> T", _ANY, check_same_shape),
     _Entry((Op.MEAN, Op.SUM, Op.REDUCE_PROD), "T I -> T", _NUMBERS, check_reduce, _SCALE, Options.REDUCER),
@@ -219,7 +224,7 @@ _LAYOUT = (
     _Entry((Op.TILE,), "T J -> T", _ANY, check_tile),
     _Entry((Op.BROADCAST_TO,), "T J -> T", _ANY, check_broadcast_to),
     _Entry((Op.FILL,), "J T -> T", _ANY, check_fill),
-    _Entry((Op.RANGE,), "T T T -> T", _NUMBERS),
+    _Entry((Op.RANGE,), "T T T -> T", _NUMBERS, check_range),
     _Entry((Op.SHAPE,), "A -> J", _ANY, check_shape),
     _Entry((Op.RANK,), "A -> I", _ANY, check_rank),
     _Entry((Op.REVERSE_V2,), "T I -> T", _ANY, check_reverse),
@@ -250,12 +255,12 @@ _LOOKUP = (
         _F32 | _WIDE,
         check_segments,
     ),
-    _Entry((Op.MATRIX_DIAG,), "T -> T", _ANY),
+    _Entry((Op.MATRIX_DIAG,), "T -> T", _ANY, check_diagonal),
     _Entry((Op.MATRIX_SET_DIAG,), "T T -> T", _ANY, check_same_shape),
     _Entry((Op.NON_MAX_SUPPRESSION_V4,), "F F I F F -> I I", _F32),
     _Entry((Op.NON_MAX_SUPPRESSION_V5,), "F F I F F F -> I F I", _F32),
     _Entry((Op.RFFT2D,), "F I -> A", _F32),
-    _Entry((Op.RANDOM_UNIFORM, Op.RANDOM_STANDARD_NORMAL), "J -> F", _F32, options=Options.RANDOM),
+    _Entry((Op.RANDOM_UNIFORM, Op.RANDOM_STANDARD_NORMAL), "J -> F", _F32, check_drawn, options=Options.RANDOM),
     _Entry((Op.MULTINOMIAL,), "A I -> J", _F32, options=Options.RANDOM),
 )
 
