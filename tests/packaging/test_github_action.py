@@ -59,6 +59,7 @@ def test_a_build_that_passes_is_packed(recipe: Path, tmp_path: Path) -> None:
     assert (tmp_path / "summary").read_text().startswith("## digits passes its gate")
 
 
+@pytest.mark.slow
 def test_a_gate_that_refuses_fails_the_job_and_keeps_the_report(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     shutil.copytree(recipe, folder)
