@@ -6,7 +6,7 @@ from pathlib import Path
 from dsops.bundle import Bundle, file_digest
 from dsops.manifest import Manifest
 from dsops.profile import Profile
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
 from dsops_controller.demo.prepare import prepare
 

@@ -6,10 +6,10 @@
 import sys
 from pathlib import Path
 
-from dsops_controller.build.convert import read_model
+from dsops_controller.build.conversion.convert import read_model
 from dsops_controller.build.data import read_data
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 
 
 def main() -> None:
