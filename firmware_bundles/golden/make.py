@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegression
 
 from dsops.bundle import file_digest
 from dsops.dsse import public_pem
-from dsops_controller.build.documents.provenance import Signer
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.documents.provenance import Signer
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
 
 RECIPES = Path(__file__).parents[1]

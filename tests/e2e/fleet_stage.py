@@ -10,7 +10,7 @@ import numpy as np
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.files import write_atomically
 from dsops.manifest import Attachment
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.demo.stage import MODEL, Stage
 
 DEVICES = ("cam-1", "cam-2")

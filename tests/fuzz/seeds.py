@@ -12,7 +12,7 @@ from runtime_bundles import make_bundle
 from sound_models import float_model, quantized_model
 
 from dsops.bundle import Bundle
-from dsops_controller.build.quantize import QuantMode
+from dsops_controller.build.quantization.quantize import QuantMode
 
 FAMILIES = ("lenet", "lstm", "yolo_head", "transformer", "unet", "text")
 LARGEST_BYTES = 24_000

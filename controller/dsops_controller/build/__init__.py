@@ -10,32 +10,30 @@ Names are loaded when they are used, so importing this package is cheap. Using o
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dsops.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from dsops_controller.build.answers import Question
-    from dsops_controller.build.convert import convert_onnx, read_model
+    from dsops_controller.build.authoring.init import Initiated, Wishes, init_recipe
+    from dsops_controller.build.authoring.inspection import Inspection, inspect_model
+    from dsops_controller.build.bundles.package import build_bundle, build_bundles
+    from dsops_controller.build.conversion.convert import convert_onnx, read_model
     from dsops_controller.build.data import DataSet, read_data
-    from dsops_controller.build.evaluate import Evaluator, evaluate
-    from dsops_controller.build.gate import Gate, Verdict, check
+    from dsops_controller.build.evaluation.answers import Question
+    from dsops_controller.build.evaluation.evaluate import Evaluator, evaluate
+    from dsops_controller.build.evaluation.gate import Gate, Verdict, check
     from dsops_controller.build.golden import check_golden, choose_golden
-    from dsops_controller.build.init import Initiated, Wishes, init_recipe
-    from dsops_controller.build.inspection import Inspection, inspect_model
     from dsops_controller.build.litert import LitertModel
     from dsops_controller.build.meaning import Meaning
-    from dsops_controller.build.package import build_bundle, build_bundles
     from dsops_controller.build.profile import build_profile
     from dsops_controller.build.progress import Progress, silent
-    from dsops_controller.build.quantize import OperatorRule, Quantized, QuantMode, quantize
+    from dsops_controller.build.quantization.quantize import OperatorRule, Quantized, QuantMode, quantize
     from dsops_controller.build.recipe import BuildResult, build_model
     from dsops_controller.build.recipe_file import Recipe, read_recipe
     from dsops_controller.build.record import BuildRecord
     from dsops_controller.build.registry import Located, ModelRegistry
-    from dsops_controller.build.report import Report
+    from dsops_controller.build.reports.report import Report
 
 __all__ = [
     "BuildRecord",
@@ -77,25 +75,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "answers": ("Question",),
-    "convert": ("convert_onnx", "read_model"),
+    "evaluation.answers": ("Question",),
+    "conversion.convert": ("convert_onnx", "read_model"),
     "data": ("DataSet", "read_data"),
-    "evaluate": ("Evaluator", "evaluate"),
-    "gate": ("Gate", "Verdict", "check"),
+    "evaluation.evaluate": ("Evaluator", "evaluate"),
+    "evaluation.gate": ("Gate", "Verdict", "check"),
     "golden": ("check_golden", "choose_golden"),
-    "init": ("Initiated", "Wishes", "init_recipe"),
-    "inspection": ("Inspection", "inspect_model"),
+    "authoring.init": ("Initiated", "Wishes", "init_recipe"),
+    "authoring.inspection": ("Inspection", "inspect_model"),
     "litert": ("LitertModel",),
     "meaning": ("Meaning",),
-    "package": ("build_bundle", "build_bundles"),
+    "bundles.package": ("build_bundle", "build_bundles"),
     "profile": ("build_profile",),
     "progress": ("Progress", "silent"),
-    "quantize": ("OperatorRule", "QuantMode", "Quantized", "quantize"),
+    "quantization.quantize": ("OperatorRule", "QuantMode", "Quantized", "quantize"),
     "recipe": ("BuildResult", "build_model"),
     "recipe_file": ("Recipe", "read_recipe"),
     "record": ("BuildRecord",),
     "registry": ("Located", "ModelRegistry"),
-    "report": ("Report",),
+    "reports.report": ("Report",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -120,14 +118,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """This package. A function that is named like its module stays visible when the module is loaded."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        is_hidden = isinstance(value, ModuleType) and _HOMES.get(name) == name
-        super().__setattr__(name, getattr(value, name) if is_hidden else value)
-
-
-sys.modules[__name__].__class__ = _Package

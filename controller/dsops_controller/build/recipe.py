@@ -10,19 +10,19 @@ from dsops.bundle import describe_blobs, file_digest
 from dsops.errors import AccuracyGateFailed, InvalidConfig, InvalidInput
 from dsops.manifest import Compatibility, Lineage, Preprocessing, TensorSpec
 from dsops_controller.build import record
-from dsops_controller.build.answers import Question
 from dsops_controller.build.build_folder import check_replaceable, failed_folder, remove_folder, write_folder
-from dsops_controller.build.evaluate import Evaluator
+from dsops_controller.build.evaluation.answers import Question
+from dsops_controller.build.evaluation.evaluate import Evaluator
+from dsops_controller.build.evaluation.measure_model import Measuring
+from dsops_controller.build.evaluation.metric_file import load_metric
+from dsops_controller.build.evaluation.parity import measure_parity
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
-from dsops_controller.build.measure_model import Measuring
-from dsops_controller.build.metric_file import load_metric
-from dsops_controller.build.parity import measure_parity
 from dsops_controller.build.progress import Progress, silent
 from dsops_controller.build.recipe_file import FILE_NAME, InputSection, Recipe, read_labels, read_recipe
 from dsops_controller.build.record import BuildRecord, VariantRecord
-from dsops_controller.build.report import Report, encode_report
-from dsops_controller.build.report_page import render_page
+from dsops_controller.build.reports.page import render_page
+from dsops_controller.build.reports.report import Report, encode_report
 from dsops_controller.build.source import Shared, Source, dataset_digests, read_datasets, read_shared, read_source
 from dsops_controller.build.variants import Finished, Workplace, finish_variants, make_variants
 

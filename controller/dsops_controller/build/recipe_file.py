@@ -37,9 +37,9 @@ from dsops.manifest import (
     Variant,
     first_problem,
 )
-from dsops_controller.build.gate import Gate
+from dsops_controller.build.evaluation.gate import Gate
 from dsops_controller.build.golden import COUNT
-from dsops_controller.build.quantize import OperatorRule, QuantMode
+from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode
 
 FILE_NAME = "bundle.toml"
 MIN_LABELS = 2

@@ -9,10 +9,10 @@ from dsops.bundle import file_digest
 from dsops.errors import InvalidInput
 from dsops.manifest import Attachment, TensorSpec
 from dsops_controller.build import record
-from dsops_controller.build.convert import read_model
+from dsops_controller.build.conversion.convert import read_model
+from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
 from dsops_controller.build.data import DataSet, read_data
 from dsops_controller.build.model_signature import verify_model_signature
-from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
 from dsops_controller.build.recipe_file import Recipe
 from dsops_controller.build.registry import located
 

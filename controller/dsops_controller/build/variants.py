@@ -8,21 +8,21 @@ from dsops import tflite_lint
 from dsops.errors import InvalidModel
 from dsops.golden import GoldenSet
 from dsops.profile import Profile
-from dsops_controller.build.convert import normalize_tflite
+from dsops_controller.build.conversion.convert import normalize_tflite
+from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.evaluate import Evaluator
-from dsops_controller.build.gate import check
+from dsops_controller.build.evaluation.evaluate import Evaluator
+from dsops_controller.build.evaluation.gate import check
+from dsops_controller.build.evaluation.parity import Parity
 from dsops_controller.build.golden import choose_golden
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
-from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
-from dsops_controller.build.parity import Parity
 from dsops_controller.build.profile import build_profile
 from dsops_controller.build.progress import Progress
-from dsops_controller.build.quant_isolated import quantize_isolated
-from dsops_controller.build.quantize import Quantized
+from dsops_controller.build.quantization.isolated import quantize_isolated
+from dsops_controller.build.quantization.quantize import Quantized
 from dsops_controller.build.recipe_file import Recipe
-from dsops_controller.build.report import VariantReport
+from dsops_controller.build.reports.report import VariantReport
 from dsops_controller.build.source import read_bytes
 
 READY_MADE = "ready-made"

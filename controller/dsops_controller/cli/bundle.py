@@ -41,7 +41,7 @@ def build(
 
     Given a folder, writes MODEL-RELEASE-VARIANT.bundle there, for each variant or the named one.
     """
-    package = session.optional("dsops_controller.build.package", "build")
+    package = session.optional("dsops_controller.build.bundles.package", "build")
     signer = _signer(model, keys, builder)
     if to.is_dir():
         written = package.build_bundles(model, release, to, variant, signer)
@@ -145,7 +145,7 @@ def diff(
 
     Ends with exit code 0 whether they differ or not; `-o json` says it as `equal`.
     """
-    compare = session.optional("dsops_controller.build.compare", "build")
+    compare = session.optional("dsops_controller.build.bundles.compare", "build")
     old, new = (_contents(path, compare.Contents) for path in (before, after))
     names = {"before": before.name, "after": after.name}
     bundle_diff.show(names | compare.compare(old, new).as_dict(), form)
@@ -213,7 +213,7 @@ def _provenance(opened: Bundle, keys: Mapping[str, PublicKey] | None) -> dict[st
     name = opened.manifest.documents.provenance
     if name is None:
         return {"provenance": "none"}
-    provenance = session.optional("dsops_controller.build.documents.provenance", "build")
+    provenance = session.optional("dsops_controller.build.bundles.documents.provenance", "build")
     envelope = opened.read(name)
     if keys is None:
         provenance.check_subjects(envelope, opened.manifest.blobs)
@@ -230,7 +230,7 @@ def _signer(model: Path, keys: Path | None, builder: str | None) -> object:
         return None
     record = session.optional("dsops_controller.build.record", "build")
     folders = session.optional("dsops_controller.trust.keys", "controller")
-    provenance = session.optional("dsops_controller.build.documents.provenance", "build")
+    provenance = session.optional("dsops_controller.build.bundles.documents.provenance", "build")
     owner = model_role(record.BuildRecord.read(model).model)
     return provenance.Signer(folders.KeyFolder(keys).private(owner), builder or provenance.LOCAL_BUILDER)
 

@@ -11,7 +11,7 @@ _CHANGES = {"where": "WHAT", "before": "BEFORE", "after": "AFTER"}
 
 
 def show(facts: Mapping[str, Any], form: output.Format) -> None:
-    """Print a comparison (see :class:`dsops_controller.build.compare.Comparison`) with its files' names."""
+    """Print a comparison (see :class:`dsops_controller.build.bundles.compare.Comparison`) with its files' names."""
     if form is output.Format.JSON:
         output.print_json(facts)
         return

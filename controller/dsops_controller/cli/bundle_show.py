@@ -167,7 +167,7 @@ def _print_blobs(manifest: Manifest) -> None:
 
 
 def _payload(bundle: Bundle) -> Facts:
-    payload = session.optional("dsops_controller.build.payload", "build")
+    payload = session.optional("dsops_controller.build.bundles.payload", "build")
     data = bundle.read(bundle.manifest.payload)
     structure = payload.read_payload(data)
     found: Facts = structure.as_dict()
@@ -209,7 +209,7 @@ def _provenance(bundle: Bundle) -> Facts | None:
     name = bundle.manifest.documents.provenance
     if name is None:
         return None
-    provenance = session.optional("dsops_controller.build.documents.provenance", "build")
+    provenance = session.optional("dsops_controller.build.bundles.documents.provenance", "build")
     found: Facts = provenance.read_provenance(bundle.read(name))
     return found
 

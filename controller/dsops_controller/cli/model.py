@@ -13,7 +13,7 @@ from dsops.manifest import Task
 from dsops_controller.cli import model_report, output, progress, session
 
 if TYPE_CHECKING:
-    from dsops_controller.build.init import Initiated
+    from dsops_controller.build.authoring.init import Initiated
 
 app = typer.Typer(help="Build quantized models.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def init(
 
     The model, labels and data are copied into the folder. A model of a registry stays there: each build fetches it.
     """
-    init_ = session.optional("dsops_controller.build.init", "build")
+    init_ = session.optional("dsops_controller.build.authoring.init", "build")
     done = init_.init_recipe(model, to, init_.Wishes(name, task, labels, data, force))
     facts = {"recipe": str(done.recipe), "model": done.draft.name, "task": str(done.draft.task)}
     facts |= {"activation": str(done.draft.rule.activation), "needed": list(done.needed), "savez": done.savez}
@@ -53,7 +53,7 @@ def show(model: Model, form: output.Output = output.Format.TABLE) -> None:
 
     Example: dsops model show model.onnx
     """
-    inspection = session.optional("dsops_controller.build.inspection", "build")
+    inspection = session.optional("dsops_controller.build.authoring.inspection", "build")
     registry = session.optional("dsops_controller.build.registry", "build")
     with registry.located(model, Path()) as found:
         output.facts({**inspection.inspect_model(found.path).as_dict(), **found.facts}, form)
@@ -111,7 +111,7 @@ def build(
     if form is output.Format.JSON:
         output.print_json({"folder": str(to), "report": str(page), **model_report.summary(report)})
         return
-    tables = session.optional("dsops_controller.build.report_table", "build")
+    tables = session.optional("dsops_controller.build.reports.table", "build")
     for part in tables.tables(result.report, full=full):
         output.out.print(part)
     output.say(f"report: {page}; next: dsops bundle build {to} --release 1 --to .")

@@ -12,7 +12,7 @@ _RESULTS = {True: "pass", False: "**FAIL**"}
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Return the summary of a report (see :mod:`dsops_controller.build.report`): metrics and gate of every variant."""
+    """Return a report's summary: metrics and gate of every variant (:mod:`dsops_controller.build.reports.report`)."""
     verdict = "passes its gate" if report["passed"] else "does not pass its gate"
     parts = [f"## {_clean(report['model'])} {verdict}", *_metrics(report), *_gates(report)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from dsops.errors import InvalidInput, NotFound, TransportError
-from dsops_controller.build.external_data import external_files, inline_external
-from dsops_controller.build.onnx_limits import MAX_MODEL_BYTES
+from dsops_controller.build.conversion.external_data import external_files, inline_external
+from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
 from dsops_controller.build.registry import SCHEME, Located
 from dsops_controller.integrations.mlflow_http import API, ARTIFACTS, MlflowServer, Row
 

@@ -8,7 +8,7 @@ import pytest
 from dsops import dsse
 from dsops.bundle import Bundle, file_digest
 from dsops_agent.runtime.prove import prove
-from dsops_controller.build.documents.provenance import check_provenance
+from dsops_controller.build.bundles.documents.provenance import check_provenance
 from dsops_controller.cli import app
 
 pytestmark = pytest.mark.integration

@@ -18,8 +18,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from dsops.bundle import Bundle, sha256_hex
-from dsops_controller.build.documents.provenance import Signer
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.documents.provenance import Signer
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
 from dsops_controller.trust.keys import KeyFolder
 

@@ -13,7 +13,7 @@ import pytest
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.files import write_atomically
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
 from dsops_controller.cli import app
 from dsops_controller.demo.prepare import prepare

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dsops_controller.build.convert import convert_onnx
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 from dsops_controller.build.recipe import build_model
 from dsops_controller.demo import prepare
 from dsops_controller.demo.digits import Splits, splits

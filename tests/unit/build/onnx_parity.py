@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from dsops_controller.build.converters import ConvertedModel, DirectConverter
+from dsops_controller.build.conversion.converters import ConvertedModel, DirectConverter
 
 Arrays = dict[str, np.ndarray]
 Reference = Callable[[bytes, Arrays], Arrays]

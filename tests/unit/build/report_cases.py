@@ -1,7 +1,7 @@
 """Evaluations and reports with chosen figures, for the tests of gate and reports."""
 
 from dsops.manifest import Lineage, Task
-from dsops_controller.build.evaluation import (
+from dsops_controller.build.evaluation.evaluation import (
     ClassFigures,
     ClassRow,
     Confusion,
@@ -13,11 +13,11 @@ from dsops_controller.build.evaluation import (
     Reliability,
     SliceRow,
 )
-from dsops_controller.build.gate import Verdict
-from dsops_controller.build.metrics import Difference, ReliabilityBin
-from dsops_controller.build.operators import ModelCost, OperatorCost
-from dsops_controller.build.parity import Parity
-from dsops_controller.build.report import Report, VariantReport
+from dsops_controller.build.evaluation.gate import Verdict
+from dsops_controller.build.evaluation.metrics import Difference, ReliabilityBin
+from dsops_controller.build.evaluation.operators import ModelCost, OperatorCost
+from dsops_controller.build.evaluation.parity import Parity
+from dsops_controller.build.reports.report import Report, VariantReport
 
 HOSTILE = "</title><script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 

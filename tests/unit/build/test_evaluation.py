@@ -12,14 +12,14 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, r
 
 from dsops.errors import DsopsError, InvalidInput, InvalidModel
 from dsops.manifest import Postprocessing, Task
-from dsops_controller.build.answers import CustomMetric, Question
+from dsops_controller.build.conversion.tflite_writer import TfliteWriter
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.evaluate import CHUNK_FRAMES, Evaluator, evaluate
-from dsops_controller.build.evaluation import Figure
+from dsops_controller.build.evaluation.answers import CustomMetric, Question
+from dsops_controller.build.evaluation.evaluate import CHUNK_FRAMES, Evaluator, evaluate
+from dsops_controller.build.evaluation.evaluation import Figure
+from dsops_controller.build.evaluation.measure_model import Measuring, measure_model
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.measure_model import Measuring, measure_model
-from dsops_controller.build.quantize import QuantMode, quantize
-from dsops_controller.build.tflite_writer import TfliteWriter
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 from dsops_controller.demo.digits import Splits
 
 LABELS = tuple("0123456789")

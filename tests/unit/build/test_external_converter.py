@@ -13,10 +13,10 @@ from onnx_families import FAMILIES, Net
 from onnx_parity import run_converted
 
 from dsops.errors import InvalidModel, MissingExtra, UnsupportedModel
-from dsops_controller.build.convert import read_converted
-from dsops_controller.build.converters import DirectConverter
-from dsops_controller.build.external import VARIABLE, ExternalConverter, find_external
-from dsops_controller.build.tflite_writer import pack
+from dsops_controller.build.conversion.convert import read_converted
+from dsops_controller.build.conversion.converters import DirectConverter
+from dsops_controller.build.conversion.external import VARIABLE, ExternalConverter, find_external
+from dsops_controller.build.conversion.tflite_writer import pack
 
 MakeProgram = Callable[[str], Path]
 IDENTITY = "shutil.copy(sys.argv[0] + '.tflite', out + '/model_float32.tflite')"

@@ -6,8 +6,8 @@ from report_cases import classification, difference, parity, regression
 
 from dsops.errors import AccuracyGateFailed, InvalidConfig
 from dsops.manifest import Task
-from dsops_controller.build.evaluation import Evaluation, Figure
-from dsops_controller.build.gate import Gate, Verdict, check, require_passed
+from dsops_controller.build.evaluation.evaluation import Evaluation, Figure
+from dsops_controller.build.evaluation.gate import Gate, Verdict, check, require_passed
 
 GOOD = classification()
 

@@ -9,12 +9,12 @@ from onnx import helper
 from dsops.errors import GoldenMismatch, InvalidInput, MalformedBundle
 from dsops.golden import MAGIC, GoldenSet
 from dsops.manifest import Postprocessing, Task
-from dsops_controller.build.convert import convert_onnx
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.golden import array_of, check_golden, choose_golden
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 from dsops_controller.demo.digits import LABELS, Splits, splits
 from dsops_controller.demo.train import to_onnx, train
 

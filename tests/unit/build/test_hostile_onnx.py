@@ -11,9 +11,9 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_families import FAMILIES, Net
 
 from dsops.errors import DsopsError, InvalidModel, UnsupportedModel
-from dsops_controller.build import onnx_limits
-from dsops_controller.build.converters import DirectConverter
-from dsops_controller.build.onnx_limits import MAX_FIELDS, MAX_NODES
+from dsops_controller.build.conversion import limits as onnx_limits
+from dsops_controller.build.conversion.converters import DirectConverter
+from dsops_controller.build.conversion.limits import MAX_FIELDS, MAX_NODES
 
 Change = Callable[[onnx.ModelProto], None]
 EXTREMES = (0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**31, 2**40, 2**62, -(2**63))

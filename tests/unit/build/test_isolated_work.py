@@ -7,11 +7,11 @@ import pytest
 from tflite_graphs import changed, dense, drawn, embedding
 
 from dsops.errors import AccuracyGateFailed, DsopsError, InvalidInput, InvalidModel
+from dsops_controller.build.conversion.tflite_writer import Table
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.isolated import ProcessLimits, read_parts, run_isolated, write_parts
-from dsops_controller.build.quant_isolated import quantize_isolated
-from dsops_controller.build.quantize import OperatorRule, QuantMode, quantize
-from dsops_controller.build.tflite_writer import Table
+from dsops_controller.build.quantization.isolated import quantize_isolated
+from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode, quantize
 
 
 class Told:

@@ -4,8 +4,8 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_graphs import lookup, recurrent, two_by_two
 
 from dsops.errors import InvalidInput, InvalidModel
+from dsops_controller.build.conversion.tflite_writer import TfliteWriter, pack
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.tflite_writer import TfliteWriter, pack
 
 ROWS = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
 

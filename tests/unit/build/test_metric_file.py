@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidConfig
-from dsops_controller.build.metric_file import load_metric
+from dsops_controller.build.evaluation.metric_file import load_metric
 
 CODE = """
 import numpy as np

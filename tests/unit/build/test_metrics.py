@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from dsops_controller.build import metrics
+from dsops_controller.build.evaluation import metrics
 
 Scores = NDArray[np.float32]
 CLASSES = 7

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 
 from dsops.errors import Conflict, DsopsError, InvalidInput, InvalidModel, UnsupportedModel
 from dsops.manifest import Postprocessing, Task, TensorSpec
-from dsops_controller.build.embedded import parse_labels, read_onnx_facts, read_tflite_facts
-from dsops_controller.build.init import Initiated, Wishes, init_recipe, write_recipe
-from dsops_controller.build.inspection import Inspection, inspect_model
+from dsops_controller.build.authoring.embedded import parse_labels, read_onnx_facts, read_tflite_facts
+from dsops_controller.build.authoring.init import Initiated, Wishes, init_recipe, write_recipe
+from dsops_controller.build.authoring.inspection import Inspection, inspect_model
+from dsops_controller.build.authoring.recipe_text import Draft, render_recipe, savez_line
 from dsops_controller.build.recipe_file import read_labels, read_recipe
-from dsops_controller.build.recipe_text import Draft, render_recipe, savez_line
 from dsops_controller.demo.digits import LABELS, Splits
 
 QUICK = {

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_parity import parity, run_tflite
 
 from dsops.errors import InvalidInput, UnsupportedModel
-from dsops_controller.build.convert import convert_onnx, read_model
-from dsops_controller.build.onnx.table import HANDLERS
+from dsops_controller.build.conversion.convert import convert_onnx, read_model
+from dsops_controller.build.conversion.operators.table import HANDLERS
 
 Nodes = list[tuple[str, list[str], list[str], dict[str, object]]]
 Constants = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx_families import FAMILIES, Net
 from onnx_parity import parity, run_tflite
 
-from dsops_controller.build.converters import DirectConverter
+from dsops_controller.build.conversion.converters import DirectConverter
 
 
 @pytest.mark.parametrize("name", FAMILIES)

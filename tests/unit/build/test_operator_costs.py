@@ -5,10 +5,10 @@ import pytest
 from tflite_graphs import convolution, dense, matmul
 
 from dsops.errors import InvalidModel
-from dsops_controller.build.evaluation import by_kind
+from dsops_controller.build.evaluation.evaluation import by_kind
+from dsops_controller.build.evaluation.measure_operators import single_operators
+from dsops_controller.build.evaluation.operators import cost_of
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.measure_operators import single_operators
-from dsops_controller.build.operators import cost_of
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dsops.errors import InvalidModel
-from dsops_controller.build.convert import convert_onnx
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.parity import MAX_PARITY, measure_parity
+from dsops_controller.build.evaluation.parity import MAX_PARITY, measure_parity
 from dsops_controller.demo.digits import Splits
 
 

@@ -4,8 +4,8 @@ import pytest
 from markupsafe import Markup
 from report_cases import HOSTILE, measured
 
-from dsops_controller.build import plots
-from dsops_controller.build.metrics import ReliabilityBin
+from dsops_controller.build.evaluation.metrics import ReliabilityBin
+from dsops_controller.build.reports import plots
 
 BINS = (ReliabilityBin(0.5, 0.6, 5, 0.55, 0.4), ReliabilityBin(0.9, 1.0, 95, 0.98, 0.97))
 

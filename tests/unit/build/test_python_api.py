@@ -41,7 +41,7 @@ def test_every_name_is_there_and_no_other() -> None:
 def test_the_names_for_type_checkers_are_the_same() -> None:
     imported = re.search(r"if TYPE_CHECKING:\n(.*?)\n\n", Path(api.__file__).read_text(), re.DOTALL)
     assert imported is not None
-    pairs = re.findall(r"from dsops_controller\.build\.(\w+) import (.+)", imported[1])
+    pairs = re.findall(r"from dsops_controller\.build\.([\w.]+) import (.+)", imported[1])
     assert {name: module for module, names in pairs for name in names.split(", ")} == api._HOMES
 
 
@@ -56,7 +56,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 
 
 def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
-    loaded = "import dsops_controller.build.quantize, dsops_controller.build.evaluate; "
+    loaded = "import dsops_controller.build.quantization.quantize, dsops_controller.build.evaluation.evaluate; "
     asked = "from dsops_controller.build import evaluate, quantize, record; "
     printed = "print(callable(quantize), callable(evaluate), record.__name__)"
     assert python("-c", loaded + asked + printed) == "True True dsops_controller.build.record"

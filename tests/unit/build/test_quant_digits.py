@@ -9,10 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from tflite_graphs import Floats, Operator, drawn
 
+from dsops_controller.build.conversion.tflite_writer import TfliteWriter
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quantize import QuantMode, quantize
-from dsops_controller.build.tflite_writer import TfliteWriter
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 from dsops_controller.demo.digits import Images, Splits
 
 MAX_DROP = 0.01

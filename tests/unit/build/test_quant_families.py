@@ -4,10 +4,10 @@ import numpy as np
 import onnx_families
 import pytest
 
-from dsops_controller.build.convert import convert_onnx
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.data import DataSet, input_dtype
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 
 FAMILIES = {
     family.__name__: family

@@ -7,9 +7,9 @@ from tflite_graphs import dense, drawn, matmul, recurrent, with_first_state
 from dsops.errors import InvalidInput, UnsupportedModel
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quant_checks import float_operators
-from dsops_controller.build.quant_graph import Graph
-from dsops_controller.build.quantize import OperatorRule, QuantMode, quantize
+from dsops_controller.build.quantization.checks import float_operators
+from dsops_controller.build.quantization.graph import Graph
+from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode, quantize
 from dsops_controller.demo.digits import Splits
 
 DATA = DataSet({"x": drawn(20, 9)})

@@ -27,21 +27,21 @@ from tflite_graphs import (
 )
 
 from dsops.errors import AccuracyGateFailed, InvalidModel, UnsupportedModel
+from dsops_controller.build.conversion.tflite_writer import Table, TfliteWriter
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.progress import silent
-from dsops_controller.build.quant_checks import compare_answers
-from dsops_controller.build.quant_graph import Graph
-from dsops_controller.build.quant_ranges import measure_ranges
-from dsops_controller.build.quant_recipe import tool_recipe
-from dsops_controller.build.quantize import OperatorRule, Quantized, QuantMode, quantize
+from dsops_controller.build.quantization.checks import compare_answers
+from dsops_controller.build.quantization.graph import Graph
+from dsops_controller.build.quantization.modes import tool_recipe
+from dsops_controller.build.quantization.quantize import OperatorRule, Quantized, QuantMode, quantize
+from dsops_controller.build.quantization.ranges import measure_ranges
+from dsops_controller.build.quantization.rewrite_buffers import inline_buffers
+from dsops_controller.build.quantization.rewrite_constants import rewrite_constants
+from dsops_controller.build.quantization.rewrite_folding import fold_constants
+from dsops_controller.build.quantization.rewrite_matmul import rewrite_matmuls
+from dsops_controller.build.quantization.rewrite_names import rewrite_names
 from dsops_controller.build.quiet import quiet
-from dsops_controller.build.rewrite_buffers import inline_buffers
-from dsops_controller.build.rewrite_constants import rewrite_constants
-from dsops_controller.build.rewrite_folding import fold_constants
-from dsops_controller.build.rewrite_matmul import rewrite_matmuls
-from dsops_controller.build.rewrite_names import rewrite_names
-from dsops_controller.build.tflite_writer import Table, TfliteWriter
 
 STATIC = [QuantMode.INT8, QuantMode.INT16X8]
 OTHERS = [mode for mode in QuantMode if not mode.is_static and mode != QuantMode.FLOAT32]

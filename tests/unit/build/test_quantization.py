@@ -13,8 +13,8 @@ from dsops.errors import InvalidInput, InvalidModel
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel, dequantize, quantize_frame
 from dsops_controller.build.progress import silent
-from dsops_controller.build.quant_ranges import measure_ranges
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.ranges import measure_ranges
 from dsops_controller.build.quiet import quiet
 from dsops_controller.demo.digits import Images, Splits
 

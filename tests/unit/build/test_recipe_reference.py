@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dsops.manifest import Budgets, Postprocessing
 from dsops_controller.build import recipe_file
-from dsops_controller.build.gate import Gate
+from dsops_controller.build.evaluation.gate import Gate
 from dsops_controller.build.recipe_file import Recipe
 
 PAGE = Path(__file__).parents[3] / "docs/recipe.md"

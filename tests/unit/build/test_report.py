@@ -9,12 +9,12 @@ from report_cases import HOSTILE, class_row, classification, measured, regressio
 from rich.console import Console
 
 from dsops import strictjson
-from dsops_controller.build import report_text as text
-from dsops_controller.build.evaluation import Confusion, Evaluation
-from dsops_controller.build.gate import Verdict
-from dsops_controller.build.report import Report, encode_report
-from dsops_controller.build.report_page import render_page
-from dsops_controller.build.report_table import tables
+from dsops_controller.build.evaluation.evaluation import Confusion, Evaluation
+from dsops_controller.build.evaluation.gate import Verdict
+from dsops_controller.build.reports import text
+from dsops_controller.build.reports.page import render_page
+from dsops_controller.build.reports.report import Report, encode_report
+from dsops_controller.build.reports.table import tables
 
 FAILED = Verdict("max_accuracy_drop", 0.001, 0.01, passed=False)
 SLOW = Verdict("max_latency_ms", 1.0, 2.0, passed=False)

@@ -5,10 +5,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from dsops.errors import InvalidModel
-from dsops_controller.build.convert import normalize_tflite, read_model
+from dsops_controller.build.conversion.convert import normalize_tflite, read_model
+from dsops_controller.build.conversion.tflite_writer import pack
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.quantize import QuantMode, quantize
-from dsops_controller.build.tflite_writer import pack
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 from dsops_controller.demo.digits import Splits
 
 

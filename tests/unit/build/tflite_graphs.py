@@ -4,7 +4,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from dsops_controller.build.tflite_writer import Table, TfliteWriter, pack
+from dsops_controller.build.conversion.tflite_writer import Table, TfliteWriter, pack
 
 Operator = schema.BuiltinOperator
 Floats = NDArray[np.float32]

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 from onnx_families import FAMILIES
 
-from dsops_controller.build.convert import convert_onnx
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quantize import QuantMode, quantize
+from dsops_controller.build.quantization.quantize import QuantMode, quantize
 
 FRAMES = 4
 _WHOLE = {"INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}

@@ -20,8 +20,8 @@ from tflite_mutations import pack
 
 from dsops.errors import InvalidModel
 from dsops.tflite_lint import LintLimits, OperatorUse, TensorFacts, lint
-from dsops_controller.build.quantize import QuantMode
-from dsops_controller.build.tflite_writer import TfliteWriter
+from dsops_controller.build.conversion.tflite_writer import TfliteWriter
+from dsops_controller.build.quantization.quantize import QuantMode
 
 Operator = schema.BuiltinOperator
 

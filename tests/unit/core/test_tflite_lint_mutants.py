@@ -22,7 +22,7 @@ from dsops.tflite_lint import lint
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
 from dsops_controller.build.litert import LitertModel
-from dsops_controller.build.quantize import QuantMode
+from dsops_controller.build.quantization.quantize import QuantMode
 
 LEAST_SHARE = 0.70
 CASES = 36

@@ -23,7 +23,7 @@ from dsops.errors import (
     TransportError,
     Unauthorized,
 )
-from dsops_controller.build.external_data import external_files, inline_external
+from dsops_controller.build.conversion.external_data import external_files, inline_external
 from dsops_controller.build.registry import Located, located
 from dsops_controller.integrations.mlflow_registry import MAX_FOLDERS, MlflowRegistry, Reference
 

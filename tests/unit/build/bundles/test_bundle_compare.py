@@ -13,11 +13,11 @@ from dsops.chunks import DEFAULT_CHUNK_BYTES
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest
 from dsops.profile import Profile, Signal
-from dsops_controller.build.compare import Contents, compare
-from dsops_controller.build.compare_profile import compare_profiles
-from dsops_controller.build.compare_size import update_size
-from dsops_controller.build.compare_weights import compare_weights
-from dsops_controller.build.payload import Payload, Weight, read_payload
+from dsops_controller.build.bundles.compare import Contents, compare
+from dsops_controller.build.bundles.compare_profile import compare_profiles
+from dsops_controller.build.bundles.compare_size import update_size
+from dsops_controller.build.bundles.compare_weights import compare_weights
+from dsops_controller.build.bundles.payload import Payload, Weight, read_payload
 
 Edit = Callable[[Mapping[str, bytes]], dict[str, bytes]]
 

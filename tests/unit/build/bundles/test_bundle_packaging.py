@@ -17,9 +17,9 @@ from dsops.errors import (
     UntrustedBundle,
 )
 from dsops.profile import Profile
-from dsops_controller.build.documents.provenance import Signer
-from dsops_controller.build.package import build_bundle, build_bundles
-from dsops_controller.build.payload import read_payload
+from dsops_controller.build.bundles.documents.provenance import Signer
+from dsops_controller.build.bundles.package import build_bundle, build_bundles
+from dsops_controller.build.bundles.payload import read_payload
 from dsops_controller.build.record import PACKED, BuildRecord
 
 Change = Callable[..., None]

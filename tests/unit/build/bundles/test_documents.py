@@ -15,15 +15,15 @@ from cyclonedx.validation.json import JsonStrictValidator
 from dsops import dsse, strictjson
 from dsops.bundle import Bundle
 from dsops.errors import DigestMismatch, InvalidInput, UntrustedBundle
-from dsops_controller.build.documents.modelcard import sections
-from dsops_controller.build.documents.provenance import (
+from dsops_controller.build.bundles.documents.modelcard import sections
+from dsops_controller.build.bundles.documents.provenance import (
     PAYLOAD_TYPE,
     Signer,
     check_provenance,
     check_subjects,
     read_provenance,
 )
-from dsops_controller.build.package import build_bundle
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.record import BuildRecord
 
 Change = Callable[..., None]

@@ -1,0 +1,1 @@
+"""Writes a recipe by looking at a model."""

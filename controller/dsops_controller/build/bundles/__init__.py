@@ -1,0 +1,1 @@
+"""From a build to bundles, and from bundles to what they hold."""

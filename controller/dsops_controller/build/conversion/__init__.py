@@ -1,0 +1,1 @@
+"""From ONNX, or TFLite of any age, to a float TFLite model."""

@@ -1,0 +1,1 @@
+"""How good a variant is, and whether that is good enough."""

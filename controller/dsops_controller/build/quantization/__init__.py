@@ -1,0 +1,1 @@
+"""From a float TFLite model to smaller ones."""

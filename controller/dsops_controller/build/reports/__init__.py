@@ -1,0 +1,1 @@
+"""What a build found, for programs and for people."""
