@@ -28,6 +28,8 @@ MAGIC = b"DSOPSBND"
 VERSION = 1
 _HEAD = struct.Struct("<8sII")
 _PIECE = 1 << 20
+MAX_BLOB_BYTES = 1 << 31
+"""A longer payload no runtime can load: FlatBuffers end there. What is longer is refused before anybody reads it."""
 
 
 def sha256_hex(data: bytes) -> str:
@@ -77,6 +79,11 @@ class Bundle:
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise MalformedBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
+        for blob in manifest.blobs:
+            if blob.size_bytes > MAX_BLOB_BYTES:
+                raise MalformedBundle(
+                    f"blob {blob.name} is longer than {MAX_BLOB_BYTES} bytes", why=f"{blob.size_bytes} bytes"
+                )
         expected = start + sum(blob.size_bytes for blob in manifest.blobs)
         if size != expected:
             raise MalformedBundle(f"{path.name} has {size} bytes", why=f"its manifest says {expected}")

@@ -32,6 +32,8 @@ def _check_graph(graph: SubGraph) -> None:
     variables = {tensor.index for tensor in graph.tensors if tensor.is_variable}
     if len(set(graph.inputs)) != len(graph.inputs) or not constants.isdisjoint(graph.inputs):
         raise unsound(graph.where, "an input is named twice, or is a constant")
+    if any(not graph.tensors[index].elements for index in graph.inputs):
+        raise unsound(graph.where, "an input has no elements")
     written = constants | variables | set(graph.inputs)
     ready = written | {tensor.index for tensor in graph.tensors if not tensor.elements}
     for operator in graph.operators:
@@ -47,7 +49,7 @@ def _check_graph(graph: SubGraph) -> None:
 def _check_reads(operator: Operator, graph: SubGraph, ready: set[int]) -> None:
     where = operator.where
     _check_indices((i for i in operator.inputs if i != LEFT_OUT), graph, where, "input")
-    _check_indices((i for i in operator.intermediates if i != LEFT_OUT), graph, where, "intermediate")
+    _check_indices(operator.intermediates, graph, where, "intermediate")
     if operator.mutated not in {0, len(operator.inputs)}:
         raise unsound(
             where, f"it says of {operator.mutated} of its {len(operator.inputs)} inputs whether it changes them"

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsops.tflite_lint.checks_numbers import check_scaled, scale_of
 from dsops.tflite_lint.fields import Lstm, Rnn, Svdf
 from dsops.tflite_lint.model import Dims
 from dsops.tflite_lint.node import Node, agree, show
 from dsops.tflite_lint.schema import DType
 
 _ACTIVATIONS = 6
+_HIDDEN = 4
+"""Which intermediate tensor stands for the cell's numbers before the projection."""
 _LSTM_ARITIES = frozenset({20, 24})
 _BASIC_LSTM = 5
 _BASIC_KERNEL = 1
@@ -109,6 +112,9 @@ def check_svdf(node: Node) -> None:
     node.choice(Svdf.ACTIVATION, _ACTIVATIONS)
     if tuple(tensor and tensor.dtype for tensor in node.inputs) not in _SVDF_TYPES:
         raise node.refuse("no kernel takes inputs of its types")
+    if node.input(0).dtype is _I8:
+        for tensor in (*(node.input(place) for place in (0, 1, 2, 4)), node.outputs[0]):
+            check_scaled(node, tensor, "a tensor")
     rank = node.count(Svdf.RANK)
     x, features, times, state = node.dims(0, 2), node.dims(1, 2), node.dims(2, 2), node.dims(4, 2)
     _check_state(node, 4)
@@ -143,10 +149,25 @@ def _check_arity(node: Node) -> None:
         raise node.refuse(f"it has {len(node.inputs)} inputs and {len(node.outputs)} outputs")
     x, weights = node.input(0), node.input(2)
     floating = x.dtype is DType.FLOAT32
-    if not floating and len(node.operator.intermediates) not in _FULL_INTEGER_INTERMEDIATES:
-        raise node.refuse(f"it has {len(node.operator.intermediates)} intermediate tensors")
+    if not floating:
+        _check_integers(node)
     if x.dtype not in {DType.FLOAT32, DType.INT8, DType.INT16} or (not floating and weights.dtype is not DType.INT8):
         raise node.refuse(f"it takes no weights of {weights.dtype.name} for an input of {x.dtype.name}")
+
+
+def _check_integers(node: Node) -> None:
+    """Check what a cell of integers needs: scales, also of the numbers between its steps."""
+    if len(node.intermediates) not in _FULL_INTEGER_INTERMEDIATES:
+        raise node.refuse(f"it has {len(node.intermediates)} intermediate tensors")
+    normalized = any(node.optional(place) is not None for place in range(_FORWARD.norms, len(node.inputs)))
+    for place, tensor in enumerate(node.intermediates):
+        if (normalized or place == _HIDDEN) and scale_of(tensor) is None:
+            raise node.refuse(f"intermediate {place} has no single scale")
+    for place in (*range(_FORWARD.weights + 8), _FORWARD.states, _FORWARD.states + 1):
+        found = node.optional(place)
+        if found is not None:
+            check_scaled(node, found, f"input {place}")
+    check_scaled(node, node.outputs[0], "its output")
 
 
 def _check_cell(node: Node, cell: _Cell, step: Dims | None) -> int | None:

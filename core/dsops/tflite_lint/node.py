@@ -11,7 +11,7 @@ from dsops.tflite_lint.schema import DType
 _KINDS = {DType.INT32: "i", DType.INT64: "q"}
 MAX_VALUES = 1024
 """More values no axes, shapes, paddings or sizes of parts have."""
-MAX_STEP = 1 << 16
+MAX_STEP = 1 << 14
 """Larger strides, filters or dilations mean nothing."""
 
 
@@ -23,6 +23,7 @@ class Node:
         self.operator = operator
         self.inputs: tuple[Tensor | None, ...] = tuple(tensors[i] if i >= 0 else None for i in operator.inputs)
         self.outputs: tuple[Tensor, ...] = tuple(tensors[i] for i in operator.outputs)
+        self.intermediates: tuple[Tensor, ...] = tuple(tensors[i] for i in operator.intermediates)
         self._file = file
 
     def refuse(self, why: str) -> InvalidModel:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tflite_graphs
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from onnx_families import FAMILIES
 from sound_models import float_model, quantized_model
 from tflite_mutations import pack
@@ -156,6 +157,7 @@ WRONG: dict[str, tuple[bytes, Callable[[Any], object], str]] = {
     "strings": (DENSE, lambda m: setattr(tensor(m, 0), "type", schema.TensorType.STRING), "STRING are not admitted"),
     "negative": (DENSE, lambda m: setattr(tensor(m, 0), "shape", [1, -6]), "its shape is [1, -6]"),
     "giant": (DENSE, lambda m: setattr(tensor(m, 0), "shape", [2**30, 6]), "has more than the"),
+    "empty": (DENSE, lambda m: setattr(tensor(m, 0), "shape", [0, 6]), "an input has no elements"),
     "rank": (DENSE, lambda m: setattr(tensor(m, 0), "shape", [1] * 9), "9 dimensions, at most 8"),
     "depth": (DENSE, lambda m: setattr(tensor(m, 0), "shape", [1, 5]), "rows of 6 do not fit the input [1, 5]"),
     "output shape": (DENSE, lambda m: setattr(tensor(m, 1), "shape", [1, 5]), "has shape [1, 5], but it gives [1, 4]"),
@@ -306,11 +308,86 @@ CONSTANTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], str]] = {
 }
 
 
+CONSTANTS |= {
+    "gather nd": (
+        (Operator.GATHER_ND, None, [2, 3], [2, 3], [[1], [0]]),
+        (Operator.GATHER_ND, None, [2, 3], [2, 3], [[1], [2]]),
+        "input 1 names places 1 to 2 of 2",
+    ),
+    "cumulative sum": (
+        (Operator.CUMSUM, packed("Cumsum"), [1, 6], [1, 6], [1]),
+        (Operator.CUMSUM, packed("Cumsum"), [1, 6], [1, 6], [-3]),
+        "there is no axis -3 in 2 dimensions",
+    ),
+    "space to batch": (
+        (Operator.SPACE_TO_BATCH_ND, None, [1, 4, 4, 1], [4, 2, 2, 1], [2, 2], [[0, 0], [0, 0]]),
+        (Operator.SPACE_TO_BATCH_ND, None, [1, 4, 4, 1], [4, 2, 2, 1], [3, 2], [[0, 0], [0, 0]]),
+        "4 has no whole blocks of 3",
+    ),
+    "batch to space": (
+        (Operator.BATCH_TO_SPACE_ND, None, [4, 2, 2, 1], [1, 4, 3, 1], [2, 2], [[0, 0], [0, 1]]),
+        (Operator.BATCH_TO_SPACE_ND, None, [4, 2, 2, 1], [1, 4, 3, 1], [2, 2], [[0, 0], [0, 9]]),
+        "9 cannot be cropped from 4",
+    ),
+    "mirror pad": (
+        (Operator.MIRROR_PAD, packed("MirrorPad"), [1, 6], [1, 9], [[0, 0], [1, 2]]),
+        (Operator.MIRROR_PAD, packed("MirrorPad"), [1, 6], [1, 12], [[0, 0], [6, 0]]),
+        "6 elements cannot be mirrored from 6",
+    ),
+    "split v": (
+        (Operator.SPLIT_V, packed("SplitV", numSplits=1), [1, 6], [1, 6], [6], [1]),
+        (Operator.SPLIT_V, packed("SplitV", numSplits=1), [1, 6], [1, 6], [7], [1]),
+        "parts of sizes [7] do not make 6",
+    ),
+    "broadcast to": (
+        (Operator.BROADCAST_TO, None, [1, 6], [3, 6], [3, 6]),
+        (Operator.BROADCAST_TO, None, [1, 6], [3, 5], [3, 5]),
+        "cannot be repeated to [3, 5]",
+    ),
+    "reverse": (
+        (Operator.REVERSE_V2, None, [2, 3], [2, 3], [1]),
+        (Operator.REVERSE_V2, None, [2, 3], [2, 3], [2]),
+        "there is no axis 2 in 2 dimensions",
+    ),
+    "space to depth": (
+        (Operator.SPACE_TO_DEPTH, packed("SpaceToDepth", blockSize=2), [1, 4, 4, 1], [1, 2, 2, 4]),
+        (Operator.SPACE_TO_DEPTH, packed("SpaceToDepth", blockSize=0), [1, 4, 4, 1], [1, 2, 2, 4]),
+        "option 0 is 0, outside 1 to",
+    ),
+    "segments": (
+        (Operator.SEGMENT_SUM, None, [3, 2], [2, 2], [0, 0, 1]),
+        (Operator.SEGMENT_SUM, None, [3, 2], [2, 2], [0, 0, 2**30]),
+        "but it gives [1073741825, 2]",
+    ),
+    "softmax": (
+        (Operator.SOFTMAX, packed("Softmax", beta=1.0), [1, 6], [1, 6]),
+        (Operator.SOFTMAX, packed("Softmax", beta=float("nan")), [1, 6], [1, 6]),
+        "option 0 is not a finite number",
+    ),
+    "unpack": (
+        (Operator.UNPACK, packed("Unpack", num=1, axis=0), [1, 6], [6]),
+        (Operator.UNPACK, packed("Unpack", num=1, axis=1), [1, 6], [6]),
+        "axis 1 of [1, 6] does not have 1 parts",
+    ),
+    "squeeze": (
+        (Operator.SQUEEZE, None, [1, 6], [6]),
+        (Operator.SQUEEZE, None, [1, 6], [3]),
+        "has shape [3], but it gives [6]",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_that_an_operator_trusts(name: str) -> None:
     right, wrong, expected = CONSTANTS[name]
     assert lint(with_integers(*right))
+    Interpreter(model_content=with_integers(*right)).allocate_tensors()  # the runtime agrees that it is right
     assert expected in refusal(with_integers(*wrong))
+
+
+def test_axes_may_be_an_empty_constant() -> None:
+    """A constant without elements has no bytes; nobody writes it, and it can be read."""
+    assert lint(with_integers(Operator.MEAN, packed("Reducer"), [1, 6], [1, 6], []))
 
 
 def custom(model: Any) -> None:
