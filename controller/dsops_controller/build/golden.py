@@ -22,10 +22,12 @@ from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
 from dsops_controller.build.profile import measure_frames
+from dsops_controller.build.runs import Runs
 
 DATA = "the golden data"
 COUNT = 32
-MAX_CANDIDATES = 1024
+CANDIDATES = 4
+"""Frames that are tried with every kind of kernel, for each golden input."""
 CLOSE_SHARE = 0.25
 _SEED = 20260101
 _SPREADS = 3.0
@@ -54,23 +56,26 @@ class _Candidates:
 
 
 def choose_golden(
-    model: bytes, data: DataSet, meaning: Meaning, count: int = COUNT, tolerance: Tolerances = None
+    model: bytes | Runs, data: DataSet, meaning: Meaning, count: int = COUNT, tolerance: Tolerances = None
 ) -> GoldenSet:
     """Choose ``count`` frames of held-out data, and how far an answer may be off.
 
-    The choice depends on nothing but the arguments. Of more than 1,024 frames, as many are drawn at random first.
+    The choice depends on nothing but the arguments. Every frame is answered by the fast kernels, and of each frame that
+    is taken for a golden input 4 are answered by the plain ones, which are slow: those with the least room, and others
+    drawn at random.
 
     Raises:
         InvalidInput: The data does not fit the model, or too few frames are answered rightly and clearly enough.
         InvalidModel: The model cannot be run, or is not what is meant.
     """
-    runner = LitertModel(model)
+    runs = model if isinstance(model, Runs) else Runs(model)
+    runner = runs.model
     meaning.check(runner)
     if not 1 <= count <= MAX_GOLDEN:
         raise InvalidInput(f"{count} golden inputs were asked for", why=f"1 to {MAX_GOLDEN} are possible")
     _check_size(runner, count)
     _check_truth(data, meaning)
-    found = _run_candidates(model, runner, _draw(data), meaning)
+    found = _candidates(runs, data, meaning, count)
     allowed = _tolerances(runner, found, tolerance)
     rows = _choose_rows(runner, found, meaning, allowed, count)
     chosen = found.data.rows(rows)
@@ -115,18 +120,22 @@ def array_of(tensor: TensorBytes) -> Array:
     return np.frombuffer(tensor.data, dtype.newbyteorder("<")).reshape(tensor.shape).astype(dtype)
 
 
-def _run_candidates(model: bytes, runner: LitertModel, data: DataSet, meaning: Meaning) -> _Candidates:
-    fast = runner.run(data.inputs)
-    plain = LitertModel(model, reference_kernels=True).run(data.inputs)
+def _candidates(runs: Runs, data: DataSet, meaning: Meaning, count: int) -> _Candidates:
+    """Return the frames that are answered rightly by the fast kernels and are tried with the plain ones."""
+    fast = runs.all(data)
+    decision = meaning.decide(runs.model, data.inputs, fast)
+    right = np.flatnonzero(_is_right(decision.choices, data, meaning))
+    _require_enough(right, count)
+    room = _room(meaning, decision, fast[runs.model.outputs[0].name], 0.0)
+    drawn = np.random.default_rng(_SEED).permutation(right)
+    close = right[np.argsort(room[right], kind="stable")][:count]
+    rows = np.sort(np.concatenate([close, np.setdiff1d(drawn, close, assume_unique=True)[: (CANDIDATES - 1) * count]]))
+    few = data.rows(rows)
+    plain = LitertModel(runs.payload, reference_kernels=True).run(few.inputs)
+    kept = {name: values[rows] for name, values in fast.items()}
     return _Candidates(
-        data, fast, plain, meaning.decide(runner, data.inputs, fast), meaning.decide(runner, data.inputs, plain)
+        few, kept, plain, meaning.decide(runs.model, few.inputs, kept), meaning.decide(runs.model, few.inputs, plain)
     )
-
-
-def _draw(data: DataSet) -> DataSet:
-    if len(data) <= MAX_CANDIDATES:
-        return data
-    return data.rows(np.sort(np.random.default_rng(_SEED).choice(len(data), MAX_CANDIDATES, replace=False)))
 
 
 def _tolerances(runner: LitertModel, found: _Candidates, given: Tolerances) -> dict[str, float]:
@@ -152,21 +161,28 @@ def _measured_tolerance(spec: TensorSpec, found: _Candidates) -> float:
 def _choose_rows(
     runner: LitertModel, found: _Candidates, meaning: Meaning, allowed: Mapping[str, float], count: int
 ) -> _Rows:
-    room = _room(meaning, found.decision, allowed[runner.outputs[0].name])
-    fit = np.flatnonzero(_agreed(found, allowed) & _right(found, meaning) & (room > 0))
-    if len(fit) < count:
-        raise InvalidInput(
-            f"{len(fit)} frames of {DATA} can be golden inputs, and {count} are needed",
-            why="a golden input is answered rightly, and clearly enough for every kind of kernel",
-            hint="give more held-out frames, ask for fewer golden inputs, or set golden.tolerance",
-        )
+    first = runner.outputs[0].name
+    room = _room(meaning, found.decision, found.fast[first], allowed[first])
+    same = _is_right(found.plain_decision.choices, found.data, meaning, like=found.decision.choices)
+    fit = np.flatnonzero(_agreed(found, allowed) & same & (room > 0))
+    _require_enough(fit, count)
     close = (
         fit[np.argsort(room[fit], kind="stable")][: int(count * CLOSE_SHARE)] if np.isfinite(room).any() else fit[:0]
     )
     rest = np.setdiff1d(fit, close)
-    features = _features(runner, found.data.rows(fit), meaning)
+    outputs = {name: values[fit] for name, values in found.fast.items()}
+    features = _features(runner, found.data.rows(fit), outputs, meaning)
     order = _farthest_first(features, np.searchsorted(fit, close), np.searchsorted(fit, rest), count - len(close))
     return np.concatenate([close, fit[order]])
+
+
+def _require_enough(rows: _Rows, count: int) -> None:
+    if len(rows) < count:
+        raise InvalidInput(
+            f"{len(rows)} frames of {DATA} can be golden inputs, and {count} are needed",
+            why="a golden input is answered rightly, and clearly enough for every kind of kernel",
+            hint="give more held-out frames, ask for fewer golden inputs, or set golden.tolerance",
+        )
 
 
 def _agreed(found: _Candidates, allowed: Mapping[str, float]) -> NDArray[np.bool_]:
@@ -178,37 +194,44 @@ def _agreed(found: _Candidates, allowed: Mapping[str, float]) -> NDArray[np.bool
     return agreed
 
 
-def _right(found: _Candidates, meaning: Meaning) -> NDArray[np.bool_]:
-    """Say for each frame whether both kinds of kernels take it for what it is; what is not judged is never wrong."""
-    choices, plain = found.decision.choices, found.plain_decision.choices
-    if choices is None or plain is None:
-        return np.ones(len(found.data), np.bool_)
-    is_known = meaning.task is Task.CLASSIFICATION and found.data.y is not None
-    agreed: NDArray[np.bool_] = choices == plain
-    return agreed & (choices == found.data.y) if is_known else agreed
+def _is_right(choices: Array | None, data: DataSet, meaning: Meaning, like: Array | None = None) -> NDArray[np.bool_]:
+    """Say for each frame whether it is taken for what it is, and, when that is given, for the same as ``like``.
+
+    What is not judged is never wrong.
+    """
+    if choices is None:
+        return np.ones(len(data), np.bool_)
+    is_known = meaning.task is Task.CLASSIFICATION and data.y is not None
+    right: NDArray[np.bool_] = choices == (data.y if is_known else choices)
+    return right if like is None else right & (choices == like)
 
 
-def _room(meaning: Meaning, decision: Decision, tolerance: float) -> NDArray[np.float64]:
+def _room(meaning: Meaning, decision: Decision, output: Array, tolerance: float) -> NDArray[np.float64]:
     """Return how far each frame is from another answer, beyond what the tolerance may move it; infinite when unjudged.
 
-    While every output is within the tolerance, no device can then take the frame for something else: softmax and
-    sigmoid move a score by no more than their input moves.
+    While every output is within the tolerance, no device can then take the frame for something else. Without a
+    threshold that is measured on the output itself, whose order softmax and sigmoid keep; with one on the score, which
+    they move by no more than their input moves.
     """
     scores, threshold = decision.scores, meaning.rule.threshold
     if scores is None or decision.choices is None:
-        return np.full(1 if scores is None else len(scores), np.inf)
+        return np.full(len(output), np.inf)
     if meaning.task is Task.RECONSTRUCTION:
         slack = tolerance if meaning.rule.error == "mean_absolute" else 2 * np.sqrt(scores) * tolerance + tolerance**2
         return np.asarray(np.abs(scores - threshold) - slack, np.float64)
-    if threshold is not None and scores.shape[1] == 2:
-        return np.asarray(np.abs(scores[:, 1] - threshold) - tolerance, np.float64)
-    ordered = np.sort(scores, axis=1)
+    flat = output.reshape(len(output), -1)
+    if flat.shape[1] == 1 or (threshold is not None and flat.shape[1] == 2):
+        middle = 0.5 if threshold is None else threshold
+        return np.asarray(np.abs(scores[:, 1] - middle) - tolerance, np.float64)
+    ordered = np.sort(flat.astype(np.float64), axis=1)
     return np.asarray(ordered[:, -1] - ordered[:, -2] - 2 * tolerance, np.float64)
 
 
-def _features(runner: LitertModel, data: DataSet, meaning: Meaning) -> NDArray[np.float64]:
+def _features(
+    runner: LitertModel, data: DataSet, outputs: Mapping[str, Array], meaning: Meaning
+) -> NDArray[np.float64]:
     """Return what frames are told apart by: their signals, standardized, and their class."""
-    rows = measure_frames(runner, data, meaning)
+    rows = measure_frames(runner, data, outputs, meaning)
     table = np.array([[value for name, value in row.items() if name != "predicted_class"] for row in rows])
     spread = table.std(axis=0)
     table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)

@@ -85,11 +85,19 @@ class LitertModel:
         count = len(inputs[self.inputs[0].name])
         try:
             rows = [self._run_one({name: values[row] for name, values in inputs.items()}) for row in range(count)]
-            return {
+            found = {
                 spec.name: np.concatenate([row[position] for row in rows]) for position, spec in enumerate(self.outputs)
             }
         except _REFUSALS as error:
             raise InvalidModel("LiteRT cannot run the model", why=str(error).split("\n", 1)[0]) from error
+        for spec in self.outputs:
+            if found[spec.name].shape[1:] != spec.shape[1:]:
+                raise InvalidModel(
+                    f"output {spec.name!r} has shape {list(spec.shape)} in the file, and another when the model runs",
+                    why=f"it gave {[1, *found[spec.name].shape[1:]]}; a device must know the shape beforehand",
+                    hint="export the model with fixed shapes",
+                )
+        return found
 
     def latencies_us(self, inputs: Mapping[str, Array], repeats: int = REPEATS) -> list[float]:
         """Return the time of each of ``repeats`` inferences in microseconds, after a warm-up.

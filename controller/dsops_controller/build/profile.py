@@ -1,14 +1,17 @@
 """Builds the reference profile: what each signal looks like on held-out frames, seen through the device's own model."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput
 from dsops.profile import MIN_REFERENCE, Profile, Signal
 from dsops.signals import bin_of, measure, signals_of, watched_inputs
-from dsops_controller.build.data import DataSet
+from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
+from dsops_controller.build.runs import Runs
 
 DATA = "the profile's data"
 INNER_BINS = 10
@@ -18,7 +21,7 @@ _BORDER = 5e-7
 Values = NDArray[np.float64]
 
 
-def build_profile(model: bytes, reference: DataSet, meaning: Meaning) -> Profile:
+def build_profile(model: bytes | Runs, reference: DataSet, meaning: Meaning) -> Profile:
     """Measure every signal on every reference frame.
 
     Args:
@@ -30,7 +33,8 @@ def build_profile(model: bytes, reference: DataSet, meaning: Meaning) -> Profile
         InvalidInput: There are fewer than 200 frames, or they do not fit the model.
         InvalidModel: The model cannot be run, or is not what is meant.
     """
-    runner = LitertModel(model)
+    runs = model if isinstance(model, Runs) else Runs(model)
+    runner = runs.model
     meaning.check(runner)
     if len(reference) < MIN_REFERENCE:
         raise InvalidInput(
@@ -39,7 +43,7 @@ def build_profile(model: bytes, reference: DataSet, meaning: Meaning) -> Profile
             hint="give 500 held-out frames or more",
         )
     kinds = signals_of(meaning.task, runner.inputs)
-    rows = measure_frames(runner, reference, meaning)
+    rows = measure_frames(runner, reference, runs.all(reference), meaning)
     signals = []
     for name, kind in kinds.items():
         values = np.array([row[name] for row in rows])
@@ -49,9 +53,13 @@ def build_profile(model: bytes, reference: DataSet, meaning: Meaning) -> Profile
     return Profile(n_ref=len(rows), signals=tuple(signals))
 
 
-def measure_frames(runner: LitertModel, data: DataSet, meaning: Meaning) -> list[dict[str, float]]:
-    """Return the value of every signal for each frame; see :func:`dsops.signals.measure`."""
-    outputs = runner.run(data.inputs)
+def measure_frames(
+    runner: LitertModel, data: DataSet, outputs: Mapping[str, Array], meaning: Meaning
+) -> list[dict[str, float]]:
+    """Return the value of every signal for each frame, given what the model answered to all of them.
+
+    See :func:`dsops.signals.measure`.
+    """
     scores = meaning.decide(runner, data.inputs, outputs).scores
     watched = [(position, runner.inputs[position].name) for position in watched_inputs(runner.inputs)]
     first = outputs[runner.outputs[0].name]

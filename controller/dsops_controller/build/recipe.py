@@ -16,13 +16,13 @@ from dsops_controller.build.evaluation.evaluate import Evaluator
 from dsops_controller.build.evaluation.measure_model import Measuring
 from dsops_controller.build.evaluation.metric_file import load_metric
 from dsops_controller.build.evaluation.parity import measure_parity
-from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
 from dsops_controller.build.progress import Progress, silent
 from dsops_controller.build.recipe_file import FILE_NAME, InputSection, Recipe, read_labels, read_recipe
 from dsops_controller.build.record import BuildRecord, VariantRecord
 from dsops_controller.build.reports.page import render_page
 from dsops_controller.build.reports.report import Report, encode_report
+from dsops_controller.build.runs import Runs
 from dsops_controller.build.source import Shared, Source, dataset_digests, read_datasets, read_shared, read_source
 from dsops_controller.build.variants import Finished, Workplace, finish_variants, make_variants
 
@@ -100,7 +100,8 @@ def _chosen(plan: Recipe, only: Sequence[str]) -> tuple[str, ...]:
 
 
 def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progress: Progress) -> Workplace:
-    model = LitertModel(source.float_model)
+    runs = Runs(source.float_model)
+    model = runs.model
     meaning.check(model)
     _check_preprocessing(plan, model.inputs)
     data = read_datasets(plan, folder, model.inputs)
@@ -108,12 +109,12 @@ def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progr
     metrics = tuple(load_metric(spec, folder) for spec in plan.evaluate.metrics)
     question = Question(meaning.task, meaning.rule, meaning.labels, metrics)
     measuring = Measuring(plan.evaluate.threads) if plan.evaluate.measure else None
-    evaluator = Evaluator(source.float_model, evaluation, question, measuring)
+    evaluator = Evaluator(runs, evaluation, question, measuring)
     parity = None
     if source.onnx is not None:
         progress.step("parity")
         parity = measure_parity(source.onnx, source.float_model, evaluation, plan.evaluate.parity_frames)
-    return Workplace(plan, folder, source.float_model, meaning, data, evaluator, parity, progress)
+    return Workplace(plan, folder, runs, meaning, data, evaluator, parity, progress)
 
 
 def _require_passed(report: Report, out_dir: Path) -> None:
@@ -147,7 +148,7 @@ def _record(
         license=plan.model.license,
         task=plan.model.task,
         labels=place.meaning.labels,
-        preprocessing=_preprocessing(plan, LitertModel(place.float_model).inputs),
+        preprocessing=_preprocessing(plan, place.float_runs.model.inputs),
         postprocessing=plan.postprocessing,
         lineage=lineage,
         kpis=plan.model.kpis,
@@ -163,7 +164,7 @@ def _record(
 
 def _variant_record(place: Workplace, name: str, finished: Finished) -> VariantRecord:
     section = place.recipe.variant[name]
-    runner = LitertModel(finished.made.measured)
+    runner = finished.made.measured.model
     return VariantRecord(
         variant=name,
         mode=finished.made.mode,

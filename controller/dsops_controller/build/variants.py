@@ -23,6 +23,7 @@ from dsops_controller.build.quantization.isolated import quantize_isolated
 from dsops_controller.build.quantization.quantize import Quantized
 from dsops_controller.build.recipe_file import Recipe
 from dsops_controller.build.reports.report import VariantReport
+from dsops_controller.build.runs import Runs
 from dsops_controller.build.source import read_bytes
 
 READY_MADE = "ready-made"
@@ -42,7 +43,7 @@ class Workplace:
 
     recipe: Recipe
     folder: Path
-    float_model: bytes
+    float_runs: Runs
     meaning: Meaning
     data: Mapping[str, DataSet]
     evaluator: Evaluator
@@ -52,10 +53,10 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Made:
-    """A variant's payload and what is known of it; ``measured`` is the payload whose figures these are."""
+    """A variant's payload and what is known of it; ``measured`` is the model whose figures these are."""
 
     payload: bytes
-    measured: bytes
+    measured: Runs
     mode: str
     report: VariantReport
     custom_operators: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ def finish_variants(place: Workplace, made: Mapping[str, Made]) -> dict[str, Fin
     Raises:
         InvalidInput: The data for it is too little, or does not fit.
     """
-    finished: dict[bytes, Finished] = {}
+    finished: dict[Runs, Finished] = {}
     for name, one in made.items():
         if one.measured not in finished:
             place.progress.step(f"profile {name}")
@@ -109,9 +110,10 @@ def _make(place: Workplace, name: str) -> Made:
     quantized, mode = _payload(place, name)
     tflite_lint.lint(quantized.data)
     place.progress.step(f"evaluate {name}", len(place.data["evaluation"]))
-    evaluation = place.evaluator.evaluate(quantized.data, place.progress)
+    runs = place.float_runs if quantized.data == place.float_runs.payload else Runs(quantized.data)
+    evaluation = place.evaluator.evaluate(runs, place.progress)
     verdicts = check(place.recipe.gate_of(name), evaluation, place.parity)
-    return Made(quantized.data, quantized.data, mode, VariantReport(name, mode, quantized.notes, evaluation, verdicts))
+    return Made(quantized.data, runs, mode, VariantReport(name, mode, quantized.notes, evaluation, verdicts))
 
 
 def _payload(place: Workplace, name: str) -> tuple[Quantized, str]:
@@ -120,7 +122,7 @@ def _payload(place: Workplace, name: str) -> tuple[Quantized, str]:
         mode = place.recipe.mode_of(name)
         rules = tuple(rule.rule() for rule in section.rules)
         calibration = place.data.get("calibration")
-        return quantize_isolated(place.float_model, mode, calibration, rules, place.progress), mode.value
+        return quantize_isolated(place.float_runs.payload, mode, calibration, rules, place.progress), mode.value
     given = read_bytes(place.folder / section.payload, MAX_MODEL_BYTES)
     tflite_lint.lint(given)
     data = _as_given(given)
@@ -144,11 +146,11 @@ def _take_over(place: Workplace, name: str, other: Made) -> Made:
     note = f"not run here; figures, profile and golden inputs are those of variant {other.report.name}"
     verdicts = check(place.recipe.gate_of(name), other.report.evaluation, place.parity)
     report = VariantReport(name, READY_MADE, (note,), other.report.evaluation, verdicts)
-    return Made(data, other.payload, READY_MADE, report, section.custom_operators)
+    return Made(data, other.measured, READY_MADE, report, section.custom_operators)
 
 
 def _require_same_tensors(place: Workplace, name: str, payload: bytes) -> None:
-    given, wanted = LitertModel(payload), LitertModel(place.float_model)
+    given, wanted = LitertModel(payload), LitertModel(place.float_runs.payload)
     for what, have, need in (("inputs", given.inputs, wanted.inputs), ("outputs", given.outputs, wanted.outputs)):
         if [spec.shape for spec in have] != [spec.shape for spec in need]:
             raise InvalidModel(

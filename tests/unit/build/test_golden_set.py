@@ -109,19 +109,20 @@ def test_shifted_preprocessing_is_noticed(golden: GoldenSet, int8_model: bytes) 
             check_golden(int8_model, changed, DIGITS)
 
 
-def autoencoder() -> bytes:
-    """A reconstruction that keeps the mean of its four values and forgets the rest."""
-    weights = helper.make_tensor("w", 1, (4, 4), np.full(16, 0.25, np.float32))
-    tensors = [helper.make_tensor_value_info(name, 1, (1, 4)) for name in ("x", "rebuilt")]
-    node = helper.make_node("MatMul", ["x", "w"], ["rebuilt"], name="mean")
-    graph = helper.make_graph([node], "mean", tensors[:1], tensors[1:], [weights])
+def network(weights: np.ndarray) -> bytes:
+    """A model that multiplies its four values with a matrix."""
+    constant = helper.make_tensor("w", 1, (4, 4), weights.ravel())
+    tensors = [helper.make_tensor_value_info(name, 1, (1, 4)) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "m", tensors[:1], tensors[1:], [constant]
+    )
     return convert_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
 
 
 def test_a_reconstruction_is_judged_as_expected_with_room_to_spare() -> None:
     x = np.random.default_rng(0).normal(0, 1, (400, 4)).astype(np.float32)
     meaning = Meaning(Task.RECONSTRUCTION, Postprocessing(threshold=0.5))
-    model = autoencoder()
+    model = network(np.full((4, 4), 0.25, np.float32))  # keeps the mean and forgets the rest
     golden = choose_golden(model, DataSet({"x": x}), meaning, 16, 0.01)
     given, rebuilt = array_of(golden.inputs[0]), array_of(golden.outputs[0])
     errors = ((given - rebuilt) ** 2).mean(axis=1)
@@ -132,6 +133,17 @@ def test_a_reconstruction_is_judged_as_expected_with_room_to_spare() -> None:
     moved = replace(golden, outputs=(replace(golden.outputs[0], data=(rebuilt + 1).tobytes()),), tolerances=(2.0,))
     with pytest.raises(GoldenMismatch, match="not answered as expected"):
         check_golden(model, moved, meaning)
+
+
+def test_logits_are_compared_on_their_own_scale() -> None:
+    """A softmax over large logits leaves margins that are far smaller than what a tolerance of the logits is."""
+    x = np.random.default_rng(0).normal(0, 30, (300, 4)).astype(np.float32)
+    names = ("north", "east", "south", "west")
+    meaning = Meaning(rule=Postprocessing(activation="softmax"), labels=names)
+    golden = choose_golden(network(np.eye(4, dtype=np.float32)), DataSet({"x": x}, x.argmax(1)), meaning, 16, 2.0)
+    ordered = np.sort(array_of(golden.outputs[0]), axis=1)
+    assert (ordered[:, -1] - ordered[:, -2] > 4.0).all()
+    assert set(golden.labels) == set(names)
 
 
 def test_too_few_right_frames_are_refused(int8_model: bytes, data: DataSet) -> None:

@@ -40,13 +40,11 @@ from dsops_controller.build.evaluation.evaluation import (
 )
 from dsops_controller.build.evaluation.measure_model import STANDARD, Measuring, measure_model
 from dsops_controller.build.evaluation.operators import ModelCost, cost_of
-from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.progress import Progress, silent
+from dsops_controller.build.runs import Runs
 
 CHUNK_BYTES = 16 << 20
 CHUNK_FRAMES = 256
-KEPT_BYTES = 64 << 20
-"""Outputs of the float model up to this size are kept for the next variant; larger ones are computed again."""
 CUSTOM_BYTES = 256 << 20
 """A custom metric is given all outputs at once, and both models' are held; larger ones are refused."""
 MAX_SLICE_VALUES = 1000
@@ -60,7 +58,7 @@ Pair = tuple[Answers, Answers]
 class Evaluator:
     """A float model and its evaluation data, with which variants are compared.
 
-    What is known of the float model after one variant is kept for the next.
+    What is known of a model after one comparison is kept for the next, within limits.
 
     Args:
         float_model: The float TFLite model.
@@ -74,10 +72,11 @@ class Evaluator:
     """
 
     def __init__(
-        self, float_model: bytes, data: DataSet, question: Question, measuring: Measuring | None = STANDARD
+        self, float_model: bytes | Runs, data: DataSet, question: Question, measuring: Measuring | None = STANDARD
     ) -> None:
-        self._bytes, self._data, self._question, self._measuring = float_model, data, question, measuring
-        self._model = LitertModel(float_model)
+        self._data, self._question, self._measuring = data, question, measuring
+        self._float = float_model if isinstance(float_model, Runs) else Runs(float_model)
+        self._bytes, self._model = self._float.payload, self._float.model
         check_question(question, self._model.inputs, self._model.outputs)
         check_truth(question, data, self._model.outputs[0])
         for name, values in data.slices.items():
@@ -86,10 +85,9 @@ class Evaluator:
                     f"slice {name!r} of the evaluation data has more than {MAX_SLICE_VALUES} values",
                     why="a slice groups the frames",
                 )
-        self._kept: dict[int, Outputs] = {}
         self._check_custom()
 
-    def evaluate(self, variant_model: bytes, progress: Progress = silent) -> Evaluation:
+    def evaluate(self, variant_model: bytes | Runs, progress: Progress = silent) -> Evaluation:
         """Run a variant on every frame, and the float model where its outputs are not known yet.
 
         Args:
@@ -101,20 +99,21 @@ class Evaluator:
             InvalidModel: A model cannot be run, answers with NaN or infinite values, or the variant's inputs and
                 outputs are others.
         """
-        variant = LitertModel(variant_model)
-        _check_same(self._model.inputs, variant.inputs, "inputs")
-        _check_same(self._model.outputs, variant.outputs, "outputs")
+        variant = variant_model if isinstance(variant_model, Runs) else Runs(variant_model)
+        _check_same(self._model.inputs, variant.model.inputs, "inputs")
+        _check_same(self._model.outputs, variant.model.outputs, "outputs")
         sums = {spec.name: metrics.DifferenceSums(spec.name) for spec in self._model.outputs}
         parts: list[Pair] = []
         for start, chunk in self._chunks():
-            expected = self._expected(start, chunk)
-            got = _finite(variant.run(chunk.inputs), start, VARIANT)
+            stop = start + len(chunk)
+            expected = _finite(self._float.rows(self._data, start, stop), start, FLOAT)
+            got = _finite(variant.rows(self._data, start, stop), start, VARIANT)
             for name, values in expected.items():
                 sums[name].add(values, got[name])
             parts.append((self._answer(chunk, expected), self._answer(chunk, {name: got[name] for name in expected})))
             progress.advance(len(chunk))
         pair = join([before for before, _ in parts]), join([after for _, after in parts])
-        return self._compare(pair, variant_model, tuple(one.result() for one in sums.values()))
+        return self._compare(pair, variant.payload, tuple(one.result() for one in sums.values()))
 
     def _compare(self, pair: Pair, variant_model: bytes, differences: tuple[metrics.Difference, ...]) -> Evaluation:
         before, after = pair
@@ -173,14 +172,6 @@ class Evaluator:
 
     def _answer(self, chunk: DataSet, outputs: Outputs) -> Answers:
         return answer(self._question, self._model.inputs[0], chunk, outputs)
-
-    def _expected(self, start: int, chunk: DataSet) -> Outputs:
-        if start in self._kept:
-            return self._kept[start]
-        outputs = _finite(self._model.run(chunk.inputs), start, FLOAT)
-        if _frame_bytes(self._model.outputs) * len(self._data) <= KEPT_BYTES:
-            self._kept[start] = outputs
-        return outputs
 
     def _chunks(self) -> Iterator[tuple[int, DataSet]]:
         frame = _frame_bytes((*self._model.inputs, *self._model.outputs))

@@ -174,11 +174,15 @@ def r_squared(y: Array, residual_squares: float) -> float | None:
 
 
 class DifferenceSums:
-    """Measures how far one output of two models is apart, a chunk of frames at a time."""
+    """Measures how far one output of two models is apart, a chunk of frames at a time.
 
-    def __init__(self, output: str) -> None:
+    ``floor`` is the smallest value that a difference is set in relation to.
+    """
+
+    def __init__(self, output: str, floor: float = 0.0) -> None:
         self._output = output
-        self._largest = self._peak = self._absolute = self._noise = 0.0
+        self._peak = floor
+        self._largest = self._absolute = self._noise = 0.0
         self._expected = self._got = self._product = 0.0
         self._count = 0
 
