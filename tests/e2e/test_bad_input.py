@@ -166,6 +166,7 @@ def fleet_folder(tmp_path: Path) -> Path:
     return tmp_path / "unused"
 
 
+@pytest.mark.slow
 def test_a_fleet_whose_parts_are_doubled_missing_or_stopped(fleet: Fleet) -> None:
     canary, other = DEVICES
     assert roll_out(fleet, 1)["state"] == "succeeded"
@@ -238,6 +239,7 @@ def fill(folder: Path, left_bytes: int) -> None:
             file.write(bytes(65536 if left_bytes else 4096))
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_the_new_release_and_keeps_the_old(fleet_on_a_small_disk: Fleet) -> None:
     fleet, device, disk = fleet_on_a_small_disk, DEVICES[0], fleet_on_a_small_disk.folder / "devices"
     assert roll_out(fleet, 1)["state"] == "succeeded"
@@ -275,6 +277,7 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["2. ", "4. "])
 def test_ctrl_c_stops_the_whole_demonstration(short_folder: Path, step: str) -> None:
     process = subprocess.Popen(
