@@ -24,6 +24,9 @@ _LONG: Final = struct.Struct("<Q")
 _FLOAT: Final = struct.Struct("<f")
 _ITEM_BYTES: Final = {"B": 1, "i": 4, "f": 4, "q": 8}
 _MIN_VTABLE: Final = 4
+_TABLE_WORK: Final = 16
+_INDEX_WORK: Final = 8
+"""What a table and an index of a tensor cost, in elements of a long vector: about as much as the rules for them."""
 _NO_NUL: Final = "a string does not end with a zero byte"
 
 
@@ -69,7 +72,7 @@ class Reader:
             raise unsound(where, "a part ends outside the file")
         # A table's length may count padding that its neighbour uses, so only what holds fields is its own.
         self.claim(position, position + max(form[1], default=0) + 1, where)
-        self.spend(1, where)
+        self.spend(_TABLE_WORK, where)
         return Table(self, position, form, where)
 
     def claim(self, start: int, end: int, where: str) -> None:
@@ -192,7 +195,7 @@ class Table:
     def int32s(self, field: int, most: int, what: str) -> tuple[int, ...]:
         """Return a vector of ``int``; it may be absent, which is an empty one."""
         start, count = self._span(field, 4, most, what)
-        self._reader.spend(count, self.where)
+        self._reader.spend(count * _INDEX_WORK, self.where)
         values: tuple[int, ...] = struct.unpack_from(f"<{count}i", self._reader.data, start)
         return values
 

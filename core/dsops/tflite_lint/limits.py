@@ -17,7 +17,7 @@ class LintLimits:
         name_bytes: Length of a name, in bytes of UTF-8.
         tensor_elements: Elements of one tensor.
         activation_elements: Elements of all tensors that hold no constant.
-        work: Vector elements and tables that are visited, however often the file names them.
+        work: Numbers that are visited, however often the file names them; a table counts for 16, an index for 8.
         custom_operators: Names of the custom operators that the runtime has, such as ``edgetpu-custom-op``.
         unchecked_operators: Names of builtin operators to admit although no rule says what is right for them.
         control_flow: Whether operators that run other subgraphs (IF, WHILE, CALL_ONCE) and resource variables are
