@@ -6,7 +6,7 @@ has a bin a class.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -22,7 +22,7 @@ class Signal(Frozen):
 
     name: str = Field(max_length=64)
     kind: Literal["ordinal", "categorical"]
-    edges: tuple[float, ...] = ()
+    edges: tuple[float, ...] = Field(default=(), max_length=1023)
     counts: tuple[int, ...] = Field(min_length=2, max_length=1024)
 
     @model_validator(mode="after")
@@ -31,6 +31,8 @@ class Signal(Frozen):
             raise ValueError(f"edges of {self.name} do not ascend")
         if any(count < 0 for count in self.counts):
             raise ValueError(f"a count of {self.name} is negative")
+        if self.kind == "categorical" and self.edges:
+            raise ValueError(f"{self.name} is categorical and has edges")
         if self.kind == "ordinal" and len(self.counts) != len(self.edges) + 1:
             raise ValueError(f"{self.name} has {len(self.counts)} bins for {len(self.edges)} edges")
         return self
@@ -49,7 +51,9 @@ class Profile(Frozen):
     format: Literal[1] = 1
     n_ref: int = Field(ge=MIN_REFERENCE)
     signals: tuple[Signal, ...] = Field(min_length=1, max_length=64)
-    horizons: tuple[int, ...] = (50, 200, 800)
+    horizons: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(
+        default=(50, 200, 800), min_length=1, max_length=16
+    )
     bet: float = Field(default=0.5, gt=0, le=1)
     arl0: float = Field(default=1e6, gt=10)
 

@@ -16,7 +16,7 @@ POLL_S = 0.3
 
 @app.command()
 def create(
-    bundle: Annotated[str, typer.Argument(help="MODEL/RELEASE")],
+    bundle: Annotated[str, typer.Argument(help="MODEL/RELEASE, or MODEL/RELEASE/VARIANT")],
     wave: Annotated[
         list[str] | None,
         typer.Option("--wave", "-w", help="a wave: 1 (devices), 10% (of the cohort), or names a,b; repeat in order"),
@@ -31,13 +31,19 @@ def create(
     """Create a rollout and start its first wave (by default one canary, then the rest).
 
     Example: dsops rollout create digits/2 --wave 1 --wave 25% --wait
+
+    A release with several variants needs one named: digits/2/int8.
     """
-    model, _, release = bundle.partition("/")
+    model, _, rest = bundle.partition("/")
+    release, _, variant = rest.partition("/")
     if not release.isdecimal():
-        raise InvalidInput(f"{bundle} is not MODEL/RELEASE", hint="for example: dsops rollout create digits/2")
+        raise InvalidInput(
+            f"{bundle} is not MODEL/RELEASE or MODEL/RELEASE/VARIANT", hint="for example: dsops rollout create digits/2"
+        )
     plan = {
         "model": model,
         "release": int(release),
+        "variant": variant,
         "cohort": device or [],
         "waves": [_wave(text) for text in wave or ["1"]],
         "max_failures": max_failures,

@@ -28,6 +28,7 @@ class Plan(Frozen):
     """What an operator asks for.
 
     Attributes:
+        variant: Which bundle of the release; empty when it has one only.
         cohort: The devices; empty means every accepted device.
         waves: In order; devices that no wave takes form a last wave of their own.
         max_failures: Number of failed deployments, over the whole rollout, that does not stop it.
@@ -36,7 +37,7 @@ class Plan(Frozen):
 
     model: Name
     release: int = Field(ge=1)
-    variant: str = "int8"
+    variant: str = Field(default="", max_length=32)
     cohort: tuple[str, ...] = ()
     waves: tuple[WaveSpec, ...] = (WaveSpec(count=1),)
     max_failures: int = Field(default=0, ge=0)

@@ -193,13 +193,23 @@ def _running_slot(connection: Connection, device: str, model: str, deployment: s
 
 def _find_bundle(connection: Connection, plan: Plan) -> Row[Any]:
     b = tables.bundle.c
-    wanted = (b.model == plan.model) & (b.release == plan.release) & (b.variant == plan.variant)
-    row = connection.execute(select(tables.bundle).where(wanted)).first()
-    if row is None:
+    release = (b.model == plan.model) & (b.release == plan.release)
+    rows = connection.execute(select(tables.bundle).where(release).order_by(b.variant)).all()
+    found = [row for row in rows if plan.variant in ("", row.variant)]
+    if not found:
+        there = ", ".join(row.variant for row in rows)
         raise NotFound(
-            f"there is no bundle {plan.model} {plan.release} ({plan.variant})", hint="push it first: dsops bundle push"
+            f"there is no bundle {plan.model} {plan.release} {plan.variant}".rstrip(),
+            why=f"this release has {there}" if there else "",
+            hint="push it first: dsops bundle push",
         )
-    return row
+    if len(found) > 1:
+        raise Conflict(
+            f"{plan.model} {plan.release} has several variants",
+            why=", ".join(row.variant for row in found),
+            hint=f"name one: dsops rollout create {plan.model}/{plan.release}/{found[0].variant}",
+        )
+    return found[0]
 
 
 def _check_alone(connection: Connection, model: str) -> None:

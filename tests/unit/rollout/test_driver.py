@@ -100,6 +100,23 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(tmp_path)
 
 
+def test_a_release_with_several_variants_needs_one_named(fleet: Fleet) -> None:
+    other = "f" * 64
+    with fleet.db.write() as connection:
+        connection.execute(
+            tables.bundle.insert().values(
+                sha256=other, model="digits", release=1, variant="float32", length_bytes=9,
+                path="digits/1.float32.bundle", index_sha256=SHA[1], manifest="{}", pushed_ms=0,
+            )
+        )  # fmt: skip
+    with pytest.raises(Conflict, match="has several variants: float32, int8"):
+        fleet.rollouts.create(Plan(model="digits", release=1))
+    with pytest.raises(NotFound, match="no bundle digits 1 coral: this release has float32, int8"):
+        fleet.rollouts.create(Plan(model="digits", release=1, variant="coral"))
+    rollout = fleet.rollouts.create(Plan(model="digits", release=1, variant="float32"))
+    assert fleet.rollouts.get(rollout)["bundle"] == other
+
+
 def test_only_the_canary_is_asked_first(fleet: Fleet) -> None:
     fleet.start(1)
     assert set(fleet.courier.desired) == {"b"}
