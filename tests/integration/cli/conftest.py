@@ -74,9 +74,9 @@ def found(folder: Path) -> Site:
     return site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server that runs."""
+    """A server that runs; each module has its own, for release numbers only rise."""
     made = found(tmp_path_factory.mktemp("site"))
     command = [sys.executable, "-m", "dsops_controller.cli.app", "server", "run", str(made.server)]
     with (made.server / "server.log").open("wb") as log:
