@@ -16,6 +16,8 @@ MAX_BLOBS = 256
 MAX_TENSORS = 64
 MAX_RANK = 8
 MAX_FACTS = 256
+MAX_COUNT = 2**53
+"""Whole numbers beyond this are not the same to every reader of JSON (RFC 8259 section 6)."""
 MAX_METRICS = 1024
 MAX_KPIS = 64
 MAX_HARDWARE = 64
@@ -25,6 +27,7 @@ BlobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Hardware = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+MinLitert = Annotated[str, Field(pattern=r"^([0-9]{1,4}(\.[0-9]{1,4}){0,2})?$")]
 Key = Annotated[str, Field(min_length=1, max_length=256)]
 Facts = dict[Key, Annotated[str, Field(max_length=4000)]]
 Dtype = Literal["FP32", "FP16", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"]
@@ -40,7 +43,7 @@ class Blob(Frozen):
     """One part of a bundle: its name, length and digest."""
 
     name: BlobName
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=MAX_COUNT)
     sha256: Sha256
 
 
@@ -54,7 +57,7 @@ class TensorSpec(Frozen):
     datatype: Dtype
     shape: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(min_length=1, max_length=MAX_RANK)
     scale: float = 0.0
-    zero_point: int = 0
+    zero_point: int = Field(default=0, ge=-(2**31), lt=2**31)
 
 
 class Task(StrEnum):
@@ -104,7 +107,7 @@ class Compatibility(Frozen):
     """What a device must offer. Empty ``hardware`` admits every class."""
 
     hardware: tuple[Hardware, ...] = Field(default=(), max_length=MAX_HARDWARE)
-    min_litert: str = Field(default="", pattern=r"^(\d{1,4}(\.\d{1,4}){0,2})?$")
+    min_litert: MinLitert = ""
 
 
 class Budgets(Frozen):
@@ -117,8 +120,8 @@ class Budgets(Frozen):
     """
 
     max_latency_ms: float = Field(default=0.0, ge=0)
-    max_memory_bytes: int = Field(default=0, ge=0)
-    max_disk_bytes: int = Field(default=0, ge=0)
+    max_memory_bytes: int = Field(default=0, ge=0, le=MAX_COUNT)
+    max_disk_bytes: int = Field(default=0, ge=0, le=MAX_COUNT)
 
 
 class Lineage(Frozen):
@@ -208,6 +211,10 @@ class Manifest(Frozen):
         unknown = {one.input for one in self.preprocessing} - {spec.name for spec in self.inputs}
         if unknown:
             raise ValueError(f"preprocessing names the input {min(unknown)!r}, which there is not")
+        for spec in (*self.inputs, *self.outputs):
+            if spec.shape[0] != 1:
+                raise ValueError(f"tensor {spec.name!r} has a batch of {spec.shape[0]}, not 1")
+        _check_channels(self.preprocessing, self.inputs)
         check_task(self.task, self.labels, self.inputs, self.outputs)
         return self
 
@@ -263,6 +270,16 @@ def check_task(task: Task, labels: Sequence[str], inputs: Sequence[TensorSpec], 
         raise ValueError(f"labels belong to a classification, not to a {task}")
     if task is Task.RECONSTRUCTION and inputs[0].shape != outputs[0].shape:
         raise ValueError(f"a reconstruction of {list(inputs[0].shape)} has shape {first}")
+
+
+def _check_channels(sections: Sequence[Preprocessing], inputs: Sequence[TensorSpec]) -> None:
+    channels = {spec.name: spec.shape[-1] for spec in inputs}
+    for section in sections:
+        for values in (section.scale, section.offset):
+            if len(values) not in (1, channels[section.input]):
+                raise ValueError(
+                    f"{len(values)} numbers for the {channels[section.input]} channels of {section.input!r}"
+                )
 
 
 def _check_unique(names: Sequence[str], what: str) -> None:

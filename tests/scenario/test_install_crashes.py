@@ -7,6 +7,8 @@ import pytest
 from dsops.errors import GoldenMismatch, InvalidModel
 from dsops.states import Install
 
+pytestmark = pytest.mark.slow
+
 
 def first(world: Any, bundle: Any) -> Any:
     one = bundle(1)

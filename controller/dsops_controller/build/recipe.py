@@ -1,6 +1,6 @@
 """Builds a model from its recipe: every variant of it, compared with the float model; then writes the folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,12 @@ from dsops_controller.build.variants import Finished, Workplace, finish_variants
 
 TOOLS = ("dsops", "ai-edge-quantizer", "ai-edge-litert", "onnx", "numpy")
 """Programs whose version may change what is built."""
+OnReport = Callable[[Report], None]
 _LAYOUTS: dict[int, Any] = {4: "NHWC", 3: "NTF", 2: "NF"}
+
+
+def _ignore(report: Report) -> None:
+    """Do nothing with a report."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ class BuildResult:
     report: Report
 
 
-def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: Sequence[str] = ()) -> BuildResult:
+def build_model(
+    recipe: Path, out_dir: Path, progress: Progress = silent, only: Sequence[str] = (), on_report: OnReport = _ignore
+) -> BuildResult:
     """Build the model of a recipe's folder. Equal inputs give equal files, but for what reports say of this machine.
 
     Args:
@@ -49,6 +56,7 @@ def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: 
             worse than its gate allows, the reports go to the folder beside it whose name ends in ``.failed``.
         progress: Told of each step.
         only: Variants to build; all when it is empty.
+        on_report: Given the comparison as soon as it is made, before the gate judges it.
 
     Raises:
         InvalidConfig: The recipe is wrong.
@@ -58,11 +66,12 @@ def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: 
         AccuracyGateFailed: A variant is worse than its gate allows.
         Conflict: ``out_dir`` holds something that is not a build.
     """
-    folder = recipe.parent if recipe.name == FILE_NAME else recipe
+    folder = recipe.parent if recipe.is_file() and recipe.name == FILE_NAME else recipe
     plan = read_recipe(folder)
     names = _chosen(plan, only)
     meaning = Meaning(plan.model.task, plan.postprocessing, read_labels(plan, folder))
-    check_replaceable(out_dir)
+    check_replaceable(out_dir, folder)
+    check_replaceable(failed_folder(out_dir), folder)
     progress.step("read")
     shared, digests = read_shared(plan, folder), dataset_digests(plan, folder)
     progress.step("convert")
@@ -79,6 +88,7 @@ def build_model(recipe: Path, out_dir: Path, progress: Progress = silent, only: 
         parity=place.parity,
         variants=tuple(one.report for one in made.values()),
     )
+    on_report(report)
     _require_passed(report, out_dir)
     finished = finish_variants(place, made)
     progress.step("write")
@@ -120,7 +130,6 @@ def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progr
 def _require_passed(report: Report, out_dir: Path) -> None:
     """Refuse a build with a variant that failed its gate, and leave the reports that show why."""
     place = failed_folder(out_dir)
-    check_replaceable(place)
     if report.passed:
         remove_folder(place)
         return
@@ -220,6 +229,19 @@ def _check_preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> None:
             why=f"the model's inputs are {', '.join(names)}",
             hint=f'write a table for each, such as [preprocessing."{names[0]}"]',
         )
+    for spec in inputs:
+        section = given.get(spec.name) if isinstance(given, dict) else given
+        if section is not None:
+            _check_channels(spec.name, section, spec)
+
+
+def _check_channels(name: str, section: InputSection, spec: TensorSpec) -> None:
+    for key, values in (("scale", section.scale), ("offset", section.offset)):
+        if isinstance(values, tuple) and len(values) not in (1, spec.shape[-1]):
+            raise InvalidConfig(
+                f"preprocessing.{key} has {len(values)} numbers",
+                why=f"one is needed, or one for each of the {spec.shape[-1]} values of the last axis of {name!r}",
+            )
 
 
 def _preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> tuple[Preprocessing, ...]:

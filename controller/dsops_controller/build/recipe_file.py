@@ -13,8 +13,8 @@
     [files]          payloads that are not models
     [lineage]        commit, parameters, datasets, facts
 
-Every path is relative to the recipe's folder and stays inside it. Data files are described in
-:mod:`dsops_controller.build.data`. The whole reference is docs/recipe.md.
+Every path is relative to the recipe's folder and names something inside it; links there are followed. Data files are
+described in :mod:`dsops_controller.build.data`. The whole reference is docs/recipe.md.
 """
 
 import tomllib
@@ -26,10 +26,13 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dsops.errors import InvalidConfig
 from dsops.manifest import (
+    MAX_HARDWARE,
     BlobName,
     Budgets,
     Frozen,
+    Hardware,
     Lineage,
+    MinLitert,
     Name,
     Postprocessing,
     Preprocessing,
@@ -40,6 +43,7 @@ from dsops.manifest import (
 from dsops_controller.build.evaluation.gate import Gate
 from dsops_controller.build.golden import COUNT
 from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode
+from dsops_controller.build.record import RESERVED_FILES, RESERVED_VARIANTS
 
 FILE_NAME = "bundle.toml"
 MIN_LABELS = 2
@@ -115,8 +119,8 @@ class VariantSection(Frozen):
     payload: FileName | None = None
     custom_operators: tuple[str, ...] = ()
     measured_as: Variant | None = None
-    hardware: tuple[str, ...] = ()
-    min_litert: str = ""
+    hardware: tuple[Hardware, ...] = Field(default=(), max_length=MAX_HARDWARE)
+    min_litert: MinLitert = ""
     budgets: dict[str, float] = Field(default_factory=dict)
     gate: dict[str, Any] = Field(default_factory=dict)
 
@@ -207,9 +211,14 @@ class Recipe(Frozen):
     def _variants_fit(self) -> "Recipe":
         for name, variant in self.variant.items():
             self._check_variant(name, variant)
+        taken = sorted(RESERVED_FILES & set(self.files))
+        if taken:
+            raise ValueError(f"a file cannot be named {taken[0]!r}, as a part of every bundle is")
         return self
 
     def _check_variant(self, name: str, variant: VariantSection) -> None:
+        if name in RESERVED_VARIANTS:
+            raise ValueError(f"a variant cannot be named {name!r}")
         if variant.payload is None:
             mode = self.mode_of(name)
             if mode.is_static and self.data.calibration is None:
@@ -252,10 +261,7 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > MAX_RECIPE_BYTES:
-            raise InvalidConfig(f"{path} is too long", why=f"{MAX_RECIPE_BYTES} characters are allowed")
-        return Recipe.model_validate(tomllib.loads(text))
+        return Recipe.model_validate(tomllib.loads(_read_text(path)))
     except OSError as error:
         raise InvalidConfig(
             f"cannot read {path}", why=str(error.strerror), hint=f"give a folder that holds {FILE_NAME}"
@@ -285,9 +291,26 @@ def read_labels(recipe: Recipe, folder: Path) -> tuple[str, ...]:
 
 def _label_lines(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return tuple(line.strip() for line in _read_text(path).splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"cannot read the labels in {path}", why=str(error)) from error
+
+
+def _read_text(path: Path) -> str:
+    """Read a small text; a byte order mark is passed over.
+
+    Raises:
+        InvalidConfig: It is too long, or not a regular file.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidConfig(f"cannot read {path}", why="it is not a file")
+    with path.open("rb") as file:
+        data = file.read(MAX_RECIPE_BYTES + 1)
+    if len(data) > MAX_RECIPE_BYTES:
+        raise InvalidConfig(f"{path} is too long", why=f"{MAX_RECIPE_BYTES} bytes are allowed")
+    return data.decode("utf-8-sig")
 
 
 def _tuple(value: tuple[float, ...] | float) -> tuple[float, ...]:

@@ -40,6 +40,8 @@ FLOAT_MODEL = "float.tflite"
 PROFILE = "profile.json"
 GOLDEN = "golden.bin"
 MODEL_CARD = "modelcard.md"
+SBOM = "sbom.cdx.json"
+PROVENANCE = "provenance.dsse.json"
 SIGNATURE = "model.sigstore.json"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
@@ -47,7 +49,10 @@ SHARED = "shared"
 PACKED = (PAYLOAD, PROFILE, GOLDEN)
 """The files of a variant that become blobs of its bundle."""
 
-_RESERVED = frozenset({SHARED, FILE_NAME, FLOAT_MODEL, REPORT, REPORT_PAGE})
+RESERVED_VARIANTS = frozenset({SHARED, FILE_NAME, FLOAT_MODEL, REPORT, REPORT_PAGE})
+"""Names of a build's own files, which no variant's folder can have."""
+RESERVED_FILES = frozenset({PAYLOAD, PROFILE, GOLDEN, MODEL_CARD, SIGNATURE, SBOM, PROVENANCE})
+"""Names of blobs that every bundle may have, which no file of a recipe can have."""
 
 
 class VariantRecord(Frozen):
@@ -73,7 +78,7 @@ class VariantRecord(Frozen):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "VariantRecord":
-        if self.variant in _RESERVED:
+        if self.variant in RESERVED_VARIANTS:
             raise ValueError(f"a variant cannot be named {self.variant!r}")
         if sorted(blob.name for blob in self.files) != sorted(PACKED):
             raise ValueError(f"variant {self.variant} has other files than {', '.join(PACKED)}")

@@ -8,6 +8,7 @@ from dsops import tflite_lint
 from dsops.bundle import file_digest
 from dsops.errors import InvalidInput
 from dsops.manifest import Attachment, TensorSpec
+from dsops.profile import MIN_REFERENCE
 from dsops_controller.build import record
 from dsops_controller.build.conversion.convert import read_model
 from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
@@ -104,6 +105,13 @@ def read_datasets(recipe: Recipe, folder: Path, inputs: Sequence[TensorSpec]) ->
             if name not in read:
                 read[name] = read_data(folder / name, inputs, f"the {purpose} data", needs_truth=False)
             found[purpose] = read[name]
+    count = len(found["profile"])
+    if count < MIN_REFERENCE:
+        raise InvalidInput(
+            f"the profile data {recipe.data.files()['profile']} has {count} frames",
+            why=f"a drift profile of fewer than {MIN_REFERENCE} gives false alarms",
+            hint=f"give {MIN_REFERENCE} held-out frames, better 500, in data.profile; they need no truth",
+        )
     return found
 
 
@@ -115,6 +123,7 @@ def dataset_digests(recipe: Recipe, folder: Path) -> dict[str, str]:
     """
     digests = {}
     for purpose, name in recipe.data.files().items():
+        _require_regular(folder / name)
         try:
             digests[purpose] = file_digest(folder / name)[0]
         except OSError as error:
@@ -137,6 +146,7 @@ def read_bytes(path: Path, limit_bytes: int) -> bytes:
     Raises:
         InvalidInput: It cannot be read, or is larger.
     """
+    _require_regular(path)
     try:
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
@@ -145,6 +155,12 @@ def read_bytes(path: Path, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise InvalidInput(f"{path.name} is too large", why=f"{limit_bytes} bytes are allowed")
     return data
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse pipes and devices, which may never end; what is absent is said by whoever opens it."""
+    if path.exists() and not path.is_file():
+        raise InvalidInput(f"cannot read {path}", why="it is not a regular file")
 
 
 def _check_signature(recipe: Recipe, folder: Path, path: Path) -> str | None:

@@ -1,12 +1,13 @@
 """Makes the variants of a model: each is quantized, checked, compared with the float model, profiled and proved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops import tflite_lint
 from dsops.errors import InvalidModel
 from dsops.golden import GoldenSet
+from dsops.manifest import TensorSpec
 from dsops.profile import Profile
 from dsops_controller.build.conversion.convert import normalize_tflite
 from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
@@ -142,7 +143,10 @@ def _take_over(place: Workplace, name: str, other: Made) -> Made:
     section = place.recipe.variant[name]
     assert section.payload is not None
     data = read_bytes(place.folder / section.payload, MAX_MODEL_BYTES)
-    tflite_lint.lint(data, tflite_lint.LintLimits(custom_operators=frozenset(section.custom_operators)))
+    facts = tflite_lint.lint(data, tflite_lint.LintLimits(custom_operators=frozenset(section.custom_operators)))
+    stand_in = other.measured.model
+    _require_shapes(name, "inputs", [one.shape for one in facts.inputs], stand_in.inputs)
+    _require_shapes(name, "outputs", [one.shape for one in facts.outputs], stand_in.outputs)
     note = f"not run here; figures, profile and golden inputs are those of variant {other.report.name}"
     verdicts = check(place.recipe.gate_of(name), other.report.evaluation, place.parity)
     report = VariantReport(name, READY_MADE, (note,), other.report.evaluation, verdicts)
@@ -150,10 +154,16 @@ def _take_over(place: Workplace, name: str, other: Made) -> Made:
 
 
 def _require_same_tensors(place: Workplace, name: str, payload: bytes) -> None:
-    given, wanted = LitertModel(payload), LitertModel(place.float_runs.payload)
-    for what, have, need in (("inputs", given.inputs, wanted.inputs), ("outputs", given.outputs, wanted.outputs)):
-        if [spec.shape for spec in have] != [spec.shape for spec in need]:
-            raise InvalidModel(
-                f"the payload of variant {name} has other {what} than the source model",
-                why=f"{[list(spec.shape) for spec in have]} instead of {[list(spec.shape) for spec in need]}",
-            )
+    given, wanted = LitertModel(payload), place.float_runs.model
+    _require_shapes(name, "inputs", [spec.shape for spec in given.inputs], wanted.inputs)
+    _require_shapes(name, "outputs", [spec.shape for spec in given.outputs], wanted.outputs)
+
+
+def _require_shapes(name: str, what: str, have: Sequence[tuple[int, ...]], wanted: Sequence[TensorSpec]) -> None:
+    need = [spec.shape for spec in wanted]
+    if [tuple(shape) for shape in have] != need:
+        raise InvalidModel(
+            f"the payload of variant {name} has other {what} than the source model",
+            why=f"{[list(shape) for shape in have]} instead of {[list(shape) for shape in need]}",
+            hint="give a payload that was made of this model",
+        )

@@ -112,7 +112,7 @@ def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.O
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE[/VARIANT] on the controller")],
+    what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE or MODEL/RELEASE/VARIANT of the server")],
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:

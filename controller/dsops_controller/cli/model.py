@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from dsops_controller.cli import model_report, output, progress, session
 
 if TYPE_CHECKING:
     from dsops_controller.build.authoring.init import Initiated
+    from dsops_controller.build.reports.report import Report
 
 app = typer.Typer(help="Build quantized models.", no_args_is_help=True)
 
@@ -96,25 +98,35 @@ def build(
     builder = session.optional("dsops_controller.build.recipe", "build")
     if summary is not None:
         output.check_place(summary)
+    reports: list[Report] = []
     try:
         with progress.shown(wanted=form is output.Format.TABLE and not no_progress) as told:
-            result = builder.build_model(recipe, to, told, tuple(variant or ()))
+            result = builder.build_model(recipe, to, told, tuple(variant or ()), reports.append)
     except AccuracyGateFailed as error:
         page = Path(str(error.details.get("report", "")))
         if page.name:
             _append(summary, _report(page.parent))
+            _show(reports, page.parent, form, full=full)
             output.say(f"report: {page}")
         raise
     report = _report(result.folder)
     _append(summary, report)
     page = result.folder / model_report.PAGE
+    _show(reports, result.folder, form, full=full)
+    if form is output.Format.TABLE:
+        output.say(f"report: {page}; next: dsops bundle build {to} --release 1 --to .")
+
+
+def _show(reports: "Sequence[Report]", folder: Path, form: output.Format, *, full: bool) -> None:
+    """Print what the comparison found, whether the gate let it pass or not."""
     if form is output.Format.JSON:
-        output.print_json({"folder": str(to), "report": str(page), **model_report.summary(report)})
+        summary = model_report.summary(_report(folder))
+        output.print_json({"folder": str(folder), "report": str(folder / model_report.PAGE), **summary})
         return
     tables = session.optional("dsops_controller.build.reports.table", "build")
-    for part in tables.tables(result.report, full=full):
-        output.out.print(part)
-    output.say(f"report: {page}; next: dsops bundle build {to} --release 1 --to .")
+    for report in reports:
+        for part in tables.tables(report, full=full):
+            output.out.print(part)
 
 
 def _say_next(folder: Path, done: "Initiated") -> None:

@@ -19,6 +19,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?(Z|\+00:00)")
+_FAR_MS = 1e14
 _EPOCH_MS = 1e12
 """From here on a figure in milliseconds is a moment (after 2001), below it is a duration."""
 
@@ -139,7 +140,8 @@ def short(digest: str | None) -> str:
 
 
 def _figure(key: str, value: object) -> str:
-    is_moment = key.endswith("_ms") and isinstance(value, int | float) and value > _EPOCH_MS
+    is_moment = key.endswith("_ms") and isinstance(value, int | float) and _EPOCH_MS < value < _FAR_MS
+    is_moment = is_moment and not key.rpartition(".")[2].startswith("max_")
     return when(value) if is_moment and isinstance(value, int | float) else text(value)
 
 

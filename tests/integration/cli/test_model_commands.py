@@ -85,7 +85,8 @@ def test_a_gate_that_refuses(offline: Offline, first: Path, tmp_path: Path) -> N
     folder = failing(first, tmp_path / "r")
     out = tmp_path / "out"
     refused = offline("model", "build", folder, "--to", out, "--summary", tmp_path / "s.md", "-o", "json")
-    assert (refused.code, refused.out, refused.error["code"]) == (7, "", "model.accuracy_gate")
+    assert (refused.code, refused.error["code"]) == (7, "model.accuracy_gate")
+    assert refused.result["passed"] is False
     assert "int8: max_size_bytes" in refused.error["why"]
     assert "float32: max_size_bytes" in refused.error["why"]
     assert not out.exists()

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from dsops.errors import AccuracyGateFailed, Conflict, InvalidConfig, InvalidInput, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.profile import Profile
+from dsops_controller.build.conversion.convert import convert_onnx
 from dsops_controller.build.recipe import build_model
 from dsops_controller.build.recipe_file import read_labels, read_recipe
 from dsops_controller.build.record import BuildRecord
@@ -100,10 +102,9 @@ def test_one_variant_can_be_built_alone(folder: Path, tmp_path: Path) -> None:
     edit(folder, "count = 32", "count = 8")
     out = tmp_path / "out"
     out.mkdir()
-    (out / "build.json").write_text("an earlier build")
-    (out / "left-over").write_text("old")
+    (out / "report.json").write_text("an earlier report")
     assert [entry.variant for entry in build_model(folder, out, only=["int8"]).record.variants] == ["int8"]
-    assert not (out / "left-over").exists()
+    assert b"earlier" not in (out / "report.json").read_bytes()
     assert len(GoldenSet.decode((out / "int8" / "golden.bin").read_bytes())) == 8
     with pytest.raises(InvalidInput, match="has no variant 'int4'"):
         build_model(folder, out, only=["int4"])
@@ -119,14 +120,71 @@ def test_a_folder_that_is_not_a_build_is_left_alone(folder: Path, tmp_path: Path
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
+def test_the_recipe_is_never_replaced(built: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "report.json").write_text("{}")
+    with pytest.raises(Conflict, match="holds the recipe"):
+        build_model(folder, folder)
+    out = Path(shutil.copytree(built, tmp_path / "out"))
+    inside = Path(shutil.copytree(folder, out / "recipe"))
+    with pytest.raises(Conflict, match="holds the recipe"):
+        build_model(inside, out)
+    with pytest.raises(Conflict, match="not a build"):  # an earlier build, and something of somebody's beside it
+        build_model(folder, out)
+    assert (out / "recipe" / "model.onnx").is_file()
+
+
+def test_a_link_to_a_folder_is_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    build_model(folder, tmp_path / "link", only=["float32"])
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "build.json").is_file()
+
+
+def test_the_comparison_is_told_before_the_gate_judges_it(folder: Path, tmp_path: Path) -> None:
+    edit(folder, "[variant.float32]", "[variant.float32]\ngate = { min_accuracy = 0.999 }")
+    told: list[object] = []
+    with pytest.raises(AccuracyGateFailed):
+        build_model(folder, tmp_path / "out", only=["float32"], on_report=told.append)
+    assert len(told) == 1
+
+
+def test_a_payload_of_another_model_is_refused_also_when_it_cannot_run_here(folder: Path, tmp_path: Path) -> None:
+    weights = np.eye(4, dtype=np.float32)
+    constant = helper.make_tensor("w", 1, (4, 4), weights.ravel())
+    ends = [helper.make_tensor_value_info(name, 1, (1, 4)) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "m", ends[:1], ends[1:], [constant])
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (folder / "other.tflite").write_bytes(convert_onnx(other.SerializeToString()))
+    edit(folder, "[variant.float32]", '[variant.npu]\npayload = "other.tflite"\nmeasured_as = "int8"')
+    with pytest.raises(InvalidModel, match="has other inputs than the source model"):
+        build_model(folder, tmp_path / "out")
+
+
+def test_a_small_profile_is_refused_before_anything_is_built(folder: Path, tmp_path: Path) -> None:
+    with np.load(folder / "reference.npz") as data:
+        np.savez(folder / "few.npz", x=data["x"][:100])
+    edit(folder, 'profile = "reference.npz"', 'profile = "few.npz"')
+    steps = Steps()
+    with pytest.raises(InvalidInput, match=r"the profile data few\.npz has 100 frames"):
+        build_model(folder, tmp_path / "out", steps)
+    assert steps.names == ["read", "convert"]
+
+
+def test_scales_that_do_not_fit_the_channels_are_refused(folder: Path, tmp_path: Path) -> None:
+    edit(folder, "scale = 0.0625", "scale = [0.1, 0.2, 0.3]")
+    with pytest.raises(InvalidConfig, match=r"preprocessing\.scale has 3 numbers"):
+        build_model(folder, tmp_path / "out")
+
+
 def test_a_refused_build_keeps_the_earlier_one_and_says_why_beside_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "build.json").write_text("an earlier build")
+    (out / "report.json").write_text("an earlier report")
     edit(folder, "[variant.float32]", "[variant.float32]\ngate = { min_accuracy = 0.999 }")
     with pytest.raises(AccuracyGateFailed, match=r"float32: min_accuracy: 0\.976") as caught:
         build_model(folder, out, only=["float32"])
-    assert (out / "build.json").read_text() == "an earlier build"
+    assert (out / "report.json").read_text() == "an earlier report"
     assert set(contents(tmp_path / "out.failed")) == {"report.json", "report.html"}
     assert caught.value.details["report"] == str(tmp_path / "out.failed" / "report.html")
     assert json.loads((tmp_path / "out.failed" / "report.json").read_bytes())["passed"] is False
@@ -198,6 +256,30 @@ WRONG_KEYS = {
         "belong together",
     ),
     "not toml": ("[model]", "[model", "is not TOML", ""),
+    "a runtime that is no version": (
+        "[variant.float32]",
+        '[variant.float32]\nmin_litert = "banana"',
+        "wrong value of variant.float32.min_litert in",
+        "",
+    ),
+    "hardware that is no name": (
+        "[variant.float32]",
+        '[variant.float32]\nhardware = ["a b"]',
+        "wrong value of variant.float32.hardware",
+        "",
+    ),
+    "a variant with a build's own name": (
+        "[variant.float32]",
+        '[variant.shared]\nquantize = "float32"',
+        "",
+        "a variant cannot be named 'shared'",
+    ),
+    "a file with a bundle's own name": (
+        '"reading.json" =',
+        '"model.tflite" =',
+        "",
+        "a file cannot be named 'model.tflite'",
+    ),
 }
 
 
@@ -224,7 +306,7 @@ def test_labels_may_stand_in_a_file(folder: Path) -> None:
     edit(folder, LABEL_LIST, 'labels = "labels.txt"')
     with pytest.raises(InvalidConfig, match=r"labels.txt"):
         read_labels(read_recipe(folder), folder)
-    (folder / "labels.txt").write_text("zero\none\ntwo\n")
+    (folder / "labels.txt").write_bytes("\ufeffzero\none\r\ntwo\n".encode())
     assert read_labels(read_recipe(folder), folder) == ("zero", "one", "two")
 
 

@@ -26,13 +26,13 @@ from dsops_controller.build import record
 from dsops_controller.build.bundles.documents.modelcard import read_card, write_card
 from dsops_controller.build.bundles.documents.provenance import Signer, provenance
 from dsops_controller.build.bundles.documents.sbom import bill_of_materials
-from dsops_controller.build.bundles.documents.subject import PROVENANCE, SBOM, Subject
+from dsops_controller.build.bundles.documents.subject import Subject
 from dsops_controller.build.bundles.payload import Payload, read_payload
 from dsops_controller.build.golden import check_golden
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
 from dsops_controller.build.model_signature import signed_files
-from dsops_controller.build.record import BuildRecord, VariantRecord
+from dsops_controller.build.record import PROVENANCE, SBOM, BuildRecord, VariantRecord
 
 _KEPT = ("model", "description", "license", "task", "labels", "preprocessing", "postprocessing", "lineage", "kpis")
 """What a manifest takes from the record as it is."""

@@ -17,7 +17,8 @@ from dsops import strictjson
 from dsops.dsse import MAX_ENVELOPE_BYTES, PrivateKey, PublicKey, decode, sign, verify
 from dsops.errors import DigestMismatch, InvalidInput, UntrustedBundle
 from dsops.manifest import Blob, first_problem
-from dsops_controller.build.bundles.documents.subject import PROVENANCE, Subject
+from dsops_controller.build.bundles.documents.subject import Subject
+from dsops_controller.build.record import PROVENANCE
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -6,9 +6,6 @@ from dsops.manifest import Blob
 from dsops_controller.build.bundles.payload import Payload
 from dsops_controller.build.record import PAYLOAD, BuildRecord, VariantRecord
 
-SBOM = "sbom.cdx.json"
-PROVENANCE = "provenance.dsse.json"
-
 
 @dataclass(frozen=True)
 class Subject:
