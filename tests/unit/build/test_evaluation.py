@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, r
 from dsops.errors import DsopsError, InvalidInput, InvalidModel
 from dsops.manifest import Postprocessing, Task
 from dsops_controller.build.conversion.tflite_writer import TfliteWriter
-from dsops_controller.build.data import DataSet
+from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.evaluation.answers import CustomMetric, Question
 from dsops_controller.build.evaluation.evaluate import CHUNK_FRAMES, Evaluator, evaluate
 from dsops_controller.build.evaluation.evaluation import Figure
@@ -191,13 +192,21 @@ def failing(outputs: dict[str, Floats], y: object) -> float:
     raise KeyError("boxes")
 
 
+def leaving(outputs: dict[str, Floats], y: object) -> float:
+    sys.exit(0)
+
+
 @pytest.mark.parametrize(
     ("function", "text"),
     [
         (failing, "the metric 'iou' failed: KeyError: 'boxes'"),
-        (lambda outputs, y: float("nan"), "the metric 'iou' gives no number"),
-        (lambda outputs, y: {}, "the metric 'iou' gives no number"),
-        (lambda outputs, y: "high", "the metric 'iou' failed: ValueError"),
+        (leaving, "the metric 'iou' failed: SystemExit: 0"),
+        (lambda outputs, y: float("nan"), "the metric 'iou' gives no number: it returned nan"),
+        (lambda outputs, y: {}, "the metric 'iou' gives no number: it returned an empty dict"),
+        (lambda outputs, y: "high", "the metric 'iou' gives no number: it returned a str"),
+        (lambda outputs, y: None, "the metric 'iou' gives no number: it returned None"),
+        (lambda outputs, y: np.ones((2, 3)), r"the metric 'iou' gives no number: it returned an array \[2, 3\]"),
+        (lambda outputs, y: {"a": 1, 0: np.inf}, "the metric 'iou.0' gives no number: it returned inf"),
     ],
 )
 def test_a_custom_metric_that_fails_is_named(
@@ -205,6 +214,32 @@ def test_a_custom_metric_that_fails_is_named(
 ) -> None:
     question = Question(Task.OTHER, metrics=(CustomMetric("iou", function),))
     with pytest.raises(InvalidInput, match=text):
+        evaluate(float_model, float_model, data, question, None)
+
+
+def test_a_custom_metric_cannot_change_the_other_figures(
+    float_model: bytes, int8_model: bytes, data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(outputs: dict[str, Array], y: Array | None) -> float:
+        print("spoiling")
+        assert y is not None
+        y[:] = 0
+        outputs["scores"][:] = [1] + [0] * 9
+        return 1.0
+
+    def later(outputs: dict[str, Array], y: Array | None) -> float:
+        return float((outputs["scores"].argmax(axis=1) == y).mean())
+
+    question = replace(DIGITS, metrics=(CustomMetric("spoil", spoil), CustomMetric("later", later)))
+    found = values(evaluate(float_model, int8_model, data, question, None).figures)
+    plain = values(evaluate(float_model, int8_model, data, DIGITS, None).figures)
+    assert found == plain | {"spoil": (1.0, 1.0), "later": plain["accuracy"]}
+    assert capsys.readouterr().out == ""
+
+
+def test_a_custom_metric_does_not_replace_a_figure(float_model: bytes, data: DataSet) -> None:
+    question = replace(DIGITS, metrics=(CustomMetric("accuracy", lambda outputs, y: 1.0),))
+    with pytest.raises(InvalidInput, match="the metric 'accuracy' gives 'accuracy': another figure has this name"):
         evaluate(float_model, float_model, data, question, None)
 
 

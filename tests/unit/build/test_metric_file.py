@@ -41,6 +41,7 @@ def test_a_function_of_the_recipe_s_folder(tmp_path: Path) -> None:
         ("mine.py:LIMIT", "has no function 'LIMIT'"),
         ("broken.py:near", "broken.py: SyntaxError"),
         ("raising.py:near", "raising.py: ZeroDivisionError"),
+        ("leaving.py:near", "'leaving.py:near' cannot be loaded: leaving.py: SystemExit: 0"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(tmp_path: Path, spec: str, text: str) -> None:
@@ -50,6 +51,19 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, spec: str, text: str) -> 
     (folder / "mine.py").write_text(CODE)
     (folder / "broken.py").write_text("def near(")
     (folder / "raising.py").write_text("1 / 0")
+    (folder / "leaving.py").write_text("raise SystemExit(0)")
     (folder / "link.py").symlink_to(tmp_path / "outside.py")
     with pytest.raises(InvalidConfig, match=text):
         load_metric(spec, folder)
+
+
+def test_what_the_file_prints_is_no_output_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text('print("loaded")\n' + CODE)
+    load_metric("mine.py:near", tmp_path)
+    assert capsys.readouterr() == ("", "loaded\n")
+
+
+def test_an_interrupt_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_metric("mine.py:near", tmp_path)

@@ -3,9 +3,12 @@
 Only what the metrics need of each frame is kept: probabilities, choices and errors, not the outputs themselves.
 """
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,10 @@ _LOWER: dict[str, Better] = {"mae": "lower", "rmse": "lower", "ece": "lower", "m
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """A user's own metric: a function of every output by name, each [N, ...], and the truth. Higher is better."""
+    """A user's own metric: a function of every output by name, each [N, ...], and the truth. Higher is better.
+
+    It is given copies, so what it writes into them reaches no other metric. What it prints goes to standard error.
+    """
 
     name: str
     function: CustomFunction
@@ -128,7 +134,7 @@ def figures_of(question: Question, answers: Answers, y: Array | None) -> dict[st
     Without truth there are only a reconstruction's mean error and custom metrics.
 
     Raises:
-        InvalidInput: A custom metric fails.
+        InvalidInput: A custom metric fails, gives no finite number, or one under the name of another figure.
     """
     found: dict[str, float | None] = {}
     if question.task is Task.CLASSIFICATION and y is not None:
@@ -138,7 +144,13 @@ def figures_of(question: Question, answers: Answers, y: Array | None) -> dict[st
     elif question.task is Task.RECONSTRUCTION:
         found |= _reconstruction(answers, y)
     for metric in question.metrics:
-        found |= _custom(metric, answers.outputs, y)
+        own = _custom(metric, answers.outputs, y)
+        taken = [name for name in own if name in found]
+        if taken:
+            raise InvalidInput(
+                f"the metric {metric.name!r} gives {taken[0]!r}", why="another figure has this name", hint="rename it"
+            )
+        found |= own
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -193,19 +205,30 @@ def _reconstruction(answers: Answers, y: Array | None) -> dict[str, float | None
 
 
 def _custom(metric: CustomMetric, outputs: Mapping[str, Array], y: Array | None) -> dict[str, float]:
+    given = {name: values.copy() for name, values in outputs.items()}
     try:
-        result = metric.function({name: values.copy() for name, values in outputs.items()}, y)
-        named = result if isinstance(result, Mapping) else {"": result}
-        found = {f"{metric.name}.{key}" if key else metric.name: float(value) for key, value in named.items()}
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            result: object = metric.function(given, None if y is None else y.copy())
+            named = dict(result) if isinstance(result, Mapping) else {"": result}
+            found = {f"{metric.name}.{key}" if key != "" else metric.name: _number(named[key]) for key in named}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a metric that leaves must not end the build as if all were well
         raise InvalidInput(f"the metric {metric.name!r} failed", why=f"{type(error).__name__}: {error}") from error
-    wrong = [name for name, value in found.items() if not math.isfinite(value)]
-    if wrong or not found:
-        raise InvalidInput(
-            f"the metric {(wrong or [metric.name])[0]!r} gives no number",
-            why="a finite number, or a dict of them by name, is needed",
-        )
-    return found
+    for name, value in found.items() if found else [(metric.name, "an empty dict")]:
+        if isinstance(value, str) or not math.isfinite(value):
+            why = f"it returned {value}; a finite number, or a dict of them by name, is needed"
+            raise InvalidInput(f"the metric {name!r} gives no number", why=why)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _number(value: object) -> float | str:
+    """Return a metric's value as a number, or for the error's text what it is instead."""
+    if isinstance(value, np.ndarray):
+        return _number(value.item()) if value.size == 1 else f"an array {list(value.shape)}"
+    if isinstance(value, SupportsFloat):
+        return float(value)
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_question(question: Question, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

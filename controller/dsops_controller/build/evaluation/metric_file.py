@@ -3,9 +3,10 @@
 The file lies in the recipe's folder and is run, with all rights of the user who builds: whoever writes the recipe
 writes the code. Nothing is ever loaded from a model or a data file. The function takes every output by name, each
 [N, ...], and the truth ``y`` (None when the data has none); it returns a number, or numbers by name, of which higher
-is better.
+is better. What the file prints goes to standard error, for standard output belongs to the command's result.
 """
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -48,8 +49,11 @@ def _run(path: Path, spec: str) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the recipe's folder is never written to
     try:
-        found.loader.exec_module(module)
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            found.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a file that leaves must not end the build as if all were well
         raise InvalidConfig(
             f"the metric {spec!r} cannot be loaded", why=f"{path.name}: {type(error).__name__}: {error}"
         ) from error
