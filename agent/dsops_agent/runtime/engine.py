@@ -19,7 +19,7 @@ from dsops.decision import Decision, decide
 from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest, Task, TensorSpec
-from dsops.profile import Profile
+from dsops.profile import Profile, check_profile
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
@@ -28,9 +28,12 @@ MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
 MAX_ANSWER_BYTES = 32 << 20
 DEVICE_LIMITS = LintLimits(
-    file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 22, trailing_bytes=1 << 20
+    file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 20, trailing_bytes=1 << 20
 )
-"""What a payload may ask of a device. Custom operators need a delegate, which the runtime does not load: none."""
+"""What a payload may ask of a device. Custom operators need a delegate, which the runtime does not load: none.
+
+A MobileNetV2 takes 1 % of the work, an unrolled GRU 4 %; all of it takes about half a second.
+"""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -201,17 +204,20 @@ def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
     return InvalidInput(f"model {manifest.model} has {inputs}, {', '.join(names)}", why=f"got {given}")
 
 
-def load_bundle(bundle: Bundle, digest: str, threads: int) -> ServedModel:
+def load_bundle(bundle: Bundle, digest: str, threads: int, *, is_proved: bool = False) -> ServedModel:
     """Load an opened bundle, every blob checked, and its payload looked through before the runtime parses it.
 
     Args:
         bundle: The bundle.
         digest: SHA-256 of its file, checked by the caller.
         threads: Threads of the interpreter.
+        is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
+            again: the result would be the same, and in the data process it would take time from callers. A bundle is
+            activated only after its proof; when the device starts again the journal vouches for the digest.
 
     Raises:
         DigestMismatch: A blob is damaged.
-        MalformedBundle: Profile or golden inputs are not readable.
+        MalformedBundle: Profile or golden inputs are not readable, or the profile is not of this model.
         InvalidModel: The payload is not sound, the runtime refuses it, or it is not what the manifest tells.
         RuntimeMissing: There is no TFLite runtime.
     """
@@ -219,8 +225,10 @@ def load_bundle(bundle: Bundle, digest: str, threads: int) -> ServedModel:
     manifest = bundle.manifest
     profile = Profile.decode(bundle.read(manifest.profile))
     golden = GoldenSet.decode(bundle.read(manifest.golden))
+    check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
     payload = bundle.read(manifest.payload)
-    lint(payload, DEVICE_LIMITS)
+    if not is_proved:
+        lint(payload, DEVICE_LIMITS)
     loaded = LoadedModel(payload, threads)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import DsopsError, IncompatibleBundle
+from dsops_agent.drift.monitor import DriftMonitor
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import LITERT, Runtime, find_runtime
@@ -43,6 +44,7 @@ def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
     check_budget("the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
     served = load_bundle(bundle, digest, threads)
+    try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
     rss_bytes = peak_bytes()
     limits_ms = [limit for limit in (max_latency_ms, budgets.max_latency_ms) if limit]
@@ -58,6 +60,12 @@ def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
         "rss_bytes": rss_bytes,
         "runtime": str(served.loaded.runtime),
     }
+
+
+def try_drift(served: ServedModel) -> None:
+    """Arm a drift monitor and feed it once: a profile that it cannot work with shall fail here, not in service."""
+    monitor = DriftMonitor(served.profile)
+    monitor.feed(dict.fromkeys(monitor.watched, 0.0))
 
 
 def check_budget(what: str, used: int, budget: int) -> None:

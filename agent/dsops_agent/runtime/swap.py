@@ -95,6 +95,8 @@ class Models:
     def activate(self, name: str, path: Path, digest: str, release: int) -> Serving:
         """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
 
+        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`).
+
         Raises:
             DigestMismatch: The file, or a blob of it, is not what was asked for.
             MalformedBundle: The file is not a bundle, or is one of another model or release.
@@ -131,7 +133,7 @@ class Models:
             raise MalformedBundle(
                 f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
             )
-        served = load_bundle(bundle, digest, self._threads)
+        served = load_bundle(bundle, digest, self._threads, is_proved=True)
         try:
             served.warm_up()
         except InvalidInput as error:

@@ -3,14 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_bundles import LABELS, make_bundle
+from runtime_bundles import LABELS, make_bundle, tflite
 
+from dsops import strictjson
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.manifest import Budgets
+from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.engine import DEVICE_LIMITS
+from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.prove import percentile
+from dsops_agent.runtime.swap import Models, Totals
 
 
 def prove(path: Path, *more: str) -> dict[str, Any]:
@@ -54,6 +61,57 @@ def test_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nothing")
     assert prove(tmp_path / "x")["error"]["code"] == "bundle.malformed"
     assert prove(tmp_path / "absent")["error"]["code"] == "bundle.malformed"
+
+
+def with_profile(path: Path, change: dict[str, object]) -> Path:
+    """Write a bundle whose profile says something else, and is otherwise right."""
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    blobs = {blob.name: bundle.read(blob.name) for blob in manifest.blobs}
+    profile = strictjson.loads(blobs[manifest.profile])
+    assert isinstance(profile, dict)
+    blobs[manifest.profile] = strictjson.dumps(profile | change)
+    changed = path.with_name("changed.bundle")
+    changed.write_bytes(encode_bundle(manifest.model_copy(update={"blobs": describe_blobs(blobs)}), blobs))
+    return changed
+
+
+def humidity(frames: int) -> dict[str, object]:
+    return {"name": "humidity", "kind": "ordinal", "edges": [0.5], "counts": [frames, 0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"horizons": [10**30]}, "the profile is not valid"),
+        ({"n_ref": 10**300}, "the profile is not valid"),
+        ({"signals": [humidity(600)]}, "the profile does not watch what this classification is watched for"),
+    ],
+)
+def test_a_profile_that_is_wrong_in_itself_or_for_this_model(
+    tmp_path: Path, change: dict[str, object], expected: str
+) -> None:
+    error = prove(with_profile(make_bundle(tmp_path).path, change))["error"]
+    assert (error["code"], error["message"]) == ("bundle.malformed", expected)
+
+
+def test_the_payload_is_looked_through_by_the_proof_and_not_again_by_the_server(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, payload=tflite() + bytes(DEVICE_LIMITS.trailing_bytes + 1))
+    error = prove(bundle.path)["error"]
+    assert error["code"] == "model.invalid"
+    assert "bytes follow the model" in error["why"]
+    models = Models(1, lambda _: Unwatched())
+    assert (
+        models.activate("compass", bundle.path, sha256_hex(bundle.path.read_bytes()), 1).model.digest == bundle.digest
+    )
+
+
+class Unwatched:
+    totals = Totals()
+
+    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None: ...
+
+    def failed(self) -> None: ...
 
 
 def test_nearest_rank() -> None:

@@ -1,6 +1,5 @@
 """Makes bundles of a build: checks that their parts belong together, then writes one reproducible file a variant."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from dsops.errors import (
 )
 from dsops.files import write_atomically
 from dsops.golden import GoldenSet
-from dsops.manifest import Blob, Documents, Manifest, Task, first_problem
-from dsops.profile import Profile
-from dsops.signals import signals_of
+from dsops.manifest import Blob, Documents, Manifest, first_problem
+from dsops.profile import Profile, check_profile
 from dsops.tflite_lint import LintLimits, lint
 from dsops_controller.build import record
 from dsops_controller.build.bundles.documents.modelcard import read_card, write_card
@@ -166,16 +164,10 @@ def _check_profile(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> No
         profile = Profile.decode(data)
     except MalformedBundle as error:
         raise InvalidInput("the build's profile is damaged", why=str(error)) from error
-    watched = {signal.name: signal.kind for signal in profile.signals}
-    if watched != signals_of(entry.task, chosen.inputs):
-        raise GoldenMismatch(
-            f"the profile of {chosen.variant} does not watch what a {entry.task} is watched for",
-            why=f"it has {', '.join(watched)}",
-        )
-    classes = max(len(entry.labels), math.prod(chosen.outputs[0].shape[1:])) if entry.task is Task.CLASSIFICATION else 0
-    for signal in profile.signals:
-        if signal.kind == "categorical" and len(signal.counts) != max(classes, 2):
-            raise GoldenMismatch(f"the profile knows {len(signal.counts)} classes", why=f"there are {max(classes, 2)}")
+    try:
+        check_profile(profile, entry.task, entry.labels, chosen.inputs, chosen.outputs)
+    except MalformedBundle as error:
+        raise GoldenMismatch(f"the profile of {chosen.variant} is another model's", why=str(error)) from error
 
 
 def _check_golden(build_dir: Path, entry: BuildRecord, chosen: VariantRecord, blobs: Mapping[str, bytes]) -> None:

@@ -12,7 +12,7 @@ from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.chunks import DEFAULT_CHUNK_BYTES
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest
-from dsops.profile import Profile, Signal
+from dsops.profile import MAX_REFERENCE, Profile, Signal
 from dsops_controller.build.bundles.compare import Contents, compare
 from dsops_controller.build.bundles.compare_profile import compare_profiles
 from dsops_controller.build.bundles.compare_size import update_size
@@ -145,28 +145,28 @@ def profile(*signals: Signal) -> Profile:
 
 
 def test_signals_with_the_same_bins_are_compared_bin_by_bin() -> None:
-    old = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(10, 80, 10))
-    new = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(20, 60, 20))
+    old = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(20, 160, 20))
+    new = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(40, 120, 40))
     (change,) = compare_profiles(profile(old), profile(new))
     assert (change.distance, change.is_rebinned) == (pytest.approx(0.2), False)
-    p, q = np.array([10.5, 80.5, 10.5]) / 101.5, np.array([20.5, 60.5, 20.5]) / 101.5
+    p, q = np.array([20.5, 160.5, 20.5]) / 201.5, np.array([40.5, 120.5, 40.5]) / 201.5
     assert change.stability == pytest.approx(float(((p - q) * np.log(p / q)).sum()))
 
 
 def test_signals_with_other_bins_are_compared_on_the_edges_of_both() -> None:
-    coarse = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(0, 100, 0))
-    fine = Signal(name="s", kind="ordinal", edges=(0.0, 0.25, 1.0), counts=(0, 25, 75, 0))
-    shifted = Signal(name="s", kind="ordinal", edges=(0.5, 1.5), counts=(0, 100, 0))
-    apart = Signal(name="s", kind="ordinal", edges=(2.0, 3.0), counts=(0, 100, 0))
+    coarse = Signal(name="s", kind="ordinal", edges=(0.0, 1.0), counts=(0, 200, 0))
+    fine = Signal(name="s", kind="ordinal", edges=(0.0, 0.25, 1.0), counts=(0, 50, 150, 0))
+    shifted = Signal(name="s", kind="ordinal", edges=(0.5, 1.5), counts=(0, 200, 0))
+    apart = Signal(name="s", kind="ordinal", edges=(2.0, 3.0), counts=(0, 200, 0))
     for other, distance in ((fine, 0.0), (shifted, 0.5), (apart, 1.0)):
         (change,) = compare_profiles(profile(coarse), profile(other))
         assert (change.distance, change.is_rebinned) == (pytest.approx(distance), True)
 
 
 def test_signals_that_cannot_be_compared_say_why() -> None:
-    a = Signal(name="a", kind="categorical", counts=(1, 2))
-    b = Signal(name="a", kind="categorical", counts=(1, 2, 3))
-    c = Signal(name="c", kind="categorical", counts=(1, 2))
+    a = Signal(name="a", kind="categorical", counts=(80, 120))
+    b = Signal(name="a", kind="categorical", counts=(80, 100, 20))
+    c = Signal(name="c", kind="categorical", counts=(80, 120))
     found = compare_profiles(profile(a), profile(b, c))
     assert [(change.name, change.note, change.distance) for change in found] == [
         ("a", "other classes", None),
@@ -230,3 +230,13 @@ def test_a_comparison_can_be_written_as_strict_json(digits: Bundle) -> None:
     written: Any = strictjson.loads(strictjson.dumps(found))
     assert written == found
     assert [written["weights"][0]["changed"], len(written["fields"]), written["equal"]] == [1, 1, False]
+
+
+def test_the_largest_profiles_that_there_may_be_are_compared() -> None:
+    most = MAX_REFERENCE
+    old = Signal(name="s", kind="ordinal", edges=(-1e300, 1e300), counts=(0, most, 0))
+    new = Signal(name="s", kind="ordinal", edges=(0.0, 1e300), counts=(0, most, 0))
+    (change,) = compare_profiles(Profile(n_ref=most, signals=(old,)), Profile(n_ref=most, signals=(new,)))
+    assert change.distance == pytest.approx(0.5)
+    assert change.stability is not None
+    assert np.isfinite(change.stability)
