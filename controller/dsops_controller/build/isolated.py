@@ -1,7 +1,8 @@
 """Runs work on files that nobody vouches for in a process of its own.
 
 Readers, quantizer and runtime are native code: a hostile model may make them crash, hang or take all memory. In a fresh
-interpreter with limits none of that reaches the program that asked, and what the libraries print goes nowhere.
+interpreter with limits none of that reaches the program that asked, and what the libraries print goes nowhere. On Linux
+the process ends with the program that asked, even when that is killed.
 
 The work is a function ``(parts, progress) -> parts`` over byte strings, named ``module:function``. Its expected errors
 come back as they are; a crash, a hang and a lack of memory become :class:`~dsops.errors.InvalidModel`. Starting costs
@@ -86,7 +87,8 @@ def run_isolated(
             given, result, errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
             write_parts(given, parts)
             given.seek(0)
-            command = [sys.executable, "-P", "-m", CHILD, work, str(memory), str(limits.time_s), str(result.fileno())]
+            told = [memory, limits.time_s, result.fileno(), os.getpid()]
+            command = [sys.executable, "-P", "-m", CHILD, work, *map(str, told)]
             process = stack.enter_context(_started(command, given, errors, result.fileno()))
             stack.callback(process.kill)
             _follow(process, what, limits, memory, progress)

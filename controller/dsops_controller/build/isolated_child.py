@@ -1,23 +1,31 @@
 """The process that :mod:`dsops_controller.build.isolated` starts: one function, then it ends.
 
-Arguments: ``module:function``, the limits of memory (bytes) and time (seconds), and the descriptor for the result. The
-function's input comes on the standard input; messages go to the standard output, one JSON object a line.
+Arguments: ``module:function``, the limits of memory (bytes) and time (seconds), the descriptor for the result, and the
+parent's process id. The function's input comes on the standard input; messages go to the standard output, one JSON
+object a line. On Linux the process ends with its parent, however that ends.
 """
 
+import ctypes
 import importlib
 import json
 import math
 import os
 import resource
+import signal
 import sys
 from typing import IO
 
 from dsops.errors import DsopsError
 from dsops_controller.build.isolated import Work, read_parts, write_parts
 
+_PR_SET_PDEATHSIG = 1
+"""prctl(2), linux/prctl.h."""
 
-def main(work: str, memory_bytes: int, time_s: float, result: int) -> int:
+
+def main(work: str, memory_bytes: int, time_s: float, result: int, parent: int) -> int:
     """Run the function; return the process's exit code."""
+    if not _bound_to(parent):
+        return 1
     _limit(memory_bytes, time_s)
     channel = _Channel(os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0))
     _silence(sys.stdout.fileno())
@@ -48,6 +56,17 @@ class _Channel:
         self.send({"advance": units})
 
 
+def _bound_to(parent: int) -> bool:
+    """Let the kernel kill this process when its parent ends; say whether the parent is still there.
+
+    The signal comes when the thread that started the process ends, and that thread waits for the process.
+    """
+    if sys.platform != "linux":
+        return True
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent  # it may have ended before the call
+
+
 def _limit(memory_bytes: int, time_s: float) -> None:
     """Limit this process, and leave no core file."""
     seconds = math.ceil(time_s)
@@ -71,4 +90,4 @@ def _function(work: str) -> Work:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+    raise SystemExit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

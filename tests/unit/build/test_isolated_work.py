@@ -1,5 +1,9 @@
 import json
 import os
+import select
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ from tflite_graphs import changed, dense, drawn, embedding
 from dsops.errors import AccuracyGateFailed, DsopsError, InvalidInput, InvalidModel
 from dsops_controller.build.conversion.tflite_writer import Table
 from dsops_controller.build.data import DataSet
-from dsops_controller.build.isolated import ProcessLimits, read_parts, run_isolated, write_parts
+from dsops_controller.build.isolated import CHILD, ProcessLimits, read_parts, run_isolated, write_parts
 from dsops_controller.build.quantization.isolated import quantize_isolated
 from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode, quantize
 
@@ -98,6 +102,38 @@ def test_a_process_that_hangs_is_gone_afterwards() -> None:
     (pid, _), *_ = told.said
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+PARENT = """
+from dsops_controller.build.isolated import run_isolated
+
+class Told:
+    def step(self, name, total=None):
+        print(name, flush=True)
+
+run_isolated("isolated_work:hang", [], "it", progress=Told())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_process_ends_with_a_parent_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    try:
+        assert select.select([child], [], [], 30.0)[0]  # readable once the process has ended
+    finally:
+        os.close(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_process_whose_parent_is_gone_already_does_nothing() -> None:
+    with tempfile.TemporaryFile() as result:
+        arguments = ["isolated_work:reverse", str(4 << 30), "9", str(result.fileno()), "1"]
+        command = [sys.executable, "-m", CHILD, *arguments]
+        done = subprocess.run(command, input=b"", capture_output=True, pass_fds=(result.fileno(),), check=False)
+        assert (done.returncode, done.stdout, done.stderr, os.fstat(result.fileno()).st_size) == (1, b"", b"", 0)
 
 
 def test_no_module_of_the_working_folder_is_taken_for_a_library(
