@@ -169,6 +169,9 @@ def extract(
         raise NotFound(f"{bundle.name} has no blob {unknown[0]!r}", why=f"it has {', '.join(blobs)}")
     wanted = [blobs[name] for name in dict.fromkeys(names or blobs)]
     opened.verify()
+    in_the_way = next((blob.name for blob in wanted if (to / blob.name).is_dir()), None)
+    if in_the_way:
+        raise InvalidInput(f"cannot write {to / in_the_way}", why="it is a folder", hint="name another folder")
     try:
         to.mkdir(exist_ok=True)
         for blob in wanted:
