@@ -167,8 +167,11 @@ def _dependency(name: str, digest: str) -> dict[str, object]:
 
 
 def _unproven(envelope: bytes) -> bytes:
+    opened = decode(envelope)
+    if opened.payload_type != PAYLOAD_TYPE:
+        raise UntrustedBundle("the provenance is of another kind", why=f"payload type {opened.payload_type!r}")
     try:
-        return base64.b64decode(decode(envelope).payload, validate=True)
+        return base64.b64decode(opened.payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UntrustedBundle("the provenance is damaged", why=f"base64: {error}") from error
 
