@@ -1,14 +1,18 @@
 """Exceptions for single operators."""
 
+import signal
+
 import numpy as np
 import pytest
-from tflite_graphs import dense, drawn, matmul, recurrent, with_first_state
+from tflite_graphs import Operator, dense, drawn, matmul, recurrent, with_first_state
 
 from dsops.errors import InvalidInput, UnsupportedModel
+from dsops_controller.build.conversion.tflite_writer import TfliteWriter
 from dsops_controller.build.data import DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.quantization.checks import float_operators
 from dsops_controller.build.quantization.graph import Graph
+from dsops_controller.build.quantization.modes import resolve_rules
 from dsops_controller.build.quantization.quantize import OperatorRule, QuantMode, quantize
 from dsops_controller.demo.digits import Splits
 
@@ -110,3 +114,17 @@ def test_rules_speak_of_the_operators_of_the_given_model() -> None:
         quantize(matmul(), QuantMode.INT8, data, [OperatorRule("", "FULLY_CONNECTED")])
     folded = quantize(with_first_state(), QuantMode.INT8, data, [OperatorRule("^state$")])
     assert not floats(folded.data)
+
+
+def test_a_pattern_that_takes_years_is_named() -> None:
+    before = signal.getsignal(signal.SIGVTALRM)
+    writer = TfliteWriter("test")
+    x, y = writer.tensor("x", [1, 4]), writer.tensor("a" * 200, [1, 4])
+    writer.operator(Operator.TANH, [x], [y])
+    graph = Graph(writer.finish({"x": x}, {"y": y}))
+    with pytest.raises(InvalidInput, match=r"rule for '\(a\+\)\+\$x' takes too long: its search took over 0.05 s"):
+        resolve_rules(graph, [OperatorRule("(a+)+$x")], search_s=0.05)
+    assert signal.getsignal(signal.SIGVTALRM) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    with pytest.raises(InvalidInput, match="has 257 characters; 256 are allowed"):
+        resolve_rules(graph, [OperatorRule("a" * 257)])

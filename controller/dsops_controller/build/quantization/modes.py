@@ -1,7 +1,10 @@
 """Says what the quantizer shall do with each operator: one mode for all, and rules for some."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -15,6 +18,11 @@ from dsops_controller.build.quantization.graph import OPERATOR_NAMES, Graph, Ope
 
 _Algorithm = algorithm_manager.AlgorithmName
 _ALL = qtyping.TFLOperationName.ALL_SUPPORTED
+MAX_PATTERN = 256
+"""A rule's pattern has no more characters."""
+SEARCH_S = 5.0
+"""Processor time within which a rule's pattern must have been searched in all names."""
+_SHOWN = 40
 _ANYWHERE = ".*"
 _EVERYWHERE = ""
 """Two patterns that match every name; a setting under the second takes precedence where it is supported."""
@@ -53,7 +61,7 @@ class OperatorRule:
     """An exception: some operators are quantized otherwise, or not at all. Of two that match, the later one counts.
 
     Attributes:
-        pattern: Regular expression, searched in the name of each tensor that an operator writes.
+        pattern: Regular expression of Python, searched in the name of each tensor that an operator writes.
         operator: TFLite's name of the operators that are meant, such as ``CONV_2D``; empty means all.
         mode: How they are quantized; ``float32`` leaves them alone.
     """
@@ -72,15 +80,29 @@ _WIDER = {
 """What operators get that cannot be quantized in a mode: an embedding's table, say, in the static ones."""
 
 
-def resolve_rules(graph: Graph, rules: Sequence[OperatorRule]) -> dict[Operator, QuantMode]:
+def resolve_rules(graph: Graph, rules: Sequence[OperatorRule], search_s: float = SEARCH_S) -> dict[Operator, QuantMode]:
     """Return the mode of each operator for which there is a rule.
 
+    Args:
+        graph: The model.
+        rules: The rules; of two that match, the later one counts.
+        search_s: Processor time that one rule's pattern may take; a regular expression can take years. Only a process's
+            main thread can be held to it, which the process of :mod:`dsops_controller.build.quantization.isolated` is.
+
     Raises:
-        InvalidInput: A rule's pattern or operator is not one, or it matches nothing.
+        InvalidInput: A rule's pattern or operator is not one, it takes too long, or it matches nothing.
     """
     modes: dict[Operator, QuantMode] = {}
     for rule in rules:
-        matched = _matches(graph, rule)
+        try:
+            with _at_most(search_s):
+                matched = _matches(graph, rule)
+        except TimeoutError as error:
+            raise InvalidInput(
+                f"the pattern of the rule for {_shown(rule)} takes too long",
+                why=f"its search took over {search_s:g} s; repeats inside repeats, as in (a+)+, do that",
+                hint="write a simpler pattern",
+            ) from error
         if not matched:
             raise InvalidInput(
                 f"the rule for {_shown(rule)} matches no operator of the model",
@@ -112,9 +134,12 @@ def _matches(graph: Graph, rule: OperatorRule) -> list[Operator]:
             f"{rule.operator!r} in a quantization rule is not a TFLite operator",
             why=f"the model's operators are {tally(graph.operators)}",
         )
+    if len(rule.pattern) > MAX_PATTERN:
+        what = f"the pattern {rule.pattern[:_SHOWN]!r}... of a quantization rule is too long"
+        raise InvalidInput(what, why=f"it has {len(rule.pattern)} characters; {MAX_PATTERN} are allowed")
     try:
         pattern = re.compile(rule.pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the pattern of the rule for {_shown(rule)} is wrong", why=str(error)) from error
     return [
         operator
@@ -122,6 +147,29 @@ def _matches(graph: Graph, rule: OperatorRule) -> list[Operator]:
         if rule.operator in ("", operator.name)
         and any(pattern.search(tensor.name) for tensor in graph.outputs_of(operator))
     ]
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Bound the processor time of a block in the main thread; Python's search looks for signals while it runs.
+
+    Raises:
+        TimeoutError: The time is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before or signal.SIG_DFL)
 
 
 def _shown(rule: OperatorRule) -> str:
