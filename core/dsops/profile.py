@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsops import strictjson
 from dsops.errors import MalformedBundle
-from dsops.manifest import Frozen, Task, TensorSpec, first_problem
+from dsops.manifest import MAX_COUNT, Frozen, Task, TensorSpec, first_problem
 from dsops.signals import signals_of
 
 MIN_REFERENCE = 200
@@ -21,10 +21,8 @@ MAX_SIGNALS = 64
 MAX_BINS = 1024
 MAX_HORIZONS = 8
 MAX_HORIZON = 100_000
-MAX_REFERENCE = 2**53
-"""Whole numbers beyond this are not the same to every reader of JSON (RFC 8259 section 6)."""
 
-_Count = Annotated[int, Field(strict=True, ge=0, le=MAX_REFERENCE)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 _Horizon = Annotated[int, Field(strict=True, ge=1, le=MAX_HORIZON)]
 _Edge = Annotated[float, Field(ge=-1e300, le=1e300)]
 """The difference of two is finite, too."""
@@ -61,7 +59,7 @@ class Profile(Frozen):
     """
 
     format: Literal[1] = 1
-    n_ref: int = Field(strict=True, ge=MIN_REFERENCE, le=MAX_REFERENCE)
+    n_ref: int = Field(strict=True, ge=MIN_REFERENCE, le=MAX_COUNT)
     signals: tuple[Signal, ...] = Field(min_length=1, max_length=MAX_SIGNALS)
     horizons: tuple[_Horizon, ...] = Field(default=(50, 200, 800), min_length=1, max_length=MAX_HORIZONS)
     bet: float = Field(default=0.5, gt=0, le=1)

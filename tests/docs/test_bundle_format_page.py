@@ -8,9 +8,11 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dsops import chunks, golden, manifest, strictjson
+from dsops import chunks, golden, manifest, profile, strictjson
 from dsops.dsse import MAX_ENVELOPE_BYTES
-from dsops.manifest import Manifest
+from dsops.manifest import Manifest, Task, TensorSpec
+from dsops.profile import Profile, Signal
+from dsops.signals import signals_of
 
 PAGE = (Path(__file__).parents[2] / "docs/bundle-format.md").read_text()
 SEE_THERE = "see there"
@@ -67,6 +69,15 @@ def test_every_key_is_on_the_page_with_its_default(model: type[BaseModel]) -> No
         ("nesting of JSON", str(strictjson.MAX_DEPTH)),
         ("golden frames", f"{golden.MAX_GOLDEN:,}"),
         ("golden values", f"{golden.MAX_GOLDEN_BYTES >> 20} MiB"),
+        ("one size of a golden tensor", "2^24"),
+        ("preprocessing", str(manifest.MAX_TENSORS)),
+        ("kpis", str(manifest.MAX_KPIS)),
+        ("hardware", str(manifest.MAX_HARDWARE)),
+        ("metrics", f"{manifest.MAX_METRICS:,}, under names of 1 to 256 characters"),
+        ("`datasets`, `parameters`, `facts`", f"{manifest.MAX_FACTS} entries each"),
+        ("signals of a profile", str(profile.MAX_SIGNALS)),
+        ("bins of a signal", f"{profile.MAX_BINS:,}"),
+        ("horizons of a profile", f"{profile.MAX_HORIZONS}, each at most {profile.MAX_HORIZON:,}"),
         ("provenance", f"{MAX_ENVELOPE_BYTES >> 10} KiB"),
     ],
 )
@@ -79,3 +90,19 @@ def test_the_words_of_each_enumeration_are_on_the_page() -> None:
     words = {word for found in re.findall(r'"enum": \[(.*?)\]', schema) for word in re.findall(r'"(\w+)"', found)}
     assert {"letterbox", "mean_absolute", "calibration", "reconstruction", "UINT8"} <= words
     assert [word for word in words if f"`{word}`" not in PAGE] == []
+
+
+@pytest.mark.parametrize(
+    ("start", "model"), [("**The reference profile**", Profile), ("A signal has four keys", Signal)]
+)
+def test_every_key_of_the_profile_is_on_the_page_with_its_default(start: str, model: type[BaseModel]) -> None:
+    rows = PAGE.partition(start)[2].partition("|\n\n")[0]
+    wanted = {name: default_of(info) for name, info in model.model_fields.items()}
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", rows, re.MULTILINE)) == wanted
+
+
+def test_the_page_defines_exactly_the_signals_that_there_are() -> None:
+    one_input = (TensorSpec(name="x", datatype="FP32", shape=(1, 4)),)
+    wanted = {pair for task in Task for pair in signals_of(task, one_input).items()}
+    section = PAGE.partition("### Signals\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"\| `(\w+)` \| (ordinal|categorical) \|", section)) == wanted

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsops.profile import MAX_HORIZON, MAX_HORIZONS, MAX_REFERENCE, MIN_REFERENCE, Profile, Signal
+from dsops.manifest import MAX_COUNT
+from dsops.profile import MAX_HORIZON, MAX_HORIZONS, MIN_REFERENCE, Profile, Signal
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ascending = st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=12, unique=True).map(sorted)
@@ -27,7 +28,7 @@ def signals(draw: st.DrawFn, name: str, frames: int) -> Signal:
 
 @st.composite
 def profiles(draw: st.DrawFn) -> Profile:
-    frames = draw(st.integers(MIN_REFERENCE, MAX_REFERENCE))
+    frames = draw(st.integers(MIN_REFERENCE, MAX_COUNT))
     wanted = draw(st.lists(names, min_size=1, max_size=5, unique=True))
     return Profile(
         n_ref=frames,

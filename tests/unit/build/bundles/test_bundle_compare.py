@@ -11,8 +11,8 @@ from dsops import strictjson
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.chunks import DEFAULT_CHUNK_BYTES
 from dsops.golden import GoldenSet
-from dsops.manifest import Manifest
-from dsops.profile import MAX_REFERENCE, Profile, Signal
+from dsops.manifest import MAX_COUNT, Manifest
+from dsops.profile import Profile, Signal
 from dsops_controller.build.bundles.compare import Contents, compare
 from dsops_controller.build.bundles.compare_profile import compare_profiles
 from dsops_controller.build.bundles.compare_size import update_size
@@ -233,7 +233,7 @@ def test_a_comparison_can_be_written_as_strict_json(digits: Bundle) -> None:
 
 
 def test_the_largest_profiles_that_there_may_be_are_compared() -> None:
-    most = MAX_REFERENCE
+    most = MAX_COUNT
     old = Signal(name="s", kind="ordinal", edges=(-1e300, 1e300), counts=(0, most, 0))
     new = Signal(name="s", kind="ordinal", edges=(0.0, 1e300), counts=(0, most, 0))
     (change,) = compare_profiles(Profile(n_ref=most, signals=(old,)), Profile(n_ref=most, signals=(new,)))
