@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput
 from dsops.manifest import TensorSpec
-from dsops_controller.build.npz import open_npz
+from dsops_controller.build.npz import Announced, open_npz
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -24,6 +24,12 @@ ONLY_INPUT = "x"
 """Name of the frames' array in a file for a model with one input."""
 TRUTH = "y"
 SLICE_PREFIX = "slice."
+MAX_SLICE_LABEL = 256
+"""A grouping's text has no more characters."""
+_CHARACTER_BYTES = 4
+"""NumPy stores texts as UTF-32."""
+_CHECKED_VALUES = 1 << 20
+"""How many values are looked at in one go."""
 _OWN_DTYPES: dict[str, np.dtype[Any]] = {
     "INT8": np.dtype(np.int8),
     "UINT8": np.dtype(np.uint8),
@@ -78,19 +84,19 @@ def read_data(path: Path, specs: Sequence[TensorSpec], what: str, *, needs_truth
     Raises:
         InvalidInput: The file cannot be read, or an array (the text names it) is missing or not as the model wants it.
     """
+    where = f"{what} in {path.name}"
     with open_npz(path, what) as archive:
         named = {spec.name: _array_name(spec, len(specs), archive.names) for spec in specs}
         slices = [name for name in archive.names if name.startswith(SLICE_PREFIX)]
         wanted = [*named.values(), *([TRUTH] if needs_truth or TRUTH in archive.names else []), *slices]
+        _check_announced({name: archive.announced(name) for name in wanted}, named, specs, where)
         arrays = archive.read(wanted)
-    where = f"{what} in {path.name}"
     inputs = {name: arrays[array] for name, array in named.items()}
     check_inputs(inputs, specs, where, shown=named)
-    count = len(inputs[specs[0].name])
     return DataSet(
         inputs,
-        _truth(arrays[TRUTH], count, where) if TRUTH in arrays else None,
-        {name.removeprefix(SLICE_PREFIX): _grouping(arrays[name], count, f"{name!r} of {where}") for name in slices},
+        _truth(arrays[TRUTH], f"{TRUTH!r} of {where}") if TRUTH in arrays else None,
+        {name.removeprefix(SLICE_PREFIX): _grouping(arrays[name], f"{name!r} of {where}") for name in slices},
     )
 
 
@@ -117,52 +123,94 @@ def check_inputs(
     if unknown:
         raise InvalidInput(f"{what} has an array {unknown[0]!r}", why=f"the model's inputs are {', '.join(expected)}")
     for spec in specs:
-        _check_array(inputs[spec.name], spec, f"{(shown or {}).get(spec.name, spec.name)!r} of {what}")
+        array = f"{(shown or {}).get(spec.name, spec.name)!r} of {what}"
+        _check_form(inputs[spec.name], spec, array)
+        _refuse_not_finite(inputs[spec.name], array)
     counts = {len(values) for values in inputs.values()}
     if len(counts) > 1:
         listed = ", ".join(f"{name}: {len(values)}" for name, values in inputs.items())
         raise InvalidInput(f"the arrays of {what} have different numbers of frames", why=listed)
 
 
-def _check_array(values: Array, spec: TensorSpec, what: str) -> None:
+def _check_announced(
+    arrays: Mapping[str, Announced], named: Mapping[str, str], specs: Sequence[TensorSpec], where: str
+) -> None:
+    """Check arrays by their headers alone, for a small file can unpack into gigabytes.
+
+    Args:
+        arrays: By the array's name.
+        named: The array's name of each input.
+        specs: The model's inputs.
+        where: The data and its file, for the error's text.
+    """
+    for spec in specs:
+        _check_form(arrays[named[spec.name]], spec, f"{named[spec.name]!r} of {where}")
+    count = arrays[named[specs[0].name]].shape[0]
+    for name, array in arrays.items():
+        what = f"array {name!r} of {where}"
+        if name == TRUTH and array.shape[:1] != (count,):
+            raise InvalidInput(f"{what} has shape {list(array.shape)}", why=f"there are {count} frames")
+        if name.startswith(SLICE_PREFIX) and not _is_grouping(array, count):
+            why = f"whole numbers or texts of {MAX_SLICE_LABEL} characters at most [{count}] are needed"
+            raise InvalidInput(f"{what} is {array.dtype} {list(array.shape)}", why=why)
+
+
+def _is_grouping(array: Announced, count: int) -> bool:
+    is_short = array.dtype.kind in "biu" or (
+        array.dtype.kind == "U" and array.dtype.itemsize <= MAX_SLICE_LABEL * _CHARACTER_BYTES
+    )
+    return array.shape == (count,) and is_short
+
+
+def _check_form(array: Announced | Array, spec: TensorSpec, what: str) -> None:
     dtype = input_dtype(spec)
-    if values.dtype != dtype:
+    if array.dtype != dtype:
         hint = f"convert it: values.astype('{dtype}')"
-        raise InvalidInput(f"array {what} is {values.dtype}", why=f"{dtype} is needed", hint=hint)
-    if values.ndim == 0 or len(values) == 0:
-        raise InvalidInput(f"array {what} has shape {list(values.shape)}", why="frames are needed, one a row")
-    if values.shape[1:] != spec.shape[1:]:
+        raise InvalidInput(f"array {what} is {array.dtype}", why=f"{dtype} is needed", hint=hint)
+    if not array.shape or array.shape[0] == 0:
+        raise InvalidInput(f"array {what} has shape {list(array.shape)}", why="frames are needed, one a row")
+    if array.shape[1:] != spec.shape[1:]:
         raise InvalidInput(
-            f"array {what} has frames of shape {list(values.shape[1:])}",
+            f"array {what} has frames of shape {list(array.shape[1:])}",
             why=f"the model's input is {list(spec.shape[1:])}",
         )
-    _refuse_not_finite(values, what)
 
 
 def _refuse_not_finite(values: Array, what: str) -> None:
     if values.dtype.kind != "f" or not values.size:
         return
-    row = next((row for row, frame in enumerate(values) if not np.isfinite(frame).all()), None)
-    if row is not None:
-        raise InvalidInput(f"array {what} holds NaN or infinite values", why=f"the first is in frame {row}")
+    rows = max(1, _CHECKED_VALUES * len(values) // values.size)
+    for start in range(0, len(values), rows):
+        finite = np.isfinite(values[start : start + rows])
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])
+            raise InvalidInput(f"array {what} holds NaN or infinite values", why=f"the first is in frame {row}")
 
 
 def _array_name(spec: TensorSpec, inputs_count: int, names: Sequence[str]) -> str:
     return ONLY_INPUT if inputs_count == 1 and spec.name not in names else spec.name
 
 
-def _truth(y: Array, count: int, where: str) -> Array:
-    what = f"{TRUTH!r} of {where}"
-    if y.shape[:1] != (count,):
-        raise InvalidInput(f"array {what} has shape {list(y.shape)}", why=f"there are {count} frames")
+def _truth(y: Array, what: str) -> Array:
     _refuse_not_finite(y, what)
-    kinds: dict[str, type[np.generic]] = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float32}
-    return y.astype(kinds[y.dtype.kind]) if y.dtype.kind in kinds else y
+    if y.dtype.kind == "f":
+        return _as_float32(y, what)
+    return _as_int64(y, what) if y.dtype.kind in "biu" else y
 
 
-def _grouping(values: Array, count: int, what: str) -> Array:
-    if values.shape != (count,) or values.dtype.kind not in "biuU":
-        raise InvalidInput(
-            f"array {what} is {values.dtype} {list(values.shape)}", why=f"whole numbers or texts [{count}] are needed"
-        )
-    return values if values.dtype.kind == "U" else values.astype(np.int64)
+def _grouping(values: Array, what: str) -> Array:
+    return values if values.dtype.kind == "U" else _as_int64(values, what)
+
+
+def _as_float32(values: Array, what: str) -> Array:
+    largest = np.finfo(np.float32).max
+    if values.dtype.itemsize > largest.itemsize and values.size and (np.abs(values) > largest).any():
+        raise InvalidInput(f"array {what} holds values that do not fit float32", why=f"the largest is {largest:.3g}")
+    return values.astype(np.float32)
+
+
+def _as_int64(values: Array, what: str) -> Array:
+    largest = np.iinfo(np.int64).max
+    if values.dtype.kind == "u" and values.size and int(values.max()) > largest:
+        raise InvalidInput(f"array {what} holds {values.max()}", why=f"the largest whole number is {largest}")
+    return values.astype(np.int64)

@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def test_rows_are_taken_of_everything() -> None:
         ({"y": np.array([None] * 5)}, r"array 'y' in some.npz is object"),
         ({"slice.site": np.arange(4)}, r"'slice.site' of .* is int64 \[4\]"),
         ({"slice.site": np.arange(5.0)}, r"'slice.site' of .* is float64"),
+        ({"slice.site": np.full(5, "a" * 257)}, r"'slice.site' of .* texts of 256 characters at most"),
+        ({"slice.site": np.full(5, 1 << 63, np.uint64)}, r"'slice.site' of .* holds 9223372036854775808: the largest"),
+        ({"y": np.array([1, 2, 3, 4, (1 << 64) - 1], np.uint64)}, r"'y' of .* holds 18446744073709551615: the largest"),
+        ({"y": np.array([1, 2, 3, 4, -1e300])}, r"'y' of .* holds values that do not fit float32: .* 3.4e\+38"),
     ],
 )
 def test_a_wrong_array_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -117,6 +122,68 @@ def test_a_header_that_announces_more_than_the_file_holds_is_refused_unread(tmp_
         read(npz_of(tmp_path, header("(1000000000, 4, 4, 1)")), needs_truth=False)
 
 
+@pytest.mark.parametrize(
+    ("shape", "descr", "said"),
+    [
+        ("(100000000,)", "<f8", "'x' of the evaluation data in made.npz is float64: float32 is needed"),
+        ("(20000, 5000)", "<f4", r"'x' of .* has frames of shape \[5000\]"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused_by_its_header(
+    tmp_path: Path, shape: str, descr: str, said: str
+) -> None:
+    """The values cannot be unpacked: reading them would be another error."""
+    path = npz_of(tmp_path, header(shape, descr) + bytes(1 << 22), zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :] = enlarged(bytes(data[len(data) // 2 :]))
+    path.write_bytes(bytes(data))
+    with pytest.raises(InvalidInput, match=said):
+        read(path, needs_truth=False)
+
+
+def enlarged(directory: bytes) -> bytes:
+    """Let a file's directory announce that its member has 900 MB, packed into 1 MB."""
+    at = directory.rindex(b"PK\x01\x02")
+    sizes = (1_000_000).to_bytes(4, "little") + (900_000_000).to_bytes(4, "little")
+    return directory[: at + 20] + sizes + directory[at + 28 :]
+
+
+def test_truth_and_groupings_of_another_shape_are_refused_by_their_header(tmp_path: Path) -> None:
+    path = tmp_path / "made.npz"
+    frames = io.BytesIO()
+    np.save(frames, GIVEN["x"])
+    for name in ("y", "slice.site"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", frames.getvalue())
+            archive.writestr(f"{name}.npy", header("(4, 9)") + b"\xff" * 144)  # NaN, if it were read
+        with pytest.raises(InvalidInput, match=rf"{name}' of .*\[4, 9\]"):
+            read(path, needs_truth=False)
+
+
+def test_a_header_without_an_end_is_not_read(tmp_path: Path) -> None:
+    text = header("(5, 4, 4, 1)")[10:]
+    endless = b"\x93NUMPY\x02\x00" + (1 << 24).to_bytes(4, "little") + text.ljust(1 << 24)
+    with pytest.raises(InvalidInput, match=r"made.npz is not an .npz file of plain arrays: EOF"):
+        read(npz_of(tmp_path, endless, zipfile.ZIP_DEFLATED), needs_truth=False)
+
+
+@pytest.mark.parametrize("place", [0, 69_999, 70_000, 139_999])
+def test_a_bad_frame_among_many_is_found(place: int) -> None:
+    values = np.zeros((140_000, 15), np.float32)
+    values[place, 7] = np.nan
+    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 15))
+    with pytest.raises(InvalidInput, match=f"the first is in frame {place}$"):
+        check_inputs({"x": values}, [spec], "the data")
+
+
+@pytest.mark.parametrize("end", ["pipe", "link"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, end: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(InvalidInput, match="it is not a regular file"):
+        read(tmp_path / end)
+
+
 def test_a_negative_or_huge_shape_is_refused(tmp_path: Path) -> None:
     for shape in ("(-1, 4)", "(9999999999999999999999, 4)", "('a',)", "(" * 60 + ")" * 60):
         with pytest.raises(InvalidInput):
@@ -124,13 +191,13 @@ def test_a_negative_or_huge_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_array_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
-    count = MAX_BYTES // 4 + 1
+    count = MAX_BYTES // 64 + 1
     path = tmp_path / "made.npz"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("x.npy", "w", force_zip64=True) as stream,
     ):
-        stream.write(header(f"({count},)"))
+        stream.write(header(f"({count}, 4, 4, 1)"))
         stream.write(bytes(1 << 16))
     data = bytearray(path.read_bytes())
     at = data.rindex(b"PK\x01\x02")  # the directory's entry: sizes packed and unpacked

@@ -1,5 +1,6 @@
 """Conversion operator by operator, against what onnxruntime gives."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -533,6 +534,13 @@ def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
         read_model(tmp_path / "m.pt")
     with pytest.raises(InvalidInput, match="cannot read"):
         read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.tflite"])
+def test_a_pipe_in_place_of_a_model_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidInput, match="it is not a regular file"):
+        read_model(tmp_path / name)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.7])

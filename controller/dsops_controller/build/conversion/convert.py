@@ -1,5 +1,6 @@
 """Reads model files: ONNX is converted to TFLite, TFLite is brought into its current form."""
 
+import stat
 from pathlib import Path
 
 from dsops.errors import InvalidInput, InvalidModel, UnsupportedModel
@@ -42,7 +43,10 @@ def read_converted(path: Path) -> ConvertedModel:
     if path.suffix not in (".onnx", ".tflite"):
         raise InvalidInput(f"{path.name} is not a model file", why="its name ends in neither .onnx nor .tflite")
     try:
-        if path.stat().st_size > MAX_MODEL_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would keep the build waiting
+            raise InvalidInput(f"cannot read {path}", why="it is not a regular file")
+        if found.st_size > MAX_MODEL_BYTES:
             raise InvalidModel(f"{path.name} is larger than {MAX_MODEL_BYTES >> 20} MiB")
         data = path.read_bytes()
     except OSError as error:

@@ -79,6 +79,8 @@ def _read(tensor: TensorProto, folder: Path, limit: int) -> bytes:
     try:
         offset = int(entries.get("offset", "0"))
         path = folder / name
+        if path.exists() and not path.is_file():  # a pipe or a device would keep the build waiting
+            raise InvalidModel(f"the weights {tensor.name!r} are not there", why=f"{name}: it is not a regular file")
         length = int(entries.get("length", path.stat().st_size - offset))
         if offset < 0 or not 0 <= length <= limit:
             raise InvalidModel(f"the weights {tensor.name!r} are too large", why=f"{length} bytes at {offset}")
