@@ -243,6 +243,13 @@ def test_a_custom_metric_does_not_replace_a_figure(float_model: bytes, data: Dat
         evaluate(float_model, float_model, data, question, None)
 
 
+@pytest.mark.parametrize("y", [np.zeros((500, 8, 8), np.int64), np.zeros(500, np.float32), np.full(500, 11)])
+def test_a_truth_of_another_task_leads_to_the_task(float_model: bytes, data: DataSet, y: Array) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        evaluate(float_model, float_model, replace(data, y=y), DIGITS, None)
+    assert "model.task than 'classification'" in caught.value.hint
+
+
 def relabelled(data: DataSet) -> DataSet:
     assert data.y is not None
     y = data.y.copy()

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from dsops.errors import Conflict, DsopsError, InvalidInput, InvalidModel, UnsupportedModel
 from dsops.manifest import Postprocessing, Task, TensorSpec
-from dsops_controller.build.authoring.embedded import parse_labels, read_onnx_facts, read_tflite_facts
-from dsops_controller.build.authoring.init import Initiated, Wishes, init_recipe, write_recipe
-from dsops_controller.build.authoring.inspection import Inspection, inspect_model
+from dsops_controller.build.authoring.embedded import Embedded, parse_labels, read_onnx_facts, read_tflite_facts
+from dsops_controller.build.authoring.init import Initiated, Wishes, guess_task, init_recipe, write_recipe
+from dsops_controller.build.authoring.inspection import Inspection, Tensors, inspect_model
 from dsops_controller.build.authoring.recipe_text import Draft, render_recipe, savez_line
 from dsops_controller.build.recipe_file import read_labels, read_recipe
 from dsops_controller.demo.digits import LABELS, Splits
@@ -266,3 +266,50 @@ def test_texts_that_are_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(data.replace(b"Relu", b"Rel\xff"))
     with pytest.raises(InvalidModel):
         inspect_model(tmp_path / "m.onnx", apart=False)
+
+
+LABEL_LIKE = np.array([0, 1, 1, 0])
+QUANTITIES = np.array([0.5, -1.0, 2.0, 7.5], np.float32)
+
+
+def ending(output: list[int], operator: str = "") -> Inspection:
+    """Return what is seen of a model from [1, 6] to an output, which ends with an activation or none."""
+    seen = Tensors(
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 6)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=tuple(output)),),
+        activations=(operator,),
+    )
+    return Inspection("m.onnx", "onnx", "", 0, {}, 0, Embedded(), seen)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "task"),
+    [
+        (ending([1, 4]), QUANTITIES[:, None] * np.ones(4, np.float32), Task.REGRESSION),
+        (ending([1, 1]), QUANTITIES, Task.REGRESSION),
+        (ending([1, 1], "sigmoid"), QUANTITIES, Task.REGRESSION),
+        (ending([1, 6]), np.ones((4, 6), np.float32), Task.REGRESSION),
+        (ending([1, 8, 8, 2]), np.ones((4, 8, 8), np.int64), Task.OTHER),
+        (ending([1, 4]), np.ones((4, 8, 8), np.float32), Task.OTHER),
+        (ending([1, 4]), np.ones((4, 4), np.int64), Task.OTHER),
+        (ending([1, 4]), np.array(["a", "b", "a", "b"]), Task.OTHER),
+        (ending([1, 4]), LABEL_LIKE, Task.CLASSIFICATION),
+        (ending([1, 1]), LABEL_LIKE, Task.CLASSIFICATION),
+        (ending([1, 1]), LABEL_LIKE * 30, Task.REGRESSION),
+        (ending([1, 6]), LABEL_LIKE, Task.RECONSTRUCTION),
+        (ending([1, 6]), LABEL_LIKE * 5, Task.CLASSIFICATION),
+        (ending([1, 4], "softmax"), LABEL_LIKE.astype(np.float32), Task.CLASSIFICATION),
+        (ending([1, 1]), None, Task.REGRESSION),
+        (ending([1, 6]), None, Task.RECONSTRUCTION),
+    ],
+)
+def test_the_truth_says_what_the_task_is(model: Inspection, y: np.ndarray | None, task: Task) -> None:
+    assert guess_task(model, y) is task
+
+
+def test_the_truth_of_the_data_decides_on_the_task(recipe_folder: Path, digits: Splits, tmp_path: Path) -> None:
+    data = npz(tmp_path / "d.npz", x=digits.reference.x[:9], y=np.ones((9, 8, 8), np.int64))
+    (tmp_path / "l.txt").write_text("\n".join(LABELS), encoding="utf-8-sig")
+    wishes = Wishes(data=data, labels=tmp_path / "l.txt")
+    assert initiated(str(recipe_folder / "model.onnx"), tmp_path / "r", wishes).draft.task is Task.OTHER
+    assert read_labels(read_recipe(tmp_path / "r"), tmp_path / "r") == tuple(LABELS)

@@ -67,7 +67,7 @@ def read_tflite_facts(data: bytes) -> Embedded:
                 if member.filename.endswith(".txt") and member.file_size <= MAX_LABELS_BYTES:
                     with archive.open(member) as stream:
                         text = stream.read(MAX_LABELS_BYTES + 1)
-                    labels = parse_labels(text.decode("utf-8"))
+                    labels = parse_labels(text.decode("utf-8-sig"))
                     if labels:
                         return Embedded(labels=labels)
     except _DAMAGE:

@@ -17,7 +17,7 @@ from dsops.manifest import Postprocessing, Task, TensorSpec, check_task, first_p
 from dsops_controller.build.authoring.embedded import parse_labels
 from dsops_controller.build.authoring.inspection import Inspection, inspect_model
 from dsops_controller.build.authoring.recipe_text import Draft, render_recipe, savez_line
-from dsops_controller.build.data import read_data
+from dsops_controller.build.data import Array, read_data
 from dsops_controller.build.recipe_file import FILE_NAME, MIN_LABELS, ModelSection
 from dsops_controller.build.registry import SCHEME, ModelRegistry, is_registered, located
 from dsops_controller.build.source import read_small
@@ -27,6 +27,8 @@ DATA_FILE = "data.npz"
 _NAME_LIMIT = 63
 _LICENSE_LIMIT = 256
 _HALF = 0.5
+_QUANTITY_AXES = 2
+"""A regression's truth is [N] or [N, k]; with more axes it is an image or a mask."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def write_recipe(inspection: Inspection, file: Path, source: str, folder: Path, 
     parts = _Parts(folder, force=wishes.force)
     tensors, told = inspection.tensors, inspection.embedded
     own_name = f"model{file.suffix}"
-    task = wishes.task or guess_task(inspection)
+    data = read_data(wishes.data, tensors.inputs, "the data", needs_truth=False) if wishes.data else None
+    task = wishes.task or guess_task(inspection, data.y if data else None)
     labels = _labels(inspection, task, wishes)
     draft = Draft(
         name=wishes.name or _slug(told.name or _stem(source)),
@@ -122,14 +125,24 @@ def write_recipe(inspection: Inspection, file: Path, source: str, folder: Path, 
         data=parts.copy(wishes.data, DATA_FILE) if wishes.data else "",
         payload=parts.copy(file, own_name) if tensors.is_quantized else "",
     )
-    _check(draft, labels, wishes.data)
+    _check(draft, labels)
     parts.finish(render_recipe(draft).encode())
     line = savez_line(draft.inputs, draft.task, str(folder / "evaluation.npz"))
     return Initiated(folder / FILE_NAME, draft, inspection, _needed(draft), line)
 
 
-def guess_task(inspection: Inspection) -> Task:
-    """Return what a model's first output most likely means, by its shape and what it ends with."""
+def guess_task(inspection: Inspection, y: Array | None = None) -> Task:
+    """Return what a model's first output most likely means.
+
+    Args:
+        inspection: The model: the output's shape, and what it ends with.
+        y: The truth [N, ...], when there is data; what it is says more than the model.
+    """
+    by_model = _task_of_model(inspection)
+    return by_model if y is None else _task_of_truth(inspection.tensors.outputs[0], y, by_model)
+
+
+def _task_of_model(inspection: Inspection) -> Task:
     first, activation = inspection.tensors.outputs[0], inspection.tensors.activations[0]
     scores = _scores(first)
     if scores and activation:
@@ -139,6 +152,29 @@ def guess_task(inspection: Inspection) -> Task:
     if scores:
         return Task.CLASSIFICATION if scores > 1 else Task.REGRESSION
     return Task.OTHER
+
+
+def _task_of_truth(output: TensorSpec, y: Array, by_model: Task) -> Task:
+    """Return the task that a truth belongs to.
+
+    A mask or a text is for a metric of one's own. A truth that is nearly right, such as labels in float, leaves it at
+    what the model says; the evaluation tells then what is wrong with it.
+    """
+    scores = _scores(output)
+    fits = math.prod(y.shape[1:]) == math.prod(output.shape[1:])
+    if y.dtype.kind == "f" and y.ndim <= _QUANTITY_AXES:
+        return Task.REGRESSION if fits else by_model
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        return Task.OTHER
+    if by_model is Task.RECONSTRUCTION and _are_labels(y, MIN_LABELS):
+        return Task.RECONSTRUCTION
+    if scores and _are_labels(y, max(scores, MIN_LABELS)):
+        return Task.CLASSIFICATION
+    return Task.REGRESSION if fits else by_model
+
+
+def _are_labels(y: Array, count: int) -> bool:
+    return not len(y) or bool(y.min() >= 0 and y.max() < count)
 
 
 def _rule(inspection: Inspection, task: Task) -> Postprocessing:
@@ -189,13 +225,13 @@ def _labels(inspection: Inspection, task: Task, wishes: Wishes) -> tuple[str, ..
 
 def _decoded(path: Path) -> str:
     try:
-        return read_small(path).decode("utf-8")
+        return read_small(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text", why=str(error)) from error
 
 
-def _check(draft: Draft, labels: tuple[str, ...], data: Path | None) -> None:
-    """Check name and task, and the data against the model's inputs.
+def _check(draft: Draft, labels: tuple[str, ...]) -> None:
+    """Check name and task.
 
     Raises:
         InvalidInput: One does not fit.
@@ -209,8 +245,6 @@ def _check(draft: Draft, labels: tuple[str, ...], data: Path | None) -> None:
         check_task(draft.task, labels, draft.inputs, draft.outputs)
     except ValueError as error:
         raise InvalidModel(f"the model is not a {draft.task}", why=str(error), hint="name another --task") from error
-    if data is not None:
-        read_data(data, draft.inputs, "the data", needs_truth=False)
 
 
 def _needed(draft: Draft) -> tuple[str, ...]:
@@ -271,7 +305,9 @@ class _Parts:
 
     def _require_free(self, name: str, sha256: str) -> None:
         target = self._folder / name
-        if target.exists() and not self._force and file_digest(target)[0] != sha256:
+        if self._force or not target.exists():
+            return
+        if not target.is_file() or file_digest(target)[0] != sha256:
             raise Conflict(f"{target} is there already", why="it is another file", hint="--force writes over it")
 
 

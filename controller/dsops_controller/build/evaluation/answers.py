@@ -268,17 +268,19 @@ def check_truth(question: Question, data: DataSet, output: TensorSpec) -> None:
         raise InvalidInput(f"'y' of {DATA} has {len(data.y)} rows", why=f"there are {len(data)} frames")
     if question.task is Task.CLASSIFICATION:
         scores = math.prod(output.shape[1:])
-        _check_labels(data.y, question.labels or tuple("01" if scores == 1 else map(str, range(scores))))
+        _check_labels(data.y, question.labels or tuple("01" if scores == 1 else map(str, range(scores))), question.task)
     elif question.task is Task.RECONSTRUCTION:
-        _check_labels(data.y, ANOMALY_LABELS)
+        _check_labels(data.y, ANOMALY_LABELS, question.task)
     elif question.task is Task.REGRESSION:
         _check_quantities(data.y, output)
 
 
-def _check_labels(y: Array, labels: Sequence[str]) -> None:
+def _check_labels(y: Array, labels: Sequence[str], task: Task) -> None:
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise InvalidInput(
-            f"'y' of {DATA} is {y.dtype} {list(y.shape)}", why="the number of one label a frame is needed, int64 [N]"
+            f"'y' of {DATA} is {y.dtype} {list(y.shape)}",
+            why=f"a {task} needs the number of one label a frame, int64 [N]",
+            hint=_hint(task),
         )
     wrong = np.flatnonzero((y < 0) | (y >= len(labels)))
     if len(wrong):
@@ -286,6 +288,7 @@ def _check_labels(y: Array, labels: Sequence[str]) -> None:
         raise InvalidInput(
             f"{DATA} has label {int(y[row])} in row {row}",
             why=f"the {len(labels)} labels are numbered 0 ({labels[0]!r}) to {len(labels) - 1} ({labels[-1]!r})",
+            hint=_hint(task),
         )
 
 
@@ -294,6 +297,11 @@ def _check_quantities(y: Array, output: TensorSpec) -> None:
         raise InvalidInput(
             f"'y' of {DATA} is {y.dtype} {list(y.shape)}",
             why=f"the model's output {output.name!r} is [N, {', '.join(map(str, output.shape[1:]))}]",
+            hint=_hint(Task.REGRESSION),
         )
     if not np.isfinite(y).all():
         raise InvalidInput(f"'y' of {DATA} holds NaN or infinite values")
+
+
+def _hint(task: Task) -> str:
+    return f"correct 'y', or name another model.task than {str(task)!r}; 'other' leaves 'y' to your own metric"
