@@ -1,6 +1,7 @@
 """The MLflow adapter against a real HTTP server that speaks the part of MLflow's REST interface that is used."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -287,6 +288,14 @@ def test_hostile_places_of_weights(key: str, value: str, tmp_path: Path) -> None
         tensor.external_data.add(key=name, value=text)
     with pytest.raises(InvalidModel):
         inline_external(model.SerializeToString(), tmp_path / "m")
+
+
+def test_a_pipe_in_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    data, _ = outside(tmp_path / "m", "w.data")
+    (tmp_path / "m" / "w.data").unlink()
+    os.mkfifo(tmp_path / "m" / "w.data")
+    with pytest.raises(InvalidModel, match="it is not a regular file"):
+        inline_external(data, tmp_path / "m")
 
 
 def test_a_place_that_is_not_utf_8(tmp_path: Path) -> None:
