@@ -29,6 +29,12 @@ def install_state(fleet: Fleet, device: str) -> str:
     return str(model.get("install", ""))
 
 
+def runtime_of(fleet: Fleet, device: str) -> int:
+    """Return the runtime's process; a control process that just began does not know it yet."""
+    wait_for("the runtime is known", lambda: status(fleet, device).get("runtime_pid") is not None)
+    return int(status(fleet, device)["runtime_pid"])
+
+
 def finish(fleet: Fleet, rollout: str) -> dict[str, Any]:
     wait_for("the rollout ends", lambda: fleet.client.rollout(rollout)["state"] != "running", timeout_s=150)
     return fleet.client.rollout(rollout)
@@ -50,6 +56,7 @@ def kill_broker_and_forget(fleet: Fleet) -> None:
         stored.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -> None:
     canary = DEVICES[0]
@@ -75,7 +82,7 @@ def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -
     time.sleep(0.5)
     fleet.start_broker()
 
-    os.kill(status(fleet, canary)["runtime_pid"], signal.SIGKILL)
+    os.kill(runtime_of(fleet, canary), signal.SIGKILL)
     ended = finish(fleet, second)
     assert ended["state"] == "succeeded", ended
 
@@ -85,6 +92,7 @@ def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -
         inference.close()
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_runtime_killed_on_probation_does_not_condemn_the_release(fleet: Fleet) -> None:
     canary = DEVICES[0]
@@ -95,7 +103,7 @@ def test_a_runtime_killed_on_probation_does_not_condemn_the_release(fleet: Fleet
         assert time.monotonic() < deadline, "the release never came on probation"
         time.sleep(0.01)
     time.sleep(0.75)  # so late that the new process is not there yet when the second of probation is over
-    killed = status(fleet, canary)["runtime_pid"]
+    killed = runtime_of(fleet, canary)
     os.kill(killed, signal.SIGKILL)
     ended = finish(fleet, rollout)
     assert ended["state"] == "succeeded", ended
