@@ -21,8 +21,9 @@ from measure.model import SEED, make_bundle
 from measure.report import Limit, Report, Row, run
 from measure.windows import WindowTest
 
+from dsops import signals
+from dsops.manifest import Task
 from dsops.profile import Profile
-from dsops.signals import measure as measure_signals
 from dsops_agent.drift.monitor import DriftMonitor, Level
 from dsops_controller.demo.digits import Images, bad_camera, splits
 
@@ -103,6 +104,11 @@ CAMERAS: Mapping[str, Callable[[Images, int], Images]] = {
     "light at 95 %": darker,
     "moved by a pixel": moved,
 }
+
+
+def measure_signals(frame: Images, scores: Images) -> Frame:
+    """Return the signals of one frame, given its probabilities."""
+    return signals.measure(Task.CLASSIFICATION, [(0, frame)], scores, scores)
 
 
 def signals_of(model: BareInterpreter, x: Images) -> list[Frame]:
