@@ -83,6 +83,9 @@ class Device(StrEnum):
     DECOMMISSIONED = "decommissioned"
 
 
+_INCOMPATIBLE = frozenset({"bundle.incompatible", "bundle.wrong_hardware"})
+
+
 def deployment_state(install: Install, error_code: str) -> Deployment:
     """Return how operators see what a device reports of an install.
 
@@ -90,7 +93,7 @@ def deployment_state(install: Install, error_code: str) -> Deployment:
         install: The state that the device reports.
         error_code: Code of the error that ended it, or empty.
     """
-    if install is Install.REJECTED and error_code == "bundle.incompatible":
+    if install is Install.REJECTED and error_code in _INCOMPATIBLE:
         return Deployment.INCOMPATIBLE
     return {
         Install.COMMITTED: Deployment.SUCCEEDED,

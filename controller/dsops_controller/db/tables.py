@@ -26,13 +26,47 @@ device = Table(
     Column("state", String(16), nullable=False),  # dsops.states.Device
     Column("created_ms", _BIG, nullable=False),
     Column("serial", String(64)),  # newest certificate, hex
-    Column("public_key", Text),  # PEM; verifies the device's reports
+    Column("public_key", Text),  # PEM, of the newest certificate; of the request while the device is pending
     Column("inventory", Text, nullable=False, default="{}"),
     Column("tags", Text, nullable=False, default="{}"),
     Column("online", Boolean, nullable=False, default=False),
     Column("boot_id", String(64)),
     Column("conn_seq", _BIG, nullable=False, default=0),
     Column("seen_ms", _BIG),
+    Column("content_public_key", LargeBinary),  # X25519, 32 bytes; content keys are wrapped to it
+    Column("asked_ms", _BIG),  # when a pending device asked last
+    Column("origin", String(64), nullable=False, server_default=""),  # address that a stranger came from
+)
+
+certificate = Table(
+    "certificate",
+    metadata,
+    Column("serial", String(64), primary_key=True),  # hex
+    Column("device", String(64), ForeignKey("device.id"), nullable=False),
+    Column("public_key", Text, nullable=False),  # PEM; verifies reports while the certificate counts
+    Column("issued_ms", _BIG, nullable=False),
+    Column("expires_ms", _BIG, nullable=False),
+    Column("used_ms", _BIG),  # first seen in use
+    Column("revoked_ms", _BIG),
+    Column("reason", String(32), nullable=False, server_default=""),  # why it was revoked
+    Index("certificate_by_device", "device"),
+)
+
+preauthorised = Table(
+    "preauthorised",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("key_sha256", String(64), nullable=False),  # of the key's DER SubjectPublicKeyInfo
+    Column("created_ms", _BIG, nullable=False),
+    Column("used_ms", _BIG),
+)
+
+content_key = Table(
+    "content_key",
+    metadata,
+    Column("bundle_sha256", String(64), primary_key=True),
+    Column("key", LargeBinary, nullable=False),  # AES-256 key of an encrypted payload
+    Column("created_ms", _BIG, nullable=False),
 )
 
 enrolment_token = Table(
@@ -110,6 +144,7 @@ observed = Table(
     Column("seq", _BIG, nullable=False),
     Column("report", Text, nullable=False),  # dsops.messages.Observed, verified
     Column("received_ms", _BIG, nullable=False),
+    Column("digest", String(64), nullable=False, server_default=""),  # of the report's payload; the next one names it
 )
 
 stream = Table(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64sops/api/v1/enrolment.proto\x12\x0c\x64sops.api.v1\"\xa2\x01\n\x0c\x45nrolRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x03 \x01(\x0c\x12\x34\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32%.dsops.api.v1.EnrolRequest.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\nEnrolReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\r\n\x05\x66leet\x18\x03 \x01(\t\x12\x0e\n\x06\x62roker\x18\x04 \x01(\t\x12\r\n\x05store\x18\x05 \x01(\t\x12\x14\n\x0ctopic_prefix\x18\x06 \x01(\t2J\n\tEnrolment\x12=\n\x05\x45nrol\x12\x1a.dsops.api.v1.EnrolRequest\x1a\x18.dsops.api.v1.EnrolReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64sops/api/v1/enrolment.proto\x12\x0c\x64sops.api.v1\"\xcd\x01\n\x0c\x45nrolRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x03 \x01(\x0c\x12\x34\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32%.dsops.api.v1.EnrolRequest.FactsEntry\x12\r\n\x05proof\x18\x05 \x01(\x0c\x12\x1a\n\x12\x63ontent_public_key\x18\x06 \x01(\x0c\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07\x63sr_der\x18\x01 \x01(\x0c\"\x9b\x01\n\nEnrolReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\r\n\x05\x66leet\x18\x03 \x01(\t\x12\x0e\n\x06\x62roker\x18\x04 \x01(\t\x12\r\n\x05store\x18\x05 \x01(\t\x12\x14\n\x0ctopic_prefix\x18\x06 \x01(\t\x12\x0f\n\x07pending\x18\x07 \x01(\x08\x12\x0f\n\x07retry_s\x18\x08 \x01(\r2J\n\tEnrolment\x12=\n\x05\x45nrol\x12\x1a.dsops.api.v1.EnrolRequest\x1a\x18.dsops.api.v1.EnrolReply2H\n\x07Renewal\x12=\n\x05Renew\x12\x1a.dsops.api.v1.RenewRequest\x1a\x18.dsops.api.v1.EnrolReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST_FACTSENTRY']._loaded_options = None
   _globals['_ENROLREQUEST_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_ENROLREQUEST']._serialized_start=47
-  _globals['_ENROLREQUEST']._serialized_end=209
-  _globals['_ENROLREQUEST_FACTSENTRY']._serialized_start=165
-  _globals['_ENROLREQUEST_FACTSENTRY']._serialized_end=209
-  _globals['_ENROLREPLY']._serialized_start=211
-  _globals['_ENROLREPLY']._serialized_end=332
-  _globals['_ENROLMENT']._serialized_start=334
-  _globals['_ENROLMENT']._serialized_end=408
+  _globals['_ENROLREQUEST']._serialized_end=252
+  _globals['_ENROLREQUEST_FACTSENTRY']._serialized_start=208
+  _globals['_ENROLREQUEST_FACTSENTRY']._serialized_end=252
+  _globals['_RENEWREQUEST']._serialized_start=254
+  _globals['_RENEWREQUEST']._serialized_end=285
+  _globals['_ENROLREPLY']._serialized_start=288
+  _globals['_ENROLREPLY']._serialized_end=443
+  _globals['_ENROLMENT']._serialized_start=445
+  _globals['_ENROLMENT']._serialized_end=519
+  _globals['_RENEWAL']._serialized_start=521
+  _globals['_RENEWAL']._serialized_end=593
 # @@protoc_insertion_point(module_scope)

@@ -46,12 +46,18 @@ class EnrolRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     CSR_DER_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    CONTENT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """the name that the token was made for"""
+    """the name that is asked for"""
     token: _builtins.str
-    """one-time enrolment token"""
+    """one-time enrolment token; empty without one"""
     csr_der: _builtins.bytes
-    """PKCS #10; the private key never leaves the device"""
+    """PKCS #10; only its public key counts"""
+    proof: _builtins.bytes
+    """DSSE envelope by the key before, for a device whose certificate has ended"""
+    content_public_key: _builtins.bytes
+    """X25519, 32 bytes: content keys of encrypted payloads are wrapped to it"""
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """inventory"""
@@ -63,14 +69,36 @@ class EnrolRequest(_message.Message):
         token: _builtins.str = ...,
         csr_der: _builtins.bytes = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        proof: _builtins.bytes = ...,
+        content_public_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "device", b"device", "facts", b"facts", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_public_key", b"content_public_key", "csr_der", b"csr_der", "device", b"device", "facts", b"facts", "proof", b"proof", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrolRequest: _TypeAlias = EnrolRequest  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_DER_FIELD_NUMBER: _builtins.int
+    csr_der: _builtins.bytes
+    """PKCS #10, signed by a new key"""
+    def __init__(
+        self,
+        *,
+        csr_der: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
 
 @_typing.final
 class EnrolReply(_message.Message):
@@ -82,8 +110,10 @@ class EnrolReply(_message.Message):
     BROKER_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     TOPIC_PREFIX_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    RETRY_S_FIELD_NUMBER: _builtins.int
     certificate_pem: _builtins.bytes
-    """leaf, then intermediates"""
+    """leaf, then intermediates; empty while the device is pending"""
     ca_pem: _builtins.bytes
     """whom the device trusts as broker and store"""
     fleet: _builtins.str
@@ -92,6 +122,10 @@ class EnrolReply(_message.Message):
     store: _builtins.str
     """host:port, gRPC over mutual TLS"""
     topic_prefix: _builtins.str
+    pending: _builtins.bool
+    """an operator has to decide; ask again"""
+    retry_s: _builtins.int
+    """when to ask again, seconds"""
     def __init__(
         self,
         *,
@@ -101,10 +135,12 @@ class EnrolReply(_message.Message):
         broker: _builtins.str = ...,
         store: _builtins.str = ...,
         topic_prefix: _builtins.str = ...,
+        pending: _builtins.bool = ...,
+        retry_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "fleet", b"fleet", "store", b"store", "topic_prefix", b"topic_prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "fleet", b"fleet", "pending", b"pending", "retry_s", b"retry_s", "store", b"store", "topic_prefix", b"topic_prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

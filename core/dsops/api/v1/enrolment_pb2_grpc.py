@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EnrolmentStub:
-    """Exchanges a one-time token and a certificate signing request for a device certificate.
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,13 @@ class EnrolmentStub:
 
 
 class EnrolmentServicer:
-    """Exchanges a one-time token and a certificate signing request for a device certificate.
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device.
     """
 
     def Enrol(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """With a token, with a preauthorised key, or with a proof of the key before: a certificate. With none of them the
+        device becomes pending, and asks again with the same request until an operator accepts or rejects it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -69,7 +71,7 @@ def add_EnrolmentServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Enrolment:
-    """Exchanges a one-time token and a certificate signing request for a device certificate.
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device.
     """
 
     @staticmethod
@@ -88,6 +90,81 @@ class Enrolment:
             target,
             '/dsops.api.v1.Enrolment/Enrol',
             dsops_dot_api_dot_v1_dot_enrolment__pb2.EnrolRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_enrolment__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class RenewalStub:
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Renew = channel.unary_unary(
+                '/dsops.api.v1.Renewal/Renew',
+                request_serializer=dsops_dot_api_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_enrolment__pb2.EnrolReply.FromString,
+                _registered_method=True)
+
+
+class RenewalServicer:
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device.
+    """
+
+    def Renew(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RenewalServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_enrolment__pb2.EnrolReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'dsops.api.v1.Renewal', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('dsops.api.v1.Renewal', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Renewal:
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device.
+    """
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsops.api.v1.Renewal/Renew',
+            dsops_dot_api_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
             dsops_dot_api_dot_v1_dot_enrolment__pb2.EnrolReply.FromString,
             options,
             channel_credentials,

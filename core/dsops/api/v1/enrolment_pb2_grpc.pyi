@@ -27,29 +27,66 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnrolmentStub:
-    """Exchanges a one-time token and a certificate signing request for a device certificate."""
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnrolmentAsyncStub: ...
     Enrol: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.EnrolRequest, _enrolment_pb2.EnrolReply]
+    """With a token, with a preauthorised key, or with a proof of the key before: a certificate. With none of them the
+    device becomes pending, and asks again with the same request until an operator accepts or rejects it.
+    """
 
 @_typing.type_check_only
 class EnrolmentAsyncStub(EnrolmentStub):
-    """Exchanges a one-time token and a certificate signing request for a device certificate."""
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enrol: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.EnrolRequest, _enrolment_pb2.EnrolReply]  # type: ignore[assignment]
+    """With a token, with a preauthorised key, or with a proof of the key before: a certificate. With none of them the
+    device becomes pending, and asks again with the same request until an operator accepts or rejects it.
+    """
 
 class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
-    """Exchanges a one-time token and a certificate signing request for a device certificate."""
+    """How a device without a valid certificate gets one. Server-authenticated TLS; the private key never leaves the device."""
 
     @_abc_1.abstractmethod
     def Enrol(
         self,
         request: _enrolment_pb2.EnrolRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_enrolment_pb2.EnrolReply, _abc.Awaitable[_enrolment_pb2.EnrolReply]]: ...
+    ) -> _typing.Union[_enrolment_pb2.EnrolReply, _abc.Awaitable[_enrolment_pb2.EnrolReply]]:
+        """With a token, with a preauthorised key, or with a proof of the key before: a certificate. With none of them the
+        device becomes pending, and asks again with the same request until an operator accepts or rejects it.
+        """
 
 def add_EnrolmentServicer_to_server(servicer: EnrolmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class RenewalStub:
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> RenewalAsyncStub: ...
+    Renew: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.EnrolReply]
+
+@_typing.type_check_only
+class RenewalAsyncStub(RenewalStub):
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Renew: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.EnrolReply]  # type: ignore[assignment]
+
+class RenewalServicer(metaclass=_abc_1.ABCMeta):
+    """How a device with a valid certificate gets the next one. Mutual TLS: who asks is the certificate's device."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _enrolment_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.EnrolReply, _abc.Awaitable[_enrolment_pb2.EnrolReply]]: ...
+
+def add_RenewalServicer_to_server(servicer: RenewalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
