@@ -222,7 +222,7 @@ class ForeignReport(Refusal):
 
 
 class ForkedReport(Refusal):
-    """A device's report does not follow from the one before: two devices use one identity, or old state was restored."""
+    """A report does not follow from the one before: two devices use one identity, or old state was restored."""
 
     code = "trust.report_forked"
     default_hint = "find the copy; then enrol the device anew with a new token"
