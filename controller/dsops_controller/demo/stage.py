@@ -17,6 +17,7 @@ from dsops_controller.demo.processes import Child, Processes
 
 HOST = "127.0.0.1"
 MODEL = "digits"
+FLEET = "demo"
 _AGENT_TOML = """\
 device = "{device}"
 state = "{state}"
@@ -88,7 +89,7 @@ class Stage:
             ("enrolment", ports.enrolment),
         )
         numbers = [word for name, port in listeners for word in (f"--{name}-port", str(port))]
-        self.commands.run("server", "init", self.server, "--fleet", "demo", "--host", HOST, *numbers)
+        self.commands.run("server", "init", self.server, "--fleet", FLEET, "--host", HOST, *numbers)
         self.commands.run("trust", "init", "--keys", self.keys, "--server", self.server)
         self.commands.run("trust", "grant", MODEL, "--keys", self.keys, "--server", self.server)
         self.start_broker()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.directive import DesiredSlot
 from dsops.errors import AwaitedFailure, DsopsError
 from dsops.files import write_atomically
 from dsops_controller.demo import digits
@@ -21,7 +22,8 @@ from dsops_controller.demo.digits import Images, Labelled
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.programs import Inference, Program
 from dsops_controller.demo.report import Report
-from dsops_controller.demo.stage import MODEL, Stage
+from dsops_controller.demo.stage import FLEET, HOST, MODEL, Stage
+from dsops_controller.demo.thief import Thief
 
 VARIANT = "int8"
 """The variant that the devices run; the recipe makes others to compare with."""
@@ -78,6 +80,7 @@ class Story:
             ("One camera goes bad", self.spoil_a_camera),
             ("Retrain with the returned samples; release 2", self.retrain),
             ("A bad release 3 stops itself", self.release_a_bad_one),
+            ("A thief has the controller's keys", self.let_a_thief_try),
             ("Count every record", self.count),
         )
         for title, act in steps:
@@ -205,6 +208,29 @@ class Story:
         self.stage.commands.run("rollout", "abort", rollout["id"], online=True)
         self.report.outcome(f"refused by {', '.join(codes)}; halted at the canary; release 2 answers")
 
+    def let_a_thief_try(self) -> None:
+        """Forge a directive; then misuse every online key for an old release. The device refuses both, and answers."""
+        stage, device = self.stage, self.bad_device
+        stage.commands.run("policy", "set", MODEL, "--floor", "2", "--keys", stage.keys, "--server", stage.server)
+        thief = Thief(stage.server, FLEET, HOST, stage.ports.broker)
+        slot = (MODEL, self._slot_of(1))
+        seq = int(stage.client.device(device)["seq"])
+        self.report.say(f"it writes to {device}, over the broker: run release 1 again; signed with a key of its own")
+        thief.forge(device, seq + 1, slot)
+        forged = self._refusal(device)
+        self.report.say(f"{device} refuses: {forged}")
+        self.report.say("it writes the same again, now signed with the controller's own key")
+        thief.misuse_online_keys(device, int(stage.client.device(device)["seq"]) + 1, slot)
+        misused = self._rejection(device)
+        self.report.say(f"{device} refuses: {misused}")
+        self.stage.wait_until("the controller has the last word again", lambda: self._is_at_peace(device))
+        self._expect(forged == "trust.directive_unsigned", f"the forgery was refused for {forged}")
+        self._expect(misused == "trust.below_floor", f"the old release was refused for {misused}")
+        answered = {release for program in self.programs.values() for release in program.tally.releases}
+        self._expect(answered == {"2"}, f"release {', '.join(sorted(answered))} answered, not 2 alone")
+        self.report.record(forgery_refused=forged, stolen_keys_refused=misused)
+        self.report.outcome(f"refused by {device}: {forged}, {misused}; release 2 answers")
+
     def count(self) -> None:
         """Stop the programs and the devices; compare what was produced with what is stored."""
         for program in self.programs.values():
@@ -281,6 +307,37 @@ class Story:
 
     def _bundle(self, release: int) -> Path:
         return self.stage.folder / f"{MODEL}-{release}.bundle"
+
+    def _slot_of(self, release: int) -> DesiredSlot:
+        """Return what a directive says of a release that was pushed."""
+        (row,) = [row for row in self.stage.client.bundles() if row["release"] == release]
+        facts = {key: row[key] for key in ("path", "sha256", "length_bytes", "release")}
+        return DesiredSlot(**facts, deployment=f"thief-{release}")
+
+    def _refusal(self, device: str) -> str:
+        """Return the code with which a device refused the newest message, once it reported one."""
+
+        def code() -> str:
+            refused = self.stage.client.device(device)["refused"]
+            return str(refused["code"]) if refused else ""
+
+        self.stage.wait_until(f"{device} reports a refusal", lambda: bool(code()))
+        return code()
+
+    def _rejection(self, device: str) -> str:
+        """Return the code with which a device rejected the release that it was asked for."""
+
+        def code() -> str:
+            state = self.stage.client.device(device)["models"][MODEL]
+            return str(state["problem"]["code"]) if state["install"] == "rejected" and state["problem"] else ""
+
+        self.stage.wait_until(f"{device} rejects a release", lambda: code().startswith("trust."))
+        return code()
+
+    def _is_at_peace(self, device: str) -> bool:
+        """Return whether a device is where the controller wants it, and refuses nothing any more."""
+        view = self.stage.client.device(device)
+        return view["refused"] is None and view["models"][MODEL]["install"] == "committed"
 
     def _all_online(self) -> bool:
         rows = self.stage.client.devices()

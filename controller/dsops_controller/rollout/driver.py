@@ -15,6 +15,7 @@ from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import ModelState
 from dsops.states import Deployment, Rollout, deployment_state
+from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
@@ -140,9 +141,11 @@ class Driver:
     def _repeat(self) -> None:
         now_ms = self._now_ms()
         with self._db.read() as connection:
-            rows = connection.execute(_unheard_or_old(now_ms)).all()
+            rows = connection.execute(_unheard_old_or_ahead(now_ms)).all()
         for row in rows:
-            if row.updated_ms < now_ms - RENEW.total_seconds() * 1000:
+            if row.accepted is not None and row.accepted > row.seq:
+                self._publisher.publish_desired(row.device, self._take_back(row.device, row.seq, row.accepted))
+            elif row.updated_ms < now_ms - RENEW.total_seconds() * 1000:
                 self._publisher.publish_desired(row.device, self._renew(row.device))
             elif now_ms - self._repeated_ms.get(row.device, 0) > REPEAT.total_seconds() * 1000:
                 self._repeated_ms[row.device] = now_ms
@@ -153,11 +156,22 @@ class Driver:
             slots = desired.slots_of(connection, device)
             return desired.write(connection, self._director, device, slots, self._clock.now())
 
+    def _take_back(self, device: str, seq: int, accepted: int) -> bytes:
+        """Say again what a device shall run that accepted a directive which this database never wrote.
+
+        Either somebody else holds a director's key, or the database is an older copy of itself.
+        """
+        why = f"the device accepted directive {accepted}, the newest here is {seq}"
+        log.error("%s: %s; if no backup was restored, a director's key is stolen: dsops trust rotate", device, why)
+        with self._db.write() as connection:
+            audit.record(connection, self._clock.now(), audit.SYSTEM, "directive.foreign", device, why)
+        return self._renew(device)
+
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
 
 
-def _unheard_or_old(now_ms: int) -> Select[Any]:
+def _unheard_old_or_ahead(now_ms: int) -> Select[Any]:
     want, have = tables.desired.c, tables.observed.c
     joined = tables.desired.join(tables.device, tables.device.c.id == want.device).outerjoin(
         tables.observed, have.device == want.device
@@ -165,7 +179,9 @@ def _unheard_or_old(now_ms: int) -> Select[Any]:
     unheard = tables.device.c.online & (have.seq.is_(None) | (have.seq < want.seq))
     unheard &= want.updated_ms < now_ms - REPEAT.total_seconds() * 1000
     old = want.updated_ms < now_ms - RENEW.total_seconds() * 1000
-    return select(want.device, want.envelope, want.updated_ms).select_from(joined).where(unheard | old)
+    ahead = have.seq > want.seq
+    columns = (want.device, want.envelope, want.updated_ms, want.seq, have.seq.label("accepted"))
+    return select(*columns).select_from(joined).where(unheard | old | ahead)
 
 
 def _view(connection: Connection, row: Row[Any]) -> RolloutView:

@@ -12,6 +12,7 @@ from dsops.directive import Directive, Recipient, check_directive
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ModelState, Observed, Problem
 from dsops.states import Install
+from dsops_controller.audit import Audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.rollout.desired import Director
@@ -194,6 +195,25 @@ def test_a_directive_is_renewed_before_it_expires(fleet: Fleet) -> None:
     fleet.driver.turn()
     assert fleet.wanted("b").seq == before.seq + 1
     assert fleet.wanted("b").slots == before.slots
+
+
+def test_a_directive_that_the_controller_never_wrote_is_overruled_and_audited(fleet: Fleet) -> None:
+    """Somebody with a stolen director's key, or a database that was restored from an older copy."""
+    fleet.start(1)
+    fleet.commit("b")
+    mine = fleet.wanted("b")
+    with fleet.db.write() as connection:
+        report = Observed(device="b", counter=99, time=fleet.clock.now(), seq=mine.seq + 7)
+        values = {"counter": 99, "seq": mine.seq + 7, "report": report.model_dump_json(), "received_ms": 0}
+        upsert(connection, tables.observed, device="b", **values)
+    fleet.driver.turn()
+    after = fleet.wanted("b")
+    assert after.seq == mine.seq + 8
+    assert after.slots == mine.slots
+    fleet.driver.turn()
+    assert fleet.wanted("b") == after
+    rows = [entry for entry in Audit(fleet.db, fleet.clock).list() if entry.action == "directive.foreign"]
+    assert [row.subject for row in rows] == ["b"]
 
 
 def test_a_silent_device_times_out(fleet: Fleet) -> None:
