@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the parts of the documents that are made from the programs; ``make docs`` runs it, a test finds them stale.
 
-All of ``docs/reference/cli.md``; the keys in ``agent.md``; the codes in ``errors.md``; the install machine's picture in
-``architecture.md``.
+All of ``docs/reference/cli.md``; the keys in ``agent.md``; the codes in ``errors.md``; the trust rules in ``trust-rules.md``; the
+install machine's picture in ``architecture.md``.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from typer.main import get_command
 
-from dsops import errors
+from dsops import errors, trust
 from dsops.exits import exit_code
 from dsops_agent import config
 from dsops_agent.install import machine
@@ -25,6 +25,7 @@ CLI_PAGE = ROOT / "docs/reference/cli.md"
 AGENT_PAGE = ROOT / "docs/reference/agent.md"
 ERRORS_PAGE = ROOT / "docs/reference/errors.md"
 ARCHITECTURE_PAGE = ROOT / "docs/architecture.md"
+RULES_PAGE = ROOT / "docs/reference/trust-rules.md"
 BEGIN, END = "<!-- generated: make docs -->", "<!-- end of generated -->"
 _MINIMAL = """\
 device = "cam-1"
@@ -152,10 +153,20 @@ def machine_picture() -> str:
     return f"```mermaid\n{machine.mermaid().strip()}\n```"
 
 
+def trust_rules() -> str:
+    """Return the table of the trust rules."""
+    rows = [
+        f"| {number} | {rule.name} | {rule.demands} | `{rule.refusal.code}` |"
+        for number, rule in enumerate(trust.RULES, 1)
+    ]
+    return "\n".join(["| | rule | what must hold | code of a refusal |", "| --- | --- | --- | --- |", *rows])
+
+
 PARTS: dict[Path, Callable[[], str]] = {
     AGENT_PAGE: agent_keys,
     ERRORS_PAGE: error_codes,
     ARCHITECTURE_PAGE: machine_picture,
+    RULES_PAGE: trust_rules,
 }
 """Pages with one generated part, between the two marks."""
 

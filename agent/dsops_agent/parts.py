@@ -109,7 +109,7 @@ class Parts:
             self._runtime_started,
         )
         self._session = self._make_session()
-        signer = Signer(device, self._topics.state(device), self.identity.key, partial(self._journal.next, "report"))
+        signer = Signer(device, self._topics.state(device), self.identity.key, self._journal.next_report)
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )

@@ -9,7 +9,7 @@ from typing import Protocol
 from dsops import dsse
 from dsops.clock import Clock
 from dsops.errors import DsopsError
-from dsops.messages import ModelState, Observed, Problem
+from dsops.messages import ModelState, Observed, Problem, sign_observed
 from dsops_agent.transport.ports import Broker
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,14 @@ class Signer:
         device: This device.
         topic: Where reports are retained.
         key: The device's private key.
-        next_counter: Gives a number that rises durably with every report.
+        next_report: Makes the next report's payload by a function of its number and the digest of the payload before;
+            its own number and digest are durable when it returns.
     """
 
     device: str
     topic: str
     key: dsse.PrivateKey
-    next_counter: Callable[[], int]
+    next_report: Callable[[Callable[[int, str | None], bytes]], bytes]
 
 
 @dataclass
@@ -99,15 +100,20 @@ class Reporter:
         """Publish one report.
 
         Raises:
-            DsopsError: The counter cannot be made durable, or the report is too long.
+            DsopsError: Its number and digest cannot be made durable, or it is too long.
         """
+        payload = self.signer.next_report(self._compose)
+        self.broker.publish(self.signer.topic, sign_observed(payload, self.signer.key), retain=True)
+
+    def _compose(self, counter: int, previous: str | None) -> bytes:
         source = self.source()
         observed = Observed(
             device=self.signer.device,
-            counter=self.signer.next_counter(),
+            counter=counter,
             time=self.clock.now(),
             seq=source.seq(),
+            previous=previous,
             models=dict(source.observed()),
             refused=source.refused(),
         )
-        self.broker.publish(self.signer.topic, observed.sign(self.signer.key), retain=True)
+        return observed.payload()

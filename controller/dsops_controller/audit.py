@@ -66,7 +66,7 @@ class Audit:
 
 
 class RefusalGuard:
-    """Bounds the rows that strangers can cause: beyond the limit of an hour one row says that more were left out."""
+    """Bounds the rows that refusals can cause: beyond the limit of an hour one row says that more were left out."""
 
     def __init__(self, clock: Clock, limit: int = MAX_REFUSALS_PER_HOUR) -> None:
         self._clock = clock
@@ -74,14 +74,31 @@ class RefusalGuard:
         self._lock = threading.Lock()
         self._began_s = clock.monotonic_s()
         self._count = 0
+        self._once: set[tuple[str, str, str]] = set()
 
-    def refuse(self, connection: Connection, actor: str, action: str, subject: str, detail: str) -> None:
-        """Append the row of one refusal, if the hour still has room."""
+    def refuse(
+        self, connection: Connection, actor: str, action: str, subject: str, detail: str, *, once: str = ""
+    ) -> None:
+        """Append the row of one refusal, if the hour still has room.
+
+        Args:
+            connection: The caller's transaction.
+            actor: Who was refused.
+            action: What was refused.
+            subject: What it was about.
+            detail: Why.
+            once: A reason for which action and subject get one row an hour; empty for a row each time.
+        """
+        key = (action, subject, once)
         with self._lock:
             if self._clock.monotonic_s() - self._began_s >= _HOUR_S:
-                self._began_s, self._count = self._clock.monotonic_s(), 0
+                self._began_s, self._count, self._once = self._clock.monotonic_s(), 0, set()
+            if key in self._once:
+                return
             self._count += 1
             count = self._count
+            if once and count <= self._limit:
+                self._once.add(key)
         if count <= self._limit:
             record(connection, self._clock.now(), actor, action, subject, detail)
         elif count == self._limit + 1:

@@ -1,14 +1,30 @@
-"""The directive: what the controller wants one device to run. A DSSE envelope, retained on the device's own topic."""
+"""The directive: what the controller wants one device to run, and what a device asks before it believes one. Pure.
+
+It is a DSSE envelope, retained on the device's own topic. A hostile broker can forge, replay, misroute or hold back
+what it delivers; each of these breaks one rule.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from dsops import dsse, strictjson
-from dsops.errors import UntrustedBundle
+from dsops.bundle import sha256_hex
+from dsops.clock import utc_text
+from dsops.errors import (
+    ExpiredDirective,
+    ForeignDevice,
+    ForeignFleet,
+    MalformedDirective,
+    ReplayedDirective,
+    UnsignedDirective,
+    UntrustedBundle,
+)
 from dsops.manifest import Frozen, Name, Sha256, first_problem
+from dsops.rules import Rule, RuleResult, Verdict, enforce, explain_rules
 
 PAYLOAD_TYPE = "application/vnd.dsops.directive.v1+json"
 
@@ -68,33 +84,141 @@ class Recipient:
     threshold: int = 1
 
 
+@dataclass(frozen=True)
+class Received:
+    """An envelope as it came, and what it is judged by.
+
+    Attributes:
+        data: The bytes.
+        recipient: This device, and whom it believes.
+        last_seq: ``seq`` of the directive accepted last; 0 before the first.
+        now: Trusted time.
+    """
+
+    data: bytes
+    recipient: Recipient
+    last_seq: int
+    now: datetime
+
+    @cached_property
+    def envelope(self) -> dsse.Envelope:
+        """The envelope, not trusted; raises UntrustedBundle."""
+        return dsse.decode(self.data, PAYLOAD_TYPE)
+
+    @cached_property
+    def directive(self) -> Directive:
+        """What it says, not trusted; raises UntrustedBundle."""
+        return _parsed(self.envelope.content())
+
+
 def check_directive(data: bytes, recipient: Recipient, *, last_seq: int, now: datetime) -> Directive:
-    """Return the directive in ``data`` if this device must believe it.
+    """Return the directive in ``data`` if :data:`DIRECTIVE_RULES` allow this device to believe it.
 
     Args:
         data: A DSSE envelope.
         recipient: This device, and whom it believes.
-        last_seq: The highest ``seq`` that the device accepted so far; the same one again is accepted, for it is a
-            repetition of what is already journalled.
+        last_seq: ``seq`` of the directive accepted last. That very directive is no news: ask :func:`repeats` first.
         now: Trusted time.
 
     Raises:
-        UntrustedBundle: A rule refuses it; the text names the rule.
+        Refusal: The first broken rule's.
     """
-    payload = dsse.verify(data, PAYLOAD_TYPE, recipient.keys, recipient.threshold)
+    received = Received(data, recipient, last_seq, now)
+    enforce(DIRECTIVE_RULES, received, "the directive")
+    return received.directive
+
+
+def explain_directive(data: bytes, recipient: Recipient, *, last_seq: int, now: datetime) -> list[RuleResult]:
+    """Return what becomes of each rule of :data:`DIRECTIVE_RULES`; takes what :func:`check_directive` takes."""
+    return explain_rules(DIRECTIVE_RULES, Received(data, recipient, last_seq, now))
+
+
+def payload_digest(data: bytes) -> str:
+    """Return the SHA-256 (hex) of an envelope's payload, whoever signed it.
+
+    Raises:
+        UntrustedBundle: It is no envelope of a directive.
+    """
+    return sha256_hex(dsse.decode(data, PAYLOAD_TYPE).content())
+
+
+def repeats(data: bytes, accepted: str) -> bool:
+    """Return whether ``data`` holds the very directive that was accepted last, as a broker brings it at each reconnect.
+
+    Whether it is signed, or has expired meanwhile, does not matter: nothing follows from it.
+
+    Args:
+        data: A DSSE envelope.
+        accepted: :func:`payload_digest` of the directive accepted last; empty before the first.
+
+    Raises:
+        UntrustedBundle: It is no envelope of a directive.
+    """
+    return payload_digest(data) == accepted
+
+
+def _parsed(payload: bytes) -> Directive:
     try:
-        directive = Directive.model_validate(strictjson.loads(payload))
+        return Directive.model_validate(strictjson.loads(payload))
     except strictjson.JsonRefused as error:
-        raise UntrustedBundle("the directive is not strict JSON", why=str(error)) from error
+        raise UntrustedBundle("the payload is not strict JSON", why=str(error)) from error
     except ValidationError as error:
-        raise UntrustedBundle("the directive is not valid", why=first_problem(error)) from error
-    mine = (recipient.fleet, recipient.device)
-    if (directive.fleet, directive.device) != mine:
-        raise UntrustedBundle(
-            "the directive is for another device", why=f"{directive.fleet}/{directive.device}, not {'/'.join(mine)}"
-        )
-    if directive.seq < last_seq:
-        raise UntrustedBundle("the directive is old", why=f"seq {directive.seq}, {last_seq} was already accepted")
-    if directive.expires <= now:
-        raise UntrustedBundle("the directive has expired", why=f"at {directive.expires.isoformat()}")
-    return directive
+        raise UntrustedBundle("the payload is not a directive", why=first_problem(error)) from error
+
+
+def _is_envelope(case: Received) -> Verdict:
+    try:
+        content = case.envelope.content()
+    except UntrustedBundle as error:
+        return Verdict(ok=False, text=str(error))
+    return Verdict(ok=True, text=f"{len(case.data)} bytes, {len(content)} of them payload")
+
+
+def _is_signed(case: Received) -> Verdict:
+    good = len(dsse.signers(case.envelope, case.recipient.keys))
+    text = f"{good} of the director's keys signed, {case.recipient.threshold} are needed"
+    return Verdict(good >= case.recipient.threshold, text)
+
+
+def _is_directive(case: Received) -> Verdict:
+    try:
+        return Verdict(ok=True, text=f"{len(case.directive.slots)} models, issued {utc_text(case.directive.issued)}")
+    except UntrustedBundle as error:
+        return Verdict(ok=False, text=str(error))
+
+
+def _is_of_fleet(case: Received) -> Verdict:
+    said, mine = case.directive.fleet, case.recipient.fleet
+    return Verdict(said == mine, f"it is for fleet {said}, the device is of {mine}")
+
+
+def _is_for_device(case: Received) -> Verdict:
+    said, mine = case.directive.device, case.recipient.device
+    return Verdict(said == mine, f"it is for {said}, the device is {mine}")
+
+
+def _is_newer(case: Received) -> Verdict:
+    return Verdict(case.directive.seq > case.last_seq, f"seq {case.directive.seq}, {case.last_seq} was accepted before")
+
+
+def _is_alive(case: Received) -> Verdict:
+    said = case.directive.expires
+    return Verdict(case.now < said, f"it expires {utc_text(said)}, trusted time is {utc_text(case.now)}")
+
+
+DIRECTIVE_RULES: tuple[Rule[Received], ...] = (
+    Rule(
+        "envelope",
+        "it is a DSSE envelope of a directive, of at most 64 KiB",
+        MalformedDirective,
+        _is_envelope,
+        is_ground=True,
+    ),
+    Rule("signature", "enough of the director's keys signed it", UnsignedDirective, _is_signed),
+    Rule("content", "its payload is a directive", MalformedDirective, _is_directive, is_ground=True),
+    Rule("fleet", "it is for the device's fleet", ForeignFleet, _is_of_fleet),
+    Rule("device", "it is for the device", ForeignDevice, _is_for_device),
+    Rule("seq", "its seq exceeds that of every directive accepted before", ReplayedDirective, _is_newer),
+    Rule("expiry", "it has not expired by trusted time", ExpiredDirective, _is_alive),
+)
+"""What a device asks of a directive, in order. The director's keys come from the trust metadata."""

@@ -4,7 +4,6 @@ The exact payload bytes are signed, together with their type, so no canonical fo
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidSignature
@@ -40,6 +39,14 @@ class Envelope(Frozen):
     def encode(self) -> bytes:
         """Return the JSON bytes."""
         return strictjson.dumps(self.model_dump(mode="json", by_alias=True))
+
+    def content(self) -> bytes:
+        """Return the payload's bytes, not trusted yet.
+
+        Raises:
+            UntrustedBundle: They are not base64.
+        """
+        return _decode64(self.payload)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
@@ -90,37 +97,46 @@ def verify(data: bytes, payload_type: str, keys: Mapping[str, PublicKey], thresh
     Raises:
         UntrustedBundle: The bytes are not an envelope of this type, or too few trusted keys signed.
     """
-    envelope = decode(data)
-    if envelope.payload_type != payload_type:
-        raise UntrustedBundle("the envelope is of another type", why=f"{envelope.payload_type!r}, not {payload_type!r}")
-    payload = _decode64(envelope.payload)
-    message = pre_authentication_encoding(payload_type, payload)
-    good = {s.keyid for s in envelope.signatures if s.keyid in keys and _is_valid(keys[s.keyid], s, message)}
+    envelope = decode(data, payload_type)
+    good = signers(envelope, keys)
     if len(good) < threshold:
         raise UntrustedBundle("the envelope is not signed by trusted keys", why=f"{len(good)} of {threshold} needed")
-    return payload
+    return envelope.content()
 
 
-def decode(data: bytes) -> Envelope:
+def signers(envelope: Envelope, keys: Mapping[str, PublicKey]) -> frozenset[str]:
+    """Return the ids of those trusted keys whose signature of the envelope is good.
+
+    Raises:
+        UntrustedBundle: The payload is not base64.
+    """
+    message = pre_authentication_encoding(envelope.payload_type, envelope.content())
+    return frozenset(s.keyid for s in envelope.signatures if s.keyid in keys and _is_valid(keys[s.keyid], s, message))
+
+
+def decode(data: bytes, payload_type: str) -> Envelope:
     """Parse an envelope without trusting it.
 
     Raises:
-        UntrustedBundle: It is too long, or not an envelope.
+        UntrustedBundle: It is too long, not an envelope, or of another type.
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise UntrustedBundle("the envelope is too long", why=f"{len(data)} bytes, {MAX_ENVELOPE_BYTES} allowed")
     try:
-        return Envelope.model_validate(strictjson.loads(data))
+        envelope = Envelope.model_validate(strictjson.loads(data))
     except strictjson.JsonRefused as error:
         raise UntrustedBundle("the envelope is not strict JSON", why=str(error)) from error
     except ValidationError as error:
         raise UntrustedBundle("the envelope is not valid", why=first_problem(error)) from error
+    if envelope.payload_type != payload_type:
+        raise UntrustedBundle("the envelope is of another type", why=f"{envelope.payload_type!r}, not {payload_type!r}")
+    return envelope
 
 
 def _decode64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise UntrustedBundle("the envelope is not valid", why=f"base64: {error}") from error
 
 

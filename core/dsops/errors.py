@@ -207,6 +207,13 @@ class OutsideRing(Refusal):
     default_hint = "let the release managers widen the ring: dsops policy set"
 
 
+class MalformedReport(Refusal):
+    """A device's report is signed by the device, and cannot be parsed."""
+
+    code = "trust.report_malformed"
+    default_hint = "check that controller and agent are of versions that fit"
+
+
 class UnsignedReport(Refusal):
     """A device's report is not signed by a key of the device."""
 
@@ -219,6 +226,13 @@ class ForeignReport(Refusal):
 
     code = "trust.report_foreign"
     default_hint = "the device speaks for another one: consider dsops device suspend"
+
+
+class ReplayedReport(Refusal):
+    """A device's report is older than the newest one, and is not the copy that the broker retains."""
+
+    code = "trust.report_replayed"
+    default_hint = "nothing to do if newer reports follow; else the broker replays, or a copy of the device speaks"
 
 
 class ForkedReport(Refusal):

@@ -5,12 +5,23 @@ signed by the device's own key, so that a broker cannot invent a success.
 """
 
 import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from dsops import dsse, strictjson
-from dsops.errors import InvalidInput, UntrustedBundle
+from dsops.bundle import sha256_hex
+from dsops.errors import (
+    ForeignReport,
+    ForkedReport,
+    InvalidInput,
+    MalformedReport,
+    ReplayedReport,
+    UnsignedReport,
+    UntrustedBundle,
+)
 from dsops.manifest import Frozen, Sha256, first_problem
 from dsops.states import Install
 
@@ -76,37 +87,108 @@ class ModelState(Frozen):
 class Observed(Frozen):
     """Everything a device says of itself, whole, each time.
 
-    ``counter`` rises with every report of a device, across restarts; the controller refuses one that does not.
-    ``seq`` is the newest directive that the device accepted.
+    ``counter`` rises by one with every report of a device, across restarts, and ``previous`` names the report before:
+    the reports of one device are a chain. ``seq`` is the newest directive that the device accepted.
     """
 
     device: str
     counter: int = Field(ge=1)
     time: AwareDatetime
     seq: int = Field(ge=0)
+    previous: Sha256 | None = None
+    """SHA-256 of the payload of the report before; None in the first."""
     models: dict[str, ModelState] = Field(default={})
     refused: Problem | None = None
     """Why the newest message from the controller was refused, when it was."""
 
+    def payload(self) -> bytes:
+        """Return the bytes that are signed, and that the next report names by their digest."""
+        return strictjson.dumps(self.model_dump(mode="json"))
+
     def sign(self, key: dsse.PrivateKey) -> bytes:
         """Return the signed envelope's bytes."""
-        return dsse.sign(STATE_TYPE, strictjson.dumps(self.model_dump(mode="json")), key).encode()
+        return sign_observed(self.payload(), key)
 
 
-def check_observed(data: bytes, key: dsse.PublicKey, device: str) -> Observed:
-    """Return a device's report if it is signed by its key and about itself.
+@dataclass(frozen=True)
+class Report:
+    """A report whose signature was checked, and the digest of its payload."""
+
+    observed: Observed
+    digest: str
+
+
+@dataclass(frozen=True)
+class LastReport:
+    """What is known of a device's newest report."""
+
+    counter: int
+    digest: str
+
+
+def sign_observed(payload: bytes, key: dsse.PrivateKey) -> bytes:
+    """Return the signed envelope of a report's payload."""
+    return dsse.sign(STATE_TYPE, payload, key).encode()
+
+
+def check_observed(data: bytes, keys: Iterable[dsse.PublicKey], device: str) -> Report:
+    """Return a device's report if it is signed by a key of the device and about the device.
+
+    Args:
+        data: A DSSE envelope.
+        keys: The device's keys that count.
+        device: The device that it came from.
 
     Raises:
-        UntrustedBundle: It is not.
+        UnsignedReport: No key of the device signed it, or it is no envelope.
+        MalformedReport: It is signed, but no report.
+        ForeignReport: It is about another device.
     """
-    payload = dsse.verify(data, STATE_TYPE, {dsse.key_id(key): key})
+    try:
+        payload = dsse.verify(data, STATE_TYPE, {dsse.key_id(key): key for key in keys})
+    except UntrustedBundle as error:
+        raise UnsignedReport(f"a report of {device} is not signed by it", why=str(error)) from error
     try:
         observed = Observed.model_validate(strictjson.loads(payload))
-    except (strictjson.JsonRefused, ValidationError) as error:
-        raise UntrustedBundle("a device's report is not valid", why=str(error)[:500]) from error
+    except strictjson.JsonRefused as error:
+        raise MalformedReport(f"a report of {device} is not strict JSON", why=str(error)) from error
+    except ValidationError as error:
+        raise MalformedReport(f"a report of {device} is not valid", why=first_problem(error)) from error
     if observed.device != device:
-        raise UntrustedBundle("a device's report is about another device", why=f"{observed.device}, not {device}")
-    return observed
+        raise ForeignReport(f"a report of {device} is about another device", why=observed.device)
+    return Report(observed, sha256_hex(payload))
+
+
+def continues(report: Report, last: LastReport | None) -> bool:
+    """Return whether a report is news, and follows from the newest one that is known. Pure.
+
+    Reports get lost on their way, so a gap in the counters is no fault. A device and a copy of its state, which share
+    one key, use the same numbers for different reports, and so give each other away.
+
+    Args:
+        report: A checked report.
+        last: The newest report of the device that was believed; None if there is none.
+
+    Returns:
+        False if it is that very report, as a broker that retains it brings it again.
+
+    Raises:
+        ReplayedReport: It is older.
+        ForkedReport: It has the number of the newest one, or the one after, but does not follow from it.
+    """
+    if last is None:
+        return True
+    if report.digest == last.digest:
+        return False
+    said = report.observed
+    if said.counter < last.counter:
+        raise ReplayedReport(f"a report of {said.device} is old", why=f"number {said.counter}, {last.counter} is known")
+    if said.counter == last.counter:
+        raise ForkedReport(f"{said.device} reported twice as number {said.counter}", why="and not the same")
+    if said.counter == last.counter + 1 and said.previous != last.digest:
+        why = f"it does not name number {last.counter} as the one before"
+        raise ForkedReport(f"report {said.counter} of {said.device} is of another line", why=why)
+    return True
 
 
 class Need(Frozen):

@@ -262,6 +262,7 @@ class World:
         self.free_bytes = 10**9
         self.config = InstallConfig(probation_s=60.0, free_bytes=1000, window=4)
         self.last_seq = 0
+        self.envelopes: dict[tuple[int, str, tuple[Made, ...]], bytes] = {}
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -312,7 +313,11 @@ class World:
         return directive.sign(self.key)
 
     def direct(self, seq: int, *made: Made, deployment: str = "") -> None:
-        self.installer.on_directive(self.envelope(seq, *made, deployment=deployment))
+        """Deliver a directive; asked for again it is the very same, as the broker retains it."""
+        key = (seq, deployment, made)
+        if key not in self.envelopes:
+            self.envelopes[key] = self.envelope(seq, *made, deployment=deployment)
+        self.installer.on_directive(self.envelopes[key])
 
     def pack(self, model: str = MODEL) -> None:
         self.installer.on_trust_pack(model, TrustPack(metadata={}, targets={}).encode())

@@ -79,8 +79,8 @@ def test_old_directive_is_refused_with_one_event(world: Any, bundle: Any) -> Non
         world.steps(3, 11)
     refused = world.installer.refused()
     assert refused is not None
-    assert refused.code == "bundle.untrusted"
-    assert "seq 4" in refused.message
+    assert refused.code == "trust.directive_replayed"
+    assert "seq 4, 5 was accepted" in refused.message
     assert world.installer.seq() == 5
     assert world.state().active == two.sha256
     assert world.events.kinds() == ["committed", "refused"]
@@ -151,7 +151,7 @@ def test_target_that_no_pack_holds_is_rejected_but_may_be_trusted_later(world: A
     state = world.settle()
     assert (state.install, state.active) == (Install.REJECTED, one.sha256)
     assert state.problem is not None
-    assert state.problem.code == "bundle.untrusted"
+    assert state.problem.code == "trust.target_unknown"
     assert world.journal.quarantined(two.sha256) is None
     world.publish(two)
     world.direct(3, two)
@@ -177,7 +177,7 @@ def test_bundle_for_other_hardware_is_rejected_at_once(world: Any, bundle: Any) 
     world.pack()
     world.step()
     assert world.state().install is Install.REJECTED
-    assert world.state().problem.code == "bundle.incompatible"
+    assert world.state().problem.code == "bundle.wrong_hardware"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
 from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
@@ -31,19 +32,15 @@ from dsops_agent.install.ports import (
     RuntimeControl,
     TrustSource,
 )
+from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
-from dsops_agent.install.view import model_state, progress_of
+from dsops_agent.install.view import model_state, progress_of, tidings_of
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 0.5
-_TOLD = {
-    Install.REJECTED: "refused",
-    Install.COMMITTED: "committed",
-    Install.ROLLED_BACK: "rolled_back",
-    Install.FAILED: "failed",
-}
+_DIRECTIVE = "directive"
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
 _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
@@ -84,7 +81,6 @@ class Installer:
     _due: dict[str, float] = field(init=False, default_factory=dict)
     _awaiting: set[str] = field(init=False, default_factory=set)
     _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
-    _refusals: dict[str, Problem] = field(init=False, default_factory=dict)
     _newest_refusal: Problem | None = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
 
@@ -95,6 +91,7 @@ class Installer:
         self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
+        self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
         self._publish()
 
@@ -158,6 +155,7 @@ class Installer:
         while not stop.is_set():
             self.work(self._wait_s())
         self._carrier.end()
+        self._safely(self._tell_the_rest)
 
     def work(self, timeout_s: float) -> None:
         """Handle what came within ``timeout_s``, then what is due. One round of :meth:`run`."""
@@ -183,10 +181,10 @@ class Installer:
     def _handle(self, message: Message) -> None:
         match message:
             case mailbox.DirectiveCame(data=data):
-                self._believing("directive", lambda: self._intake.offer(data))
+                self._offer(data)
                 self._judge()
             case mailbox.PackCame(model=model, data=data):
-                self._believing(f"pack {model}", lambda: self._intake.pack(model, data))
+                self._take_pack(model, lambda: self._intake.pack(model, data))
                 self._judge()
                 self._decide_again()
             case mailbox.ChunkCame(digest=digest, data=data):
@@ -202,6 +200,7 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
+        self._news |= self._refusals.turn()
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
@@ -221,42 +220,52 @@ class Installer:
 
     def _decide_late(self, row: InstallRow) -> Outcome | Wait:
         try:
-            self._believing(f"pack {row.model}", lambda: self._intake.retry(row.model))
+            self._take_pack(row.model, lambda: self._intake.retry(row.model))
         except DeviceError as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait()
 
     # From messages to installs.
 
-    def _believing(self, source: str, action: Callable[[], None]) -> None:
+    def _offer(self, data: bytes) -> None:
+        try:
+            is_repeated = self._intake.offer(data)
+        except UntrustedBundle as error:
+            self._refuse(_DIRECTIVE, error, sha256_hex(data))
+        else:
+            if is_repeated:
+                self._accepted(_DIRECTIVE)
+
+    def _take_pack(self, model: str, action: Callable[[], None]) -> None:
         try:
             action()
         except UntrustedBundle as error:
-            self._refuse(source, error)
+            self._refuse(f"pack {model}", error)
         else:
-            if source != "directive":
-                self._refusals.pop(source, None)
+            self._accepted(f"pack {model}")
 
     def _judge(self) -> None:
-        try:
-            directive = self._intake.judge(self.clock.monotonic_s())
-        except UntrustedBundle as error:
-            self._refuse("directive", error)
-            return
-        if directive:
-            self._refusals.pop("directive", None)
-            for model in directive.slots:
+        judged = self._intake.judge(self.clock.monotonic_s())
+        if judged and judged.refusal:
+            self._refuse(_DIRECTIVE, judged.refusal, judged.digest)
+        elif judged and judged.directive:
+            self._accepted(_DIRECTIVE)
+            for model in judged.directive.slots:
                 self._reconcile(model)
             self._publish()
 
-    def _refuse(self, source: str, error: UntrustedBundle) -> None:
-        """Report a refusal; the same one again, as a retained message brings it, is no new event."""
-        problem = problem_of(error)
-        if self._refusals.pop(source, None) != problem:
-            self.journal.tell(Tidings("refused", "", 0, "", problem.code, problem.message))
+    def _refuse(self, source: str, error: UntrustedBundle, digest: str = "") -> None:
+        if self._refusals.refuse(source, error, digest):
             self._news = True
-        self._refusals[source] = problem
-        self._publish()
+            self._publish()
+
+    def _accepted(self, source: str) -> None:
+        if self._refusals.accepted(source):
+            self._publish()
+
+    def _tell_the_rest(self) -> None:
+        self._news |= self._refusals.tell_left_out()
+        self._tell()
 
     def _reconcile(self, model: str) -> None:
         """Begin, change or leave a model's install, so that it leads to what is desired."""
@@ -317,7 +326,7 @@ class Installer:
             if Effect.COMMIT in taken.effects:
                 self.slots.commit(after.model, after.wanted.sha256)
             if Effect.TELL in taken.effects:
-                self.journal.tell(_tidings(after))
+                self.journal.tell(tidings_of(after))
         self._news = True
         self._keep(after)
         logger.info("%s release %d: %s", after.model, after.wanted.release, after.state.value)
@@ -450,7 +459,7 @@ class Installer:
 
     def _publish(self) -> None:
         models = sorted({*self.slots.models(), *self._rows})
-        self._newest_refusal = next(reversed(self._refusals.values()), None)
+        self._newest_refusal = self._refusals.newest
         self._observed = {
             m: model_state(m, self._rows.get(m), self.slots, self.journal, self._progress(m)) for m in models
         }
@@ -483,9 +492,3 @@ def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
     kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
     index = row.index if outcome.index is None else outcome.index
     return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)
-
-
-def _tidings(row: InstallRow) -> Tidings:
-    problem = row.problem or Problem(code="")
-    wanted = row.wanted
-    return Tidings(_TOLD[row.state], row.model, wanted.release, wanted.sha256, problem.code, problem.message)

@@ -1,15 +1,25 @@
 """Taking directives in: learn which models one names, get their trust packs, then believe it or not."""
 
-import base64
-import binascii
 import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from dsops import dsse, messages, strictjson
-from dsops.directive import Directive, Recipient, check_directive
-from dsops.errors import DeviceError, DsopsError, InvalidInput, UntrustedBundle
+from dsops.bundle import sha256_hex
+from dsops.directive import PAYLOAD_TYPE, Directive, Recipient, check_directive, payload_digest, repeats
+from dsops.errors import (
+    DeviceError,
+    DsopsError,
+    ExpiredDirective,
+    ForeignDevice,
+    ForeignFleet,
+    InvalidInput,
+    MalformedDirective,
+    MalformedMetadata,
+    ReplayedDirective,
+    UntrustedBundle,
+)
 from dsops.ids import model_name
 from dsops.messages import TrustPack
 from dsops.trust import Director, Policy, SignedTarget
@@ -19,6 +29,11 @@ from dsops_agent.install.ports import DeviceFacts, TrustSource
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 16
+MAX_FOLLOWED = 64
+"""Models whose trust packs are asked for at most: what names them is not believed yet."""
+
+_FINAL = (ExpiredDirective, ForeignDevice, MalformedDirective, ReplayedDirective)
+"""Refusals that no newer trust metadata can cure."""
 
 
 class Trust(Protocol):
@@ -59,6 +74,16 @@ class _Pending:
     refused: bool = False
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What became of the pending directive: believed and durable, or refused."""
+
+    digest: str
+    """SHA-256 of its envelope."""
+    directive: Directive | None = None
+    refusal: UntrustedBundle | None = None
+
+
 class Intake:
     """Holds the newest directive until it can be judged.
 
@@ -93,27 +118,37 @@ class Intake:
         """When :meth:`judge` has something to do although nothing came."""
         return self._pending.until_s if self._pending and not self._pending.refused else None
 
-    def offer(self, data: bytes) -> None:
+    def offer(self, data: bytes) -> bool:
         """Take an envelope in; the newest replaces the one before.
 
+        Returns:
+            Whether it is the directive that was accepted last, come again; there is nothing to judge then.
+
         Raises:
-            UntrustedBundle: It is no envelope of a directive.
+            MalformedDirective: It is no envelope of a directive.
         """
         models = named_models(data)
+        if repeats(data, self._journal.directive_digest()):
+            self._pending = None
+            return True
         self._pending = _Pending(data, models)
         self.follow(models)
+        return False
 
     def follow(self, models: tuple[str, ...]) -> None:
         """Ask for the trust packs of models; only theirs are taken in."""
-        self._followed.update(models)
         for model in models:
+            if model not in self._followed and len(self._followed) >= MAX_FOLLOWED:
+                logger.warning("the trust pack of %s is not asked for: too many models were named", model)
+                continue
+            self._followed.add(model)
             self._source.follow(model)
 
     def pack(self, model: str, data: bytes) -> None:
         """Take a trust pack in; one of a model that nobody asked for is ignored.
 
         Raises:
-            UntrustedBundle: It is not valid, or TUF's rules refuse it.
+            UntrustedBundle: It is not valid, or TUF's rules refuse it, each with a code of its own.
             DeviceError: The disk is full or fails; :meth:`retry` tries to keep it again.
         """
         if model not in self._followed:
@@ -123,7 +158,7 @@ class Intake:
         try:
             pack = messages.decode(TrustPack, data)
         except InvalidInput as error:
-            raise UntrustedBundle(f"the trust pack of {model} is not valid", why=str(error)) from error
+            raise MalformedMetadata(f"the trust pack of {model} is not valid", why=str(error)) from error
         self._unkept.pop(model, None)
         try:
             self._trust.accept(model, pack)
@@ -141,11 +176,12 @@ class Intake:
         if model in self._unkept:
             self.pack(model, self._unkept[model])
 
-    def judge(self, now_s: float) -> Directive | None:
-        """Return the pending directive once it is believed; its ``seq`` and wishes are durable then.
+    def judge(self, now_s: float) -> Judged | None:
+        """Return what became of the pending directive, once that is certain; a refusal is returned once.
+
+        When it is believed, its ``seq``, its digest and what it wants are durable.
 
         Raises:
-            UntrustedBundle: It is refused, said once.
             NoSpace: It is believed, but cannot be kept; it stays pending.
             StateDamaged: Likewise.
         """
@@ -156,23 +192,29 @@ class Intake:
             pending.until_s = now_s + self._wait_s
         try:
             directive = self._believe(pending.data)
-            self._journal.accept(directive)
+            self._journal.accept(directive, payload_digest(pending.data))
         except UntrustedBundle as error:
-            if pending.until_s is not None and now_s >= pending.until_s and not pending.refused:
-                pending.refused = True
-                raise
-            logger.info("a directive waits for newer trust metadata: %s", error)
-            return None
+            return self._refused(pending, error, now_s)
         except DsopsError:
             pending.until_s = now_s + self._wait_s
             raise
         self._pending = None
-        return directive
+        return Judged(sha256_hex(pending.data), directive=directive)
+
+    def _refused(self, pending: _Pending, error: UntrustedBundle, now_s: float) -> Judged | None:
+        is_final = isinstance(error, _FINAL)
+        if is_final:
+            self._pending = None
+        if pending.refused or not (is_final or (pending.until_s is not None and now_s >= pending.until_s)):
+            logger.info("a directive waits for newer trust metadata: %s", error)
+            return None
+        pending.refused = True
+        return Judged(sha256_hex(pending.data), refusal=error)
 
     def _believe(self, data: bytes) -> Directive:
         director = self._trust.director()
         if director.fleet != self._device.fleet:
-            raise UntrustedBundle("the trust metadata is of another fleet", why=director.fleet)
+            raise ForeignFleet("the trust metadata is of another fleet", why=director.fleet)
         recipient = Recipient(self._device.fleet, self._device.device, director.keyring(), director.threshold)
         return check_directive(data, recipient, last_seq=self._journal.seq(), now=self._trust.now())
 
@@ -181,17 +223,16 @@ def named_models(data: bytes) -> tuple[str, ...]:
     """Return the models that an envelope claims to name, without trusting it.
 
     Raises:
-        UntrustedBundle: It is no envelope of a directive, or names too many models.
+        MalformedDirective: It is no envelope of a directive, or names too many models.
     """
-    envelope = dsse.decode(data)
     try:
-        payload = strictjson.loads(base64.b64decode(envelope.payload, validate=True))
+        payload = strictjson.loads(dsse.decode(data, PAYLOAD_TYPE).content())
         slots = payload["slots"] if isinstance(payload, dict) else None
         names = tuple(model_name(str(name)) for name in slots) if isinstance(slots, dict) else ()
-    except (strictjson.JsonRefused, binascii.Error, KeyError, InvalidInput) as error:
-        raise UntrustedBundle("the directive is not valid", why=str(error)) from error
+    except (strictjson.JsonRefused, KeyError, InvalidInput, UntrustedBundle) as error:
+        raise MalformedDirective("the directive is refused", why=str(error)) from error
     if not 0 < len(names) <= MAX_MODELS:
-        raise UntrustedBundle(
-            "the directive is not valid", why=f"it names {len(names)} models, 1 to {MAX_MODELS} may be"
+        raise MalformedDirective(
+            "the directive is refused", why=f"it names {len(names)} models, 1 to {MAX_MODELS} may be"
         )
     return names

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsops.bundle import sha256_hex
 from dsops.directive import DesiredSlot, Directive
 from dsops.errors import NoSpace, StateDamaged
 from dsops.messages import Problem
@@ -34,11 +35,16 @@ CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, model TEXT NOT NULL, release INTEGER NOT NULL,
     digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
 );
+CREATE TABLE refusal (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL UNIQUE,
+    digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
+);
 """
 _FILE_BYTES = 256 * 1024
 _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
-_SEQ = "directive seq"
+_SEQ, _DIRECTIVE = "directive seq", "directive digest"
+_COUNTER, _REPORT = "report", "report digest"
 Cell = str | int
 
 
@@ -74,6 +80,21 @@ class SlotRow:
     length_bytes: int
     release: int
     committed: bool
+
+
+@dataclass(frozen=True)
+class RefusalRow:
+    """A message of the controller that was refused, and that nothing better has followed yet.
+
+    Attributes:
+        source: What kind of message, and of which model.
+        digest: SHA-256 of what was refused, where that tells one refusal from the next.
+        problem: Why.
+    """
+
+    source: str
+    digest: str
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -201,11 +222,16 @@ class Journal:
         found = self._rows("SELECT value FROM counter WHERE name = ?", (_SEQ,))
         return int(found[0][0]) if found else 0
 
-    def accept(self, directive: Directive) -> None:
-        """Keep a directive's ``seq`` and what it wants. The stored ``seq`` never falls."""
+    def directive_digest(self) -> str:
+        """Return the digest of the newest accepted directive's payload; empty before the first."""
+        return self.get(_DIRECTIVE)
+
+    def accept(self, directive: Directive, digest: str) -> None:
+        """Keep a directive's ``seq``, its payload's digest and what it wants. The stored ``seq`` never falls."""
         with self.transaction():
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
             self._write(sql, (_SEQ, directive.seq))
+            self.set(_DIRECTIVE, digest)
             for model, slot in directive.slots.items():
                 row = (model, directive.seq, slot.model_dump_json())
                 self._write("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", row)
@@ -214,6 +240,18 @@ class Journal:
         """Return what the newest directive that names it wants of each model, with that directive's ``seq``."""
         rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
         return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
+
+    # Reports.
+
+    def next_report(self, compose: Callable[[int, str | None], bytes]) -> bytes:
+        """Return the payload that ``compose`` makes of the next number and the digest of the payload before.
+
+        Number and digest are durable when it returns, so that no number is ever used for two reports.
+        """
+        with self.transaction():
+            payload = compose(self.next(_COUNTER), self.get(_REPORT) or None)
+            self.set(_REPORT, sha256_hex(payload))
+        return payload
 
     # Installs.
 
@@ -258,6 +296,20 @@ class Journal:
         """Return why a digest must not be tried again."""
         found = self._rows("SELECT code, message FROM quarantine WHERE digest = ?", (digest,))
         return Problem(code=str(found[0][0]), message=str(found[0][1])) if found else None
+
+    def put_refusal(self, row: RefusalRow) -> None:
+        """Keep a refusal in place of the one before of the same source."""
+        sql = "INSERT OR REPLACE INTO refusal (source, digest, code, message) VALUES (?, ?, ?, ?)"
+        self._write(sql, (row.source, row.digest, row.problem.code, row.problem.message))
+
+    def clear_refusal(self, source: str) -> None:
+        """Keep that a message of this source was accepted."""
+        self._write("DELETE FROM refusal WHERE source = ?", (source,))
+
+    def refusals(self) -> list[RefusalRow]:
+        """Return the refusals that stand, oldest first."""
+        rows = self._rows("SELECT source, digest, code, message FROM refusal ORDER BY id")
+        return [RefusalRow(str(s), str(d), Problem(code=str(c), message=str(m))) for s, d, c, m in rows]
 
     def tell(self, tidings: Tidings) -> None:
         """Keep an event until the sink has it."""

@@ -1,10 +1,16 @@
-"""What is reported of each model."""
+"""What is reported of each model, and what is told of the end of an install."""
 
-from dsops.messages import ModelState
+from dsops.messages import ModelState, Problem
 from dsops.states import Install
-from dsops_agent.install.journal import InstallRow, Journal
+from dsops_agent.install.journal import InstallRow, Journal, Tidings
 from dsops_agent.install.slots import Slots
 
+_TOLD = {
+    Install.REJECTED: "refused",
+    Install.COMMITTED: "committed",
+    Install.ROLLED_BACK: "rolled_back",
+    Install.FAILED: "failed",
+}
 _NOTHING_FETCHED = frozenset({Install.IDLE, Install.RECEIVED, Install.TRUSTED, Install.REJECTED})
 
 
@@ -31,3 +37,10 @@ def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journ
         progress=progress,
         problem=row.problem if row else None,
     )
+
+
+def tidings_of(row: InstallRow) -> Tidings:
+    """Return the event of an install that has ended."""
+    problem = row.problem or Problem(code="")
+    wanted = row.wanted
+    return Tidings(_TOLD[row.state], row.model, wanted.release, wanted.sha256, problem.code, problem.message)

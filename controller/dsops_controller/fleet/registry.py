@@ -16,8 +16,8 @@ from sqlalchemy import select, update
 
 from dsops import dsse, strictjson
 from dsops.clock import Clock
-from dsops.errors import Conflict, NotFound, UntrustedBundle
-from dsops.messages import Connection, Inventory, Observed, check_observed
+from dsops.errors import Conflict, NotFound, UnsignedReport, UntrustedBundle
+from dsops.messages import Connection, Inventory, LastReport, Observed, check_observed, continues
 from dsops.states import Device
 from dsops_controller import audit
 from dsops_controller.db.database import Database, upsert
@@ -163,10 +163,12 @@ class Registry:
         return self._from_device(message.device, "connection.refused", lambda t, row: self._connected(t, row, message))
 
     def observed(self, device: str, data: bytes) -> Observed | None:
-        """Store a device's signed report; return it, or None if a newer one is stored already.
+        """Store a device's signed report; return it, or None if it is the newest one, come again.
 
         Raises:
-            UntrustedBundle: The device is unknown, not accepted or without a key; or the report is not signed by it.
+            UntrustedBundle: The device is unknown or not accepted.
+            Refusal: The report is not signed by a key of the device, is about another one, is an old one, or does not
+                follow from the newest one. The device's name and the code are in the audit trail.
         """
         return self._from_device(device, "report.refused", lambda t, row: self._reported(t, row, data))
 
@@ -192,7 +194,8 @@ class Registry:
                 return act(connection, _accepted(_row(connection, device), device))
             except UntrustedBundle as error:
                 refusal = error
-                self._refusals.refuse(connection, f"device:{device}", action, device, str(error))
+                detail = f"{error.code}: {error}"
+                self._refusals.refuse(connection, f"device:{device}", action, device, detail, once=error.code)
         _log.warning("%s: %s", action, refusal)
         raise refusal
 
@@ -207,24 +210,34 @@ class Registry:
         return True
 
     def _reported(self, connection: Transaction, row: AnyRow, data: bytes) -> Observed | None:
-        if row.public_key is None:
-            raise UntrustedBundle(f"device {row.id} has no key", why="it has not enrolled")
-        report = check_observed(data, dsse.load_public_key(row.public_key), row.id)
-        stored = connection.execute(select(reports.c.counter).where(reports.c.device == row.id)).scalar()
-        if stored is not None and report.counter <= stored:
+        report = check_observed(data, _report_keys(connection, row), row.id)
+        if not continues(report, _last_report(connection, row.id)):
             return None
-        now_ms = to_ms(self._clock.now())
-        text = strictjson.dumps(report.model_dump(mode="json")).decode()
-        values = {"counter": report.counter, "seq": report.seq, "report": text, "received_ms": now_ms}
-        upsert(connection, reports, device=row.id, **values)
+        said, now_ms = report.observed, to_ms(self._clock.now())
+        values = {"counter": said.counter, "digest": report.digest, "seq": said.seq, "received_ms": now_ms}
+        upsert(connection, reports, device=row.id, report=said.payload().decode(), **values)
         connection.execute(update(devices).where(devices.c.id == row.id).values(seen_ms=now_ms))
-        return report
+        return said
 
     def _set(self, device: str, values: dict[str, object]) -> None:
         with self._db.write() as connection:
             changed = connection.execute(update(devices).where(devices.c.id == device).values(**values))
             if changed.rowcount != 1:
                 raise _unknown(device)
+
+
+def _report_keys(_connection: Transaction, row: AnyRow) -> tuple[dsse.PublicKey, ...]:
+    """Return the keys whose reports of a device count."""
+    if row.public_key is None:
+        raise UnsignedReport(f"device {row.id} has no key", why="it has not enrolled")
+    return (dsse.load_public_key(row.public_key),)
+
+
+def _last_report(connection: Transaction, device: str) -> LastReport | None:
+    """Return what is known of the newest report; None if the device begins to count, as after enrolling anew."""
+    query = select(reports.c.counter, reports.c.digest).where(reports.c.device == device)
+    row = connection.execute(query).one_or_none()
+    return LastReport(row.counter, row.digest) if row and row.counter and row.digest else None
 
 
 def encode_inventory(inventory: Inventory) -> str:

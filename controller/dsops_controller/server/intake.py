@@ -27,7 +27,7 @@ class Reports(Protocol):
         ...
 
     def observed(self, device: str, data: bytes) -> Observed | None:
-        """Take a report, signed by the device; None when it is an old one."""
+        """Take a report, signed by the device; None when it is the newest one, come again."""
         ...
 
     def require_accepted(self, device: str) -> None:

@@ -144,7 +144,7 @@ def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(
 
     def newest() -> Observed | None:
         reports = controller.got("dsops/v1/d/cam-1/up/state")
-        return check_observed(reports[-1], identity.key.public_key(), "cam-1") if reports else None
+        return check_observed(reports[-1], (identity.key.public_key(),), "cam-1").observed if reports else None
 
     def is_told() -> bool:
         observed = newest()
@@ -154,7 +154,7 @@ def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(
     observed = newest()
     assert observed is not None
     assert observed.refused is not None
-    assert observed.refused.code == "bundle.untrusted"
+    assert observed.refused.code == "trust.directive_malformed"
     agent.signal(signal.SIGTERM)
     assert agent.wait() == 0
     eventually(lambda: not decode(Connection, controller.got("dsops/v1/d/cam-1/up/conn")[-1]).online)

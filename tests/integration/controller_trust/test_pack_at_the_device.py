@@ -7,7 +7,7 @@ import pytest
 
 from dsops.clock import ManualClock
 from dsops.directive import Directive, Recipient, check_directive
-from dsops.errors import UntrustedBundle
+from dsops.errors import BelowFloor, UntrustedBundle
 from dsops.messages import TrustPack, decode
 from dsops.trust import Policy, approve
 from dsops_agent.trust.store import TrustStore
@@ -48,7 +48,7 @@ def test_a_device_approves_what_owner_policy_and_director_say(
 
     ceremony.set_policy(fleet.keys, fleet.server, Policy(model="digits", floor=2), clock)
     device.accept("digits", fleet.repository.pack("digits"))
-    with pytest.raises(UntrustedBundle, match="too old"):
+    with pytest.raises(BelowFloor, match="the floor is 2"):
         approve("digits", slot, target, device.policy("digits"), device="cam-1", hardware="x86_64")
 
 

@@ -1,6 +1,7 @@
 """The register over a real database: reports only rise, and only accepted devices are believed."""
 
 import itertools
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,17 @@ from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from dsops import dsse
+from dsops.bundle import sha256_hex
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, NotFound, UntrustedBundle
+from dsops.errors import (
+    Conflict,
+    ForeignReport,
+    ForkedReport,
+    NotFound,
+    ReplayedReport,
+    UnsignedReport,
+    UntrustedBundle,
+)
 from dsops.messages import Connection, Inventory, Observed
 from dsops.states import Device
 from dsops_controller.audit import Audit, RefusalGuard
@@ -31,8 +41,22 @@ def add(db: Database, name: str, state: Device = Device.ACCEPTED) -> None:
         connection.execute(insert(devices).values(id=name, state=state, created_ms=0, public_key=pem))
 
 
-def report(device: str, counter: int, clock: ManualClock) -> Observed:
-    return Observed(device=device, counter=counter, time=clock.now(), seq=counter)
+def report(device: str, counter: int, clock: ManualClock, previous: Observed | None = None) -> Observed:
+    before = sha256_hex(previous.payload()) if previous else None
+    return Observed(device=device, counter=counter, time=clock.now(), seq=counter, previous=before)
+
+
+def chain(device: str, length: int, clock: ManualClock) -> list[Observed]:
+    made: list[Observed] = []
+    for counter in range(1, length + 1):
+        made.append(report(device, counter, clock, made[-1] if made else None))
+    return made
+
+
+def refused(db: Database, clock: ManualClock, device: str = "cam-1") -> list[str]:
+    """Return the codes of the reports that were refused, oldest first."""
+    entries = reversed(Audit(db, clock).list(subject=device))
+    return [entry.detail.split(":")[0] for entry in entries if entry.action == "report.refused"]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,29 +65,82 @@ def test_a_report_counts_if_and_only_if_it_is_newer(db: Database, clock: ManualC
     name = f"cam-{next(_names)}"
     add(db, name)
     registry = Registry(db, clock)
+    sent = chain(name, 6, clock)
     highest = 0
     for counter in counters:
-        sent = report(name, counter, clock)
-        assert (registry.observed(name, sent.sign(KEY)) == sent) is (counter > highest)
+        said = sent[counter - 1]
+        if counter < highest:
+            with pytest.raises(ReplayedReport):
+                registry.observed(name, said.sign(KEY))
+        else:
+            assert (registry.observed(name, said.sign(KEY)) == said) is (counter > highest)
         highest = max(highest, counter)
         stored = registry.last_observed(name)
         assert stored is not None
         assert stored.counter == highest
 
 
-def test_a_forged_or_misdirected_report_is_refused_and_recorded(db: Database, clock: ManualClock) -> None:
+def test_a_forged_or_misdirected_report_is_refused_and_recorded_once_an_hour(db: Database, clock: ManualClock) -> None:
     add(db, "cam-1")
     add(db, "cam-2")
     registry = Registry(db, clock)
     forged = report("cam-1", 9, clock).sign(ec.generate_private_key(ec.SECP256R1()))
     other = report("cam-2", 9, clock).sign(KEY)
-    for data in (forged, other, b"", b"{}", b"\xff" * 100_000):
-        with pytest.raises(UntrustedBundle):
-            registry.observed("cam-1", data)
+    for _ in range(3):
+        for data, refusal in ((forged, UnsignedReport), (b"", UnsignedReport), (other, ForeignReport)):
+            with pytest.raises(refusal):
+                registry.observed("cam-1", data)
     assert registry.last_observed("cam-1") is None
-    entries = Audit(db, clock).list(subject="cam-1")
-    assert {entry.action for entry in entries} == {"report.refused"}
-    assert len(entries) == 5
+    assert refused(db, clock) == ["trust.report_unsigned", "trust.report_foreign"]
+    clock.advance(3600)
+    with pytest.raises(UnsignedReport):
+        registry.observed("cam-1", forged)
+    assert refused(db, clock)[2:] == ["trust.report_unsigned"]
+
+
+def test_a_device_without_a_key_is_not_believed(db: Database, clock: ManualClock) -> None:
+    with db.write() as connection:
+        connection.execute(insert(devices).values(id="cam-1", state=Device.ACCEPTED, created_ms=0))
+    with pytest.raises(UnsignedReport, match="has no key"):
+        Registry(db, clock).observed("cam-1", report("cam-1", 1, clock).sign(KEY))
+
+
+def test_a_replayed_report_is_refused_and_the_retained_copy_of_the_newest_is_not(
+    db: Database, clock: ManualClock
+) -> None:
+    add(db, "cam-1")
+    registry = Registry(db, clock)
+    old, newest = chain("cam-1", 2, clock)
+    for said in (old, newest):
+        assert registry.observed("cam-1", said.sign(KEY)) == said
+    assert registry.observed("cam-1", newest.sign(KEY)) is None
+    assert refused(db, clock) == []
+    with pytest.raises(ReplayedReport):
+        registry.observed("cam-1", old.sign(KEY))
+    assert registry.last_observed("cam-1") == newest
+    assert refused(db, clock) == ["trust.report_replayed"]
+
+
+def test_a_report_of_another_line_is_refused(db: Database, clock: ManualClock) -> None:
+    add(db, "cam-1")
+    registry = Registry(db, clock)
+    first, second = chain("cam-1", 2, clock)
+    registry.observed("cam-1", first.sign(KEY))
+    twin = report("cam-1", 1, ManualClock(clock.now() + timedelta(seconds=1)))
+    for said in (twin, report("cam-1", 2, clock, twin), report("cam-1", 2, clock)):
+        with pytest.raises(ForkedReport):
+            registry.observed("cam-1", said.sign(KEY))
+    assert registry.observed("cam-1", second.sign(KEY)) == second
+    assert refused(db, clock) == ["trust.report_forked"]
+
+
+def test_reports_that_were_lost_on_their_way_break_nothing(db: Database, clock: ManualClock) -> None:
+    add(db, "cam-1")
+    registry = Registry(db, clock)
+    sent = chain("cam-1", 5, clock)
+    for said in (sent[0], sent[3], sent[4]):
+        assert registry.observed("cam-1", said.sign(KEY)) == said
+    assert refused(db, clock) == []
 
 
 @pytest.mark.parametrize("state", [Device.PENDING, Device.SUSPENDED, Device.REJECTED, Device.DECOMMISSIONED])

@@ -57,11 +57,11 @@ class Setup:
         )
         self.thread = threading.Thread(target=self.reporter.run, args=(self.stop,))
 
-    def next(self) -> int:
+    def next(self, compose: Callable[[int, str | None], bytes]) -> bytes:
         if self.disk_is_full:
             raise NoSpace("full")
         self.counter += 1
-        return self.counter
+        return compose(self.counter, "0" * 64 if self.counter > 1 else None)
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def eventually(condition: Callable[[], bool]) -> None:
 def test_a_report_is_signed_and_whole(setup: Setup) -> None:
     setup.source.models["digits"] = ModelState(install=Install.PROBATION)
     setup.reporter.report()
-    observed = check_observed(setup.broker.sent[0], KEY.public_key(), "cam-1")
-    assert (observed.counter, observed.seq) == (1, 5)
+    observed = check_observed(setup.broker.sent[0], (KEY.public_key(),), "cam-1").observed
+    assert (observed.counter, observed.seq, observed.previous) == (1, 5, None)
     assert observed.models["digits"].install is Install.PROBATION
     assert observed.refused == Problem(code="bundle.untrusted")
 
@@ -98,7 +98,7 @@ def test_many_changes_become_few_reports_and_the_newest_wins(setup: Setup) -> No
         time.sleep(0.001)
 
     def newest() -> int:
-        observed = check_observed(setup.broker.sent[-1], KEY.public_key(), "cam-1")
+        observed = check_observed(setup.broker.sent[-1], (KEY.public_key(),), "cam-1").observed
         return observed.models["digits"].active_release
 
     eventually(lambda: bool(setup.broker.sent) and newest() == 199)

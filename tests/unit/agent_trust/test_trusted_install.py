@@ -191,7 +191,7 @@ def test_bundle_that_nobody_signed_is_rejected(device: Device) -> None:
     state = device.ended("de-1")
     assert state.install is Install.REJECTED
     assert state.problem is not None
-    assert "is not signed" in state.problem.message
+    assert state.problem.code == "trust.target_unknown"
     assert device.around.serving == {}
 
 
@@ -201,4 +201,4 @@ def test_bundle_for_other_hardware_is_rejected(device: Device) -> None:
     device.direct(1, one, 1)
     state = device.ended("de-1")
     assert state.problem is not None
-    assert state.problem.code == "bundle.incompatible"
+    assert state.problem.code == "bundle.wrong_hardware"

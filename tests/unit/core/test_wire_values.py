@@ -5,8 +5,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsops import ids, messages
-from dsops.errors import InvalidInput, MalformedBundle, UntrustedBundle, every_error, from_dict
+from dsops import dsse, ids, messages
+from dsops.bundle import sha256_hex
+from dsops.errors import (
+    ForeignReport,
+    ForkedReport,
+    InvalidInput,
+    MalformedBundle,
+    MalformedReport,
+    ReplayedReport,
+    UnsignedReport,
+    every_error,
+    from_dict,
+)
 from dsops.messages import Connection, ModelState, Need, Observed, TrustPack
 from dsops.profile import Profile, Signal
 from dsops.states import Deployment, Install, deployment_state
@@ -21,13 +32,46 @@ def observed() -> Observed:
     return Observed(device="cam-1", counter=3, time=datetime(2026, 1, 1, tzinfo=UTC), seq=7, models={"digits": state})
 
 
-def test_a_report_is_believed_only_with_the_devices_own_key() -> None:
-    data = observed().sign(KEY)
-    assert messages.check_observed(data, KEY.public_key(), "cam-1") == observed()
-    with pytest.raises(UntrustedBundle, match="not signed"):
-        messages.check_observed(data, ec.generate_private_key(ec.SECP256R1()).public_key(), "cam-1")
-    with pytest.raises(UntrustedBundle, match="another device"):
-        messages.check_observed(data, KEY.public_key(), "cam-2")
+def test_a_report_is_believed_only_with_a_key_of_the_device() -> None:
+    data, other = observed().sign(KEY), ec.generate_private_key(ec.SECP256R1()).public_key()
+    report = messages.check_observed(data, (other, KEY.public_key()), "cam-1")
+    assert report == messages.Report(observed(), sha256_hex(observed().payload()))
+    for keys in ((), (other,)):
+        with pytest.raises(UnsignedReport):
+            messages.check_observed(data, keys, "cam-1")
+    with pytest.raises(ForeignReport, match="cam-1"):
+        messages.check_observed(data, (KEY.public_key(),), "cam-2")
+
+
+@pytest.mark.parametrize("payload", [b"{}", b"\xff", observed().payload().replace(b'"counter":3', b'"counter":0')])
+def test_a_signed_report_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises(MalformedReport):
+        messages.check_observed(messages.sign_observed(payload, KEY), (KEY.public_key(),), "cam-1")
+
+
+def test_a_signed_directive_is_no_report() -> None:
+    data = dsse.sign("application/vnd.dsops.directive.v1+json", observed().payload(), KEY).encode()
+    with pytest.raises(UnsignedReport, match="another type"):
+        messages.check_observed(data, (KEY.public_key(),), "cam-1")
+
+
+def chained(counter: int, previous: str | None, seq: int = 7) -> messages.Report:
+    said = observed().model_copy(update={"counter": counter, "previous": previous, "seq": seq})
+    return messages.Report(said, sha256_hex(said.payload()))
+
+
+def test_a_report_must_follow_from_the_newest_one() -> None:
+    newest = chained(5, "4" * 64)
+    last = messages.LastReport(5, newest.digest)
+    assert messages.continues(newest, None)
+    assert messages.continues(newest, last) is False
+    assert messages.continues(chained(6, newest.digest), last)
+    assert messages.continues(chained(8, "7" * 64), last)
+    for forked in (chained(5, "4" * 64, seq=8), chained(6, "5" * 64), chained(6, None)):
+        with pytest.raises(ForkedReport):
+            messages.continues(forked, last)
+    with pytest.raises(ReplayedReport, match="number 4, 5 is known"):
+        messages.continues(chained(4, "3" * 64), last)
 
 
 @given(NAMES)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dsops.bundle import sha256_hex
 from dsops.directive import DesiredSlot, Directive
 from dsops.errors import StateDamaged
 from dsops.messages import Problem
 from dsops.states import Install
-from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
+from dsops_agent.install.journal import InstallRow, Journal, RefusalRow, SlotRow, Tidings
 
 WANTED = DesiredSlot(path="digits/1.int8.bundle", sha256="a" * 64, length_bytes=9, release=1, deployment="de-1")
 ROW = InstallRow("digits", Install.FETCHING, 3, WANTED, "b" * 64, 2, Problem(code="device.no_space", message="full"))
@@ -42,7 +43,7 @@ def reopened(journal: Journal, path: Path) -> Journal:
 
 def test_everything_survives_a_restart(journal: Journal, path: Path) -> None:
     journal.set("boot", "7")
-    journal.accept(directive(3, digits=WANTED))
+    journal.accept(directive(3, digits=WANTED), "e" * 64)
     journal.put_install(ROW)
     journal.put_slot("digits", SlotRow("a", "c" * 64, 10, 4, committed=True))
     journal.quarantine("d" * 64, Problem(code="bundle.golden_mismatch", message="no"))
@@ -52,6 +53,7 @@ def test_everything_survives_a_restart(journal: Journal, path: Path) -> None:
     assert again.get("boot") == "7"
     assert again.get("absent", "x") == "x"
     assert again.seq() == 3
+    assert again.directive_digest() == "e" * 64
     assert again.desired() == {"digits": (3, WANTED)}
     assert again.install("digits") == ROW
     assert again.slot("digits", "a") == SlotRow("a", "c" * 64, 10, 4, committed=True)
@@ -73,14 +75,14 @@ def test_commits_are_synced(journal: Journal, path: Path) -> None:
 
 
 def test_seq_never_falls(journal: Journal) -> None:
-    journal.accept(directive(5))
-    journal.accept(directive(4))
+    journal.accept(directive(5), "5" * 64)
+    journal.accept(directive(4), "4" * 64)
     assert journal.seq() == 5
 
 
 def test_model_that_a_directive_does_not_name_stays_desired(journal: Journal) -> None:
-    journal.accept(directive(1, digits=WANTED))
-    journal.accept(directive(2, words=WANTED))
+    journal.accept(directive(1, digits=WANTED), "1" * 64)
+    journal.accept(directive(2, words=WANTED), "2" * 64)
     assert journal.desired() == {"digits": (1, WANTED), "words": (2, WANTED)}
 
 
@@ -162,3 +164,39 @@ def test_room_is_claimed_at_once_and_commits_take_no_more(tmp_path: Path) -> Non
     journal.close()
     assert before.keys() == after.keys() == {"journal.db", "journal.db-wal"}
     assert all(after[name] <= before[name] for name in before)
+
+
+def test_reports_are_a_chain_across_restarts(journal: Journal, path: Path) -> None:
+    seen: list[tuple[int, str | None]] = []
+
+    def compose(counter: int, previous: str | None) -> bytes:
+        seen.append((counter, previous))
+        return b"report %d" % counter
+
+    assert [journal.next_report(compose) for _ in range(2)] == [b"report 1", b"report 2"]
+    again = reopened(journal, path)
+    assert again.next_report(compose) == b"report 3"
+    assert seen == [(1, None), (2, sha256_hex(b"report 1")), (3, sha256_hex(b"report 2"))]
+    again.close()
+
+
+def test_a_report_that_cannot_be_composed_uses_no_number(journal: Journal) -> None:
+    def fails(counter: int, previous: str | None) -> bytes:
+        raise StateDamaged(f"no {counter} after {previous}")
+
+    with pytest.raises(StateDamaged):
+        journal.next_report(fails)
+    assert journal.next_report(lambda counter, previous: f"{counter} {previous}".encode()) == b"1 None"
+
+
+def test_a_refusal_stands_for_its_source_until_it_is_cleared(journal: Journal, path: Path) -> None:
+    first = RefusalRow("directive", "a" * 64, Problem(code="trust.wrong_device", message="it is for cam-2"))
+    pack = RefusalRow("pack digits", "", Problem(code="trust.metadata_expired", message="it expired"))
+    second = RefusalRow("directive", "b" * 64, Problem(code="trust.wrong_fleet", message="it is of south"))
+    for row in (first, pack, second):
+        journal.put_refusal(row)
+    again = reopened(journal, path)
+    assert again.refusals() == [pack, second]
+    again.clear_refusal("directive")
+    assert again.refusals() == [pack]
+    again.close()
