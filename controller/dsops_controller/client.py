@@ -84,6 +84,10 @@ class Client:
         """Return one device."""
         return self._json("GET", f"/devices/{ids.device_id(device)}")
 
+    def why(self, device: str, model: str | None = None) -> list[Row]:
+        """Return of every signed bundle, of every model or of one, whether a device would accept it, and why."""
+        return self._rows(f"/devices/{ids.device_id(device)}/why", model=model)
+
     def new_token(self, device: str, ttl_s: int) -> Row:
         """Make a one-time enrolment token."""
         return self._json("POST", f"/devices/{ids.device_id(device)}/token", json={"ttl_s": ttl_s})

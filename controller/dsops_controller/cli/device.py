@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dsops.files import write_secret
-from dsops_controller.cli import output, session
+from dsops_controller.cli import device_why, output, session
 
 app = typer.Typer(help="Look at devices and enrol them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="device name")]
@@ -32,6 +32,23 @@ def show(
     """Show everything about one device."""
     with session.connected(context) as client:
         output.facts(client.device(device), form, hidden=("seen_ms",))
+
+
+@app.command()
+def why(
+    device: Name,
+    what: Annotated[str, typer.Argument(metavar="[MODEL[/RELEASE]]", help="one model, or one release of it")] = "",
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Say which releases a device would accept or refuse, and by which of its rules.
+
+    Example: dsops device why cam-1 digits/2
+
+    The answers come from the signed metadata, by the same rules that run on the device (docs/reference/trust-rules.md).
+    """
+    with session.connected(context) as client:
+        device_why.show(client, device, what, form)
 
 
 @app.command()

@@ -26,11 +26,12 @@ from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound, StateDamaged, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.messages import MAX_MESSAGE_BYTES, TrustPack
-from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
+from dsops.trust import DIRECTOR_PATH, Director, Policy, SignedTarget, model_role, policy_path
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.roles import FLEET, POLICY, ROOT, TARGETS, SignedRole, check_target, model_of, read_role
 from dsops_controller.trust.state import (
+    HASH,
     TrustState,
     advance,
     check_step,
@@ -177,6 +178,20 @@ class Repository:
         """Return what the published role of a bundle's model says of it, or None."""
         role = self.state().signed.get(model_role(path.partition("/")[0]))
         return role.targets.targets.get(path) if role else None
+
+    def signed_bundles(self, model: str) -> tuple[SignedTarget, ...]:
+        """Return what a model's owners signed.
+
+        Raises:
+            NotFound: Nobody was granted that model.
+        """
+        role = self.state().signed.get(model_role(model))
+        if role is None:
+            raise NotFound(f"there is no model {model}", hint="see: dsops bundle list")
+        return tuple(
+            SignedTarget(path, target.hashes[HASH], target.length, target.custom or {})
+            for path, target in role.targets.targets.items()
+        )
 
     def expiries(self) -> dict[str, datetime]:
         """Return when each role expires."""

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field, computed_field
 
+from dsops.ids import model_name
 from dsops.manifest import Frozen
 from dsops.messages import Inventory, ModelState, Observed, Problem
 from dsops.states import Device
@@ -15,6 +16,7 @@ from dsops_controller.dataops.drift import DriftRow
 from dsops_controller.db.times import to_ms
 from dsops_controller.fleet.enrolment import MAX_TTL_S, MIN_TTL_S
 from dsops_controller.fleet.registry import DeviceRecord
+from dsops_controller.fleet.why import judge
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 from dsops_controller.server.rest.data import DriftView
 
@@ -42,6 +44,27 @@ class DeviceView(Frozen):
     def seen_ms(self) -> int | None:
         """When it was last heard, epoch milliseconds."""
         return to_ms(self.seen) if self.seen else None
+
+
+class RuleView(Frozen):
+    """What becomes of one rule of the device; ``ok`` is null when a rule before leaves it open."""
+
+    rule: str
+    ok: bool | None
+    text: str
+    code: str
+
+
+class WhyView(Frozen):
+    """Whether a device would accept one signed bundle, and by which rules."""
+
+    model: str
+    release: int
+    variant: str
+    path: str
+    accepted: bool
+    active: bool
+    rules: list[RuleView]
 
 
 class TokenRequest(Frozen):
@@ -76,6 +99,14 @@ def router(backend: Backend) -> APIRouter:
     def get_device(device: str) -> DeviceView:
         return _one(backend, backend.registry.get(device))
 
+    @routes.get("/{device}/why")
+    def get_why(device: str, model: str | None = None) -> list[WhyView]:
+        """Say of every signed bundle, of every model or of one, whether the device would accept it, and why."""
+        record = backend.registry.get(device)
+        report = backend.overview.reports(device).get(device)
+        models = backend.repository.models() if model is None else (model_name(model),)
+        return [view for name in models for view in _why(backend, record, report, name)]
+
     @routes.post("/{device}/token", status_code=201)
     def new_token(device: str, request: TokenRequest) -> TokenView:
         expires = backend.clock.now() + timedelta(seconds=request.ttl_s)
@@ -90,6 +121,27 @@ def router(backend: Backend) -> APIRouter:
         return _one(backend, backend.registry.accept(device, OPERATOR))
 
     return routes
+
+
+def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model: str) -> list[WhyView]:
+    """Return what a device says of a model's bundles."""
+    signed = backend.repository.signed_bundles(model)
+    policy = backend.repository.policy(model)
+    active = report.models[model].active if report and model in report.models else None
+    digests = {target.path: target.sha256 for target in signed}
+    answers = judge(model, signed, policy, device=record.id, hardware=record.inventory.hardware)
+    return [
+        WhyView(
+            model=answer.model,
+            release=answer.release,
+            variant=answer.variant,
+            path=answer.path,
+            accepted=answer.accepted,
+            active=digests[answer.path] == active,
+            rules=[RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules],
+        )
+        for answer in answers
+    ]
 
 
 def _one(backend: Backend, record: DeviceRecord) -> DeviceView:
