@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the parts of the documents that are made from the programs; ``make docs`` runs it, a test finds them stale.
 
-All of ``docs/reference/cli.md``; the keys in ``agent.md``; the codes in ``errors.md``; the trust rules in ``trust-rules.md``; the
-install machine's picture in ``architecture.md``.
+All of ``docs/reference/cli.md``; the keys in ``agent.md``; the codes in ``errors.md``; the rules in ``trust-rules.md``;
+the install machine's picture in ``architecture.md``.
 """
 
 import inspect
