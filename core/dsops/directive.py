@@ -18,6 +18,7 @@ from dsops.errors import (
     ExpiredDirective,
     ForeignDevice,
     ForeignFleet,
+    LeapingDirective,
     MalformedDirective,
     ReplayedDirective,
     UnsignedDirective,
@@ -27,6 +28,9 @@ from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops.rules import Rule, RuleResult, Verdict, enforce, explain_rules
 
 PAYLOAD_TYPE = "application/vnd.dsops.directive.v1+json"
+MAX_SEQ = 2**53 - 1
+MAX_LEAP = 2**20
+"""How far a ``seq`` may be ahead of the one before: a thief of the director's key cannot use the numbers up at once."""
 
 
 class DesiredSlot(Frozen):
@@ -51,7 +55,7 @@ class Directive(Frozen):
     v: int = Field(default=1, ge=1, le=1)
     fleet: str = Field(max_length=64)
     device: str = Field(max_length=64)
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=1, le=MAX_SEQ)
     issued: AwareDatetime
     expires: AwareDatetime
     slots: dict[Name, DesiredSlot] = Field(max_length=16)
@@ -201,6 +205,11 @@ def _is_newer(case: Received) -> Verdict:
     return Verdict(case.directive.seq > case.last_seq, f"seq {case.directive.seq}, {case.last_seq} was accepted before")
 
 
+def _is_near(case: Received) -> Verdict:
+    leap = case.directive.seq - case.last_seq
+    return Verdict(leap <= MAX_LEAP, f"seq {case.directive.seq} is {leap} ahead, {MAX_LEAP} are allowed")
+
+
 def _is_alive(case: Received) -> Verdict:
     said = case.directive.expires
     return Verdict(case.now < said, f"it expires {utc_text(said)}, trusted time is {utc_text(case.now)}")
@@ -219,6 +228,7 @@ DIRECTIVE_RULES: tuple[Rule[Received], ...] = (
     Rule("fleet", "it is for the device's fleet", ForeignFleet, _is_of_fleet),
     Rule("device", "it is for the device", ForeignDevice, _is_for_device),
     Rule("seq", "its seq exceeds that of every directive accepted before", ReplayedDirective, _is_newer),
+    Rule("leap", "its seq is at most 2^20 ahead of theirs", LeapingDirective, _is_near),
     Rule("expiry", "it has not expired by trusted time", ExpiredDirective, _is_alive),
 )
 """What a device asks of a directive, in order. The director's keys come from the trust metadata."""

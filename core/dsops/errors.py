@@ -158,6 +158,13 @@ class ReplayedDirective(Refusal):
     default_hint = "nothing to do if the newest directive follows; else the broker replays old messages"
 
 
+class LeapingDirective(Refusal):
+    """A directive's number is so far ahead that numbers could run out."""
+
+    code = "trust.directive_leaps"
+    default_hint = "somebody may hold the director's key: rotate it; the device goes on with its own number"
+
+
 class ExpiredDirective(Refusal):
     """A directive has expired by trusted time."""
 

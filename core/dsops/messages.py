@@ -28,6 +28,8 @@ from dsops.states import Install
 STATE_TYPE = "application/vnd.dsops.state.v1+json"
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_NEED = 64
+MAX_COUNT = 2**53 - 1
+"""What every database and every JSON reader holds exactly."""
 
 M = TypeVar("M", bound=Frozen)
 
@@ -50,7 +52,7 @@ class Connection(Frozen):
     device: str
     online: bool
     boot_id: str = Field(max_length=64)
-    conn_seq: int = Field(ge=0)
+    conn_seq: int = Field(ge=0, le=MAX_COUNT)
     inventory: Inventory = Inventory()
 
     def encode(self) -> bytes:
@@ -73,9 +75,9 @@ class ModelState(Frozen):
     """
 
     active: Sha256 | None = None
-    active_release: int = 0
+    active_release: int = Field(default=0, ge=0, le=MAX_COUNT)
     previous: Sha256 | None = None
-    previous_release: int = 0
+    previous_release: int = Field(default=0, ge=0, le=MAX_COUNT)
     install: Install = Install.IDLE
     deployment: str = ""
     target: Sha256 | None = None
@@ -92,9 +94,9 @@ class Observed(Frozen):
     """
 
     device: str
-    counter: int = Field(ge=1)
+    counter: int = Field(ge=1, le=MAX_COUNT)
     time: AwareDatetime
-    seq: int = Field(ge=0)
+    seq: int = Field(ge=0, le=MAX_COUNT)
     previous: Sha256 | None = None
     """SHA-256 of the payload of the report before; None in the first."""
     models: dict[str, ModelState] = Field(default={})

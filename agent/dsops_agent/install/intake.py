@@ -15,6 +15,7 @@ from dsops.errors import (
     ForeignDevice,
     ForeignFleet,
     InvalidInput,
+    LeapingDirective,
     MalformedDirective,
     MalformedMetadata,
     ReplayedDirective,
@@ -32,7 +33,7 @@ MAX_MODELS = 16
 MAX_FOLLOWED = 64
 """Models whose trust packs are asked for at most: what names them is not believed yet."""
 
-_FINAL = (ExpiredDirective, ForeignDevice, MalformedDirective, ReplayedDirective)
+_FINAL = (ExpiredDirective, ForeignDevice, LeapingDirective, MalformedDirective, ReplayedDirective)
 """Refusals that no newer trust metadata can cure."""
 
 

@@ -57,7 +57,7 @@ class Refusals:
             digest: SHA-256 of the message, if another message that is refused for the same reason is news.
         """
         row = RefusalRow(source, digest, problem_of(error))
-        if self._standing.get(source) == row:
+        if _is_same(self._standing.get(source), row):
             return False
         self.turn()
         if self._told >= self.per_hour:
@@ -97,3 +97,10 @@ class Refusals:
         self.journal.tell(Tidings("refused", "", 0, "", code, text))
         self._left_out = 0
         return True
+
+
+def _is_same(standing: RefusalRow | None, row: RefusalRow) -> bool:
+    """Return whether a refusal stands already; the text counts only where no digest tells messages apart."""
+    if standing is None or (standing.digest, standing.problem.code) != (row.digest, row.problem.code):
+        return False
+    return bool(row.digest) or standing.problem.message == row.problem.message

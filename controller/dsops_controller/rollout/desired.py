@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
-from dsops.directive import DesiredSlot, Directive
+from dsops.directive import MAX_SEQ, DesiredSlot, Directive
 from dsops.dsse import PrivateKey
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
@@ -34,7 +34,8 @@ def write(
     """Store a new directive for one device and return its envelope.
 
     The sequence number exceeds both what was sent before and what the device says that it accepted, so it rises even
-    when the database was restored from an old copy.
+    when the database was restored from an old copy. A device that says it accepted the last number there is gets no
+    other directive any more, and does no harm to others.
     """
     seq = _next_seq(connection, device)
     directive = Directive(
@@ -56,4 +57,4 @@ def write(
 def _next_seq(connection: Connection, device: str) -> int:
     sent = connection.execute(select(tables.desired.c.seq).where(tables.desired.c.device == device)).scalar()
     accepted = connection.execute(select(tables.observed.c.seq).where(tables.observed.c.device == device)).scalar()
-    return max(sent or 0, accepted or 0) + 1
+    return min(max(sent or 0, accepted or 0) + 1, MAX_SEQ)

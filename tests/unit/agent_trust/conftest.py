@@ -2,13 +2,14 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from device_stage import Stage
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     DelegatedRole,
@@ -169,3 +170,13 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def new_signer() -> Callable[[], CryptoSigner]:
     return CryptoSigner.generate_ed25519
+
+
+@pytest.fixture
+def stage(bench: Bench, tmp_path: Path) -> Iterator[Stage]:
+    """A device that has not installed anything yet, and the other ends of its conversation."""
+    folder = tmp_path / "device"
+    folder.mkdir()
+    made = Stage(bench, folder)
+    yield made
+    made.close()

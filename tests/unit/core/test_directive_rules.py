@@ -25,6 +25,7 @@ from dsops.errors import (
     ExpiredDirective,
     ForeignDevice,
     ForeignFleet,
+    LeapingDirective,
     MalformedDirective,
     Refusal,
     ReplayedDirective,
@@ -59,6 +60,7 @@ def check(data: bytes, last_seq: int = 0, recipient: Recipient = ME) -> Directiv
 
 def test_an_honest_directive_is_believed() -> None:
     assert [check(directive().sign(KEY), last_seq) for last_seq in (0, 4)] == [directive()] * 2
+    assert check(directive(seq=4 + 2**20).sign(KEY), 4)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,7 @@ def test_an_honest_directive_is_believed() -> None:
         (directive(fleet="other").sign(KEY), 0, ForeignFleet),
         (directive().sign(KEY), 5, ReplayedDirective),
         (directive().sign(KEY), 6, ReplayedDirective),
+        (directive(seq=5 + 2**20).sign(KEY), 4, LeapingDirective),
         (directive(expires=NOW).sign(KEY), 0, ExpiredDirective),
         (b"{}", 0, MalformedDirective),
         (b"\xff", 0, MalformedDirective),
