@@ -56,7 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
+    _add_tuf_client(commands)
     return parser
+
+
+def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that the tuf-conformance suite drives (its CLIENT-CLI.md); for tests, so no help names it."""
+    client = commands.add_parser("tuf-client")
+    client.add_argument("--metadata-dir", type=Path, required=True)
+    client.add_argument("--metadata-url", default="")
+    client.add_argument("--target-name", action="append", default=[])
+    client.add_argument("--target-base-url", default="")
+    client.add_argument("--target-dir", type=Path, default=Path())
+    client.add_argument("action", choices=("init", "refresh", "download"))
+    client.add_argument("trusted_root", type=Path, nargs="?")
+    client.set_defaults(command=_tuf_client, debug=False)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -71,6 +85,16 @@ def _run(options: argparse.Namespace) -> None:
     agent = app.Agent(loaded.config, SystemClock())
     agent.stop_on_signals()
     agent.run()
+
+
+def _tuf_client(options: argparse.Namespace) -> None:
+    """Run one command of the suite, whose only exit codes are 0 and 1."""
+    client = importlib.import_module("dsops_agent.trust.tuf_client")
+    try:
+        client.run(options)
+    except DsopsError as error:
+        sys.stderr.write(describe(error) + "\n")
+        sys.exit(1)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources import MqttChunks, MqttTrust
+from dsops_agent.sources import MqttChunks
 from dsops_agent.status import SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -155,6 +155,7 @@ class Parts:
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
         session.subscribe(self._topics.down(self.identity.device), 1)
+        session.subscribe(self._topics.trust(), 1)
         return session
 
     def _make_installer(self) -> Installer:
@@ -166,7 +167,6 @@ class Parts:
             slots=Slots(state / "slots", self._journal),
             trust=TrustStore(state / "trust", self._first_root(), self.clock),
             chunks=MqttChunks(self._session, self._topics, self.identity.device),
-            trust_source=MqttTrust(self._session, self._topics),
             runtime=self._supervisor,
             events=self._events,
             listener=self,

@@ -118,10 +118,10 @@ def read_status(path: Path) -> Status:
 
 
 class StateLock:
-    """Held by the control process as long as it uses a state folder."""
+    """Held by the control process as long as it uses a state folder, or a folder in it."""
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / "agent.lock"
+    def __init__(self, state: Path, name: str = "agent.lock") -> None:
+        self._path = state / name
         self._handle = -1
 
     def take(self) -> None:

@@ -17,6 +17,7 @@ from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
@@ -29,7 +30,6 @@ from dsops_agent.install.ports import (
     InstallConfig,
     Listener,
     RuntimeControl,
-    TrustSource,
 )
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
@@ -61,8 +61,7 @@ class Installer:
         journal: Durable state.
         slots: The bundles on disk; the staging folder stands beside their folder.
         trust: What we may believe.
-        chunks: Brings chunks.
-        trust_source: Brings trust packs.
+        chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
         events: Keeps events.
         listener: Is told of changes.
@@ -75,7 +74,6 @@ class Installer:
     slots: Slots
     trust: Trust
     chunks: ChunkSource
-    trust_source: TrustSource
     runtime: RuntimeControl
     events: EventSink
     listener: Listener
@@ -92,8 +90,9 @@ class Installer:
         """Join the parts; nothing starts."""
         self._rows = self.journal.installs()
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
-        self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
+        self._documents = Documents(self.chunks, pace)
+        self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._actions = self._bind()
         self._publish()
@@ -104,9 +103,9 @@ class Installer:
         """Take a directive's envelope; the newest counts."""
         self._mailbox.put(mailbox.DirectiveCame(data))
 
-    def on_trust_pack(self, model: str, data: bytes) -> None:
-        """Take a model's trust pack; the newest counts."""
-        self._mailbox.put(mailbox.PackCame(model, data))
+    def on_trust_head(self, data: bytes) -> None:
+        """Take the head of the trust metadata; the newest counts."""
+        self._mailbox.put(mailbox.HeadCame(data))
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
         """Take a chunk; it is ignored unless it was asked for."""
@@ -157,6 +156,7 @@ class Installer:
         """Work until ``stop`` is set."""
         while not stop.is_set():
             self.work(self._wait_s())
+        self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()
 
     def work(self, timeout_s: float) -> None:
@@ -164,6 +164,7 @@ class Installer:
         for message in self._mailbox.take(timeout_s):
             self._safely(partial(self._handle, message))
         self._safely(self._tick)
+        self._safely(self.trust.keep_time)
         self._safely(self._tell)
 
     def _safely(self, action: Callable[[], None]) -> None:
@@ -176,22 +177,29 @@ class Installer:
             logger.exception("an install step failed")
 
     def _wait_s(self) -> float:
-        moments = [s for s in (*self._due.values(), self._intake.next_s, self._carrier.next_s) if s is not None]
+        moments = [s for s in (*self._due.values(), *self._moments()) if s is not None]
         rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
+
+    def _moments(self) -> tuple[float | None, ...]:
+        return self._intake.next_s, self._documents.next_s, self._carrier.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
             case mailbox.DirectiveCame(data=data):
                 self._believing("directive", lambda: self._intake.offer(data))
+                self._take_in()
                 self._judge()
-            case mailbox.PackCame(model=model, data=data):
-                self._believing(f"pack {model}", lambda: self._intake.pack(model, data))
-                self._judge()
-                self._decide_again()
+            case mailbox.HeadCame(data=data):
+                self._intake.head(data)
+                self._take_in()
             case mailbox.ChunkCame(digest=digest, data=data):
-                self._fetch_on(lambda: self._carrier.arrived(digest, data))
+                if self._intake.document(digest, data, self.clock.monotonic_s()):
+                    self._take_in()
+                else:
+                    self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.Connected():
+                self._documents.reconnected(self.clock.monotonic_s())
                 self._fetch_on(self._carrier.reconnected)
                 self._resume_in(Install.FETCHING)
             case mailbox.RuntimeRestarted():
@@ -202,6 +210,7 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
+        self._documents.tick(now_s)
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
@@ -221,12 +230,23 @@ class Installer:
 
     def _decide_late(self, row: InstallRow) -> Outcome | Wait:
         try:
-            self._believing(f"pack {row.model}", lambda: self._intake.retry(row.model))
+            retry = partial(self._intake.retry, row.model, self.clock.monotonic_s())
+            self._believing(f"metadata of {row.model}", retry)
         except DeviceError as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait()
 
     # From messages to installs.
+
+    def _take_in(self) -> None:
+        """Judge the trust metadata of every model for which there is something new, then what waits for it."""
+        models = self._intake.due()
+        for model in models:
+            action = partial(self._intake.take_in, model, self.clock.monotonic_s())
+            self._safely(partial(self._believing, f"metadata of {model}", action))
+        if models:
+            self._judge()
+            self._decide_again()
 
     def _believing(self, source: str, action: Callable[[], None]) -> None:
         try:

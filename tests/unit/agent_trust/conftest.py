@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,8 +23,9 @@ from tuf.api.metadata import (
 )
 
 from dsops import dsse
-from dsops.clock import ManualClock
-from dsops.messages import TrustPack
+from dsops.bundle import sha256_hex
+from dsops.clock import ManualClock, utc_text
+from dsops.head import ISSUED_FIELD, ROOTS_FIELD
 from dsops.trust import Director, Policy
 from dsops_agent.trust.store import TrustStore
 
@@ -101,23 +102,61 @@ class Repository:
         custom = {"model": "digits", "release": release, "variant": "int8", "index": "0" * 64}
         self.set_target(role, path, data, custom)
 
-    def publish(self, *, leave_out: str = "", version: int | None = None) -> None:
+    def publish(self, *, leave_out: str = "", version: int | None = None, issued: datetime = START) -> None:
         self.version = self.version + 1 if version is None else version
         names = [name for name in ("targets", *PATHS) if name != leave_out]
         meta = {f"{name}.json": self._meta(name) for name in names}
         snapshot = Snapshot(version=self.version, expires=self.expires, meta=meta)
         data = _signed(snapshot, [self.keys["snapshot"]])
         self.files[f"{self.version}.snapshot.json"] = data
-        info = MetaFile.from_data(self.version, data, ["sha256"])
-        timestamp = Timestamp(version=self.version, expires=self.timestamp_expires, snapshot_meta=info)
+        self._sign_timestamp(self.version, self.version, issued)
+
+    def _sign_timestamp(self, snapshot: int, version: int, issued: datetime) -> None:
+        info = MetaFile.from_data(snapshot, self.files[f"{snapshot}.snapshot.json"], ["sha256"])
+        roots = [sha256_hex(self.files[f"{n}.root.json"]) for n in range(1, self.root.version + 1)]
+        said = {ROOTS_FIELD: roots, ISSUED_FIELD: utc_text(issued)}
+        timestamp = Timestamp(
+            version=version, expires=self.timestamp_expires, snapshot_meta=info, unrecognized_fields=said
+        )
         self.files["timestamp.json"] = _signed(timestamp, [self.keys["timestamp"]])
+
+    def retime(self, *, version: int | None = None, issued: datetime = START) -> None:
+        """Sign a new timestamp for the snapshot that is there."""
+        snapshot = json.loads(self.head)["signed"]["meta"]["snapshot.json"]["version"]
+        self._sign_timestamp(snapshot, version or json.loads(self.head)["signed"]["version"] + 1, issued)
+
+    def rotate(self, name: str, fresh: CryptoSigner) -> None:
+        """Publish a root that gives an online role another key."""
+        self.root.version += 1
+        self.root.revoke_key(self.keys[name].public_key.keyid, name)
+        self.root.add_key(fresh.public_key, name)
+        self.keys[name] = fresh
+        self.publish_root()
 
     def _meta(self, name: str) -> MetaFile:
         version = self.roles[name].signed.version
         return MetaFile.from_data(version, self.files[f"{version}.{name}.json"], ["sha256"])
 
-    def pack(self) -> TrustPack:
-        return TrustPack.of(dict(self.files), dict(self.targets))
+    @property
+    def head(self) -> bytes:
+        return self.files["timestamp.json"]
+
+    def documents(self) -> dict[str, bytes]:
+        """Everything but the head, under the digests that the metadata give; a hostile one may hold other bytes."""
+        return {digest: data for digest, data in self._named() if data is not None}
+
+    def _named(self) -> Iterator[tuple[str, bytes | None]]:
+        timestamp = json.loads(self.head)["signed"]
+        for number, digest in enumerate(timestamp[ROOTS_FIELD], start=1):
+            yield digest, self.files.get(f"{number}.root.json")
+        info = timestamp["meta"]["snapshot.json"]
+        snapshot = self.files.get(f"{info['version']}.snapshot.json", b"")
+        yield info["hashes"]["sha256"], snapshot
+        for name, meta in json.loads(snapshot)["signed"]["meta"].items():
+            yield meta["hashes"]["sha256"], self.files.get(f"{meta['version']}.{name}")
+        for role in ("fleet", "policy"):
+            for path, target in self.roles[role].signed.targets.items():
+                yield target.hashes["sha256"], self.targets.get(path)
 
     def copy(self) -> "Repository":
         """Return a repository of the same keys that goes its own way."""
@@ -125,6 +164,8 @@ class Repository:
         made.files, made.targets = dict(self.files), dict(self.targets)
         made.roles = {name: Metadata.from_bytes(role.to_bytes()) for name, role in self.roles.items()}
         made.keys = dict(self.keys)
+        made.root = copy.deepcopy(self.root)
+        made.root_keys = list(self.root_keys)
         return made
 
 
@@ -144,13 +185,17 @@ class Bench:
     clock: ManualClock
     store: TrustStore
 
-    def reopen(self) -> TrustStore:
+    def reopen(self, clock: ManualClock | None = None, built: datetime = START - timedelta(days=9)) -> TrustStore:
         """Start again on what is on disk."""
-        self.store = TrustStore(self.folder, self.repository.first_root, self.clock)
+        self.store.close()
+        self.clock = clock or self.clock
+        self.store = TrustStore(self.folder, self.repository.first_root, self.clock, built)
         return self.store
 
-    def accept(self) -> None:
-        self.store.accept("digits", self.repository.pack())
+    def accept(self, repository: Repository | None = None, model: str = "digits") -> None:
+        """Take everything in that a repository has."""
+        offered = repository or self.repository
+        assert self.store.accept(model, offered.head, offered.documents()) == ()
 
     def version(self, name: str) -> int:
         """Return the stored version of a role."""
@@ -159,11 +204,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> Iterator[Bench]:
     repository = Repository()
     clock = ManualClock(START)
     folder = tmp_path / "trust"
-    return Bench(folder, repository, clock, TrustStore(folder, repository.first_root, clock))
+    made = Bench(folder, repository, clock, TrustStore(folder, repository.first_root, clock))
+    yield made
+    made.store.close()
 
 
 @pytest.fixture

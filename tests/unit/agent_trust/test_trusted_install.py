@@ -39,7 +39,6 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.chunks: dict[str, bytes] = {}
-        self.packs: dict[str, bytes] = {}
         self.serving: dict[str, str] = {}
         self.events: list[str] = []
         self.news = threading.Condition()
@@ -54,10 +53,6 @@ class Surroundings:
     def need(self, digests: tuple[str, ...]) -> None:
         for digest in digests:
             self.request(digest)
-
-    def follow(self, model: str) -> None:
-        if model in self.packs:
-            self.installer.on_trust_pack(model, self.packs[model])
 
     def prove(self, path: Path, limits: ProveLimits) -> None:
         assert path.is_file()
@@ -103,7 +98,6 @@ class Device:
             slots=Slots(folder / "slots", self.journal),
             trust=bench.store,
             chunks=self.around,
-            trust_source=self.around,
             runtime=self.around,
             events=self.around,
             listener=self.around,
@@ -129,7 +123,7 @@ class Device:
         facts = {"model": "digits", "release": release, "variant": "int8", "index": index.digest}
         self.bench.repository.set_target("model-digits", f"digits/{release}.int8.bundle", data, {**facts, **custom})
         self.bench.repository.publish()
-        self.around.packs["digits"] = self.bench.repository.pack().encode()
+        self.around.chunks |= self.bench.repository.documents()
         self.around.chunks |= {index.digest: index.encode()}
         self.around.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in split(data, 512)}
 
@@ -150,6 +144,7 @@ class Device:
             expires=now + timedelta(days=1),
             slots={"digits": slot},
         )
+        self.installer.on_trust_head(self.bench.repository.head)
         self.installer.on_directive(directive.sign(self.key))
 
     def ended(self, deployment: str) -> ModelState:

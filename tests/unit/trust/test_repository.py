@@ -205,11 +205,11 @@ def test_a_policy_that_devices_could_not_read_is_refused(fleet: FoundedFleet) ->
     assert fleet.repository.policy("digits") == Policy(model="digits")
 
 
-def test_a_pack_that_would_not_fit_one_message_is_refused(fleet: FoundedFleet) -> None:
+def test_a_role_that_would_not_fit_one_message_is_refused(fleet: FoundedFleet) -> None:
     fleet.grant("digits")
     signed = Metadata[Targets].from_bytes(fleet.repository.role("model-digits")).signed
     signed.version += 1
-    for release in range(1, 340):
+    for release in range(1, 620):
         path = f"digits/{release}.int8.bundle"
         signed.targets[path] = TargetFile.from_data(path, b"bytes", ["sha256"])
     before = fleet.repository.state()
