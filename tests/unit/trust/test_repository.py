@@ -209,7 +209,7 @@ def test_a_role_that_would_not_fit_one_message_is_refused(fleet: FoundedFleet) -
     fleet.grant("digits")
     signed = Metadata[Targets].from_bytes(fleet.repository.role("model-digits")).signed
     signed.version += 1
-    for release in range(1, 620):
+    for release in range(1, 535):
         path = f"digits/{release}.int8.bundle"
         signed.targets[path] = TargetFile.from_data(path, b"bytes", ["sha256"])
     before = fleet.repository.state()
