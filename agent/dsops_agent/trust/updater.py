@@ -81,8 +81,9 @@ class DurableUpdater(Updater):
         return self._trusted_set.root
 
     def role(self, name: str) -> Signed | None:
-        """Return a role as it was verified, or None before that."""
-        return self._trusted_set.get(name)
+        """Return a role as it was verified by the root, or else by the top-level targets role; None before that."""
+        is_known = self._trusted_set.contains(name, Root.type if name in _TOP else Targets.type)
+        return self._trusted_set[name] if is_known else None
 
     def keys(self, name: str) -> Keys:
         """Return the keys that may sign a role of the top level, or one that targets delegates to."""

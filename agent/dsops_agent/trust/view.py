@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tuf.api._payload import Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
-from dsops.errors import IncompleteMetadata, MismatchedMetadata
+from dsops.errors import EndlessMetadata, IncompleteMetadata, MalformedMetadata
 from dsops.head import issued
 from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
 from dsops_agent.trust.floors import FOREVER, RoleFact
@@ -71,15 +71,18 @@ def required(updater: DurableUpdater, path: str, role: str) -> TargetFile:
 
     Raises:
         IncompleteMetadata: It says nothing of it.
-        MismatchedMetadata: It names something that is not small, or gives no SHA-256.
+        EndlessMetadata: It names something that is not small.
+        MalformedMetadata: It gives no SHA-256.
         RepositoryError: Metadata failed to verify.
         DownloadError: Metadata could not be had.
     """
     signed = updater.signed_target(path, role)
     if signed is None:
         raise IncompleteMetadata(f"{path} is not signed by role {role}")
-    if signed.length > MAX_TARGET_BYTES or "sha256" not in signed.hashes:
-        raise MismatchedMetadata(f"{path} is not a small file", why=f"{signed.length} bytes are signed")
+    if signed.length > MAX_TARGET_BYTES:
+        raise EndlessMetadata(f"{path} is too long", why=f"{signed.length} bytes, {MAX_TARGET_BYTES} allowed")
+    if "sha256" not in signed.hashes:
+        raise MalformedMetadata(f"{path} is signed without a SHA-256")
     return signed
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
+from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.errors import Conflict, NoSpace, NotFound, StateDamaged, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.messages import MAX_MESSAGE_BYTES
