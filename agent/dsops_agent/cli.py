@@ -15,8 +15,14 @@ from dsops.exits import Exit, describe, exit_code
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
 from dsops_agent.status import Status, is_running, read_status
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
+
+_CLOCK = {
+    ClockState.BEHIND: "suspect: it is behind a moment that has certainly passed; set it, or let it be set (NTP)",
+    ClockState.AHEAD: "suspect: everything that was ever signed seems to have expired; set it, or let it be set (NTP)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +123,8 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
     yield "device", status.device
     yield "agent", f"{status.version}, {f'process {status.pid}' if running else 'not running'}"
     yield "enrolled", f"yes, fleet {status.fleet}" if status.enrolled else "no"
+    if status.clock is not ClockState.PLAUSIBLE:
+        yield "clock", _CLOCK[status.clock]
     yield "broker", "connected" if status.connected else "not connected"
     yield (
         "inference",

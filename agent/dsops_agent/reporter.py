@@ -36,6 +36,10 @@ class Source(Protocol):
         """Return why the newest message was refused, if it was."""
         ...
 
+    def clock_suspect(self) -> bool:
+        """Return whether the host's clock contradicts what was signed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -109,5 +113,6 @@ class Reporter:
             seq=source.seq(),
             models=dict(source.observed()),
             refused=source.refused(),
+            clock_suspect=source.clock_suspect(),
         )
         self.broker.publish(self.signer.topic, observed.sign(self.signer.key), retain=True)

@@ -89,6 +89,8 @@ class Observed(Frozen):
     models: dict[str, ModelState] = Field(default={})
     refused: Problem | None = None
     """Why the newest message from the controller was refused, when it was."""
+    clock_suspect: bool = False
+    """Whether the device's clock contradicts what was signed: ``time`` means little then."""
 
     def sign(self, key: dsse.PrivateKey) -> bytes:
         """Return the signed envelope's bytes."""

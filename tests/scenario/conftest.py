@@ -23,6 +23,7 @@ from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
 from dsops_agent.install.slots import Slots, damage
+from dsops_agent.trust.trusted_time import ClockState
 
 MODEL = "digits"
 CHUNK_BYTES = 512
@@ -117,6 +118,9 @@ class SimTrust:
             return (hashlib.sha256(model.encode()).hexdigest(),)
         self.known.add(model)
         return ()
+
+    def clock_state(self) -> ClockState:
+        return ClockState.PLAUSIBLE
 
     def keep_time(self, *, at_once: bool = False) -> None:
         self.kept_at_once = at_once

@@ -34,6 +34,7 @@ from dsops_agent.install.ports import (
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
 from dsops_agent.install.view import model_state, progress_of
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,10 @@ class Installer:
     def refused(self) -> Problem | None:
         """Return why the newest message of the controller was refused, if it was."""
         return self._newest_refusal
+
+    def clock_suspect(self) -> bool:
+        """Return whether the host's clock contradicts what was signed."""
+        return self.trust.clock_state() is not ClockState.PLAUSIBLE
 
     # The worker.
 

@@ -16,6 +16,7 @@ from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class Trust(Protocol):
 
     def accept(self, model: str, head: bytes, documents: Mapping[str, bytes]) -> tuple[str, ...]:
         """Verify and keep what a head leads to; return what of it is missing; raises Refusal."""
+        ...
+
+    def clock_state(self) -> ClockState:
+        """Return what to think of the host's clock."""
         ...
 
     def keep_time(self, *, at_once: bool = False) -> None:

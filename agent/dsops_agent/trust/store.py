@@ -48,7 +48,8 @@ class TrustStore:
 
     Answers come from verified, unexpired metadata only; they need no network. Versions never fall: TUF compares each
     refresh with what is on disk, and ``floors.json`` remembers versions and time should the metadata be lost or
-    restored from a copy (:mod:`dsops_agent.trust.floors`, :mod:`dsops_agent.trust.trusted_time`).
+    restored from a copy (:mod:`dsops_agent.trust.floors`, :mod:`dsops_agent.trust.trusted_time`). Without them nothing
+    is believed; what runs keeps running.
 
         metadata/     the TUF client's: root_history/N.root.json, root.json (a link), timestamp.json, ...
         targets/      fleet/director.json, policy/<model>.json
@@ -62,7 +63,7 @@ class TrustStore:
         built: When this program was built: trusted time is never before it.
 
     Raises:
-        StateDamaged: The folder cannot be used, or ``floors.json`` cannot be read.
+        StateDamaged: The folder cannot be used.
         AlreadyRunning: Another process uses the folder.
     """
 
@@ -74,16 +75,24 @@ class TrustStore:
         self._clock = clock
         self._built = built
         self._views: dict[str, View] = {}
+        self._memory, self._damage = _Memory(), ""
         with host_errors():
             ensure_folder(self._metadata / "root_history")
             ensure_folder(self._targets)
         self._lock = StateLock(folder, "trust.lock")
         self._lock.take()
+        try:
+            self._tidy()
+            self._read_memory()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _tidy(self) -> None:
         with host_errors():
             sweep(self._metadata)
-            for leftover in (*self._targets.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
+            for leftover in (*self._targets.glob("*/.*.tmp"), *self._memory_path.parent.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
-        self._memory = self._read_memory()
 
     def close(self) -> None:
         """Give the folder back."""
@@ -133,8 +142,9 @@ class TrustStore:
             Refusal: TUF's rules refuse it, or it is older than what was accepted before. Metadata that was verified
                 before the fault was met stays, for versions may only rise.
             NoSpace: The disk is full.
-            StateDamaged: The disk fails.
+            StateDamaged: The disk fails, or ``floors.json`` is damaged.
         """
+        self._require_memory()
         model = model_name(model)
         offered = Offered(head, documents)
         with host_errors(), refusals(f"the trust metadata of {model}"):
@@ -193,6 +203,7 @@ class TrustStore:
         return SignedTarget(found.path, found.hashes["sha256"], found.length, facts)
 
     def _current(self, model: str, role: str) -> View:
+        self._require_memory()
         view = self._views.get(model) or self._read_view(model)
         with refusals(f"the stored trust metadata of {model}"):
             view.require_current(self.now(), role)
@@ -265,15 +276,19 @@ class TrustStore:
                 write_atomically(self._memory_path, strictjson.dumps(memory.model_dump(mode="json")))
             self._memory = memory
 
-    def _read_memory(self) -> _Memory:
+    def _read_memory(self) -> None:
         try:
-            return _Memory.model_validate(strictjson.loads(self._memory_path.read_bytes()))
+            self._memory = _Memory.model_validate(strictjson.loads(self._memory_path.read_bytes()))
         except FileNotFoundError:
-            return _Memory()
+            return
         except ValidationError as error:
-            raise StateDamaged("the floors of trust cannot be read", why=first_problem(error)) from error
+            self._damage = first_problem(error)
         except (OSError, strictjson.JsonRefused) as error:
-            raise StateDamaged("the floors of trust cannot be read", why=str(error)) from error
+            self._damage = str(error)
+
+    def _require_memory(self) -> None:
+        if self._damage:
+            raise StateDamaged(f"{self._memory_path.name} cannot be read", why=self._damage)
 
     def _embedded_expires(self) -> datetime:
         try:
