@@ -18,6 +18,7 @@ from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
@@ -30,12 +31,12 @@ from dsops_agent.install.ports import (
     InstallConfig,
     Listener,
     RuntimeControl,
-    TrustSource,
 )
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
 from dsops_agent.install.view import model_state, progress_of, tidings_of
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class Installer:
         journal: Durable state.
         slots: The bundles on disk; the staging folder stands beside their folder.
         trust: What we may believe.
-        chunks: Brings chunks.
-        trust_source: Brings trust packs.
+        chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
         events: Keeps events.
         listener: Is told of changes.
@@ -72,7 +72,6 @@ class Installer:
     slots: Slots
     trust: Trust
     chunks: ChunkSource
-    trust_source: TrustSource
     runtime: RuntimeControl
     events: EventSink
     listener: Listener
@@ -88,8 +87,9 @@ class Installer:
         """Join the parts; nothing starts."""
         self._rows = self.journal.installs()
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
-        self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
+        self._documents = Documents(self.chunks, pace)
+        self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
@@ -101,9 +101,9 @@ class Installer:
         """Take a directive's envelope; the newest counts."""
         self._mailbox.put(mailbox.DirectiveCame(data))
 
-    def on_trust_pack(self, model: str, data: bytes) -> None:
-        """Take a model's trust pack; the newest counts."""
-        self._mailbox.put(mailbox.PackCame(model, data))
+    def on_trust_head(self, data: bytes) -> None:
+        """Take the head of the trust metadata; the newest counts."""
+        self._mailbox.put(mailbox.HeadCame(data))
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
         """Take a chunk; it is ignored unless it was asked for."""
@@ -131,6 +131,10 @@ class Installer:
         """Return why the newest message of the controller was refused, if it was."""
         return self._newest_refusal
 
+    def clock_suspect(self) -> bool:
+        """Return whether the host's clock contradicts what was signed."""
+        return self.trust.clock_state() is not ClockState.PLAUSIBLE
+
     # The worker.
 
     def recover(self) -> None:
@@ -154,6 +158,7 @@ class Installer:
         """Work until ``stop`` is set."""
         while not stop.is_set():
             self.work(self._wait_s())
+        self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()
         self._safely(self._tell_the_rest)
 
@@ -162,6 +167,7 @@ class Installer:
         for message in self._mailbox.take(timeout_s):
             self._safely(partial(self._handle, message))
         self._safely(self._tick)
+        self._safely(self.trust.keep_time)
         self._safely(self._tell)
 
     def _safely(self, action: Callable[[], None]) -> None:
@@ -174,22 +180,29 @@ class Installer:
             logger.exception("an install step failed")
 
     def _wait_s(self) -> float:
-        moments = [s for s in (*self._due.values(), self._intake.next_s, self._carrier.next_s) if s is not None]
+        moments = [s for s in (*self._due.values(), *self._moments()) if s is not None]
         rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
+
+    def _moments(self) -> tuple[float | None, ...]:
+        return self._intake.next_s, self._documents.next_s, self._carrier.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
             case mailbox.DirectiveCame(data=data):
                 self._offer(data)
+                self._take_in()
                 self._judge()
-            case mailbox.PackCame(model=model, data=data):
-                self._take_pack(model, lambda: self._intake.pack(model, data))
-                self._judge()
-                self._decide_again()
+            case mailbox.HeadCame(data=data):
+                self._intake.head(data)
+                self._take_in()
             case mailbox.ChunkCame(digest=digest, data=data):
-                self._fetch_on(lambda: self._carrier.arrived(digest, data))
+                if self._intake.document(digest, data, self.clock.monotonic_s()):
+                    self._take_in()
+                else:
+                    self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.Connected():
+                self._documents.reconnected(self.clock.monotonic_s())
                 self._fetch_on(self._carrier.reconnected)
                 self._resume_in(Install.FETCHING)
             case mailbox.RuntimeRestarted():
@@ -200,6 +213,7 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
+        self._documents.tick(now_s)
         self._news |= self._refusals.turn()
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
@@ -220,10 +234,13 @@ class Installer:
 
     def _decide_late(self, row: InstallRow) -> Outcome | Wait:
         try:
-            self._take_pack(row.model, lambda: self._intake.retry(row.model))
+            retry = partial(self._intake.retry, row.model, self.clock.monotonic_s())
+            self._believing(row.model, retry)
         except DeviceError as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
-        return self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait()
+        if self._intake.is_behind(row.model) or not self._intake.heard(row.model):
+            return Wait()
+        return self._steps.decide(row, waited=True)
 
     # From messages to installs.
 
@@ -233,16 +250,30 @@ class Installer:
         except UntrustedBundle as error:
             self._refuse(_DIRECTIVE, error, sha256_hex(data))
         else:
+            passed = self._intake.passed_over()
+            if passed and passed.refusal:
+                self._refuse(_DIRECTIVE, passed.refusal, passed.digest)
             if is_repeated:
                 self._accepted(_DIRECTIVE)
 
-    def _take_pack(self, model: str, action: Callable[[], None]) -> None:
+    def _take_in(self) -> None:
+        """Judge the trust metadata of every model for which there is something new, then what waits for it."""
+        models = self._intake.due()
+        for model in models:
+            action = partial(self._intake.take_in, model, self.clock.monotonic_s())
+            self._safely(partial(self._believing, model, action))
+        if models:
+            self._judge()
+            self._decide_again()
+
+    def _believing(self, model: str, action: Callable[[], None]) -> None:
         try:
             action()
         except UntrustedBundle as error:
-            self._refuse(f"pack {model}", error)
+            self._refuse(f"metadata of {model}", error)
         else:
-            self._accepted(f"pack {model}")
+            if not self._intake.is_behind(model):
+                self._accepted(f"metadata of {model}")
 
     def _judge(self) -> None:
         judged = self._intake.judge(self.clock.monotonic_s())
@@ -368,6 +399,8 @@ class Installer:
         }
 
     def _decide(self, row: InstallRow) -> Outcome | Wait:
+        if self._intake.is_behind(row.model):
+            return Wait()
         result = self._steps.decide(row, waited=False)
         if isinstance(result, Wait) and not self._intake.heard(row.model):
             return Wait(self.config.retry_s if self._intake.must_retry(row.model) else None)

@@ -1,11 +1,12 @@
-"""Taking directives in: learn which models one names, get their trust packs, then believe it or not."""
+"""Taking directives in: learn which models one names, get their trust metadata, then believe it or not."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from dsops import dsse, messages, strictjson
+from dsops import dsse, strictjson
 from dsops.bundle import sha256_hex
 from dsops.directive import PAYLOAD_TYPE, Directive, Recipient, check_directive, payload_digest, repeats
 from dsops.errors import (
@@ -17,15 +18,15 @@ from dsops.errors import (
     InvalidInput,
     LeapingDirective,
     MalformedDirective,
-    MalformedMetadata,
     ReplayedDirective,
     UntrustedBundle,
 )
 from dsops.ids import model_name
-from dsops.messages import TrustPack
 from dsops.trust import Director, Policy, SignedTarget
+from dsops_agent.install.documents import Documents
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, TrustSource
+from dsops_agent.install.ports import DeviceFacts
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,19 @@ class Trust(Protocol):
         ...
 
     def knows(self, model: str) -> bool:
-        """Return whether a pack of the model was ever accepted."""
+        """Return whether metadata of the model was ever accepted."""
         ...
 
-    def accept(self, model: str, pack: TrustPack) -> None:
-        """Verify and keep a pack; raises UntrustedBundle."""
+    def accept(self, model: str, head: bytes, documents: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Verify and keep what a head leads to; return what of it is missing; raises Refusal."""
+        ...
+
+    def clock_state(self) -> ClockState:
+        """Return what to think of the host's clock."""
+        ...
+
+    def keep_time(self, *, at_once: bool = False) -> None:
+        """Make trusted time durable when that is due; raises DeviceError."""
         ...
 
     def director(self) -> Director:
@@ -67,12 +76,14 @@ class Trust(Protocol):
 
 @dataclass
 class _Pending:
-    """A directive that is not believed yet; ``until_s`` is set once a pack of its models came since the start."""
+    """A directive that is not believed yet; ``until_s`` is set once metadata of its models came since the start."""
 
     data: bytes
     models: tuple[str, ...]
     until_s: float | None = None
     refused: bool = False
+    doubt: UntrustedBundle | None = None
+    """Why it is not believed so far."""
 
 
 @dataclass(frozen=True)
@@ -89,30 +100,40 @@ class Intake:
     """Holds the newest directive until it can be judged.
 
     A directive that the present metadata does not bear out waits a while for newer metadata, is then refused, and is
-    tried again silently with each later pack, because a retained message does not come twice.
+    tried again silently with each later head, because a retained message does not come twice.
 
     Args:
         device: Who we are.
         journal: Keeps what was accepted.
         trust: What we may believe.
-        source: Brings trust packs.
+        documents: Brings the documents that a head leads to.
         wait_s: How long to wait for newer metadata.
     """
 
-    def __init__(self, device: DeviceFacts, journal: Journal, trust: Trust, source: TrustSource, wait_s: float) -> None:
+    def __init__(
+        self, device: DeviceFacts, journal: Journal, trust: Trust, documents: Documents, wait_s: float
+    ) -> None:
         self._device = device
         self._journal = journal
         self._trust = trust
-        self._source = source
+        self._documents = documents
         self._wait_s = wait_s
         self._pending: _Pending | None = None
-        self._followed: set[str] = set()
+        self._passed_over: Judged | None = None
+        self._head = b""
+        self._followed: dict[str, None] = {}
+        self._due: dict[str, None] = {}
+        self._missing: dict[str, tuple[str, ...]] = {}
         self._heard: set[str] = set()
-        self._unkept: dict[str, bytes] = {}
+        self._unkept: set[str] = set()
 
     def heard(self, model: str) -> bool:
-        """Return whether a pack of the model came, and was kept, since the start; before, what is stored may be old."""
+        """Return whether a head was judged for the model since the start; before, what is stored may be old."""
         return model in self._heard
+
+    def is_behind(self, model: str) -> bool:
+        """Return whether a newer head is known whose documents are not all here: what is stored is old."""
+        return bool(self._missing.get(model))
 
     @property
     def next_s(self) -> float | None:
@@ -129,6 +150,7 @@ class Intake:
             MalformedDirective: It is no envelope of a directive.
         """
         models = named_models(data)
+        self._pass_over(self._pending)
         if repeats(data, self._journal.directive_digest()):
             self._pending = None
             return True
@@ -136,46 +158,76 @@ class Intake:
         self.follow(models)
         return False
 
-    def follow(self, models: tuple[str, ...]) -> None:
-        """Ask for the trust packs of models; only theirs are taken in."""
-        for model in models:
-            if model not in self._followed and len(self._followed) >= MAX_FOLLOWED:
-                logger.warning("the trust pack of %s is not asked for: too many models were named", model)
-                continue
-            self._followed.add(model)
-            self._source.follow(model)
+    def passed_over(self) -> Judged | None:
+        """Return, once, the directive that another one replaced while nothing bore it out: that refuses it for good."""
+        passed, self._passed_over = self._passed_over, None
+        return passed
 
-    def pack(self, model: str, data: bytes) -> None:
-        """Take a trust pack in; one of a model that nobody asked for is ignored.
+    def _pass_over(self, pending: _Pending | None) -> None:
+        if pending and pending.doubt and not pending.refused:
+            self._passed_over = Judged(sha256_hex(pending.data), refusal=pending.doubt)
+
+    def follow(self, models: tuple[str, ...]) -> None:
+        """Take the trust metadata of models in from now on; of too many, the last ones are left out."""
+        new = [model for model in dict.fromkeys(models) if model not in self._followed]
+        room = MAX_FOLLOWED - len(self._followed)
+        if new[room:]:
+            logger.warning("the trust metadata of %s is not asked for: too many models were named", new[room:])
+        self._followed |= dict.fromkeys(new[:room])
+        self._due |= dict.fromkeys(new[:room])
+
+    def head(self, data: bytes) -> None:
+        """Take the head of the trust metadata; the newest counts."""
+        self._head = data
+        self._due = dict(self._followed)
+
+    def document(self, digest: str, data: bytes, now_s: float) -> bool:
+        """Take a document; return False when it is not one that is waited for."""
+        if not self._documents.wants(digest):
+            return False
+        if self._documents.arrived(digest, data, now_s):
+            self._due |= dict.fromkeys(model for model, missing in self._missing.items() if missing)
+        return True
+
+    def due(self) -> tuple[str, ...]:
+        """Return the models whose metadata must be judged, by :meth:`take_in`."""
+        return tuple(self._due) if self._head else ()
+
+    def take_in(self, model: str, now_s: float) -> None:
+        """Judge the newest head for a model; ask for the documents that are missing.
 
         Raises:
-            UntrustedBundle: It is not valid, or TUF's rules refuse it, each with a code of its own.
+            Refusal: TUF's rules refuse it.
             DeviceError: The disk is full or fails; :meth:`retry` tries to keep it again.
         """
-        if model not in self._followed:
-            logger.info("ignored a trust pack that nobody asked for")
-            return
-        self._heard.add(model)
+        self._due.pop(model, None)
+        self._missing.pop(model, None)
+        self._unkept.discard(model)
         try:
-            pack = messages.decode(TrustPack, data)
-        except InvalidInput as error:
-            raise MalformedMetadata(f"the trust pack of {model} is not valid", why=str(error)) from error
-        self._unkept.pop(model, None)
-        try:
-            self._trust.accept(model, pack)
+            self._missing[model] = self._trust.accept(model, self._head, self._documents.held)
         except DeviceError:
             self._heard.discard(model)
-            self._unkept[model] = data
+            self._unkept.add(model)
             raise
+        finally:
+            if not self._missing.get(model) and model not in self._unkept:
+                self._heard.add(model)
+            self._ask(now_s)
+
+    def _ask(self, now_s: float) -> None:
+        """Ask for what is missing, once every model was looked at; what was held for a retry is not forgotten."""
+        missing = [digest for digests in self._missing.values() for digest in digests]
+        if not self._due and (missing or not self._unkept):
+            self._documents.want(missing, now_s)
 
     def must_retry(self, model: str) -> bool:
-        """Return whether a pack of the model came and could not be kept."""
+        """Return whether a head came and could not be kept for a model."""
         return model in self._unkept
 
-    def retry(self, model: str) -> None:
-        """Take a pack in again that could not be kept; raises as :meth:`pack`."""
+    def retry(self, model: str, now_s: float) -> None:
+        """Judge the head again if it could not be kept; raises as :meth:`take_in`."""
         if model in self._unkept:
-            self.pack(model, self._unkept[model])
+            self.take_in(model, now_s)
 
     def judge(self, now_s: float) -> Judged | None:
         """Return what became of the pending directive, once that is certain; a refusal is returned once.
@@ -188,6 +240,8 @@ class Intake:
         """
         pending = self._pending
         if pending is None or not any(self._trust.knows(model) for model in pending.models):
+            return None
+        if any(self.is_behind(model) for model in pending.models):
             return None
         if pending.until_s is None and any(self.heard(model) for model in pending.models):
             pending.until_s = now_s + self._wait_s
@@ -204,6 +258,7 @@ class Intake:
 
     def _refused(self, pending: _Pending, error: UntrustedBundle, now_s: float) -> Judged | None:
         is_final = isinstance(error, _FINAL)
+        pending.doubt = error
         if is_final:
             self._pending = None
         if pending.refused or not (is_final or (pending.until_s is not None and now_s >= pending.until_s)):

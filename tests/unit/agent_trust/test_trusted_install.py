@@ -43,16 +43,16 @@ def test_a_power_cut_around_the_acceptance_neither_loses_nor_repeats_the_directi
     one = make_bundle(1)
     stage.sign(one)
     retained = stage.directive(1, one.slot()).sign(stage.key)
+    chunks, stage.around.chunks = stage.around.chunks, {}
     stage.metadata()
     stage.installer.on_directive(retained)
-    stage.lost = True
     stage.cut_at = moment
     with pytest.raises(PowerCut):
         stage.pass_time(15)
     stage.restart()
     assert stage.installer.seq() == (0 if moment == "before" else 1)
     assert bool(stage.journal.directive_digest()) is (moment == "after")
-    stage.lost = False
+    stage.around.chunks = chunks
     stage.send(retained, 120.0)
     assert stage.state().install is Install.COMMITTED
     assert stage.refusals() == []
@@ -89,6 +89,20 @@ def test_the_retained_directive_clears_what_a_forgery_left(stage: Stage) -> None
     assert stage.refused() == ""
 
 
+def test_a_forgery_that_is_replaced_at_once_is_told_all_the_same(stage: Stage) -> None:
+    """A device waits for newer metadata before it refuses a signature; who overwrites his forgery leaves a trace."""
+    one = make_bundle(1)
+    stage.sign(one)
+    retained = stage.directive(1, one.slot()).sign(stage.key)
+    stage.send(retained, 120.0)
+    stage.installer.on_directive(stage.directive(2, one.slot()).sign(Ed25519PrivateKey.generate()))
+    stage.installer.work(0)
+    stage.installer.on_directive(retained)
+    stage.installer.work(0)
+    assert stage.refusals() == ["trust.directive_unsigned"]
+    assert stage.refused() == ""
+
+
 def test_thousands_of_forgeries_are_counted_not_kept(stage: Stage) -> None:
     one = make_bundle(1)
     stage.sign(one)
@@ -108,13 +122,13 @@ def test_thousands_of_forgeries_are_counted_not_kept(stage: Stage) -> None:
     assert len(stage.refusals()) == 21
 
 
-def test_forged_names_of_models_cannot_make_a_device_ask_for_any_number_of_packs(stage: Stage) -> None:
+def test_forged_names_of_models_cannot_make_a_device_look_for_any_number_of_roles(stage: Stage) -> None:
     one = make_bundle(1)
     for number in range(200):
         forged = stage.directive(1, one.slot(), slots={f"m{number}": one.slot().model_dump()})
         stage.installer.on_directive(forged.sign(Ed25519PrivateKey.generate()))
         stage.installer.work(0)
-    assert len(stage.around.followed) == 64
+    assert len(stage.installer._intake._followed) == 64
 
 
 def test_metadata_that_is_refused_for_the_same_reason_makes_one_event(stage: Stage, bench: Any) -> None:
