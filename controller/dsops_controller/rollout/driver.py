@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, Select, select, update
 
+from dsops import dsse
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import ModelState
@@ -51,6 +52,7 @@ class Driver:
         self._clock = clock
         self._wake = threading.Event()
         self._repeated_ms: dict[str, int] = {}
+        self._signing: set[str] = set()
 
     def wake(self) -> None:
         """Have the loop look again now: a device reported, or an operator asked for something."""
@@ -77,6 +79,7 @@ class Driver:
         for rollout in rollouts:
             while self._advance(rollout):
                 pass
+        self._sign_again()
         self._repeat()
 
     def _advance(self, rollout: str) -> bool:
@@ -147,6 +150,18 @@ class Driver:
             elif now_ms - self._repeated_ms.get(row.device, 0) > REPEAT.total_seconds() * 1000:
                 self._repeated_ms[row.device] = now_ms
                 self._publisher.publish_desired(row.device, row.envelope)
+
+    def _sign_again(self) -> None:
+        """After a change of the director's keys, sign every directive that devices would no longer believe."""
+        signing = {dsse.key_id(key.public_key()) for key in self._director.signing_keys()}
+        if signing == self._signing:
+            return
+        with self._db.read() as connection:
+            rows = connection.execute(select(tables.desired.c.device, tables.desired.c.envelope)).all()
+        old = [row.device for row in rows if not signing & {s.keyid for s in dsse.decode(row.envelope).signatures}]
+        for device in old:
+            self._publisher.publish_desired(device, self._renew(device))
+        self._signing = signing
 
     def _renew(self, device: str) -> bytes:
         with self._db.write() as connection:

@@ -115,7 +115,7 @@ def test_only_a_role_that_names_exactly_this_bundle_lets_it_in(
     path, other = bundle(), bundle(payload=b"other weights")
     owner = [KeyFolder(fleet.keys).signer("model-digits")]
     signed = Metadata[Targets].from_bytes(fleet.sign(path)).signed
-    online = sign_role(signed, [OnlineKeys.load(fleet.server / "keys").snapshot])
+    online = sign_role(signed, [fleet.online("snapshot")])
     signed.targets["digits/1.int8.bundle"].custom["hardware"] = ["riscv64"]
     altered = sign_role(signed, owner)
     faces = fleet.sign(bundle(model="faces"), "faces")
