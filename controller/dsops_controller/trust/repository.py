@@ -27,6 +27,7 @@ from dsops.messages import MAX_MESSAGE_BYTES, TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
+from dsops_controller.trust.policies import check_floors
 from dsops_controller.trust.published import Published, check_small, small_targets, stored_name
 from dsops_controller.trust.roles import FLEET, POLICY, ROOT, TARGETS, SignedRole, check_target, model_of, read_role
 from dsops_controller.trust.state import (
@@ -243,7 +244,11 @@ class Repository:
         check_step(state, new, now)
         after = advance(state, new, self._keys, now)
         for role in new:
-            check_small(role, {wanted.path: self._small(wanted, targets) for wanted in small_targets([role])})
+            small = {wanted.path: self._small(wanted, targets) for wanted in small_targets([role])}
+            check_small(role, small)
+            if role.name == POLICY and state is not None:
+                present = small_targets([state.signed[POLICY]])
+                check_floors({wanted.path: self._small(wanted, {}) for wanted in present}, small)
         models = _affected(after, new, now)
         client_check(state, after, models, now)
         for model in models:

@@ -15,7 +15,7 @@ from dsops.files import write_atomically
 from dsops_controller.audit import Audit
 from dsops_controller.bundles import Bundles
 from dsops_controller.db.database import Database
-from dsops_controller.trust.ceremony import bundle_facts
+from dsops_controller.trust.bundle_roles import bundle_facts
 from dsops_controller.trust.keys import KeyFolder, OnlineKeys
 from dsops_controller.trust.repository import Repository
 from dsops_controller.trust.roles import sign_role
