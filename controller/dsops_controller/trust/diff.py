@@ -70,6 +70,7 @@ def _root(before: Root | None, after: Root) -> list[str]:
     for name, role in after.roles.items():
         old = before.roles[name] if before else None
         lines += _signers(name, old, before.keys if before else {}, role, after.keys)
+        lines += _leftovers(name, old.to_dict() if old else {}, role.to_dict(), {"keyids", "threshold"})
     lines += _key_fields(before.keys if before else {}, after.keys)
     plain = {"spec_version": after.spec_version, "consistent_snapshot": True}
     return lines + _leftovers("root", before.to_dict() if before else plain, after.to_dict(), _ROOT_FIELDS)
@@ -92,7 +93,14 @@ def _has_other_signers(event: Event, name: str) -> bool:
     delegator, before = event.delegators(name)[0], event.before(TARGETS)
     if name == TARGETS or not isinstance(before, Targets) or delegator is before:
         return False
-    return before.get_delegated_role(name).keyids != delegator.get_delegated_role(name).keyids
+    return _keyids(before, name) != _keyids(delegator, name)
+
+
+def _keyids(delegator: Root | Targets, name: str) -> list[str] | None:
+    try:
+        return delegator.get_delegated_role(name).keyids
+    except ValueError:  # it has no such role
+        return None
 
 
 def _all_small(event: Event) -> dict[str, bytes]:
