@@ -27,7 +27,7 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.tables import bundle as bundles
 from dsops_controller.db.times import from_ms, to_ms
-from dsops_controller.trust.ceremony import bundle_facts, read_facts
+from dsops_controller.trust.bundle_roles import bundle_facts, read_facts
 from dsops_controller.trust.repository import Repository
 from dsops_controller.trust.roles import check_target, read_role
 

@@ -101,6 +101,19 @@ class Client:
         content = self._call("GET", f"/trust/{ids.model_name(model)}/pack").content
         return messages.decode(TrustPack, content, messages.MAX_PACK_BYTES)
 
+    def published(self) -> Row:
+        """Return everything that is published of trust: ``metadata`` and ``targets``, base64 by name."""
+        return self._json("GET", "/trust")
+
+    def publish_trust(self, documents: Row) -> list[Row]:
+        """Publish signed roles and their small targets, of the form of :meth:`published`, in one step."""
+        rows: list[Row] = self._call("POST", "/trust", json=documents).json()
+        return rows
+
+    def new_online_key(self, role: str) -> str:
+        """Have the server make its next key for a role of its own, and return the public half (PEM)."""
+        return str(self._json("POST", f"/trust/keys/{_part(role)}")["public"])
+
     def bundles(self) -> list[Row]:
         """Return every bundle."""
         return self._rows("/bundles")

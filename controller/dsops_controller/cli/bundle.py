@@ -1,6 +1,6 @@
 """``dsops bundle``: package, sign, hand over, look at, compare."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,7 +13,7 @@ from dsops.errors import InvalidInput, NotFound
 from dsops.files import write_atomically
 from dsops.manifest import Manifest
 from dsops.trust import model_role
-from dsops_controller.cli import bundle_diff, bundle_show, output, session
+from dsops_controller.cli import bundle_diff, bundle_show, output, secrets, session
 
 T = TypeVar("T")
 
@@ -58,25 +58,35 @@ def build(
 @app.command()
 def sign(
     bundle: BundleFile,
-    keys: Annotated[Path, typer.Option("--keys", help="folder of the model owner's offline keys")],
+    keys: Annotated[Path | None, typer.Option("--keys", help="folder with the owner's key model-NAME.pem")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="the owner's key: file:erin.pem, hsm:2?label=erin, ...; repeatable"),
+    ] = None,
     role: Annotated[Path | None, typer.Option("--role", help="newest role metadata; else asked of the server")] = None,
+    known_root: Annotated[
+        Path | None, typer.Option("--known-root", help="a root that you know, if your key did not sign the newest role")
+    ] = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Sign a bundle with the model owner's key; writes BUNDLE.role.json beside it.
+    """Sign a bundle with a model owner's key; writes BUNDLE.role.json beside it.
 
-    Example: dsops bundle sign digits-1.bundle --keys keys
+    Example: dsops bundle sign digits-1.bundle --key file:erin.pem
+
+    Where several owners must sign, hand BUNDLE and BUNDLE.role.json on: the next one's signature is added.
     """
-    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    opened = _open(bundle)
-    if role:
-        current = _read(role)
-    else:
-        with session.connected(context) as client:
-            current = client.role(model_role(opened.manifest.model))
-    signed = _role_file(bundle)
-    write_atomically(signed, ceremony.sign_bundle(bundle, keys, current))
-    output.done({"role": str(signed)}, f"signed: {signed}; next: dsops bundle push {bundle}", form)
+    roles = session.optional("dsops_controller.trust.bundle_roles", "controller")
+    opened, signature = _open(bundle), _role_file(bundle)
+    owners = _owner_keys(opened.manifest.model, keys, key or ())
+    now = SystemClock().now()
+    current, is_vouched = _current_role(opened.manifest.model, role, known_root, context)
+    pending = output.read_file(signature) if signature.exists() else None
+    signed = roles.approve(bundle, current, owners, now, pending=pending, is_vouched=is_vouched)
+    write_atomically(signature, signed)
+    count = len(roles.model_role_of(signed, opened.manifest.model).signatures)
+    given = f"signed: {signature} ({count} signature{'s' if count > 1 else ''})"
+    output.done({"role": str(signature), "signatures": count}, f"{given}; next: dsops bundle push {bundle}", form)
 
 
 @app.command()
@@ -90,10 +100,12 @@ def push(
     _open(bundle).verify()
     signature = role or _role_file(bundle)
     if not signature.exists():
-        hint = f"sign the bundle first: dsops bundle sign {bundle} --keys KEYS"
+        hint = f"sign the bundle first: dsops bundle sign {bundle} --key URI"
         raise InvalidInput(f"{signature} is missing", why="it holds the signature of the bundle", hint=hint)
     with session.connected(context) as client:
-        output.facts(client.push(_read(bundle), _read(signature)), form, hidden=("manifest", "pushed_ms"))
+        output.facts(
+            client.push(output.read_file(bundle), output.read_file(signature)), form, hidden=("manifest", "pushed_ms")
+        )
 
 
 @app.command("list")
@@ -203,8 +215,8 @@ def verify(
         now = SystemClock().now()
         with session.connected(context) as client:
             pack = client.trust_pack(opened.manifest.model)
-        result["signed"] = f"yes, as {verification.check_bundle(bundle, _read(root), pack, now)}"
-        keys = verification.owner_keys(opened.manifest.model, _read(root), pack, now)
+        result["signed"] = f"yes, as {verification.check_bundle(bundle, output.read_file(root), pack, now)}"
+        keys = verification.owner_keys(opened.manifest.model, output.read_file(root), pack, now)
         result |= _provenance(opened, keys)
     else:
         result |= _provenance(opened, None)
@@ -238,17 +250,37 @@ def _signer(model: Path, keys: Path | None, builder: str | None) -> object:
     return provenance.Signer(folders.KeyFolder(keys).private(owner), builder or provenance.LOCAL_BUILDER)
 
 
+def _owner_keys(model: str, folder: Path | None, uris: Sequence[str]) -> list[object]:
+    """Return the keys to sign with: by URI, and the one in a folder."""
+    if folder is None and not uris:
+        raise InvalidInput(
+            "a bundle is signed with a key", hint="--key URI, for example file:erin.pem; or --keys FOLDER"
+        )
+    signers = session.optional("dsops_controller.trust.signers", "controller")
+    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
+    ask = secrets.Secrets()
+    found = [signers.open_key(uri, ask) for uri in uris]
+    return found + ([ceremony.owner_key(folder, model)] if folder is not None else [])
+
+
+def _current_role(model: str, role: Path | None, known_root: Path | None, context: Path) -> tuple[bytes, bool]:
+    """Return a model's published role, and whether it was found to follow from a root that the owner knows."""
+    if role is not None:
+        if known_root is not None:
+            raise InvalidInput("--known-root is checked against what the server publishes", hint="leave --role out")
+        return output.read_file(role), False
+    with session.connected(context) as client:
+        if known_root is None:
+            return client.role(model_role(model)), False
+        pack = client.trust_pack(model)
+    verification = session.optional("dsops_controller.trust.verification", "controller")
+    return verification.published_role(model, output.read_file(known_root), pack, SystemClock().now()), True
+
+
 def _open(path: Path) -> Bundle:
     if not path.is_file():
         raise InvalidInput(f"there is no bundle {path}", hint="make one: dsops bundle build")
     return Bundle.open(path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}", why=str(error.strerror), hint="check the path") from error
 
 
 def _role_file(bundle: Path) -> Path:
@@ -264,4 +296,4 @@ def _summary(path: Path) -> dict[str, object]:
 def _contents(path: Path, contents: Callable[[bytes, Manifest, dict[str, bytes]], T]) -> T:
     opened = _open(path)
     blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
-    return contents(_read(path), opened.manifest, blobs)
+    return contents(output.read_file(path), opened.manifest, blobs)

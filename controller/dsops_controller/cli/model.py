@@ -1,4 +1,4 @@
-"""``dsops model``: from a trained network to quantized ones that are known to be right."""
+"""``dsops model``: from a trained network to quantized ones that are known to be right, and who may sign them."""
 
 import dataclasses
 import json
@@ -10,14 +10,16 @@ import typer
 
 from dsops import tflite_lint
 from dsops.errors import AccuracyGateFailed, InvalidInput
+from dsops.ids import model_name
 from dsops.manifest import Task
 from dsops_controller.cli import model_report, output, progress, session
+from dsops_controller.cli.trust_place import Keys, Place, Purpose, ServerFolder, begin, check_target, finish, tell
 
 if TYPE_CHECKING:
     from dsops_controller.build.authoring.init import Initiated
     from dsops_controller.build.reports.report import Report
 
-app = typer.Typer(help="Build quantized models.", no_args_is_help=True)
+app = typer.Typer(help="Build quantized models; say who owns them.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(help=".onnx or .tflite file, or models:/NAME@ALIAS of an MLflow registry")]
 _LINT_LIMIT_BYTES = 1 << 30
@@ -115,6 +117,49 @@ def build(
     _show(reports, result.folder, form, full=full)
     if form is output.Format.TABLE:
         output.say(f"report: {page}; next: dsops bundle build {to} --release 1 --to .")
+
+
+@app.command()
+def grant(
+    name: Annotated[str, typer.Argument(help="model name")],
+    event: Annotated[
+        Path | None, typer.Argument(metavar="[EVENT]", help="folder to make for the signing event")
+    ] = None,
+    owner: Annotated[list[Path] | None, typer.Option("--owner", help="public key of an owner; repeatable")] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option("--threshold", min=1, max=9, help="how many owners must sign a bundle [2 if there are]"),
+    ] = None,
+    floor: Annotated[int, typer.Option("--floor", min=1, help="lowest release that devices accept")] = 1,
+    keys: Keys = None,
+    server: ServerFolder = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Let owners sign the bundles of a model.
+
+    Example: dsops model grant digits 2026-11-27-digits --owner erin.pub --owner frank.pub --server state
+
+    With --keys, for a trial, an owner's key model-NAME.pem is made there, and everything is signed and published.
+    """
+    check_target(event, keys)
+    if (keys is None) == (not owner):
+        raise InvalidInput("say who owns the model", hint="--owner PUBLIC-KEY, or for a trial --keys FOLDER")
+    if keys is not None:
+        ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
+        if server is None:
+            raise InvalidInput("say which server it is", hint="--server FOLDER")
+        ceremony.grant(keys, server, model_name(name), floor=floor)
+        key = keys / f"model-{name}.pem"
+        output.done({"model": name, "key": str(key)}, f"bundles of {name} can now be signed with {key}", form)
+        return
+    drafts = session.optional("dsops_controller.trust.drafts", "controller")
+    holders = session.optional("dsops_controller.trust.holders", "controller")
+    place = Place(server, context)
+    edit = begin(place)
+    owners = [holders.read_public(file) for file in owner or ()]
+    drafts.grant(edit, name, drafts.Group(owners, threshold or min(2, len(owners))), floor)
+    tell(finish(edit, Purpose("grant", f"Owners of {name}"), event, None, place), event, form)
 
 
 def _show(reports: "Sequence[Report]", folder: Path, form: output.Format, *, full: bool) -> None:

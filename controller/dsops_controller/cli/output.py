@@ -83,6 +83,18 @@ def check_place(path: Path) -> None:
         raise InvalidInput(f"cannot write {path}", why=f"there is no folder {path.parent}", hint="make it first")
 
 
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        InvalidInput: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=str(error.strerror), hint="check the path") from error
+
+
 def reach(row: Mapping[str, Any], key: str) -> object:
     """Return a value inside nested mappings; a missing part gives None."""
     value: Any = row

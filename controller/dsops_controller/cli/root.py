@@ -8,7 +8,20 @@ import typer
 
 from dsops.errors import InvalidInput
 from dsops.exits import Exit
-from dsops_controller.cli import bundle, demo, device, drift, model, output, rollout, sample, server, telemetry, trust
+from dsops_controller.cli import (
+    bundle,
+    demo,
+    device,
+    drift,
+    model,
+    output,
+    policy,
+    rollout,
+    sample,
+    server,
+    telemetry,
+    trust,
+)
 
 app = typer.Typer(
     name="dsops",
@@ -20,6 +33,7 @@ app = typer.Typer(
 app.add_typer(model.app, name="model")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(trust.app, name="trust")
+app.add_typer(policy.app, name="policy")
 app.add_typer(device.app, name="device")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(drift.app, name="drift")

@@ -35,7 +35,7 @@ def init(
     )
     sentence = (
         f"made {folder}\n"
-        f"next: dsops trust init --keys KEYS --server {folder}\n"
+        f"next: dsops trust quickstart --keys KEYS --server {folder}   (a trial; else: dsops trust init --help)\n"
         f"      mosquitto -c {folder / 'mosquitto' / 'mosquitto.conf'}\n"
         f"      dsops server run {folder}\n"
         f"      export DSOPS_CONTEXT={folder / 'operator.toml'}"

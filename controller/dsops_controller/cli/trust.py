@@ -1,86 +1,183 @@
-"""``dsops trust``: the offline keys. Run these where the keys are kept; they belong on no server."""
+"""``dsops trust``: who may decide what runs. Signing events are folders of plain files; signing needs no network."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsops import ids
-from dsops.trust import Policy, Ring
-from dsops_controller.cli import output, session
+from dsops.clock import SystemClock
+from dsops.errors import InvalidInput
+from dsops_controller.cli import output, session, trust_doctor, trust_event, trust_key, trust_quickstart
+from dsops_controller.cli.trust_place import (
+    Keys,
+    Place,
+    Purpose,
+    ServerFolder,
+    begin,
+    check_target,
+    finish,
+    tell,
+    write,
+)
 
-app = typer.Typer(help="Make and use the offline keys.", no_args_is_help=True)
-Keys = Annotated[Path, typer.Option("--keys", help="folder of the offline keys")]
-ServerFolder = Annotated[Path, typer.Option("--server", help="the server's state folder")]
+if TYPE_CHECKING:
+    from dsops_controller.trust.drafts import Group
+
+app = typer.Typer(help="Hold key ceremonies; see what keys can do.", no_args_is_help=True)
+app.add_typer(trust_key.app, name="key")
+app.command("quickstart")(trust_quickstart.quickstart)
+app.command("doctor")(trust_doctor.doctor)
+app.command("show")(trust_event.show)
+app.command("sign")(trust_event.sign)
+app.command("status")(trust_event.status)
+app.command("publish")(trust_event.publish)
+
+Event = Annotated[Path, typer.Argument(metavar="EVENT", help="folder to make for the signing event")]
+PublicKeys = list[Path] | None
+_ONLINE = ("snapshot", "timestamp", "director")
 
 
 @app.command()
 def init(
-    keys: Keys,
-    server: ServerFolder,
-    root_keys: Annotated[int, typer.Option("--root-keys", min=1, max=9, help="number of root keys")] = 3,
-    threshold: Annotated[int, typer.Option("--threshold", min=1, max=9, help="how many must sign")] = 2,
+    event: Event,
+    root: Annotated[list[Path], typer.Option("--root", help="public key of a root holder; repeatable")],
+    threshold: Annotated[int | None, typer.Option("--threshold", min=1, max=9, help="of them must sign [2]")] = None,
+    targets: Annotated[PublicKeys, typer.Option("--targets", help="of who names model owners [root's]")] = None,
+    targets_threshold: Annotated[
+        int | None, typer.Option("--targets-threshold", min=1, max=9, help="of them must sign [2]")
+    ] = None,
+    policy_key: Annotated[PublicKeys, typer.Option("--policy-key", help="of a release manager [targets']")] = None,
+    policy_threshold: Annotated[
+        int | None, typer.Option("--policy-threshold", min=1, max=9, help="of them must sign [2]")
+    ] = None,
+    fleet_key: Annotated[PublicKeys, typer.Option("--fleet-key", help="of who names directors [targets']")] = None,
+    fleet_threshold: Annotated[
+        int | None, typer.Option("--fleet-threshold", min=1, max=9, help="of them must sign [2]")
+    ] = None,
+    server: Annotated[Path | None, typer.Option("--server", help="the server's state folder")] = None,
+    online: Annotated[Path | None, typer.Option("--online", help="its keys/online.json, where it is far away")] = None,
+    fleet: Annotated[str | None, typer.Option("--fleet", help="name of the fleet, with --online")] = None,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Make the root of trust of a new fleet and hand its first metadata to the server."""
-    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    ceremony.init(keys, server, root_keys=root_keys, threshold=threshold)
-    output.done({"keys": str(keys)}, f"root of trust made; keys are in {keys}: keep them offline", form)
+    """Prepare the first ceremony of a fleet: who signs root, targets, policy and fleet, and how many of them.
+
+    Example: dsops trust init 2026-11-27-init --root alice.pub --root bob.pub --root carol.pub --server state
+
+    By default two of them must sign, or the only one there is.
+    """
+    holders = session.optional("dsops_controller.trust.holders", "controller")
+    drafts = session.optional("dsops_controller.trust.drafts", "controller")
+
+    def group(wanted: int | None, *files: PublicKeys) -> "Group":
+        """Return the first keys that are given, and how many of them must sign."""
+        first = next(found for found in files if found)
+        made: Group = drafts.Group([holders.read_public(file) for file in first], wanted or min(2, len(first)))
+        return made
+
+    name, keys = _server(server, online, fleet)
+    people = {
+        "root": group(threshold, root),
+        "targets": group(targets_threshold or (None if targets else threshold), targets, root),
+        "policy": group(policy_threshold, policy_key, targets, root),
+        "fleet": group(fleet_threshold, fleet_key, targets, root),
+    }
+    edit = drafts.Edit(None, SystemClock().now())
+    drafts.found(edit, name, keys, people)
+    made = edit.event("init", f"Found fleet {name}", name)
+    write(event, made)
+    tell(made, event, form)
+
+
+@app.command()
+def rotate(
+    roles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROLE... [EVENT]",
+            help="timestamp, snapshot, director (the server's), root, targets, policy, fleet, model-NAME; then the "
+            "folder to make for the signing event",
+        ),
+    ],
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="holder that leaves; repeatable")] = None,
+    add: Annotated[list[Path] | None, typer.Option("--add", help="public key that joins; repeatable")] = None,
+    threshold: Annotated[int | None, typer.Option("--threshold", min=1, max=9, help="how many must sign")] = None,
+    keys: Keys = None,
+    server: ServerFolder = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Replace keys: those of the server after a theft, or the people behind a role.
+
+    Example: dsops trust rotate timestamp snapshot director 2026-11-27-theft --server state
+
+    Example: dsops trust rotate root 2026-11-27-root --remove alice --add dave.pub --server state
+
+    The server makes its new keys itself and works with the old ones until the event is published.
+    """
+    names, to = _roles_and_event(roles, keys)
+    check_target(to, keys)
+    drafts = session.optional("dsops_controller.trust.drafts", "controller")
+    holders = session.optional("dsops_controller.trust.holders", "controller")
+    place = Place(server, context)
+    edit = begin(place)
+    people = [name for name in names if name not in _ONLINE]
+    if not people and (remove or add or threshold):
+        raise InvalidInput("--remove, --add and --threshold are of a role that people sign", why=", ".join(names))
+    joining = [holders.read_public(file) for file in add or ()]
+    for name in people:
+        drafts.replace_people(edit, name, joining, remove or (), threshold)
+    for name in names:
+        if name in _ONLINE:
+            drafts.replace_online(edit, name, place.new_key(name))
+    event = finish(edit, Purpose("rotate", f"Other keys for {', '.join(names)}"), to, keys, place)
+    tell(event, to, form)
 
 
 @app.command()
 def renew(
-    roles: Annotated[list[str], typer.Argument(help="roles to sign again: root, targets, fleet, policy, model-<name>")],
-    keys: Keys,
-    server: ServerFolder,
+    roles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROLE... [EVENT]",
+            help="root, targets, fleet, policy, model-NAME; then the folder to make for the signing event",
+        ),
+    ],
+    keys: Keys = None,
+    server: ServerFolder = None,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Sign roles again before they expire (root, targets: 365 days; fleet, model-<name>: 180; policy: 90).
+    """Sign roles again before they expire (root, targets: 365 days; fleet, model-NAME: 180; policy: 90).
 
-    Example: dsops trust renew fleet policy --keys keys --server state
+    Example: dsops trust renew fleet policy 2026-11-27-renew --server state
     """
+    names, to = _roles_and_event(roles, keys)
+    check_target(to, keys)
+    drafts = session.optional("dsops_controller.trust.drafts", "controller")
+    place = Place(server, context)
+    edit = begin(place)
+    drafts.renew(edit, names)
+    tell(finish(edit, Purpose("renew", f"Renew {', '.join(names)}"), to, keys, place), to, form)
+
+
+def _roles_and_event(words: list[str], keys: Path | None) -> tuple[list[str], Path | None]:
+    """Tell the roles from the folder that follows them; with keys there is none."""
+    if keys is not None:
+        return words, None
+    if len(words) < 2:
+        hint = f"for example: dsops trust renew {words[0]} 2026-11-27-renew"
+        raise InvalidInput("name the roles, then a folder for the signing event", hint=hint)
+    return words[:-1], Path(words[-1])
+
+
+def _server(server: Path | None, online: Path | None, fleet: str | None) -> tuple[str, Any]:
+    """Return the fleet's name and the server's public keys."""
+    keys = session.optional("dsops_controller.trust.keys", "controller")
     ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    renewed = [{"role": role.role, "version": role.version} for role in ceremony.renew(keys, server, roles)]
-    output.rows(renewed, {"role": "ROLE", "version": "VERSION"}, form)
-
-
-@app.command()
-def policy(
-    model: Annotated[str, typer.Argument(help="model name")],
-    keys: Keys,
-    server: ServerFolder,
-    floor: Annotated[int, typer.Option("--floor", min=1, help="lowest release that devices accept")] = 1,
-    release: Annotated[
-        int | None, typer.Option("--release", min=1, help="bound this release by the options below")
-    ] = None,
-    fraction: Annotated[
-        float, typer.Option("--fraction", min=0, max=1, help="share of devices that may have it")
-    ] = 1.0,
-    canary: Annotated[list[str] | None, typer.Option("--canary", help="device that may have it all the same")] = None,
-    form: output.Output = output.Format.TABLE,
-) -> None:
-    """Set what the online controller may choose for a model: a floor, and how far one release may spread.
-
-    Example: dsops trust policy digits --release 2 --fraction 0.1 --canary cam-1 --keys keys --server state
-    """
-    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    ring = Ring(fraction=fraction, salt=f"{model}/{release}", canary=tuple(canary or ()))
-    rings = {str(release): ring} if release else {}
-    signed = ceremony.set_policy(keys, server, Policy(model=ids.model_name(model), floor=floor, rings=rings))
-    sentence = f"policy of {model} is version {signed.version}; a running server publishes it within seconds"
-    output.done({"model": model, "role": signed.role, "version": signed.version}, sentence, form)
-
-
-@app.command()
-def grant(
-    model: Annotated[str, typer.Argument(help="model name")],
-    keys: Keys,
-    server: ServerFolder,
-    floor: Annotated[int, typer.Option("--floor", min=1, help="lowest release that devices accept")] = 1,
-    form: output.Output = output.Format.TABLE,
-) -> None:
-    """Let a new key sign the bundles of one model."""
-    ceremony = session.optional("dsops_controller.trust.ceremony", "controller")
-    ceremony.grant(keys, server, ids.model_name(model), floor=floor)
-    key = keys / f"model-{model}.pem"
-    output.done({"model": model, "key": str(key)}, f"bundles of {model} can now be signed with {key}", form)
+    if (server is None) == (online is None):
+        raise InvalidInput("say which server it is", hint="--server FOLDER, or --online FILE with --fleet NAME")
+    if server is not None:
+        return ceremony.fleet_name(server, fleet), keys.OnlinePublic.read(server / "keys")
+    if fleet is None:
+        raise InvalidInput("a fleet needs a name", hint="--fleet NAME, as in the server's controller.toml")
+    return fleet, keys.OnlinePublic.read(online)

@@ -90,8 +90,7 @@ class Stage:
         )
         numbers = [word for name, port in listeners for word in (f"--{name}-port", str(port))]
         self.commands.run("server", "init", self.server, "--fleet", FLEET, "--host", HOST, *numbers)
-        self.commands.run("trust", "init", "--keys", self.keys, "--server", self.server)
-        self.commands.run("trust", "grant", MODEL, "--keys", self.keys, "--server", self.server)
+        self.commands.run("trust", "quickstart", "--keys", self.keys, "--server", self.server, "--model", MODEL)
         self.start_broker()
         server = self.processes.start("server", *_python("dsops_controller.cli.app"), "server", "run", str(self.server))
         self.processes.wait_for_line(server, "ready:")

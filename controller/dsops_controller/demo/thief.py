@@ -45,7 +45,8 @@ class Thief:
 
     def misuse_online_keys(self, device: str, seq: int, slot: tuple[str, DesiredSlot]) -> None:
         """Publish a directive that is signed by the controller's own, stolen, director key."""
-        self._publish(device, self._directive(device, seq, slot), OnlineKeys.load(self._server / "keys").director)
+        stolen = OnlineKeys.load(self._server / "keys").all("director")[0]
+        self._publish(device, self._directive(device, seq, slot), stolen)
 
     def _directive(self, device: str, seq: int, slot: tuple[str, DesiredSlot]) -> Directive:
         now = datetime.now(UTC)

@@ -1,6 +1,7 @@
 """Desired state: what each device shall run, as a signed directive with a number that never repeats."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,10 +17,10 @@ LIFE = timedelta(days=14)
 
 @dataclass(frozen=True)
 class Director:
-    """Who signs directives, and for which fleet."""
+    """Who signs directives, and for which fleet; ``signing_keys`` returns the keys that devices believe now."""
 
     fleet: str
-    key: PrivateKey
+    signing_keys: Callable[[], Sequence[PrivateKey]]
 
 
 def slots_of(connection: Connection, device: str) -> dict[str, DesiredSlot]:
@@ -41,7 +42,7 @@ def write(
     directive = Directive(
         fleet=director.fleet, device=device, seq=seq, issued=now, expires=now + LIFE, slots=dict(sorted(slots.items()))
     )
-    envelope = directive.sign(director.key)
+    envelope = directive.sign(*director.signing_keys())
     upsert(
         connection,
         tables.desired,

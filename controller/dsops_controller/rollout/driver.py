@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, Select, select, update
 
+from dsops import dsse
 from dsops.clock import Clock
+from dsops.directive import PAYLOAD_TYPE
 from dsops.errors import DsopsError
 from dsops.messages import ModelState
 from dsops.states import Deployment, Rollout, deployment_state
@@ -52,6 +54,7 @@ class Driver:
         self._clock = clock
         self._wake = threading.Event()
         self._repeated_ms: dict[str, int] = {}
+        self._signing: set[str] = set()
 
     def wake(self) -> None:
         """Have the loop look again now: a device reported, or an operator asked for something."""
@@ -78,6 +81,7 @@ class Driver:
         for rollout in rollouts:
             while self._advance(rollout):
                 pass
+        self._sign_again()
         self._repeat()
 
     def _advance(self, rollout: str) -> bool:
@@ -151,6 +155,22 @@ class Driver:
                 self._repeated_ms[row.device] = now_ms
                 self._publisher.publish_desired(row.device, row.envelope)
 
+    def _sign_again(self) -> None:
+        """After a change of the director's keys, sign every directive that devices would no longer believe."""
+        signing = {dsse.key_id(key.public_key()) for key in self._director.signing_keys()}
+        if signing == self._signing:
+            return
+        with self._db.read() as connection:
+            rows = connection.execute(select(tables.desired.c.device, tables.desired.c.envelope)).all()
+        old = [
+            row.device
+            for row in rows
+            if not signing & {s.keyid for s in dsse.decode(row.envelope, PAYLOAD_TYPE).signatures}
+        ]
+        for device in old:
+            self._publisher.publish_desired(device, self._renew(device))
+        self._signing = signing
+
     def _renew(self, device: str) -> bytes:
         with self._db.write() as connection:
             slots = desired.slots_of(connection, device)
@@ -182,6 +202,10 @@ def _unheard_old_or_ahead(now_ms: int) -> Select[Any]:
     ahead = have.seq > want.seq
     columns = (want.device, want.envelope, want.updated_ms, want.seq, have.seq.label("accepted"))
     return select(*columns).select_from(joined).where(unheard | old | ahead)
+
+
+def _signers(envelope: bytes) -> set[str]:
+    return {signature.keyid for signature in dsse.decode(envelope, PAYLOAD_TYPE).signatures}
 
 
 def _view(connection: Connection, row: Row[Any]) -> RolloutView:

@@ -16,8 +16,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -152,11 +153,13 @@ class Server:
                 told = _tell_once(told, f"the lake waits: {error}")
 
     def _upkeep(self, parts: Parts, stop: threading.Event) -> None:
-        told = ""
+        told = warned = ""
         while True:
             try:
-                if parts.repository.is_established and parts.repository.renew():
-                    parts.outbox.trust()
+                if parts.repository.is_established:
+                    if parts.repository.renew():
+                        parts.outbox.trust()
+                    warned = _tell_once(warned, _due(parts.repository.due()))
                 told = ""
             except DsopsError as error:
                 told = _tell_once(told, f"trust metadata is not renewed: {error}")
@@ -239,8 +242,16 @@ def _join(threads: list[threading.Thread]) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
+def _due(roles: Mapping[str, datetime]) -> str:
+    """Return what to say of roles that people should sign again; nothing when there are none."""
+    if not roles:
+        return ""
+    listed = ", ".join(f"{role} ({expires:%Y-%m-%d})" for role, expires in sorted(roles.items()))
+    return f"trust metadata expires soon: {listed}; sign it again: dsops trust renew {' '.join(sorted(roles))} EVENT"
+
+
 def _tell_once(told: str, text: str) -> str:
-    if text != told:
+    if text and text != told:
         log.warning(text)
     return text
 

@@ -32,6 +32,7 @@ from dsops_controller.server.publications import Publications, controller_messag
 from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.trust.director_keys import DirectorKeys
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
 
@@ -67,7 +68,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     inbox = Inbox(db, clock)
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, clock))
     outbox = Outbox()
-    director = Director(config.fleet, keys.director)
+    director = Director(config.fleet, DirectorKeys(repository, keys))
     driver = Driver(db, outbox, director, clock)
     topics = Topics(config.broker.topic_prefix)
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock)), clock)

@@ -1,41 +1,29 @@
-"""What people with offline keys do: found a fleet's trust, grant models, set policies, sign bundles.
+"""One person's ceremony: every offline key in one folder, each event signed and published at once.
 
-Every function works on files and needs no network. Keep the key folder offline (removable media, one holder a key) and
-bring it only for the ceremony: nothing of it is ever copied to the server.
+For a trial, and for tests. What a fleet with several holders does step by step (:mod:`~dsops_controller.trust.drafts`,
+``signing``, ``events``) is done here in one go, by the same rules. The folder belongs offline all the same.
 """
 
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import DelegatedRole, Delegations, Root, TargetFile, Targets
+from securesystemslib.signer import Key
 
-from dsops import strictjson
 from dsops.bundle import Bundle
-from dsops.chunks import index_of
 from dsops.clock import Clock, SystemClock
-from dsops.directive import target_path
 from dsops.errors import Conflict, InvalidInput, NotFound, UntrustedBundle
 from dsops.ids import model_name
-from dsops.manifest import Frozen, Manifest, first_problem
-from dsops.trust import DIRECTOR_PATH, Director, Policy, TargetFacts, model_role, policy_path
-from dsops_controller.trust.keys import KeyFolder, OnlineKeys, OnlinePublic, tuf_key
+from dsops.trust import Policy, model_role
+from dsops_controller.trust import anchor, bundle_roles, drafts
+from dsops_controller.trust.drafts import Edit, Group
+from dsops_controller.trust.events import Event
+from dsops_controller.trust.holders import named
+from dsops_controller.trust.keys import KeyFolder, OnlineKeys, OnlinePublic
 from dsops_controller.trust.repository import PublishedRole, Repository
-from dsops_controller.trust.roles import (
-    FLEET,
-    POLICY,
-    ROOT,
-    TARGETS,
-    SignedRole,
-    lifetime,
-    new_targets,
-    path_prefix,
-    read_role,
-    sign_role,
-)
+from dsops_controller.trust.roles import FLEET, POLICY, ROOT, TARGETS
+from dsops_controller.trust.signers import OpenKey
+from dsops_controller.trust.status import check_complete, needs
 
 _SYSTEM = SystemClock()
 
@@ -67,25 +55,22 @@ def init(
         NotFound: The server was not set up.
         Conflict: The fleet was founded before.
     """
-    if not 1 <= threshold <= root_keys <= 9:
-        raise InvalidInput(f"{threshold} of {root_keys} keys cannot be", why="1 <= threshold <= keys <= 9")
+    drafts.check_threshold(root_keys, threshold)
     online = OnlinePublic.read(server / "keys")
-    repository = _repository(server, clock)
+    repository = open_repository(server, clock)
     if repository.is_established:
         raise Conflict(f"fleet {repository.director().fleet} was founded before", why=str(server))
-    director = _director(_fleet_name(server, fleet), online)
+    name = fleet_name(server, fleet)
+    drafts.director(name, online)
     folder = KeyFolder(keys)
-    holders = {
-        role: [folder.make(f"{role}-{number}") for number in range(1, root_keys + 1)] for role in (ROOT, TARGETS)
+    groups = {
+        role: Group(_made(folder, [f"{role}-{number}" for number in range(1, root_keys + 1)]), threshold)
+        for role in (ROOT, TARGETS)
     }
-    owners = {role: folder.make(role) for role in (FLEET, POLICY)}
-    roles = [
-        sign_role(_first_root(online, holders, threshold, clock), holders[ROOT]),
-        sign_role(_first_targets(owners, clock), holders[TARGETS]),
-        sign_role(_with_target(new_targets(FLEET, 1, clock.now()), DIRECTOR_PATH, director), [owners[FLEET]]),
-        sign_role(new_targets(POLICY, 1, clock.now()), [owners[POLICY]]),
-    ]
-    repository.establish(roles, {DIRECTOR_PATH: director})
+    groups |= {role: Group(_made(folder, [role]), 1) for role in (FLEET, POLICY)}
+    edit = Edit(None, clock.now())
+    drafts.found(edit, name, online, groups)
+    _publish(edit.event("init", f"found fleet {name}", name), keys, repository)
 
 
 def grant(keys: Path, server: Path, model: str, floor: int = 1, clock: Clock = _SYSTEM) -> None:
@@ -97,23 +82,14 @@ def grant(keys: Path, server: Path, model: str, floor: int = 1, clock: Clock = _
         NotFound: A key is missing.
     """
     name = model_role(model_name(model))
-    repository, folder = _repository(server, clock), KeyFolder(keys)
-    state = repository.state()
-    if name in state.roles:
+    repository, folder = open_repository(server, clock), KeyFolder(keys)
+    edit = Edit(repository.published(), clock.now())
+    if name in repository.state().roles:
         raise Conflict(f"model {model} has an owner", hint="sign its bundles: dsops bundle sign")
-    policy = _policy_bytes(Policy(model=model, floor=floor))
-    signers = _enough(folder, TARGETS, state.root.roles[TARGETS].threshold)
-    manager = folder.signer(POLICY)
-    owner = folder.make(name)
-    targets = _next_version(state.signed[TARGETS], signers, clock)
-    _delegate(targets, name, owner)
-    policies = _with_target(_next_version(state.signed[POLICY], [manager], clock), policy_path(model), policy)
-    roles = [
-        sign_role(targets, signers),
-        sign_role(policies, [manager]),
-        sign_role(new_targets(name, 1, clock.now()), [owner]),
-    ]
-    repository.publish(roles, {policy_path(model): policy})
+    drafts.renew(edit, [TARGETS, POLICY])
+    _keys_by_role(edit.event("grant", "", ""), folder)  # before a key is made for nothing
+    drafts.grant(edit, model, Group(_made(folder, [name]), 1), floor)
+    _publish(edit.event("grant", f"grant {model}", ""), keys, repository)
 
 
 def set_policy(keys: Path, server: Path, policy: Policy, clock: Clock = _SYSTEM) -> PublishedRole:
@@ -123,15 +99,10 @@ def set_policy(keys: Path, server: Path, policy: Policy, clock: Clock = _SYSTEM)
         NotFound: Nobody was granted the model, or the policy's key is missing.
         Conflict: The floor would fall.
     """
-    repository = _repository(server, clock)
-    present = repository.policy(policy.model)
-    if policy.floor < present.floor:
-        raise Conflict(f"the floor of {policy.model} would fall", why=f"{present.floor} is published")
-    data = _policy_bytes(policy)
-    manager = KeyFolder(keys).signer(POLICY)
-    role = _next_version(repository.state().signed[POLICY], [manager], clock)
-    document = sign_role(_with_target(role, policy_path(policy.model), data), [manager])
-    return repository.publish_role(document, {policy_path(policy.model): data})
+    repository = open_repository(server, clock)
+    edit = Edit(repository.published(), clock.now())
+    drafts.set_policy(edit, policy)
+    return _publish(edit.event("policy", f"policy of {policy.model}", ""), keys, repository)[0]
 
 
 def renew(keys: Path, server: Path, roles: Iterable[str], clock: Clock = _SYSTEM) -> tuple[PublishedRole, ...]:
@@ -146,111 +117,49 @@ def renew(keys: Path, server: Path, roles: Iterable[str], clock: Clock = _SYSTEM
     Raises:
         NotFound: There is no such role, or a key is missing.
     """
-    repository, folder = _repository(server, clock), KeyFolder(keys)
-    state = repository.state()
-    documents = []
-    for name in dict.fromkeys(roles):
-        present = read_role(state.roots[-1]) if name == ROOT else state.signed.get(name)
-        if present is None:
-            raise NotFound(f"there is no role {name}", why=f"there are {', '.join([ROOT, *sorted(state.roles)])}")
-        signers = (
-            _enough(folder, name, state.root.roles[name].threshold)
-            if name in (ROOT, TARGETS)
-            else [folder.signer(name)]
-        )
-        documents.append(sign_role(_aged(present, signers, clock), signers))
-    return repository.publish(documents)
+    repository = open_repository(server, clock)
+    edit = Edit(repository.published(), clock.now())
+    drafts.renew(edit, roles)
+    return _publish(edit.event("renew", "renew", ""), keys, repository)
 
 
 def sign_bundle(bundle: Path, keys: Path, current_role: bytes, clock: Clock = _SYSTEM) -> bytes:
-    """Approve a bundle: return the next version of its model's role, with the bundle as a target.
-
-    The published role comes from a server that may be hostile, so it is taken only if the owner's own key signed it.
-    A bundle that the role names already gives the role back unchanged.
-
-    Args:
-        bundle: The bundle's file.
-        keys: The folder with the key ``model-<m>.pem``.
-        current_role: The model's published role.
-        clock: Tells the time.
-
-    Raises:
-        MalformedBundle: The file is not a sound bundle.
-        NotFound: The key is missing.
-        UntrustedBundle: The role is not the model's, or not signed by its owner.
-        Conflict: The release exists with other bytes, or a higher one exists.
-    """
-    opened = Bundle.open(bundle)
-    opened.verify()
-    manifest = opened.manifest
-    owner = KeyFolder(keys).signer(model_role(manifest.model))
-    role = _model_role(current_role, manifest.model)
-    path = target_path(manifest.model, manifest.release, manifest.variant)
-    data = bundle.read_bytes()
-    _check_own(role, [owner])
-    present = role.targets.targets.get(path)
-    wanted = _target(path, data, bundle_facts(manifest, data))
-    if present == wanted:
-        return current_role
-    if present is not None:
-        hint = "build it again with the next release number"
-        raise Conflict(f"release {manifest.release} of {manifest.model} was signed with other bytes", hint=hint)
-    newest = max((read_facts(target).release for target in role.targets.targets.values()), default=0)
-    if manifest.release < newest:
-        raise Conflict(f"release {manifest.release} of {manifest.model} is old", why=f"release {newest} was signed")
-    signed = _next_version(role, [owner], clock)
-    signed.targets[path] = wanted
-    return sign_role(signed, [owner])
-
-
-def prune(keys: Path, current_role: bytes, model: str, below: int, clock: Clock = _SYSTEM) -> bytes:
-    """Return the next version of a model's role without the releases below a number; the newest always stays.
-
-    Raises:
-        NotFound: The key is missing.
-        UntrustedBundle: The role is not the model's, or not signed by its owner.
-    """
-    owner = KeyFolder(keys).signer(model_role(model_name(model)))
-    signed = _next_version(_model_role(current_role, model), [owner], clock)
-    releases = {path: read_facts(target).release for path, target in signed.targets.items()}
-    limit = min(below, max(releases.values(), default=0))
-    signed.targets = {path: target for path, target in signed.targets.items() if releases[path] >= limit}
-    return sign_role(signed, [owner])
-
-
-def bundle_facts(manifest: Manifest, data: bytes) -> TargetFacts:
-    """Return what the target of a bundle must say of it.
-
-    Raises:
-        MalformedBundle: It is too large to be sent.
-    """
-    return TargetFacts(
-        model=manifest.model,
-        release=manifest.release,
-        variant=manifest.variant,
-        hardware=manifest.compatibility.hardware,
-        index=index_of(data).digest,
+    """Approve a bundle with the key ``model-<m>.pem``; see :func:`bundle_roles.approve`."""
+    return bundle_roles.approve(
+        bundle, current_role, [owner_key(keys, Bundle.open(bundle).manifest.model)], clock.now()
     )
 
 
-def read_facts(target: TargetFile) -> TargetFacts:
-    """Return what a bundle's target says of it.
+def prune(keys: Path, current_role: bytes, model: str, below: int, clock: Clock = _SYSTEM) -> bytes:
+    """Return a model's role without old releases; see :func:`bundle_roles.prune`."""
+    return bundle_roles.prune(current_role, model, below, [owner_key(keys, model_name(model))], clock.now())
+
+
+def owner_key(keys: Path, model: str) -> OpenKey:
+    """Return the key of a model's owner in a folder.
 
     Raises:
-        UntrustedBundle: It says nothing valid.
+        NotFound: It is not there.
     """
-    try:
-        return TargetFacts.model_validate(target.custom)
-    except ValidationError as error:
-        raise UntrustedBundle(f"{target.path} carries no valid facts", why=first_problem(error)) from error
+    name = model_role(model)
+    return OpenKey(f"file:{keys / name}.pem", KeyFolder(keys).signer(name))
 
 
-def _repository(server: Path, clock: Clock) -> Repository:
+def open_repository(server: Path, clock: Clock = _SYSTEM) -> Repository:
+    """Return the repository in a server's folder.
+
+    Raises:
+        NotFound: The server was not set up.
+    """
     return Repository(server / "trust", OnlineKeys.load(server / "keys"), clock)
 
 
-def _fleet_name(server: Path, given: str | None) -> str:
-    """Return the fleet's name; devices compare it with what the server writes into every directive."""
+def fleet_name(server: Path, given: str | None) -> str:
+    """Return the fleet's name; devices compare it with what the server writes into every directive.
+
+    Raises:
+        InvalidInput: It is missing, or not the server's.
+    """
     try:
         configured = tomllib.loads((server / "controller.toml").read_text()).get("fleet", given)
     except FileNotFoundError:
@@ -264,105 +173,57 @@ def _fleet_name(server: Path, given: str | None) -> str:
     return configured
 
 
-def _director(fleet: str, online: OnlinePublic) -> bytes:
-    try:
-        return _encoded(Director(fleet=fleet, keys=(online.director,)))
-    except ValidationError as error:
-        raise InvalidInput(f"{fleet!r} is not a fleet's name", why=first_problem(error)) from error
+def signed_by_all(event: Event, keys: Path) -> Event:
+    """Return an event with the signature of every key of a folder that may sign it.
 
-
-def _policy_bytes(policy: Policy) -> bytes:
-    return _encoded(policy)
-
-
-def _encoded(value: Frozen) -> bytes:
-    return strictjson.dumps(value.model_dump(mode="json"))
-
-
-def _first_root(online: OnlinePublic, holders: dict[str, list[CryptoSigner]], threshold: int, clock: Clock) -> Root:
-    root = Root(expires=clock.now() + lifetime(ROOT), consistent_snapshot=True)
-    for role, signers in holders.items():
-        for signer in signers:
-            root.add_key(signer.public_key, role)
-        root.roles[role].threshold = threshold
-    root.add_key(tuf_key(online.snapshot), "snapshot")
-    root.add_key(tuf_key(online.timestamp), "timestamp")
-    return root
-
-
-def _first_targets(owners: dict[str, CryptoSigner], clock: Clock) -> Targets:
-    targets = new_targets(TARGETS, 1, clock.now())
-    for name, owner in owners.items():
-        _delegate(targets, name, owner)
-    return targets
-
-
-def _delegate(targets: Targets, name: str, owner: CryptoSigner) -> None:
-    if targets.delegations is None:
-        targets.delegations = Delegations(keys={}, roles={})
-    assert targets.delegations.roles is not None
-    role = DelegatedRole(name, [], threshold=1, terminating=True, paths=[f"{path_prefix(name)}*"])
-    targets.delegations.roles[name] = role
-    targets.add_key(owner.public_key, name)
-
-
-def _target(path: str, data: bytes, facts: TargetFacts) -> TargetFile:
-    target = TargetFile.from_data(path, data, ["sha256"])
-    target.unrecognized_fields["custom"] = facts.model_dump(mode="json")
-    return target
-
-
-def _with_target(targets: Targets, path: str, data: bytes) -> Targets:
-    targets.targets[path] = TargetFile.from_data(path, data, ["sha256"])
-    return targets
-
-
-def _next_version(role: SignedRole, signers: Sequence[CryptoSigner], clock: Clock) -> Targets:
-    """Return a copy of a role to be changed, one version higher, with a whole life ahead."""
-    signed = _aged(role, signers, clock)
-    assert isinstance(signed, Targets)
-    return signed
-
-
-def _aged(role: SignedRole, signers: Sequence[CryptoSigner], clock: Clock) -> Root | Targets:
-    _check_own(role, signers)
-    signed = read_role(role.data).signed
-    signed.version += 1
-    signed.expires = clock.now() + lifetime(role.name)
-    return signed
-
-
-def _enough(folder: KeyFolder, role: str, threshold: int) -> Sequence[CryptoSigner]:
-    names = folder.names(f"{role}-")
-    if len(names) < threshold:
-        found = ", ".join(names) or "none"
-        hint = "bring the folder with the offline keys: --keys FOLDER"
-        raise NotFound(f"{role} needs {threshold} of its keys", why=f"{folder.path} has {found}", hint=hint)
-    return [folder.signer(name) for name in names]
-
-
-def _model_role(data: bytes, model: str) -> SignedRole:
-    role = read_role(data)
-    if role.name != model_role(model):
-        raise UntrustedBundle(f"{role.name} is not the role of {model}")
-    return role
-
-
-def _check_own(role: SignedRole, signers: Sequence[CryptoSigner]) -> None:
-    """Check that one of the keys that shall sign a role again signed what it says now.
-
-    The role comes from a server that may be hostile: nobody's key may be lent to what its holder never saw.
+    Raises:
+        NotFound: The folder has too few keys.
+        UntrustedBundle: What is published does not follow from what the keys signed.
     """
-    if not any(_is_valid(role, signer) for signer in signers):
-        raise UntrustedBundle(f"the published {role.name} is not signed by your key", why="another key made it")
+    for name, found in _keys_by_role(event, KeyFolder(keys)).items():
+        _check_anchor(event, name, found)
+        for key in found:
+            event = event.with_signature(name, key.sign(event.roles[name].payload))
+    check_complete(event)
+    return event
 
 
-def _is_valid(role: SignedRole, signer: CryptoSigner) -> bool:
-    signature = role.signatures.get(signer.public_key.keyid)
-    if signature is None:
-        return False
-    try:
-        signer.public_key.verify_signature(signature, role.payload)
-    except UnverifiedSignatureError:
-        return False
-    return True
+def _publish(event: Event, keys: Path, repository: Repository) -> tuple[PublishedRole, ...]:
+    signed = signed_by_all(event, keys)
+    return repository.submit(list(signed.documents.values()), signed.small)
+
+
+def _made(folder: KeyFolder, names: Sequence[str]) -> list[Key]:
+    return [named(folder.make(name).public_key, name) for name in names]
+
+
+def _keys_by_role(event: Event, folder: KeyFolder) -> dict[str, list[OpenKey]]:
+    """Return the keys of the folder that may sign each pending role.
+
+    Raises:
+        NotFound: There are too few.
+    """
+    every = [OpenKey(f"file:{folder.path / name}.pem", folder.signer(name)) for name in folder.names("")]
+    found = {}
+    for need in needs(event):
+        wanted = event.keys(need.role)
+        found[need.role] = [key for key in every if key.public.keyid in wanted]
+        if len(found[need.role]) < need.threshold:
+            has = ", ".join(Path(key.uri).stem for key in found[need.role]) or "none"
+            hint = "bring the folder with the offline keys: --keys FOLDER"
+            what = f"{need.role} needs {need.threshold} of its keys"
+            raise NotFound(what, why=f"{folder.path} has {has}", hint=hint)
+    return found
+
+
+def _check_anchor(event: Event, name: str, keys: Sequence[OpenKey]) -> None:
+    """Check that one of the keys leads to what is published: they are all of one person."""
+    refused: UntrustedBundle | None = None
+    for key in keys:
+        try:
+            return anchor.check(event, name, key.public, None)
+        except UntrustedBundle as error:
+            refused = error
+    if refused is not None:
+        raise refused
+    return None

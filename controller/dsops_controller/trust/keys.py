@@ -7,6 +7,7 @@ approved releases, no more.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from pydantic import ValidationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from dsops import dsse, strictjson
-from dsops.errors import InvalidInput, NotFound
+from dsops.errors import InvalidInput, NotFound, UntrustedBundle
 from dsops.files import write_secret
 from dsops.manifest import Frozen
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 PUBLIC_FILE = "online.json"
+ONLINE = ("snapshot", "timestamp", "director")
+"""Keys of the server."""
 
 
 def public_key(private: ed25519.Ed25519PrivateKey) -> SSlibKey:
@@ -88,14 +91,18 @@ class OnlinePublic(Frozen):
 
     @classmethod
     def read(cls, folder: Path) -> "OnlinePublic":
-        """Read what :meth:`OnlineKeys.create` left for ceremonies.
+        """Read what :meth:`OnlineKeys.create` left for the first ceremony.
+
+        Args:
+            folder: The folder of the server's keys, or a copy of the file itself.
 
         Raises:
             NotFound: The server was not set up yet.
             InvalidInput: The file is not valid.
         """
         try:
-            return cls.model_validate(strictjson.loads((folder / PUBLIC_FILE).read_bytes()))
+            file = folder / PUBLIC_FILE if folder.is_dir() else folder
+            return cls.model_validate(strictjson.loads(file.read_bytes()))
         except OSError as error:
             hint = "set the server up first: dsops server init"
             raise NotFound("the server has no keys yet", why=f"{folder}: {error.strerror}", hint=hint) from error
@@ -105,33 +112,95 @@ class OnlinePublic(Frozen):
 
 @dataclass(frozen=True)
 class OnlineKeys:
-    """The keys that the server itself holds."""
+    """The keys that the server itself holds, in ``keys/``.
 
-    snapshot: CryptoSigner
-    timestamp: CryptoSigner
-    director: dsse.PrivateKey
+    A role may have several: the one that counts and, while a rotation is under way, its successor. Which one counts is
+    said by the published metadata alone, so a rotation takes effect with its publication, all at once, and the server
+    is never without a working key. Nothing is cached: the folder is the truth.
+    """
+
+    folder: Path
 
     @classmethod
     def create(cls, folder: Path) -> "OnlineKeys":
         """Make the keys that are missing, and the file with their public halves."""
         keys = KeyFolder(folder)
-        for name in ("snapshot", "timestamp", "director"):
+        for name in ONLINE:
             keys.make(name)
-        pems = {name: dsse.public_pem(keys.private(name).public_key()) for name in ("snapshot", "timestamp")}
-        public = OnlinePublic(**pems, director=dsse.public_pem(keys.private("director").public_key()))
-        write_secret(folder / PUBLIC_FILE, strictjson.dumps(public.model_dump(mode="json")))
+        pems = {name: dsse.public_pem(keys.private(name).public_key()) for name in ONLINE}
+        write_secret(folder / PUBLIC_FILE, strictjson.dumps(OnlinePublic(**pems).model_dump(mode="json")))
         return cls.load(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "OnlineKeys":
-        """Read the keys.
+        """Check that every role has a key.
 
         Raises:
             NotFound: One is missing.
             InvalidInput: One is not an Ed25519 key.
         """
-        keys = KeyFolder(folder)
-        return cls(keys.signer("snapshot"), keys.signer("timestamp"), keys.private("director"))
+        online = cls(folder)
+        for role in ONLINE:
+            online.all(role)
+        return online
+
+    def all(self, role: str) -> tuple[ed25519.Ed25519PrivateKey, ...]:
+        """Return every key of ``snapshot``, ``timestamp`` or ``director``, the first one first.
+
+        Raises:
+            NotFound: There is none.
+            InvalidInput: One is not an Ed25519 key.
+        """
+        keys = KeyFolder(self.folder)
+        return tuple(keys.private(name) for name in keys.names(role) or (role,))
+
+    def signer(self, role: str, named: Iterable[str]) -> CryptoSigner:
+        """Return what signs ``snapshot`` or ``timestamp`` with the key that is named.
+
+        Args:
+            role: The role.
+            named: Ids of the keys that the newest root names for it.
+
+        Raises:
+            UntrustedBundle: The server has none of them.
+        """
+        wanted = set(named)
+        for signer in map(CryptoSigner, self.all(role)):
+            if signer.public_key.keyid in wanted:
+                return signer
+        raise UntrustedBundle("the root does not name this server's keys", why=f"{role}: the server has another key")
+
+    def directors(self, named: Iterable[str]) -> tuple[ed25519.Ed25519PrivateKey, ...]:
+        """Return the director's keys whose ids (:func:`dsops.dsse.key_id`) are named."""
+        wanted = set(named)
+        return tuple(key for key in self.all("director") if dsse.key_id(key.public_key()) in wanted)
+
+    def prepare(self, role: str) -> str:
+        """Make another key for a role and return its public half (PEM); it counts once metadata that names it is out.
+
+        Raises:
+            InvalidInput: The server has no such role.
+        """
+        if role not in ONLINE:
+            raise InvalidInput(f"{role} is not a role of the server", why=f"it has {', '.join(ONLINE)}")
+        private = ed25519.Ed25519PrivateKey.generate()
+        name = f"{role}-{dsse.key_id(private.public_key())[:12]}"
+        write_secret(self.folder / f"{name}.pem", _pem(private))
+        return dsse.public_pem(private.public_key())
+
+    def forget(self, role: str, replaced: Iterable[str]) -> None:
+        """Delete keys of a role that published metadata named once and names no more; one key always stays.
+
+        Args:
+            role: The role.
+            replaced: Their ids: of TUF keys, for the director of :func:`dsops.dsse.key_id`.
+        """
+        gone = set(replaced)
+        keys = KeyFolder(self.folder)
+        found = {name: keys.private(name) for name in keys.names(role)}
+        old = [name for name, key in found.items() if gone & {public_key(key).keyid, dsse.key_id(key.public_key())}]
+        for name in old if len(old) < len(found) else ():
+            (self.folder / f"{name}.pem").unlink(missing_ok=True)
 
 
 def tuf_key(pem: str) -> SSlibKey:

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import MetaFile, TargetFile, Targets
+from tuf.api.metadata import TargetFile, Targets
 
 from dsops.bundle import sha256_hex
 from dsops.chunks import MAX_CHUNK_BYTES
@@ -32,6 +31,8 @@ from dsops.messages import TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, SignedTarget, model_role, policy_path
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
+from dsops_controller.trust.policies import check_floors
+from dsops_controller.trust.published import Published, check_small, small_targets, stored_name
 from dsops_controller.trust.roles import FLEET, POLICY, ROOT, TARGETS, SignedRole, check_target, model_of, read_role
 from dsops_controller.trust.state import (
     HASH,
@@ -40,10 +41,8 @@ from dsops_controller.trust.state import (
     check_step,
     due,
     expiries,
-    read_snapshot,
-    read_timestamp,
+    read_state,
     renewal,
-    root_digests,
 )
 
 _KEPT_VERSIONS = 3
@@ -94,17 +93,29 @@ class Repository:
         """Whether a ceremony took place."""
         return (self._metadata / "timestamp.json").exists()
 
+    @property
+    def stamp(self) -> object | None:
+        """What changes whenever something is published, or None while nothing is."""
+        try:
+            found = (self._metadata / "timestamp.json").stat()
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
     def establish(self, roles: Sequence[bytes], targets: Mapping[str, bytes]) -> None:
-        """Publish the first state: root, targets, fleet and policy, with ``fleet/director.json``.
+        """Publish the first state: root, targets, fleet and policy, with ``fleet/director.json``; again is no fault.
 
         Raises:
-            Conflict: There is one already.
+            Conflict: There is another one already.
             UntrustedBundle: It is not complete or not sound.
         """
         with self._locked():
-            if self.is_established:
-                raise Conflict("the fleet already has trust metadata", why=str(self._folder))
             parsed = [read_role(data) for data in roles]
+            if self.is_established:
+                state = self.state()
+                if all(_is_present(state, role) for role in parsed):
+                    return
+                raise Conflict("the fleet already has trust metadata", why=str(self._folder))
             self._commit(None, self._checked(None, parsed, targets), targets)
 
     def publish_role(self, data: bytes, targets: Mapping[str, bytes] | None = None) -> PublishedRole:
@@ -181,7 +192,7 @@ class Repository:
         state = self.state()
         documents = {**state.roles, ROOT: state.roots[0], "snapshot": state.snapshot, "timestamp": state.timestamp}
         if name not in documents:
-            raise NotFound(f"there is no role {name}", hint="grant the model first: dsops trust grant")
+            raise NotFound(f"there is no role {name}", hint="grant the model first: dsops model grant")
         return documents[name]
 
     def newest_root(self) -> bytes:
@@ -227,6 +238,25 @@ class Repository:
         """Return when each role expires."""
         return expiries(self.state())
 
+    def published(self) -> Published:
+        """Return everything that is published."""
+        state = self.state()
+        try:
+            return Published(state, {t.path: self._small(t, {}) for t in small_targets(state.signed.values())})
+        except UntrustedBundle as error:
+            raise StateDamaged("the trust metadata is damaged", why=str(error)) from error
+
+    def submit(self, roles: Sequence[bytes], targets: Mapping[str, bytes]) -> tuple[PublishedRole, ...]:
+        """Publish what a signing event made, the first one included; see :meth:`establish` and :meth:`publish`."""
+        if self.is_established:
+            return self.publish(roles, targets)
+        self.establish(roles, targets)
+        return tuple(PublishedRole(role.name, role.version) for role in map(read_role, roles))
+
+    def prepare_key(self, role: str) -> str:
+        """Make the server's next key for a role and return its public half; see :meth:`OnlineKeys.prepare`."""
+        return self._keys.prepare(role)
+
     def due(self) -> dict[str, datetime]:
         """Return the roles that people should sign again soon, and when they expire."""
         return due(self.state(), self._clock.now())
@@ -239,32 +269,16 @@ class Repository:
             StateDamaged: Files are missing or damaged.
         """
         if not self.is_established:
-            raise NotFound("there is no trust metadata yet", hint="hold the ceremony first: dsops trust init")
+            raise NotFound("there is no trust metadata yet", hint="hold the ceremony first: dsops trust quickstart")
         try:
-            return self._read()
+            return read_state(self._file)
         except OSError as error:
             raise StateDamaged("the trust metadata cannot be read", why=str(error)) from error
-        except (LengthOrHashMismatchError, UntrustedBundle) as error:
+        except UntrustedBundle as error:
             raise StateDamaged("the trust metadata is damaged", why=str(error)) from error
 
-    def _read(self) -> TrustState:
-        timestamp = (self._metadata / "timestamp.json").read_bytes()
-        content = read_timestamp(timestamp).signed
-        snapshot = self._versioned("snapshot", content.snapshot_meta)
-        meta = read_snapshot(snapshot).signed.meta
-        roles = {file.removesuffix(".json"): self._versioned(file.removesuffix(".json"), meta[file]) for file in meta}
-        return TrustState(self._roots(root_digests(content)), roles, snapshot, timestamp)
-
-    def _versioned(self, name: str, meta: MetaFile) -> bytes:
-        data = (self._metadata / f"{meta.version}.{name}.json").read_bytes()
-        meta.verify_length_and_hashes(data)
-        return data
-
-    def _roots(self, digests: Sequence[str]) -> tuple[bytes, ...]:
-        roots = tuple((self._metadata / f"{number}.{ROOT}.json").read_bytes() for number in range(1, len(digests) + 1))
-        if [sha256_hex(data) for data in roots] != list(digests):
-            raise StateDamaged("the trust metadata is damaged", why="a root is not what was published")
-        return roots
+    def _file(self, name: str) -> bytes:
+        return (self._metadata / name).read_bytes()
 
     def _checked(
         self, state: TrustState | None, roles: Sequence[SignedRole], targets: Mapping[str, bytes]
@@ -276,30 +290,27 @@ class Repository:
         check_step(state, new, now)
         after = advance(state, new, self._keys, now)
         for role in new:
-            self._check_small_targets(after, role, targets)
+            small = {wanted.path: self._small(wanted, targets) for wanted in small_targets([role])}
+            check_small(role, small)
+            if role.name == POLICY and state is not None:
+                present = small_targets([state.signed[POLICY]])
+                check_floors({wanted.path: self._small(wanted, {}) for wanted in present}, small)
         models = _affected(after, new, now)
         client_check(state, after, models, now)
         for model in models:
             self._pack(after, model, targets)
         return after
 
-    def _check_small_targets(self, state: TrustState, role: SignedRole, targets: Mapping[str, bytes]) -> None:
-        if role.name == FLEET:
-            Director.decode(self._target(state, DIRECTOR_PATH, targets))
-        if role.name == POLICY:
-            for path in role.targets.targets:
-                policy = Policy.decode(self._target(state, path, targets))
-                if path != policy_path(policy.model):
-                    raise UntrustedBundle(f"{path} is the policy of {policy.model}")
-
     def _commit(self, before: TrustState | None, after: TrustState, targets: Mapping[str, bytes]) -> None:
-        for path, data in targets.items():
-            self._put(self._target_file(path, data), data)
+        for wanted in small_targets(after.signed.values()):
+            if wanted.path in targets:
+                self._put(self._targets / stored_name(wanted), targets[wanted.path])
         old = before.files(before.roles) if before else {}
         for name, data in after.files(after.roles).items():
             if old.get(name) != data:
                 self._put(self._metadata / name, data)
         self._forget_old(after)
+        self._forget_keys(before, after)
 
     def _put(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,9 +327,18 @@ class Repository:
         for file in self._folder.rglob(".*.tmp"):  # of a writer that was killed; this one holds the lock
             file.unlink(missing_ok=True)
 
+    def _forget_keys(self, before: TrustState | None, after: TrustState) -> None:
+        """Delete keys of the server that were replaced; those that were made for an event to come stay."""
+        for role in ("snapshot", "timestamp"):
+            ever = {keyid for data in after.roots for keyid in read_role(data).root.roles[role].keyids}
+            self._keys.forget(role, ever - set(after.root.roles[role].keyids))
+        if before is not None and before.roles[FLEET] != after.roles[FLEET]:
+            old, new = (Director.decode(self._target(state, DIRECTOR_PATH, {})) for state in (before, after))
+            self._keys.forget("director", old.keyring().keys() - new.keyring().keys())
+
     def _pack(self, state: TrustState, model: str, targets: Mapping[str, bytes]) -> TrustPack:
         if model not in state.models:
-            raise NotFound(f"there is no model {model}", hint=f"grant it first: dsops trust grant {model}")
+            raise NotFound(f"there is no model {model}", hint=f"grant it first: dsops model grant {model}")
         files = state.files([TARGETS, FLEET, POLICY, model_role(model)])
         small = {path: self._target(state, path, targets) for path in (DIRECTOR_PATH, policy_path(model))}
         pack = TrustPack.of(files, small)
@@ -336,20 +356,17 @@ class Repository:
         signed = role.targets.targets.get(path) if role else None
         if signed is None:
             raise NotFound(f"there is no {path} in the trust metadata")
-        data = given[path] if path in given else self._read_target(signed)
+        data = self._small(signed, given)
         check_target(signed, data)
         return data
 
-    def _read_target(self, signed: TargetFile) -> bytes:
-        folder, _, name = signed.path.rpartition("/")
+    def _small(self, signed: TargetFile, given: Mapping[str, bytes]) -> bytes:
+        if signed.path in given:
+            return given[signed.path]
         try:
-            return (self._targets / folder / f"{signed.hashes['sha256']}.{name}").read_bytes()
+            return (self._targets / stored_name(signed)).read_bytes()
         except OSError as error:
             raise UntrustedBundle(f"{signed.path} is signed but absent", why=str(error.strerror)) from error
-
-    def _target_file(self, path: str, data: bytes) -> Path:
-        folder, _, name = path.rpartition("/")
-        return self._targets / folder / f"{sha256_hex(data)}.{name}"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -360,7 +377,9 @@ class Repository:
 
 
 def client_check(before: TrustState | None, after: TrustState, models: Sequence[str], now: datetime) -> None:
-    """Let a fresh TUF client, and one that knows the state before, take the state after.
+    """Let TUF clients take the state after: one that knows the state before, and a fresh one from every shipped root.
+
+    A device is given the root that is newest when it is made ready, so each of them is the anchor of some device.
 
     Raises:
         UntrustedBundle: One of them refuses it, or does not find the director's keys or a policy.
@@ -373,15 +392,19 @@ def client_check(before: TrustState | None, after: TrustState, models: Sequence[
             # A client that could not take the state before (it had expired) has nothing that the state after must fit.
             with suppress(UntrustedBundle):
                 client.accept(known, before.files(before.roles), before.roots[0], paths, now)
-        for folder in (known, Path(scratch, "fresh")):
-            found = client.accept(folder, after.files(after.roles), after.roots[0], paths, now)
-            missing = needed - found.keys()
+        files = after.files(after.roles)
+        fresh = [(Path(scratch, f"root-{number}"), root) for number, root in enumerate(after.roots, start=1)]
+        for folder, root in [(known, after.roots[0]), *fresh]:
+            missing = needed - client.accept(folder, files, root, paths, now).keys()
             if missing:
                 raise UntrustedBundle("the trust metadata is not complete", why=f"no {min(missing)}")
 
 
 def _is_present(state: TrustState, role: SignedRole) -> bool:
-    return role.data in state.roots if role.name == ROOT else state.roles.get(role.name) == role.data
+    """Return whether a role is published; another signature more or less makes no other role of it."""
+    if role.name == ROOT:
+        return any(read_role(data).payload == role.payload for data in state.roots)
+    return role.name in state.signed and state.signed[role.name].payload == role.payload
 
 
 def _affected(state: TrustState, new: Sequence[SignedRole], now: datetime) -> list[str]:

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from securesystemslib.signer import Signature, Signer
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
 from dsops.errors import UntrustedBundle
 from dsops.trust import model_role
+from dsops_controller.trust.holders import holder_of
 
 ROLE_FIELD = "dsops-role"
 ROOT, TARGETS, FLEET, POLICY = "root", "targets", "fleet", "policy"
@@ -106,11 +107,16 @@ def check_signatures(role: SignedRole, delegator: Root | Targets) -> None:
         UntrustedBundle: They did not, or there is no such role.
     """
     try:
-        delegator.verify_delegate(role.name, role.payload, role.signatures)
+        result = delegator.get_verification_result(role.name, role.payload, role.signatures)
     except ValueError as error:
         raise UntrustedBundle(f"there is no role {role.name}", why="no delegation names it") from error
-    except UnsignedMetadataError as error:
-        raise UntrustedBundle(f"{role.name} is not signed by its owners", why=str(error)) from error
+    if not result:
+        missing = ", ".join(sorted(map(holder_of, result.unsigned.values())))
+        why = f"{len(result.signed)} of {result.threshold} signatures; missing: {missing}"
+        hint = "let them sign it: dsops trust sign"
+        if model_of(role.name):
+            hint = "let the model's owners sign: dsops bundle sign BUNDLE --key URI"
+        raise UntrustedBundle(f"{role.name} is not signed by its owners", why=why, hint=hint)
 
 
 def check_content(role: SignedRole, now: datetime) -> None:

@@ -4,12 +4,12 @@ The server signs two roles itself: the snapshot, which fixes the version and dig
 timestamp, which fixes the snapshot (TUF 1.0.33, section 5.3 to 5.6 is what a client checks).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
@@ -131,6 +131,30 @@ def root_digests(timestamp: Timestamp) -> tuple[str, ...]:
     return tuple(str(digest) for digest in digests)
 
 
+def read_state(read: Callable[[str], bytes]) -> TrustState:
+    """Return the state that ``timestamp.json`` leads to, each file checked against the digest that was signed.
+
+    Signatures are not checked here: the files are our own, or of whoever :func:`check_chain` is asked about.
+
+    Args:
+        read: Returns a metadata file by name.
+
+    Raises:
+        StateDamaged: A file is not what leads to it says.
+        OSError: ``read`` raises it.
+    """
+    timestamp = read("timestamp.json")
+    content = read_timestamp(timestamp).signed
+    snapshot = _versioned(read, "snapshot", content.snapshot_meta)
+    meta = read_snapshot(snapshot).signed.meta
+    roles = {file.removesuffix(".json"): _versioned(read, file.removesuffix(".json"), meta[file]) for file in meta}
+    digests = root_digests(content)
+    roots = tuple(read(f"{number}.{ROOT}.json") for number in range(1, len(digests) + 1))
+    if [sha256_hex(data) for data in roots] != list(digests):
+        raise StateDamaged("the trust metadata is damaged", why="a root is not what was published")
+    return TrustState(roots, roles, snapshot, timestamp)
+
+
 def check_step(state: TrustState | None, roles: Sequence[SignedRole], now: datetime) -> None:
     """Check that ``roles`` may be published on top of ``state`` (None: a first state, which needs every basic role).
 
@@ -150,6 +174,7 @@ def check_step(state: TrustState | None, roles: Sequence[SignedRole], now: datet
             check_signatures(role, root if role.name == TARGETS else targets)
             _check_rises(state, role)
         check_content(role, now)
+    _check_nobody_is_left_behind(state, new, root, targets)
 
 
 def advance(state: TrustState | None, roles: Sequence[SignedRole], online: OnlineKeys, now: datetime) -> TrustState:
@@ -161,10 +186,11 @@ def advance(state: TrustState | None, roles: Sequence[SignedRole], online: Onlin
     old_roots = state.roots if state else ()
     old_roles = state.roles if state else {}
     roots = old_roots + tuple(role.data for role in roles if role.name == ROOT)
+    signer = online.signer("snapshot", read_role(roots[-1]).root.roles["snapshot"].keyids)
     merged = {**old_roles, **{role.name: role.data for role in roles if role.name != ROOT}}
     version = state.snapshot_content.version + 1 if state else 1
     meta = {f"{name}.json": MetaFile.from_data(read_role(data).version, data, [HASH]) for name, data in merged.items()}
-    snapshot = sign_role(Snapshot(version, expires=now + SNAPSHOT_LIFE, meta=meta), [online.snapshot])
+    snapshot = sign_role(Snapshot(version, expires=now + SNAPSHOT_LIFE, meta=meta), [signer])
     return retimed(TrustState(roots, merged, snapshot, state.timestamp if state else b""), online, now)
 
 
@@ -179,7 +205,7 @@ def retimed(state: TrustState, online: OnlineKeys, now: datetime) -> TrustState:
     said = {ROOTS_FIELD: [sha256_hex(data) for data in state.roots], ISSUED_FIELD: utc_text(now)}
     timestamp = sign_role(
         Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta, unrecognized_fields=said),
-        [online.timestamp],
+        [online.signer("timestamp", state.root.roles["timestamp"].keyids)],
     )
     renewed = TrustState(state.roots, state.roles, state.snapshot, timestamp)
     _check_online_keys(renewed)
@@ -212,6 +238,15 @@ def due(state: TrustState, now: datetime) -> dict[str, datetime]:
     }
 
 
+def _versioned(read: Callable[[str], bytes], name: str, meta: MetaFile) -> bytes:
+    data = read(f"{meta.version}.{name}.json")
+    try:
+        meta.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError as error:
+        raise StateDamaged("the trust metadata is damaged", why=f"{name}: {error}") from error
+    return data
+
+
 def _next_root(state: TrustState | None, role: SignedRole | None) -> Root:
     if role is None:
         assert state is not None
@@ -241,6 +276,17 @@ def _check_rises(state: TrustState | None, role: SignedRole) -> None:
             why=f"version {present.version} is published",
             hint="sign again on top of the published role",
         )
+
+
+def _check_nobody_is_left_behind(
+    state: TrustState | None, new: Mapping[str, SignedRole], root: Root, targets: Targets
+) -> None:
+    """Check that roles which stay as they are still have the signatures that the new root or targets wants."""
+    if state is None or not {ROOT, TARGETS} & set(new):
+        return
+    for name, role in state.signed.items():
+        if name not in new:
+            check_signatures(role, root if name == TARGETS else targets)
 
 
 def _check_online_keys(state: TrustState) -> None:

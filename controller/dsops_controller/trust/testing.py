@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from securesystemslib.signer import CryptoSigner
+
 from dsops.bundle import describe_blobs, encode_bundle
 from dsops.clock import ManualClock
 from dsops.manifest import Manifest, TensorSpec
@@ -31,6 +33,10 @@ class FoundedFleet:
         online = OnlineKeys.create(server / "keys")
         ceremony.init(keys, server, fleet=fleet, clock=clock)
         return cls(keys, server, clock, Repository(server / "trust", online, clock))
+
+    def online(self, role: str) -> CryptoSigner:
+        """Return what signs with the server's first key of a role: what a thief of the server has."""
+        return CryptoSigner(OnlineKeys.load(self.server / "keys").all(role)[0])
 
     def grant(self, model: str, floor: int = 1) -> None:
         """Give a model an owner."""

@@ -41,6 +41,21 @@ def check_bundle(bundle: Path, root: bytes, pack: TrustPack, now: datetime) -> s
     return path
 
 
+def published_role(model: str, root: bytes, pack: TrustPack, now: datetime) -> bytes:
+    """Return a model's role as it follows from a root that the caller holds.
+
+    Raises:
+        UntrustedBundle: The metadata does not follow from the root, or has no such role.
+    """
+    name = model_role(model)
+    with tempfile.TemporaryDirectory() as folder:
+        accept(Path(folder), pack.files(), root, [f"{model}/any"], now)  # a look-up loads the model's role
+        found = Path(folder) / f"{name}.json"
+        if not found.exists():
+            raise UntrustedBundle(f"{model} has no owner", why=f"no delegation names {name}")
+        return found.read_bytes()
+
+
 def owner_keys(model: str, root: bytes, pack: TrustPack, now: datetime) -> dict[str, PublicKey]:
     """Return the keys of a model's owners by key id, as they follow from a root that the caller holds.
 

@@ -77,7 +77,7 @@ def test_a_context_that_is_missing_or_wrong(
         ("httpx", ["--version"], "client"),
         ("onnx", ["model", "build", "."], "build"),
         ("fastapi", ["server", "run", "."], "controller"),
-        ("tuf", ["trust", "init", "--keys", "k", "--server", "s"], "controller"),
+        ("tuf", ["trust", "quickstart", "--keys", "k", "--server", "s"], "controller"),
         ("sklearn", ["demo"], "demo"),
     ],
 )
@@ -157,9 +157,11 @@ def test_a_server_folder_is_made_once(offline: Offline, tmp_path: Path, other_si
         (("server", "init", tmp_path / "t", "--fleet", "Bad Name"), 2),
         (("server", "init", tmp_path / "t", "--rest-port", "70000"), 2),
         (("server", "run", tmp_path / "none"), 2),
-        (("trust", "init", "--keys", tmp_path / "k", "--server", tmp_path / "none"), 5),
-        (("trust", "init", "--keys", tmp_path / "k", "--server", tmp_path / "s", "--root-keys", "1"), 2),
-        (("trust", "grant", "Bad Name", "--keys", other_site.keys, "--server", other_site.server), 2),
+        (("trust", "quickstart", "--keys", tmp_path / "k", "--server", tmp_path / "none"), 5),
+        (("trust", "quickstart", "--keys", other_site.keys, "--server", other_site.server), 6),
+        (("model", "grant", "Bad Name", "--keys", other_site.keys, "--server", other_site.server), 2),
+        (("model", "grant", "faces", "--server", other_site.server), 2),
+        (("trust", "renew", "fleet", "--server", other_site.server), 2),
         (("trust", "renew", "nothing", "--keys", other_site.keys, "--server", other_site.server), 5),
     ):
         refused = offline(*words, "-o", "json")

@@ -15,7 +15,7 @@ from dsops.files import write_atomically
 from dsops_controller.audit import Audit
 from dsops_controller.bundles import Bundles
 from dsops_controller.db.database import Database
-from dsops_controller.trust.ceremony import bundle_facts
+from dsops_controller.trust.bundle_roles import bundle_facts
 from dsops_controller.trust.keys import KeyFolder, OnlineKeys
 from dsops_controller.trust.repository import Repository
 from dsops_controller.trust.roles import sign_role
@@ -115,7 +115,7 @@ def test_only_a_role_that_names_exactly_this_bundle_lets_it_in(
     path, other = bundle(), bundle(payload=b"other weights")
     owner = [KeyFolder(fleet.keys).signer("model-digits")]
     signed = Metadata[Targets].from_bytes(fleet.sign(path)).signed
-    online = sign_role(signed, [OnlineKeys.load(fleet.server / "keys").snapshot])
+    online = sign_role(signed, [fleet.online("snapshot")])
     signed.targets["digits/1.int8.bundle"].custom["hardware"] = ["riscv64"]
     altered = sign_role(signed, owner)
     faces = fleet.sign(bundle(model="faces"), "faces")

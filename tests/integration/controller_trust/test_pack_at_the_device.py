@@ -34,7 +34,7 @@ def test_a_device_approves_what_owner_policy_and_director_say(
     device = TrustStore(tmp_path / "device", fleet.repository.role("root"), clock)
     take(device, "digits", decode(TrustPack, fleet.repository.pack("digits").encode()))
 
-    director = OnlineKeys.load(fleet.server / "keys").director
+    director = OnlineKeys.load(fleet.server / "keys").all("director")[0]
     now = clock.now()
     directive = Directive(
         fleet="lab",

@@ -81,7 +81,11 @@ REFUSALS = [
     ("POST /devices/a%20b/token", b"{}", 422, "request.invalid_input", None),
     ("POST /devices/nobody/suspend", b"", 404, "request.not_found", None),
     ("POST /bundles", b"x", 422, "request.invalid_input", None),
-    ("POST /trust/roles", b"\xff", 422, "bundle.untrusted", None),
+    ("POST /trust", b"\xff", 422, "request.invalid_input", "0"),
+    ("POST /trust", b'{"metadata":{"policy":"!"}}', 422, "bundle.untrusted", None),
+    ("POST /trust", b'{"metadata":{"policy":"e30="}}', 422, "bundle.untrusted", None),
+    ("POST /trust/keys/root", b"", 422, "request.invalid_input", None),
+    ("GET /trust", b"", 404, "request.not_found", None),
 ]
 
 
@@ -102,8 +106,10 @@ def test_every_route_is_described(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     documented = {f"{method.upper()} {path.removeprefix('/api/v1')}" for path, ms in paths.items() for method in ms}
     assert documented == {
-        "GET /health", "GET /summary", "GET /devices", "GET /devices/{device}", "POST /devices/{device}/token",
-        "POST /devices/{device}/suspend", "POST /devices/{device}/accept", "GET /trust/{role}", "POST /trust/roles",
+        "GET /health", "GET /summary", "GET /devices", "GET /devices/{device}", "GET /devices/{device}/why",
+        "POST /devices/{device}/token",
+        "POST /devices/{device}/suspend", "POST /devices/{device}/accept", "GET /trust", "POST /trust",
+        "GET /trust/{role}", "POST /trust/keys/{role}",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
         "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",

@@ -46,7 +46,7 @@ class Fleet:
         tables.metadata.create_all(self.db.writer)
         key = Ed25519PrivateKey.generate()
         self.keys = {dsse.key_id(key.public_key()): key.public_key()}
-        director = Director("fleet", key)
+        director = Director("fleet", lambda: (key,))
         self.courier = Courier()
         self.rollouts = Rollouts(self.db, director, self.clock)
         self.driver = Driver(self.db, self.courier, director, self.clock)

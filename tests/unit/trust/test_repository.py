@@ -89,8 +89,9 @@ def test_publishing_the_same_bytes_again_changes_nothing(fleet: FoundedFleet, bu
 
 def test_online_keys_cannot_approve_a_bundle(fleet: FoundedFleet) -> None:
     fleet.grant("digits")
-    online = OnlineKeys.load(fleet.server / "keys")
-    forged = sign_role(edited(fleet, "model-digits", "digits/1.int8.bundle"), [online.snapshot, online.timestamp])
+    forged = sign_role(
+        edited(fleet, "model-digits", "digits/1.int8.bundle"), [fleet.online("snapshot"), fleet.online("timestamp")]
+    )
     refused(fleet, forged, "not signed by its owners")
 
 
@@ -100,7 +101,7 @@ def test_online_keys_cannot_forge_a_state_that_a_device_takes(fleet: FoundedFlee
     online = OnlineKeys.load(fleet.server / "keys")
     device_takes(fleet.repository, tmp_path / "device", fleet.clock.now())
     state = fleet.repository.state()
-    forged = read_role(sign_role(edited(fleet, "model-digits", "digits/1.int8.bundle"), [online.snapshot]))
+    forged = read_role(sign_role(edited(fleet, "model-digits", "digits/1.int8.bundle"), [fleet.online("snapshot")]))
     after = advance(state, [forged], online, fleet.clock.now())
     with pytest.raises(UntrustedBundle, match="model-digits"):
         client.accept(

@@ -1,5 +1,6 @@
 """Whether the controller works, and its figures."""
 
+from datetime import datetime
 from typing import Literal
 
 from fastapi import APIRouter
@@ -48,6 +49,8 @@ class Summary(Frozen):
     dropped: int
     mqtt: Mqtt
     grpc_bytes: int
+    trust_due: dict[str, datetime]
+    """Roles that people should sign again, and when they expire; see ``dsops trust doctor``."""
 
 
 def router(backend: Backend) -> APIRouter:
@@ -73,6 +76,7 @@ def router(backend: Backend) -> APIRouter:
             dropped=stored.dropped,
             mqtt=_mqtt(backend.mqtt()),
             grpc_bytes=backend.grpc_bytes(),
+            trust_due=backend.repository.due() if backend.repository.is_established else {},
         )
 
     return routes

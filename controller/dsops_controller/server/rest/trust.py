@@ -1,13 +1,11 @@
 """Trust metadata: signed by people elsewhere, handed over and handed out here."""
 
-from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Response
 
 from dsops.manifest import Frozen
 from dsops.messages import TrustPack
 from dsops_controller.server.rest.backend import Backend
-
-_SIGNED = {"application/json": {"schema": {"type": "object"}}}
+from dsops_controller.trust.published import Documents
 
 
 class RoleView(Frozen):
@@ -17,9 +15,21 @@ class RoleView(Frozen):
     version: int
 
 
+class KeyView(Frozen):
+    """The public half (PEM) of a new key of the server."""
+
+    role: str
+    public: str
+
+
 def router(backend: Backend) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/trust", tags=["trust"])
+
+    @routes.get("")
+    def get_published() -> Documents:
+        """Return everything that is published: every root, every role, the small targets."""
+        return backend.repository.published().documents()
 
     @routes.get("/{role}", response_class=Response, responses={200: {"content": {"application/json": {}}}})
     def get_role(role: str) -> Response:
@@ -31,11 +41,17 @@ def router(backend: Backend) -> APIRouter:
         """Return everything that a device needs to decide about a model, as it is published."""
         return backend.repository.pack(model)
 
-    @routes.post("/roles", status_code=201, openapi_extra={"requestBody": {"required": True, "content": _SIGNED}})
-    async def publish_role(request: Request) -> RoleView:
-        """Publish a new version of a role: the body is the signed document, byte for byte."""
-        published = await run_in_threadpool(backend.repository.publish_role, await request.body())
+    @routes.post("", status_code=201)
+    def publish(documents: Documents) -> list[RoleView]:
+        """Publish what a signing event made, all of it or nothing: roles by name, small targets by path."""
+        roles, targets = documents.decoded()
+        published = backend.repository.submit(list(roles.values()), targets)
         backend.outbox.trust()
-        return RoleView(role=published.role, version=published.version)
+        return [RoleView(role=role.role, version=role.version) for role in published]
+
+    @routes.post("/keys/{role}", status_code=201)
+    def prepare_key(role: str) -> KeyView:
+        """Make the server's next key for snapshot, timestamp or director; it counts once an event names it."""
+        return KeyView(role=role, public=backend.repository.prepare_key(role))
 
     return routes
