@@ -1,15 +1,16 @@
 # Set-up, checks and demonstration; `make help` lists everything.
-# Settings: PYTHON=python3.12 (which interpreter), DEMO_ARGS, PYTEST_ARGS, LOCK_ARGS (say --upgrade).
+# Settings: PYTHON=python3.12 (which interpreter), DEMO_ARGS, PYTEST_ARGS, LOCK_ARGS (say --upgrade), TUFC (a checkout).
 
 PYTHON      ?=
 DEMO_ARGS   ?=
 PYTEST_ARGS ?=
 LOCK_ARGS   ?=
+TUFC        ?=
 export PYTHON
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv broker demo test test-slow check format bench fuzz peers docs protos protos-check lock clean
+.PHONY: help setup venv broker demo test test-slow check format bench fuzz conformance peers docs protos protos-check lock clean
 
 BIN := .venv/bin
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
@@ -56,6 +57,9 @@ bench: setup ## Run every benchmark; results go to benchmarks/results/
 
 fuzz: venv ## Fuzz the bundle reader and the TFLite check (FUZZ_SECONDS=600)
 	@tools/fuzz.sh
+
+conformance: venv ## Run the tuf-conformance suite on the agent's TUF client (TUFC=checkout)
+	@tools/conformance.sh "$(TUFC)"
 
 peers: ## Install the peers of the build benchmark into .tools (several GB)
 	@tools/peers.sh

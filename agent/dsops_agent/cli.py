@@ -15,8 +15,14 @@ from dsops.exits import Exit, describe, exit_code
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
 from dsops_agent.status import Status, is_running, read_status
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
+
+_CLOCK = {
+    ClockState.BEHIND: "suspect: it is behind a moment that has certainly passed; set it, or let it be set (NTP)",
+    ClockState.AHEAD: "suspect: everything that was ever signed seems to have expired; set it, or let it be set (NTP)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
+    _add_tuf_client(commands)
     return parser
+
+
+def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that the tuf-conformance suite drives (its CLIENT-CLI.md); for tests, so no help names it."""
+    client = commands.add_parser("tuf-client")
+    client.add_argument("--metadata-dir", type=Path, required=True)
+    client.add_argument("--metadata-url", default="")
+    client.add_argument("--target-name", action="append", default=[])
+    client.add_argument("--target-base-url", default="")
+    client.add_argument("--target-dir", type=Path, default=Path())
+    client.add_argument("action", choices=("init", "refresh", "download"))
+    client.add_argument("trusted_root", type=Path, nargs="?")
+    client.set_defaults(command=_tuf_client, debug=False)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -71,6 +91,16 @@ def _run(options: argparse.Namespace) -> None:
     agent = app.Agent(loaded.config, SystemClock())
     agent.stop_on_signals()
     agent.run()
+
+
+def _tuf_client(options: argparse.Namespace) -> None:
+    """Run one command of the suite, whose only exit codes are 0 and 1."""
+    client = importlib.import_module("dsops_agent.trust.tuf_client")
+    try:
+        client.run(options)
+    except DsopsError as error:
+        sys.stderr.write(describe(error) + "\n")
+        sys.exit(1)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -93,6 +123,8 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
     yield "device", status.device
     yield "agent", f"{status.version}, {f'process {status.pid}' if running else 'not running'}"
     yield "enrolled", f"yes, fleet {status.fleet}" if status.enrolled else "no"
+    if status.clock is not ClockState.PLAUSIBLE:
+        yield "clock", _CLOCK[status.clock]
     yield "broker", "connected" if status.connected else "not connected"
     yield (
         "inference",

@@ -17,8 +17,8 @@ class Inbox(Protocol):
         """Take a directive's envelope."""
         ...
 
-    def on_trust_pack(self, model: str, data: bytes) -> None:
-        """Take a model's trust pack."""
+    def on_trust_head(self, data: bytes) -> None:
+        """Take the head of the trust metadata."""
         ...
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
@@ -39,6 +39,7 @@ class Commander:
         self._topics = topics
         self._desired = topics.desired(device)
         self._answer = topics.chunk_answer(device)
+        self._head = topics.trust()
         self._inbox = inbox
 
     def on_message(self, topic: str, payload: bytes) -> bool:
@@ -47,15 +48,15 @@ class Commander:
         Returns:
             Whether the topic is one of the installer's.
         """
-        model, digest = self._topics.parse_trust(topic), self._topics.parse_chunk(topic)
+        digest = self._topics.parse_chunk(topic)
         if not payload:
-            return topic in (self._desired, self._answer) or model is not None or digest is not None
+            return topic in (self._desired, self._answer, self._head) or digest is not None
         if topic == self._desired:
             self._inbox.on_directive(payload)
         elif topic == self._answer:
             self._inbox.chunk_arrived(payload[:_DIGEST_BYTES].hex(), payload[_DIGEST_BYTES:])
-        elif model is not None:
-            self._inbox.on_trust_pack(model, payload)
+        elif topic == self._head:
+            self._inbox.on_trust_head(payload)
         elif digest is not None:
             self._inbox.chunk_arrived(digest, payload)
         else:

@@ -5,11 +5,14 @@ import logging
 import platform
 import random
 import secrets
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
+import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory
@@ -26,7 +29,7 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources import MqttChunks, MqttTrust
+from dsops_agent.sources import MqttChunks
 from dsops_agent.status import SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -34,9 +37,11 @@ from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
 from dsops_agent.threads import Threads
 from dsops_agent.transport.client import tls_context
+from dsops_agent.transport.dates import judge_dates_by
 from dsops_agent.transport.grpc import mutually_authenticated, sample_upload, telemetry_upload
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.trust.store import TrustStore
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +113,8 @@ class Parts:
             self.clock,
             self._runtime_started,
         )
+        built = datetime.fromisoformat(dsops.BUILD_TIME)
+        self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
         signer = Signer(device, self._topics.state(device), self.identity.key, self._journal.next_report)
         self._reporter = Reporter(
@@ -147,7 +154,7 @@ class Parts:
         settings = Settings(
             device=self.identity.device,
             address=self.identity.fleet.broker,
-            tls=partial(tls_context, self.identity),
+            tls=self._tls,
             keepalive_s=self.config.mqtt.keepalive_s,
             reconnect_max_s=self.config.mqtt.reconnect_max_s,
             will_delay_s=self.config.mqtt.will_delay_s,
@@ -155,7 +162,15 @@ class Parts:
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
         session.subscribe(self._topics.down(self.identity.device), 1)
+        session.subscribe(self._topics.trust(), 1)
         return session
+
+    def _tls(self) -> ssl.SSLContext:
+        """Return the context of a connection; a clock that is behind must not judge the broker's certificate."""
+        context = tls_context(self.identity)
+        if self._trust.clock_state() is ClockState.BEHIND:
+            judge_dates_by(context, self._trust.now, self.identity.ca_path)
+        return context
 
     def _make_installer(self) -> Installer:
         state = self.config.state
@@ -164,9 +179,8 @@ class Parts:
             device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
-            trust=TrustStore(state / "trust", self._first_root(), self.clock),
+            trust=self._trust,
             chunks=MqttChunks(self._session, self._topics, self.identity.device),
-            trust_source=MqttTrust(self._session, self._topics),
             runtime=self._supervisor,
             events=self._events,
             listener=self,
@@ -251,6 +265,7 @@ class Parts:
         self._channel.close()
         self._spool.close()
         self._journal.close()
+        self._trust.close()
 
     def status(self, base: Status) -> Status:
         """Return what is known of the parts."""
@@ -267,6 +282,7 @@ class Parts:
                 "connected": self._session.is_connected,
                 "fleet": self.identity.fleet.fleet,
                 "certificate_expires": self.identity.expires,
+                "clock": self._trust.clock_state(),
                 "runtime_pid": self._supervisor.pid,
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},

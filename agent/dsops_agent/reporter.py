@@ -36,6 +36,10 @@ class Source(Protocol):
         """Return why the newest message was refused, if it was."""
         ...
 
+    def clock_suspect(self) -> bool:
+        """Return whether the host's clock contradicts what was signed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -115,5 +119,6 @@ class Reporter:
             previous=previous,
             models=dict(source.observed()),
             refused=source.refused(),
+            clock_suspect=source.clock_suspect(),
         )
         return observed.payload()

@@ -1,7 +1,6 @@
-"""The installer's ports to the broker: chunks and trust packs come as messages of topics that are asked for."""
+"""The installer's port to the broker: chunks come as messages of topics that are asked for."""
 
 import logging
-import threading
 
 from dsops.errors import DsopsError
 from dsops.messages import Need
@@ -33,21 +32,3 @@ class MqttChunks:
             self._broker.publish(self._topics.need(self._device), Need(digests=digests).encode())
         except DsopsError as error:
             logger.warning("chunks were not asked for: %s", error)
-
-
-class MqttTrust:
-    """Asks for trust packs, each model's once."""
-
-    def __init__(self, broker: Broker, topics: Topics) -> None:
-        self._broker = broker
-        self._topics = topics
-        self._lock = threading.Lock()
-        self._followed: set[str] = set()
-
-    def follow(self, model: str) -> None:
-        """Subscribe a model's trust pack; a model that is followed already stays so."""
-        with self._lock:
-            is_new = model not in self._followed
-            self._followed.add(model)
-        if is_new:
-            self._broker.subscribe(self._topics.trust(model), 1)

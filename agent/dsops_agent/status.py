@@ -14,6 +14,7 @@ from dsops import strictjson
 from dsops.errors import AlreadyRunning, NotFound, StateDamaged
 from dsops.manifest import first_problem
 from dsops.messages import ModelState
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Status(BaseModel):
     connected: bool = False
     fleet: str = ""
     certificate_expires: AwareDatetime | None = None
+    clock: ClockState = ClockState.PLAUSIBLE
     runtime_pid: int | None = None
     inference_socket: str = ""
     models: Mapping[str, ModelState] = {}
@@ -118,10 +120,10 @@ def read_status(path: Path) -> Status:
 
 
 class StateLock:
-    """Held by the control process as long as it uses a state folder."""
+    """Held by the control process as long as it uses a state folder, or a folder in it."""
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / "agent.lock"
+    def __init__(self, state: Path, name: str = "agent.lock") -> None:
+        self._path = state / name
         self._handle = -1
 
     def take(self) -> None:

@@ -94,7 +94,8 @@ class Client:
 
     def trust_pack(self, model: str) -> TrustPack:
         """Return everything that a device needs to decide about a model."""
-        return messages.decode(TrustPack, self._call("GET", f"/trust/{ids.model_name(model)}/pack").content)
+        content = self._call("GET", f"/trust/{ids.model_name(model)}/pack").content
+        return messages.decode(TrustPack, content, messages.MAX_PACK_BYTES)
 
     def bundles(self) -> list[Row]:
         """Return every bundle."""

@@ -30,6 +30,7 @@ MAX_MESSAGE_BYTES = 64 * 1024
 MAX_NEED = 64
 MAX_COUNT = 2**53 - 1
 """What every database and every JSON reader holds exactly."""
+MAX_PACK_BYTES = 4 * 1024 * 1024
 
 M = TypeVar("M", bound=Frozen)
 
@@ -102,6 +103,8 @@ class Observed(Frozen):
     models: dict[str, ModelState] = Field(default={})
     refused: Problem | None = None
     """Why the newest message from the controller was refused, when it was."""
+    clock_suspect: bool = False
+    """Whether the device's clock contradicts what was signed: ``time`` means little then."""
 
     def payload(self) -> bytes:
         """Return the bytes that are signed, and that the next report names by their digest."""
@@ -204,10 +207,11 @@ class Need(Frozen):
 
 
 class TrustPack(Frozen):
-    """Everything that a device needs to decide about one model: TUF metadata and small targets by file name.
+    """Everything that a device needs to decide about one model, in one piece, for people and programs that check it.
 
     ``metadata`` holds ``1.root.json``, ``timestamp.json``, ``snapshot.json``, ...; ``targets`` holds
-    ``fleet/director.json`` and ``policy/<model>.json``. Values are base64. What is not in the pack does not exist.
+    ``fleet/director.json`` and ``policy/<model>.json``. Values are base64. A device gets the same documents one by one:
+    the timestamp as a retained message, every other one by its digest, as a chunk (docs/adr/0014).
     """
 
     metadata: dict[str, str] = Field(max_length=300)
@@ -229,18 +233,28 @@ class TrustPack(Frozen):
         """Return the small targets by path."""
         return {n: base64.b64decode(d) for n, d in self.targets.items()}
 
+    @property
+    def head(self) -> bytes:
+        """The timestamp, which leads to everything else."""
+        return self.files()["timestamp.json"]
+
+    def documents(self) -> dict[str, bytes]:
+        """Return everything but the head, by digest."""
+        files = [data for name, data in self.files().items() if name != "timestamp.json"]
+        return {sha256_hex(data): data for data in (*files, *self.target_files().values())}
+
     def encode(self) -> bytes:
         """Return the JSON bytes."""
         return strictjson.dumps(self.model_dump(mode="json"))
 
 
-def decode(cls: type[M], data: bytes) -> M:
+def decode(cls: type[M], data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> M:
     """Parse one unsigned message.
 
     Raises:
         InvalidInput: It is too long or not valid; the text names the first problem.
     """
-    if len(data) > MAX_MESSAGE_BYTES:
+    if len(data) > max_bytes:
         raise InvalidInput(f"a {cls.__name__} message is too long", why=f"{len(data)} bytes")
     try:
         return cls.model_validate(strictjson.loads(data))

@@ -50,12 +50,12 @@ class Topics:
         """Everything that devices say (a filter)."""
         return f"{self.prefix}/d/+/up/#"
 
-    def trust(self, model: str) -> str:
-        """Retained trust metadata pack of one model."""
-        return f"{self.prefix}/t/{model}"
+    def trust(self) -> str:
+        """Retained head of the fleet's trust metadata: the TUF timestamp."""
+        return f"{self.prefix}/t/head"
 
     def chunk(self, digest: str) -> str:
-        """One retained raw chunk, by its SHA-256."""
+        """One retained raw chunk of a bundle, or one document of the trust metadata, by its SHA-256."""
         return f"{self.prefix}/c/{digest}"
 
     def controller(self) -> str:
@@ -70,9 +70,4 @@ class Topics:
     def parse_chunk(self, topic: str) -> str | None:
         """Return the digest of a chunk's topic, or None for other topics."""
         head = f"{self.prefix}/c/"
-        return topic.removeprefix(head) if topic.startswith(head) else None
-
-    def parse_trust(self, topic: str) -> str | None:
-        """Return the model of a trust pack's topic, or None for other topics."""
-        head = f"{self.prefix}/t/"
         return topic.removeprefix(head) if topic.startswith(head) else None

@@ -11,8 +11,8 @@ from dsops.clock import ManualClock
 from dsops.messages import Need, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
-from dsops_agent.install.ports import ChunkSource, EventSink, RuntimeControl, TrustSource
-from dsops_agent.sources import MqttChunks, MqttTrust
+from dsops_agent.install.ports import ChunkSource, EventSink, RuntimeControl
+from dsops_agent.sources import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -101,20 +101,17 @@ def test_an_event_is_stored_and_a_long_text_is_cut(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_chunks_and_trust_are_asked_for_by_topic() -> None:
+def test_chunks_are_asked_for_by_topic() -> None:
     broker = SimulatedBroker()
     chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1")
-    trust: TrustSource = MqttTrust(broker, Topics())
     chunks.request("aa")
     chunks.request("aa")
     chunks.cancel("aa")
     chunks.need(("b" * 64,))
-    trust.follow("digits")
-    trust.follow("digits")
     assert broker.asked[:3] == [("subscribe", "dsops/v1/c/aa", "0")] * 2 + [("unsubscribe", "dsops/v1/c/aa")]
     assert broker.asked[3][:2] == ("publish", "dsops/v1/d/cam-1/up/need")
     assert decode(Need, broker.asked[3][2].encode()).digests == ("b" * 64,)
-    assert broker.asked[4:] == [("subscribe", "dsops/v1/t/digits", "1")]
+    assert len(broker.asked) == 4
 
 
 def adapters(session: MqttSession, supervisor: RuntimeSupervisor) -> tuple[Broker, RuntimeControl]:

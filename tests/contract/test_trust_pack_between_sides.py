@@ -30,8 +30,20 @@ def over_the_wire(pack: TrustPack) -> TrustPack:
     return messages.decode(TrustPack, pack.encode())
 
 
+def take(store: TrustStore, model: str, pack: TrustPack) -> None:
+    assert store.accept(model, pack.head, pack.documents()) == ()
+
+
+def test_what_devices_are_offered_is_what_the_packs_hold(fleet: FoundedFleet) -> None:
+    fleet.grant("words")
+    offer = fleet.repository.offer()
+    packs = [fleet.repository.pack(model) for model in ("digits", "words")]
+    assert {pack.head for pack in packs} == {offer.head}
+    assert packs[0].documents() | packs[1].documents() == offer.documents
+
+
 def test_granted_model_is_known(fleet: FoundedFleet, store: TrustStore) -> None:
-    store.accept("digits", over_the_wire(fleet.repository.pack("digits")))
+    take(store, "digits", over_the_wire(fleet.repository.pack("digits")))
     assert store.director() == fleet.repository.director()
     assert store.policy("digits") == fleet.repository.policy("digits")
     assert store.target("digits", "digits/1.int8.bundle") is None
@@ -44,7 +56,7 @@ def test_signed_bundle_is_believed_after_each_publication(
     for release in (1, 2):
         path = make(release=release)
         fleet.repository.publish_role(fleet.sign(path))
-        store.accept("digits", over_the_wire(fleet.repository.pack("digits")))
+        take(store, "digits", over_the_wire(fleet.repository.pack("digits")))
         target = store.target("digits", f"digits/{release}.int8.bundle")
         assert target is not None
         assert (target.sha256, target.length_bytes) == file_digest(path)
@@ -54,14 +66,14 @@ def test_signed_bundle_is_believed_after_each_publication(
 def test_old_pack_is_refused(fleet: FoundedFleet, store: TrustStore, tmp_path: Path) -> None:
     old = fleet.repository.pack("digits")
     fleet.repository.publish_role(fleet.sign(bundle_maker(tmp_path)()))
-    store.accept("digits", fleet.repository.pack("digits"))
+    take(store, "digits", fleet.repository.pack("digits"))
     with pytest.raises(UntrustedBundle, match="BadVersionNumber"):
-        store.accept("digits", old)
+        take(store, "digits", old)
 
 
 def test_two_models_share_one_store(fleet: FoundedFleet, store: TrustStore) -> None:
     fleet.grant("words")
     for model in ("digits", "words"):
-        store.accept(model, over_the_wire(fleet.repository.pack(model)))
+        take(store, model, over_the_wire(fleet.repository.pack(model)))
     assert store.policy("digits").model == "digits"
     assert store.policy("words").model == "words"

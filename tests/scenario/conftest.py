@@ -1,7 +1,7 @@
 """A simulated device around the real installer: everything it needs is in memory, but journal, slots and staging."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +16,14 @@ from dsops.clock import ManualClock
 from dsops.directive import DesiredSlot, Directive, target_path
 from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
-from dsops.messages import ModelState, TrustPack
+from dsops.messages import ModelState
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
 from dsops_agent.install.slots import Slots, damage
+from dsops_agent.trust.trusted_time import ClockState
 
 MODEL = "digits"
 CHUNK_BYTES = 512
@@ -94,13 +95,14 @@ def make_bundle(release: int, *, model: str = MODEL, size: int = 3000) -> Made:
 
 @dataclass
 class SimTrust:
-    """Believes every target in ``signed`` once the model's pack was accepted."""
+    """Believes every target in ``signed`` once the model's metadata, which are ``published``, were accepted."""
 
     director_: Director
     clock: ManualClock
     signed: dict[str, SignedTarget] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -108,10 +110,20 @@ class SimTrust:
     def knows(self, model: str) -> bool:
         return model in self.known
 
-    def accept(self, model: str, pack: TrustPack) -> None:
-        if "bad" in pack.metadata:
-            raise UntrustedBundle("the trust pack is refused", why="its signature is bad")
+    def accept(self, model: str, head: bytes, documents: Mapping[str, bytes]) -> tuple[str, ...]:
+        assert len(documents) < 100
+        if head == b"bad":
+            raise UntrustedBundle("the trust metadata is refused", why="its signature is bad")
+        if model not in self.published:
+            return (hashlib.sha256(model.encode()).hexdigest(),)
         self.known.add(model)
+        return ()
+
+    def clock_state(self) -> ClockState:
+        return ClockState.PLAUSIBLE
+
+    def keep_time(self, *, at_once: bool = False) -> None:
+        self.kept_at_once = at_once
 
     def director(self) -> Director:
         if not self.known:
@@ -193,7 +205,6 @@ class SimBroker:
     asked: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     subscribed: dict[str, None] = field(default_factory=dict)
-    followed: list[str] = field(default_factory=list)
 
     def request(self, digest: str) -> None:
         self.fuse()
@@ -207,9 +218,6 @@ class SimBroker:
         self.fuse()
         assert 1 <= len(digests) <= 64
         self.needed += digests
-
-    def follow(self, model: str) -> None:
-        self.followed.append(model)
 
     def pump(self, deliver: Callable[[str, bytes], None]) -> None:
         for digest in [*self.subscribed, *self.needed]:
@@ -276,7 +284,6 @@ class World:
             slots=self.slots,
             trust=self.trust,
             chunks=self.broker,
-            trust_source=self.broker,
             runtime=self.runtime,
             events=self.events,
             listener=self.listener,
@@ -320,7 +327,8 @@ class World:
         self.installer.on_directive(self.envelopes[key])
 
     def pack(self, model: str = MODEL) -> None:
-        self.installer.on_trust_pack(model, TrustPack(metadata={}, targets={}).encode())
+        self.trust.published.add(model)
+        self.installer.on_trust_head(b"good")
 
     def step(self, seconds: float = 0.0) -> None:
         self.clock.advance(seconds)

@@ -1,5 +1,6 @@
 """Installs on a simulated device: what ends where, and what is never broken on the way."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -107,12 +108,10 @@ def test_forged_directive_is_refused(world: Any, bundle: Any) -> None:
     assert world.installer.seq() == 1
 
 
-def test_refused_trust_pack_leaves_one_event(world: Any, bundle: Any) -> None:
-    data = b'{"metadata":{"bad":""},"targets":{}}'
+def test_refused_trust_metadata_leaves_one_event(world: Any, bundle: Any) -> None:
     world.direct(1, bundle(1))
     for _ in range(3):
-        world.installer.on_trust_pack("digits", data)
-        world.installer.on_trust_pack("unasked", data)
+        world.installer.on_trust_head(b"bad")
         world.step()
     assert world.events.kinds() == ["refused"]
     assert world.installer.refused().code == "bundle.untrusted"
@@ -121,16 +120,53 @@ def test_refused_trust_pack_leaves_one_event(world: Any, bundle: Any) -> None:
     assert world.installer.refused() is None
 
 
-def test_directive_waits_for_its_trust_pack(world: Any, bundle: Any) -> None:
+def test_directive_waits_for_its_trust_metadata(world: Any, bundle: Any) -> None:
     one = bundle(1)
     world.publish(one)
     world.direct(1, one)
     world.steps(20, 60)
-    assert world.broker.followed == ["digits"]
     assert world.installer.seq() == 0
     assert world.installer.refused() is None
     world.pack()
     assert world.settle().install is Install.COMMITTED
+
+
+def test_trust_documents_that_do_not_come_are_asked_for_without_end(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.publish(one)
+    world.direct(1, one)
+    world.installer.on_trust_head(b"good")
+    missing = hashlib.sha256(b"digits").hexdigest()
+    world.steps(3)
+    assert world.broker.asked == [missing]
+    asked_of_the_controller = 0
+    for _ in range(60):
+        world.clock.advance(6)
+        world.installer.work(0)
+        asked_of_the_controller += world.broker.needed.count(missing)
+        world.broker.needed.clear()
+    assert asked_of_the_controller > 10
+    assert world.broker.asked.count(missing) > 3
+    assert world.installer.refused() is None
+    assert world.installer.seq() == 0
+    world.trust.published.add("digits")
+    world.installer.chunk_arrived(missing, b"forged")
+    world.steps(2, 6)
+    assert world.installer.seq() == 0
+    world.installer.chunk_arrived(missing, b"digits")
+    assert world.settle().install is Install.COMMITTED
+    world.check_end()
+
+
+def test_new_session_with_the_broker_waits_anew_for_documents(world: Any, bundle: Any) -> None:
+    world.direct(1, bundle(1))
+    world.installer.on_trust_head(b"good")
+    world.step()
+    world.clock.advance(4)
+    world.installer.connected()
+    world.step()
+    world.step(4)
+    assert len(world.broker.asked) == 1
 
 
 def test_target_that_comes_with_a_newer_pack_is_installed(world: Any, bundle: Any) -> None:

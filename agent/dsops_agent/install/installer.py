@@ -13,11 +13,12 @@ from functools import partial
 from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
-from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
@@ -30,19 +31,18 @@ from dsops_agent.install.ports import (
     InstallConfig,
     Listener,
     RuntimeControl,
-    TrustSource,
 )
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
-from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
+from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of
 from dsops_agent.install.view import model_state, progress_of, tidings_of
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 0.5
 _DIRECTIVE = "directive"
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
-_KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 
 @dataclass(kw_only=True)
@@ -58,8 +58,7 @@ class Installer:
         journal: Durable state.
         slots: The bundles on disk; the staging folder stands beside their folder.
         trust: What we may believe.
-        chunks: Brings chunks.
-        trust_source: Brings trust packs.
+        chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
         events: Keeps events.
         listener: Is told of changes.
@@ -72,7 +71,6 @@ class Installer:
     slots: Slots
     trust: Trust
     chunks: ChunkSource
-    trust_source: TrustSource
     runtime: RuntimeControl
     events: EventSink
     listener: Listener
@@ -88,8 +86,9 @@ class Installer:
         """Join the parts; nothing starts."""
         self._rows = self.journal.installs()
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
-        self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
+        self._documents = Documents(self.chunks, pace)
+        self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
@@ -101,9 +100,9 @@ class Installer:
         """Take a directive's envelope; the newest counts."""
         self._mailbox.put(mailbox.DirectiveCame(data))
 
-    def on_trust_pack(self, model: str, data: bytes) -> None:
-        """Take a model's trust pack; the newest counts."""
-        self._mailbox.put(mailbox.PackCame(model, data))
+    def on_trust_head(self, data: bytes) -> None:
+        """Take the head of the trust metadata; the newest counts."""
+        self._mailbox.put(mailbox.HeadCame(data))
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
         """Take a chunk; it is ignored unless it was asked for."""
@@ -131,6 +130,10 @@ class Installer:
         """Return why the newest message of the controller was refused, if it was."""
         return self._newest_refusal
 
+    def clock_suspect(self) -> bool:
+        """Return whether the host's clock contradicts what was signed."""
+        return self.trust.clock_state() is not ClockState.PLAUSIBLE
+
     # The worker.
 
     def recover(self) -> None:
@@ -144,7 +147,7 @@ class Installer:
         self._rows = self.journal.installs()
         self.slots.sweep()
         self._sweep()
-        self._intake.follow(tuple(self.journal.desired()))
+        self._intake.follow()
         self._revive()
         for model in self.journal.desired():
             self._reconcile(model)
@@ -154,6 +157,7 @@ class Installer:
         """Work until ``stop`` is set."""
         while not stop.is_set():
             self.work(self._wait_s())
+        self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()
         self._safely(self._tell_the_rest)
 
@@ -162,6 +166,7 @@ class Installer:
         for message in self._mailbox.take(timeout_s):
             self._safely(partial(self._handle, message))
         self._safely(self._tick)
+        self._safely(self.trust.keep_time)
         self._safely(self._tell)
 
     def _safely(self, action: Callable[[], None]) -> None:
@@ -174,22 +179,29 @@ class Installer:
             logger.exception("an install step failed")
 
     def _wait_s(self) -> float:
-        moments = [s for s in (*self._due.values(), self._intake.next_s, self._carrier.next_s) if s is not None]
+        moments = [s for s in (*self._due.values(), *self._moments()) if s is not None]
         rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
+
+    def _moments(self) -> tuple[float | None, ...]:
+        return self._intake.next_s, self._documents.next_s, self._carrier.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
             case mailbox.DirectiveCame(data=data):
-                self._offer(data)
+                self._believing(_DIRECTIVE, lambda: self._intake.offer(data), sha256_hex(data))
+                self._take_in()
                 self._judge()
-            case mailbox.PackCame(model=model, data=data):
-                self._take_pack(model, lambda: self._intake.pack(model, data))
-                self._judge()
-                self._decide_again()
+            case mailbox.HeadCame(data=data):
+                self._intake.head(data)
+                self._take_in()
             case mailbox.ChunkCame(digest=digest, data=data):
-                self._fetch_on(lambda: self._carrier.arrived(digest, data))
+                if self._intake.document(digest, data, self.clock.monotonic_s()):
+                    self._take_in()
+                else:
+                    self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.Connected():
+                self._documents.reconnected(self.clock.monotonic_s())
                 self._fetch_on(self._carrier.reconnected)
                 self._resume_in(Install.FETCHING)
             case mailbox.RuntimeRestarted():
@@ -201,6 +213,7 @@ class Installer:
         if judge_s is not None and judge_s <= now_s:
             self._judge()
         self._news |= self._refusals.turn()
+        self._documents.tick(now_s)
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
@@ -220,48 +233,37 @@ class Installer:
 
     def _decide_late(self, row: InstallRow) -> Outcome | Wait:
         try:
-            self._take_pack(row.model, lambda: self._intake.retry(row.model))
+            retry = partial(self._intake.retry, row.model, self.clock.monotonic_s())
+            self._believing(f"metadata of {row.model}", retry)
         except DeviceError as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return self._steps.decide(row, waited=True) if self._intake.heard(row.model) else Wait()
 
     # From messages to installs.
 
-    def _offer(self, data: bytes) -> None:
-        try:
-            is_repeated = self._intake.offer(data)
-        except UntrustedBundle as error:
-            self._refuse(_DIRECTIVE, error, sha256_hex(data))
-        else:
-            if is_repeated:
-                self._accepted(_DIRECTIVE)
+    def _take_in(self) -> None:
+        """Judge the trust metadata of every model for which there is something new, then what waits for it."""
+        models = self._intake.due()
+        for model in models:
+            action = partial(self._intake.take_in, model, self.clock.monotonic_s())
+            self._safely(partial(self._believing, f"metadata of {model}", action))
+        if models:
+            self._judge()
+            self._decide_again()
 
-    def _take_pack(self, model: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except UntrustedBundle as error:
-            self._refuse(f"pack {model}", error)
-        else:
-            self._accepted(f"pack {model}")
-
-    def _judge(self) -> None:
-        judged = self._intake.judge(self.clock.monotonic_s())
-        if judged and judged.refusal:
-            self._refuse(_DIRECTIVE, judged.refusal, judged.digest)
-        elif judged and judged.directive:
-            self._accepted(_DIRECTIVE)
-            for model in judged.directive.slots:
-                self._reconcile(model)
-            self._publish()
-
-    def _refuse(self, source: str, error: UntrustedBundle, digest: str = "") -> None:
-        if self._refusals.refuse(source, error, digest):
+    def _believing(self, source: str, action: Callable[[], bool], digest: str = "") -> None:
+        if self._refusals.attempt(source, action, digest):
             self._news = True
             self._publish()
 
-    def _accepted(self, source: str) -> None:
-        if self._refusals.accepted(source):
-            self._publish()
+    def _judge(self) -> None:
+        judged = self._intake.judge(self.clock.monotonic_s())
+        if judged is None:
+            return
+        for model in judged.directive.slots if judged.directive else ():
+            self._reconcile(model)
+        self._believing(_DIRECTIVE, judged.outcome, judged.digest)
+        self._publish()
 
     def _tell_the_rest(self) -> None:
         self._news |= self._refusals.tell_left_out()
@@ -318,23 +320,23 @@ class Installer:
     def _advance(self, row: InstallRow, outcome: Outcome) -> None:
         """Make one step durable, then run its effects; they may make more steps."""
         taken = step(row.state, outcome.event)
-        after = _changed(row, taken.state, outcome)
+        changed = after(row, taken.state, outcome)
         with self.journal.transaction():
-            self.journal.put_install(after)
-            if Effect.QUARANTINE in taken.effects and after.problem:
-                self.journal.quarantine(after.wanted.sha256, after.problem)
+            self.journal.put_install(changed)
+            if Effect.QUARANTINE in taken.effects and changed.problem:
+                self.journal.quarantine(changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
-                self.slots.commit(after.model, after.wanted.sha256)
+                self.slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:
-                self.journal.tell(tidings_of(after))
+                self.journal.tell(tidings_of(changed))
         self._news = True
-        self._keep(after)
-        logger.info("%s release %d: %s", after.model, after.wanted.release, after.state.value)
+        self._keep(changed)
+        logger.info("%s release %d: %s", changed.model, changed.wanted.release, changed.state.value)
         for effect in taken.effects:
             if effect in self._actions:
-                self._work(after, effect)
-        if after.state.is_final:
-            self._reconcile(after.model)
+                self._work(changed, effect)
+        if changed.state.is_final:
+            self._reconcile(changed.model)
 
     def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
         if isinstance(result, Outcome):
@@ -483,12 +485,3 @@ class Installer:
             self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
             self.journal.told(number)
         self._news = False
-
-
-def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
-    """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
-    counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
-    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
-    kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
-    index = row.index if outcome.index is None else outcome.index
-    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)

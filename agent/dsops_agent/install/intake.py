@@ -1,11 +1,12 @@
-"""Taking directives in: learn which models one names, get their trust packs, then believe it or not."""
+"""Taking directives in: learn which models one names, get their trust metadata, then believe it or not."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from dsops import dsse, messages, strictjson
+from dsops import dsse, strictjson
 from dsops.bundle import sha256_hex
 from dsops.directive import PAYLOAD_TYPE, Directive, Recipient, check_directive, payload_digest, repeats
 from dsops.errors import (
@@ -17,21 +18,19 @@ from dsops.errors import (
     InvalidInput,
     LeapingDirective,
     MalformedDirective,
-    MalformedMetadata,
     ReplayedDirective,
     UntrustedBundle,
 )
 from dsops.ids import model_name
-from dsops.messages import TrustPack
 from dsops.trust import Director, Policy, SignedTarget
+from dsops_agent.install.documents import Documents
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, TrustSource
+from dsops_agent.install.ports import DeviceFacts
+from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 16
-MAX_FOLLOWED = 64
-"""Models whose trust packs are asked for at most: what names them is not believed yet."""
 
 _FINAL = (ExpiredDirective, ForeignDevice, LeapingDirective, MalformedDirective, ReplayedDirective)
 """Refusals that no newer trust metadata can cure."""
@@ -45,11 +44,19 @@ class Trust(Protocol):
         ...
 
     def knows(self, model: str) -> bool:
-        """Return whether a pack of the model was ever accepted."""
+        """Return whether metadata of the model was ever accepted."""
         ...
 
-    def accept(self, model: str, pack: TrustPack) -> None:
-        """Verify and keep a pack; raises UntrustedBundle."""
+    def accept(self, model: str, head: bytes, documents: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Verify and keep what a head leads to; return what of it is missing; raises Refusal."""
+        ...
+
+    def clock_state(self) -> ClockState:
+        """Return what to think of the host's clock."""
+        ...
+
+    def keep_time(self, *, at_once: bool = False) -> None:
+        """Make trusted time durable when that is due; raises DeviceError."""
         ...
 
     def director(self) -> Director:
@@ -67,7 +74,7 @@ class Trust(Protocol):
 
 @dataclass
 class _Pending:
-    """A directive that is not believed yet; ``until_s`` is set once a pack of its models came since the start."""
+    """A directive that is not believed yet; ``until_s`` is set once metadata of its models came since the start."""
 
     data: bytes
     models: tuple[str, ...]
@@ -84,34 +91,45 @@ class Judged:
     directive: Directive | None = None
     refusal: UntrustedBundle | None = None
 
+    def outcome(self) -> bool:
+        """Return True if it is believed, or raise its refusal."""
+        if self.refusal:
+            raise self.refusal
+        return True
+
 
 class Intake:
     """Holds the newest directive until it can be judged.
 
     A directive that the present metadata does not bear out waits a while for newer metadata, is then refused, and is
-    tried again silently with each later pack, because a retained message does not come twice.
+    tried again silently with each later head, because a retained message does not come twice.
 
     Args:
         device: Who we are.
         journal: Keeps what was accepted.
         trust: What we may believe.
-        source: Brings trust packs.
+        documents: Brings the documents that a head leads to.
         wait_s: How long to wait for newer metadata.
     """
 
-    def __init__(self, device: DeviceFacts, journal: Journal, trust: Trust, source: TrustSource, wait_s: float) -> None:
+    def __init__(
+        self, device: DeviceFacts, journal: Journal, trust: Trust, documents: Documents, wait_s: float
+    ) -> None:
         self._device = device
         self._journal = journal
         self._trust = trust
-        self._source = source
+        self._documents = documents
         self._wait_s = wait_s
         self._pending: _Pending | None = None
-        self._followed: set[str] = set()
+        self._head = b""
+        self._followed: dict[str, None] = {}
+        self._due: dict[str, None] = {}
+        self._missing: dict[str, tuple[str, ...]] = {}
         self._heard: set[str] = set()
-        self._unkept: dict[str, bytes] = {}
+        self._unkept: set[str] = set()
 
     def heard(self, model: str) -> bool:
-        """Return whether a pack of the model came, and was kept, since the start; before, what is stored may be old."""
+        """Return whether a head was judged for the model since the start; before, what is stored may be old."""
         return model in self._heard
 
     @property
@@ -131,51 +149,77 @@ class Intake:
         models = named_models(data)
         if repeats(data, self._journal.directive_digest()):
             self._pending = None
+            self.follow()
             return True
         self._pending = _Pending(data, models)
         self.follow(models)
         return False
 
-    def follow(self, models: tuple[str, ...]) -> None:
-        """Ask for the trust packs of models; only theirs are taken in."""
-        for model in models:
-            if model not in self._followed and len(self._followed) >= MAX_FOLLOWED:
-                logger.warning("the trust pack of %s is not asked for: too many models were named", model)
-                continue
-            self._followed.add(model)
-            self._source.follow(model)
+    def follow(self, models: tuple[str, ...] = ()) -> None:
+        """Take the trust metadata in of ``models``, which nobody vouches for yet, and of those that are desired."""
+        followed = dict.fromkeys((*self._journal.desired(), *models))
+        self._due |= {model: None for model in followed if model not in self._followed}
+        for model in [model for model in self._followed if model not in followed]:
+            self._due.pop(model, None)
+            self._missing.pop(model, None)
+            self._unkept.discard(model)
+        self._followed = followed
 
-    def pack(self, model: str, data: bytes) -> None:
-        """Take a trust pack in; one of a model that nobody asked for is ignored.
+    def head(self, data: bytes) -> None:
+        """Take the head of the trust metadata; the newest counts."""
+        self._head = data
+        self._due = dict(self._followed)
+
+    def document(self, digest: str, data: bytes, now_s: float) -> bool:
+        """Take a document; return False when it is not one that is waited for."""
+        if not self._documents.wants(digest):
+            return False
+        if self._documents.arrived(digest, data, now_s):
+            self._due |= dict.fromkeys(model for model, missing in self._missing.items() if missing)
+        return True
+
+    def due(self) -> tuple[str, ...]:
+        """Return the models whose metadata must be judged, by :meth:`take_in`."""
+        return tuple(self._due) if self._head else ()
+
+    def take_in(self, model: str, now_s: float) -> bool:
+        """Judge the newest head for a model; ask for the documents that are missing.
+
+        Returns:
+            Whether nothing is missing, and all of it is believed.
 
         Raises:
-            UntrustedBundle: It is not valid, or TUF's rules refuse it, each with a code of its own.
+            Refusal: TUF's rules refuse it, each with a code of its own.
             DeviceError: The disk is full or fails; :meth:`retry` tries to keep it again.
         """
-        if model not in self._followed:
-            logger.info("ignored a trust pack that nobody asked for")
-            return
-        self._heard.add(model)
+        self._due.pop(model, None)
+        self._missing.pop(model, None)
+        self._unkept.discard(model)
         try:
-            pack = messages.decode(TrustPack, data)
-        except InvalidInput as error:
-            raise MalformedMetadata(f"the trust pack of {model} is not valid", why=str(error)) from error
-        self._unkept.pop(model, None)
-        try:
-            self._trust.accept(model, pack)
+            self._missing[model] = self._trust.accept(model, self._head, self._documents.held)
         except DeviceError:
             self._heard.discard(model)
-            self._unkept[model] = data
+            self._unkept.add(model)
             raise
+        finally:
+            if not self._missing.get(model) and model not in self._unkept:
+                self._heard.add(model)
+            self._ask(now_s)
+        return not self._missing[model]
+
+    def _ask(self, now_s: float) -> None:
+        """Ask for what is missing, once every model was looked at; what was held for a retry is not forgotten."""
+        missing = [digest for digests in self._missing.values() for digest in digests]
+        if not self._due and (missing or not self._unkept):
+            self._documents.want(missing, now_s)
 
     def must_retry(self, model: str) -> bool:
-        """Return whether a pack of the model came and could not be kept."""
+        """Return whether a head came and could not be kept for a model."""
         return model in self._unkept
 
-    def retry(self, model: str) -> None:
-        """Take a pack in again that could not be kept; raises as :meth:`pack`."""
-        if model in self._unkept:
-            self.pack(model, self._unkept[model])
+    def retry(self, model: str, now_s: float) -> bool:
+        """Judge the head again if it could not be kept; returns and raises as :meth:`take_in`."""
+        return model in self._unkept and self.take_in(model, now_s)
 
     def judge(self, now_s: float) -> Judged | None:
         """Return what became of the pending directive, once that is certain; a refusal is returned once.

@@ -5,7 +5,6 @@ from collections import deque
 from dataclasses import dataclass
 
 _MAX_CHUNKS = 64
-_MAX_PACKS = 16
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,9 @@ class DirectiveCame:
 
 
 @dataclass(frozen=True)
-class PackCame:
-    """A model's trust pack."""
+class HeadCame:
+    """The head of the trust metadata."""
 
-    model: str
     data: bytes
 
 
@@ -41,11 +39,11 @@ class RuntimeRestarted:
     """The inference process is a new one, which serves nothing yet."""
 
 
-Message = DirectiveCame | PackCame | ChunkCame | Connected | RuntimeRestarted
+Message = DirectiveCame | HeadCame | ChunkCame | Connected | RuntimeRestarted
 
 
 class Mailbox:
-    """Keeps the newest directive, the newest pack of each model, and a few chunks; more chunks are dropped.
+    """Keeps the newest directive, the newest head, and a few chunks; more chunks are dropped.
 
     A dropped chunk is asked for again by the transfer. Thread-safe.
     """
@@ -53,7 +51,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._ready = threading.Condition()
         self._signals: dict[Message, None] = {}
-        self._packs: dict[str, PackCame] = {}
+        self._head: HeadCame | None = None
         self._directive: DirectiveCame | None = None
         self._chunks: deque[ChunkCame] = deque()
 
@@ -68,10 +66,8 @@ class Mailbox:
         match message:
             case DirectiveCame():
                 self._directive = message
-            case PackCame(model=model):
-                if model not in self._packs and len(self._packs) >= _MAX_PACKS:
-                    return False
-                self._packs[model] = message
+            case HeadCame():
+                self._head = message
             case ChunkCame():
                 if len(self._chunks) >= _MAX_CHUNKS:
                     return False
@@ -87,12 +83,12 @@ class Mailbox:
                 self._ready.wait(timeout_s)
             came: list[Message] = [*self._signals]
             came += [self._directive] if self._directive else []
-            came += [*self._packs.values(), *self._chunks]
+            came += [self._head] if self._head else []
+            came += self._chunks
             self._signals.clear()
-            self._packs.clear()
             self._chunks.clear()
-            self._directive = None
+            self._directive = self._head = None
             return came
 
     def _any(self) -> bool:
-        return bool(self._signals or self._packs or self._directive or self._chunks)
+        return bool(self._signals or self._head or self._directive or self._chunks)

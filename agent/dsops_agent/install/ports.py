@@ -70,14 +70,6 @@ class ChunkSource(Protocol):
         ...
 
 
-class TrustSource(Protocol):
-    """Brings trust packs; each comes back through ``Installer.on_trust_pack``. Must not block or raise."""
-
-    def follow(self, model: str) -> None:
-        """Subscribe a model's trust pack; a model that is followed already stays so."""
-        ...
-
-
 class RuntimeControl(Protocol):
     """The inference process.
 

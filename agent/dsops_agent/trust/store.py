@@ -1,178 +1,297 @@
-"""What this device may believe: TUF metadata of its fleet on disk, refreshed from trust packs, asked offline."""
+"""What this device may believe: TUF metadata on disk, refreshed from the controller's head, asked offline."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuf.api._payload import TargetFile
-from tuf.api.exceptions import DownloadError, LengthOrHashMismatchError, RepositoryError
+from pydantic import Field, ValidationError
+from tuf.api._payload import Root, TargetFile, Timestamp
+from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
+from tuf.api.metadata import Metadata
 
-from dsops.clock import Clock, utc_text
-from dsops.errors import StateDamaged, UntrustedBundle
+from dsops import strictjson
+from dsops.clock import Clock
+from dsops.errors import IncompleteMetadata, OldMetadata, StateDamaged, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.ids import model_name
-from dsops.messages import TrustPack
-from dsops.trust import DIRECTOR_PATH, Director, Policy, SignedTarget, model_role, policy_path
-from dsops_agent.trust.updater import DurableUpdater, ensure_folder, local_files, sweep
+from dsops.manifest import Frozen, first_problem
+from dsops.trust import Director, Policy, SignedTarget, model_role, policy_path
+from dsops_agent.status import StateLock
+from dsops_agent.trust.floors import Floor, Keys, fallen, raised
+from dsops_agent.trust.refusals import host_errors, refusals
+from dsops_agent.trust.sources import Awaited, Offered, Stored
+from dsops_agent.trust.trusted_time import (
+    KEEP_EVERY,
+    ClockState,
+    TimeRecord,
+    clock_state,
+    merged,
+    still_valid,
+    trusted_time,
+)
+from dsops_agent.trust.updater import DurableUpdater, ensure_folder, sweep
+from dsops_agent.trust.view import FLEET_ROLE, POLICY_ROLE, View, load, roles_of, view_of
 
-_DIRECTOR_ROLE = "fleet"
-_POLICY_ROLE = "policy"
-_MAX_TARGET_BYTES = 64 * 1024
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class _Memory(Frozen):
+    """What must survive the metadata itself."""
+
+    roles: dict[str, Floor] = Field(default={})
+    time: TimeRecord | None = None
 
 
 class TrustStore:
-    """The fleet's trust metadata. One thread at a time.
+    """The fleet's trust metadata. One thread at a time, one process a folder.
 
     Answers come from verified, unexpired metadata only; they need no network. Versions never fall: TUF compares each
-    refresh with what is on disk. Trusted time is the later of the host's clock and the newest moment at which a pack
-    was accepted. That moment lies before the expiry of what was accepted then, so a clock that once ran ahead cannot
-    lock the device out for longer than that metadata was valid.
+    refresh with what is on disk, and ``floors.json`` remembers versions and time should the metadata be lost or
+    restored from a copy (:mod:`dsops_agent.trust.floors`, :mod:`dsops_agent.trust.trusted_time`). Without them nothing
+    is believed; what runs keeps running.
+
+        metadata/     the TUF client's: root_history/N.root.json, root.json (a link), timestamp.json, ...
+        targets/      fleet/director.json, policy/<model>.json
+        floors.json   versions and time that never fall
+        trust.lock    held while the store is open
 
     Args:
         folder: The store's folder (``trust``).
         root: The first root's bytes, embedded at enrolment.
         clock: The host's clock.
+        built: When this program was built: trusted time is never before it.
 
     Raises:
-        StateDamaged: The folder cannot be written.
+        StateDamaged: The folder cannot be used.
+        AlreadyRunning: Another process uses the folder.
     """
 
-    def __init__(self, folder: Path, root: bytes, clock: Clock) -> None:
+    def __init__(self, folder: Path, root: bytes, clock: Clock, built: datetime = _NEVER) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
-        self._time_path = folder / "last_good_time"
+        self._memory_path = folder / "floors.json"
         self._root = root
         self._clock = clock
-        with _host_errors():
+        self._built = built
+        self._views: dict[str, View] = {}
+        self._memory, self._damage = _Memory(), ""
+        with host_errors():
             ensure_folder(self._metadata / "root_history")
             ensure_folder(self._targets)
+        self._lock = StateLock(folder, "trust.lock")
+        self._lock.take()
+        try:
+            self._tidy()
+            self._read_memory()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _tidy(self) -> None:
+        with host_errors():
             sweep(self._metadata)
-            for leftover in (*self._targets.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
+            for leftover in (*self._targets.glob("*/.*.tmp"), *self._memory_path.parent.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+    # Time.
+
     def now(self) -> datetime:
-        """Return trusted time: never before a moment that was trusted earlier."""
-        return max(self._clock.now(), self._last_good())
+        """Return trusted time: never before a moment that has certainly passed."""
+        return trusted_time(self._clock.now(), self._built, self._memory.time)
 
-    def knows(self, model: str) -> bool:
-        """Return whether a pack of the model was ever accepted."""
-        return (self._targets / model_name(model) / "policy.json").is_file()
+    def clock_state(self) -> ClockState:
+        """Return what to think of the host's clock."""
+        return clock_state(self._clock.now(), self._built, self._memory.time, self._embedded_expires())
 
-    def accept(self, model: str, pack: TrustPack) -> None:
-        """Verify a model's pack and keep it durably.
+    def keep_time(self, *, at_once: bool = False) -> None:
+        """Make the present time durable, as far as signed metadata bears it out; at most hourly unless ``at_once``.
 
         Raises:
-            UntrustedBundle: TUF's rules refuse it, or something is missing in it. Metadata that was verified before
-                the fault was met stays, for versions may only rise.
             NoSpace: The disk is full.
             StateDamaged: The disk fails.
         """
+        known = self._memory.time
+        seen = known.seen(self._clock.now()) if known else None
+        if known and seen and seen != known and (at_once or seen.good - known.floor >= KEEP_EVERY):
+            self._remember(_Memory(roles=self._memory.roles, time=seen))
+
+    # Taking metadata in.
+
+    def knows(self, model: str) -> bool:
+        """Return whether metadata of the model was ever accepted."""
+        return self._small_path(policy_path(model_name(model))).is_file()
+
+    def accept(self, model: str, head: bytes, documents: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Verify what a head leads to for one model, and keep it durably.
+
+        Args:
+            model: The model.
+            head: The timestamp that the controller offers.
+            documents: What came of the documents that earlier calls returned, by digest.
+
+        Returns:
+            Digests of documents that verified metadata names and that are neither here nor in ``documents``; nothing
+            when everything is here, and only then does it count.
+
+        Raises:
+            Refusal: TUF's rules refuse it, or it is older than what was accepted before. Metadata that was verified
+                before the fault was met stays, for versions may only rise.
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails, or ``floors.json`` is damaged.
+        """
+        self._require_memory()
         model = model_name(model)
-        now = self.now()
-        files, targets = _files(pack)
-        with _host_errors(), _refusals(f"the trust pack of {model}"):
-            updater = DurableUpdater(self._metadata, files, root=self._root, now=now)
-            updater.refresh()
-            director = _small_target(updater, DIRECTOR_PATH, _DIRECTOR_ROLE, targets)
-            policy = _small_target(updater, policy_path(model), _POLICY_ROLE, targets)
-            Director.decode(director)
-            Policy.decode(policy)
-            updater.signed_target(f"{model}/0", model_role(model))  # loads and keeps the model's role
-            place = self._targets / model
-            ensure_folder(place)
-            write_atomically(place / "director.json", director)
-            write_atomically(place / "policy.json", policy)
-            write_atomically(self._time_path, utc_text(now).encode())
+        offered = Offered(head, documents)
+        with host_errors(), refusals(f"the trust metadata of {model}"):
+            updater = DurableUpdater(self._metadata, offered, root=self._root, time_at=self._time_at)
+            try:
+                view = self._view_of(updater, model, offered)
+            except Awaited:
+                held = documents.keys()
+                lacking = (d for d in updater.lacking(roles_of(model)) if d not in held)
+                return tuple(dict.fromkeys((*offered.awaited, *lacking)))
+            self._keep_small(view)
+            self._remember(self._memory_after(view))
+        self._views.pop(model, None)
+        self._views[model] = view  # the newest stands last
+        return ()
+
+    # Asking.
 
     def director(self) -> Director:
         """Return whose directives to believe.
 
         Raises:
-            UntrustedBundle: No pack was accepted yet, or the metadata has expired.
+            UntrustedBundle: Nothing was accepted yet, or the metadata has expired.
         """
-        copies = sorted(self._targets.glob("*/director.json"))
-        return Director.decode(self._stored(DIRECTOR_PATH, _DIRECTOR_ROLE, copies))
+        error: UntrustedBundle = IncompleteMetadata(
+            "the director is not known yet", why="no trust metadata was accepted so far"
+        )
+        for model in dict.fromkeys((*reversed(self._views), *self._models())):
+            try:
+                return self._current(model, FLEET_ROLE).director
+            except UntrustedBundle as refused:  # one model's owners may have let its role expire; another's have not
+                error = refused
+        raise error
 
     def policy(self, model: str) -> Policy:
         """Return a model's policy.
 
         Raises:
-            UntrustedBundle: No pack of the model was accepted yet, or the metadata has expired.
+            UntrustedBundle: No metadata of the model was accepted yet, or it has expired.
         """
-        copies = [self._targets / model_name(model) / "policy.json"]
-        return Policy.decode(self._stored(policy_path(model), _POLICY_ROLE, copies))
+        return self._current(model_name(model), POLICY_ROLE).policy
 
     def target(self, model: str, path: str) -> SignedTarget | None:
         """Return what a model's owners signed under a name; None when they signed nothing.
 
         Raises:
-            UntrustedBundle: The stored metadata has expired, or is not that of the newest pack.
+            UntrustedBundle: No metadata of the model was accepted yet, or it has expired.
         """
-        found = self._query(path, model_role(model_name(model)))
+        view = self._current(model_name(model), model_role(model))
+        with host_errors(), refusals(f"what is signed as {path}"):
+            found = view.updater.signed_target(path, model_role(model))
         if found is None or "sha256" not in found.hashes:
             return None
         custom = found.unrecognized_fields.get("custom")
         facts = custom if isinstance(custom, dict) else {}
         return SignedTarget(found.path, found.hashes["sha256"], found.length, facts)
 
-    def _query(self, path: str, role: str) -> TargetFile | None:
-        with _host_errors(), _refusals(f"the stored trust metadata for {path}"):
-            files = local_files(self._metadata)
-            updater = DurableUpdater(self._metadata, files, root=self._root, now=self.now())
-            return updater.signed_target(path, role)
+    def _current(self, model: str, role: str) -> View:
+        self._require_memory()
+        view = self._views.get(model) or self._read_view(model)
+        with refusals(f"the stored trust metadata of {model}"):
+            view.require_current(self.now(), role)
+        return view
 
-    def _stored(self, path: str, role: str, copies: list[Path]) -> bytes:
-        signed = self._query(path, role) if any(copy.is_file() for copy in copies) else None
-        if signed is None:
-            raise UntrustedBundle(f"{path} is not known yet", why="no trust pack that signs it was accepted")
-        for copy in copies:
-            with contextlib.suppress(FileNotFoundError, LengthOrHashMismatchError):
-                data = copy.read_bytes()
-                signed.verify_length_and_hashes(data)
-                return data
-        raise UntrustedBundle(f"{path} is out of date", why="the newest trust pack has not come yet")
+    def _read_view(self, model: str) -> View:
+        if not self.knows(model):
+            raise IncompleteMetadata(f"{model} is not known yet", why="no trust metadata of it was accepted so far")
+        with host_errors(), refusals(f"the stored trust metadata of {model}"):
+            stored = Stored(self._metadata)
+            updater = DurableUpdater(self._metadata, stored, root=self._root, time_at=self._time_at)
+            view = self._view_of(updater, model, stored)
+        self._views[model] = view
+        return view
 
-    def _last_good(self) -> datetime:
+    def _models(self) -> list[str]:
+        return sorted(path.stem for path in self._small_path(policy_path("*")).parent.glob("*.json"))
+
+    # Within one refresh.
+
+    def _time_at(self, root: Root) -> datetime:
+        role = root.roles[Timestamp.type]
+        known = still_valid(self._memory.time, Keys(frozenset(role.keyids), role.threshold))
+        return trusted_time(self._clock.now(), self._built, known)
+
+    def _view_of(self, updater: DurableUpdater, model: str, source: Offered | Stored) -> View:
+        signed = load(updater, model)
+        small: dict[str, bytes] = {}
+        for path, target in signed.items():
+            with contextlib.suppress(Awaited):
+                small[path] = self._small(path, target, source)
+        if len(small) < len(signed):
+            raise Awaited(f"small targets of {model} have not come yet")
+        view = view_of(updater, model, small)
+        fall = fallen(self._memory.roles, view.roles())
+        if fall:
+            raise OldMetadata(f"the trust metadata of {model} is refused", why=fall)
+        return view
+
+    def _small(self, path: str, signed: TargetFile, source: Offered | Stored) -> bytes:
+        with contextlib.suppress(FileNotFoundError, LengthOrHashMismatchError):
+            data = self._small_path(path).read_bytes()
+            signed.verify_length_and_hashes(data)
+            return data
+        data = source.document(path, signed.hashes["sha256"])
+        signed.verify_length_and_hashes(data)
+        return data
+
+    def _small_path(self, path: str) -> Path:
+        return self._targets / path
+
+    def _keep_small(self, view: View) -> None:
+        for path, data in view.small.items():
+            place = self._small_path(path)
+            ensure_folder(place.parent)
+            if not (place.is_file() and place.read_bytes() == data):
+                write_atomically(place, data)
+
+    # What survives the metadata.
+
+    def _memory_after(self, view: View) -> _Memory:
+        roles = raised(self._memory.roles, view.roles())
+        time = merged(self._memory.time, view.time(), view.updater.keys(Timestamp.type).threshold)
+        is_news = time != self._memory.time
+        return _Memory(roles=roles, time=time.seen(self._clock.now()) if is_news else time)
+
+    def _remember(self, memory: _Memory) -> None:
+        if memory != self._memory:
+            with host_errors():
+                write_atomically(self._memory_path, strictjson.dumps(memory.model_dump(mode="json")))
+            self._memory = memory
+
+    def _read_memory(self) -> None:
         try:
-            return datetime.fromisoformat(self._time_path.read_text())
+            self._memory = _Memory.model_validate(strictjson.loads(self._memory_path.read_bytes()))
         except FileNotFoundError:
-            return datetime.min.replace(tzinfo=UTC)
-        except (OSError, ValueError) as error:
-            raise StateDamaged("the last trusted time cannot be read", why=str(error)) from error
+            return
+        except ValidationError as error:
+            self._damage = first_problem(error)
+        except (OSError, strictjson.JsonRefused) as error:
+            self._damage = str(error)
 
+    def _require_memory(self) -> None:
+        if self._damage:
+            raise StateDamaged(f"{self._memory_path.name} cannot be read", why=self._damage)
 
-def _files(pack: TrustPack) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    try:
-        return pack.files(), pack.target_files()
-    except ValueError as error:
-        raise UntrustedBundle("the trust pack is not valid", why=f"base64: {error}") from error
-
-
-def _small_target(updater: DurableUpdater, path: str, role: str, targets: dict[str, bytes]) -> bytes:
-    signed = updater.signed_target(path, role)
-    if signed is None:
-        raise UntrustedBundle(f"{path} is not signed by role {role}")
-    data = targets.get(path)
-    if data is None:
-        raise UntrustedBundle(f"{path} is missing in the trust pack")
-    if signed.length > _MAX_TARGET_BYTES:
-        raise UntrustedBundle(f"{path} is too long", why=f"{signed.length} bytes, {_MAX_TARGET_BYTES} allowed")
-    signed.verify_length_and_hashes(data)
-    return data
-
-
-@contextlib.contextmanager
-def _refusals(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (RepositoryError, DownloadError) as error:
-        raise UntrustedBundle(f"{what} is refused", why=f"{type(error).__name__}: {error}"[:500]) from error
-
-
-@contextlib.contextmanager
-def _host_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StateDamaged("the trust folder cannot be used", why=str(error.strerror or error)) from error
+    def _embedded_expires(self) -> datetime:
+        try:
+            return Metadata[Root].from_bytes(self._root).signed.expires
+        except RepositoryError:
+            return self._clock.now()  # nothing can be accepted with such a root, and nothing be said of the clock

@@ -59,7 +59,9 @@ class Broker:
         self._bytes: dict[str, int] = {}
         self._bulk: deque[Iterator[Message]] = deque()
         self._seeded_s: dict[str, float] = {}
-        self._packs: dict[str, str] = {}
+        self._head = b""
+        self._documents: frozenset[str] = frozenset()
+        self._offered_s = clock.monotonic_s()
         self._reseeded_s: dict[str, float] = {}
         self._upkept_s = clock.monotonic_s()
 
@@ -165,10 +167,8 @@ class Broker:
         match work:
             case Resync():
                 self._resync()
-            case Trust(""):
-                self._trust_all()
-            case Trust(model):
-                self._send(self._publications.trust(model))
+            case Trust(everything):
+                self._offer(everything=everything)
             case Desired(device):
                 self._send(self._publications.desired(device))
             case Answer(device, digest):
@@ -182,16 +182,27 @@ class Broker:
     def _resync(self) -> None:
         self._bulk.clear()
         self._send(self._publications.controller(online=True))
-        self._trust_all()
+        self._outbox.trust(everything=True)
         for device in self._publications.devices():
             self._outbox.desired(device)
         for sha256 in sorted(self._publications.wanted()):
             self._outbox.chunks(sha256)
 
-    def _trust_all(self) -> None:
-        """Note every model's pack, each by itself, so that one that cannot be built does not hold up the others."""
-        for model in self._publications.models():
-            self._outbox.trust(model)
+    def _offer(self, *, everything: bool) -> None:
+        """Publish the trust metadata: first what the head leads to, then the head; what no head names leaves last."""
+        offer = self._publications.offer()
+        if offer is None:
+            return
+        before = self._documents
+        self._head, self._documents = offer.head, frozenset(offer.documents)
+        for digest, data in offer.documents.items():
+            if everything or digest not in before:
+                self._send(self._publications.document(digest, data))
+        self._send(self._publications.head(offer))
+        for digest in sorted(before - self._documents):
+            self._send(self._publications.document(digest, b""))
+        if everything:
+            self._offered_s = self._clock.monotonic_s()
 
     def _reply(self, device: str, digest: str) -> None:
         self._send(self._publications.answer(device, digest))
@@ -203,13 +214,13 @@ class Broker:
         self._send(self._publications.chunk(digest))
 
     def _upkeep(self) -> None:
-        """Publish trust packs that changed on disk; retire bundles that nobody wants, refresh the others in time."""
+        """Publish trust metadata that changed on disk; retire bundles that nobody wants, refresh the others in time."""
         wanted = self._publications.wanted()
-        packs = {model: self._publications.trust_digest(model) for model in self._publications.models()}
-        if packs != self._packs:
-            self._packs = packs
-            self._outbox.trust()
         now_s = self._clock.monotonic_s()
+        offer = self._publications.offer()
+        is_due = now_s - self._offered_s > CHUNK_LIFE_S / 2
+        if offer and (is_due or offer.head != self._head):
+            self._outbox.trust(everything=is_due)
         for sha256, since_s in list(self._seeded_s.items()):
             if sha256 not in wanted:
                 del self._seeded_s[sha256]

@@ -10,9 +10,9 @@ ANSWERS = 4096
 
 @dataclass(frozen=True)
 class Trust:
-    """Publish a model's trust pack; every model's when ``model`` is empty."""
+    """Publish the trust metadata; what the broker must hold already is said again when ``everything`` is."""
 
-    model: str = ""
+    everything: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,17 @@ class Outbox:
         self._put(self._notes, Desired(device))
 
     def seed(self, bundle_sha256: str, model: str) -> None:
-        """Offer a bundle's chunks and its model's trust metadata, retained."""
-        self._put(self._notes, Trust(model))
+        """Offer a bundle's chunks, retained, after the trust metadata that speaks of ``model`` among others."""
+        self.trust()
         self.chunks(bundle_sha256)
 
     def chunks(self, sha256: str) -> None:
         """Offer a bundle's chunks, retained."""
         self._put(self._bulk, Seed(sha256))
 
-    def trust(self, model: str = "") -> None:
-        """Offer a model's trust metadata; every model's when none is named.
-
-        After a change of the repository it must be every model's: each pack holds the timestamp, and a device that
-        follows two models takes the older timestamp for a rollback.
-        """
-        self._put(self._notes, Trust(model))
+    def trust(self, *, everything: bool = False) -> None:
+        """Offer the trust metadata; ``everything`` says also what the broker should hold already."""
+        self._put(self._notes, Trust(everything))
 
     def answer(self, device: str, digest: str) -> None:
         """Send a device one chunk."""

@@ -6,27 +6,31 @@ from typing import Protocol
 
 from sqlalchemy import select
 
-from dsops.bundle import sha256_hex
 from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.manifest import Frozen
-from dsops.messages import TrustPack
 from dsops.states import Rollout
 from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.server.link import Message
+from dsops_controller.trust.repository import Offer
 
 CHUNK_LIFE_S = 7 * 86_400
 """A broker forgets chunks after this time, also those of a controller that was never started again."""
 
 
-class Packs(Protocol):
+class Trusted(Protocol):
     """The trust repository, as far as it is published."""
 
-    def pack(self, model: str) -> TrustPack:
-        """Return everything that a device needs to decide about one model."""
+    @property
+    def is_established(self) -> bool:
+        """Whether there is trust metadata at all."""
+        ...
+
+    def offer(self) -> Offer:
+        """Return the head of the trust metadata and every document that it leads to."""
         ...
 
 
@@ -62,10 +66,10 @@ def controller_message(topics: Topics, clock: Clock, *, online: bool) -> Message
 class Publications:
     """Builds messages. Every method reads the newest state; none keeps any."""
 
-    def __init__(self, db: Database, topics: Topics, packs: Packs, chunks: Chunks, clock: Clock) -> None:
+    def __init__(self, db: Database, topics: Topics, trusted: Trusted, chunks: Chunks, clock: Clock) -> None:
         self._db = db
         self._topics = topics
-        self._packs = packs
+        self._trusted = trusted
         self._chunks = chunks
         self._clock = clock
 
@@ -73,14 +77,17 @@ class Publications:
         """Return the controller's state."""
         return controller_message(self._topics, self._clock, online=online)
 
-    def models(self) -> list[str]:
-        """Return the models that have bundles."""
-        with self._db.read() as connection:
-            return sorted(connection.execute(select(tables.bundle.c.model).distinct()).scalars())
+    def offer(self) -> Offer | None:
+        """Return the trust metadata, or None before the ceremony."""
+        return self._trusted.offer() if self._trusted.is_established else None
 
-    def trust(self, model: str) -> Message:
-        """Return a model's trust pack."""
-        return Message(self._topics.trust(model), self._packs.pack(model).encode(), retain=True)
+    def head(self, offer: Offer) -> Message:
+        """Return the head of the trust metadata; every document must be with the broker before."""
+        return Message(self._topics.trust(), offer.head, retain=True)
+
+    def document(self, digest: str, data: bytes) -> Message:
+        """Return a document of the trust metadata as it is retained; an empty one takes it from the broker."""
+        return self._retained(digest, data) if data else Message(self._topics.chunk(digest), b"", retain=True)
 
     def desired(self, device: str) -> Message | None:
         """Return a device's newest directive, or None when it has none."""
@@ -104,13 +111,13 @@ class Publications:
         return rolled | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
 
     def chunk(self, digest: str) -> Message | None:
-        """Return one retained chunk, or None when no bundle has it."""
-        data = self._chunks.chunk(digest)
+        """Return one retained chunk or trust document, or None when nothing has that digest."""
+        data = self._find(digest)
         return self._retained(digest, data) if data else None
 
     def answer(self, device: str, digest: str) -> Message | None:
-        """Return a chunk addressed to one device: its digest (32 bytes), then its bytes."""
-        data = self._chunks.chunk(digest)
+        """Return a chunk or trust document addressed to one device: its digest (32 bytes), then its bytes."""
+        data = self._find(digest)
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
     def bundle(self, sha256: str) -> Iterator[Message]:
@@ -128,9 +135,10 @@ class Publications:
             if digest not in kept:
                 yield Message(self._topics.chunk(digest), b"", retain=True)
 
-    def trust_digest(self, model: str) -> str:
-        """Return the SHA-256 of a model's trust pack as it is now."""
-        return sha256_hex(self.trust(model).payload)
+    def _find(self, digest: str) -> bytes | None:
+        found = self._chunks.chunk(digest)
+        offer = self.offer() if found is None else None
+        return offer.documents.get(digest) if offer else found
 
     def _retained(self, digest: str, data: bytes) -> Message:
         return Message(self._topics.chunk(digest), data, retain=True, expiry_s=CHUNK_LIFE_S)

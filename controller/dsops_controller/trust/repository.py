@@ -11,6 +11,7 @@ folder holds the state before or the state after.
 """
 
 import fcntl
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,10 +23,12 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, TargetFile, Targets
 
 from dsops.bundle import sha256_hex
+from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound, StateDamaged, UntrustedBundle
 from dsops.files import write_atomically
-from dsops.messages import MAX_MESSAGE_BYTES, TrustPack
+from dsops.head import MAX_HEAD_BYTES
+from dsops.messages import TrustPack
 from dsops.trust import DIRECTOR_PATH, Director, Policy, model_role, policy_path
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
@@ -46,6 +49,7 @@ _KEPT_VERSIONS = 3
 """Newest versions of a role that stay, so that another process that reads meanwhile finds what it was led to."""
 
 Write = Callable[[Path, bytes], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class PublishedRole:
 
     role: str
     version: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Trust metadata as devices get it: the head, and every document that it leads to, by digest."""
+
+    head: bytes
+    documents: Mapping[str, bytes]
 
 
 class Repository:
@@ -140,6 +152,24 @@ class Repository:
             Conflict: It would be too long to be sent.
         """
         return self._pack(self.state(), model, {})
+
+    def offer(self) -> Offer:
+        """Return everything that devices are offered, of one moment.
+
+        Raises:
+            NotFound: No ceremony took place yet.
+            StateDamaged: Files are missing or damaged.
+        """
+        state = self.state()
+        found = [*state.roots, state.snapshot, *state.roles.values(), *self._small_targets(state)]
+        return Offer(state.timestamp, {sha256_hex(data): data for data in found})
+
+    def _small_targets(self, state: TrustState) -> Iterator[bytes]:
+        for path in (path for role in (FLEET, POLICY) for path in state.signed[role].targets.targets):
+            try:
+                yield self._target(state, path, {})
+            except UntrustedBundle as error:  # one model's policy is gone: the others' devices must not wait for it
+                _log.warning("a document of trust is not offered: %s", error)
 
     def role(self, name: str) -> bytes:
         """Return a role's published document; ``root`` is the first root, the one that devices are given.
@@ -277,11 +307,11 @@ class Repository:
         files = state.files([TARGETS, FLEET, POLICY, model_role(model)])
         small = {path: self._target(state, path, targets) for path in (DIRECTOR_PATH, policy_path(model))}
         pack = TrustPack.of(files, small)
-        size = len(pack.encode())
-        if size > MAX_MESSAGE_BYTES:
+        size = max(map(len, pack.documents().values()))
+        if size > MAX_CHUNK_BYTES or len(state.timestamp) > MAX_HEAD_BYTES:
             raise Conflict(
                 f"the trust metadata of {model} is too long for one message",
-                why=f"{size} bytes, {MAX_MESSAGE_BYTES} allowed",
+                why=f"{size} bytes, {MAX_CHUNK_BYTES} allowed",
                 hint="let the model's owner prune the role: sign it without the releases that no device needs",
             )
         return pack

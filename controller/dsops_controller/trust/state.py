@@ -14,7 +14,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.api.serialization import DeserializationError
 
 from dsops.bundle import sha256_hex
+from dsops.clock import utc_text
 from dsops.errors import StateDamaged, UntrustedBundle
+from dsops.head import ISSUED_FIELD, ROOTS_FIELD
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.roles import (
     FLEET,
@@ -33,8 +35,6 @@ from dsops_controller.trust.roles import (
 )
 
 HASH = "sha256"
-ROOTS_FIELD = "dsops-roots"
-"""Field of the timestamp: digests of the published roots, first to newest. Another root was never committed."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_timestamp(data: bytes) -> Metadata[Timestamp]:
 
 
 def root_digests(timestamp: Timestamp) -> tuple[str, ...]:
-    """Return the digests of the roots that a timestamp of our own commits to, first to newest.
+    """Return the digests of the roots that a timestamp of our own commits to; another root was never committed.
 
     Raises:
         StateDamaged: It commits to none.
@@ -176,9 +176,9 @@ def retimed(state: TrustState, online: OnlineKeys, now: datetime) -> TrustState:
     """
     version = state.timestamp_content.version + 1 if state.timestamp else 1
     meta = MetaFile.from_data(state.snapshot_content.version, state.snapshot, [HASH])
-    roots = {ROOTS_FIELD: [sha256_hex(data) for data in state.roots]}
+    said = {ROOTS_FIELD: [sha256_hex(data) for data in state.roots], ISSUED_FIELD: utc_text(now)}
     timestamp = sign_role(
-        Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta, unrecognized_fields=roots),
+        Timestamp(version, expires=now + TIMESTAMP_LIFE, snapshot_meta=meta, unrecognized_fields=said),
         [online.timestamp],
     )
     renewed = TrustState(state.roots, state.roles, state.snapshot, timestamp)

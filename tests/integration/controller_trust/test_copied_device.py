@@ -43,6 +43,9 @@ class Speaker:
     def refused(self) -> Problem | None:
         return None
 
+    def clock_suspect(self) -> bool:
+        return False
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         assert (topic, retain) == ("state", True)
         self.sent.append(payload)

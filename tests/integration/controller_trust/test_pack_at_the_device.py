@@ -22,13 +22,17 @@ pytestmark = pytest.mark.integration
 DAY_S = 86400.0
 
 
+def take(store: TrustStore, model: str, pack: TrustPack) -> None:
+    assert store.accept(model, pack.head, pack.documents()) == ()
+
+
 def test_a_device_approves_what_owner_policy_and_director_say(
     fleet: FoundedFleet, bundle: MakeBundle, db: Database, tmp_path: Path, clock: ManualClock
 ) -> None:
     path = bundle()
     record = Bundles(db, tmp_path / "bundles", fleet.repository, clock).push(path.read_bytes(), fleet.sign(path))
     device = TrustStore(tmp_path / "device", fleet.repository.role("root"), clock)
-    device.accept("digits", decode(TrustPack, fleet.repository.pack("digits").encode()))
+    take(device, "digits", decode(TrustPack, fleet.repository.pack("digits").encode()))
 
     director = OnlineKeys.load(fleet.server / "keys").director
     now = clock.now()
@@ -47,7 +51,7 @@ def test_a_device_approves_what_owner_policy_and_director_say(
     assert (approved.sha256, approved.index) == (record.sha256, record.index_sha256)
 
     ceremony.set_policy(fleet.keys, fleet.server, Policy(model="digits", floor=2), clock)
-    device.accept("digits", fleet.repository.pack("digits"))
+    take(device, "digits", fleet.repository.pack("digits"))
     with pytest.raises(BelowFloor, match="the floor is 2"):
         approve("digits", slot, target, device.policy("digits"), device="cam-1", hardware="x86_64")
 
@@ -56,9 +60,9 @@ def test_a_device_refuses_the_pack_of_yesterday(fleet: FoundedFleet, tmp_path: P
     device = TrustStore(tmp_path / "device", fleet.repository.role("root"), clock)
     old = fleet.repository.pack("digits")
     ceremony.set_policy(fleet.keys, fleet.server, Policy(model="digits", floor=2), clock)
-    device.accept("digits", fleet.repository.pack("digits"))
+    take(device, "digits", fleet.repository.pack("digits"))
     with pytest.raises(UntrustedBundle):
-        device.accept("digits", old)
+        take(device, "digits", old)
     assert device.policy("digits").floor == 2
 
 
@@ -68,12 +72,12 @@ def test_a_device_follows_new_roots_and_renewals_for_a_year(
     device = TrustStore(tmp_path / "device", fleet.repository.role("root"), clock)
     roles = ["root", "targets", "fleet", "policy", "model-digits"]
     for _ in range(6):
-        device.accept("digits", fleet.repository.pack("digits"))
+        take(device, "digits", fleet.repository.pack("digits"))
         clock.advance(60 * DAY_S)
         assert fleet.repository.renew() is True
         assert fleet.repository.due().keys() <= set(roles)
         ceremony.renew(fleet.keys, fleet.server, roles, clock)
-    device.accept("digits", fleet.repository.pack("digits"))
+    take(device, "digits", fleet.repository.pack("digits"))
     late = TrustStore(tmp_path / "late", fleet.repository.role("root"), clock)
-    late.accept("digits", fleet.repository.pack("digits"))
+    take(late, "digits", fleet.repository.pack("digits"))
     assert late.director() == device.director()

@@ -23,7 +23,7 @@ Join = Callable[..., Any]
         f"{P}/d/cam-1/dn/desired",
         f"{P}/d/cam-2/dn/desired",
         f"{P}/c/{'ab' * 32}",
-        f"{P}/t/digits",
+        f"{P}/t/head",
         f"{P}/ctl/state",
         "elsewhere",
     ],
@@ -42,7 +42,7 @@ def test_a_device_writes_its_own_reports_and_the_controller_reads_them(join: Joi
 def test_a_device_reads_its_own_directive_and_public_topics_only(join: Join) -> None:
     controller, device = join("controller"), join("cam-1")
     device.subscribe(f"{P}/d/+/dn/#", f"{P}/d/+/up/#", f"{P}/t/#", f"{P}/c/#", f"{P}/ctl/#", "$SYS/#")
-    mine = {f"{P}/d/cam-1/dn/desired", f"{P}/t/digits", f"{P}/c/{'ab' * 32}", f"{P}/ctl/state"}
+    mine = {f"{P}/d/cam-1/dn/desired", f"{P}/t/head", f"{P}/c/{'ab' * 32}", f"{P}/ctl/state"}
     for topic in (f"{P}/d/cam-2/dn/desired", *sorted(mine)):
         assert controller.publish(topic) in (0, NOBODY_LISTENS)
     assert {topic for topic, _ in device.drain()} == mine

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +19,14 @@ from dsops.api.v1.enrolment_pb2 import EnrolRequest
 from dsops.api.v1.enrolment_pb2_grpc import EnrolmentStub
 from dsops.bundle import describe_blobs, encode_bundle
 from dsops.chunks import ChunkIndex, index_of
+from dsops.clock import SystemClock
 from dsops.directive import Directive, Recipient, check_directive
 from dsops.manifest import Manifest, TensorSpec
-from dsops.messages import Connection, ModelState, Need, Observed, TrustPack, decode
+from dsops.messages import Connection, ModelState, Need, Observed
 from dsops.states import Install
 from dsops.topics import Topics
-from dsops.trust import DIRECTOR_PATH, Director, Policy, policy_path
+from dsops.trust import Director, Policy
+from dsops_agent.trust.store import TrustStore
 from dsops_controller.client import Client
 from dsops_controller.fleet.ca import Issued
 from dsops_controller.trust import ceremony
@@ -113,10 +115,38 @@ def chunk_topics(data: bytes) -> set[str]:
     return {T.chunk(digest) for digest in (index.digest, *index.digests)}
 
 
-def directive_in(heard: dict[str, bytes]) -> Directive:
-    """Verify a directive as a device does, with the director's keys in the trust pack."""
-    pack = decode(TrustPack, heard[T.trust(MODEL)])
-    director = Director.decode(pack.target_files()[DIRECTOR_PATH])
+@dataclass
+class Believer:
+    """A device's trust store, fed by what its connection hears."""
+
+    store: TrustStore
+    device: Any
+
+    def take(self, head: bytes) -> int:
+        """Take a head in, and fetch what it leads to; return the number of documents that came."""
+        held: dict[str, bytes] = {}
+        while missing := self.store.accept(MODEL, head, held):
+            topics = {T.chunk(digest) for digest in missing}
+            self.device.subscribe(*sorted(topics))
+            heard = gather(self.device, topics)
+            held |= {digest: heard[T.chunk(digest)] for digest in missing}
+        return len(held)
+
+    def director(self, head: bytes) -> Director:
+        self.take(head)
+        return self.store.director()
+
+
+@pytest.fixture
+def believer(site: Any, device: Any, tmp_path: Path) -> Iterator[Believer]:
+    root = (site.folder / "trust" / "metadata" / "1.root.json").read_bytes()
+    made = Believer(TrustStore(tmp_path / "believer", root, SystemClock()), device)
+    yield made
+    made.store.close()
+
+
+def directive_in(heard: dict[str, bytes], director: Director) -> Directive:
+    """Verify a directive as a device does, with the director's keys in the trust metadata."""
     recipient = Recipient("test", CAM, director.keyring())
     return check_directive(heard[T.desired(CAM)], recipient, last_seq=0, now=datetime.now(UTC))
 
@@ -126,14 +156,19 @@ def report(key: ec.EllipticCurvePrivateKey, counter: int, seq: int, **models: Mo
 
 
 def test_a_rollout_reaches_a_device_and_its_signed_report_ends_it(
-    fleet: Fleet, device: Any, key: ec.EllipticCurvePrivateKey, eventually: Callable[..., None]
+    fleet: Fleet,
+    device: Any,
+    key: ec.EllipticCurvePrivateKey,
+    believer: Believer,
+    eventually: Callable[..., None],
 ) -> None:
     data, pushed = fleet.push(1)
     eventually(lambda: fleet.operator.device(CAM)["online"], "the device is online")
     rollout = fleet.operator.create_rollout({"model": MODEL, "release": 1})
-    device.subscribe(T.down(CAM), T.trust(MODEL), *sorted(chunk_topics(data)))
-    heard = gather(device, {T.desired(CAM), T.trust(MODEL)} | chunk_topics(data))
-    slot = directive_in(heard).slots[MODEL]
+    device.subscribe(T.down(CAM), T.trust(), *sorted(chunk_topics(data)))
+    heard = gather(device, {T.desired(CAM), T.trust()} | chunk_topics(data))
+    directive = directive_in(heard, believer.director(heard[T.trust()]))
+    slot = directive.slots[MODEL]
     assert (slot.sha256, slot.release, slot.path) == (pushed["sha256"], 1, pushed["path"])
     index = ChunkIndex.decode(heard[T.chunk(pushed["index_sha256"])])
     assert b"".join(heard[T.chunk(digest)] for digest in index.digests) == data
@@ -141,7 +176,7 @@ def test_a_rollout_reaches_a_device_and_its_signed_report_ends_it(
     state = ModelState(
         active=slot.sha256, active_release=1, install=Install.COMMITTED, deployment=slot.deployment, progress=1.0
     )
-    device.publish(T.state(CAM), report(key, 1, directive_in(heard).seq, digits=state), retain=True)
+    device.publish(T.state(CAM), report(key, 1, directive.seq, digits=state), retain=True)
     eventually(lambda: fleet.operator.rollout(rollout["id"])["state"] == "succeeded", "the rollout succeeds")
     seen = fleet.operator.device(CAM)
     assert (seen["models"][MODEL]["active_release"], seen["models"][MODEL]["install"]) == (1, "committed")
@@ -156,7 +191,7 @@ def test_a_broker_that_lost_everything_is_healed(
 ) -> None:
     data, _ = fleet.push(1)
     fleet.operator.create_rollout({"model": MODEL, "release": 1, "cohort": [CAM]})
-    topics = {T.desired(CAM), T.trust(MODEL), T.controller()} | chunk_topics(data)
+    topics = {T.desired(CAM), T.trust(), T.controller()} | chunk_topics(data)
     device.subscribe(*sorted(topics))
     before = gather(device, topics)
     device.client.disconnect()
@@ -231,35 +266,53 @@ def test_a_bundle_that_nobody_wants_leaves_the_broker(fleet: Fleet, device: Any)
         left -= {topic} if payload == b"" else set()
 
 
-def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, device: Any) -> None:
+def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, device: Any, believer: Believer) -> None:
     fleet.push(1)
-    device.subscribe(T.trust(MODEL))
+    device.subscribe(T.trust())
+    believer.take(device.next()[1])
     ceremony.set_policy(fleet.keys, site.folder, Policy(model=MODEL, floor=3))
-    floor = 0
-    while floor < 3:
-        pack = decode(TrustPack, device.next()[1])
-        floor = Policy.decode(pack.target_files()[policy_path(MODEL)]).floor
+    head = device.next()[1]
+    assert believer.take(head) == 3, "snapshot, role and policy"
+    assert believer.store.policy(MODEL).floor == 3
 
 
-def timestamp_version(payload: bytes) -> int:
-    signed = json.loads(decode(TrustPack, payload).files()["timestamp.json"])
-    return int(signed["signed"]["version"])
-
-
-def test_a_push_renews_the_trust_packs_of_all_models(site: Any, fleet: Fleet, device: Any) -> None:
-    """The push itself does: the upkeep, which looks for changes on disk, would send the pushed model's pack first."""
-    other = "words"
-    ceremony.grant(fleet.keys, site.folder, other)
+def test_one_head_tells_of_every_model(site: Any, fleet: Fleet, device: Any, believer: Believer) -> None:
+    ceremony.grant(fleet.keys, site.folder, "words")
     fleet.push(1)
-    fleet.push(1, other)
-    device.subscribe(T.trust(MODEL), T.trust(other))
-    before = {topic: timestamp_version(payload) for topic, payload in device.drain()}
-    assert set(before) == {T.trust(MODEL), T.trust(other)}
+    fleet.push(1, "words")
+    device.subscribe(T.trust())
+    versions = [timestamp_version(payload) for _, payload in device.drain()]
     fleet.push(2)
-    newer: list[tuple[str, int]] = []
-    while len(newer) < 2:
-        topic, payload = device.next()
-        version = timestamp_version(payload)
-        newer += [(topic, version)] if version > max(before.values()) else []
-    assert [topic for topic, _ in newer] == [T.trust(MODEL), T.trust(other)]
-    assert newer[0][1] == newer[1][1]
+    _, head = device.next()
+    assert timestamp_version(head) > max(versions)
+    believer.take(head)
+    assert believer.store.target(MODEL, f"{MODEL}/2.int8.bundle") is not None
+
+
+def test_documents_that_no_head_leads_to_leave_the_broker(
+    site: Any, fleet: Fleet, device: Any, believer: Believer
+) -> None:
+    fleet.push(1)
+    device.subscribe(T.trust())
+    first = device.next()[1]
+    snapshot = T.chunk(json.loads(first)["signed"]["meta"]["snapshot.json"]["hashes"]["sha256"])
+    believer.take(first)
+    device.subscribe(snapshot)
+    assert gather(device, {snapshot})[snapshot]
+    fleet.push(2)
+    payload = b"kept"
+    while payload:
+        payload = gather(device, {snapshot})[snapshot]
+
+
+def test_documents_come_on_request_too(fleet: Fleet, device: Any) -> None:
+    fleet.push(1)
+    device.subscribe(T.trust(), T.down(CAM))
+    snapshot = json.loads(device.next()[1])["signed"]["meta"]["snapshot.json"]["hashes"]["sha256"]
+    device.publish(T.need(CAM), Need(digests=(snapshot,)).encode())
+    answer = gather(device, {T.chunk_answer(CAM)})[T.chunk_answer(CAM)]
+    assert (answer[:32].hex(), hashlib.sha256(answer[32:]).hexdigest()) == (snapshot, snapshot)
+
+
+def timestamp_version(head: bytes) -> int:
+    return int(json.loads(head)["signed"]["version"])

@@ -29,6 +29,9 @@ class Source:
     def refused(self) -> Problem | None:
         return Problem(code="bundle.untrusted")
 
+    def clock_suspect(self) -> bool:
+        return True
+
 
 class Broker:
     def __init__(self) -> None:
@@ -88,6 +91,7 @@ def test_a_report_is_signed_and_whole(setup: Setup) -> None:
     assert (observed.counter, observed.seq, observed.previous) == (1, 5, None)
     assert observed.models["digits"].install is Install.PROBATION
     assert observed.refused == Problem(code="bundle.untrusted")
+    assert observed.clock_suspect
 
 
 def test_many_changes_become_few_reports_and_the_newest_wins(setup: Setup) -> None:

@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 
+from dsops.bundle import sha256_hex
 from dsops.clock import ManualClock
-from dsops.errors import StateDamaged, UntrustedBundle
-from dsops.messages import TrustPack
+from dsops.errors import (
+    AlreadyRunning,
+    EndlessMetadata,
+    IncompleteMetadata,
+    MalformedMetadata,
+    OldMetadata,
+    StateDamaged,
+    UnsignedMetadata,
+    UntrustedBundle,
+)
 from dsops.trust import Policy
 from dsops_agent.trust.store import TrustStore
 
@@ -56,13 +65,13 @@ def test_new_release_is_seen(bench: Any) -> None:
 
 
 def test_replayed_old_pack_is_refused(bench: Any) -> None:
-    old = bench.repository.pack()
+    old = bench.repository.copy()
     bench.repository.set_bundle("digits/2.int8.bundle", b"release two", 2)
     bench.repository.publish()
     bench.accept()
     store = bench.reopen()
-    with pytest.raises(UntrustedBundle, match="BadVersionNumber"):
-        store.accept("digits", old)
+    with pytest.raises(OldMetadata):
+        bench.accept(old)
     assert store.target("digits", "digits/2.int8.bundle") is not None
     assert bench.version("timestamp") == 2
 
@@ -73,8 +82,8 @@ def test_role_rolled_back_with_stolen_online_keys_is_refused(bench: Any) -> None
     bench.repository.publish()
     bench.accept()
     thief.publish(version=9)
-    with pytest.raises(UntrustedBundle, match="BadVersionNumber"):
-        bench.store.accept("digits", thief.pack())
+    with pytest.raises(OldMetadata):
+        bench.accept(thief)
 
 
 def test_frozen_repository_is_refused_once_it_expired(bench: Any) -> None:
@@ -94,16 +103,16 @@ def test_frozen_repository_is_refused_once_it_expired(bench: Any) -> None:
 
 def test_clock_set_back_does_not_revive_expired_metadata(bench: Any) -> None:
     bench.accept()
-    old = bench.repository.pack()
+    old = bench.repository.copy()
     bench.clock.advance(2 * 86400)
     bench.repository.timestamp_expires += timedelta(days=9)
     bench.repository.publish()
     bench.accept()
     trusted = bench.store.now()
-    late = TrustStore(bench.folder, bench.repository.first_root, ManualClock(trusted - timedelta(days=5000)))
+    late = bench.reopen(ManualClock(trusted - timedelta(days=5000)))
     assert late.now() == trusted
-    with pytest.raises(UntrustedBundle):
-        late.accept("digits", old)
+    with pytest.raises(OldMetadata):
+        bench.accept(old)
 
 
 def test_clock_that_ran_ahead_moves_no_floor(bench: Any) -> None:
@@ -138,7 +147,8 @@ def test_forged_root_is_refused(bench: Any, new_signer: Any) -> None:
     repository.root.version = 2
     repository.root_keys = [repository.root_keys[0], new_signer()]
     repository.publish_root()
-    with pytest.raises(UntrustedBundle, match="Unsigned"):
+    repository.retime()
+    with pytest.raises(UnsignedMetadata):
         bench.accept()
 
 
@@ -146,18 +156,14 @@ def test_rotated_root_replaces_a_stolen_timestamp_key(bench: Any, new_signer: An
     bench.accept()
     repository = bench.repository
     stolen = repository.copy()
-    fresh = new_signer()
-    repository.root.version = 2
-    repository.root.revoke_key(repository.keys["timestamp"].public_key.keyid, "timestamp")
-    repository.root.add_key(fresh.public_key, "timestamp")
-    repository.keys["timestamp"] = fresh
-    repository.publish_root()
+    repository.rotate("timestamp", new_signer())
     repository.publish()
     bench.accept()
     stolen.files["2.root.json"] = repository.files["2.root.json"]
     stolen.publish(version=99)
-    with pytest.raises(UntrustedBundle):
-        bench.reopen().accept("digits", stolen.pack())
+    bench.reopen()
+    with pytest.raises(UnsignedMetadata):
+        bench.accept(stolen)
     assert (bench.folder / "metadata" / "root.json").readlink().name == "2.root.json"
 
 
@@ -177,13 +183,59 @@ def test_bundle_signed_by_the_top_role_does_not_count(bench: Any) -> None:
 
 def test_target_of_another_model_does_not_count(bench: Any) -> None:
     bench.accept()
-    assert bench.store.target("words", BUNDLE) is None
+    with pytest.raises(IncompleteMetadata):
+        bench.store.target("words", BUNDLE)
 
 
-def test_missing_role_file_is_refused(bench: Any) -> None:
-    del bench.repository.files["1.model-digits.json"]
-    with pytest.raises(UntrustedBundle, match=r"1\.model-digits\.json is not in the pack"):
-        bench.accept()
+def test_missing_role_file_is_waited_for(bench: Any) -> None:
+    repository = bench.repository
+    data = repository.files.pop("1.model-digits.json")
+    for _ in range(2):
+        assert bench.store.accept("digits", repository.head, repository.documents()) == (sha256_hex(data),)
+    assert not bench.store.knows("digits")
+    with pytest.raises(IncompleteMetadata):
+        bench.store.target("digits", BUNDLE)
+
+
+def test_documents_are_asked_for_in_few_rounds_and_only_when_they_are_not_here(bench: Any) -> None:
+    documents = bench.repository.documents()
+    held: dict[str, bytes] = {}
+    asked: list[int] = []
+    while missing := bench.store.accept("digits", bench.repository.head, held):
+        asked.append(len(missing))
+        held |= {digest: documents[digest] for digest in missing}
+    assert asked == [1, 4, 2]  # snapshot, roles, small targets
+    bench.reopen()
+    bench.repository.publish()
+    assert len(bench.store.accept("digits", bench.repository.head, {})) == 1  # the snapshot
+    bench.accept()
+    bench.repository.set_bundle("digits/2.int8.bundle", b"release two", 2)
+    bench.repository.publish()
+    snapshot = bench.store.accept("digits", bench.repository.head, {})
+    held = {digest: bench.repository.documents()[digest] for digest in snapshot}
+    assert bench.store.accept("digits", bench.repository.head, held) == (
+        sha256_hex(bench.repository.files["2.model-digits.json"]),
+    )
+
+
+def test_new_timestamp_alone_needs_nothing_else(bench: Any) -> None:
+    bench.accept()
+    before = bench.repository.head
+    bench.repository.retime()
+    assert bench.repository.head != before
+    assert bench.reopen().accept("digits", bench.repository.head, {}) == ()
+
+
+def test_root_that_did_not_come_is_no_root_that_does_not_exist(bench: Any, new_signer: Any) -> None:
+    bench.accept()
+    repository = bench.repository
+    repository.rotate("timestamp", new_signer())
+    repository.publish()
+    missing = bench.store.accept("digits", repository.head, {})
+    assert missing == (sha256_hex(repository.files["2.root.json"]),)
+    assert bench.version("root") == 1
+    bench.accept()
+    assert bench.version("root") == 2
 
 
 def test_role_hidden_by_the_snapshot_is_refused(bench: Any) -> None:
@@ -212,10 +264,11 @@ def test_tampered_small_target_is_refused(bench: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["fleet/director.json", "policy/digits.json"])
-def test_missing_small_target_is_refused(bench: Any, path: str) -> None:
-    del bench.repository.targets[path]
-    with pytest.raises(UntrustedBundle, match="missing in the trust pack"):
-        bench.accept()
+def test_missing_small_target_is_waited_for(bench: Any, path: str) -> None:
+    data = bench.repository.targets.pop(path)
+    missing = bench.store.accept("digits", bench.repository.head, bench.repository.documents())
+    assert missing == (sha256_hex(data),)
+    assert not bench.store.knows("digits")
 
 
 def test_signed_nonsense_is_refused(bench: Any) -> None:
@@ -225,50 +278,56 @@ def test_signed_nonsense_is_refused(bench: Any) -> None:
         bench.accept()
 
 
-def test_director_tampered_on_disk_is_not_believed(bench: Any) -> None:
+@pytest.mark.parametrize(
+    "name", ["targets/fleet/director.json", "targets/policy/digits.json", "metadata/model-digits.json"]
+)
+def test_what_was_tampered_with_on_disk_is_not_believed(bench: Any, name: str) -> None:
     bench.accept()
-    path = bench.folder / "targets" / "digits" / "director.json"
-    path.write_bytes(path.read_bytes().replace(b"north", b"south"))
-    with pytest.raises(UntrustedBundle, match="out of date"):
-        bench.store.director()
+    path = bench.folder / name
+    path.write_bytes(path.read_bytes().replace(b"digits", b"widget").replace(b"north", b"south"))
+    store = bench.reopen()
+    with pytest.raises(IncompleteMetadata):
+        store.policy("digits")
+    with pytest.raises(IncompleteMetadata):
+        store.director()
     bench.accept()
-    assert bench.store.director().fleet == "north"
+    assert store.director().fleet == "north"
+    assert store.target("digits", BUNDLE).custom["release"] == 1
 
 
-def test_metadata_tampered_on_disk_is_not_believed(bench: Any) -> None:
-    bench.accept()
-    path = bench.folder / "metadata" / "model-digits.json"
-    path.write_bytes(path.read_bytes().replace(b'"digits"', b'"widgets"'))
-    with pytest.raises(UntrustedBundle):
-        bench.store.target("digits", BUNDLE)
-    bench.accept()
-    assert bench.store.target("digits", BUNDLE).custom["release"] == 1
-
-
-def test_store_of_another_root_is_refused(bench: Any, new_signer: Any) -> None:
+def test_store_of_another_root_is_refused(bench: Any) -> None:
     bench.accept()
     foreign = type(bench.repository)()
+    bench.store.close()
+    bench.store = TrustStore(bench.folder, foreign.first_root, bench.clock)
+    with pytest.raises(UnsignedMetadata):
+        bench.accept()
     with pytest.raises(UntrustedBundle):
-        TrustStore(bench.folder, foreign.first_root, bench.clock).director()
+        bench.store.director()
 
 
 @pytest.mark.parametrize(
-    "pack",
+    "head",
     [
-        TrustPack(metadata={}, targets={}),
-        TrustPack(metadata={"timestamp.json": "!"}, targets={}),
-        TrustPack(metadata={"timestamp.json": "e30="}, targets={}),
-        TrustPack(metadata={"timestamp.json": "bm90IGpzb24="}, targets={}),
+        b"",
+        b"{}",
+        b"not json",
+        b'{"signed":[]}',
+        b'{"signed":{"dsops-roots":[]}}',
+        b'{"signed":{"dsops-roots":["xx"]}}',
+        b'{"signed":{"dsops-roots":[7]}}',
+        b'{"signed":{"dsops-roots":["' + b'","'.join([b"0" * 64] * 257) + b'"]}}',
+        b'{"signed":{"dsops-roots":["' + b"0" * 64 + b'"]}}',
     ],
 )
-def test_hostile_pack_is_refused(bench: Any, pack: Any) -> None:
-    with pytest.raises(UntrustedBundle):
-        bench.store.accept("digits", pack)
+def test_hostile_head_is_refused(bench: Any, head: bytes) -> None:
+    with pytest.raises((MalformedMetadata, EndlessMetadata)):
+        bench.store.accept("digits", head, {})
 
 
 def test_endless_timestamp_is_refused(bench: Any) -> None:
     bench.repository.files["timestamp.json"] += b" " * 20000
-    with pytest.raises(UntrustedBundle, match="longer than"):
+    with pytest.raises(EndlessMetadata, match="longer than"):
         bench.accept()
 
 
@@ -291,6 +350,13 @@ def test_missing_root_link_is_made_again(bench: Any) -> None:
     assert bench.reopen().director().fleet == "north"
 
 
+def test_folder_has_one_user_at_a_time(bench: Any) -> None:
+    with pytest.raises(AlreadyRunning):
+        TrustStore(bench.folder, bench.repository.first_root, bench.clock)
+    bench.store.close()
+    TrustStore(bench.folder, bench.repository.first_root, bench.clock).close()
+
+
 def test_unusable_folder_is_told(bench: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateDamaged):
@@ -311,7 +377,7 @@ def test_update_cut_short_at_any_file_is_finished_by_the_next(bench: Any, kept: 
     for name in names[kept:]:
         (metadata / name).write_bytes(old[name])
     store = bench.reopen()
-    store.accept("digits", repository.pack())
+    bench.accept()
     assert store.target("digits", "digits/2.int8.bundle") is not None
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from datetime import UTC, datetime
 
 import pytest
@@ -83,8 +84,7 @@ def test_topics_come_back_and_stay_below_seven_slashes(name: str) -> None:
         assert topic.count("/") <= 7
     assert topics.parse_up(topics.desired(name)) is None
     assert topics.parse_chunk(topics.chunk("0" * 64)) == "0" * 64
-    assert topics.parse_trust(topics.trust("digits")) == "digits"
-    assert topics.parse_trust(topics.chunk("0" * 64)) is None
+    assert topics.parse_chunk(topics.trust()) is None
 
 
 @pytest.mark.parametrize("name", ["", "controller", "a/b", "+", "#", "-x", "a" * 65, "ü"])
@@ -108,6 +108,12 @@ def test_a_pack_carries_bytes() -> None:
     again = messages.decode(TrustPack, pack.encode())
     assert again.files() == {"1.root.json": b"\x00\xff"}
     assert again.target_files() == {"fleet/director.json": b"{}"}
+
+
+def test_a_pack_is_a_head_and_documents() -> None:
+    pack = TrustPack.of({"1.root.json": b"root", "timestamp.json": b"head"}, {"fleet/director.json": b"{}"})
+    assert pack.head == b"head"
+    assert pack.documents() == {hashlib.sha256(data).hexdigest(): data for data in (b"root", b"{}")}
 
 
 def test_only_a_commit_is_a_success() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from dsops.topics import Topics
 from dsops_agent.commander import Commander
-from dsops_agent.install.mailbox import ChunkCame, Connected, DirectiveCame, Mailbox, PackCame, RuntimeRestarted
+from dsops_agent.install.mailbox import ChunkCame, Connected, DirectiveCame, HeadCame, Mailbox, RuntimeRestarted
 
 TOPICS = Topics("site/dsops/v1")
 DIGEST = "ab" * 32
@@ -22,8 +22,8 @@ class Inbox:
     def on_directive(self, data: bytes) -> None:
         self.calls.append(("directive", data.decode()))
 
-    def on_trust_pack(self, model: str, data: bytes) -> None:
-        self.calls.append(("pack", model, data.decode()))
+    def on_trust_head(self, data: bytes) -> None:
+        self.calls.append(("head", data.decode()))
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
         self.calls.append(("chunk", digest, data.decode()))
@@ -33,7 +33,7 @@ class Inbox:
     ("topic", "payload", "call"),
     [
         (TOPICS.desired("cam-1"), b"d", ("directive", "d")),
-        (TOPICS.trust("digits"), b"p", ("pack", "digits", "p")),
+        (TOPICS.trust(), b"h", ("head", "h")),
         (TOPICS.chunk(DIGEST), b"c", ("chunk", DIGEST, "c")),
         (TOPICS.chunk_answer("cam-1"), bytes.fromhex(DIGEST) + b"c", ("chunk", DIGEST, "c")),
         (TOPICS.chunk_answer("cam-1"), b"ab", ("chunk", "6162", "")),
@@ -50,6 +50,7 @@ def test_removed_retained_messages_say_nothing() -> None:
     commander = Commander(TOPICS, "cam-1", inbox)
     assert commander.on_message(TOPICS.desired("cam-1"), b"")
     assert commander.on_message(TOPICS.chunk(DIGEST), b"")
+    assert commander.on_message(TOPICS.trust(), b"")
     assert inbox.calls == []
 
 
@@ -62,24 +63,23 @@ def test_other_topics_are_not_the_installers() -> None:
     assert inbox.calls == []
 
 
-def test_newest_directive_and_pack_count() -> None:
+def test_newest_directive_and_head_count() -> None:
     box = Mailbox()
     for data in (b"1", b"2"):
         box.put(DirectiveCame(data))
-        box.put(PackCame("digits", data))
+        box.put(HeadCame(data))
         box.put(Connected())
-    assert box.take(0) == [Connected(), DirectiveCame(b"2"), PackCame("digits", b"2")]
+    assert box.take(0) == [Connected(), DirectiveCame(b"2"), HeadCame(b"2")]
     assert box.take(0) == []
 
 
 def test_flood_is_dropped() -> None:
     box = Mailbox()
     kept = [box.put(ChunkCame(DIGEST, b"x")) for _ in range(1000)]
-    packs = [box.put(PackCame(f"m{number}", b"x")) for number in range(1000)]
+    assert all(box.put(HeadCame(b"x")) for _ in range(1000))
     assert 1 < sum(kept) < 200
-    assert 1 < sum(packs) < 200
     assert box.put(RuntimeRestarted())
-    assert len(box.take(0)) == sum(kept) + sum(packs) + 1
+    assert len(box.take(0)) == sum(kept) + 2
 
 
 def test_message_wakes_the_worker() -> None:

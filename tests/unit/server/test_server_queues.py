@@ -11,7 +11,7 @@ def test_small_notes_come_before_answers_and_bulk() -> None:
     outbox.publish_desired("cam-1", b"envelope")
     taken = [outbox.take(0) for _ in range(7)]
     assert taken == [
-        Trust("digits"), Desired("cam-1"), Answer("cam-1", "a"), Resync(), Seed("b"), Retire("old"), None,
+        Trust(), Desired("cam-1"), Answer("cam-1", "a"), Resync(), Seed("b"), Retire("old"), None,
     ]  # fmt: skip
 
 

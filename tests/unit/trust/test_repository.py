@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
+from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.errors import Conflict, NoSpace, NotFound, StateDamaged, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.messages import MAX_MESSAGE_BYTES
@@ -205,13 +206,16 @@ def test_a_policy_that_devices_could_not_read_is_refused(fleet: FoundedFleet) ->
     assert fleet.repository.policy("digits") == Policy(model="digits")
 
 
-def test_a_pack_that_would_not_fit_one_message_is_refused(fleet: FoundedFleet) -> None:
+def test_a_role_that_would_not_fit_one_message_is_refused(fleet: FoundedFleet) -> None:
     fleet.grant("digits")
     signed = Metadata[Targets].from_bytes(fleet.repository.role("model-digits")).signed
     signed.version += 1
-    for release in range(1, 340):
-        path = f"digits/{release}.int8.bundle"
-        signed.targets[path] = TargetFile.from_data(path, b"bytes", ["sha256"])
+    release = 0
+    while len(Metadata(signed).to_bytes()) <= MAX_CHUNK_BYTES:
+        for _ in range(10):
+            release += 1
+            path = f"digits/{release}.int8.bundle"
+            signed.targets[path] = TargetFile.from_data(path, b"bytes", ["sha256"])
     before = fleet.repository.state()
     with pytest.raises(Conflict, match="too long for one message") as error:
         fleet.repository.publish_role(sign_role(signed, [KeyFolder(fleet.keys).signer("model-digits")]))

@@ -61,11 +61,10 @@ def make_bundle(release: int, payload: bytes = bytes(range(256)) * 20) -> Made:
 
 @dataclass
 class Surroundings:
-    """The installer's other ports. Implements chunks, trust packs, the inference process, events and the listener."""
+    """The installer's other ports. Implements chunks, the inference process, events and the listener."""
 
     chunks: dict[str, bytes] = field(default_factory=dict)
     asked: dict[str, None] = field(default_factory=dict)
-    followed: set[str] = field(default_factory=set)
     serving: dict[str, str] = field(default_factory=dict)
     faults: dict[str, DsopsError] = field(default_factory=dict)
     events: list[tuple[str, str, str]] = field(default_factory=list)
@@ -79,9 +78,6 @@ class Surroundings:
 
     def need(self, digests: tuple[str, ...]) -> None:
         self.asked |= dict.fromkeys(digests)
-
-    def follow(self, model: str) -> None:
-        self.followed.add(model)
 
     def prove(self, path: Path, limits: ProveLimits) -> None:
         assert path.is_file()
@@ -147,7 +143,6 @@ class Stage:
             slots=self.slots,
             trust=self.bench.store,
             chunks=self.around,
-            trust_source=self.around,
             runtime=self.around,
             events=self.around,
             listener=self.around,
@@ -208,13 +203,16 @@ class Stage:
         return Directive.model_validate(honest.model_dump() | changes)
 
     def metadata(self, repository: Any = None) -> None:
-        """Deliver a repository's newest metadata; those of the fleet's own if none is named."""
-        self.installer.on_trust_pack("digits", (repository or self.bench.repository).pack().encode())
+        """Offer a repository's newest metadata; those of the fleet's own if none is named."""
+        offered = repository or self.bench.repository
+        self.around.chunks |= offered.documents()
+        self.installer.on_trust_head(offered.head)
 
     def send(self, data: bytes, seconds: float = 15.0) -> None:
         """Deliver the newest metadata and an envelope, and let time pass; a new device asks for metadata only then."""
         self.metadata()
-        self.installer.work(0)
+        for _ in range(8):
+            self._work()
         self.installer.on_directive(data)
         self.installer.work(0)
         self.metadata()
