@@ -259,7 +259,7 @@ REFUSED_ONCE = (
     Mutant(
         "a refusal's memory across restarts",
         REFUSALS,
-        "self.journal.put_refusal(row)",
+        "self.journal.put_refusal(row, MOST_STANDING)",
         "pass",
         (f"{INSTALL}::test_a_refusal_is_told_once_stands_in_reports_and_goes_with_the_next_acceptance",),
     ),

@@ -236,13 +236,14 @@ class Installer:
             if is_repeated:
                 self._accepted(_DIRECTIVE)
 
-    def _take_pack(self, model: str, action: Callable[[], None]) -> None:
+    def _take_pack(self, model: str, action: Callable[[], bool]) -> None:
         try:
-            action()
+            is_believed = action()
         except UntrustedBundle as error:
             self._refuse(f"pack {model}", error)
         else:
-            self._accepted(f"pack {model}")
+            if is_believed:
+                self._accepted(f"pack {model}")
 
     def _judge(self) -> None:
         judged = self._intake.judge(self.clock.monotonic_s())

@@ -140,13 +140,16 @@ class Intake:
         """Ask for the trust packs of models; only theirs are taken in."""
         for model in models:
             if model not in self._followed and len(self._followed) >= MAX_FOLLOWED:
-                logger.warning("the trust pack of %s is not asked for: too many models were named", model)
+                logger.debug("the trust pack of %s is not asked for: too many models were named", model)
                 continue
             self._followed.add(model)
             self._source.follow(model)
 
-    def pack(self, model: str, data: bytes) -> None:
+    def pack(self, model: str, data: bytes) -> bool:
         """Take a trust pack in; one of a model that nobody asked for is ignored.
+
+        Returns:
+            Whether it is believed now.
 
         Raises:
             UntrustedBundle: It is not valid, or TUF's rules refuse it, each with a code of its own.
@@ -154,7 +157,7 @@ class Intake:
         """
         if model not in self._followed:
             logger.info("ignored a trust pack that nobody asked for")
-            return
+            return False
         self._heard.add(model)
         try:
             pack = messages.decode(TrustPack, data)
@@ -167,15 +170,15 @@ class Intake:
             self._heard.discard(model)
             self._unkept[model] = data
             raise
+        return True
 
     def must_retry(self, model: str) -> bool:
         """Return whether a pack of the model came and could not be kept."""
         return model in self._unkept
 
-    def retry(self, model: str) -> None:
-        """Take a pack in again that could not be kept; raises as :meth:`pack`."""
-        if model in self._unkept:
-            self.pack(model, self._unkept[model])
+    def retry(self, model: str) -> bool:
+        """Take a pack in again that could not be kept; returns and raises as :meth:`pack`."""
+        return model in self._unkept and self.pack(model, self._unkept[model])
 
     def judge(self, now_s: float) -> Judged | None:
         """Return what became of the pending directive, once that is certain; a refusal is returned once.

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 PER_HOUR = 20
 """Refusals that are told one by one in an hour; the others are counted."""
+MOST_STANDING = 32
+"""Sources of which a refusal is remembered: a hostile broker can name any number of models."""
 _HOUR_S = 3600.0
 
 
@@ -64,11 +66,13 @@ class Refusals:
             self._left_out += 1
             return False
         with self.journal.transaction():
-            self.journal.put_refusal(row)
+            self.journal.put_refusal(row, MOST_STANDING)
             self.journal.tell(Tidings("refused", "", 0, "", row.problem.code, row.problem.message))
         self._told += 1
         self._standing.pop(source, None)
         self._standing[source] = row
+        for oldest in list(self._standing)[:-MOST_STANDING]:
+            del self._standing[oldest]
         logger.warning("%s: %s", row.problem.code, row.problem.message)
         return True
 

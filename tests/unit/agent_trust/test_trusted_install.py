@@ -45,14 +45,12 @@ def test_a_power_cut_around_the_acceptance_neither_loses_nor_repeats_the_directi
     retained = stage.directive(1, one.slot()).sign(stage.key)
     stage.metadata()
     stage.installer.on_directive(retained)
-    stage.lost = True
     stage.cut_at = moment
     with pytest.raises(PowerCut):
         stage.pass_time(15)
     stage.restart()
     assert stage.installer.seq() == (0 if moment == "before" else 1)
     assert bool(stage.journal.directive_digest()) is (moment == "after")
-    stage.lost = False
     stage.send(retained, 120.0)
     assert stage.state().install is Install.COMMITTED
     assert stage.refusals() == []
