@@ -84,6 +84,12 @@ class Judged:
     directive: Directive | None = None
     refusal: UntrustedBundle | None = None
 
+    def outcome(self) -> bool:
+        """Return True if it is believed, or raise its refusal."""
+        if self.refusal:
+            raise self.refusal
+        return True
+
 
 class Intake:
     """Holds the newest directive until it can be judged.

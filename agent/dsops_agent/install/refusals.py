@@ -1,6 +1,7 @@
 """Refused messages: each is journalled and told once, and whoever sends many different ones cannot fill a disk."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsops.clock import Clock
@@ -49,6 +50,23 @@ class Refusals:
         """Why the message that was refused last was refused, if it still stands."""
         row = next(reversed(self._standing.values()), None)
         return row.problem if row else None
+
+    def attempt(self, source: str, action: Callable[[], bool], digest: str = "") -> bool:
+        """Let a message in: its refusal is kept, and what stood before goes when the message is believed.
+
+        Args:
+            source: What kind of message, and of which model.
+            action: Takes the message in; returns whether it is believed now, raises what refuses it.
+            digest: As for :meth:`refuse`.
+
+        Returns:
+            Whether what stands has changed.
+        """
+        try:
+            is_believed = action()
+        except UntrustedBundle as error:
+            return self.refuse(source, error, digest)
+        return is_believed and self.accepted(source)
 
     def refuse(self, source: str, error: UntrustedBundle, digest: str = "") -> bool:
         """Keep and tell a refusal; return whether it is news. The same one again, as a broker brings it, is none.
