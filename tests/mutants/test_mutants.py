@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def run(folder: Path, modules: Iterable[str], tests: Iterable[str]) -> Run:
     (folder / "mutant_witness.py").write_text(WITNESS)
     said = folder / "witness.json"
     environment = os.environ | {
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))),
         "PYTHONDONTWRITEBYTECODE": "1",
         "WITNESS_MODULES": " ".join(modules),
         "WITNESS_FILE": str(said),
@@ -134,14 +134,11 @@ def judged(mutant: Mutant, folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """What became of each mutant; as many run at once as there are processors."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
+    """What becomes of each mutant; as many run at once as there are processors."""
     folder = tmp_path_factory.mktemp("mutants")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = {
-            mutant.name: pool.submit(judged, mutant, folder / str(number)) for number, mutant in enumerate(MUTANTS)
-        }
-        yield {name: future.result() for name, future in waiting.items()}
+        yield {mutant.name: pool.submit(judged, mutant, folder / str(n)) for n, mutant in enumerate(MUTANTS)}
 
 
 def test_the_sound_program_passes_every_test_that_a_mutant_must_fail(tmp_path: Path) -> None:
@@ -155,8 +152,8 @@ def test_the_sound_program_passes_every_test_that_a_mutant_must_fail(tmp_path: P
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_fails_the_tests_that_are_named_for_it(mutant: Mutant, runs: dict[str, Run]) -> None:
-    result = runs[mutant.name]
+def test_a_mutant_fails_the_tests_that_are_named_for_it(mutant: Mutant, runs: dict[str, Future[Run]]) -> None:
+    result = runs[mutant.name].result()
     survived = [killer for killer in mutant.killers if not any(test.startswith(killer) for test in result.failed)]
     assert survived == [], result.output
     assert result.code == 1, result.output
