@@ -30,7 +30,7 @@ from dsops_agent.trust.trusted_time import (
 from dsops_agent.trust.updater import DurableUpdater, ensure_folder, sweep
 from dsops_agent.trust.view import FLEET_ROLE, POLICY_ROLE, View, load, roles_of, view_of
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
+_NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 class TrustStore:
@@ -284,4 +284,4 @@ class TrustStore:
         try:
             return Metadata[Root].from_bytes(self._root).signed.expires
         except RepositoryError:
-            return self._clock.now()  # nothing can be accepted with such a root, and nothing be said of the clock
+            return _ALWAYS  # nothing can be accepted with such a root, and nothing be said of the clock
