@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from trust_stage import NEW_BUNDLE, Bench, new_signer, opened
 
-from dsops.errors import UntrustedBundle
+from dsops.errors import StateDamaged, UntrustedBundle
 from dsops_agent.trust.store import TrustStore
 
 pytestmark = pytest.mark.slow
@@ -90,6 +91,23 @@ def test_killed_at_every_change_it_goes_on(tmp_path: Path, before: Callable[[Ben
             if not was_killed:
                 break
         assert number > 20, "it was not killed"
+
+
+def test_a_write_that_stops_half_way_tears_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as bench:
+        update(bench)
+        bench.repository.publish()
+        bench.store.close()
+        before = {path: path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()}
+
+        def accept() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+            store = TrustStore(bench.folder, bench.repository.first_root, bench.clock)
+            with pytest.raises(StateDamaged):
+                store.accept("digits", bench.repository.head, bench.repository.documents())
+
+        assert not killed_at(0, bench.folder, accept)
+        assert {path: path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()} == before
 
 
 def check_recovery(folder: Path, bench: Bench, head: bytes, documents: dict[str, bytes]) -> None:
