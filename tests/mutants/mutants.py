@@ -27,6 +27,7 @@ SLOTS = "tests/unit/core/test_trust_rules.py"
 OTHER_BYTES = f"{SLOTS}::test_a_stolen_controller_cannot_choose_other_bytes"
 WIRE = "tests/unit/core/test_wire_values.py"
 STORE = "tests/unit/agent_trust/test_trust_store.py"
+METADATA = "tests/security/test_metadata_attacks.py"
 INSTALL = "tests/security/test_trusted_install.py"
 REPORTS = "tests/integration/controller_trust/test_registry.py"
 REPEATED = "test_the_retained_directive_again_is_no_refusal_even_when_it_has_expired_or_its_key_went"
@@ -316,11 +317,28 @@ TUF = (
         (f"{STORE}::test_endless_timestamp_is_refused",),
     ),
     Mutant(
-        "TUF: rollback of a role",
-        TUF_RULES,
-        "if new_fileinfo.version < fileinfo.version:",
+        "floors of versions",
+        "agent/dsops_agent/trust/floors.py",
+        "and fact.version < floor.version:",
+        "and False:",
+        (
+            f"{METADATA}::test_replay_after_the_metadata_were_wiped",
+            f"{METADATA}::test_role_rolled_back_with_both_online_keys_after_the_metadata_were_wiped",
+        ),
+    ),
+    Mutant(
+        "trusted time",
+        "agent/dsops_agent/trust/trusted_time.py",
+        "return max(system, built, known.floor if known else built)",
+        "return system",
+        (f"{METADATA}::test_freeze_of_a_device_whose_clock_was_set_back",),
+    ),
+    Mutant(
+        "expiry of what was accepted before",
+        UPDATER,
+        "if self._trusted_set[name].is_expired(now):",
         "if False:",
-        (f"{STORE}::test_role_rolled_back_with_stolen_online_keys_is_refused",),
+        ("tests/security/test_offline_and_expired.py::test_probation_ends_well_offline",),
     ),
 )
 
