@@ -157,7 +157,7 @@ def test_a_device_without_a_battery_connects_in_1970_and_says_so(
 
     def is_reported() -> bool:
         reports = controller.got("dsops/v1/d/cam-1/up/state")
-        return bool(reports) and check_observed(reports[-1], key, "cam-1").clock_suspect
+        return bool(reports) and check_observed(reports[-1], (key,), "cam-1").observed.clock_suspect
 
     eventually(is_reported)
 
