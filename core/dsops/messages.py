@@ -211,7 +211,7 @@ class TrustPack(Frozen):
 
     ``metadata`` holds ``1.root.json``, ``timestamp.json``, ``snapshot.json``, ...; ``targets`` holds
     ``fleet/director.json`` and ``policy/<model>.json``. Values are base64. A device gets the same documents one by one:
-    the timestamp as a retained message, every other one by its digest, as a chunk (docs/adr/0014).
+    the timestamp as a retained message, every other one by its digest, as a chunk.
     """
 
     metadata: dict[str, str] = Field(max_length=300)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,6 +157,15 @@ def test_trust_documents_that_do_not_come_are_asked_for_without_end(world: Any, 
     world.installer.chunk_arrived(missing, b"digits")
     assert world.settle().install is Install.COMMITTED
     world.check_end()
+
+
+def test_time_is_kept_while_the_worker_works_and_at_its_end(world: Any) -> None:
+    world.step()
+    assert world.trust.kept_at_once is False
+    stop = threading.Event()
+    stop.set()
+    world.installer.run(stop)
+    assert world.trust.kept_at_once is True
 
 
 def test_new_session_with_the_broker_waits_anew_for_documents(world: Any, bundle: Any) -> None:

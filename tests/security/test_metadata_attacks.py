@@ -78,6 +78,15 @@ def test_replay_of_the_whole_old_repository(bench: Any) -> None:
     assert believes_release_two(bench)
 
 
+def test_replay_to_one_model_after_another_learnt_of_the_newer_state(bench: Any) -> None:
+    bench.accept()
+    old = bench.repository.copy()
+    bench.repository.publish()
+    bench.accept(model="words")
+    with pytest.raises(OldMetadata):
+        bench.accept(old)
+
+
 def test_replay_after_the_metadata_were_wiped(bench: Any) -> None:
     old = updated(bench)
     shutil.rmtree(bench.folder / "metadata")

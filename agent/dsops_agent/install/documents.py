@@ -15,6 +15,9 @@ from dsops_agent.install.window import Action, Kind, Window
 
 logger = logging.getLogger(__name__)
 
+MAX_HELD_BYTES = 2 * 1024 * 1024
+"""Several times what a head leads to. More is held only when heads change faster than they can be judged."""
+
 
 class Documents:
     """What is wanted, and what came of it. Single-threaded; the caller passes documents and time in.
@@ -48,16 +51,15 @@ class Documents:
 
     def want(self, digests: Iterable[str], now_s: float) -> None:
         """Ask for exactly these besides what is held; nothing at all forgets what is held too."""
-        wanted = dict.fromkeys(digest for digest in digests if digest not in self._held)
+        asked = tuple(digests)
+        if not asked or sum(map(len, self._held.values())) > MAX_HELD_BYTES:
+            self._held.clear()
+        wanted = dict.fromkeys(digest for digest in asked if digest not in self._held)
         if wanted == self._wanted:
-            if not wanted:
-                self._held.clear()
             return
         for digest in self._wanted:
             self._source.cancel(digest)
         self._wanted = wanted
-        if not wanted:
-            self._held.clear()
         self._begin(now_s)
 
     def arrived(self, digest: str, data: bytes, now_s: float) -> bool:

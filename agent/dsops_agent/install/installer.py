@@ -13,7 +13,7 @@ from functools import partial
 from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
-from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
@@ -34,7 +34,7 @@ from dsops_agent.install.ports import (
 )
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
-from dsops_agent.install.steps import Outcome, Steps, Wait, problem_of
+from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of
 from dsops_agent.install.view import model_state, progress_of, tidings_of
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 0.5
 _DIRECTIVE = "directive"
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
-_KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 
 @dataclass(kw_only=True)
@@ -148,7 +147,7 @@ class Installer:
         self._rows = self.journal.installs()
         self.slots.sweep()
         self._sweep()
-        self._intake.follow(tuple(self.journal.desired()))
+        self._intake.follow()
         self._revive()
         for model in self.journal.desired():
             self._reconcile(model)
@@ -213,8 +212,8 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
-        self._documents.tick(now_s)
         self._news |= self._refusals.turn()
+        self._documents.tick(now_s)
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
@@ -235,7 +234,7 @@ class Installer:
     def _decide_late(self, row: InstallRow) -> Outcome | Wait:
         try:
             retry = partial(self._intake.retry, row.model, self.clock.monotonic_s())
-            self._believing(row.model, retry)
+            self._believing(f"metadata of {row.model}", retry)
         except DeviceError as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         if self._intake.is_behind(row.model) or not self._intake.heard(row.model):
@@ -245,16 +244,14 @@ class Installer:
     # From messages to installs.
 
     def _offer(self, data: bytes) -> None:
-        try:
-            is_repeated = self._intake.offer(data)
-        except UntrustedBundle as error:
-            self._refuse(_DIRECTIVE, error, sha256_hex(data))
-        else:
-            passed = self._intake.passed_over()
-            if passed and passed.refusal:
-                self._refuse(_DIRECTIVE, passed.refusal, passed.digest)
-            if is_repeated:
-                self._accepted(_DIRECTIVE)
+        self._believing(_DIRECTIVE, partial(self._take_directive, data), sha256_hex(data))
+
+    def _take_directive(self, data: bytes) -> bool:
+        is_repeated = self._intake.offer(data)
+        passed = self._intake.passed_over()
+        if passed:
+            self._believing(_DIRECTIVE, passed.outcome, passed.digest)
+        return is_repeated
 
     def _take_in(self) -> None:
         """Judge the trust metadata of every model for which there is something new, then what waits for it."""
@@ -266,33 +263,19 @@ class Installer:
             self._judge()
             self._decide_again()
 
-    def _believing(self, model: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except UntrustedBundle as error:
-            self._refuse(f"metadata of {model}", error)
-        else:
-            if not self._intake.is_behind(model):
-                self._accepted(f"metadata of {model}")
-
-    def _judge(self) -> None:
-        judged = self._intake.judge(self.clock.monotonic_s())
-        if judged and judged.refusal:
-            self._refuse(_DIRECTIVE, judged.refusal, judged.digest)
-        elif judged and judged.directive:
-            self._accepted(_DIRECTIVE)
-            for model in judged.directive.slots:
-                self._reconcile(model)
-            self._publish()
-
-    def _refuse(self, source: str, error: UntrustedBundle, digest: str = "") -> None:
-        if self._refusals.refuse(source, error, digest):
+    def _believing(self, source: str, action: Callable[[], bool], digest: str = "") -> None:
+        if self._refusals.attempt(source, action, digest):
             self._news = True
             self._publish()
 
-    def _accepted(self, source: str) -> None:
-        if self._refusals.accepted(source):
-            self._publish()
+    def _judge(self) -> None:
+        judged = self._intake.judge(self.clock.monotonic_s())
+        if judged is None:
+            return
+        for model in judged.directive.slots if judged.directive else ():
+            self._reconcile(model)
+        self._believing(_DIRECTIVE, judged.outcome, judged.digest)
+        self._publish()
 
     def _tell_the_rest(self) -> None:
         self._news |= self._refusals.tell_left_out()
@@ -349,23 +332,23 @@ class Installer:
     def _advance(self, row: InstallRow, outcome: Outcome) -> None:
         """Make one step durable, then run its effects; they may make more steps."""
         taken = step(row.state, outcome.event)
-        after = _changed(row, taken.state, outcome)
+        changed = after(row, taken.state, outcome)
         with self.journal.transaction():
-            self.journal.put_install(after)
-            if Effect.QUARANTINE in taken.effects and after.problem:
-                self.journal.quarantine(after.wanted.sha256, after.problem)
+            self.journal.put_install(changed)
+            if Effect.QUARANTINE in taken.effects and changed.problem:
+                self.journal.quarantine(changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
-                self.slots.commit(after.model, after.wanted.sha256)
+                self.slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:
-                self.journal.tell(tidings_of(after))
+                self.journal.tell(tidings_of(changed))
         self._news = True
-        self._keep(after)
-        logger.info("%s release %d: %s", after.model, after.wanted.release, after.state.value)
+        self._keep(changed)
+        logger.info("%s release %d: %s", changed.model, changed.wanted.release, changed.state.value)
         for effect in taken.effects:
             if effect in self._actions:
-                self._work(after, effect)
-        if after.state.is_final:
-            self._reconcile(after.model)
+                self._work(changed, effect)
+        if changed.state.is_final:
+            self._reconcile(changed.model)
 
     def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
         if isinstance(result, Outcome):
@@ -516,12 +499,3 @@ class Installer:
             self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
             self.journal.told(number)
         self._news = False
-
-
-def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
-    """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
-    counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
-    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
-    kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
-    index = row.index if outcome.index is None else outcome.index
-    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)

@@ -31,8 +31,6 @@ from dsops_agent.trust.trusted_time import ClockState
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 16
-MAX_FOLLOWED = 64
-"""Models whose trust packs are asked for at most: what names them is not believed yet."""
 
 _FINAL = (ExpiredDirective, ForeignDevice, LeapingDirective, MalformedDirective, ReplayedDirective)
 """Refusals that no newer trust metadata can cure."""
@@ -95,6 +93,12 @@ class Judged:
     directive: Directive | None = None
     refusal: UntrustedBundle | None = None
 
+    def outcome(self) -> bool:
+        """Return True if it is believed, or raise its refusal."""
+        if self.refusal:
+            raise self.refusal
+        return True
+
 
 class Intake:
     """Holds the newest directive until it can be judged.
@@ -150,9 +154,10 @@ class Intake:
             MalformedDirective: It is no envelope of a directive.
         """
         models = named_models(data)
-        self._pass_over(self._pending)
+        self._pass_over(data)
         if repeats(data, self._journal.directive_digest()):
             self._pending = None
+            self.follow()
             return True
         self._pending = _Pending(data, models)
         self.follow(models)
@@ -163,18 +168,20 @@ class Intake:
         passed, self._passed_over = self._passed_over, None
         return passed
 
-    def _pass_over(self, pending: _Pending | None) -> None:
-        if pending and pending.doubt and not pending.refused:
+    def _pass_over(self, data: bytes) -> None:
+        pending = self._pending
+        if pending and pending.doubt and not pending.refused and pending.data != data:
             self._passed_over = Judged(sha256_hex(pending.data), refusal=pending.doubt)
 
-    def follow(self, models: tuple[str, ...]) -> None:
-        """Take the trust metadata of models in from now on; of too many, the last ones are left out."""
-        new = [model for model in dict.fromkeys(models) if model not in self._followed]
-        room = MAX_FOLLOWED - len(self._followed)
-        if new[room:]:
-            logger.warning("the trust metadata of %s is not asked for: too many models were named", new[room:])
-        self._followed |= dict.fromkeys(new[:room])
-        self._due |= dict.fromkeys(new[:room])
+    def follow(self, models: tuple[str, ...] = ()) -> None:
+        """Take the trust metadata in of ``models``, which nobody vouches for yet, and of those that are desired."""
+        followed = dict.fromkeys((*self._journal.desired(), *models))
+        self._due |= {model: None for model in followed if model not in self._followed}
+        for model in [model for model in self._followed if model not in followed]:
+            self._due.pop(model, None)
+            self._missing.pop(model, None)
+            self._unkept.discard(model)
+        self._followed = followed
 
     def head(self, data: bytes) -> None:
         """Take the head of the trust metadata; the newest counts."""
@@ -193,11 +200,14 @@ class Intake:
         """Return the models whose metadata must be judged, by :meth:`take_in`."""
         return tuple(self._due) if self._head else ()
 
-    def take_in(self, model: str, now_s: float) -> None:
+    def take_in(self, model: str, now_s: float) -> bool:
         """Judge the newest head for a model; ask for the documents that are missing.
 
+        Returns:
+            Whether nothing is missing, and all of it is believed.
+
         Raises:
-            Refusal: TUF's rules refuse it.
+            Refusal: TUF's rules refuse it, each with a code of its own.
             DeviceError: The disk is full or fails; :meth:`retry` tries to keep it again.
         """
         self._due.pop(model, None)
@@ -213,6 +223,7 @@ class Intake:
             if not self._missing.get(model) and model not in self._unkept:
                 self._heard.add(model)
             self._ask(now_s)
+        return not self._missing[model]
 
     def _ask(self, now_s: float) -> None:
         """Ask for what is missing, once every model was looked at; what was held for a retry is not forgotten."""
@@ -224,10 +235,9 @@ class Intake:
         """Return whether a head came and could not be kept for a model."""
         return model in self._unkept
 
-    def retry(self, model: str, now_s: float) -> None:
-        """Judge the head again if it could not be kept; raises as :meth:`take_in`."""
-        if model in self._unkept:
-            self.take_in(model, now_s)
+    def retry(self, model: str, now_s: float) -> bool:
+        """Judge the head again if it could not be kept; returns and raises as :meth:`take_in`."""
+        return model in self._unkept and self.take_in(model, now_s)
 
     def judge(self, now_s: float) -> Judged | None:
         """Return what became of the pending directive, once that is certain; a refusal is returned once.

@@ -297,10 +297,13 @@ class Journal:
         found = self._rows("SELECT code, message FROM quarantine WHERE digest = ?", (digest,))
         return Problem(code=str(found[0][0]), message=str(found[0][1])) if found else None
 
-    def put_refusal(self, row: RefusalRow) -> None:
-        """Keep a refusal in place of the one before of the same source."""
+    def put_refusal(self, row: RefusalRow, most: int) -> None:
+        """Keep a refusal in place of the one before of the same source; of all sources only the ``most`` newest."""
         sql = "INSERT OR REPLACE INTO refusal (source, digest, code, message) VALUES (?, ?, ?, ?)"
-        self._write(sql, (row.source, row.digest, row.problem.code, row.problem.message))
+        with self.transaction():
+            self._write(sql, (row.source, row.digest, row.problem.code, row.problem.message))
+            sql = "DELETE FROM refusal WHERE id NOT IN (SELECT id FROM refusal ORDER BY id DESC LIMIT ?)"
+            self._write(sql, (most,))
 
     def clear_refusal(self, source: str) -> None:
         """Keep that a message of this source was accepted."""

@@ -1,6 +1,7 @@
 """Refused messages: each is journalled and told once, and whoever sends many different ones cannot fill a disk."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsops.clock import Clock
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 PER_HOUR = 20
 """Refusals that are told one by one in an hour; the others are counted."""
+MOST_STANDING = 32
+"""Sources of which a refusal is remembered: a hostile broker can name any number of models."""
 _HOUR_S = 3600.0
 
 
@@ -48,6 +51,23 @@ class Refusals:
         row = next(reversed(self._standing.values()), None)
         return row.problem if row else None
 
+    def attempt(self, source: str, action: Callable[[], bool], digest: str = "") -> bool:
+        """Let a message in: its refusal is kept, and what stood before goes when the message is believed.
+
+        Args:
+            source: What kind of message, and of which model.
+            action: Takes the message in; returns whether it is believed now, raises what refuses it.
+            digest: As for :meth:`refuse`.
+
+        Returns:
+            Whether what stands has changed.
+        """
+        try:
+            is_believed = action()
+        except UntrustedBundle as error:
+            return self.refuse(source, error, digest)
+        return is_believed and self.accepted(source)
+
     def refuse(self, source: str, error: UntrustedBundle, digest: str = "") -> bool:
         """Keep and tell a refusal; return whether it is news. The same one again, as a broker brings it, is none.
 
@@ -64,11 +84,13 @@ class Refusals:
             self._left_out += 1
             return False
         with self.journal.transaction():
-            self.journal.put_refusal(row)
+            self.journal.put_refusal(row, MOST_STANDING)
             self.journal.tell(Tidings("refused", "", 0, "", row.problem.code, row.problem.message))
         self._told += 1
         self._standing.pop(source, None)
         self._standing[source] = row
+        for oldest in list(self._standing)[:-MOST_STANDING]:
+            del self._standing[oldest]
         logger.warning("%s: %s", row.problem.code, row.problem.message)
         return True
 

@@ -1,7 +1,7 @@
 """What each effect of the install machine does. Every step may run again; each returns what happened, or waits."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsops.directive import DesiredSlot
 from dsops.errors import (
@@ -18,6 +18,7 @@ from dsops.errors import (
     UntrustedBundle,
 )
 from dsops.messages import Problem
+from dsops.states import Install
 from dsops.trust import approve
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
 """Faults of the bundle itself: its digest is never tried again."""
+
+_KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Wait:
 def problem_of(error: DsopsError) -> Problem:
     """Return an error as it is reported and kept."""
     return Problem(code=error.code[:64], message=str(error)[:1000])
+
+
+def after(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
+    """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
+    counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
+    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
+    kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
+    index = row.index if outcome.index is None else outcome.index
+    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)
 
 
 def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:

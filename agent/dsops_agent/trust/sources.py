@@ -28,7 +28,7 @@ class Offered:
     """
 
     def __init__(self, head: bytes, documents: Mapping[str, bytes]) -> None:
-        self._head = head
+        self.head = head
         self._documents = documents
         self._roots = roots_named(head)
         self.awaited: dict[str, None] = {}
@@ -37,7 +37,7 @@ class Offered:
     def read(self, name: str, digest: str, max_bytes: int) -> bytes:
         """Return a document; raises Awaited, and notes its digest, when it has not come yet."""
         if name == _HEAD:
-            return self._head
+            return self.head
         if name.endswith(".root.json"):
             return self._root(int(name.partition(".")[0]))
         return self.document(name, digest)
@@ -66,6 +66,9 @@ class Offered:
 
 class Stored:
     """The metadata folder itself: a refresh from it is a check of what is there, without a network."""
+
+    head = b""
+    """None is offered."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -5,26 +5,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
 from tuf.api._payload import Root, TargetFile, Timestamp
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
 from tuf.api.metadata import Metadata
 
-from dsops import strictjson
 from dsops.clock import Clock
-from dsops.errors import IncompleteMetadata, OldMetadata, StateDamaged, UntrustedBundle
+from dsops.errors import IncompleteMetadata, OldMetadata, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.ids import model_name
-from dsops.manifest import Frozen, first_problem
 from dsops.trust import Director, Policy, SignedTarget, model_role, policy_path
 from dsops_agent.status import StateLock
-from dsops_agent.trust.floors import Floor, Keys, fallen, raised
+from dsops_agent.trust.floors import Keys, fallen, raised
+from dsops_agent.trust.memory import Memory, MemoryFile
 from dsops_agent.trust.refusals import host_errors, refusals
 from dsops_agent.trust.sources import Awaited, Offered, Stored
 from dsops_agent.trust.trusted_time import (
     KEEP_EVERY,
     ClockState,
-    TimeRecord,
     clock_state,
     merged,
     still_valid,
@@ -33,14 +30,7 @@ from dsops_agent.trust.trusted_time import (
 from dsops_agent.trust.updater import DurableUpdater, ensure_folder, sweep
 from dsops_agent.trust.view import FLEET_ROLE, POLICY_ROLE, View, load, roles_of, view_of
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-class _Memory(Frozen):
-    """What must survive the metadata itself."""
-
-    roles: dict[str, Floor] = Field(default={})
-    time: TimeRecord | None = None
+_NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 class TrustStore:
@@ -70,12 +60,12 @@ class TrustStore:
     def __init__(self, folder: Path, root: bytes, clock: Clock, built: datetime = _NEVER) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
-        self._memory_path = folder / "floors.json"
+        self._folder = folder
         self._root = root
         self._clock = clock
         self._built = built
         self._views: dict[str, View] = {}
-        self._memory, self._damage = _Memory(), ""
+        self._head = b""
         with host_errors():
             ensure_folder(self._metadata / "root_history")
             ensure_folder(self._targets)
@@ -83,7 +73,7 @@ class TrustStore:
         self._lock.take()
         try:
             self._tidy()
-            self._read_memory()
+            self._kept = MemoryFile(folder / "floors.json")
         except BaseException:
             self._lock.release()
             raise
@@ -91,7 +81,7 @@ class TrustStore:
     def _tidy(self) -> None:
         with host_errors():
             sweep(self._metadata)
-            for leftover in (*self._targets.glob("*/.*.tmp"), *self._memory_path.parent.glob(".*.tmp")):
+            for leftover in (*self._targets.glob("*/.*.tmp"), *self._folder.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -118,7 +108,7 @@ class TrustStore:
         known = self._memory.time
         seen = known.seen(self._clock.now()) if known else None
         if known and seen and seen != known and (at_once or seen.good - known.floor >= KEEP_EVERY):
-            self._remember(_Memory(roles=self._memory.roles, time=seen))
+            self._remember(Memory(roles=self._memory.roles, time=seen))
 
     # Taking metadata in.
 
@@ -144,8 +134,10 @@ class TrustStore:
             NoSpace: The disk is full.
             StateDamaged: The disk fails, or ``floors.json`` is damaged.
         """
-        self._require_memory()
+        self._kept.require()
         model = model_name(model)
+        if self._is_known(model, head):
+            return ()
         offered = Offered(head, documents)
         with host_errors(), refusals(f"the trust metadata of {model}"):
             updater = DurableUpdater(self._metadata, offered, root=self._root, time_at=self._time_at)
@@ -159,7 +151,17 @@ class TrustStore:
             self._remember(self._memory_after(view))
         self._views.pop(model, None)
         self._views[model] = view  # the newest stands last
+        self._head = head
         return ()
+
+    def _is_known(self, model: str, head: bytes) -> bool:
+        """Return whether this very head is the newest and was taken in for the model: then only time has passed."""
+        view = self._views.get(model)
+        if view is None or view.head != head or self._head != head:
+            return False
+        with refusals(f"the trust metadata of {model}"):
+            view.require_current(self.now(), *roles_of(model))
+        return True
 
     # Asking.
 
@@ -203,7 +205,7 @@ class TrustStore:
         return SignedTarget(found.path, found.hashes["sha256"], found.length, facts)
 
     def _current(self, model: str, role: str) -> View:
-        self._require_memory()
+        self._kept.require()
         view = self._views.get(model) or self._read_view(model)
         with refusals(f"the stored trust metadata of {model}"):
             view.require_current(self.now(), role)
@@ -237,7 +239,7 @@ class TrustStore:
                 small[path] = self._small(path, target, source)
         if len(small) < len(signed):
             raise Awaited(f"small targets of {model} have not come yet")
-        view = view_of(updater, model, small)
+        view = view_of(updater, model, source.head, small)
         fall = fallen(self._memory.roles, view.roles())
         if fall:
             raise OldMetadata(f"the trust metadata of {model} is refused", why=fall)
@@ -264,34 +266,22 @@ class TrustStore:
 
     # What survives the metadata.
 
-    def _memory_after(self, view: View) -> _Memory:
+    @property
+    def _memory(self) -> Memory:
+        return self._kept.memory
+
+    def _remember(self, memory: Memory) -> None:
+        with host_errors():
+            self._kept.remember(memory)
+
+    def _memory_after(self, view: View) -> Memory:
         roles = raised(self._memory.roles, view.roles())
         time = merged(self._memory.time, view.time(), view.updater.keys(Timestamp.type).threshold)
         is_news = time != self._memory.time
-        return _Memory(roles=roles, time=time.seen(self._clock.now()) if is_news else time)
-
-    def _remember(self, memory: _Memory) -> None:
-        if memory != self._memory:
-            with host_errors():
-                write_atomically(self._memory_path, strictjson.dumps(memory.model_dump(mode="json")))
-            self._memory = memory
-
-    def _read_memory(self) -> None:
-        try:
-            self._memory = _Memory.model_validate(strictjson.loads(self._memory_path.read_bytes()))
-        except FileNotFoundError:
-            return
-        except ValidationError as error:
-            self._damage = first_problem(error)
-        except (OSError, strictjson.JsonRefused) as error:
-            self._damage = str(error)
-
-    def _require_memory(self) -> None:
-        if self._damage:
-            raise StateDamaged(f"{self._memory_path.name} cannot be read", why=self._damage)
+        return Memory(roles=roles, time=time.seen(self._clock.now()) if is_news else time)
 
     def _embedded_expires(self) -> datetime:
         try:
             return Metadata[Root].from_bytes(self._root).signed.expires
         except RepositoryError:
-            return self._clock.now()  # nothing can be accepted with such a root, and nothing be said of the clock
+            return _ALWAYS  # nothing can be accepted with such a root, and nothing be said of the clock

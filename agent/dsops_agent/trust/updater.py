@@ -156,6 +156,8 @@ class DurableUpdater(Updater):
         newest = Path("root_history", f"{self._trusted_set.root.version}.root.json")
         if link.is_symlink() and (link.readlink() == newest or not self._is_open):
             return  # while this is being made only the first root is loaded: the link to a newer one stays
+        if not (folder / newest).is_file():
+            return  # the disk did not take the newest root: the link stays with the one before
         fresh = folder / ".root.json.new"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(newest)

@@ -30,6 +30,7 @@ class View:
     Attributes:
         updater: The client that verified it; every role of :func:`roles_of` is loaded in it.
         model: The model.
+        head: The head that led to it.
         small: The small targets, by path.
         director: Whose directives to believe.
         policy: The model's policy.
@@ -37,13 +38,14 @@ class View:
 
     updater: DurableUpdater
     model: str
+    head: bytes
     small: Mapping[str, bytes]
     director: Director
     policy: Policy
 
-    def require_current(self, now: datetime, role: str) -> None:
-        """Raise the client's ExpiredMetadataError when a document on the way to ``role`` has expired."""
-        self.updater.require_current(now, role)
+    def require_current(self, now: datetime, *roles: str) -> None:
+        """Raise the client's ExpiredMetadataError when one of ``roles``, or a document above them, has expired."""
+        self.updater.require_current(now, *roles)
 
     def roles(self) -> dict[str, RoleFact]:
         """Return version and signers of every role."""
@@ -104,7 +106,7 @@ def load(updater: DurableUpdater, model: str) -> dict[str, TargetFile]:
     return {DIRECTOR_PATH: director, policy_path(model): policy}
 
 
-def view_of(updater: DurableUpdater, model: str, small: Mapping[str, bytes]) -> View:
+def view_of(updater: DurableUpdater, model: str, head: bytes, small: Mapping[str, bytes]) -> View:
     """Return a view of what was loaded; ``small`` holds the small targets, verified."""
     director, policy = Director.decode(small[DIRECTOR_PATH]), Policy.decode(small[policy_path(model)])
-    return View(updater, model, small, director, policy)
+    return View(updater, model, head, small, director, policy)

@@ -45,6 +45,24 @@ will_delay_s = 0
 """
 
 
+IN_1970 = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from dsops.clock import SystemClock
+from dsops_agent.app import Agent
+from dsops_agent.config import load
+
+class WithoutBattery(SystemClock):
+    def now(self):
+        return datetime(1970, 1, 2, tzinfo=UTC)
+
+agent = Agent(load(Path(sys.argv[1])).config, WithoutBattery())
+agent.stop_on_signals()
+agent.run()
+"""
+
+
 class AgentProcess:
     """`dsops-agent run` in a folder of its own."""
 
@@ -56,11 +74,10 @@ class AgentProcess:
         (folder / "1.root.json").write_text("{}")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *command: str) -> None:
+        arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dsops_agent", "run", "--config", str(self.folder / "agent.toml")], stderr=log
-            )
+            self.process = subprocess.Popen([sys.executable, *arguments], stderr=log)
 
     def wait(self) -> int:
         assert self.process is not None
@@ -127,6 +144,22 @@ def test_a_device_enrols_connects_reports_and_ends_without_orphans(
     assert counters.pending == 0
     assert len(store.telemetry) == counters.stored
     assert ask(agent.folder, "status", "--check").returncode == 3
+
+
+def test_a_device_without_a_battery_connects_in_1970_and_says_so(
+    agent: AgentProcess, controller: Any, eventually: Eventually
+) -> None:
+    agent.start("-c", IN_1970)
+    eventually(agent.is_well, 60)
+    assert agent.status.clock == "behind"
+    assert "clock" in ask(agent.folder, "status").stdout
+    key = IdentityFolder(agent.folder / "state/identity").key().public_key()
+
+    def is_reported() -> bool:
+        reports = controller.got("dsops/v1/d/cam-1/up/state")
+        return bool(reports) and check_observed(reports[-1], (key,), "cam-1").observed.clock_suspect
+
+    eventually(is_reported)
 
 
 def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from device_stage import Stage
 from securesystemslib.signer import CryptoSigner
 from trust_stage import Bench, opened
 from trust_stage import new_signer as make_signer
@@ -19,13 +18,3 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def new_signer() -> Callable[[], CryptoSigner]:
     return make_signer
-
-
-@pytest.fixture
-def stage(bench: Bench, tmp_path: Path) -> Iterator[Stage]:
-    """A device that has not installed anything yet, and the other ends of its conversation."""
-    folder = tmp_path / "device"
-    folder.mkdir()
-    made = Stage(bench, folder)
-    yield made
-    made.close()

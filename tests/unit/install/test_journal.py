@@ -194,9 +194,12 @@ def test_a_refusal_stands_for_its_source_until_it_is_cleared(journal: Journal, p
     pack = RefusalRow("pack digits", "", Problem(code="trust.metadata_expired", message="it expired"))
     second = RefusalRow("directive", "b" * 64, Problem(code="trust.wrong_fleet", message="it is of south"))
     for row in (first, pack, second):
-        journal.put_refusal(row)
+        journal.put_refusal(row, 2)
     again = reopened(journal, path)
     assert again.refusals() == [pack, second]
     again.clear_refusal("directive")
     assert again.refusals() == [pack]
+    for row in (first, RefusalRow("pack words", "", pack.problem)):
+        again.put_refusal(row, 2)
+    assert [row.source for row in again.refusals()] == ["directive", "pack words"]
     again.close()

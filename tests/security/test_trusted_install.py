@@ -43,7 +43,6 @@ def test_a_power_cut_around_the_acceptance_neither_loses_nor_repeats_the_directi
     one = make_bundle(1)
     stage.sign(one)
     retained = stage.directive(1, one.slot()).sign(stage.key)
-    chunks, stage.around.chunks = stage.around.chunks, {}
     stage.metadata()
     stage.installer.on_directive(retained)
     stage.cut_at = moment
@@ -52,7 +51,6 @@ def test_a_power_cut_around_the_acceptance_neither_loses_nor_repeats_the_directi
     stage.restart()
     assert stage.installer.seq() == (0 if moment == "before" else 1)
     assert bool(stage.journal.directive_digest()) is (moment == "after")
-    stage.around.chunks = chunks
     stage.send(retained, 120.0)
     assert stage.state().install is Install.COMMITTED
     assert stage.refusals() == []
@@ -122,13 +120,21 @@ def test_thousands_of_forgeries_are_counted_not_kept(stage: Stage) -> None:
     assert len(stage.refusals()) == 21
 
 
-def test_forged_names_of_models_cannot_make_a_device_look_for_any_number_of_roles(stage: Stage) -> None:
-    one = make_bundle(1)
+def test_forged_names_of_models_leave_nothing_behind(stage: Stage) -> None:
+    one, two = make_bundle(1), make_bundle(2)
+    stage.sign(one)
+    stage.order(1, one)
     for number in range(200):
-        forged = stage.directive(1, one.slot(), slots={f"m{number}": one.slot().model_dump()})
+        forged = stage.directive(2, one.slot(), slots={f"m{number}": one.slot().model_dump()})
         stage.installer.on_directive(forged.sign(Ed25519PrivateKey.generate()))
         stage.installer.work(0)
-    assert len(stage.installer._intake._followed) == 64
+    assert len(stage.refusals()) == 20
+    assert len(stage.journal.refusals()) <= 32
+    stage.bench.clock.advance(3600)
+    stage.sign(two)
+    stage.order(2, two)
+    assert stage.state().active == two.sha256
+    assert len(stage.refusals()) == 20 + 1 + 1, "how many were left out, and of the last name that was forged"
 
 
 def test_metadata_that_is_refused_for_the_same_reason_makes_one_event(stage: Stage, bench: Any) -> None:

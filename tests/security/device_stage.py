@@ -203,7 +203,7 @@ class Stage:
         return Directive.model_validate(honest.model_dump() | changes)
 
     def metadata(self, repository: Any = None) -> None:
-        """Deliver a repository's newest metadata; those of the fleet's own if none is named."""
+        """Offer a repository's newest metadata; those of the fleet's own if none is named."""
         offered = repository or self.bench.repository
         self.around.chunks |= offered.documents()
         self.installer.on_trust_head(offered.head)
@@ -211,7 +211,8 @@ class Stage:
     def send(self, data: bytes, seconds: float = 15.0) -> None:
         """Deliver the newest metadata and an envelope, and let time pass; a new device asks for metadata only then."""
         self.metadata()
-        self.installer.work(0)
+        for _ in range(8):
+            self._work()
         self.installer.on_directive(data)
         self.installer.work(0)
         self.metadata()
