@@ -207,7 +207,8 @@ def test_an_exception_in_the_inbox_ends_nothing(
     session = device.start()
     session.subscribe("dsops/v1/d/cam-1/dn/#", 1)
     eventually(lambda: session.is_connected)
-    controller.put("dsops/v1/d/cam-1/dn/cmd", b"bad", retain=False)
+    controller.put("dsops/v1/d/cam-1/dn/cmd", b"bad")  # retained: the subscription may still be on its way
+    eventually(lambda: len(inbox.messages) == 1)
     controller.put("dsops/v1/d/cam-1/dn/cmd", b"good", retain=False)
     eventually(lambda: [payload for _, payload in inbox.messages] == [b"bad", b"good"])
 

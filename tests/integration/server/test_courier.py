@@ -152,7 +152,8 @@ def directive_in(heard: dict[str, bytes], director: Director) -> Directive:
 
 
 def report(key: ec.EllipticCurvePrivateKey, counter: int, seq: int, **models: ModelState) -> bytes:
-    return Observed(device=CAM, counter=counter, time=datetime.now(UTC), seq=seq, models=models).sign(key)
+    now = datetime.now(UTC)
+    return Observed(device=CAM, counter=counter, time=now, seq=seq, models=models, clock_suspect=bool(models)).sign(key)
 
 
 def test_a_rollout_reaches_a_device_and_its_signed_report_ends_it(
@@ -180,6 +181,7 @@ def test_a_rollout_reaches_a_device_and_its_signed_report_ends_it(
     eventually(lambda: fleet.operator.rollout(rollout["id"])["state"] == "succeeded", "the rollout succeeds")
     seen = fleet.operator.device(CAM)
     assert (seen["models"][MODEL]["active_release"], seen["models"][MODEL]["install"]) == (1, "committed")
+    assert seen["clock_suspect"] is True
     summary = fleet.operator.summary()
     assert (summary["devices"], summary["online"], summary["rollouts_running"]) == (1, 1, 0)
     assert summary["grpc_bytes"] > 0

@@ -22,7 +22,7 @@ from dsops_controller.server.rest.data import DriftView
 
 
 class DeviceView(Frozen):
-    """One device. ``models``, ``seq`` and ``refused`` are what it reported last, signed by it.
+    """One device. ``models``, ``seq``, ``refused`` and ``clock_suspect`` are what it reported last, signed by it.
 
     ``telemetry`` holds the newest figures by model; those of the host have the empty name.
     """
@@ -37,6 +37,7 @@ class DeviceView(Frozen):
     models: dict[str, ModelState]
     seq: int
     refused: Problem | None
+    clock_suspect: bool
     telemetry: dict[str, dict[str, Any]]
     drift: list[DriftView]
 
@@ -164,6 +165,7 @@ def _view(
         models=report.models if report else {},
         seq=report.seq if report else 0,
         refused=report.refused if report else None,
+        clock_suspect=bool(report and report.clock_suspect),
         telemetry={model: dict(values) for model, values in figures.items()},
         drift=[DriftView.model_validate(row, from_attributes=True) for row in drift],
     )
