@@ -81,7 +81,7 @@ REFUSALS = [
     ("POST /devices/a%20b/token", b"{}", 422, "request.invalid_input", None),
     ("POST /devices/nobody/suspend", b"", 404, "request.not_found", None),
     ("POST /bundles", b"x", 422, "request.invalid_input", None),
-    ("POST /trust", b"\xff", 422, "request.invalid_input", "0"),
+    ("POST /trust", b"{", 422, "request.invalid_input", "1"),
     ("POST /trust", b'{"metadata":{"policy":"!"}}', 422, "bundle.untrusted", None),
     ("POST /trust", b'{"metadata":{"policy":"e30="}}', 422, "bundle.untrusted", None),
     ("POST /trust/keys/root", b"", 422, "request.invalid_input", None),
