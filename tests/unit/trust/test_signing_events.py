@@ -310,3 +310,28 @@ def test_online_keys_of_the_server_are_not_taken_for_people(council: Any) -> Non
     thief = type(council.key("alice"))("online", CryptoSigner(online.all("timestamp")[0]))
     with pytest.raises(InvalidInput, match="may sign nothing"):
         signing.check(event, thief)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "policy/../../x", "fleet/.hidden", "x", "model/a.json", "policy/a/b"])
+def test_a_path_that_leads_elsewhere_is_refused(council: Any, path: str) -> None:
+    folder = council.stored(council.first)
+
+    def lead(document: dict[str, Any]) -> None:
+        document["signed"]["targets"][path] = {"length": 1, "hashes": {"sha256": "0" * 64}}
+
+    edited(folder, "metadata/policy.json", lead)
+    with pytest.raises(UntrustedBundle, match="not the path of a small target"):
+        events.read(folder)
+
+
+def test_a_hostile_server_cannot_name_files_on_the_holders_machine(council: Any) -> None:
+    """Role names in a snapshot become names of files in base/."""
+    published = council.found().repository.published()
+    state = published.state
+    roles = {**state.roles, "../../../evil": state.roles["policy"]}
+    forged = advance(
+        type(state)(state.roots, roles, state.snapshot, state.timestamp), [], council.online, council.clock.now()
+    )
+    documents = Published(forged, published.targets).documents()
+    with pytest.raises(StateDamaged, match="not complete"):
+        Published.of(documents)
