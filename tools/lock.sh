@@ -33,7 +33,7 @@ trap 'rm -f "$fresh" "${step_log:-}"' EXIT
 [[ ! -f requirements.lock ]] || cp requirements.lock "$fresh"
 "$uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-  --constraints tools/lock-constraints.txt --extra demo --extra postgresql --group dev \
+  --constraints tools/lock-constraints.txt --extra demo --extra postgresql --extra hsm --group dev \
   "$@" --output-file "$fresh" pyproject.toml
 {
   echo "# Made by \`make lock\` from pyproject.toml; do not edit."

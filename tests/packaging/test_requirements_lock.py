@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("demo", "postgresql")
+EXTRAS = ("demo", "postgresql", "hsm")
 PINNED = re.compile(
     r"(?P<requirement>[a-z0-9][a-z0-9.-]*==[^\s;]+(?: ; [^\\]*?)?)(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})+)"
 )

@@ -66,7 +66,7 @@ def _change(event: Event, name: str, now: datetime) -> Change:
 
 
 def _root(before: Root | None, after: Root) -> list[str]:
-    lines: list[str] = []
+    lines = [] if before else ["this founds a new fleet: sign it only if these keys have none yet"]
     for name, role in after.roles.items():
         old = before.roles[name] if before else None
         lines += _signers(name, old, before.keys if before else {}, role, after.keys)

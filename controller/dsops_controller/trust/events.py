@@ -19,14 +19,14 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, ValidationError
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from dsops import strictjson
 from dsops.errors import Conflict, InvalidInput, NotFound, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.manifest import Frozen, first_problem
 from dsops_controller.trust.holders import check_ids, holder_of
-from dsops_controller.trust.published import Published, check_small, small_targets
+from dsops_controller.trust.published import Published, check_small, small_targets, stored_name
 from dsops_controller.trust.roles import ROOT, TARGETS, SignedRole, read_role
 
 INFO, CHECKLIST, BASE = "event.json", "CHECKLIST.md", "base"
@@ -149,9 +149,8 @@ def read(folder: Path) -> Event:
     if not documents:
         raise InvalidInput(f"{folder} has nothing to sign", why="its folder metadata/ is empty")
     event = Event(info, base, documents, {})
-    wanted = [target.path for target in small_targets(event.roles.values())]
     unchanged = base.targets if base else {}
-    small = {path: _small(folder, path, unchanged) for path in wanted}
+    small = {target.path: _small(folder, target, unchanged) for target in small_targets(event.roles.values())}
     event = replace(event, small={path: data for path, data in small.items() if unchanged.get(path) != data})
     for name, role in event.roles.items():
         _check(event, name, role, small)
@@ -190,16 +189,14 @@ def _keys_in(signed: Root | Targets) -> list[Key]:
     return list(signed.delegations.keys.values()) if signed.delegations else []
 
 
-def _small(folder: Path, path: str, unchanged: Mapping[str, bytes]) -> bytes:
-    parts = Path(path).parts
-    if len(parts) != 2 or ".." in parts:
-        raise UntrustedBundle(f"{path[:80]!r} is not the path of a small target")
-    file = folder / "targets" / path
+def _small(folder: Path, target: TargetFile, unchanged: Mapping[str, bytes]) -> bytes:
+    stored_name(target)  # refuses a path that leads elsewhere
+    file = folder / "targets" / target.path
     if file.is_file():
         return _bytes(file)
-    if path not in unchanged:
-        raise UntrustedBundle(f"targets/{path} is missing", why="a pending role signs it")
-    return unchanged[path]
+    if target.path not in unchanged:
+        raise UntrustedBundle(f"targets/{target.path} is missing", why="a pending role signs it")
+    return unchanged[target.path]
 
 
 def _read_info(folder: Path) -> Info:

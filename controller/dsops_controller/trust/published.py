@@ -96,6 +96,9 @@ class Published:
             UntrustedBundle: A small target is not what was signed.
         """
         state = read_state(metadata)
+        for name, role in state.signed.items():
+            if role.name != name:  # the name is also a file's name, and what names it may be hostile
+                raise UntrustedBundle(f"the snapshot calls {role.name} {name[:80]!r}")
         small = {wanted.path: target(wanted) for wanted in small_targets(state.signed.values())}
         for role in state.signed.values():
             check_small(role, small)

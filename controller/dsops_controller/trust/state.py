@@ -257,7 +257,8 @@ def _next_root(state: TrustState | None, role: SignedRole | None) -> Root:
         check_signatures(role, state.root)
         wanted = state.root.version + 1
     if role.version != wanted:
-        raise UntrustedBundle(f"root {role.version} does not follow", why=f"the next is {wanted}")
+        hint = "make the event again, on top of what is published now"
+        raise UntrustedBundle(f"root {role.version} does not follow", why=f"the next is {wanted}", hint=hint)
     return role.root
 
 
@@ -274,7 +275,7 @@ def _check_rises(state: TrustState | None, role: SignedRole) -> None:
         raise UntrustedBundle(
             f"{role.name} {role.version} is old",
             why=f"version {present.version} is published",
-            hint="sign again on top of the published role",
+            hint="sign it again, or make the event again, on top of what is published now",
         )
 
 

@@ -3,12 +3,14 @@
 import json
 import socket
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from dsops.clock import ManualClock
 from dsops.errors import (
     AlreadyRunning,
     Conflict,
@@ -22,6 +24,7 @@ from dsops.errors import (
 from dsops_controller.client import Access, Client
 from dsops_controller.server.app import STATE_FILE, Server
 from dsops_controller.server.init import init_server
+from dsops_controller.trust import ceremony
 
 pytestmark = pytest.mark.integration
 
@@ -81,7 +84,7 @@ REFUSALS = [
     ("POST /devices/a%20b/token", b"{}", 422, "request.invalid_input", None),
     ("POST /devices/nobody/suspend", b"", 404, "request.not_found", None),
     ("POST /bundles", b"x", 422, "request.invalid_input", None),
-    ("POST /trust", b"\xff", 422, "request.invalid_input", "0"),
+    ("POST /trust", b"{", 422, "request.invalid_input", "1"),
     ("POST /trust", b'{"metadata":{"policy":"!"}}', 422, "bundle.untrusted", None),
     ("POST /trust", b'{"metadata":{"policy":"e30="}}', 422, "bundle.untrusted", None),
     ("POST /trust/keys/root", b"", 422, "request.invalid_input", None),
@@ -138,6 +141,18 @@ def test_a_port_in_use_is_named(site: Any, name: str) -> None:
     port = getattr(site.ports, name)
     with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusy, match=f"{name}: 127.0.0.1:{port}"):
         Server(site.folder).run()
+
+
+def test_roles_that_expire_soon_are_named_in_log_and_status(site: Any, tmp_path: Path, server: Any) -> None:
+    assert server.terminate() == 0
+    eighty_days_ago = ManualClock(datetime.now(UTC) - timedelta(days=80))
+    ceremony.init(tmp_path / "keys", site.folder, fleet="test", clock=eighty_days_ago)
+    server.start()
+    assert set(Client(Access.load(site.folder / "operator.toml")).summary()["trust_due"]) == {"policy"}
+    assert server.terminate() == 0
+    text = server.log.read_text()
+    assert text.count("trust metadata expires soon: policy") == 1
+    assert "dsops trust renew policy EVENT" in text
 
 
 def test_it_runs_in_a_thread_of_another_program(site: Any) -> None:

@@ -44,9 +44,8 @@ class Fleet:
         self.clock = ManualClock()
         self.db = Database(f"sqlite:///{folder}/state.db")
         tables.metadata.create_all(self.db.writer)
-        key = Ed25519PrivateKey.generate()
-        self.keys = {dsse.key_id(key.public_key()): key.public_key()}
-        director = Director("fleet", lambda: (key,))
+        self.signing_keys = [Ed25519PrivateKey.generate()]
+        director = Director("fleet", lambda: tuple(self.signing_keys))
         self.courier = Courier()
         self.rollouts = Rollouts(self.db, director, self.clock)
         self.driver = Driver(self.db, self.courier, director, self.clock)
@@ -61,6 +60,11 @@ class Fleet:
                         path=f"digits/{release}.int8.bundle", index_sha256=SHA[1], manifest="{}", pushed_ms=0,
                     )
                 )  # fmt: skip
+
+    @property
+    def keys(self) -> dict[str, dsse.PublicKey]:
+        """What devices believe."""
+        return {dsse.key_id(key.public_key()): key.public_key() for key in self.signing_keys}
 
     def wanted(self, device: str) -> Directive:
         return check_directive(
@@ -116,6 +120,27 @@ def test_a_release_with_several_variants_needs_one_named(fleet: Fleet) -> None:
         fleet.rollouts.create(Plan(model="digits", release=1, variant="coral"))
     rollout = fleet.rollouts.create(Plan(model="digits", release=1, variant="float32"))
     assert fleet.rollouts.get(rollout)["bundle"] == other
+
+
+def test_after_a_change_of_the_directors_key_every_directive_is_signed_again(fleet: Fleet) -> None:
+    fleet.start(1)
+    fleet.commit("b")
+    before = {device: (fleet.courier.desired[device], fleet.wanted(device)) for device in ("a", "b", "c")}
+    fleet.driver.turn()
+    assert {device: envelope for device, (envelope, _) in before.items()} == fleet.courier.desired
+    fleet.signing_keys = [Ed25519PrivateKey.generate()]
+    fleet.driver.turn()
+    for device, (envelope, directive) in before.items():
+        assert fleet.courier.desired[device] != envelope
+        again = fleet.wanted(device)  # signed by the new key
+        assert again.slots == directive.slots
+        assert again.seq == directive.seq + 1
+    after = dict(fleet.courier.desired)
+    fleet.driver.turn()
+    assert fleet.courier.desired == after
+    fleet.signing_keys.append(Ed25519PrivateKey.generate())  # one of them is enough to be believed
+    fleet.driver.turn()
+    assert fleet.courier.desired == after
 
 
 def test_only_the_canary_is_asked_first(fleet: Fleet) -> None:

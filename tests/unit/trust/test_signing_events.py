@@ -310,3 +310,70 @@ def test_online_keys_of_the_server_are_not_taken_for_people(council: Any) -> Non
     thief = type(council.key("alice"))("online", CryptoSigner(online.all("timestamp")[0]))
     with pytest.raises(InvalidInput, match="may sign nothing"):
         signing.check(event, thief)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "policy/../../x", "fleet/.hidden", "x", "model/a.json", "policy/a/b"])
+def test_a_path_that_leads_elsewhere_is_refused(council: Any, path: str) -> None:
+    folder = council.stored(council.first)
+
+    def lead(document: dict[str, Any]) -> None:
+        document["signed"]["targets"][path] = {"length": 1, "hashes": {"sha256": "0" * 64}}
+
+    edited(folder, "metadata/policy.json", lead)
+    with pytest.raises(UntrustedBundle, match="not the path of a small target"):
+        events.read(folder)
+
+
+def test_a_hostile_server_cannot_name_files_on_the_holders_machine(council: Any) -> None:
+    """Role names in a snapshot become names of files in base/."""
+    published = council.found().repository.published()
+    state = published.state
+    roles = {**state.roles, "../../../evil": state.roles["policy"]}
+    forged = advance(
+        type(state)(state.roots, roles, state.snapshot, state.timestamp), [], council.online, council.clock.now()
+    )
+    documents = Published(forged, published.targets).documents()
+    with pytest.raises(StateDamaged, match="not complete"):
+        Published.of(documents)
+
+
+def test_no_key_is_lent_to_a_root_that_does_not_follow(council: Any) -> None:
+    """A server shows, after the first root that alice signed, a root of its own, and asks for a harmless renewal."""
+    council.found()
+    published = council.repository.published()
+    mallory = council.public("mallory")
+    own = Metadata[Root].from_bytes(published.state.roots[0]).signed
+    own.version = 2
+    for keyid in list(own.roles["targets"].keyids):
+        own.revoke_key(keyid, "targets")
+    own.add_key(mallory, "targets")
+    own.roles["targets"].threshold = 1
+    targets = Metadata[Targets].from_bytes(published.state.roles["targets"]).signed
+    targets.version = 2
+    root = read_role(sign_role(own, [council.key("mallory").signer]))
+    evil = read_role(sign_role(targets, [council.key("mallory").signer]))
+    state = advance(published.state, [root, evil], council.online, council.clock.now())
+    edit = Edit(Published(state, published.targets), council.clock.now())
+    edit.take("fleet")
+    edit.take("targets")
+    edit.targets().delegations.roles["fleet"].keyids.append(council.public("dave").keyid)
+    edit.targets().delegations.keys[council.public("dave").keyid] = council.public("dave")
+    event = edit.event("renew", "Renew fleet", "lab")
+    first = published.state.roots[0]
+    with pytest.raises(UntrustedBundle, match="root is not signed by its owners"):
+        council.signed(event, "dave", known_root=first)
+    council.signed(event, "mallory", known_root=root.data)  # who believes that root is not held up
+
+
+def test_only_a_role_that_is_new_may_be_signed_without_knowing_what_it_builds_upon(council: Any) -> None:
+    """A stranger to a role may sign its first, empty version; a later version that is empty is another thing."""
+    council.found().grant("digits", "erin")
+    edit = council.edit()
+    joins = council.public("dave")
+    drafts.replace_people(edit, "model-digits", [joins], [], None)
+    assert edit.targets("model-digits").targets == {}
+    with pytest.raises(UntrustedBundle, match="nothing that the event calls published is signed by your key"):
+        council.signed(edit.event("rotate", "model-digits", "lab"), "dave")
+    edit = council.edit()
+    drafts.grant(edit, "faces", council.group("dave", threshold=1))
+    assert [need.signed for need in needs(council.signed(edit.event("grant", "faces", "lab"), "dave"))][1] == ("dave",)
