@@ -29,7 +29,7 @@ from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import enrolment_token as tokens
 from dsops_controller.db.tables import observed as reports
 from dsops_controller.db.times import to_ms
-from dsops_controller.fleet.ca import Authority, DeviceCertificate, key_text, requested_key
+X
 from dsops_controller.fleet.registry import encode_inventory
 
 _log = logging.getLogger(__name__)
