@@ -6,7 +6,6 @@ answer that is lost on its way locks nobody out. Functions take the caller's tra
 
 import base64
 import binascii
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -73,9 +72,7 @@ def use(connection: Connection, serial: str, now: datetime) -> None:
 
 def use_key(connection: Connection, device: str, key: dsse.PublicKey, now: datetime) -> None:
     """Note that a device signed with a key: as good as using the newest certificate for it."""
-    query = select(certificates).where(certificates.c.device == device, certificates.c.revoked_ms.is_(None))
-    query = query.where(certificates.c.public_key == dsse.public_pem(key)).order_by(certificates.c.issued_ms.desc())
-    row = connection.execute(query).first()
+    row = newest(connection, device, dsse.public_pem(key))
     if row is not None and row.used_ms is None:
         _first_use(connection, row, now)
 
@@ -88,12 +85,19 @@ def revoke(connection: Connection, device: str, reason: Reason, now: datetime, *
     connection.execute(query.values(revoked_ms=to_ms(now), reason=reason.value))
 
 
-def newest(connection: Connection, device: str, public_key: str | None = None) -> AnyRow | None:
-    """Return a device's newest certificate that is not revoked; that for one key, if it is given."""
+def newest(connection: Connection, device: str, public_key: str) -> AnyRow | None:
+    """Return a device's newest certificate for one key that is not revoked."""
     query = select(certificates).where(certificates.c.device == device, certificates.c.revoked_ms.is_(None))
-    if public_key is not None:
-        query = query.where(certificates.c.public_key == public_key)
-    return connection.execute(query.order_by(certificates.c.issued_ms.desc())).first()
+    query = query.where(certificates.c.public_key == public_key).order_by(certificates.c.issued_ms.desc())
+    return connection.execute(query).first()
+
+
+def keys(connection: Connection, device: str) -> tuple[str, ...]:
+    """Return the keys (PEM) of a device's certificates that are not revoked, newest first; expired ones too."""
+    query = select(certificates.c.public_key).where(
+        certificates.c.device == device, certificates.c.revoked_ms.is_(None)
+    )
+    return tuple(dict.fromkeys(connection.execute(query.order_by(certificates.c.issued_ms.desc())).scalars()))
 
 
 def report_keys(
@@ -110,33 +114,31 @@ def report_keys(
     if not found:
         claimed = connection.execute(select(devices.c.public_key).where(devices.c.id == device)).scalar()
         texts = {claimed} if claimed else set()
-    keys = map(dsse.load_public_key, texts)
-    return {dsse.key_id(key): key for key in keys}
+    return {dsse.key_id(key): key for key in map(dsse.load_public_key, texts)}
 
 
-def signing_key(data: bytes, keys: Mapping[str, dsse.PublicKey]) -> dsse.PublicKey:
-    """Return that of ``keys`` which a report's envelope names. The signature is not verified here.
+def report_key(
+    connection: Connection, device: str, data: bytes, now: datetime, grace: timedelta = GRACE
+) -> dsse.PublicKey | None:
+    """Return the device's key that a report's envelope names; the signature is not verified here.
+
+    None for the very report that is stored, if its key counts no longer: a broker hands retained reports out again.
 
     Raises:
-        UnsignedReport: The bytes are no envelope, or it names none of them.
+        UnsignedReport: The bytes are no envelope, or it names no key of the device.
     """
+    known = report_keys(connection, device, now, grace)
+    if not known:
+        raise UnsignedReport(f"device {device} has no key", why="it has not enrolled, or its certificates ended")
     try:
-        named = [signature.keyid for signature in dsse.decode(data).signatures]
+        envelope = dsse.decode(data)
     except UntrustedBundle as error:
         raise UnsignedReport("a device's report cannot be read", why=str(error)) from error
-    found = next((keys[name] for name in named if name in keys), None)
-    if found is None:
-        raise UnsignedReport("a device's report is not signed by a key of the device", why="the key is not known")
+    named = [signature.keyid for signature in envelope.signatures]
+    found = next((known[name] for name in named if name in known), None)
+    if found is None and not _is_stored(connection, device, envelope):
+        raise UnsignedReport("a device's report is not signed by a key of the device", why="its key is not known")
     return found
-
-
-def is_stored(connection: Connection, device: str, data: bytes) -> bool:
-    """Return whether a report is the very one that is stored: a broker hands it out again, whoever signed it once."""
-    digest = connection.execute(select(reports.c.digest).where(reports.c.device == device)).scalar()
-    try:
-        return bool(digest) and sha256_hex(base64.b64decode(dsse.decode(data).payload)) == digest
-    except (UntrustedBundle, binascii.Error):
-        return False
 
 
 def barred(connection: Connection, now: datetime) -> tuple[str, ...]:
@@ -155,6 +157,14 @@ def revoked(connection: Connection, now: datetime) -> tuple[Revoked, ...]:
         Revoked(row.serial, from_ms(row.revoked_ms) if row.revoked_ms is not None else now)
         for row in connection.execute(query)
     )
+
+
+def _is_stored(connection: Connection, device: str, envelope: dsse.Envelope) -> bool:
+    digest = connection.execute(select(reports.c.digest).where(reports.c.device == device)).scalar()
+    try:
+        return bool(digest) and sha256_hex(base64.b64decode(envelope.payload)) == digest
+    except binascii.Error:
+        return False
 
 
 def _first_use(connection: Connection, row: AnyRow, now: datetime) -> None:

@@ -1,8 +1,8 @@
 """Whether a device that asks to join gets a certificate: one table over facts. Pure.
 
-A token outranks everything, for an operator made it for this name. Without one, a name belongs to the key that claimed it
-first; who shows another key learns only that. A key that an operator accepted, or listed before, is answered again and
-again, because a device may lose power between the answer and its own disk.
+A token outranks everything, for an operator made it for this name. Without one, a name belongs to the key that claimed
+it first; who shows another key learns only that. A key that an operator accepted, or listed before, is answered again
+and again, because a device may lose power between the answer and its own disk.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Listed(StrEnum):
 
 
 class Life(StrEnum):
-    """How the certificate is that the device had before, by the key that is proved: the one that asks, or the old one."""
+    """How the certificate is that the device had before. Its key is proved: it asks itself, or it signed the proof."""
 
     NONE = "none"  # there never was one, or no key of the device is proved
     GOOD = "good"  # in its life, or within the grace

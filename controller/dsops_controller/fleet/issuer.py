@@ -1,9 +1,10 @@
 """Who issues device certificates: the port, and what every issuer needs of a request and of a certificate.
 
-The local authority (:mod:`dsops_controller.fleet.ca`) is the adapter that comes with dsops; docs/how-to/issuers.md says how
-step-ca or Vault take its place.
+The local authority (:mod:`dsops_controller.fleet.ca`) is the adapter that comes with dsops; docs/how-to/issuers.md says
+how step-ca or Vault take its place.
 """
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -101,9 +102,8 @@ def key_text(key: ec.EllipticCurvePublicKey) -> str:
 
 def key_sha256(public_key: str) -> str:
     """Return the SHA-256 (hex) of a PEM key's DER SubjectPublicKeyInfo: its fingerprint for people and lists."""
-    key = serialization.load_pem_public_key(public_key.encode())
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return sha256_hex(key.public_bytes(serialization.Encoding.DER, form))
+    lines = (line for line in public_key.splitlines() if not line.startswith("-----"))
+    return sha256_hex(base64.b64decode("".join(lines)))
 
 
 def device_of(certificate: x509.Certificate) -> DeviceId | None:

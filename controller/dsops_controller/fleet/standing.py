@@ -24,15 +24,16 @@ class Mark:
     @classmethod
     def read(cls, connection: Connection) -> "Mark":
         """Read it; two look-ups by index."""
-        query = select(devices.c.id, devices.c.state).where(devices.c.state.in_(_ASIDE)).order_by(devices.c.id)
-        aside = tuple(f"{row.id} {row.state}" for row in connection.execute(query))
-        counted = select(func.count(), func.max(certificates.c.revoked_ms)).where(certificates.c.revoked_ms.is_not(None))
-        count, newest_ms = connection.execute(counted).one()
+        away = select(devices.c.id, devices.c.state).where(devices.c.state.in_(_ASIDE)).order_by(devices.c.id)
+        aside = tuple(f"{row.id} {row.state}" for row in connection.execute(away))
+        ended = certificates.c.revoked_ms
+        query = select(func.count(), func.max(ended)).where(ended.is_not(None))
+        count, newest_ms = connection.execute(query).one()
         return cls(aside, count, newest_ms or 0)
 
 
 class Changes:
-    """Counts changes of standing. Whoever keeps a decision keeps the count with it, and decides anew when it differs."""
+    """Counts changes of standing. Who keeps a decision keeps the count with it, and decides anew when it differs."""
 
     def __init__(self, db: Database) -> None:
         self._db = db

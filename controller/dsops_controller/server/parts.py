@@ -16,6 +16,8 @@ from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
+from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.rollouts import Rollouts
@@ -59,13 +61,16 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     """
     keys = OnlineKeys.load(folder / "keys")
     refusals = RefusalGuard(clock)
-    registry = Registry(db, clock, refusals)
-    enrolment = Enrolment(db, authority, clock, _reply(config), refusals)
+    rules, told = config.identity.rules(), _reply(config)
+    changes = Changes(db)
+    registry = Registry(db, clock, refusals, changes, rules.grace)
+    enrolment = Enrolment(db, authority, clock, told, refusals, rules)
+    renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
     lake = Lake(db, config.lake_folder(folder))
     inbox = Inbox(db, clock)
-    ingest = _ingest(folder, config, Services(db, inbox, enrolment, clock))
+    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox()
     director = Director(config.fleet, keys.director)
     driver = Driver(db, outbox, director, clock)

@@ -13,8 +13,8 @@ from dsops.messages import Inventory, ModelState, Observed, Problem
 from dsops.states import Device
 from dsops_controller.dataops.drift import DriftRow
 from dsops_controller.db.times import to_ms
-from dsops_controller.fleet.enrolment import MAX_TTL_S, MIN_TTL_S
 from dsops_controller.fleet.registry import DeviceRecord
+from dsops_controller.fleet.tokens import MAX_TTL_S, MIN_TTL_S
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 from dsops_controller.server.rest.data import DriftView
 
