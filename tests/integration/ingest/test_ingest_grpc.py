@@ -32,9 +32,14 @@ from dsops_controller.dataops.testing import host, sample, sample_batch, telemet
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device as device_table
 from dsops_controller.db.tables import metadata
+from dsops_controller.fleet import certificates
 from dsops_controller.fleet.ca import Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
-from dsops_controller.server.ingest import CODE_KEY, PAUSE_KEY, Endpoint, IngestServer, Services, Tls
+from dsops_controller.fleet.registry import Registry
+from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.standing import Changes
+from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
+from dsops_controller.server.refusals import CODE_KEY, PAUSE_KEY
 
 pytestmark = pytest.mark.integration
 
@@ -65,6 +70,8 @@ class Site:
     db: Database
     inbox: Inbox
     enrolment: Enrolment
+    registry: Registry
+    changes: Changes
     server: IngestServer
     ports: tuple[int, int] = (0, 0)
     channels: list[grpc.Channel] = field(default_factory=list)
@@ -78,8 +85,17 @@ class Site:
             )
 
     def set_state(self, name: str, state: Device) -> None:
+        """As another controller on the same database would."""
         with self.db.write() as connection:
             connection.execute(update(device_table).where(device_table.c.id == name).values(state=state.value))
+
+    def certify(self, name: str, key: ec.EllipticCurvePrivateKey | None = None) -> tuple[bytes, bytes]:
+        """Issue and enter a certificate; return it and its key, PEM."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        issued = self.authority.issue_device(request(key), name)
+        with self.db.write() as connection:
+            certificates.add(connection, name, issued, CLOCK.now())
+        return issued.certificate_pem, pem(key)
 
     def channel(self, certificate: bytes | None = None, key: bytes | None = None, which: int = 0) -> grpc.Channel:
         credentials = grpc.ssl_channel_credentials(self.authority.certificate_pem, key, certificate)
@@ -89,9 +105,7 @@ class Site:
         return channel
 
     def as_device(self, name: str) -> grpc.Channel:
-        key = ec.generate_private_key(ec.SECP256R1())
-        issued = self.authority.issue_device(request(key), name)
-        return self.channel(issued.certificate_pem, pem(key))
+        return self.channel(*self.certify(name))
 
     def stored(self) -> int:
         with self.db.read() as connection:
@@ -102,7 +116,7 @@ class Site:
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
-    def make(recheck_s: float = 30.0, limits: Limits | None = None, *, writes: bool = True) -> Site:
+    def make(limits: Limits | None = None, *, writes: bool = True) -> Site:
         db = Database(f"sqlite:///{tmp_path}/state{len(made)}.db")
         with db.write() as connection:
             metadata.create_all(connection)
@@ -113,10 +127,12 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
             inbox.start()
         told = ReplySettings("fleet", "localhost:8883", "localhost:8444", "dsops/v1")
         enrolment = Enrolment(db, authority, CLOCK, told)
-        services = Services(db, inbox, enrolment, CLOCK)
+        changes = Changes(db)
+        services = Services(db, inbox, enrolment, Renewal(db, authority, CLOCK, told), changes, CLOCK)
         tls = Tls(issued.key_pem, issued.certificate_pem, authority.certificate_pem)
         local = Endpoint("127.0.0.1", 0)
-        site = Site(authority, db, inbox, enrolment, IngestServer(services, tls, local, local, recheck_s))
+        registry = Registry(db, CLOCK, changes=changes)
+        site = Site(authority, db, inbox, enrolment, registry, changes, IngestServer(services, tls, local, local))
         site.ports = site.server.start()
         made.append(site)
         return site
@@ -204,17 +220,24 @@ def test_a_certificate_that_names_no_device_is_unauthenticated(site: Site) -> No
     assert site.stored() == 0
 
 
-@pytest.mark.parametrize("state", [None, *(state for state in Device if state is not Device.ACCEPTED)])
-def test_only_accepted_devices_may_speak(site: Site, state: Device | None) -> None:
-    if state is not None:
-        site.add_device("cam-2", state)
+@pytest.mark.parametrize("state", [state for state in Device if state is not Device.ACCEPTED])
+def test_only_accepted_devices_may_speak(site: Site, state: Device) -> None:
+    site.add_device("cam-2", state)
     assert refusal(site.as_device("cam-2"), one()).code() is grpc.StatusCode.PERMISSION_DENIED
     assert site.stored() == 0
 
 
-def test_a_suspended_device_loses_its_open_stream(make_site: Callable[..., Site]) -> None:
-    site = make_site(recheck_s=0.05)
-    site.add_device("cam-1")
+def test_a_certificate_that_the_register_does_not_know_is_unauthenticated(site: Site) -> None:
+    """Signed by the right authority, but never entered: the database is the truth."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    for name in ("cam-1", "ghost"):
+        issued = site.authority.issue_device(request(key), name)
+        error = refusal(site.channel(issued.certificate_pem, pem(key)), one())
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert site.stored() == 0
+
+
+def test_a_suspended_device_loses_its_open_stream_without_a_word(site: Site) -> None:
     waiting: queue.Queue[TelemetryBatch | None] = queue.Queue()
     call = TelemetryStub(site.as_device("cam-1")).Report(iter(waiting.get, None), timeout=20)
     waiting.put(one())
@@ -332,7 +355,8 @@ def test_the_enrolment_port_takes_no_telemetry(site: Site) -> None:
 @pytest.mark.parametrize("busy", [0, 1])
 def test_a_busy_port_is_named(site: Site, busy: int) -> None:
     issued = site.authority.issue_server(["localhost"])
-    services = Services(site.db, site.inbox, site.enrolment, CLOCK)
+    renewal = Renewal(site.db, site.authority, CLOCK, ReplySettings("fleet", "b:1", "s:1", "dsops/v1"))
+    services = Services(site.db, site.inbox, site.enrolment, renewal, Changes(site.db), CLOCK)
     tls = Tls(issued.key_pem, issued.certificate_pem, site.authority.certificate_pem)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         endpoints = [Endpoint("127.0.0.1", 0), Endpoint("127.0.0.1", 0)]
