@@ -6,11 +6,14 @@ holds up the database; a certificate that is not stored is never handed out.
 """
 
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
 
+from dsops import dsse
 from dsops.clock import Clock
 from dsops.errors import (
     DeviceBarred,
@@ -23,6 +26,7 @@ from dsops.errors import (
     TokenUsed,
 )
 from dsops.ids import device_id
+from dsops.renewal import check_proof
 from dsops.states import Device
 from dsops_controller import audit
 from dsops_controller.allowance import Allowance
@@ -35,7 +39,6 @@ from dsops_controller.fleet.applications import Application, Request, check
 from dsops_controller.fleet.certificates import Reason
 from dsops_controller.fleet.decision import Claim, Facts, IdentityRules, Life, Outcome, Token, Verdict, decide
 from dsops_controller.fleet.issuer import DeviceCertificate, Issuer
-from dsops_controller.fleet.proof import proving_key
 from dsops_controller.fleet.registry import encode_inventory, forget_counters
 
 _log = logging.getLogger(__name__)
@@ -212,8 +215,7 @@ class Enrolment:
         if claim is Claim.MINE:
             public_key = request.public_key
         elif request.proof:
-            keys = certificates.keys(connection, request.device)
-            public_key = proving_key(request.proof, keys, request.device, request.csr_der)
+            public_key = _proved(request, certificates.keys(connection, request.device))
         row = certificates.newest(connection, request.device, public_key) if public_key else None
         if row is None:
             return Life.NONE
@@ -235,6 +237,15 @@ class Enrolment:
         if not self._refusals.is_full:
             _log.warning("enrolment refused: %s", error)
         return error
+
+
+def _proved(request: Request, keys: Iterable[str]) -> str | None:
+    """Return that of a device's keys (PEM) which signed the proof for this very request; None when none did."""
+    for text in keys:
+        with suppress(EnrolmentRefused):
+            check_proof(request.proof, request.device, request.csr_der, dsse.load_public_key(text))
+            return text
+    return None
 
 
 def _known(connection: Connection, request: Request) -> AnyRow | None:
