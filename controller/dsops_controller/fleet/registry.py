@@ -31,6 +31,7 @@ from dsops_controller.fleet import certificates, preauthorised, tokens
 from dsops_controller.fleet.certificates import GRACE
 from dsops_controller.fleet.issuer import key_sha256
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.listing import Line
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Registry:
         """Take a device out for good: its certificates are revoked, tokens and desired state deleted."""
         return self._turn(device, Device.DECOMMISSIONED, actor, self._end)
 
-    def preauthorise(self, lines: Sequence[preauthorised.Line], actor: str = audit.SYSTEM) -> None:
+    def preauthorise(self, lines: Sequence[Line], actor: str = audit.SYSTEM) -> None:
         """Let devices join by a key that is known beforehand: all of the list, or nothing.
 
         Raises:

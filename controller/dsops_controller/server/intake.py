@@ -44,11 +44,13 @@ class Effects:
         answer: Called with device and digest for each chunk that a device shall be sent.
         wake: Called when there is news of a device.
         record: Called with device and reason of a refusal that is to be kept.
+        stranger: Called with the name of a device that was not believed.
     """
 
     answer: Callable[[str, str], None]
     wake: Callable[[], None]
     record: Callable[[str, str], None]
+    stranger: Callable[[str], None] = lambda _device: None
 
 
 class Intake:
@@ -94,6 +96,7 @@ class Intake:
                 self._effects.record(device, f"{kind}: {error}")
         except UntrustedBundle as error:  # the register recorded it
             self._refused(device, kind, error)
+            self._effects.stranger(device)
         except DsopsError as error:
             log.warning("%s of %s waits: %s", kind, device, error)
             return False
