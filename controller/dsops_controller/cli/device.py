@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsops.errors import InvalidInput
+from dsops.errors import Interrupted, InvalidInput
 from dsops.files import write_secret
 from dsops_controller import listing
 from dsops_controller.cli import output, session
@@ -160,7 +160,12 @@ def _seen(client: Client, device: str, *, is_trusted: bool) -> str | None:
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInput("this has to be confirmed", why="there is no terminal to ask at", hint="give --yes")
-    typer.confirm(question, abort=True, err=True)
+    try:
+        is_sure = typer.confirm(question, err=True)
+    except typer.Abort:
+        is_sure = False
+    if not is_sure:
+        raise Interrupted("nothing was changed")
 
 
 def _text(file: Path) -> str:
