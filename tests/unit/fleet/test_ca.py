@@ -16,7 +16,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from dsops.clock import ManualClock, SystemClock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
-from dsops_controller.fleet.ca import MAX_REQUEST_BYTES, Authority, device_of
+from dsops_controller.fleet.ca import Authority
+from dsops_controller.fleet.issuer import MAX_REQUEST_BYTES, device_of
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
