@@ -161,12 +161,11 @@ def test_a_flood_from_everywhere_stops_at_the_cap_and_members_go_on(
 def test_strangers_together_have_a_limit_before_anything_is_parsed(enrolment: Enrolment, clock: ManualClock) -> None:
     key = new_key()
     ask(enrolment, "cam-1", key)
+    for _ in range(int(STRANGER_BURST) - 1):
+        with pytest.raises(InvalidInput):
+            enrolment.enrol(Application("../x", b"junk"))
     with pytest.raises(EnrolmentFull):  # no name, no request: the limit is looked at first
-        for _ in range(int(STRANGER_BURST) + 1):
-            try:
-                enrolment.enrol(Application("../x", b"junk"))
-            except InvalidInput:
-                continue
+        enrolment.enrol(Application("../x", b"junk"))
     token = enrolment.new_token("cam-2")
     assert enrolment.enrol(Application("cam-2", request(new_key()), token)).certificate_pem
     clock.advance(1)

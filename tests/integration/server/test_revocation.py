@@ -165,7 +165,7 @@ def test_a_suspended_device_is_cut_off_and_another_is_not(
     assert devices["cam-2"].publish(T.state("cam-2")) in (0, 0x10)
 
     operator.accept("cam-1")
-    eventually(lambda: devices["cam-1"].client.is_connected(), "the device is back")
+    eventually(devices["cam-1"].client.is_connected, "the device is back")
     eventually(lambda: devices["cam-1"].publish(T.state("cam-1")) in (0, 0x10), "and is heard")
     bad.open_stream()
     bad.seq = 1
@@ -234,7 +234,11 @@ def test_who_is_decommissioned_is_gone_for_good(
 
 @pytest.mark.usefixtures("mosquitto")
 def test_a_controller_that_died_before_it_told_the_broker_does_so_when_it_starts(
-    site: Any, server: Any, member: Callable[[str], Member], join_as: Callable[[Path], Any], eventually: Callable[..., None]
+    site: Any,
+    server: Any,
+    member: Callable[[str], Member],
+    join_as: Callable[[Path], Any],
+    eventually: Callable[..., None],
 ) -> None:
     device = join_as(member("cam-1").identity)
     reasons = watch(device)
@@ -268,7 +272,9 @@ def test_the_certificate_that_takes_a_session_over_is_no_device_to_the_store(sit
     authority = Authority.load(site.folder / "ca", SystemClock())
     issued = authority.issue_evictor("cam-1", timedelta(minutes=5))
     trust = grpc.ssl_channel_credentials(authority.certificate_pem, issued.key_pem, issued.certificate_pem)
-    with grpc.secure_channel(f"127.0.0.1:{site.ports.ingest}", trust) as channel:
-        with pytest.raises(grpc.RpcError) as caught:
-            list(TelemetryStub(channel).Report(iter(()), timeout=20))
+    with (
+        grpc.secure_channel(f"127.0.0.1:{site.ports.ingest}", trust) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        list(TelemetryStub(channel).Report(iter(()), timeout=20))
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -42,11 +42,15 @@ TABLE: list[tuple[str, Facts, Verdict]] = [
     ("a listed key", Facts(listed=Listed.MINE, has_room=False), GRANT),
     ("a listed key against a squatter", Facts(state=PENDING, claim=Claim.THEIRS, listed=Listed.MINE), GRANT),
     ("another key under a listed name", Facts(listed=Listed.THEIRS), IdentityTaken),
-    ("a listed key after a token gave the name away", Facts(Token.NONE, ACCEPTED, Claim.THEIRS, Listed.MINE), IdentityTaken),
+    (
+        "a listed key, but a token gave the name away",
+        Facts(Token.NONE, ACCEPTED, Claim.THEIRS, Listed.MINE),
+        IdentityTaken,
+    ),
     ("a proof by the key before", Facts(state=ACCEPTED, claim=Claim.THEIRS, before=Life.GOOD), GRANT),
     ("a proof after the grace", Facts(state=ACCEPTED, claim=Claim.THEIRS, before=Life.OVER), GraceOver),
     ("the old key itself after the grace", Facts(state=ACCEPTED, claim=Claim.MINE, before=Life.OVER), GraceOver),
-    ("a proof by a suspended device", Facts(state=Device.SUSPENDED, claim=Claim.THEIRS, before=Life.GOOD), DeviceBarred),
+    ("a proof by a suspended device", Facts(state=Device.SUSPENDED, before=Life.GOOD), DeviceBarred),
     ("who was sent back waits", Facts(state=PENDING, claim=Claim.MINE, before=Life.OVER), WAIT),
 ]
 
