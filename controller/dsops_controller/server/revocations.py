@@ -96,7 +96,6 @@ class Revocations:
 
     def run(self, stop: threading.Event) -> None:
         """Look whenever something changed, and every second, until ``stop`` is set."""
-        self._list = self._read_list()
         self._reload()  # whoever ran before may have been killed before it did
         seen = 0
         while not stop.is_set():
@@ -122,6 +121,8 @@ class Revocations:
         with self._db.read() as connection:
             barred = certificates.barred(connection, now)
             revoked = certificates.revoked(connection, now)
+        if self._barred is None:
+            self._list = self._read_list()
         is_urgent = barred != self._barred
         was_written = [self._write_access(barred), self._write_list(revoked, now, is_urgent=is_urgent)]
         if any(was_written):
