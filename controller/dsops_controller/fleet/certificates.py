@@ -148,6 +148,16 @@ def barred(connection: Connection, now: datetime) -> tuple[str, ...]:
     return tuple(connection.execute(query.order_by(certificates.c.device)).scalars())
 
 
+def ended(connection: Connection, now: datetime, since: datetime) -> tuple[str, ...]:
+    """Return the devices whose last certificate expired after ``since``; a session may have outlived it."""
+    valid = select(certificates.c.device).where(
+        certificates.c.revoked_ms.is_(None), certificates.c.expires_ms > to_ms(now)
+    )
+    query = select(certificates.c.device).distinct().where(certificates.c.expires_ms <= to_ms(now))
+    query = query.where(certificates.c.expires_ms > to_ms(since), certificates.c.device.not_in(valid))
+    return tuple(connection.execute(query.order_by(certificates.c.device)).scalars())
+
+
 def revoked(connection: Connection, now: datetime) -> tuple[Revoked, ...]:
     """Return the unexpired certificates that no broker may accept: revoked ones, and all of barred devices."""
     query = select(certificates).select_from(certificates.join(devices)).order_by(certificates.c.serial)

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,8 @@ BATCH = timedelta(seconds=30)
 BACKDATE = timedelta(hours=1)
 FIRST_S, LONGEST_S = 1.0, 600.0
 """Pauses between evictions of one device: doubled each time, since by then the broker refuses it by its list."""
+ENDED, ENDED_EVERY_S = timedelta(hours=6), 60.0
+"""Devices whose last certificate expired in this time are evicted too; looked for so often."""
 _MOST_FAILURES = 3
 
 
@@ -91,6 +93,8 @@ class Revocations:
         self._barred: tuple[str, ...] | None = None
         self._turns: dict[str, _Turn] = {}
         self._heard: set[str] = set()
+        self._ended: tuple[str, ...] = ()
+        self._ended_s = -ENDED_EVERY_S
         self._written_s = -BATCH.total_seconds()
         self._told = ""
 
@@ -128,7 +132,15 @@ class Revocations:
         if any(was_written):
             self._reload()
         self._barred = barred
-        self._evict(barred)
+        self._look_for_ended(now)
+        self._evict(dict.fromkeys((*barred, *self._ended)))
+
+    def _look_for_ended(self, now: datetime) -> None:
+        """Find who may be connected still by a certificate that expired meanwhile; brokers check it only at first."""
+        if self._clock.monotonic_s() - self._ended_s >= ENDED_EVERY_S:
+            self._ended_s = self._clock.monotonic_s()
+            with self._db.read() as connection:
+                self._ended = certificates.ended(connection, now, now - ENDED)
 
     def _write_access(self, barred: Sequence[str]) -> bool:
         text = access_control(self._files.topic_prefix, barred).encode()
@@ -174,10 +186,10 @@ class Revocations:
         except PermissionError:
             self._tell(f"the broker (process {pid}) cannot be told to read its files; send it SIGHUP as its user")
 
-    def _evict(self, barred: Sequence[str]) -> None:
+    def _evict(self, devices: Iterable[str]) -> None:
         now_s = self._clock.monotonic_s()
         heard, self._heard = self._heard, set()
-        self._turns = {device: self._turns.get(device, _Turn(now_s)) for device in barred}
+        self._turns = {device: self._turns.get(device, _Turn(now_s)) for device in devices}
         failures: list[DsopsError] = []
         for device, turn in self._turns.items():
             if device in heard:

@@ -185,6 +185,24 @@ def test_evictions_are_repeated_and_become_rare(bench: Bench) -> None:
     assert len(bench.evicted.devices) == before + 1, "its certificate ended: the broker needs no help"
 
 
+def test_a_session_does_not_outlive_its_certificate(bench: Bench) -> None:
+    """A broker looks at a certificate when a session begins, and never again."""
+    bench.enrol("cam-1")
+    bench.clock.advance(30 * 86400)
+    bench.enrol("cam-2")
+    bench.clock.advance(60 * 86400 - 60)
+    bench.part.look()
+    assert bench.evicted.devices == []
+    bench.clock.advance(60)
+    bench.part.look()
+    assert bench.evicted.devices == ["cam-1"]
+    assert bench.files.access.read_text() == access_control(PREFIX), "it may come back with a new one at once"
+    bench.enrol("cam-1")
+    bench.clock.advance(60)
+    bench.part.look()
+    assert bench.evicted.devices == ["cam-1"]
+
+
 def test_a_broker_that_is_down_is_told_when_it_is_back(bench: Bench) -> None:
     serials = {bench.enrol(f"cam-{number}") for number in range(5)}
     for number in range(5):
