@@ -33,7 +33,7 @@ LOOK_S = 1.0
 LIST_LIFE = timedelta(days=365)
 """A broker refuses everybody when its list has expired; so it outlives any absence of the controller."""
 REFRESH = timedelta(days=1)
-BATCH = timedelta(seconds=30)
+BATCH = timedelta(seconds=5)
 """Certificates that were only superseded may wait so long for the list, so that a wave of renewals writes few."""
 BACKDATE = timedelta(hours=1)
 FIRST_S, LONGEST_S = 1.0, 600.0
