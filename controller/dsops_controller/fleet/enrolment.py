@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 CLAIM_BURST, CLAIMS_PER_S = 20.0, 0.5
 """New names that one address may claim: so many at once, then so many a second."""
 STRANGER_BURST, STRANGERS_PER_S = 500.0, 50.0
-"""Requests of strangers that are answered at all, from everywhere together."""
+"""Requests without a token that are looked at from one address; and those of devices that wait, from everywhere."""
 _RULES = IdentityRules()
 
 _WHY: dict[type[EnrolmentRefused], str] = {
@@ -110,6 +110,7 @@ class Enrolment:
         self._rules = rules
         self._claims = Allowance(clock, CLAIM_BURST, CLAIMS_PER_S)
         self._strangers = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
+        self._waiting = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
 
     def new_token(self, device: str, ttl_s: float = 3600.0, actor: str = audit.SYSTEM) -> str:
         """Return a fresh token for one device, which is registered as pending if it is new.
@@ -133,8 +134,8 @@ class Enrolment:
             EnrolmentRefused: One of its leaves says why; recorded with the exact reason.
             InvalidInput: Name, request or facts are malformed; nothing was looked up.
         """
-        if not application.token and not self._strangers.take():
-            raise EnrolmentFull(f"{application.device[:64]!r} may not join now", why="too many ask at once")
+        if not application.token and not self._strangers.take(application.origin):
+            raise _full(application.device, "too many ask at once from one address")
         request = check(application)
         verdict, is_stored = self._look(request)
         made = None
@@ -170,9 +171,11 @@ class Enrolment:
             return verdict, False
         if verdict is not Outcome.WAIT:
             return verdict, self._refusals.is_full
+        if not self._waiting.take():
+            raise _full(request.device, "too many ask at once")
         is_new = known is None or known.public_key != request.public_key
         if is_new and not self._claims.take(request.origin):
-            raise EnrolmentFull(f"{request.device} may not join now", why="too many ask at once from one address")
+            raise _full(request.device, "too many new names from one address")
         return verdict, known is not None and not is_new and not waiting.is_due(known, now)
 
     def _store(self, request: Request, made: DeviceCertificate | None) -> Verdict:
@@ -246,6 +249,10 @@ def _proved(request: Request, keys: Iterable[str]) -> str | None:
             check_proof(request.proof, request.device, request.csr_der, dsse.load_public_key(text))
             return text
     return None
+
+
+def _full(device: str, why: str) -> EnrolmentFull:
+    return EnrolmentFull(f"{device[:64]!r} may not join now", why=why)
 
 
 def _known(connection: Connection, request: Request) -> AnyRow | None:

@@ -158,18 +158,34 @@ def test_a_flood_from_everywhere_stops_at_the_cap_and_members_go_on(
     assert len(refused) <= 10, "a flood fills no audit trail"
 
 
-def test_strangers_together_have_a_limit_before_anything_is_parsed(enrolment: Enrolment, clock: ManualClock) -> None:
+def test_an_address_has_a_limit_before_anything_is_parsed(enrolment: Enrolment, clock: ManualClock) -> None:
     key = new_key()
     ask(enrolment, "cam-1", key)
     for _ in range(int(STRANGER_BURST) - 1):
         with pytest.raises(InvalidInput):
-            enrolment.enrol(Application("../x", b"junk"))
+            enrolment.enrol(Application("../x", b"junk", origin=HOME))
     with pytest.raises(EnrolmentFull):  # no name, no request: the limit is looked at first
-        enrolment.enrol(Application("../x", b"junk"))
+        enrolment.enrol(Application("../x", b"junk", origin=HOME))
     token = enrolment.new_token("cam-2")
-    assert enrolment.enrol(Application("cam-2", request(new_key()), token)).certificate_pem
+    assert enrolment.enrol(Application("cam-2", request(new_key()), token, origin=HOME)).certificate_pem
     clock.advance(1)
     assert ask(enrolment, "cam-1", key) == b""
+
+
+def test_a_flood_of_who_waits_holds_up_no_listed_device(
+    enrolment: Enrolment, registry: Registry, clock: ManualClock
+) -> None:
+    waits, listed = new_key(), new_key()
+    registry.preauthorise(parse(f"cam-2,{fingerprint(listed)}"))
+    ask(enrolment, "cam-1", waits)
+    again = request(waits)
+    for number in range(int(STRANGER_BURST) - 1):
+        enrolment.enrol(Application("cam-1", again, origin=f"198.51.100.{number % 100}"))
+    with pytest.raises(EnrolmentFull):
+        ask(enrolment, "cam-1", waits)
+    assert ask(enrolment, "cam-2", listed)
+    clock.advance(1)
+    assert ask(enrolment, "cam-1", waits) == b""
 
 
 def test_who_no_longer_asks_is_forgotten(enrolment: Enrolment, registry: Registry, clock: ManualClock) -> None:
