@@ -120,20 +120,21 @@ def report_keys(
 def report_key(
     connection: Connection, device: str, data: bytes, now: datetime, grace: timedelta = GRACE
 ) -> dsse.PublicKey | None:
-    """Return the device's key that a report's envelope names; the signature is not verified here.
+    """Return the device's key that a report's envelope names, for its signature to be verified with.
 
-    None for the very report that is stored, if its key counts no longer: a broker hands retained reports out again.
+    None for the very report that is stored, if its key counts no longer: a broker hands retained reports out again. For
+    bytes that are no envelope it is any key: they are refused by what is wrong with them.
 
     Raises:
-        UnsignedReport: The bytes are no envelope, or it names no key of the device.
+        UnsignedReport: The device has no key, or the envelope names another.
     """
     known = report_keys(connection, device, now, grace)
     if not known:
         raise UnsignedReport(f"device {device} has no key", why="it has not enrolled, or its certificates ended")
     try:
         envelope = dsse.decode(data)
-    except UntrustedBundle as error:
-        raise UnsignedReport("a device's report cannot be read", why=str(error)) from error
+    except UntrustedBundle:
+        return next(iter(known.values()))
     named = [signature.keyid for signature in envelope.signatures]
     found = next((known[name] for name in named if name in known), None)
     if found is None and not _is_stored(connection, device, envelope):
