@@ -259,21 +259,21 @@ def report(fleet: Fleet, counter: int, key: Key) -> bytes:
 def test_reports_count_by_the_keys_of_every_certificate_that_counts(fleet: Fleet) -> None:
     old, new = new_key(), new_key()
     first = fleet.enrol("cam-1", old)
-    assert fleet.registry.observed("cam-1", report(fleet, 1, old)) is not None
+    assert fleet.registry.observed("cam-1", report(fleet, 10, old)) is not None
     second = fleet.renew("cam-1", new)
-    assert fleet.registry.observed("cam-1", report(fleet, 2, old)) is not None
-    assert fleet.registry.observed("cam-1", report(fleet, 3, new)) is not None  # is a use: it supersedes the old one
+    assert fleet.registry.observed("cam-1", report(fleet, 20, old)) is not None
+    assert fleet.registry.observed("cam-1", report(fleet, 30, new)) is not None  # is a use: it supersedes the old one
     assert fleet.reasons("cam-1") == {first.serial: "superseded", second.serial: ""}
     with pytest.raises(UnsignedReport):
-        fleet.registry.observed("cam-1", report(fleet, 4, old))
+        fleet.registry.observed("cam-1", report(fleet, 40, old))
     fleet.clock.advance(119 * DAY_S)  # expired, within the grace
     with fleet.db.read() as connection:
         keys = certificates.report_keys(connection, "cam-1", fleet.clock.now())
     assert list(keys) == [dsse.key_id(new.public_key())]
-    assert fleet.registry.observed("cam-1", report(fleet, 5, new)) is not None
+    assert fleet.registry.observed("cam-1", report(fleet, 50, new)) is not None
     fleet.clock.advance(2 * DAY_S)
     with pytest.raises(UnsignedReport, match="no key"):
-        fleet.registry.observed("cam-1", report(fleet, 6, new))
+        fleet.registry.observed("cam-1", report(fleet, 60, new))
 
 
 def test_the_stored_report_is_no_attack_when_its_key_was_superseded(fleet: Fleet) -> None:
@@ -289,7 +289,7 @@ def test_the_stored_report_is_no_attack_when_its_key_was_superseded(fleet: Fleet
     fleet.use(fleet.renew("cam-1", new))
     assert fleet.registry.observed("cam-1", retained) is None
     with pytest.raises(UnsignedReport):
-        fleet.registry.observed("cam-1", report(fleet, 2, old))
+        fleet.registry.observed("cam-1", report(fleet, 20, old))
     assert [entry.action for entry in Audit(fleet.db, fleet.clock).list(subject="cam-1")].count("report.refused") == 1
 
 
