@@ -35,7 +35,7 @@ EMPTY_LIST_LIFE = timedelta(days=365)
 CA_LIFE = timedelta(days=3652)
 HOST_LIFE = timedelta(days=825)
 BACKDATE = timedelta(hours=1)
-"""Certificates are valid from a little before now on, for clocks that are slow."""
+"""Certificates are valid from a little before now on, for clocks that are slow; but not for longer than after it."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _builder(
     now = clock.now()
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - BACKDATE).not_valid_after(now + life)
+    return builder.not_valid_before(now - min(BACKDATE, life)).not_valid_after(now + life)
 
 
 def _usage(*, certificates: bool) -> x509.KeyUsage:

@@ -19,8 +19,8 @@ from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.fleet.enrolment import EnrolmentReply, ReplySettings, answer
 from dsops_controller.fleet.issuer import Issuer, key_text, requested_key
 
-BURST, PER_S = 5.0, 1 / 300
-"""Renewals of one device: so many at once, then so many a second."""
+BURST, PER_S, PER_LIFE = 5.0, 1 / 300, 10
+"""Renewals of one device: so many at once, then so many a second, or in a certificate's life if that is more."""
 _RULES = IdentityRules()
 
 
@@ -35,7 +35,7 @@ class Renewal:
         self._clock = clock
         self._settings = settings
         self._rules = rules
-        self._allowance = Allowance(clock, BURST, PER_S)
+        self._allowance = Allowance(clock, BURST, max(PER_S, PER_LIFE / rules.life.total_seconds()))
 
     def renew(self, device: str, csr_der: bytes) -> EnrolmentReply:
         """Answer a device with its next certificate.
@@ -51,9 +51,8 @@ class Renewal:
         """
         public_key = key_text(requested_key(csr_der))
         if not self._allowance.take(device):
-            raise Overloaded(
-                f"{device} renews too often", why=f"{BURST:.0f} at once, one in {1 / PER_S:.0f} s", hint="wait"
-            )
+            hint = "check the device's clock; it may ask again later"
+            raise Overloaded(f"{device} renews too often", hint=hint)
         with self._db.read() as connection:
             _check_new(connection, device, public_key)
         made = self._issuer.issue_device(csr_der, device, self._rules.life)

@@ -203,7 +203,10 @@ def test_an_evictor_has_a_devices_name_for_minutes_and_is_no_device(authority: A
 
 def test_a_certificate_lives_as_long_as_it_is_asked_for(authority: Authority) -> None:
     made = authority.issue_device(request(), "cam-1", timedelta(days=3))
+    brief = authority.issue_device(request(), "cam-1", timedelta(minutes=1))
     assert made.expires == NOW + timedelta(days=3)
+    begins = [x509.load_pem_x509_certificate(one.certificate_pem).not_valid_before_utc for one in (made, brief)]
+    assert begins == [NOW - timedelta(hours=1), NOW - timedelta(minutes=1)]
     assert x509.load_pem_x509_certificate(made.certificate_pem).not_valid_after_utc == made.expires
 
 
