@@ -182,7 +182,7 @@ class Enrolment:
         """Decide anew in one transaction and store what follows."""
         now = self._clock.now()
         with self._db.write() as connection:
-            known = _known(connection, request)
+            known = _known(connection, request, is_locked=True)
             verdict = decide(self._facts(connection, request, known, now))
             if verdict is Outcome.GRANT and made is not None:
                 _grant(connection, request, known, made, now)
@@ -255,8 +255,10 @@ def _full(device: str, why: str) -> EnrolmentFull:
     return EnrolmentFull(f"{device[:64]!r} may not join now", why=why)
 
 
-def _known(connection: Connection, request: Request) -> AnyRow | None:
-    return connection.execute(select(devices).where(devices.c.id == request.device)).one_or_none()
+def _known(connection: Connection, request: Request, *, is_locked: bool = False) -> AnyRow | None:
+    """Return the device's row; locked, so that of two requests for one name the second sees what the first did."""
+    query = select(devices).where(devices.c.id == request.device)
+    return connection.execute(query.with_for_update() if is_locked else query).one_or_none()
 
 
 def _why(request: Request, verdict: type[EnrolmentRefused], known: AnyRow | None) -> str:

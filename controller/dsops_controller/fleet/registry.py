@@ -221,7 +221,7 @@ class Registry:
             Conflict: The present state forbids it.
         """
         with self._db.write() as connection:
-            row = _row(connection, device)
+            row = connection.execute(select(devices).where(devices.c.id == device).with_for_update()).one_or_none()
             if row is None:
                 raise _unknown(device)
             present = Device(row.state)

@@ -77,6 +77,7 @@ def _check_new(connection: Connection, device: str, public_key: str) -> None:
 
 
 def _check_member(connection: Connection, device: str) -> None:
-    state = connection.execute(select(devices.c.state).where(devices.c.id == device)).scalar()
+    query = select(devices.c.state).where(devices.c.id == device).with_for_update()
+    state = connection.execute(query).scalar()
     if state != Device.ACCEPTED:
         raise DeviceBarred(f"{device} gets no certificate", why=f"the device is {state}")

@@ -1,5 +1,6 @@
 """A token for a certificate: once, for one name, for one key, in time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store
+from sqlalchemy import select
 
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, EnrolmentRefused, InvalidInput
+from dsops.errors import Conflict, EnrolmentRefused, InvalidInput, TokenUsed
 from dsops.messages import Connection, Inventory, Observed
 from dsops.states import Device
 from dsops_controller.audit import Audit
 from dsops_controller.db.database import Database
+from dsops_controller.db.tables import certificate as certificates
 from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.enrolment import Enrolment
-from dsops_controller.fleet.issuer import device_of
+from dsops_controller.fleet.issuer import device_of, key_text
 from dsops_controller.fleet.registry import Registry
 
 pytestmark = pytest.mark.integration
@@ -151,3 +154,21 @@ def test_malformed_requests_spend_nothing(enrolment: Enrolment) -> None:
 def test_a_tokens_life_is_bounded(enrolment: Enrolment, ttl: float) -> None:
     with pytest.raises(InvalidInput):
         enrolment.new_token("cam-1", ttl)
+
+
+def test_of_many_keys_that_show_one_token_at_once_one_wins(enrolment: Enrolment, db: Database) -> None:
+    token = enrolment.new_token("cam-1")
+    keys = [new_key() for _ in range(12)]
+
+    def show(key: ec.EllipticCurvePrivateKey) -> bool:
+        try:
+            return bool(enrolment.enrol(Application("cam-1", request(key), token)).certificate_pem)
+        except TokenUsed:
+            return False
+
+    with ThreadPoolExecutor(6) as threads:
+        won = list(threads.map(show, keys))
+    assert won.count(True) == 1
+    with db.read() as connection:
+        held = connection.execute(select(certificates.c.public_key)).scalars().all()
+    assert held == [key_text(keys[won.index(True)].public_key())]
