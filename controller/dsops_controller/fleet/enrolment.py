@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
 
 from dsops import dsse
 from dsops.clock import Clock
@@ -142,7 +143,10 @@ class Enrolment:
         if verdict is Outcome.GRANT:
             made = self._issuer.issue_device(request.csr_der, request.device, self._rules.life)
         if not is_stored:
-            verdict = self._store(request, made)
+            try:
+                verdict = self._store(request, made)
+            except IntegrityError:  # somebody registered the very name in this moment
+                verdict = self._store(request, made)
         if not isinstance(verdict, Outcome):
             raise self._refusal(request, verdict)
         if verdict is Outcome.GRANT and made is not None:
