@@ -3,7 +3,8 @@
 rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
 inbox              commits what devices upload         lake     moves it into the lake
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
-rollouts           the rollout driver                  upkeep   renews timestamp and snapshot of the trust metadata
+revocations        keeps who is shut out off the broker
+rollouts           the rollout driver                  upkeep   renews trust metadata, forgets silent strangers
 """
 
 import errno
@@ -122,6 +123,7 @@ class Server:
             "broker-link": parts.broker.link,
             "broker-intake": parts.broker.intake,
             "broker-publisher": parts.broker.publisher,
+            "revocations": parts.revocations.run,
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "lake": lambda stop: self._flush(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),
@@ -160,9 +162,10 @@ class Server:
                     if parts.repository.renew():
                         parts.outbox.trust()
                     warned = _tell_once(warned, _due(parts.repository.due()))
+                parts.enrolment.forget_silent()
                 told = ""
             except DsopsError as error:
-                told = _tell_once(told, f"trust metadata is not renewed: {error}")
+                told = _tell_once(told, f"the upkeep waits: {error}")
             if stop.wait(UPKEEP_S):
                 return
 

@@ -1,0 +1,67 @@
+"""Why a device would accept or refuse each signed bundle."""
+
+from fastapi import APIRouter
+
+from dsops.ids import model_name
+from dsops.manifest import Frozen
+from dsops.messages import Observed
+from dsops_controller.fleet.registry import DeviceRecord
+from dsops_controller.fleet.why import judge
+from dsops_controller.server.rest.backend import Backend
+
+
+class RuleView(Frozen):
+    """What becomes of one rule of the device; ``ok`` is null when a rule before leaves it open."""
+
+    rule: str
+    ok: bool | None
+    text: str
+    code: str
+
+
+class WhyView(Frozen):
+    """Whether a device would accept one signed bundle, and by which rules."""
+
+    model: str
+    release: int
+    variant: str
+    path: str
+    accepted: bool
+    active: bool
+    rules: list[RuleView]
+
+
+def router(backend: Backend) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/devices", tags=["devices"])
+
+    @routes.get("/{device}/why")
+    def get_why(device: str, model: str | None = None) -> list[WhyView]:
+        """Say of every signed bundle, of every model or of one, whether the device would accept it, and why."""
+        record = backend.registry.get(device)
+        report = backend.overview.reports(device).get(device)
+        models = backend.repository.models() if model is None else (model_name(model),)
+        return [view for name in models for view in _why(backend, record, report, name)]
+
+    return routes
+
+
+def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model: str) -> list[WhyView]:
+    """Return what a device says of a model's bundles."""
+    signed = backend.repository.signed_bundles(model)
+    policy = backend.repository.policy(model)
+    active = report.models[model].active if report and model in report.models else None
+    digests = {target.path: target.sha256 for target in signed}
+    answers = judge(model, signed, policy, device=record.id, hardware=record.inventory.hardware)
+    return [
+        WhyView(
+            model=answer.model,
+            release=answer.release,
+            variant=answer.variant,
+            path=answer.path,
+            accepted=answer.accepted,
+            active=digests[answer.path] == active,
+            rules=[RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules],
+        )
+        for answer in answers
+    ]
