@@ -14,13 +14,17 @@ PAYLOAD_TYPE = "application/vnd.dsops.directive.v1+json"
 
 
 class DesiredSlot(Frozen):
-    """The bundle that a model's slot shall hold: a target of the trust metadata, and why it is wanted."""
+    """The bundle that a model's slot shall hold: a target of the trust metadata, and why it is wanted.
+
+    ``content_key`` is the key of a sealed bundle, wrapped for this device (:func:`dsops.sealing.wrap`).
+    """
 
     path: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[1-9][0-9]{0,9}\.[a-z0-9._-]{1,32}\.bundle$")
     sha256: Sha256
     length_bytes: int = Field(gt=0)
     release: int = Field(ge=1)
     deployment: str = Field(max_length=64)
+    content_key: str | None = Field(default=None, pattern=r"^[A-Za-z0-9+/]{107}=$", repr=False)
 
 
 class Directive(Frozen):
