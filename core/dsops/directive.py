@@ -26,6 +26,10 @@ class DesiredSlot(Frozen):
     deployment: str = Field(max_length=64)
     content_key: str | None = Field(default=None, pattern=r"^[A-Za-z0-9+/]{107}=$", repr=False)
 
+    def wants_same(self, other: "DesiredSlot") -> bool:
+        """Return whether another slot wants the same for the same reason; a key is wrapped anew in every directive."""
+        return self == other.model_copy(update={"content_key": self.content_key})
+
 
 class Directive(Frozen):
     """Desired state of one device.

@@ -12,11 +12,20 @@ from functools import partial
 
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
-from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import (
+    Conflict,
+    ContentSealed,
+    DeviceError,
+    DigestMismatch,
+    DsopsError,
+    RuntimeCrashed,
+    UntrustedBundle,
+)
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
-from dsops_agent.install import mailbox
+from dsops_agent.install import mailbox, rows
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
@@ -38,14 +47,7 @@ from dsops_agent.install.view import model_state, progress_of
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 0.5
-_TOLD = {
-    Install.REJECTED: "refused",
-    Install.COMMITTED: "committed",
-    Install.ROLLED_BACK: "rolled_back",
-    Install.FAILED: "failed",
-}
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
-_KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 
 @dataclass(kw_only=True)
@@ -64,6 +66,7 @@ class Installer:
         chunks: Brings chunks.
         trust_source: Brings trust packs.
         runtime: The inference process.
+        keys: Finds the keys of sealed bundles.
         events: Keeps events.
         listener: Is told of changes.
         clock: Time.
@@ -77,6 +80,7 @@ class Installer:
     chunks: ChunkSource
     trust_source: TrustSource
     runtime: RuntimeControl
+    keys: ContentKeys
     events: EventSink
     listener: Listener
     clock: Clock
@@ -91,7 +95,7 @@ class Installer:
     def __post_init__(self) -> None:
         """Join the parts; nothing starts."""
         self._rows = self.journal.installs()
-        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
+        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
         self._intake = Intake(self.device, self.journal, self.trust, self.trust_source, self.config.trust_wait_s)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
@@ -245,8 +249,9 @@ class Installer:
             return
         if directive:
             self._refusals.pop("directive", None)
-            for model in directive.slots:
+            for model, wanted in directive.slots.items():
                 self._reconcile(model)
+                self._open_again(model, wanted)
             self._publish()
 
     def _refuse(self, source: str, error: UntrustedBundle) -> None:
@@ -276,8 +281,15 @@ class Installer:
         elif row.state is Install.PROBATION:
             self._go_back_if_wanted(row, wanted)
 
+    def _open_again(self, model: str, wanted: DesiredSlot) -> None:
+        """Serve an active sealed bundle that could not be opened until this key came."""
+        row, active = self._rows.get(model), self.slots.active(model)
+        is_it = wanted.content_key is not None and active is not None and active.digest == wanted.sha256
+        if is_it and (row is None or row.state.is_final) and not self.runtime.is_serving(model, wanted.sha256):
+            self._serve(model)
+
     def _is_settled(self, row: InstallRow, seq: int, wanted: DesiredSlot) -> bool:
-        if row.wanted != wanted:
+        if not row.wanted.wants_same(wanted):
             return False
         if row.state is Install.COMMITTED:
             active = self.slots.active(row.model)
@@ -309,15 +321,15 @@ class Installer:
     def _advance(self, row: InstallRow, outcome: Outcome) -> None:
         """Make one step durable, then run its effects; they may make more steps."""
         taken = step(row.state, outcome.event)
-        after = _changed(row, taken.state, outcome)
+        after = rows.changed(row, taken.state, outcome)
         with self.journal.transaction():
             self.journal.put_install(after)
-            if Effect.QUARANTINE in taken.effects and after.problem:
+            if Effect.QUARANTINE in taken.effects and after.problem and after.problem.code != ContentSealed.code:
                 self.journal.quarantine(after.wanted.sha256, after.problem)
             if Effect.COMMIT in taken.effects:
                 self.slots.commit(after.model, after.wanted.sha256)
             if Effect.TELL in taken.effects:
-                self.journal.tell(_tidings(after))
+                self.journal.tell(rows.tidings(after))
         self._news = True
         self._keep(after)
         logger.info("%s release %d: %s", after.model, after.wanted.release, after.state.value)
@@ -440,6 +452,7 @@ class Installer:
         unfinished = (row for row in self._rows.values() if not row.state.is_final)
         try:
             self._carrier.sweep(frozenset(row.wanted.sha256 for row in unfinished))
+            self.journal.forget_keys()
         except DsopsError as error:
             logger.warning("%s", error)
 
@@ -474,18 +487,3 @@ class Installer:
             self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
             self.journal.told(number)
         self._news = False
-
-
-def _changed(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
-    """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
-    counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
-    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
-    kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
-    index = row.index if outcome.index is None else outcome.index
-    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)
-
-
-def _tidings(row: InstallRow) -> Tidings:
-    problem = row.problem or Problem(code="")
-    wanted = row.wanted
-    return Tidings(_TOLD[row.state], row.model, wanted.release, wanted.sha256, problem.code, problem.message)

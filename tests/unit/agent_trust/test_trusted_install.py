@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dsops import dsse
 from dsops.bundle import describe_blobs, encode_bundle
@@ -17,8 +18,10 @@ from dsops.clock import SystemClock
 from dsops.directive import DesiredSlot, Directive
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import ModelState
+from dsops.sealing import ContentKey
 from dsops.states import Install
 from dsops.trust import Director
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
@@ -59,13 +62,15 @@ class Surroundings:
         if model in self.packs:
             self.installer.on_trust_pack(model, self.packs[model])
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
         assert path.is_file()
         assert limits.timeout_s
+        assert key is None
 
-    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+    def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None) -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         assert release
+        assert key is None
         self.serving[model] = digest
 
     def check(self, model: str) -> None:
@@ -105,6 +110,7 @@ class Device:
             chunks=self.around,
             trust_source=self.around,
             runtime=self.around,
+            keys=ContentKeys("cam-1", self.journal, X25519PrivateKey.generate),
             events=self.around,
             listener=self.around,
             clock=SystemClock(),
