@@ -162,6 +162,20 @@ def read_blob(bundle: Bundle, name: str, key: ContentKey | None) -> bytes:
     return data
 
 
+def recipient_key(data: bytes) -> X25519PublicKey:
+    """Return the key that a device wants content keys wrapped to.
+
+    Raises:
+        InvalidInput: It is no X25519 key, or one of the few with which nothing stays secret (RFC 7748 section 6.1).
+    """
+    try:
+        key = X25519PublicKey.from_public_bytes(data)
+        X25519PrivateKey.generate().exchange(key)
+    except ValueError as error:
+        raise InvalidInput("this is not a key to wrap content keys to", why=str(error)) from error
+    return key
+
+
 def wrap(key: ContentKey, recipient: X25519PublicKey, bundle_sha256: str, device: str) -> str:
     """Return a content key that only one device can unwrap, and only for one bundle; base64."""
     return base64.b64encode(_SUITE.encrypt(key.data, recipient, _info(bundle_sha256, device))).decode()

@@ -21,6 +21,7 @@ from dsops.errors import Conflict, EnrolmentRefused, InvalidInput
 from dsops.ids import DeviceId, device_id
 from dsops.manifest import first_problem
 from dsops.messages import Inventory
+from dsops.sealing import recipient_key
 from dsops.states import Device
 from dsops_controller import audit
 from dsops_controller.db.database import Database
@@ -31,6 +32,7 @@ from dsops_controller.db.tables import observed as reports
 from dsops_controller.db.times import to_ms
 from dsops_controller.fleet.ca import Authority, DeviceCertificate, key_text, requested_key
 from dsops_controller.fleet.registry import encode_inventory
+from dsops_controller.rollout import desired
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class _Request:
     csr_der: bytes
     public_key: str
     inventory: Inventory
+    content_public_key: bytes | None
 
 
 class Enrolment:
@@ -113,20 +116,23 @@ class Enrolment:
             audit.record(connection, now, actor, "token.created", name, f"expires {expires.isoformat()}")
         return token
 
-    def enrol(self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> EnrolmentReply:
+    def enrol(
+        self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str], content_public_key: bytes = b""
+    ) -> EnrolmentReply:
         """Answer a device that shows a token and a signing request.
 
         Args:
             device: The name that the device claims.
             token: The token that it was given.
             csr_der: PKCS #10 request for a P-256 key.
+            content_public_key: X25519, 32 bytes: what content keys are wrapped to. Without one the device gets none.
             facts: Fields of :class:`dsops.messages.Inventory` as text; others are ignored.
 
         Raises:
             EnrolmentRefused: The token does not allow it, or the device is shut out; recorded with the exact reason.
             InvalidInput: Name, request or facts are malformed; nothing was looked up.
         """
-        request = _request(device, token, csr_der, facts)
+        request = _request(device, token, csr_der, facts, content_public_key)
         with self._db.write() as connection:
             try:
                 certificate = self._answer(connection, request)
@@ -168,11 +174,14 @@ class Enrolment:
         )
 
 
-def _request(device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> _Request:
+def _request(device: str, token: str, csr_der: bytes, facts: Mapping[str, str], content_public_key: bytes) -> _Request:
     name = device_id(device)
     if not 0 < len(token) <= _MAX_TOKEN_LENGTH:
         raise InvalidInput("this is not a token", why=f"{len(token)} characters")
-    return _Request(name, _digest(token), csr_der, key_text(requested_key(csr_der)), _inventory(facts))
+    if content_public_key:
+        recipient_key(content_public_key)
+    public_key = key_text(requested_key(csr_der))
+    return _Request(name, _digest(token), csr_der, public_key, _inventory(facts), content_public_key or None)
 
 
 def _judge(request: _Request, token: AnyRow | None, known: AnyRow | None, now: datetime) -> None:
@@ -204,8 +213,10 @@ def _accept(connection: Connection, request: _Request, certificate: DeviceCertif
         "serial": certificate.serial,
         "public_key": certificate.public_key,
         "inventory": encode_inventory(request.inventory),
+        "content_public_key": request.content_public_key,
     }
     connection.execute(update(devices).where(devices.c.id == request.device).values(**values))
+    desired.outdate(connection, request.device)
 
 
 def _forget_counters(connection: Connection, device: DeviceId) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Row, Select, select, update
 
 from dsops.clock import Clock
-from dsops.errors import DsopsError
+from dsops.errors import ContentSealed, DsopsError
 from dsops.messages import ModelState
-from dsops.states import Deployment, Rollout, deployment_state
+from dsops.states import Deployment, Device, Rollout, deployment_state
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
@@ -126,8 +126,13 @@ class Driver:
 
     def _start(
         self, connection: Connection, row: Row[Any], deployment: str, *, is_installed: bool
-    ) -> tuple[str, bytes]:
+    ) -> tuple[str, bytes] | None:
         part = connection.execute(select(tables.deployment).where(tables.deployment.c.id == deployment)).one()
+        try:
+            desired.check_key(connection, part.device, row.bundle_sha256)
+        except ContentSealed as error:
+            self._refuse(connection, deployment, error)
+            return None
         bundle = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == row.bundle_sha256)).one()
         state = Deployment.ALREADY_INSTALLED if is_installed else Deployment.IN_PROGRESS
         values: dict[str, object] = {"state": state, "started_ms": self._now_ms()}
@@ -136,6 +141,13 @@ class Driver:
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
         slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
+
+    def _refuse(self, connection: Connection, deployment: str, error: DsopsError) -> None:
+        """End a deployment before anything of it is sent."""
+        now_ms = self._now_ms()
+        values: dict[str, object] = {"state": Deployment.REJECTED, "started_ms": now_ms, "ended_ms": now_ms}
+        values |= {"code": error.code, "message": str(error)}
+        connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
 
     def _repeat(self) -> None:
         now_ms = self._now_ms()
@@ -165,7 +177,8 @@ def _unheard_or_old(now_ms: int) -> Select[Any]:
     unheard = tables.device.c.online & (have.seq.is_(None) | (have.seq < want.seq))
     unheard &= want.updated_ms < now_ms - REPEAT.total_seconds() * 1000
     old = want.updated_ms < now_ms - RENEW.total_seconds() * 1000
-    return select(want.device, want.envelope, want.updated_ms).select_from(joined).where(unheard | old)
+    takes_part = tables.device.c.state == Device.ACCEPTED
+    return select(want.device, want.envelope, want.updated_ms).select_from(joined).where(takes_part & (unheard | old))
 
 
 def _view(connection: Connection, row: Row[Any]) -> RolloutView:

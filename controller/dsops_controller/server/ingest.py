@@ -113,7 +113,9 @@ class Enrolled(Protocol):
 class Enroller(Protocol):
     """Exchanges one-time tokens for device certificates."""
 
-    def enrol(self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> Enrolled:
+    def enrol(
+        self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str], content_public_key: bytes = b""
+    ) -> Enrolled:
         """Return what the device is told.
 
         Raises:
@@ -318,7 +320,9 @@ class IngestServer:
             request = EnrolRequest.FromString(data)
         except DecodeError as error:
             raise InvalidInput("an enrolment request cannot be parsed", why=str(error)) from error
-        told = self._services.enroller.enrol(request.device, request.token, request.csr_der, dict(request.facts))
+        told = self._services.enroller.enrol(
+            request.device, request.token, request.csr_der, dict(request.facts), request.content_public_key
+        )
         return EnrolReply(
             certificate_pem=told.certificate_pem,
             ca_pem=told.ca_pem,
