@@ -185,7 +185,7 @@ class Sealed(Frozen):
 
     def stored_bytes(self, blob: Blob) -> int:
         """Return the length of a blob's ciphertext."""
-        return blob.size_bytes + TAG_BYTES * math.ceil(blob.size_bytes / self.record_bytes)
+        return blob.size_bytes + TAG_BYTES * -(-blob.size_bytes // self.record_bytes)
 
 
 class Manifest(Frozen):

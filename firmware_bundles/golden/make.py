@@ -2,7 +2,8 @@
 
 Three small models of real data, one for each shape of bundle: a classifier of images with an attachment, a
 reconstruction with a threshold, and a classifier with two inputs; of format 2, the first of them, sealed. A throw-away
-key signs their provenance; its public half stays beside them, and so does the secret of a sealed one. Bundles that are there are never replaced: what an old release wrote is what they are for.
+key signs their provenance; its public half stays beside them, and so does the secret of a sealed one. Bundles that are
+there are never replaced: what an old release wrote is what they are for.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from dsops.errors import GoldenMismatch
+from dsops.errors import ContentSealed, GoldenMismatch
 from dsops.sealing import ContentKey
 from dsops.states import Install
 
@@ -144,6 +144,7 @@ def test_a_device_with_a_new_key_of_its_own_is_mended_by_the_next_directive(worl
     world.runtime.serving.clear()
     world.restart()
     assert world.runtime.serving == {}
+    assert world.events.kept[-1] == ("refused", "digits", 0, "bundle.sealed")
     world.direct(2, one, deployment="de-1")
     world.settle()
     assert world.runtime.serving == {"digits": one.sha256}
@@ -161,6 +162,29 @@ def test_a_directive_that_only_wraps_the_key_anew_changes_nothing(world: Any, bu
     world.settle()
     assert (world.runtime.log, world.events.kinds()) == (log, told)
     assert world.installer.seq() == 2
+
+
+def test_a_release_that_was_rolled_back_stays_so_when_its_key_is_wrapped_anew(world: Any, bundle: Any) -> None:
+    one, two = bundle(1, secret=SECRET), bundle(2, secret=SECRET)
+    world.install(1, one)
+    world.runtime.check_faults[two.sha256] = GoldenMismatch("other answers")
+    world.install(2, two)
+    told = world.events.kinds()
+    world.direct(3, two, deployment="de-2")
+    assert world.settle().install is Install.ROLLED_BACK
+    assert world.events.kinds() == told
+
+
+def test_a_key_that_is_gone_when_the_runtime_asks_condemns_nothing(world: Any, bundle: Any) -> None:
+    one, two = bundle(1, secret=SECRET), bundle(2, secret=SECRET)
+    world.install(1, one)
+    world.runtime.activate_faults[two.sha256] = ContentSealed("no key")
+    state = world.install(2, two)
+    assert (state.install, state.problem.code) == (Install.ROLLED_BACK, "bundle.sealed")
+    assert world.journal.quarantined(two.sha256) is None
+    world.runtime.activate_faults.clear()
+    world.direct(3, two)
+    assert world.settle().install is Install.COMMITTED
 
 
 def test_neither_secret_nor_plaintext_nor_key_is_on_the_disk(world: Any, bundle: Any) -> None:

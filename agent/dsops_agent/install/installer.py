@@ -16,7 +16,6 @@ from dsops.errors import (
     Conflict,
     ContentSealed,
     DeviceError,
-    DigestMismatch,
     DsopsError,
     RuntimeCrashed,
     UntrustedBundle,
@@ -398,8 +397,8 @@ class Installer:
     def _serve(self, model: str) -> None:
         problem = self._steps.serve(model)
         if problem:
-            damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=problem)
-            self.journal.tell(Tidings("slot_damaged", model, 0, "", damaged.code, str(damaged)))
+            kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
+            self.journal.tell(Tidings(kind, model, 0, "", problem.code, problem.message))
             self._news = True
 
     def _resume(self, row: InstallRow) -> None:

@@ -191,12 +191,16 @@ class Steps:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)
 
-    def serve(self, model: str) -> str:
-        """Let the runtime serve a model's active slot; return what was wrong on disk, or empty."""
-        file, problem = self.slots.sound(model)
+    def serve(self, model: str) -> Problem | None:
+        """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key."""
+        file, wrong = self.slots.sound(model)
+        damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=wrong)
+        problem = problem_of(damaged) if wrong else None
         if file:
             try:
                 self._serve(model, file)
+            except ContentSealed as error:
+                problem = problem_of(error)
             except DsopsError as error:
                 logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
         return problem

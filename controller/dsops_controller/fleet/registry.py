@@ -25,6 +25,7 @@ from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import observed as reports
 from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.rollout import desired
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ class Registry:
                     raise Conflict(f"device {device} cannot become {state}", why=f"it is {present}")
                 connection.execute(update(devices).where(devices.c.id == device).values(state=state.value))
                 audit.record(connection, self._clock.now(), actor, f"device.{state}", device, f"was {present}")
+                if state is Device.ACCEPTED:
+                    desired.outdate(connection, device)
         return self.get(device)
 
     def accept(self, device: str, actor: str = audit.SYSTEM) -> DeviceRecord:

@@ -77,7 +77,7 @@ def check_key(connection: Connection, device: str, bundle_sha256: str) -> None:
 
 
 def outdate(connection: Connection, device: str) -> None:
-    """Have a device's directive written anew soon, because the key that content keys are wrapped to has changed."""
+    """Have a device's directive written anew soon: it is accepted again, or has another key to wrap content keys to."""
     connection.execute(update(tables.desired).where(tables.desired.c.device == device).values(updated_ms=0))
 
 

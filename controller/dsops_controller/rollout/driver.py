@@ -128,11 +128,12 @@ class Driver:
         self, connection: Connection, row: Row[Any], deployment: str, *, is_installed: bool
     ) -> tuple[str, bytes] | None:
         part = connection.execute(select(tables.deployment).where(tables.deployment.c.id == deployment)).one()
-        try:
-            desired.check_key(connection, part.device, row.bundle_sha256)
-        except ContentSealed as error:
-            self._refuse(connection, deployment, error)
-            return None
+        if not is_installed:
+            try:
+                desired.check_key(connection, part.device, row.bundle_sha256)
+            except ContentSealed as error:
+                self._refuse(connection, deployment, error)
+                return None
         bundle = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == row.bundle_sha256)).one()
         state = Deployment.ALREADY_INSTALLED if is_installed else Deployment.IN_PROGRESS
         values: dict[str, object] = {"state": state, "started_ms": self._now_ms()}
