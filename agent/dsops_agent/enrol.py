@@ -94,7 +94,10 @@ def enrol(
         NoSpace: The disk is full.
     """
     token = _read(config.token, "enrolment.token", MAX_TOKEN_BYTES).decode("utf-8", "replace").strip()
-    request = EnrolRequest(device=device, token=token, csr_der=folder.request(device), facts=facts)
+    content_key = folder.content_key().public_key().public_bytes_raw()
+    request = EnrolRequest(
+        device=device, token=token, csr_der=folder.request(device), facts=facts, content_public_key=content_key
+    )
     reply = ask(request)
     folder.complete(reply.certificate_pem, reply.ca_pem, _checked(reply, device, folder))
     identity = folder.load(device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 from pydantic import Field, ValidationError
 
@@ -96,13 +97,31 @@ class IdentityFolder:
         """
         path = self._path("device.key")
         if not path.exists():
-            write_secret(self._path("device.key"), _new_key_pem())
+            write_secret(self._path("device.key"), _pem(ec.generate_private_key(ec.SECP256R1())))
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise self._damaged(f"device.key: {error}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise self._damaged("device.key is not a P-256 key")
+        return key
+
+    def content_key(self) -> X25519PrivateKey:
+        """Return the key that content keys of sealed bundles are wrapped to; made when there is none yet.
+
+        Raises:
+            StateDamaged: The file is not such a key.
+            NoSpace: The disk is full.
+        """
+        path = self._path("content.key")
+        if not path.exists():
+            write_secret(path, _pem(X25519PrivateKey.generate()))
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(f"content.key: {error}") from error
+        if not isinstance(key, X25519PrivateKey):
+            raise self._damaged("content.key is not an X25519 key")
         return key
 
     def request(self, device: str) -> bytes:
@@ -157,8 +176,8 @@ def certificate_problem(certificate: x509.Certificate, device: str, key: ec.Elli
     return ""
 
 
-def _new_key_pem() -> bytes:
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+def _pem(key: ec.EllipticCurvePrivateKey | X25519PrivateKey) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 

@@ -21,7 +21,8 @@ from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
 from dsops_agent.config import Config
 from dsops_agent.host import SystemHost
-from dsops_agent.identity import Identity
+from dsops_agent.identity import Identity, IdentityFolder
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
@@ -182,6 +183,7 @@ class Parts:
             trust=self._trust,
             chunks=MqttChunks(self._session, self._topics, self.identity.device),
             runtime=self._supervisor,
+            keys=ContentKeys(self.identity.device, self._journal, IdentityFolder(self.identity.folder).content_key),
             events=self._events,
             listener=self,
             clock=self.clock,

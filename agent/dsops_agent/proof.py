@@ -7,9 +7,12 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dsops.errors import RuntimeCrashed, from_dict
+from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.runtime_process import describe_exit, runtime_environment
 
@@ -26,8 +29,10 @@ class Prover:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None = None) -> None:
         """Run a bundle's golden inputs within limits of time, address space and output.
+
+        The key of a sealed bundle goes through a pipe: arguments and environment could be read by others.
 
         Raises:
             RuntimeCrashed: The process died, ran out of memory or time, or said nothing that makes sense.
@@ -35,7 +40,7 @@ class Prover:
         """
         output = os.memfd_create("proof")
         try:
-            self._run(path, limits, output)
+            self._run(path, limits, output, key)
             data = os.pread(output, MAX_OUTPUT_BYTES, 0)
         finally:
             os.close(output)
@@ -53,12 +58,11 @@ class Prover:
             if self._child is not None:
                 self._child.kill()
 
-    def _run(self, path: Path, limits: ProveLimits, output: int) -> None:
+    def _run(self, path: Path, limits: ProveLimits, output: int, key: ContentKey | None) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
-        with self._lock:
-            self._child = child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, env=runtime_environment()
-            )
+        command += [] if key is None else ["--sealed"]
+        with _input(key) as given, self._lock:
+            self._child = child = subprocess.Popen(command, stdin=given, stdout=output, env=runtime_environment())
         try:
             _limit(child.pid, limits)
             code = child.wait(limits.timeout_s)
@@ -73,6 +77,21 @@ class Prover:
                 self._child = None
         if code != 0:
             raise RuntimeCrashed("the process that tried the bundle died", why=describe_exit(code))
+
+
+@contextmanager
+def _input(key: ContentKey | None) -> Iterator[int]:
+    """Offer a key as the standard input of a child: a pipe that holds it and has no writer any more."""
+    if key is None:
+        yield subprocess.DEVNULL
+        return
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, key.data)  # far less than a pipe holds
+        os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
 
 
 def _limit(pid: int, limits: ProveLimits) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
+from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
@@ -129,21 +130,22 @@ class RuntimeSupervisor:
 
     # What the installer asks for.
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None = None) -> None:
         """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""
         try:
-            self._prover.prove(path, limits)
+            self._prover.prove(path, limits, key)
         except RuntimeCrashed as error:
             raise self._unless_leaving(error) from error
 
-    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
-        """Change a model over to a bundle without losing a request.
+    def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> None:
+        """Change a model over to a bundle without losing a request. A sealed one's key goes over the control channel.
 
         Raises:
             RuntimeCrashed: The process is gone or silent.
             DsopsError: It refused the bundle; what was served before is served still.
         """
-        self._ask("activate", ACTIVATE_S, model=model, path=str(path), digest=digest, release=release)
+        body = b"" if key is None else key.data
+        self._ask("activate", ACTIVATE_S, body, model=model, path=str(path), digest=digest, release=release)
 
     def check(self, model: str) -> None:
         """Run the golden inputs on the live model.
@@ -175,9 +177,9 @@ class RuntimeSupervisor:
         entry = models.get(model) if isinstance(models, dict) else None
         return isinstance(entry, dict) and entry.get("digest") == digest
 
-    def _ask(self, op: str, timeout_s: float, **fields: object) -> Header:
+    def _ask(self, op: str, timeout_s: float, body: bytes = b"", **fields: object) -> Header:
         try:
-            answer, _ = self._live().channel.call(op, b"", timeout_s, **fields)
+            answer, _ = self._live().channel.call(op, body, timeout_s, **fields)
         except RuntimeCrashed as error:
             raise self._unless_leaving(error) from error
         return answer

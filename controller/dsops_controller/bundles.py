@@ -17,15 +17,17 @@ from dsops.bundle import Bundle, file_digest, sha256_hex
 from dsops.chunks import ChunkIndex, index_of
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot, target_path
-from dsops.errors import Conflict, DigestMismatch, NotFound, UntrustedBundle
+from dsops.errors import Conflict, ContentSealed, DigestMismatch, NotFound, UntrustedBundle
 from dsops.files import fsync_folder, write_atomically
 from dsops.ids import digest as check_digest
 from dsops.manifest import Manifest
+from dsops.sealing import ContentKey
 from dsops.trust import model_role
 from dsops_controller import audit
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.tables import bundle as bundles
+from dsops_controller.db.tables import content_key as content_keys
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.trust.bundle_roles import bundle_facts, read_facts
 from dsops_controller.trust.repository import Repository
@@ -90,16 +92,20 @@ class Bundles:
         self._places: dict[str, _Place] = {}
         self._damaged: set[str] = set()
 
-    def push(self, data: bytes, role_metadata: bytes, actor: str = audit.SYSTEM) -> BundleRecord:
+    def push(
+        self, data: bytes, role_metadata: bytes, actor: str = audit.SYSTEM, key: ContentKey | None = None
+    ) -> BundleRecord:
         """Take a bundle that its model's owner signed; the same push again completes or confirms it.
 
         Args:
             data: The bundle's bytes.
             role_metadata: The model's role that names it, as ``dsops bundle sign`` made it.
             actor: Who pushes, for the audit trail.
+            key: The content key of a sealed bundle. It is stored as it is: whoever reads the database can open it.
 
         Raises:
             MalformedBundle: The bytes are not a sound bundle.
+            ContentSealed: It is sealed and its key is missing or wrong, or it is not sealed and there is a key.
             DigestMismatch: A blob is not what the manifest names.
             UntrustedBundle: The role is not signed by the owner, or does not name exactly this bundle.
             Conflict: Another bundle has this model, release and variant.
@@ -112,7 +118,7 @@ class Bundles:
                 stale.unlink(missing_ok=True)
             try:
                 write_atomically(incoming, data)
-                record = self._take(incoming, data, role_metadata, actor)
+                record = self._take(incoming, data, role_metadata, actor, key)
             finally:
                 incoming.unlink(missing_ok=True)
         with self._indexing:
@@ -196,9 +202,12 @@ class Bundles:
             place = self._places.get(digest) or self._search(digest)
         return self._read(place, digest) if place else None
 
-    def _take(self, incoming: Path, data: bytes, role_metadata: bytes, actor: str) -> BundleRecord:
+    def _take(
+        self, incoming: Path, data: bytes, role_metadata: bytes, actor: str, key: ContentKey | None
+    ) -> BundleRecord:
         bundle = Bundle.open(incoming)
         bundle.verify()
+        _check_key(bundle.manifest, key)
         record = self._describe(bundle.manifest, data)
         present = self._at(record.path)
         if present and present.sha256 == record.sha256 and self._is_published(record, data):
@@ -209,7 +218,7 @@ class Bundles:
         incoming.replace(self._folder / record.sha256)
         fsync_folder(self._folder)
         if present is None:
-            self._insert(record, actor)
+            self._insert(record, actor, key)
         self._repository.publish_role(role_metadata)
         return present or record
 
@@ -241,7 +250,7 @@ class Bundles:
             write_atomically(path, data)
         return True
 
-    def _insert(self, record: BundleRecord, actor: str) -> None:
+    def _insert(self, record: BundleRecord, actor: str, key: ContentKey | None) -> None:
         values = {
             name: getattr(record, name)
             for name in ("sha256", "model", "release", "variant", "path", "length_bytes", "index_sha256")
@@ -249,6 +258,9 @@ class Bundles:
         with self._db.write() as connection:
             _store(connection, {**values, "manifest": record.manifest.encode().decode()}, record.pushed)
             detail = f"sha256 {record.sha256}, {record.length_bytes} bytes"
+            if key is not None:
+                values = {"bundle_sha256": record.sha256, "key": key.data, "created_ms": to_ms(record.pushed)}
+                connection.execute(insert(content_keys).values(values))
             audit.record(connection, record.pushed, actor, "bundle.pushed", record.path, detail)
 
     def _file(self, sha256: str) -> Path:
@@ -299,6 +311,19 @@ class Bundles:
         if sha256_hex(data) != digest:
             raise DigestMismatch(f"bundle {place.sha256} is damaged on the server", hint="push it again")
         return data
+
+
+def _check_key(manifest: Manifest, key: ContentKey | None) -> None:
+    """Check that a sealed bundle comes with its key: without, no device that is sent it could run it."""
+    if manifest.sealed is None and key is None:
+        return
+    if key is None:
+        raise ContentSealed(
+            f"{manifest.model} {manifest.release} {manifest.variant} is encrypted",
+            why="its content key did not come with it",
+            hint="give the file that it was built with: dsops bundle push BUNDLE --content-key KEYFILE",
+        )
+    key.check(manifest)
 
 
 def _check_entry(record: BundleRecord, data: bytes, role_metadata: bytes) -> None:

@@ -143,12 +143,14 @@ class Client:
         query = f"?variant={_part(variant)}" if variant is not None else ""
         return self._json("GET", f"/bundles/{ids.model_name(model)}/{release}{query}")
 
-    def push(self, bundle: bytes, role: bytes) -> Row:
-        """Hand over a bundle and the role metadata that signs it."""
-        files = {
+    def push(self, bundle: bytes, role: bytes, content_key: bytes | None = None) -> Row:
+        """Hand over a bundle, the role metadata that signs it, and the content key of one that is sealed."""
+        files: Files = {
             "bundle": ("bundle", bundle, "application/octet-stream"),
             "role": ("role.json", role, "application/json"),
         }
+        if content_key is not None:
+            files["content_key"] = ("content_key", content_key, "application/octet-stream")
         return self._json("POST", "/bundles", files=files)
 
     def create_rollout(self, plan: Row) -> Row:

@@ -2,7 +2,7 @@
 
     offset  length  what
     0       8       magic ``DSOPSBND``
-    8       4       format version, u32 little-endian, 1
+    8       4       format version, u32 little-endian, 1 or 2
     12      4       manifest length M, u32 little-endian, at most 1 MiB
     16      M       manifest, canonical JSON
     16+M    ...     blobs, concatenated in the manifest's order, no padding
@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
-from dsops.manifest import MAX_MANIFEST_BYTES, Blob, Manifest
+from dsops.manifest import FORMATS, MAX_MANIFEST_BYTES, Blob, Manifest
 
 MAGIC = b"DSOPSBND"
-VERSION = 1
 _HEAD = struct.Struct("<8sII")
 _PIECE = 1 << 20
 MAX_BLOB_BYTES = 1 << 31
@@ -51,7 +50,7 @@ def encode_bundle(manifest: Manifest, blobs: Mapping[str, bytes]) -> bytes:
     if manifest.blobs != describe_blobs(blobs):
         raise InvalidInput("the blobs are not those of the manifest")
     head = manifest.encode()
-    return b"".join([_HEAD.pack(MAGIC, VERSION, len(head)), head, *(blobs[b.name] for b in manifest.blobs)])
+    return b"".join([_HEAD.pack(MAGIC, manifest.format, len(head)), head, *(blobs[b.name] for b in manifest.blobs)])
 
 
 class Bundle:
@@ -104,8 +103,12 @@ class Bundle:
             raise self._differs(blob)
         return data
 
-    def pieces(self, name: str) -> Iterator[bytes]:
+    def pieces(self, name: str, piece_bytes: int = _PIECE) -> Iterator[bytes]:
         """Return one blob piece by piece. Only the end tells whether it is whole: nothing of it may be used before.
+
+        Args:
+            name: The blob.
+            piece_bytes: Length of each piece but the last.
 
         Raises:
             MalformedBundle: There is none of that name, or the file cannot be read any more.
@@ -115,7 +118,7 @@ class Bundle:
         state = hashlib.sha256()
         with self._reading() as file:
             file.seek(self._starts[name])
-            for piece in _pieces(file, blob.size_bytes):
+            for piece in _pieces(file, blob.size_bytes, piece_bytes):
                 state.update(piece)
                 yield piece
         if state.hexdigest() != blob.sha256:
@@ -167,7 +170,7 @@ def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
     magic, version, length = _HEAD.unpack(head)
     if magic != MAGIC:
         raise MalformedBundle("the file is not a dsops bundle", why="it does not begin with the magic bytes")
-    if version != VERSION:
+    if version not in FORMATS:
         raise MalformedBundle(f"bundle format {version} is not known", hint="update dsops")
     if length > MAX_MANIFEST_BYTES:
         raise MalformedBundle("the manifest is too long", why=f"{length} bytes, {MAX_MANIFEST_BYTES} allowed")
@@ -175,6 +178,8 @@ def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
     if len(data) != length:
         raise MalformedBundle("the manifest is cut short")
     manifest = Manifest.decode(data)
+    if manifest.format != version:
+        raise MalformedBundle(f"the manifest is of format {manifest.format}", why=f"the container is of {version}")
     names = [blob.name for blob in manifest.blobs]
     if names != sorted(names):
         raise MalformedBundle("the blobs are not in order", why="they are sorted by name")
@@ -195,11 +200,11 @@ def _digest(pieces: Iterable[bytes]) -> str:
     return state.hexdigest()
 
 
-def _pieces(file: BinaryIO, most: int | None = None) -> Iterator[bytes]:
+def _pieces(file: BinaryIO, most: int | None = None, piece_bytes: int = _PIECE) -> Iterator[bytes]:
     """Yield what follows in a file, ``most`` bytes or all of it."""
     left = most
     while left is None or left > 0:
-        piece = file.read(_PIECE if left is None else min(left, _PIECE))
+        piece = file.read(piece_bytes if left is None else min(left, piece_bytes))
         if not piece:
             return
         left = None if left is None else left - len(piece)

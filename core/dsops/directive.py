@@ -34,13 +34,21 @@ MAX_LEAP = 2**20
 
 
 class DesiredSlot(Frozen):
-    """The bundle that a model's slot shall hold: a target of the trust metadata, and why it is wanted."""
+    """The bundle that a model's slot shall hold: a target of the trust metadata, and why it is wanted.
+
+    ``content_key`` is the key of a sealed bundle, wrapped for this device (:func:`dsops.sealing.wrap`).
+    """
 
     path: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[1-9][0-9]{0,9}\.[a-z0-9._-]{1,32}\.bundle$")
     sha256: Sha256
     length_bytes: int = Field(gt=0)
     release: int = Field(ge=1)
     deployment: str = Field(max_length=64)
+    content_key: str | None = Field(default=None, pattern=r"^[A-Za-z0-9+/]{107}=$", repr=False)
+
+    def wants_same(self, other: "DesiredSlot") -> bool:
+        """Return whether another slot wants the same for the same reason; a key is wrapped anew in every directive."""
+        return self == other.model_copy(update={"content_key": self.content_key})
 
 
 class Directive(Frozen):

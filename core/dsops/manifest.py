@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dsops import strictjson
 from dsops.errors import MalformedBundle
 
+FORMATS = (1, 2)
+FORMAT_SEALED = 2
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_BLOBS = 256
 MAX_TENSORS = 64
@@ -21,6 +23,9 @@ MAX_COUNT = 2**53
 MAX_METRICS = 1024
 MAX_KPIS = 64
 MAX_HARDWARE = 64
+MIN_RECORD_BYTES, MAX_RECORD_BYTES = 1 << 12, 1 << 24
+TAG_BYTES = 16
+"""What encryption adds to each record (AES-GCM)."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BlobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -163,14 +168,35 @@ class Documents(Frozen):
         return tuple(name for name in every if name is not None)
 
 
+class Sealed(Frozen):
+    """Which blobs are encrypted, and how; see :mod:`dsops.sealing`.
+
+    Attributes:
+        scheme: How.
+        record_bytes: Length of a record before it is encrypted; the last one may be shorter.
+        key_id: Names the content key, and says nothing of it.
+        blobs: What the encrypted blobs were before. Under the same names the manifest's own list has the ciphertexts.
+    """
+
+    scheme: Literal["aes-256-gcm-records"] = "aes-256-gcm-records"
+    record_bytes: int = Field(default=1 << 20, ge=MIN_RECORD_BYTES, le=MAX_RECORD_BYTES)
+    key_id: Sha256
+    blobs: tuple[Blob, ...] = Field(min_length=1, max_length=MAX_BLOBS)
+
+    def stored_bytes(self, blob: Blob) -> int:
+        """Return the length of a blob's ciphertext."""
+        return blob.size_bytes + TAG_BYTES * -(-blob.size_bytes // self.record_bytes)
+
+
 class Manifest(Frozen):
     """What a bundle holds and needs.
 
     ``payload``, ``profile`` and ``golden`` name blobs. ``metrics`` holds figures of the build that are the same on
-    every machine, such as ``float_accuracy`` and ``accuracy``, as fractions.
+    every machine, such as ``float_accuracy`` and ``accuracy``, as fractions. Format 2 is that of bundles with encrypted
+    blobs; everything else is written as format 1, which has no key ``sealed``.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     model: Name
     release: int = Field(ge=1, lt=2**31)
     variant: Variant = "int8"
@@ -192,6 +218,7 @@ class Manifest(Frozen):
     golden: BlobName = "golden.bin"
     files: tuple[Attachment, ...] = Field(default=(), max_length=MAX_BLOBS)
     documents: Documents = Documents()
+    sealed: Sealed | None = None
     blobs: tuple[Blob, ...] = Field(max_length=MAX_BLOBS)
 
     @model_validator(mode="after")
@@ -216,6 +243,10 @@ class Manifest(Frozen):
                 raise ValueError(f"tensor {spec.name!r} has a batch of {spec.shape[0]}, not 1")
         _check_channels(self.preprocessing, self.inputs)
         check_task(self.task, self.labels, self.inputs, self.outputs)
+        if (self.format == FORMAT_SEALED) != (self.sealed is not None):
+            raise ValueError(f"format {FORMAT_SEALED} is that of bundles with encrypted blobs, and of no others")
+        if self.sealed is not None:
+            _check_sealed(self.sealed, self)
         return self
 
     def blob(self, name: str) -> Blob:
@@ -231,7 +262,7 @@ class Manifest(Frozen):
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        return strictjson.dumps(self.model_dump(mode="json"))
+        return strictjson.dumps(self.model_dump(mode="json", exclude=None if self.sealed else {"sealed"}))
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
@@ -270,6 +301,19 @@ def check_task(task: Task, labels: Sequence[str], inputs: Sequence[TensorSpec], 
         raise ValueError(f"labels belong to a classification, not to a {task}")
     if task is Task.RECONSTRUCTION and inputs[0].shape != outputs[0].shape:
         raise ValueError(f"a reconstruction of {list(inputs[0].shape)} has shape {first}")
+
+
+def _check_sealed(sealed: Sealed, manifest: Manifest) -> None:
+    """Check that the payload is encrypted, that all that is encrypted can be opened on a device, and the lengths."""
+    names = [blob.name for blob in sealed.blobs]
+    if names != sorted({manifest.payload, *names}) or not {manifest.payload, manifest.golden}.issuperset(names):
+        raise ValueError(
+            "the payload is encrypted, the golden inputs may be, in order of their names, and nothing else"
+        )
+    for blob in sealed.blobs:
+        stored = manifest.blob(blob.name).size_bytes
+        if not blob.size_bytes or stored != sealed.stored_bytes(blob):
+            raise ValueError(f"blob {blob.name} has {stored} bytes, not {sealed.stored_bytes(blob)}")
 
 
 def _check_channels(sections: Sequence[Preprocessing], inputs: Sequence[TensorSpec]) -> None:

@@ -1,8 +1,9 @@
-"""Makes golden bundles of the newest format version: ``python firmware_bundles/golden/make.py FOLDER``.
+"""Makes golden bundles: ``python firmware_bundles/golden/make.py FOLDER``, of format 1, or 2 with ``--sealed``.
 
 Three small models of real data, one for each shape of bundle: a classifier of images with an attachment, a
-reconstruction with a threshold, and a classifier with two inputs. A throw-away key signs their provenance; its public
-half stays beside them. Bundles that are there are never replaced: what an old release wrote is what they are for.
+reconstruction with a threshold, and a classifier with two inputs; of format 2, the first of them, sealed. A throw-away
+key signs their provenance; its public half stays beside them, and so does the secret of a sealed one. Bundles that are
+there are never replaced: what an old release wrote is what they are for.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dsops.bundle import file_digest
 from dsops.dsse import public_pem
+from dsops.sealing import new_secret
 from dsops_controller.build.bundles.documents.provenance import Signer
 from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
@@ -100,7 +102,9 @@ def main() -> None:
     """Make every bundle that is not there yet."""
     parser = argparse.ArgumentParser(description="Makes golden bundles.")
     parser.add_argument("to", type=Path)
-    to = parser.parse_args().to
+    parser.add_argument("--sealed", action="store_true")
+    options = parser.parse_args()
+    to, secret = options.to, new_secret() if options.sealed else None
     to.mkdir(parents=True, exist_ok=True)
     key = ed25519.Ed25519PrivateKey.generate()
     with tempfile.TemporaryDirectory() as place:
@@ -109,13 +113,16 @@ def main() -> None:
         for name in ("digits", "camera-watch"):
             script = RECIPES / name / "prepare.py"
             subprocess.run([sys.executable, str(script), "--out", str(work / name)], check=True)
-        for name in ("digits", "camera-watch", "digit-halves"):
+        for name in ("digits",) if secret else ("digits", "camera-watch", "digit-halves"):
             made = work / f"{name}-1-int8.bundle"
             build_model(work / name, work / "built", only=("int8",))
-            build_bundle(work / "built", 1, made, signer=Signer(key, "urn:dsops:golden-bundles"))
+            signer = Signer(key, "urn:dsops:golden-bundles")
+            build_bundle(work / "built", 1, made, signer=signer, secret=secret)
             if not (to / made.name).exists():
                 shutil.copy(made, to / made.name)
                 (to / f"{made.stem}.pub").write_text(public_pem(key.public_key()))
+                if secret:
+                    (to / f"{made.stem}.key").write_text(secret.hex() + "\n")
     bundles = sorted(to.glob("*.bundle"))
     (to / "SHA256SUMS").write_text("".join(f"{file_digest(path)[0]}  {path.name}\n" for path in bundles))
 

@@ -49,7 +49,7 @@ CLASSES = sorted(models_of(Manifest), key=lambda model: model.__name__)
 
 
 def test_every_class_of_the_manifest_was_found() -> None:
-    assert len(CLASSES) == 10
+    assert len(CLASSES) == 11
 
 
 @pytest.mark.parametrize("model", CLASSES, ids=lambda model: model.__name__)
@@ -66,6 +66,7 @@ def test_every_key_is_on_the_page_with_its_default(model: type[BaseModel]) -> No
         ("whole file, to be sent in chunks", f"{chunks.MAX_CHUNKS * chunks.MAX_CHUNK_BYTES:,} bytes"),
         ("inputs, outputs", f"{manifest.MAX_TENSORS} each"),
         ("dimensions of a tensor", str(manifest.MAX_RANK)),
+        ("sealed record", f"{manifest.MIN_RECORD_BYTES:,} to {manifest.MAX_RECORD_BYTES:,} bytes"),
         ("nesting of JSON", str(strictjson.MAX_DEPTH)),
         ("golden frames", f"{golden.MAX_GOLDEN:,}"),
         ("golden values", f"{golden.MAX_GOLDEN_BYTES >> 20} MiB"),

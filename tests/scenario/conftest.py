@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dsops import dsse
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
@@ -17,8 +18,10 @@ from dsops.directive import DesiredSlot, Directive, target_path
 from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
+from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wrap
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
@@ -53,6 +56,7 @@ class Made:
     model: str
     release: int
     data: bytes
+    key: ContentKey | None = None
 
     @property
     def sha256(self) -> str:
@@ -77,10 +81,16 @@ class Made:
         return SignedTarget(self.path, self.sha256, len(self.data), facts)
 
 
-def make_bundle(release: int, *, model: str = MODEL, size: int = 3000) -> Made:
+def make_bundle(release: int, *, model: str = MODEL, size: int = 3000, secret: bytes | None = None) -> Made:
+    """Make a bundle; with a secret it is sealed."""
     payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
     settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
     blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
+    sealed = None
+    if secret is not None:
+        parts = {name: blobs[name] for name in ("model.tflite", "golden.bin")}
+        sealed, ciphertexts = seal(secret, Identity(model, release, "int8"), parts)
+        blobs |= ciphertexts
     spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
     manifest = Manifest(
         model=model,
@@ -88,9 +98,12 @@ def make_bundle(release: int, *, model: str = MODEL, size: int = 3000) -> Made:
         inputs=(spec,),
         outputs=(spec,),
         files=tuple(Attachment(blob=name, kind="config") for name in settings),
+        format=1 if sealed is None else 2,
+        sealed=sealed,
         blobs=describe_blobs(blobs),
     )
-    return Made(model, release, encode_bundle(manifest, blobs))
+    key = None if secret is None else content_key(secret, manifest)
+    return Made(model, release, encode_bundle(manifest, blobs), key)
 
 
 @dataclass
@@ -152,17 +165,19 @@ class SimRuntime:
     alive: bool = True
     gaps: int = 0
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
         self.fuse()
+        self._open(path, key)
         assert limits.timeout_s > 0
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.log.append(f"prove {digest[:8]}")
         self._raise(self.prove_faults, digest)
         self.fuse()
 
-    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+    def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None) -> None:
         self.fuse()
         self._require_alive()
+        self._open(path, key)
         self.log.append(f"activate {digest[:8]}")
         self._raise(self.activate_faults, digest)
         Bundle.open(path).verify()
@@ -185,6 +200,11 @@ class SimRuntime:
 
     def is_serving(self, model: str, digest: str) -> bool:
         return self.alive and self.serving.get(model) == digest
+
+    def _open(self, path: Path, key: ContentKey | None) -> None:
+        bundle = Bundle.open(path)
+        assert key is None or bundle.manifest.sealed is not None
+        read_blob(bundle, bundle.manifest.payload, key)
 
     def _require_alive(self) -> None:
         if not self.alive:
@@ -271,6 +291,8 @@ class World:
         self.config = InstallConfig(probation_s=60.0, free_bytes=1000, window=4)
         self.last_seq = 0
         self.envelopes: dict[tuple[int, str, tuple[Made, ...]], bytes] = {}
+        self.content_key = X25519PrivateKey.generate()
+        self.brings_keys = True
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -285,6 +307,7 @@ class World:
             trust=self.trust,
             chunks=self.broker,
             runtime=self.runtime,
+            keys=ContentKeys("cam-1", self.journal, lambda: self.content_key),
             events=self.events,
             listener=self.listener,
             clock=self.clock,
@@ -307,6 +330,14 @@ class World:
             pieces = split(bundle.data, CHUNK_BYTES)
             self.broker.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in pieces}
 
+    def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
+        """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
+        slot = bundle.slot(deployment)
+        if bundle.key is None or not self.brings_keys:
+            return slot
+        own = self.content_key.public_key()
+        return slot.model_copy(update={"content_key": wrap(bundle.key, own, bundle.sha256, "cam-1")})
+
     def envelope(self, seq: int, *made: Made, deployment: str = "") -> bytes:
         now = self.clock.now()
         directive = Directive(
@@ -315,7 +346,7 @@ class World:
             seq=seq,
             issued=now,
             expires=now + timedelta(days=1),
-            slots={bundle.model: bundle.slot(deployment or f"de-{seq}") for bundle in made},
+            slots={bundle.model: self.slot(bundle, deployment or f"de-{seq}") for bundle in made},
         )
         return directive.sign(self.key)
 

@@ -9,6 +9,8 @@ from dsops.states import Install
 
 pytestmark = pytest.mark.slow
 
+SECRET = bytes(range(32))
+
 
 def first(world: Any, bundle: Any) -> Any:
     one = bundle(1)
@@ -55,7 +57,29 @@ def back_again(world: Any, bundle: Any) -> Any:
     return 3, bundle(1), (Install.COMMITTED, bundle(1).sha256)
 
 
-STORIES = [first, update, bad_proof, bad_activation, bad_probation, bad_first, back_again]
+def sealed_update(world: Any, bundle: Any) -> Any:
+    two = bundle(2, secret=SECRET)
+    world.publish(two)
+    return 2, two, (Install.COMMITTED, two.sha256)
+
+
+def back_to_sealed(world: Any, bundle: Any) -> Any:
+    two, three = bundle(2, secret=SECRET), bundle(3, secret=SECRET)
+    world.install(2, two)
+    world.publish(three)
+    world.runtime.check_faults[three.sha256] = GoldenMismatch("no")
+    return 3, three, (Install.ROLLED_BACK, two.sha256)
+
+
+def sealed_without_key(world: Any, bundle: Any) -> Any:
+    world.brings_keys = False
+    two = bundle(2, secret=SECRET)
+    world.publish(two)
+    return 2, two, (Install.REJECTED, bundle(1).sha256)
+
+
+SEALED = [sealed_update, back_to_sealed, sealed_without_key]
+STORIES = [first, update, bad_proof, bad_activation, bad_probation, bad_first, back_again, *SEALED]
 
 
 def prepared(new_world: Any, bundle: Any, story: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dsops import dsse
 from dsops.bundle import describe_blobs, encode_bundle
@@ -18,7 +19,9 @@ from dsops.directive import DesiredSlot, Directive
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import ModelState
+from dsops.sealing import ContentKey
 from dsops.trust import Director, Policy
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
@@ -79,11 +82,13 @@ class Surroundings:
     def need(self, digests: tuple[str, ...]) -> None:
         self.asked |= dict.fromkeys(digests)
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
         assert path.is_file()
         assert limits.timeout_s
+        assert key is None
 
-    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+    def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None) -> None:
+        assert key is None
         self._require_alive()
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         assert release
@@ -144,6 +149,7 @@ class Stage:
             trust=self.bench.store,
             chunks=self.around,
             runtime=self.around,
+            keys=ContentKeys(self.device, self.journal, X25519PrivateKey.generate),
             events=self.around,
             listener=self.around,
             clock=self.bench.clock,

@@ -13,11 +13,12 @@ from functools import partial
 from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot
-from dsops.errors import Conflict, DeviceError, DigestMismatch, DsopsError, RuntimeCrashed
+from dsops.errors import Conflict, ContentSealed, DeviceError, DsopsError, RuntimeCrashed
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
@@ -60,6 +61,7 @@ class Installer:
         trust: What we may believe.
         chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
+        keys: Finds the keys of sealed bundles.
         events: Keeps events.
         listener: Is told of changes.
         clock: Time.
@@ -72,6 +74,7 @@ class Installer:
     trust: Trust
     chunks: ChunkSource
     runtime: RuntimeControl
+    keys: ContentKeys
     events: EventSink
     listener: Listener
     clock: Clock
@@ -85,7 +88,7 @@ class Installer:
     def __post_init__(self) -> None:
         """Join the parts; nothing starts."""
         self._rows = self.journal.installs()
-        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime)
+        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
@@ -272,8 +275,9 @@ class Installer:
         judged = self._intake.judge(self.clock.monotonic_s())
         if judged is None:
             return
-        for model in judged.directive.slots if judged.directive else ():
+        for model, wanted in judged.directive.slots.items() if judged.directive else ():
             self._reconcile(model)
+            self._open_again(model, wanted)
         self._believing(_DIRECTIVE, judged.outcome, judged.digest)
         self._publish()
 
@@ -299,8 +303,15 @@ class Installer:
         elif row.state is Install.PROBATION:
             self._go_back_if_wanted(row, wanted)
 
+    def _open_again(self, model: str, wanted: DesiredSlot) -> None:
+        """Serve an active sealed bundle that could not be opened until this key came."""
+        row, active = self._rows.get(model), self.slots.active(model)
+        is_it = wanted.content_key is not None and active is not None and active.digest == wanted.sha256
+        if is_it and (row is None or row.state.is_final) and not self.runtime.is_serving(model, wanted.sha256):
+            self._serve(model)
+
     def _is_settled(self, row: InstallRow, seq: int, wanted: DesiredSlot) -> bool:
-        if row.wanted != wanted:
+        if not row.wanted.wants_same(wanted):
             return False
         if row.state is Install.COMMITTED:
             active = self.slots.active(row.model)
@@ -335,7 +346,7 @@ class Installer:
         changed = after(row, taken.state, outcome)
         with self.journal.transaction():
             self.journal.put_install(changed)
-            if Effect.QUARANTINE in taken.effects and changed.problem:
+            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code != ContentSealed.code:
                 self.journal.quarantine(changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
                 self.slots.commit(changed.model, changed.wanted.sha256)
@@ -411,8 +422,8 @@ class Installer:
     def _serve(self, model: str) -> None:
         problem = self._steps.serve(model)
         if problem:
-            damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=problem)
-            self.journal.tell(Tidings("slot_damaged", model, 0, "", damaged.code, str(damaged)))
+            kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
+            self.journal.tell(Tidings(kind, model, 0, "", problem.code, problem.message))
             self._news = True
 
     def _resume(self, row: InstallRow) -> None:
@@ -465,6 +476,7 @@ class Installer:
         unfinished = (row for row in self._rows.values() if not row.state.is_final)
         try:
             self._carrier.sweep(frozenset(row.wanted.sha256 for row in unfinished))
+            self.journal.forget_keys()
         except DsopsError as error:
             logger.warning("%s", error)
 

@@ -30,6 +30,7 @@ CREATE TABLE slot (
     model TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, length_bytes INTEGER NOT NULL,
     release INTEGER NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (model, name)
 ) WITHOUT ROWID;
+CREATE TABLE content_key (digest TEXT PRIMARY KEY, opened TEXT NOT NULL, newest TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE quarantine (digest TEXT PRIMARY KEY, code TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, model TEXT NOT NULL, release INTEGER NOT NULL,
@@ -227,7 +228,7 @@ class Journal:
         return self.get(_DIRECTIVE)
 
     def accept(self, directive: Directive, digest: str) -> None:
-        """Keep a directive's ``seq``, its payload's digest and what it wants. The stored ``seq`` never falls."""
+        """Keep a directive's ``seq``, which never falls, its digest, what it wants and the keys that it brings."""
         with self.transaction():
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
             self._write(sql, (_SEQ, directive.seq))
@@ -235,6 +236,8 @@ class Journal:
             for model, slot in directive.slots.items():
                 row = (model, directive.seq, slot.model_dump_json())
                 self._write("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", row)
+                if slot.content_key is not None:
+                    self._keep_key(slot.sha256, slot.content_key)
 
     def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
         """Return what the newest directive that names it wants of each model, with that directive's ``seq``."""
@@ -285,6 +288,31 @@ class Journal:
         """Return what a slot holds."""
         found = self._rows("SELECT * FROM slot WHERE model = ? AND name = ?", (model, name))
         return _slot(found[0]) if found else None
+
+    # Keys of sealed bundles; see dsops_agent.install.content_keys.
+
+    def _keep_key(self, digest: str, wrapped: str) -> None:
+        sql = "INSERT INTO content_key VALUES (?, '', ?) ON CONFLICT DO UPDATE SET newest = excluded.newest"
+        self._write(sql, (digest, wrapped))
+
+    def wrapped_keys(self, digest: str) -> tuple[str, ...]:
+        """Return the key that opened the bundle, if one did, then the newest that came, if it is another."""
+        found = self._rows("SELECT opened, newest FROM content_key WHERE digest = ?", (digest,))
+        return tuple(dict.fromkeys(str(key) for row in found for key in row if key))
+
+    def key_opened(self, digest: str, wrapped: str) -> None:
+        """Keep that a key opened its bundle."""
+        if not self._rows("SELECT 1 FROM content_key WHERE digest = ? AND opened = ?", (digest, wrapped)):
+            self._write("UPDATE content_key SET opened = ? WHERE digest = ?", (wrapped, digest))
+
+    def forget_keys(self) -> None:
+        """Forget the keys of bundles that no slot holds and nobody wants."""
+        held = {str(row[0]) for row in self._rows("SELECT digest FROM slot")}
+        wanted = {slot.sha256 for _, slot in self.desired().values()}
+        wanted |= {row.wanted.sha256 for row in self.installs().values()}
+        for (digest,) in self._rows("SELECT digest FROM content_key"):
+            if digest not in held | wanted:
+                self._write("DELETE FROM content_key WHERE digest = ?", (digest,))
 
     # Quarantine and events.
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dsops.sealing import ContentKey
+
 
 @dataclass(frozen=True)
 class InstallConfig:
@@ -73,10 +75,11 @@ class ChunkSource(Protocol):
 class RuntimeControl(Protocol):
     """The inference process.
 
-    Every method raises RuntimeCrashed when the process is gone or silent, except ``is_serving``.
+    Every method raises RuntimeCrashed when the process is gone or silent, except ``is_serving``. A sealed bundle is
+    opened with its content key, in the memory of the process that loads it.
     """
 
-    def prove(self, path: Path, limits: ProveLimits) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
         """Run a bundle's golden inputs in a throw-away process.
 
         Raises:
@@ -87,7 +90,7 @@ class RuntimeControl(Protocol):
         """
         ...
 
-    def activate(self, model: str, path: Path, digest: str, release: int) -> None:
+    def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None) -> None:
         """Change the model over to a bundle without losing a request; the same digest again is allowed."""
         ...
 

@@ -1,10 +1,13 @@
 """What each effect of the install machine does. Every step may run again; each returns what happened, or waits."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dsops.directive import DesiredSlot
 from dsops.errors import (
+    ContentSealed,
     DigestMismatch,
     DsopsError,
     GoldenMismatch,
@@ -20,6 +23,7 @@ from dsops.errors import (
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops.trust import approve
+from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow
@@ -80,6 +84,7 @@ class Steps:
     slots: Slots
     trust: Trust
     runtime: RuntimeControl
+    keys: ContentKeys
 
     def decide(self, row: InstallRow, *, waited: bool) -> Outcome | Wait:
         """Ask whether the wanted bundle may be installed.
@@ -132,18 +137,25 @@ class Steps:
         content = SlotRow("", wanted.sha256, wanted.length_bytes, wanted.release, committed=False)
         source = part_path(self.slots.folder.parent / "staging", wanted.sha256)
         try:
+            self._check_key(source, wanted.sha256)
             self.slots.stage(row.model, content, source)
-        except MalformedBundle as error:
+        except (ContentSealed, MalformedBundle) as error:
             return Outcome(Event.REFUSED, problem_of(error))
         except (DigestMismatch, NoSpace, StateDamaged) as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.STORED)
 
+    def _check_key(self, source: Path, digest: str) -> None:
+        """Refuse a sealed bundle that cannot be opened before it takes the place of the one to go back to."""
+        with suppress(MalformedBundle):  # or moved already; what is wrong with a file is said when it is staged
+            self.keys.of(source, digest)
+
     def prove(self, row: InstallRow) -> Outcome:
         """Let a throw-away process run the golden inputs."""
         limits = ProveLimits(self.config.prove_timeout_s, self.config.prove_memory_bytes)
         try:
-            self.runtime.prove(self._candidate(row).path, limits)
+            path = self._candidate(row).path
+            self.runtime.prove(path, limits, self.keys.of(path, row.wanted.sha256))
         except CONDEMNING as error:
             return Outcome(Event.FAULT, problem_of(error))
         except DsopsError as error:
@@ -155,7 +167,7 @@ class Steps:
         try:
             candidate = self._candidate(row)
             self.slots.activate(row.model, candidate.name)
-            self.runtime.activate(row.model, candidate.path, candidate.digest, candidate.release)
+            self._serve(row.model, candidate)
         except RuntimeCrashed as error:
             return _crash(row, error)
         except DsopsError as error:
@@ -179,7 +191,7 @@ class Steps:
             if before and not damage(before, row.model):
                 self.slots.mend(before)
                 self.slots.activate(row.model, before.name)
-                self.runtime.activate(row.model, before.path, before.digest, before.release)
+                self._serve(row.model, before)
             else:
                 self.slots.deactivate(row.model)
                 self.runtime.deactivate(row.model)
@@ -191,15 +203,23 @@ class Steps:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)
 
-    def serve(self, model: str) -> str:
-        """Let the runtime serve a model's active slot; return what was wrong on disk, or empty."""
-        file, problem = self.slots.sound(model)
+    def serve(self, model: str) -> Problem | None:
+        """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key."""
+        file, wrong = self.slots.sound(model)
+        damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=wrong)
+        problem = problem_of(damaged) if wrong else None
         if file:
             try:
-                self.runtime.activate(model, file.path, file.digest, file.release)
+                self._serve(model, file)
+            except ContentSealed as error:
+                problem = problem_of(error)
             except DsopsError as error:
                 logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
         return problem
+
+    def _serve(self, model: str, file: SlotFile) -> None:
+        key = self.keys.of(file.path, file.digest)
+        self.runtime.activate(model, file.path, file.digest, file.release, key)
 
     def _check(self, row: InstallRow) -> Outcome | None:
         try:

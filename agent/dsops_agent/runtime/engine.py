@@ -20,9 +20,11 @@ from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest, Task, TensorSpec
 from dsops.profile import Profile, check_profile
+from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
+from dsops_agent.runtime.memory import forbid_dumps
 
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
@@ -204,29 +206,36 @@ def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
     return InvalidInput(f"model {manifest.model} has {inputs}, {', '.join(names)}", why=f"got {given}")
 
 
-def load_bundle(bundle: Bundle, digest: str, threads: int, *, is_proved: bool = False) -> ServedModel:
+def load_bundle(
+    bundle: Bundle, digest: str, threads: int, key: ContentKey | None = None, *, is_proved: bool = False
+) -> ServedModel:
     """Load an opened bundle, every blob checked, and its payload looked through before the runtime parses it.
 
     Args:
         bundle: The bundle.
         digest: SHA-256 of its file, checked by the caller.
         threads: Threads of the interpreter.
+        key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
             again: the result would be the same, and in the data process it would take time from callers. A bundle is
             activated only after its proof; when the device starts again the journal vouches for the digest.
 
     Raises:
         DigestMismatch: A blob is damaged.
-        MalformedBundle: Profile or golden inputs are not readable, or the profile is not of this model.
+        ContentSealed: The bundle is sealed, and its key is missing or wrong.
+        MalformedBundle: What is sealed does not fit its key; profile or golden inputs are not readable, or the profile
+            is not of this model.
         InvalidModel: The payload is not sound, the runtime refuses it, or it is not what the manifest tells.
         RuntimeMissing: There is no TFLite runtime.
     """
     bundle.verify()
     manifest = bundle.manifest
+    if manifest.sealed is not None:
+        forbid_dumps()
     profile = Profile.decode(bundle.read(manifest.profile))
-    golden = GoldenSet.decode(bundle.read(manifest.golden))
+    golden = GoldenSet.decode(read_blob(bundle, manifest.golden, key))
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
-    payload = bundle.read(manifest.payload)
+    payload = read_blob(bundle, manifest.payload, key)
     if not is_proved:
         lint(payload, DEVICE_LIMITS)
     loaded = LoadedModel(payload, threads)

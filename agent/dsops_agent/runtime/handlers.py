@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 import dsops
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Name, Sha256, first_problem
+from dsops.sealing import ContentKey
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.memory import resident_bytes
@@ -47,7 +48,6 @@ class ControlRequests:
         self._models = models
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
-            "activate": self._activate,
             "deactivate": self._deactivate,
             "check": self._check,
             "status": self._status,
@@ -55,21 +55,25 @@ class ControlRequests:
         }
 
     def handle(self, op: str, header: Header, body: bytes) -> tuple[Header, bytes]:
-        """Answer one request; the handler of a channel.
+        """Answer one request; the handler of a channel. The body of ``activate`` is the key of a sealed bundle.
 
         Raises:
             InvalidInput: The operation is unknown or its header is not valid.
             DsopsError: The operation failed.
         """
+        if op == "activate":
+            self._activate(header, body)
+            return {}, b""
         operation = self._operations.get(op)
         if operation is None:
-            raise InvalidInput(f"the runtime has no operation {op[:64]!r}", why=f"it has {', '.join(self._operations)}")
+            known = ", ".join(("activate", *self._operations))
+            raise InvalidInput(f"the runtime has no operation {op[:64]!r}", why=f"it has {known}")
         return operation(header), b""
 
-    def _activate(self, header: Header) -> Header:
+    def _activate(self, header: Header, body: bytes) -> None:
         wanted = _parse(_Activate, header)
-        self._models.activate(wanted.model, Path(wanted.path), wanted.digest, wanted.release)
-        return {}
+        key = ContentKey(body) if body else None
+        self._models.activate(wanted.model, Path(wanted.path), wanted.digest, wanted.release, key)
 
     def _deactivate(self, header: Header) -> Header:
         self._models.deactivate(_parse(_Named, header).model)

@@ -1,10 +1,16 @@
 """How much memory this process holds, from proc(5); elsewhere from getrusage(2)."""
 
+import ctypes
+import logging
 import os
 import resource
+import sys
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 _KIB = 1024
+_PR_SET_DUMPABLE = 4
 
 
 def resident_bytes() -> int:
@@ -29,6 +35,16 @@ def peak_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * _KIB
     return _most_so_far()
+
+
+def forbid_dumps() -> None:
+    """Keep this process's memory out of core dumps, and from other processes of its user: prctl(2), PR_SET_DUMPABLE.
+
+    What the host does not offer is logged: the secret is in memory all the same.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not sys.platform.startswith("linux") or ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        logger.warning("this host cannot keep a sealed model out of memory dumps")
 
 
 def _most_so_far() -> int:

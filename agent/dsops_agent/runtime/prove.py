@@ -1,5 +1,7 @@
 """The throw-away process in which a candidate is tried: ``python -m dsops_agent.runtime.prove BUNDLE --threads N``.
 
+With ``--sealed`` it reads the content key from its standard input, which no other process can look at.
+
 It prints one JSON object and exits with 0, whether the bundle is good or not. When a hostile payload crashes it, or
 makes it hang, there is no object: the parent takes that for :class:`dsops.errors.RuntimeCrashed`, and sets the limits
 on memory and time.
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import DsopsError, IncompatibleBundle
+from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
@@ -26,16 +29,17 @@ TIMED_S = 2.0
 """The golden inputs are repeated until there are so many timed frames, or so much time in the interpreter."""
 
 
-def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
+def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | None = None) -> dict[str, object]:
     """Load a bundle, check its golden inputs, and its budgets of latency, memory and disk.
 
     Args:
         path: The bundle file.
         threads: Threads of the interpreter.
         max_latency_ms: Limit of the median besides the manifest's own; 0 sets none.
+        key: The content key of a sealed bundle.
 
     Raises:
-        BundleError: The bundle is damaged, cannot be loaded, or answers wrongly (GoldenMismatch).
+        BundleError: The bundle is damaged, sealed, cannot be loaded, or answers wrongly (GoldenMismatch).
         IncompatibleBundle: It is too slow or too large for this device.
     """
     bundle = Bundle.open(path)
@@ -43,7 +47,7 @@ def prove(path: Path, threads: int, max_latency_ms: float) -> dict[str, object]:
     budgets = bundle.manifest.budgets
     check_budget("the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
-    served = load_bundle(bundle, digest, threads)
+    served = load_bundle(bundle, digest, threads, key)
     try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
     rss_bytes = peak_bytes()
@@ -123,9 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-latency-ms", type=float, default=0.0)
+    parser.add_argument("--sealed", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        result = prove(options.bundle, options.threads, options.max_latency_ms)
+        key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
+        result = prove(options.bundle, options.threads, options.max_latency_ms, key)
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}
     except MemoryError:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
+from dsops.sealing import ContentKey
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
 from dsops_agent.runtime.litert import Array
@@ -92,10 +93,11 @@ class Models:
         with self._lock:
             return [self._serving[name] for name in sorted(self._serving)]
 
-    def activate(self, name: str, path: Path, digest: str, release: int) -> Serving:
+    def activate(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> Serving:
         """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
 
-        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`).
+        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). The content key
+        of a sealed one is not kept: after a restart it must be given again.
 
         Raises:
             DigestMismatch: The file, or a blob of it, is not what was asked for.
@@ -103,7 +105,7 @@ class Models:
             BundleError: See :func:`dsops_agent.runtime.engine.load_bundle`.
         """
         with self._loading:  # one at a time: two models being loaded need memory twice
-            serving = self._load(name, path, digest, release)
+            serving = self._load(name, path, digest, release, key)
             with self._lock:
                 before = self._serving.get(name)
                 self._serving[name] = serving
@@ -125,7 +127,7 @@ class Models:
             raise NotFound(f"no model {name!r} is active")
         logger.info("model %s: release %d no longer answers", name, found.model.release)
 
-    def _load(self, name: str, path: Path, digest: str, release: int) -> Serving:
+    def _load(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None) -> Serving:
         bundle = Bundle.open(path)
         check_digest(file_digest(path)[0], digest, path.name)
         manifest = bundle.manifest
@@ -133,7 +135,7 @@ class Models:
             raise MalformedBundle(
                 f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
             )
-        served = load_bundle(bundle, digest, self._threads, is_proved=True)
+        served = load_bundle(bundle, digest, self._threads, key, is_proved=True)
         try:
             served.warm_up()
         except InvalidInput as error:

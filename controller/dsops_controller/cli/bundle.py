@@ -12,13 +12,18 @@ from dsops.dsse import PublicKey
 from dsops.errors import InvalidInput, NotFound
 from dsops.files import write_atomically
 from dsops.manifest import Manifest
+from dsops.sealing import read_blob
 from dsops.trust import model_role
 from dsops_controller.cli import bundle_diff, bundle_show, output, secrets, session
+from dsops_controller.cli.content_keys import find_key, read_or_make_secret
 
 T = TypeVar("T")
 
 app = typer.Typer(help="Package, sign and push models.", no_args_is_help=True)
 BundleFile = Annotated[Path, typer.Argument(help="bundle file")]
+ContentKeyFile = Annotated[
+    Path | None, typer.Option("--content-key", help="KEYFILE of `dsops bundle build --seal`, if the bundle is sealed")
+]
 
 
 @app.command()
@@ -33,20 +38,25 @@ def build(
     builder: Annotated[
         str | None, typer.Option("--builder", help="URI of the builder in the provenance [urn:dsops:local-build]")
     ] = None,
+    seal: Annotated[
+        Path | None,
+        typer.Option("--seal", help="encrypt payload and golden inputs with this KEYFILE, made if it is not there"),
+    ] = None,
     form: output.Output = output.Format.TABLE,
 ) -> None:
     """Package a built model: one bundle a variant, with its documents. Equal inputs give equal bytes.
 
     Example: dsops bundle build built --release 1 --to digits-1.bundle
 
-    Given a folder, writes MODEL-RELEASE-VARIANT.bundle there, for each variant or the named one.
+    Given a folder, writes MODEL-RELEASE-VARIANT.bundle there, for each variant or the named one. With --seal only
+    devices to which the controller sends the key can read the model; keep KEYFILE as you keep the model.
     """
     package = session.optional("dsops_controller.build.bundles.package", "build")
-    signer = _signer(model, keys, builder)
+    signer, secret = _signer(model, keys, builder), read_or_make_secret(seal) if seal else None
     if to.is_dir():
-        written = package.build_bundles(model, release, to, variant, signer)
+        written = package.build_bundles(model, release, to, variant, signer, secret)
     else:
-        written = {to: package.build_bundle(model, release, to, variant, signer)}
+        written = {to: package.build_bundle(model, release, to, variant, signer, secret)}
     facts = [_summary(path) for path in written]
     if to.is_dir():
         columns = {"file": "FILE", "variant": "VARIANT", "length_bytes": "BYTES", "sha256": "SHA256"}
@@ -93,19 +103,25 @@ def sign(
 def push(
     bundle: BundleFile,
     role: Annotated[Path | None, typer.Option("--role", help="signed metadata (default BUNDLE.role.json)")] = None,
+    content_key: ContentKeyFile = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Hand a signed bundle to the controller, which offers it to devices as chunks."""
-    _open(bundle).verify()
+    """Hand a signed bundle to the controller, which offers it to devices as chunks.
+
+    The controller gets the key of this one bundle, not the secret in KEYFILE, and wraps it for each device.
+    """
+    opened = _open(bundle)
+    opened.verify()
+    key = find_key(opened.manifest, _given(content_key))
     signature = role or _role_file(bundle)
     if not signature.exists():
         hint = f"sign the bundle first: dsops bundle sign {bundle} --key URI"
         raise InvalidInput(f"{signature} is missing", why="it holds the signature of the bundle", hint=hint)
     with session.connected(context) as client:
-        output.facts(
-            client.push(output.read_file(bundle), output.read_file(signature)), form, hidden=("manifest", "pushed_ms")
-        )
+        data = (output.read_file(bundle), output.read_file(signature))
+        pushed = client.push(*data, key.data if key else None)
+    output.facts(pushed, form, hidden=("manifest", "pushed_ms"))
 
 
 @app.command("list")
@@ -125,6 +141,7 @@ def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.O
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(help="bundle file, or MODEL/RELEASE or MODEL/RELEASE/VARIANT of the server")],
+    content_key: ContentKeyFile = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
@@ -133,7 +150,7 @@ def show(
     Example: dsops bundle show digits/1
     """
     if Path(what).exists() and not Path(what).is_dir():
-        bundle_show.show(bundle_show.describe(Path(what)), form)
+        bundle_show.show(bundle_show.describe(Path(what), _given(content_key)), form)
         return
     model, _, rest = what.partition("/")
     release, _, variant = rest.partition("/")
@@ -149,6 +166,9 @@ def show(
 def diff(
     before: Annotated[Path, typer.Argument(help="older bundle file")],
     after: Annotated[Path, typer.Argument(help="newer bundle file")],
+    content_keys: Annotated[
+        list[Path] | None, typer.Option("--content-key", help="KEYFILE of sealed bundles; may be given twice")
+    ] = None,
     form: output.Output = output.Format.TABLE,
 ) -> None:
     """Show what changed between two bundles, and what the update costs over the air.
@@ -158,7 +178,7 @@ def diff(
     Ends with exit code 0 whether they differ or not; `-o json` says it as `equal`.
     """
     compare = session.optional("dsops_controller.build.bundles.compare", "build")
-    old, new = (_contents(path, compare.Contents) for path in (before, after))
+    old, new = (_contents(path, compare.Contents, content_keys or ()) for path in (before, after))
     names = {"before": before.name, "after": after.name}
     bundle_diff.show(names | compare.compare(old, new).as_dict(), form)
 
@@ -168,26 +188,31 @@ def extract(
     bundle: BundleFile,
     to: Annotated[Path, typer.Option("--to", help="folder to write into; made if it is not there")],
     names: Annotated[list[str] | None, typer.Argument(help="blobs to write; all of them if none is named")] = None,
+    content_key: ContentKeyFile = None,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Write the blobs of a bundle as files, each checked by its digest.
+    """Write the blobs of a bundle as files, each checked by its digest; sealed ones are decrypted.
 
     Example: dsops bundle extract digits-1.bundle --to parts sbom.cdx.json
     """
     opened = _open(bundle)
-    blobs = {blob.name: blob for blob in opened.manifest.blobs}
+    sealed = opened.manifest.sealed
+    decrypted = {blob.name: blob for blob in sealed.blobs} if sealed else {}
+    blobs = {blob.name: blob for blob in opened.manifest.blobs} | decrypted
     unknown = [name for name in names or () if name not in blobs]
     if unknown:
         raise NotFound(f"{bundle.name} has no blob {unknown[0]!r}", why=f"it has {', '.join(blobs)}")
     wanted = [blobs[name] for name in dict.fromkeys(names or blobs)]
     opened.verify()
+    is_needed = any(blob.name in decrypted for blob in wanted)
+    key = find_key(opened.manifest, _given(content_key)) if is_needed else None
     in_the_way = next((blob.name for blob in wanted if (to / blob.name).is_dir()), None)
     if in_the_way:
         raise InvalidInput(f"cannot write {to / in_the_way}", why="it is a folder", hint="name another folder")
     try:
         to.mkdir(exist_ok=True)
         for blob in wanted:
-            write_atomically(to / blob.name, opened.read(blob.name))
+            write_atomically(to / blob.name, read_blob(opened, blob.name, key))
     except OSError as error:
         raise InvalidInput(f"cannot write into {to}", why=str(error.strerror), hint="name a folder") from error
     columns = {"name": "FILE", "size_bytes": "BYTES", "sha256": "SHA256"}
@@ -200,16 +225,18 @@ def verify(
     root: Annotated[
         Path | None, typer.Option("--root", help="1.root.json: check the signatures from this root")
     ] = None,
+    content_key: ContentKeyFile = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
     """Check a bundle: structure, every digest, and with --root the signatures that the controller publishes for it.
 
-    A provenance must name exactly the bundle's blobs, and with --root be signed by the model's owner.
+    A provenance must name exactly the bundle's blobs, and with --root be signed by the model's owner. What is sealed is
+    opened when its key is given.
     """
     opened = _open(bundle)
     opened.verify()
-    result = _summary(bundle) | {"signed": "not checked (give --root)"}
+    result = _summary(bundle) | {"sealed": _unsealed(opened, content_key)} | {"signed": "not checked (give --root)"}
     if root:
         verification = session.optional("dsops_controller.trust.verification", "controller")
         now = SystemClock().now()
@@ -221,6 +248,24 @@ def verify(
     else:
         result |= _provenance(opened, None)
     output.facts(result, form, hidden=("manifest",))
+
+
+def _unsealed(opened: Bundle, file: Path | None) -> str | None:
+    """Open what is sealed, if there is a key, and say what came of it."""
+    sealed = opened.manifest.sealed
+    if sealed is None:
+        return None
+    names = ", ".join(blob.name for blob in sealed.blobs)
+    if file is None:
+        return f"{names}; not opened (give --content-key)"
+    key = find_key(opened.manifest, (file,))
+    for blob in sealed.blobs:
+        read_blob(opened, blob.name, key)
+    return f"{names}; opened with the content key"
+
+
+def _given(file: Path | None) -> tuple[Path, ...]:
+    return () if file is None else (file,)
 
 
 def _provenance(opened: Bundle, keys: Mapping[str, PublicKey] | None) -> dict[str, object]:
@@ -293,7 +338,10 @@ def _summary(path: Path) -> dict[str, object]:
     return facts | bundle_show.summary(Bundle.open(path).manifest)
 
 
-def _contents(path: Path, contents: Callable[[bytes, Manifest, dict[str, bytes]], T]) -> T:
+def _contents(
+    path: Path, contents: Callable[[bytes, Manifest, dict[str, bytes]], T], content_keys: Sequence[Path]
+) -> T:
     opened = _open(path)
-    blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
+    key = find_key(opened.manifest, content_keys)
+    blobs = {blob.name: read_blob(opened, blob.name, key) for blob in opened.manifest.blobs}
     return contents(output.read_file(path), opened.manifest, blobs)

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from dsops.errors import BundleError, InvalidModel
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest
 from dsops.profile import Profile
+from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_controller.cli import output, session
+from dsops_controller.cli.content_keys import find_key
 
 WIDTH = 80
 _SHOWN = 12
@@ -21,17 +24,24 @@ _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 Facts = dict[str, Any]
 
 
-def describe(path: Path) -> Facts:
-    """Return everything that a bundle file says of itself; a part that is damaged is a ``problem``.
+def describe(path: Path, content_keys: Sequence[Path] = ()) -> Facts:
+    """Return everything that a bundle file says of itself; a part that is damaged, or encrypted, is a ``problem``.
+
+    Args:
+        path: The bundle file.
+        content_keys: Files with secrets; a sealed bundle is looked into if one fits.
 
     Raises:
         MalformedBundle: It is not a bundle.
+        ContentSealed: None of the secrets fits.
         MissingExtra: The build side is not installed.
     """
     opened = Bundle.open(path)
+    key = find_key(opened.manifest, content_keys) if content_keys else None
+    parts = _Parts(opened, key)
     sha256, length = file_digest(path)
     facts: Facts = {"file": path.name, "sha256": sha256, "length_bytes": length}
-    return summary(opened.manifest) | facts | {name: _sound(read, opened) for name, read in _PARTS.items()}
+    return summary(opened.manifest) | facts | {name: _sound(read, parts) for name, read in _PARTS.items()}
 
 
 def summary(manifest: Manifest) -> Facts:
@@ -52,6 +62,7 @@ def show(facts: Mapping[str, Any], form: output.Format) -> None:
     section("METRICS", manifest.metrics)
     lineage = dict(output.flatten(manifest.lineage.model_dump(mode="json", exclude_defaults=True)))
     section("LINEAGE", {key: _abbreviated(value) for key, value in lineage.items()})
+    _print_sealed(manifest)
     section("PAYLOAD", facts.get("payload"))
     _print_profile(facts.get("profile"))
     section("GOLDEN INPUTS", facts.get("golden"))
@@ -141,6 +152,13 @@ def _print_needs(manifest: Manifest) -> None:
     section("NEEDS (0: no limit)", {key: value for key, value in needs.items() if value != ""})
 
 
+def _print_sealed(manifest: Manifest) -> None:
+    sealed = manifest.sealed
+    if sealed is not None:
+        facts = {"blobs": [blob.name for blob in sealed.blobs], "scheme": sealed.scheme, "key id": sealed.key_id}
+        section("SEALED (encrypted; devices get the key with their directive)", facts)
+
+
 def _print_profile(facts: Mapping[str, Any] | None) -> None:
     if facts is None:
         return
@@ -166,7 +184,22 @@ def _print_blobs(manifest: Manifest) -> None:
     table("BLOBS", rows, {"name": "NAME", "role": "ROLE", "bytes": "BYTES", "sha256": "SHA256"})
 
 
-def _payload(bundle: Bundle) -> Facts:
+@dataclass(frozen=True)
+class _Parts:
+    """An opened bundle, and the key to what is sealed in it."""
+
+    bundle: Bundle
+    key: ContentKey | None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def read(self, name: str) -> bytes:
+        return read_blob(self.bundle, name, self.key)
+
+
+def _payload(bundle: _Parts) -> Facts:
     payload = session.optional("dsops_controller.build.bundles.payload", "build")
     data = bundle.read(bundle.manifest.payload)
     structure = payload.read_payload(data)
@@ -183,7 +216,7 @@ def _lint_text(data: bytes, custom_operators: Sequence[str]) -> str:
     return "sound"
 
 
-def _profile(bundle: Bundle) -> Facts:
+def _profile(bundle: _Parts) -> Facts:
     profile = Profile.decode(bundle.read(bundle.manifest.profile))
     signals = [
         {
@@ -198,14 +231,14 @@ def _profile(bundle: Bundle) -> Facts:
     return {"n_ref": profile.n_ref, "alarm_score": profile.alarm_score, "signals": signals}
 
 
-def _golden(bundle: Bundle) -> Facts:
+def _golden(bundle: _Parts) -> Facts:
     golden = GoldenSet.decode(bundle.read(bundle.manifest.golden))
     tolerances = zip((tensor.name for tensor in golden.outputs), golden.tolerances, strict=True)
     labels = {label: golden.labels.count(label) for label in bundle.manifest.labels if label in golden.labels}
     return {"frames": len(golden), "tolerances": dict(tolerances), "labels": labels}
 
 
-def _provenance(bundle: Bundle) -> Facts | None:
+def _provenance(bundle: _Parts) -> Facts | None:
     name = bundle.manifest.documents.provenance
     if name is None:
         return None
@@ -214,14 +247,14 @@ def _provenance(bundle: Bundle) -> Facts | None:
     return found
 
 
-def _sound(read: Callable[[Bundle], Facts | None], opened: Bundle) -> Facts | None:
+def _sound(read: Callable[[_Parts], Facts | None], opened: _Parts) -> Facts | None:
     try:
         return read(opened)
     except BundleError as error:
         return {"problem": str(error)}
 
 
-_PARTS: dict[str, Callable[[Bundle], Facts | None]] = {
+_PARTS: dict[str, Callable[[_Parts], Facts | None]] = {
     "payload": _payload,
     "profile": _profile,
     "golden": _golden,

@@ -10,9 +10,9 @@ from dsops.errors import InvalidInput
 from dsops.ids import DeviceId, device_id
 from dsops.manifest import first_problem
 from dsops.messages import Inventory
+from dsops.sealing import recipient_key
 from dsops_controller.fleet.issuer import key_sha256, key_text, requested_key
 
-CONTENT_KEY_BYTES = 32
 _MAX_TOKEN_LENGTH = 256
 _MAX_FACT_LENGTH = 200
 _MAX_ORIGIN_LENGTH = 64
@@ -68,8 +68,8 @@ def check(application: Application) -> Request:
     if len(application.token) > _MAX_TOKEN_LENGTH:
         raise InvalidInput("this is not a token", why=f"{len(application.token)} characters")
     content_key = application.content_public_key or None
-    if content_key is not None and len(content_key) != CONTENT_KEY_BYTES:
-        raise InvalidInput("this is not an X25519 key", why=f"{len(content_key)} bytes, not {CONTENT_KEY_BYTES}")
+    if content_key is not None:
+        recipient_key(content_key)
     return Request(
         device=name,
         token_sha256=token_sha256(application.token) if application.token else "",

@@ -41,6 +41,7 @@ from dsops_controller.fleet.certificates import Reason
 from dsops_controller.fleet.decision import Claim, Facts, IdentityRules, Life, Outcome, Token, Verdict, decide
 from dsops_controller.fleet.issuer import DeviceCertificate, Issuer
 from dsops_controller.fleet.registry import encode_inventory, forget_counters
+from dsops_controller.rollout import desired
 
 _log = logging.getLogger(__name__)
 
@@ -290,6 +291,7 @@ def _grant(
     if request.content_public_key is not None or not is_renewal:
         values["content_public_key"] = request.content_public_key
     connection.execute(update(devices).where(devices.c.id == request.device).values(**values))
+    desired.outdate(connection, request.device)
     detail = f"certificate {made.serial}, it was {known.state if known is not None else 'unknown'}"
     audit.record(connection, now, f"device:{request.device}", "enrolment.accepted", request.device, detail)
 

@@ -32,6 +32,7 @@ from dsops_controller.fleet.certificates import GRACE
 from dsops_controller.fleet.issuer import key_sha256
 from dsops_controller.fleet.standing import Changes
 from dsops_controller.listing import Line
+from dsops_controller.rollout import desired
 
 _log = logging.getLogger(__name__)
 
@@ -248,6 +249,7 @@ class Registry:
             reason = certificates.Reason.REPLACED
             certificates.revoke(connection, row.id, reason, self._clock.now(), but_key=row.public_key)
             forget_counters(connection, row.id)
+        desired.outdate(connection, row.id)
         return f", key {shown}"
 
     def _cut(self, connection: Transaction, row: AnyRow) -> str:

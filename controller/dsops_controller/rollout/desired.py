@@ -1,14 +1,22 @@
-"""Desired state: what each device shall run, as a signed directive with a number that never repeats."""
+"""Desired state: what each device shall run, as a signed directive with a number that never repeats.
+
+The keys of sealed bundles are wrapped when a directive is written, for the key that the device has then, and only while
+it is accepted: who is suspended gets none. What is stored of the slots names no key.
+"""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from sqlalchemy import Connection, select, update
 
 from dsops.directive import MAX_SEQ, DesiredSlot, Directive
 from dsops.dsse import PrivateKey
+from dsops.errors import ContentSealed, InvalidInput
+from dsops.sealing import ContentKey, recipient_key, wrap
+from dsops.states import Device
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
 
@@ -39,8 +47,9 @@ def write(
     other directive any more, and does no harm to others.
     """
     seq = _next_seq(connection, device)
+    told = _with_keys(connection, device, slots)
     directive = Directive(
-        fleet=director.fleet, device=device, seq=seq, issued=now, expires=now + LIFE, slots=dict(sorted(slots.items()))
+        fleet=director.fleet, device=device, seq=seq, issued=now, expires=now + LIFE, slots=dict(sorted(told.items()))
     )
     envelope = directive.sign(*director.signing_keys())
     upsert(
@@ -53,6 +62,52 @@ def write(
         updated_ms=int(now.timestamp() * 1000),
     )
     return envelope
+
+
+def check_key(connection: Connection, device: str, bundle_sha256: str) -> None:
+    """Check that a device can be sent the key of a bundle; one that is not sealed needs none.
+
+    Raises:
+        ContentSealed: The device sent no key of its own when it enrolled, or does not take part any more.
+    """
+    if _content_keys(connection, [bundle_sha256]) and _recipient(connection, device) is None:
+        raise ContentSealed(
+            f"the bundle is encrypted, and {device} cannot be sent its key",
+            why="the device is not accepted, or sent no key to wrap content keys to when it enrolled",
+            hint=f"update its agent and enrol it again: dsops device token {device}",
+        )
+
+
+def outdate(connection: Connection, device: str) -> None:
+    """Have a device's directive written anew soon: it is accepted again, or has another key to wrap content keys to."""
+    connection.execute(update(tables.desired).where(tables.desired.c.device == device).values(updated_ms=0))
+
+
+def _with_keys(connection: Connection, device: str, slots: dict[str, DesiredSlot]) -> dict[str, DesiredSlot]:
+    """Return slots with the keys of sealed bundles, as far as the device may have them."""
+    keys = _content_keys(connection, [slot.sha256 for slot in slots.values()])
+    recipient = _recipient(connection, device) if keys else None
+    if recipient is None:
+        return slots
+    wrapped = {sha256: wrap(key, recipient, sha256, device) for sha256, key in keys.items()}
+    return {model: slot.model_copy(update={"content_key": wrapped.get(slot.sha256)}) for model, slot in slots.items()}
+
+
+def _content_keys(connection: Connection, bundles: list[str]) -> dict[str, ContentKey]:
+    held = tables.content_key.c
+    rows = connection.execute(select(held.bundle_sha256, held.key).where(held.bundle_sha256.in_(bundles))).all()
+    return {row.bundle_sha256: ContentKey(row.key) for row in rows}
+
+
+def _recipient(connection: Connection, device: str) -> X25519PublicKey | None:
+    known = tables.device.c
+    row = connection.execute(select(known.state, known.content_public_key).where(known.id == device)).one_or_none()
+    if row is None or row.state != Device.ACCEPTED or row.content_public_key is None:
+        return None
+    try:
+        return recipient_key(row.content_public_key)
+    except InvalidInput:
+        return None
 
 
 def _next_seq(connection: Connection, device: str) -> int:

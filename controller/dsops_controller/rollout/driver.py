@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, Select, select, update
 from dsops import dsse
 from dsops.clock import Clock
 from dsops.directive import PAYLOAD_TYPE
-from dsops.errors import DsopsError
+from dsops.errors import ContentSealed, DsopsError
 from dsops.messages import ModelState
-from dsops.states import Deployment, Rollout, deployment_state
+from dsops.states import Deployment, Device, Rollout, deployment_state
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -131,8 +131,14 @@ class Driver:
 
     def _start(
         self, connection: Connection, row: Row[Any], deployment: str, *, is_installed: bool
-    ) -> tuple[str, bytes]:
+    ) -> tuple[str, bytes] | None:
         part = connection.execute(select(tables.deployment).where(tables.deployment.c.id == deployment)).one()
+        if not is_installed:
+            try:
+                desired.check_key(connection, part.device, row.bundle_sha256)
+            except ContentSealed as error:
+                self._refuse(connection, deployment, error)
+                return None
         bundle = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == row.bundle_sha256)).one()
         state = Deployment.ALREADY_INSTALLED if is_installed else Deployment.IN_PROGRESS
         values: dict[str, object] = {"state": state, "started_ms": self._now_ms()}
@@ -141,6 +147,13 @@ class Driver:
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
         slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
+
+    def _refuse(self, connection: Connection, deployment: str, error: DsopsError) -> None:
+        """End a deployment before anything of it is sent."""
+        now_ms = self._now_ms()
+        values: dict[str, object] = {"state": Deployment.REJECTED, "started_ms": now_ms, "ended_ms": now_ms}
+        values |= {"code": error.code, "message": str(error)}
+        connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
 
     def _repeat(self) -> None:
         now_ms = self._now_ms()
@@ -199,9 +212,10 @@ def _unheard_old_or_ahead(now_ms: int) -> Select[Any]:
     unheard = tables.device.c.online & (have.seq.is_(None) | (have.seq < want.seq))
     unheard &= want.updated_ms < now_ms - REPEAT.total_seconds() * 1000
     old = want.updated_ms < now_ms - RENEW.total_seconds() * 1000
+    takes_part = tables.device.c.state == Device.ACCEPTED
     ahead = have.seq > want.seq
     columns = (want.device, want.envelope, want.updated_ms, want.seq, have.seq.label("accepted"))
-    return select(*columns).select_from(joined).where(unheard | old | ahead)
+    return select(*columns).select_from(joined).where(takes_part & (unheard | old | ahead))
 
 
 def _signers(envelope: bytes) -> set[str]:

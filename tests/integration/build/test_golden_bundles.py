@@ -7,9 +7,11 @@ import pytest
 
 from dsops import dsse
 from dsops.bundle import Bundle, file_digest
+from dsops.manifest import FORMATS
 from dsops_agent.runtime.prove import prove
 from dsops_controller.build.bundles.documents.provenance import check_provenance
 from dsops_controller.cli import app
+from dsops_controller.cli.content_keys import find_key
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +34,9 @@ def test_a_bundle_is_read_shown_and_proved(path: Path, capsys: pytest.CaptureFix
     manifest = bundle.manifest
     assert path.stem == f"{manifest.model}-{manifest.release}-{manifest.variant}"
     assert path.parent.name == f"v{manifest.format}"
-    assert app.run(["bundle", "show", str(path), "-o", "json"]) == 0
+    keyfile = path.with_suffix(".key")
+    words = ["--content-key", str(keyfile)] if keyfile.exists() else []
+    assert app.run(["bundle", "show", str(path), "-o", "json", *words]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["manifest"] == manifest.model_dump(mode="json")
     assert shown["payload"]["structure"] == "sound"
@@ -41,8 +45,13 @@ def test_a_bundle_is_read_shown_and_proved(path: Path, capsys: pytest.CaptureFix
     assert manifest.documents.provenance is not None
     envelope = bundle.read(manifest.documents.provenance)
     assert check_provenance(envelope, manifest.blobs, {dsse.key_id(owner): owner}) == "urn:dsops:golden-bundles"
-    proof = prove(path, 1, 0.0)
+    proof = prove(path, 1, 0.0, find_key(manifest, [keyfile]))
     assert proof["ok"] is True
+
+
+def test_there_are_bundles_of_every_format_and_sealed_ones_are_of_the_second() -> None:
+    assert {path.parent.name for path in BUNDLES} == {f"v{number}" for number in FORMATS}
+    assert {path.parent.name for path in BUNDLES if path.with_suffix(".key").exists()} == {"v2"}
 
 
 def test_the_bundles_differ_in_what_they_hold() -> None:

@@ -209,3 +209,26 @@ def test_a_stop_ends_the_waiting() -> None:
 
     with pytest.raises(Interrupted):
         enrol_until_done(attempt, stop, most_s=60.0)
+
+
+def test_a_device_asks_with_the_key_that_content_keys_are_wrapped_to(
+    settings: Enrolment, folder: IdentityFolder
+) -> None:
+    asked: list[EnrolRequest] = []
+
+    def ask(request: EnrolRequest) -> EnrolReply:
+        asked.append(request)
+        return good(request)
+
+    identity = try_enrol(settings, folder, ask)
+    own = folder.content_key()
+    assert asked[0].content_public_key == own.public_key().public_bytes_raw()
+    path = identity.folder / "content.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert IdentityFolder(identity.folder).content_key().private_bytes_raw() == own.private_bytes_raw()
+    path.write_bytes((identity.folder / "device.key").read_bytes())
+    with pytest.raises(StateDamaged, match="cannot be used"):
+        folder.content_key()
+    path.write_bytes(b"nonsense")
+    with pytest.raises(StateDamaged):
+        folder.content_key()

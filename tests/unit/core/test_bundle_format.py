@@ -145,7 +145,7 @@ def test_a_manifest_that_claims_to_be_huge_is_refused_before_it_is_read(tmp_path
 
 def test_a_newer_format_says_to_update(tmp_path: Path) -> None:
     with pytest.raises(MalformedBundle) as caught:
-        Bundle.open(stored(tmp_path, struct.pack("<8sII", b"DSOPSBND", 2, 2) + b"{}"))
+        Bundle.open(stored(tmp_path, struct.pack("<8sII", b"DSOPSBND", 3, 2) + b"{}"))
     assert "update" in caught.value.hint
 
 

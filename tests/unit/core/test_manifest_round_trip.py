@@ -69,7 +69,19 @@ def manifests(draw: st.DrawFn) -> Manifest:
             {"name": name, "size_bytes": draw(counts), "sha256": draw(digests)} for name in sorted((*PARTS, *extra))
         ],
     }
-    return Manifest.model_validate(fields)
+    return Manifest.model_validate(fields | (draw(seals(fields["blobs"])) if draw(st.booleans()) else {}))
+
+
+@st.composite
+def seals(draw: st.DrawFn, blobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return fields of a sealed manifest; the stored lengths follow from those before."""
+    record = draw(st.integers(2**12, 2**24))
+    names = draw(st.sampled_from([["model.tflite"], ["golden.bin", "model.tflite"]]))
+    plain = [{"name": name, "size_bytes": draw(st.integers(1, 2**52)), "sha256": draw(digests)} for name in names]
+    longer = {blob["name"]: blob["size_bytes"] + 16 * -(-blob["size_bytes"] // record) for blob in plain}
+    stored = [blob | {"size_bytes": longer.get(blob["name"], blob["size_bytes"])} for blob in blobs]
+    sealed = {"record_bytes": record, "key_id": draw(digests), "blobs": plain}
+    return {"format": 2, "sealed": sealed, "blobs": stored}
 
 
 @settings(max_examples=60)

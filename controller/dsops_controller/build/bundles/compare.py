@@ -24,7 +24,7 @@ _REPORTED = ("metrics", "labels", "blobs")
 
 @dataclass(frozen=True)
 class Contents:
-    """A bundle in memory: its file, its manifest and its blobs."""
+    """A bundle in memory: its file, its manifest and its blobs, decrypted if they are sealed."""
 
     data: bytes
     manifest: Manifest
@@ -129,6 +129,9 @@ def compare(old: Contents, new: Contents) -> Comparison:
     old_payload, new_payload = old.blobs[before.payload], new.blobs[after.payload]
     earlier, later = read_payload(old_payload), read_payload(new_payload)
     delta = delta_size(old.blobs, new.blobs, (after.payload, later), (before.payload, earlier))
+    if before.sealed or after.sealed:  # a difference of ciphertexts is as long as they are
+        held = {blob.sha256 for blob in before.blobs}
+        delta = sum(blob.size_bytes for blob in after.blobs if blob.sha256 not in held)
     return Comparison(
         is_equal=old.data == new.data,
         fields=_differences(dict(_facts(before)), dict(_facts(after))),

@@ -17,8 +17,9 @@ from dsops.errors import (
 )
 from dsops.files import write_atomically
 from dsops.golden import GoldenSet
-from dsops.manifest import Blob, Documents, Manifest, first_problem
+from dsops.manifest import FORMAT_SEALED, Blob, Documents, Manifest, Sealed, first_problem
 from dsops.profile import Profile, check_profile
+from dsops.sealing import Identity, seal
 from dsops.tflite_lint import LintLimits, lint
 from dsops_controller.build import record
 from dsops_controller.build.bundles.documents.modelcard import read_card, write_card
@@ -51,9 +52,14 @@ class Packed:
 
 
 def build_bundle(
-    build_dir: Path, release: int, out_path: Path, variant: str | None = None, signer: Signer | None = None
+    build_dir: Path,
+    release: int,
+    out_path: Path,
+    variant: str | None = None,
+    signer: Signer | None = None,
+    secret: bytes | None = None,
 ) -> Manifest:
-    """Write the bundle of one variant. The same build, release and signer give the same bytes; no time is in them.
+    """Write the bundle of one variant. The same arguments give the same bytes; no time is in them.
 
     Args:
         build_dir: A folder that :func:`dsops_controller.build.recipe.build_model` wrote.
@@ -61,6 +67,7 @@ def build_bundle(
         out_path: File to write; it is there whole or not at all.
         variant: Which variant; a build with only one need not say it.
         signer: Signs the provenance; without one there is none.
+        secret: Encrypts payload and golden inputs (:mod:`dsops.sealing`); without one everything is readable.
 
     Raises:
         InvalidInput: The folder does not hold a build, there is no such variant, the release is out of range, or the
@@ -73,13 +80,18 @@ def build_bundle(
         NoSpace: The disk is full.
     """
     entry = BuildRecord.read(build_dir)
-    packed = _pack(build_dir, entry, _choose(entry, variant), release, signer)
+    packed = _pack(build_dir, entry, _choose(entry, variant), release, signer, secret)
     _write(out_path, packed)
     return packed.manifest
 
 
 def build_bundles(
-    build_dir: Path, release: int, out_dir: Path, variant: str | None = None, signer: Signer | None = None
+    build_dir: Path,
+    release: int,
+    out_dir: Path,
+    variant: str | None = None,
+    signer: Signer | None = None,
+    secret: bytes | None = None,
 ) -> dict[Path, Manifest]:
     """Write the bundle of every variant, or of one, into a folder; when all of them are known to be right.
 
@@ -93,7 +105,7 @@ def build_bundles(
     chosen = entry.variants if variant is None else (entry.variant(variant),)
     every = {
         out_dir / packed.file_name: packed
-        for packed in (_pack(build_dir, entry, one, release, signer) for one in chosen)
+        for packed in (_pack(build_dir, entry, one, release, signer, secret) for one in chosen)
     }
     for path, packed in every.items():
         _write(path, packed)
@@ -112,14 +124,22 @@ def _choose(entry: BuildRecord, variant: str | None) -> VariantRecord:
     return entry.variants[0]
 
 
-def _pack(build_dir: Path, entry: BuildRecord, chosen: VariantRecord, release: int, signer: Signer | None) -> Packed:
+def _pack(
+    build_dir: Path,
+    entry: BuildRecord,
+    chosen: VariantRecord,
+    release: int,
+    signer: Signer | None,
+    secret: bytes | None,
+) -> Packed:
     blobs = _read_all(build_dir / chosen.variant, chosen.files) | _read_all(build_dir / record.SHARED, entry.shared)
     payload = _check_payload(entry, chosen, blobs[record.PAYLOAD])
     _check_profile(entry, chosen, blobs[record.PROFILE])
     _check_golden(build_dir, entry, chosen, blobs)
     _check_signature(entry, blobs)
+    sealed = None if secret is None else _seal(secret, entry, chosen, release, blobs)
     documents = _add_documents(entry, chosen, release, payload, blobs, signer)
-    manifest = _manifest(entry, chosen, release, documents, blobs)
+    manifest = _manifest(entry, chosen, release, documents, sealed, blobs)
     data = encode_bundle(manifest, blobs)
     if chosen.budgets.max_disk_bytes and len(data) > chosen.budgets.max_disk_bytes:
         raise IncompatibleBundle(
@@ -191,6 +211,14 @@ def _check_signature(entry: BuildRecord, blobs: Mapping[str, bytes]) -> None:
         raise UntrustedBundle(f"{entry.signature} does not cover the source model of this build")
 
 
+def _seal(secret: bytes, entry: BuildRecord, chosen: VariantRecord, release: int, blobs: dict[str, bytes]) -> Sealed:
+    """Put ciphertexts in the place of payload and golden inputs. What documents say of the blobs is said of these."""
+    identity = Identity(entry.model, release, chosen.variant)
+    sealed, ciphertexts = seal(secret, identity, {name: blobs[name] for name in (record.PAYLOAD, record.GOLDEN)})
+    blobs |= ciphertexts
+    return sealed
+
+
 def _meaning(entry: BuildRecord) -> Meaning:
     return Meaning(entry.task, entry.postprocessing, entry.labels)
 
@@ -228,12 +256,19 @@ def _check_free(blobs: Mapping[str, bytes], names: set[str]) -> None:
 
 
 def _manifest(
-    entry: BuildRecord, chosen: VariantRecord, release: int, documents: Documents, blobs: Mapping[str, bytes]
+    entry: BuildRecord,
+    chosen: VariantRecord,
+    release: int,
+    documents: Documents,
+    sealed: Sealed | None,
+    blobs: Mapping[str, bytes],
 ) -> Manifest:
+    told: dict[str, object] = {} if sealed is None else {"format": FORMAT_SEALED, "sealed": sealed}
     fields = entry.model_dump(include=set(_KEPT)) | chosen.model_dump(include=set(_OF_VARIANT))
     try:
         return Manifest.model_validate(
             fields
+            | told
             | {
                 "release": release,
                 "files": entry.attachments,

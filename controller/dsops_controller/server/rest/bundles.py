@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Manifest
+from dsops.sealing import ContentKey
 from dsops_controller.bundles import BundleRecord
 from dsops_controller.db.times import to_ms
 from dsops_controller.server.rest import multipart
@@ -21,6 +22,7 @@ _FORM = {
             "properties": {
                 "bundle": {"type": "string", "format": "binary"},
                 "role": {"type": "string", "format": "binary"},
+                "content_key": {"type": "string", "format": "binary"},
             },
         }
     }
@@ -65,7 +67,10 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("", status_code=201, openapi_extra={"requestBody": {"required": True, "content": _FORM}})
     async def push(request: Request) -> BundleDetail:
-        """Take a bundle and the role metadata that approves it, as the parts ``bundle`` and ``role`` of a form."""
+        """Take a bundle and the role metadata that approves it, as the parts ``bundle`` and ``role`` of a form.
+
+        The part ``content_key`` has the 32 bytes of a sealed bundle's key.
+        """
         body = await request.body()
         content_type = request.headers.get("content-type", "")
         return _detail(await run_in_threadpool(_push, backend, content_type, body))
@@ -75,9 +80,11 @@ def router(backend: Backend) -> APIRouter:
 
 def _push(backend: Backend, content_type: str, body: bytes) -> BundleRecord:
     parts = multipart.parse(content_type, body)
+    given = parts.pop("content_key", None)
     if set(parts) != {"bundle", "role"}:
         raise InvalidInput("a push has the parts 'bundle' and 'role'", why=f"given: {', '.join(sorted(parts))}"[:200])
-    record = backend.bundles.push(parts["bundle"], parts["role"], OPERATOR)
+    key = None if given is None else ContentKey(given)
+    record = backend.bundles.push(parts["bundle"], parts["role"], OPERATOR, key)
     backend.outbox.trust()
     return record
 
