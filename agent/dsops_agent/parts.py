@@ -6,7 +6,7 @@ import platform
 import random
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +17,9 @@ from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
 from dsops_agent.config import Config
+from dsops_agent.credentials import Credentials
 from dsops_agent.host import SystemHost
-from dsops_agent.identity import Identity
+from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
@@ -33,8 +34,7 @@ from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
 from dsops_agent.threads import Threads
-from dsops_agent.transport.client import tls_context
-from dsops_agent.transport.grpc import mutually_authenticated, sample_upload, telemetry_upload
+from dsops_agent.transport.grpc import StoreChannel, sample_upload, telemetry_upload
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.trust.store import TrustStore
 
@@ -87,13 +87,14 @@ class Parts:
     """
 
     config: Config
-    identity: Identity
+    credentials: Credentials
     clock: Clock
     inventory: Inventory
     status_changed: Callable[[], None]
 
     def __post_init__(self) -> None:
         """Join the parts."""
+        self.identity = self.credentials.current
         state, device = self.config.state, self.identity.device
         self._recovering = threading.Event()
         self._topics = Topics(self.identity.fleet.topic_prefix)
@@ -109,13 +110,14 @@ class Parts:
             self._runtime_started,
         )
         self._session = self._make_session()
-        signer = Signer(device, self._topics.state(device), self.identity.key, partial(self._journal.next, "report"))
+        counter = partial(self._journal.next, "report")
+        signer = Signer(device, self._topics.state(device), lambda: self.credentials.current.key, counter)
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )
         self._installer = self._make_installer()
         self._commander = Commander(self._topics, device, self._installer)
-        self._channel = mutually_authenticated(self.identity)
+        self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
             self._spool,
@@ -147,10 +149,12 @@ class Parts:
         settings = Settings(
             device=self.identity.device,
             address=self.identity.fleet.broker,
-            tls=partial(tls_context, self.identity),
+            tls=self.credentials.tls,
             keepalive_s=self.config.mqtt.keepalive_s,
             reconnect_max_s=self.config.mqtt.reconnect_max_s,
             will_delay_s=self.config.mqtt.will_delay_s,
+            accepted=self.credentials.accepted,
+            refused=self.credentials.refused,
         )
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
@@ -207,6 +211,11 @@ class Parts:
         self._reporter.changed()
         self.status_changed()
 
+    def identity_changed(self) -> None:
+        """Connect with the identity of now; the store's channel follows by itself, and so do reports."""
+        self._session.reconnect(self.credentials.current.fleet.broker)
+        self.status_changed()
+
     def _runtime_started(self, is_first: bool) -> None:
         if not is_first or self._recovering.is_set():
             self._installer.runtime_restarted()
@@ -252,11 +261,12 @@ class Parts:
         self._spool.close()
         self._journal.close()
 
-    def status(self, base: Status) -> Status:
-        """Return what is known of the parts."""
+    def status(self, base: Status, problems: Mapping[str, str]) -> Status:
+        """Return what is known of the parts, and of ``problems`` elsewhere."""
+        identity = self.credentials.current
         models = self._installer.observed()
         folders = {model: self._installer.slots.files(model) for model in models}
-        problems = {
+        mine = {
             "broker": self._session.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
@@ -265,14 +275,15 @@ class Parts:
             update={
                 "enrolled": True,
                 "connected": self._session.is_connected,
-                "fleet": self.identity.fleet.fleet,
-                "certificate_expires": self.identity.expires,
+                "fleet": identity.fleet.fleet,
+                "fingerprint": fingerprint(identity.key),
+                "certificate_expires": identity.expires,
                 "runtime_pid": self._supervisor.pid,
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
-                "problems": {name: text for name, text in problems.items() if text},
+                "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
 

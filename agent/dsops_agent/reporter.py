@@ -44,13 +44,13 @@ class Signer:
     Attributes:
         device: This device.
         topic: Where reports are retained.
-        key: The device's private key.
+        key: Gives the device's private key, which changes when the identity is renewed.
         next_counter: Gives a number that rises durably with every report.
     """
 
     device: str
     topic: str
-    key: dsse.PrivateKey
+    key: Callable[[], dsse.PrivateKey]
     next_counter: Callable[[], int]
 
 
@@ -110,4 +110,4 @@ class Reporter:
             models=dict(source.observed()),
             refused=source.refused(),
         )
-        self.broker.publish(self.signer.topic, observed.sign(self.signer.key), retain=True)
+        self.broker.publish(self.signer.topic, observed.sign(self.signer.key()), retain=True)

@@ -107,7 +107,7 @@ def test_a_device_enrols_connects_reports_and_ends_without_orphans(
     agent.start()
     eventually(agent.is_well, 60)
     assert not (agent.folder / "token").exists()
-    assert (agent.folder / "state/identity/device.key").stat().st_mode & 0o777 == 0o600
+    assert (agent.folder / "state/identity/1/device.key").stat().st_mode & 0o777 == 0o600
     eventually(lambda: any(record.HasField("host") for record in store.telemetry.values()))
     checked = ask(agent.folder, "status", "--check", "-o", "json")
     assert checked.returncode == 0, checked.stderr
@@ -210,7 +210,7 @@ def test_enrolment_waits_for_a_controller_that_is_away_and_keeps_its_request(
     store.stop()
     agent.start()
     eventually(lambda: (agent.folder / "log").exists() and agent.log.count("not enrolled yet") >= 2, 60)
-    request = (agent.folder / "state/identity/device.csr").read_bytes()
+    request = (agent.folder / "state/identity/1/device.csr").read_bytes()
     agent.signal(signal.SIGKILL)
     agent.wait()
     store.start()
