@@ -87,3 +87,9 @@ class RefusalGuard:
         elif count == self._limit + 1:
             text = f"more than {self._limit} refusals in an hour; the others of this hour are not recorded"
             record(connection, self._clock.now(), SYSTEM, "refusals.left_out", "audit", text)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next refusal of this hour will not be recorded, so that nobody need open a transaction for it."""
+        with self._lock:
+            return self._count > self._limit and self._clock.monotonic_s() - self._began_s < _HOUR_S

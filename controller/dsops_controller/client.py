@@ -88,6 +88,26 @@ class Client:
         """Make a one-time enrolment token."""
         return self._json("POST", f"/devices/{ids.device_id(device)}/token", json={"ttl_s": ttl_s})
 
+    def accept(self, device: str, key_sha256: str | None = None) -> Row:
+        """Let a device take part; if a fingerprint is given, only while the device shows that key."""
+        return self._json("POST", f"/devices/{ids.device_id(device)}/accept", json={"key_sha256": key_sha256})
+
+    def reject(self, device: str) -> Row:
+        """Refuse a device that waits."""
+        return self._json("POST", f"/devices/{ids.device_id(device)}/reject")
+
+    def suspend(self, device: str) -> Row:
+        """Shut a device out until it is accepted again."""
+        return self._json("POST", f"/devices/{ids.device_id(device)}/suspend")
+
+    def decommission(self, device: str) -> Row:
+        """Take a device out for good."""
+        return self._json("POST", f"/devices/{ids.device_id(device)}/decommission")
+
+    def preauthorise(self, devices: list[Row]) -> Row:
+        """Let devices join by keys that are known beforehand; rows of ``device`` and ``key_sha256``, all or none."""
+        return self._json("POST", "/devices/preauthorised", json={"devices": devices})
+
     def role(self, role: str) -> bytes:
         """Return the newest signed metadata of a TUF role; ``root`` gives the first root."""
         return self._call("GET", f"/trust/{_part(role)}").content

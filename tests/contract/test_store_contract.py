@@ -1,19 +1,13 @@
 """What the store's port promises, over SQLite always and over PostgreSQL where its server programs are installed."""
 
 import io
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import create_engine, text
 
 from dsops.api.v1.samples_pb2 import SampleBatch
 from dsops.api.v1.telemetry_pb2 import TelemetryBatch
@@ -40,7 +34,6 @@ from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
 def us(seconds: float = 0.0) -> int:
@@ -63,53 +56,6 @@ class Site:
     def close(self) -> None:
         self.inbox.stop()
         self.db.close()
-
-
-@contextmanager
-def cluster() -> Iterator[str]:
-    """Run a private PostgreSQL on a socket in its own folder; yield the folder."""
-    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
-    as_user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, "nobody")
-    binaries = PG_BINARIES[-1].parent
-    options = f"-k {folder} -c listen_addresses= -c fsync=off"
-
-    def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], cwd=folder, check=True, capture_output=True)
-
-    try:
-        run(str(binaries / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "dsops", "--no-sync", "-E", "UTF8")
-        run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "start")
-        try:
-            yield str(folder)
-        finally:
-            run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
-    if request.param == "sqlite":
-        yield lambda folder: f"sqlite:///{folder}/state.db"
-        return
-    if not PG_BINARIES:
-        pytest.skip("PostgreSQL's initdb is not installed under /usr/lib/postgresql")
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'dsops[postgresql]'")
-    running: AbstractContextManager[str] = cluster()
-    with running as socket:
-        numbers = iter(range(1000))
-
-        def create(_folder: Path) -> str:
-            name = f"db{next(numbers)}"
-            admin = create_engine(f"postgresql+psycopg://dsops@/postgres?host={socket}", isolation_level="AUTOCOMMIT")
-            with admin.connect() as connection:
-                connection.execute(text(f"CREATE DATABASE {name}"))
-            admin.dispose()
-            return f"postgresql+psycopg://dsops@/{name}?host={socket}"
-
-        yield create
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ device = Table(
     Column("content_public_key", LargeBinary),  # X25519, 32 bytes; content keys are wrapped to it
     Column("asked_ms", _BIG),  # when a pending device asked last
     Column("origin", String(64), nullable=False, server_default=""),  # address that a stranger came from
+    Index("device_by_state", "state"),
 )
 
 certificate = Table(
@@ -50,6 +51,7 @@ certificate = Table(
     Column("revoked_ms", _BIG),
     Column("reason", String(32), nullable=False, server_default=""),  # why it was revoked
     Index("certificate_by_device", "device"),
+    Index("certificate_by_revocation", "revoked_ms"),
 )
 
 preauthorised = Table(

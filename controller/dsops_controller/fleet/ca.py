@@ -7,11 +7,10 @@ A device's certificate says what this authority says, never what the request say
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
@@ -19,16 +18,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops.files import write_atomically, write_secret
-from dsops.ids import DeviceId, device_id
+from dsops.ids import device_id
+from dsops_controller.fleet.issuer import (
+    DEVICE_LIFE,
+    DEVICE_URI,
+    DeviceCertificate,
+    Revoked,
+    key_text,
+    requested_key,
+    serial_of,
+)
 
 CONTROLLER = "controller"
-DEVICE_URI = "urn:dsops:device:"
-MAX_REQUEST_BYTES = 8 * 1024
+REVOCATIONS = "crl.pem"
+EMPTY_LIST_LIFE = timedelta(days=365)
 CA_LIFE = timedelta(days=3652)
 HOST_LIFE = timedelta(days=825)
-DEVICE_LIFE = timedelta(days=90)
-_BACKDATE = timedelta(hours=1)
-"""Certificates are valid from a little before now on, for clocks that are slow."""
+BACKDATE = timedelta(hours=1)
+"""Certificates are valid from a little before now on, for clocks that are slow; but not for longer than after it."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,8 @@ class Issued:
         write_atomically(folder / f"{name}.crt", self.certificate_pem)
 
 
-@dataclass(frozen=True)
-class DeviceCertificate:
-    """What a device's request was answered with; ``serial`` in hex, ``public_key`` PEM."""
-
-    certificate_pem: bytes
-    serial: str
-    public_key: str
-
-
 class Authority:
-    """Signs certificates with the key in one folder (``ca.crt``, ``ca.key``)."""
+    """Signs certificates with the key in one folder (``ca.crt``, ``ca.key``); an :class:`~.issuer.Issuer`."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, clock: Clock) -> None:
         self._certificate = certificate
@@ -63,7 +61,7 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, fleet: str, clock: Clock) -> "Authority":
-        """Make the authority's key and certificate.
+        """Make the authority's key, its certificate, and an empty list of revoked certificates.
 
         Raises:
             Conflict: There is one already.
@@ -80,7 +78,10 @@ class Authority:
         certificate = builder.sign(key, hashes.SHA256())
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         Issued(_certificate_pem(certificate), _key_pem(key)).save(folder, "ca")
-        return cls(certificate, key, clock)
+        made = cls(certificate, key, clock)
+        since = clock.now() - BACKDATE
+        write_atomically(folder / REVOCATIONS, made.revocation_list((), since, since + EMPTY_LIST_LIFE))
+        return made
 
     @classmethod
     def load(cls, folder: Path, clock: Clock) -> "Authority":
@@ -107,6 +108,11 @@ class Authority:
         """The authority's own certificate."""
         return _certificate_pem(self._certificate)
 
+    @property
+    def chain_pem(self) -> bytes:
+        """Whom broker and store believe: this authority."""
+        return self.certificate_pem
+
     def issue_server(self, names: Sequence[str]) -> Issued:
         """Return a server's certificate for host names and IP addresses; the first is its common name.
 
@@ -120,10 +126,19 @@ class Authority:
 
     def issue_client(self, name: str = CONTROLLER) -> Issued:
         """Return a client's certificate for a program of the operator; ``name`` becomes its identity at the broker."""
-        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:dsops:program:{name}")])
-        return self._issue(name, san, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(name, _program(name), ExtendedKeyUsageOID.CLIENT_AUTH)
 
-    def issue_device(self, request_der: bytes, device: str) -> DeviceCertificate:
+    def issue_evictor(self, device: str, life: timedelta) -> Issued:
+        """Return a certificate under a device's name at the broker, for a moment, to take over the device's session.
+
+        It has no device URI, so no gRPC interface ever takes it for the device.
+
+        Raises:
+            InvalidInput: The name is not a device's.
+        """
+        return self._issue(device_id(device), _program("evictor"), ExtendedKeyUsageOID.CLIENT_AUTH, life)
+
+    def issue_device(self, request_der: bytes, device: str, life: timedelta = DEVICE_LIFE) -> DeviceCertificate:
         """Answer a device's signing request (PKCS #10, DER, P-256).
 
         Only the public key is taken from it; its subject and extensions are ignored.
@@ -135,12 +150,29 @@ class Authority:
         name = device_id(device)
         key = requested_key(request_der)
         san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(DEVICE_URI + name)])
-        certificate = self._leaf(name, key, san, ExtendedKeyUsageOID.CLIENT_AUTH, DEVICE_LIFE)
-        return DeviceCertificate(_certificate_pem(certificate), f"{certificate.serial_number:x}", key_text(key))
+        certificate = self._leaf(name, key, san, ExtendedKeyUsageOID.CLIENT_AUTH, life)
+        ends = certificate.not_valid_after_utc
+        return DeviceCertificate(_certificate_pem(certificate), serial_of(certificate), key_text(key), ends)
 
-    def _issue(self, name: str, san: x509.SubjectAlternativeName, purpose: ObjectIdentifier) -> Issued:
+    def revocation_list(self, revoked: Sequence[Revoked], since: datetime, until: datetime) -> bytes:
+        """Return the signed list of revoked certificates (PEM, RFC 5280 section 5).
+
+        Its number rises with ``since``, which must be later than that of the list before: OpenSSL keeps the old one
+        beside the new one, and believes the one with the later date.
+        """
+        builder = x509.CertificateRevocationListBuilder(
+            self._certificate.subject, since, until, [], [_entry(one) for one in revoked]
+        )
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(x509.CRLNumber(int(since.timestamp())), critical=False)
+        made = builder.add_extension(issuer, critical=False).sign(self._key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
+    def _issue(
+        self, name: str, san: x509.SubjectAlternativeName, purpose: ObjectIdentifier, life: timedelta = HOST_LIFE
+    ) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._leaf(name, key.public_key(), san, purpose, HOST_LIFE)
+        certificate = self._leaf(name, key.public_key(), san, purpose, life)
         return Issued(_certificate_pem(certificate), _key_pem(key))
 
     def _leaf(
@@ -160,41 +192,13 @@ class Authority:
         return builder.add_extension(issuer, critical=False).sign(self._key, hashes.SHA256())
 
 
-def requested_key(request_der: bytes) -> ec.EllipticCurvePublicKey:
-    """Return the public key of a signing request that its owner signed.
-
-    Raises:
-        InvalidInput: It is not such a request, or not for a P-256 key.
-    """
-    if len(request_der) > MAX_REQUEST_BYTES:
-        raise InvalidInput("the signing request is too long", why=f"{len(request_der)} bytes")
-    try:
-        request = x509.load_der_x509_csr(request_der)
-        key = request.public_key()
-        if not request.is_signature_valid:
-            raise InvalidInput("the signing request is not signed by its key")
-    except (ValueError, InvalidSignature, TypeError) as error:
-        raise InvalidInput("this is not a signing request", why=str(error)[:200]) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise InvalidInput("the signing request's key is not P-256")
-    return key
+def _program(name: str) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:dsops:program:{name}")])
 
 
-def key_text(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a public key as the one PEM text that the database compares."""
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_bytes(serialization.Encoding.PEM, form).decode("ascii")
-
-
-def device_of(certificate: x509.Certificate) -> DeviceId | None:
-    """Return the device that a certificate names by its one device URI, or None."""
-    try:
-        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
-    uris = san.get_values_for_type(x509.UniformResourceIdentifier)
-    found = [uri.removeprefix(DEVICE_URI) for uri in uris if uri.startswith(DEVICE_URI)]
-    return DeviceId(found[0]) if len(found) == 1 else None
+def _entry(revoked: Revoked) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(int(revoked.serial, 16))
+    return builder.revocation_date(revoked.since).build()
 
 
 def _builder(
@@ -203,7 +207,7 @@ def _builder(
     now = clock.now()
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - _BACKDATE).not_valid_after(now + life)
+    return builder.not_valid_before(now - min(BACKDATE, life)).not_valid_after(now + life)
 
 
 def _usage(*, certificates: bool) -> x509.KeyUsage:

@@ -1,44 +1,63 @@
-"""How a device joins: a one-time token, made by an operator for one name, is exchanged for a certificate.
+"""How a device joins: it shows a token, a listed key or a proof of its key before, or it waits for an operator.
 
-The token has 192 random bits and is stored as a digest. It is bound to the device's name, lives for a limited time and
-works once; yet the same token with the same public key is answered again while it lives, because a device may lose
-power between the answer and its own disk. Another key is refused: the first use decides.
+The rules are in :mod:`dsops_controller.fleet.decision`. Here the facts are read, the certificate is issued, and what
+was decided is stored. The issuer is asked before the one short transaction that decides anew and stores, so it never
+holds up the database; a certificate that is not stored is never handed out.
 """
 
-import hashlib
-import hmac
 import logging
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from pydantic import ValidationError
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
 
+from dsops import dsse
 from dsops.clock import Clock
-from dsops.errors import Conflict, EnrolmentRefused, InvalidInput
-from dsops.ids import DeviceId, device_id
-from dsops.manifest import first_problem
-from dsops.messages import Inventory
+from dsops.errors import (
+    DeviceBarred,
+    EnrolmentFull,
+    EnrolmentRefused,
+    GraceOver,
+    IdentityTaken,
+    TokenExpired,
+    TokenUnknown,
+    TokenUsed,
+)
+from dsops.ids import device_id
+from dsops.renewal import check_proof
 from dsops.states import Device
 from dsops_controller import audit
+from dsops_controller.allowance import Allowance
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.tables import device as devices
-from dsops_controller.db.tables import enrolment_token as tokens
-from dsops_controller.db.tables import observed as reports
-from dsops_controller.db.times import to_ms
-from dsops_controller.fleet.ca import Authority, DeviceCertificate, key_text, requested_key
-from dsops_controller.fleet.registry import encode_inventory
+from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.fleet import certificates, preauthorised, tokens, waiting
+from dsops_controller.fleet.applications import Application, Request, check
+from dsops_controller.fleet.certificates import Reason
+from dsops_controller.fleet.decision import Claim, Facts, IdentityRules, Life, Outcome, Token, Verdict, decide
+from dsops_controller.fleet.issuer import DeviceCertificate, Issuer
+from dsops_controller.fleet.registry import encode_inventory, forget_counters
 
 _log = logging.getLogger(__name__)
 
-TOKEN_BYTES = 24
-MIN_TTL_S, MAX_TTL_S = 1.0, 30 * 86400.0
-_MAX_TOKEN_LENGTH = 256
-_MAX_FACT_LENGTH = 200
-_OUT = frozenset({Device.SUSPENDED, Device.REJECTED, Device.DECOMMISSIONED})
+CLAIM_BURST, CLAIMS_PER_S = 20.0, 0.5
+"""New names that one address may claim: so many at once, then so many a second."""
+STRANGER_BURST, STRANGERS_PER_S = 500.0, 50.0
+"""Requests without a token that are looked at from one address; and those of devices that wait, from everywhere."""
+_RULES = IdentityRules()
+
+_WHY: dict[type[EnrolmentRefused], str] = {
+    TokenUnknown: "there is no such token for this name",
+    TokenExpired: "the token has expired",
+    TokenUsed: "the token was used for another key",
+    IdentityTaken: "another key has this name",
+    EnrolmentFull: "too many wait or ask at once",
+    GraceOver: "its certificate ended too long ago; an operator has to accept it again",
+}
 
 
 @dataclass(frozen=True)
@@ -61,167 +80,226 @@ class EnrolmentReply:
     broker: str
     store: str
     topic_prefix: str
+    pending: bool = False
+    retry_s: int = 0
 
 
-@dataclass(frozen=True)
-class _Request:
-    device: DeviceId
-    token_sha256: str
-    csr_der: bytes
-    public_key: str
-    inventory: Inventory
+def answer(settings: ReplySettings, ca_pem: bytes, certificate_pem: bytes) -> EnrolmentReply:
+    """Return the answer that brings a certificate."""
+    return EnrolmentReply(
+        certificate_pem, ca_pem, settings.fleet, settings.broker, settings.store, settings.topic_prefix
+    )
 
 
 class Enrolment:
-    """Makes tokens and exchanges them for certificates."""
+    """Makes tokens, and answers devices that ask to join."""
 
     def __init__(
         self,
         db: Database,
-        authority: Authority,
+        issuer: Issuer,
         clock: Clock,
         settings: ReplySettings,
         refusals: audit.RefusalGuard | None = None,
+        rules: IdentityRules = _RULES,
     ) -> None:
         self._db = db
-        self._authority = authority
+        self._issuer = issuer
         self._clock = clock
         self._settings = settings
         self._refusals = refusals or audit.RefusalGuard(clock)
+        self._rules = rules
+        self._claims = Allowance(clock, CLAIM_BURST, CLAIMS_PER_S)
+        self._strangers = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
+        self._waiting = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
 
     def new_token(self, device: str, ttl_s: float = 3600.0, actor: str = audit.SYSTEM) -> str:
         """Return a fresh token for one device, which is registered as pending if it is new.
 
-        The token is shown once; only its digest is stored. For a device that takes part already it allows a new key.
+        The token is shown once; only its digest is stored. For a device that takes part already it allows a new key;
+        for a name that was rejected it lets the right device have it.
 
         Raises:
             InvalidInput: The name or the time to live is not allowed.
-            Conflict: The device is suspended, rejected or decommissioned.
+            Conflict: The device is suspended or decommissioned.
         """
         name = device_id(device)
-        if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
-            raise InvalidInput(
-                f"a token cannot live {ttl_s} s", why=f"{MIN_TTL_S:.0f} to {MAX_TTL_S:.0f} s are allowed"
-            )
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        now = self._clock.now()
+        tokens.check_ttl(ttl_s)
         with self._db.write() as connection:
-            _register(connection, name, now)
-            expires = now + timedelta(seconds=ttl_s)
-            values = {"device": name, "created_ms": to_ms(now), "expires_ms": to_ms(expires)}
-            connection.execute(insert(tokens).values(token_sha256=_digest(token), **values))
-            audit.record(connection, now, actor, "token.created", name, f"expires {expires.isoformat()}")
-        return token
+            return tokens.make(connection, name, ttl_s, self._clock.now(), actor)
 
-    def enrol(self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> EnrolmentReply:
-        """Answer a device that shows a token and a signing request.
-
-        Args:
-            device: The name that the device claims.
-            token: The token that it was given.
-            csr_der: PKCS #10 request for a P-256 key.
-            facts: Fields of :class:`dsops.messages.Inventory` as text; others are ignored.
+    def enrol(self, application: Application) -> EnrolmentReply:
+        """Answer a device: with a certificate, or that it has to wait.
 
         Raises:
-            EnrolmentRefused: The token does not allow it, or the device is shut out; recorded with the exact reason.
+            EnrolmentRefused: One of its leaves says why; recorded with the exact reason.
             InvalidInput: Name, request or facts are malformed; nothing was looked up.
         """
-        request = _request(device, token, csr_der, facts)
-        with self._db.write() as connection:
+        if not application.token and not self._strangers.take(application.origin):
+            raise _full(application.device, "too many ask at once from one address")
+        request = check(application)
+        verdict, is_stored = self._look(request)
+        made = None
+        if verdict is Outcome.GRANT:
+            made = self._issuer.issue_device(request.csr_der, request.device, self._rules.life)
+        if not is_stored:
             try:
-                certificate = self._answer(connection, request)
-            except EnrolmentRefused as error:
-                refusal = error
-                self._refusals.refuse(
-                    connection, f"device:{request.device}", "enrolment.refused", request.device, error.why
-                )
-            else:
-                return self._reply(certificate)
-        _log.warning("enrolment refused: %s", refusal)
-        raise refusal
+                verdict = self._store(request, made)
+            except IntegrityError:  # somebody registered the very name in this moment
+                verdict = self._store(request, made)
+        if not isinstance(verdict, Outcome):
+            raise self._refusal(request, verdict)
+        if verdict is Outcome.GRANT and made is not None:
+            return answer(self._settings, self._issuer.chain_pem, made.certificate_pem)
+        return self._wait()
 
-    def _answer(self, connection: Connection, request: _Request) -> DeviceCertificate:
+    def forget_silent(self) -> int:
+        """Forget strangers that no longer ask; return how many."""
         now = self._clock.now()
-        found = connection.execute(select(tokens).where(tokens.c.token_sha256 == request.token_sha256)).one_or_none()
-        known = connection.execute(select(devices).where(devices.c.id == request.device)).one_or_none()
-        _judge(request, found, known, now)
-        certificate = self._authority.issue_device(request.csr_der, request.device)
-        used = update(tokens).where(tokens.c.token_sha256 == request.token_sha256, tokens.c.used_ms.is_(None))
-        connection.execute(used.values(used_ms=to_ms(now)))
-        assert known is not None
-        if known.public_key != certificate.public_key:
-            _forget_counters(connection, request.device)
-        _accept(connection, request, certificate)
-        detail = f"certificate {certificate.serial}, it was {known.state}"
-        audit.record(connection, now, f"device:{request.device}", "enrolment.accepted", request.device, detail)
-        return certificate
+        with self._db.read() as connection:
+            if not waiting.count_silent(connection, self._rules, now):
+                return 0
+        with self._db.write() as connection:
+            return waiting.forget_silent(connection, self._rules, now)
 
-    def _reply(self, certificate: DeviceCertificate) -> EnrolmentReply:
-        settings = self._settings
-        return EnrolmentReply(
-            certificate_pem=certificate.certificate_pem,
-            ca_pem=self._authority.certificate_pem,
-            fleet=settings.fleet,
-            broker=settings.broker,
-            store=settings.store,
-            topic_prefix=settings.topic_prefix,
+    def _look(self, request: Request) -> tuple[Verdict, bool]:
+        """Decide without writing, and say whether everything that follows is stored already.
+
+        A new claim spends the allowance of its address here, so that a flood of them writes nothing.
+        """
+        now = self._clock.now()
+        with self._db.read() as connection:
+            known = _known(connection, request)
+            verdict = decide(self._facts(connection, request, known, now))
+        if verdict is Outcome.GRANT or verdict is GraceOver:
+            return verdict, False
+        if verdict is not Outcome.WAIT:
+            return verdict, self._refusals.is_full
+        if not self._waiting.take():
+            raise _full(request.device, "too many ask at once")
+        is_new = known is None or known.public_key != request.public_key
+        if is_new and not self._claims.take(request.origin):
+            raise _full(request.device, "too many new names from one address")
+        return verdict, known is not None and not is_new and not waiting.is_due(known, now)
+
+    def _store(self, request: Request, made: DeviceCertificate | None) -> Verdict:
+        """Decide anew in one transaction and store what follows."""
+        now = self._clock.now()
+        with self._db.write() as connection:
+            known = _known(connection, request, is_locked=True)
+            verdict = decide(self._facts(connection, request, known, now))
+            if verdict is Outcome.GRANT and made is not None:
+                _grant(connection, request, known, made, now)
+            elif verdict is Outcome.WAIT:
+                self._claim(connection, request, known, now)
+            elif not isinstance(verdict, Outcome):
+                if verdict is GraceOver:
+                    _send_back(connection, request, now)
+                why = _why(request, verdict, known)
+                self._refusals.refuse(connection, f"device:{request.device}", "enrolment.refused", request.device, why)
+        return verdict
+
+    def _facts(self, connection: Connection, request: Request, known: AnyRow | None, now: datetime) -> Facts:
+        claim = Claim.FREE
+        if known is not None and known.public_key is not None:
+            claim = Claim.MINE if known.public_key == request.public_key else Claim.THEIRS
+        state = Device(known.state) if known is not None else None
+        if not request.is_stranger:
+            token = tokens.judge(connection, request.token_sha256, request.device, now, is_mine=claim is Claim.MINE)
+            return Facts(token, state, claim)
+        return Facts(
+            Token.NONE,
+            state,
+            claim,
+            preauthorised.look(connection, request.device, request.fingerprint),
+            self._life(connection, request, claim, now),
+            claim is Claim.MINE or waiting.has_room(connection, request.origin, self._rules),
         )
 
+    def _life(self, connection: Connection, request: Request, claim: Claim, now: datetime) -> Life:
+        """Return how the certificate is whose key is proved: by the request itself, or by the old key's signature."""
+        public_key: str | None = None
+        if claim is Claim.MINE:
+            public_key = request.public_key
+        elif request.proof:
+            public_key = _proved(request, certificates.keys(connection, request.device))
+        row = certificates.newest(connection, request.device, public_key) if public_key else None
+        if row is None:
+            return Life.NONE
+        return Life.GOOD if from_ms(row.expires_ms) + self._rules.grace > now else Life.OVER
 
-def _request(device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> _Request:
-    name = device_id(device)
-    if not 0 < len(token) <= _MAX_TOKEN_LENGTH:
-        raise InvalidInput("this is not a token", why=f"{len(token)} characters")
-    return _Request(name, _digest(token), csr_der, key_text(requested_key(csr_der)), _inventory(facts))
+    def _claim(self, connection: Connection, request: Request, known: AnyRow | None, now: datetime) -> None:
+        if waiting.note(connection, known, request, now):
+            detail = f"key {request.fingerprint} from {request.origin or 'somewhere'}"
+            self._refusals.refuse(connection, f"device:{request.device}", "enrolment.pending", request.device, detail)
+
+    def _wait(self) -> EnrolmentReply:
+        told = answer(self._settings, self._issuer.chain_pem, b"")
+        return replace(told, pending=True, retry_s=self._rules.retry_s)
+
+    def _refusal(self, request: Request, verdict: type[EnrolmentRefused]) -> EnrolmentRefused:
+        with self._db.read() as connection:
+            why = _why(request, verdict, _known(connection, request))
+        error = verdict(f"{request.device} may not join", why=why)
+        if not self._refusals.is_full:
+            _log.warning("enrolment refused: %s", error)
+        return error
 
 
-def _judge(request: _Request, token: AnyRow | None, known: AnyRow | None, now: datetime) -> None:
-    """Return if the token allows the request. Who cannot show a token for this name learns nothing but that."""
-    what = f"{request.device} may not join"
-    if token is None or known is None or not hmac.compare_digest(token.token_sha256, request.token_sha256):
-        raise EnrolmentRefused(what, why="there is no such token for this name")
-    if not hmac.compare_digest(token.device, request.device):
-        raise EnrolmentRefused(what, why="there is no such token for this name")
-    if token.expires_ms <= to_ms(now):
-        raise EnrolmentRefused(what, why="the token has expired")
-    if known.state in _OUT:
-        raise EnrolmentRefused(what, why=f"the device is {known.state}", hint="ask an operator to accept the device")
-    if token.used_ms is not None and known.public_key != request.public_key:
-        raise EnrolmentRefused(what, why="the token was used for another key")
+def _proved(request: Request, keys: Iterable[str]) -> str | None:
+    """Return that of a device's keys (PEM) which signed the proof for this very request; None when none did."""
+    for text in keys:
+        with suppress(EnrolmentRefused):
+            check_proof(request.proof, request.device, request.csr_der, dsse.load_public_key(text))
+            return text
+    return None
 
 
-def _register(connection: Connection, name: DeviceId, now: datetime) -> None:
-    state = connection.execute(select(devices.c.state).where(devices.c.id == name)).scalar()
-    if state is None:
-        connection.execute(insert(devices).values(id=name, state=Device.PENDING.value, created_ms=to_ms(now)))
-    elif state in _OUT:
-        raise Conflict(f"device {name} cannot get a token", why=f"it is {state}", hint="accept the device again first")
+def _full(device: str, why: str) -> EnrolmentFull:
+    return EnrolmentFull(f"{device[:64]!r} may not join now", why=why)
 
 
-def _accept(connection: Connection, request: _Request, certificate: DeviceCertificate) -> None:
-    values = {
-        "state": Device.ACCEPTED.value,
-        "serial": certificate.serial,
-        "public_key": certificate.public_key,
-        "inventory": encode_inventory(request.inventory),
-    }
+def _known(connection: Connection, request: Request, *, is_locked: bool = False) -> AnyRow | None:
+    """Return the device's row; locked, so that of two requests for one name the second sees what the first did."""
+    query = select(devices).where(devices.c.id == request.device)
+    return connection.execute(query.with_for_update() if is_locked else query).one_or_none()
+
+
+def _why(request: Request, verdict: type[EnrolmentRefused], known: AnyRow | None) -> str:
+    if verdict is DeviceBarred and known is not None:
+        return f"the device is {known.state}"
+    return _WHY[verdict]
+
+
+def _grant(
+    connection: Connection, request: Request, known: AnyRow | None, made: DeviceCertificate, now: datetime
+) -> None:
+    """Store a certificate. A key that an operator let in ends the one before; one that was proved waits for its use."""
+    is_renewal = known is not None and known.state == Device.ACCEPTED and request.is_stranger
+    if known is None:
+        waiting.note(connection, None, request, now)
+    elif not is_renewal and (known.public_key != made.public_key or known.state == Device.PENDING):
+        certificates.revoke(connection, request.device, Reason.REPLACED, now, but_key=made.public_key)
+        forget_counters(connection, request.device)
+    if request.is_stranger:
+        preauthorised.spend(connection, request.device, request.fingerprint, now)
+    else:
+        tokens.spend(connection, request.token_sha256, now)
+    certificates.add(connection, request.device, made, now)
+    values: dict[str, object] = {"state": Device.ACCEPTED.value, "inventory": encode_inventory(request.inventory)}
+    if request.content_public_key is not None or not is_renewal:
+        values["content_public_key"] = request.content_public_key
     connection.execute(update(devices).where(devices.c.id == request.device).values(**values))
+    detail = f"certificate {made.serial}, it was {known.state if known is not None else 'unknown'}"
+    audit.record(connection, now, f"device:{request.device}", "enrolment.accepted", request.device, detail)
 
 
-def _forget_counters(connection: Connection, device: DeviceId) -> None:
-    """Let a device with a new key count from the start; nothing signed by the key before is believed any more."""
-    connection.execute(update(reports).where(reports.c.device == device).values(counter=0))
-    fresh = {"boot_id": None, "conn_seq": 0, "online": False}
-    connection.execute(update(devices).where(devices.c.id == device).values(**fresh))
-
-
-def _inventory(facts: Mapping[str, str]) -> Inventory:
-    known = {name: facts[name][:_MAX_FACT_LENGTH] for name in Inventory.model_fields if name in facts}
-    try:
-        return Inventory.model_validate(known)
-    except ValidationError as error:
-        raise InvalidInput("the device's facts are not valid", why=first_problem(error)) from error
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+def _send_back(connection: Connection, request: Request, now: datetime) -> None:
+    """Make a device whose grace is over wait for an operator, by the key that it asks with."""
+    values: dict[str, object] = {
+        "state": Device.PENDING.value,
+        "public_key": request.public_key,
+        "origin": request.origin,
+    }
+    values |= {"asked_ms": to_ms(now), "content_public_key": request.content_public_key}
+    connection.execute(update(devices).where(devices.c.id == request.device).values(**values))

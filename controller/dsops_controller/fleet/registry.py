@@ -6,15 +6,15 @@ edits the other's.
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
-from dsops import dsse, strictjson
+from dsops import strictjson
 from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound, UntrustedBundle
 from dsops.messages import Connection, Inventory, Observed, check_observed
@@ -22,9 +22,16 @@ from dsops.states import Device
 from dsops_controller import audit
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.db.rows import AnyRow
+from dsops_controller.db.tables import certificate as issued
+from dsops_controller.db.tables import desired as wanted
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import observed as reports
 from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.fleet import certificates, preauthorised, tokens
+from dsops_controller.fleet.certificates import GRACE
+from dsops_controller.fleet.issuer import key_sha256
+from dsops_controller.fleet.standing import Changes
+from dsops_controller.listing import Line
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +41,7 @@ _ALLOWED: Mapping[Device, frozenset[Device]] = {
     Device.PENDING: frozenset({Device.ACCEPTED, Device.REJECTED, Device.DECOMMISSIONED}),
     Device.ACCEPTED: frozenset({Device.SUSPENDED, Device.DECOMMISSIONED}),
     Device.SUSPENDED: frozenset({Device.ACCEPTED, Device.DECOMMISSIONED}),
-    Device.REJECTED: frozenset({Device.PENDING, Device.DECOMMISSIONED}),
+    Device.REJECTED: frozenset({Device.ACCEPTED, Device.DECOMMISSIONED}),
     Device.DECOMMISSIONED: frozenset(),
 }
 """What an operator may turn a device into. Who is decommissioned never comes back under the same name."""
@@ -55,6 +62,14 @@ class DeviceRecord:
     public_key: str | None
     boot_id: str | None
     conn_seq: int
+    origin: str = ""
+    asked: datetime | None = None
+    certificate_ends: datetime | None = None
+
+    @property
+    def key_sha256(self) -> str | None:
+        """Fingerprint of the key: of the newest certificate, or of a pending device's request."""
+        return key_sha256(self.public_key) if self.public_key else None
 
 
 @dataclass(frozen=True)
@@ -80,14 +95,23 @@ def is_news(stored: ConnectionFacts, message: Connection) -> bool:
 class Registry:
     """Reads and writes the register."""
 
-    def __init__(self, db: Database, clock: Clock, refusals: audit.RefusalGuard | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        refusals: audit.RefusalGuard | None = None,
+        changes: Changes | None = None,
+        grace: timedelta = GRACE,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._refusals = refusals or audit.RefusalGuard(clock)
+        self._changes = changes or Changes(db)
+        self._grace = grace
 
     def list(self, state: Device | None = None) -> tuple[DeviceRecord, ...]:
         """Return every device by name, or those in one state."""
-        query = select(devices).order_by(devices.c.id)
+        query = _QUERY.order_by(devices.c.id)
         if state is not None:
             query = query.where(devices.c.state == state.value)
         with self._db.read() as connection:
@@ -100,41 +124,45 @@ class Registry:
             NotFound: There is none of that name.
         """
         with self._db.read() as connection:
-            row = _row(connection, device)
+            row = connection.execute(_QUERY.where(devices.c.id == device)).one_or_none()
         if row is None:
             raise _unknown(device)
         return _record(row)
 
-    def set_state(self, device: str, state: Device, actor: str) -> DeviceRecord:
-        """Turn a device into another state; asking for the present one changes nothing.
+    def accept(self, device: str, actor: str = audit.SYSTEM, key_sha256: str | None = None) -> DeviceRecord:
+        """Let a pending, rejected or suspended device take part: the one with the key that it has shown.
+
+        Args:
+            device: Its name.
+            actor: Who says so.
+            key_sha256: The fingerprint that the actor has seen; if the device shows another key now, it is refused.
 
         Raises:
             NotFound: There is none of that name.
-            Conflict: The present state forbids it.
+            Conflict: Its state forbids it, it has shown no key, or another one.
         """
-        with self._db.write() as connection:
-            row = _row(connection, device)
-            if row is None:
-                raise _unknown(device)
-            present = Device(row.state)
-            if state is not present:
-                if state not in _ALLOWED[present]:
-                    raise Conflict(f"device {device} cannot become {state}", why=f"it is {present}")
-                connection.execute(update(devices).where(devices.c.id == device).values(state=state.value))
-                audit.record(connection, self._clock.now(), actor, f"device.{state}", device, f"was {present}")
-        return self.get(device)
+        return self._turn(device, Device.ACCEPTED, actor, lambda t, row: self._let_in(t, row, key_sha256))
 
-    def accept(self, device: str, actor: str = audit.SYSTEM) -> DeviceRecord:
-        """Let a pending or suspended device take part."""
-        return self.set_state(device, Device.ACCEPTED, actor)
+    def reject(self, device: str, actor: str = audit.SYSTEM) -> DeviceRecord:
+        """Refuse a pending device; its key keeps the name, so that it is not asked about again."""
+        return self._turn(device, Device.REJECTED, actor, lambda _t, _row: "")
 
     def suspend(self, device: str, actor: str = audit.SYSTEM) -> DeviceRecord:
-        """Stop believing a device until it is accepted again."""
-        return self.set_state(device, Device.SUSPENDED, actor)
+        """Stop believing a device until it is accepted again; brokers cut it off within seconds."""
+        return self._turn(device, Device.SUSPENDED, actor, self._cut)
 
     def decommission(self, device: str, actor: str = audit.SYSTEM) -> DeviceRecord:
-        """Take a device out for good."""
-        return self.set_state(device, Device.DECOMMISSIONED, actor)
+        """Take a device out for good: its certificates are revoked, tokens and desired state deleted."""
+        return self._turn(device, Device.DECOMMISSIONED, actor, self._end)
+
+    def preauthorise(self, lines: Sequence[Line], actor: str = audit.SYSTEM) -> None:
+        """Let devices join by a key that is known beforehand: all of the list, or nothing.
+
+        Raises:
+            Conflict: A name is taken; the text says which.
+        """
+        with self._db.write() as connection:
+            preauthorised.enter(connection, lines, self._clock.now(), actor)
 
     def set_tags(self, device: str, tags: Mapping[str, str], actor: str = audit.SYSTEM) -> None:
         """Replace a device's tags.
@@ -185,6 +213,52 @@ class Registry:
         with self._db.read() as connection:
             _accepted(_row(connection, device), device)
 
+    def _turn(self, device: str, state: Device, actor: str, act: Callable[[Transaction, AnyRow], str]) -> DeviceRecord:
+        """Turn a device into another state; asking for the present one changes nothing.
+
+        Raises:
+            NotFound: There is none of that name.
+            Conflict: The present state forbids it.
+        """
+        with self._db.write() as connection:
+            row = connection.execute(select(devices).where(devices.c.id == device).with_for_update()).one_or_none()
+            if row is None:
+                raise _unknown(device)
+            present = Device(row.state)
+            if state is not present:
+                if state not in _ALLOWED[present]:
+                    raise Conflict(f"device {device} cannot become {state}", why=f"it is {present}")
+                detail = f"was {present}{act(connection, row)}"
+                connection.execute(update(devices).where(devices.c.id == device).values(state=state.value))
+                audit.record(connection, self._clock.now(), actor, f"device.{state}", device, detail)
+        self._changes.note()
+        return self.get(device)
+
+    def _let_in(self, connection: Transaction, row: AnyRow, seen: str | None) -> str:
+        if row.public_key is None:
+            hint = f"let it ask first, or give it a token: dsops device token {row.id}"
+            raise Conflict(f"device {row.id} cannot be accepted", why="it has shown no key", hint=hint)
+        shown = key_sha256(row.public_key)
+        if seen is not None and seen != shown:
+            hint = f"look again: dsops device show {row.id}"
+            raise Conflict(f"device {row.id} shows another key now", why=f"{shown}, not {seen}", hint=hint)
+        if row.state != Device.SUSPENDED:
+            reason = certificates.Reason.REPLACED
+            certificates.revoke(connection, row.id, reason, self._clock.now(), but_key=row.public_key)
+            forget_counters(connection, row.id)
+        return f", key {shown}"
+
+    def _cut(self, connection: Transaction, row: AnyRow) -> str:
+        connection.execute(update(devices).where(devices.c.id == row.id).values(online=False))
+        return ""
+
+    def _end(self, connection: Transaction, row: AnyRow) -> str:
+        certificates.revoke(connection, row.id, certificates.Reason.DECOMMISSIONED, self._clock.now())
+        tokens.forget(connection, row.id)
+        preauthorised.forget(connection, row.id)
+        connection.execute(delete(wanted).where(wanted.c.device == row.id))
+        return self._cut(connection, row)
+
     def _from_device(self, device: str, action: str, act: Callable[[Transaction, AnyRow], T]) -> T:
         """Run ``act`` if the device takes part; a refusal is stored before it is raised."""
         with self._db.write() as connection:
@@ -207,9 +281,11 @@ class Registry:
         return True
 
     def _reported(self, connection: Transaction, row: AnyRow, data: bytes) -> Observed | None:
-        if row.public_key is None:
-            raise UntrustedBundle(f"device {row.id} has no key", why="it has not enrolled")
-        report = check_observed(data, dsse.load_public_key(row.public_key), row.id)
+        key = certificates.report_key(connection, row.id, data, self._clock.now(), self._grace)
+        if key is None:
+            return None
+        report = check_observed(data, key, row.id)
+        certificates.use_key(connection, row.id, key, self._clock.now())
         stored = connection.execute(select(reports.c.counter).where(reports.c.device == row.id)).scalar()
         if stored is not None and report.counter <= stored:
             return None
@@ -225,6 +301,13 @@ class Registry:
             changed = connection.execute(update(devices).where(devices.c.id == device).values(**values))
             if changed.rowcount != 1:
                 raise _unknown(device)
+
+
+def forget_counters(connection: Transaction, device: str) -> None:
+    """Let a device with a new key count from the start; nothing signed by the key before is believed any more."""
+    connection.execute(update(reports).where(reports.c.device == device).values(counter=0))
+    fresh = {"boot_id": None, "conn_seq": 0, "online": False}
+    connection.execute(update(devices).where(devices.c.id == device).values(**fresh))
 
 
 def encode_inventory(inventory: Inventory) -> str:
@@ -244,6 +327,9 @@ def _unknown(device: str) -> NotFound:
     return NotFound(f"there is no device {device[:80]!r}", hint="see: dsops device list")
 
 
+_QUERY = select(devices, issued.c.expires_ms).outerjoin_from(devices, issued, devices.c.serial == issued.c.serial)
+
+
 def _row(connection: Transaction, device: str) -> AnyRow | None:
     return connection.execute(select(devices).where(devices.c.id == device)).one_or_none()
 
@@ -261,4 +347,7 @@ def _record(row: AnyRow) -> DeviceRecord:
         public_key=row.public_key,
         boot_id=row.boot_id,
         conn_seq=row.conn_seq,
+        origin=row.origin,
+        asked=from_ms(row.asked_ms) if row.asked_ms is not None else None,
+        certificate_ends=from_ms(row.expires_ms) if row.expires_ms is not None else None,
     )

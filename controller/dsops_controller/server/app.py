@@ -3,7 +3,8 @@
 rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
 inbox              commits what devices upload         lake     moves it into the lake
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
-rollouts           the rollout driver                  upkeep   renews timestamp and snapshot of the trust metadata
+revocations        keeps who is shut out off the broker
+rollouts           the rollout driver                  upkeep   renews trust metadata, forgets silent strangers
 """
 
 import errno
@@ -121,6 +122,7 @@ class Server:
             "broker-link": parts.broker.link,
             "broker-intake": parts.broker.intake,
             "broker-publisher": parts.broker.publisher,
+            "revocations": parts.revocations.run,
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "lake": lambda stop: self._flush(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),
@@ -157,9 +159,10 @@ class Server:
             try:
                 if parts.repository.is_established and parts.repository.renew():
                     parts.outbox.trust()
+                parts.enrolment.forget_silent()
                 told = ""
             except DsopsError as error:
-                told = _tell_once(told, f"trust metadata is not renewed: {error}")
+                told = _tell_once(told, f"the upkeep waits: {error}")
             if stop.wait(UPKEEP_S):
                 return
 

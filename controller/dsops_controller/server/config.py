@@ -1,6 +1,7 @@
 """The server's configuration: ``controller.toml``, read once at the start, frozen, every key known."""
 
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.fleet.decision import IdentityRules
 
 FILE = "controller.toml"
 
@@ -70,6 +72,37 @@ class RolloutSettings(Frozen):
     tick_s: float = Field(default=1.0, gt=0, le=60)
 
 
+class IdentitySettings(Frozen):
+    """Devices' certificates: how long they live, and who may wait for an operator without a token.
+
+    Attributes:
+        certificate_days: Life of a device's certificate; the device renews it at two thirds.
+        grace_days: So long after its end its key may still ask for the next one, and sign reports.
+        pending_max: Devices that may wait for an operator at once.
+        pending_per_address: Those of one address.
+        pending_days: A waiting device that did not ask for so long is forgotten.
+        retry_s: How often a waiting device shall ask.
+    """
+
+    certificate_days: float = Field(default=90.0, gt=0, le=825)
+    grace_days: float = Field(default=30.0, ge=0, le=3650)
+    pending_max: int = Field(default=1000, ge=0, le=100_000)
+    pending_per_address: int = Field(default=100, ge=0, le=100_000)
+    pending_days: float = Field(default=7.0, gt=0, le=365)
+    retry_s: int = Field(default=30, ge=1, le=3600)
+
+    def rules(self) -> IdentityRules:
+        """Return them as the rules of enrolment."""
+        return IdentityRules(
+            life=timedelta(days=self.certificate_days),
+            grace=timedelta(days=self.grace_days),
+            pending_max=self.pending_max,
+            pending_per_address=self.pending_per_address,
+            pending_life=timedelta(days=self.pending_days),
+            retry_s=self.retry_s,
+        )
+
+
 class ServerConfig(Frozen):
     """Everything that an operator may choose.
 
@@ -83,6 +116,7 @@ class ServerConfig(Frozen):
         advertise: What devices are told.
         store: The DataOps store.
         rollout: The rollout engine.
+        identity: Devices' certificates.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -94,6 +128,7 @@ class ServerConfig(Frozen):
     advertise: Advertise
     store: StoreSettings = StoreSettings()
     rollout: RolloutSettings = RolloutSettings()
+    identity: IdentitySettings = IdentitySettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -146,6 +181,7 @@ _COMMENTS = {
     "advertise": "addresses that enrolled devices are told",
     "store": "DataOps store: folder of the lake, seconds between flushes",
     "rollout": "rollout engine: seconds between two looks",
+    "identity": "devices' certificates, and devices that wait for an operator",
 }
 
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from sqlalchemy import select
 
 from dsops import ids
 from dsops.errors import Forbidden, InvalidInput, Unauthorized
 from dsops.ids import DeviceId
 from dsops.states import Device
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import device as device_table
-from dsops_controller.fleet.ca import device_of
+from dsops_controller.fleet import certificates
+from dsops_controller.fleet.issuer import device_of, serial_of
 
 _HINT = "enrol the device again"
 
@@ -24,10 +23,12 @@ class Peer:
 
     Attributes:
         device: Its name.
+        serial: Of its certificate, hex.
         expires: When its certificate ends.
     """
 
     device: DeviceId
+    serial: str
     expires: datetime
 
 
@@ -46,7 +47,7 @@ def peer(auth: Mapping[str, Sequence[bytes]]) -> Peer:
         name = device_of(certificate)
         if name is None:
             raise Unauthorized("the client certificate does not name one device", hint=_HINT)
-        return Peer(ids.device_id(name), certificate.not_valid_after_utc)
+        return Peer(ids.device_id(name), serial_of(certificate), certificate.not_valid_after_utc)
     except (ValueError, x509.DuplicateExtension, InvalidInput) as error:
         raise Unauthorized("the client certificate cannot be read", why=str(error), hint=_HINT) from error
 
@@ -58,19 +59,32 @@ class Admission:
         self._db = db
 
     def check(self, caller: Peer, now: datetime) -> None:
-        """Admit an accepted device with an unexpired certificate.
+        """Admit an accepted device with a certificate that is known, not revoked and not expired; note its first use.
 
         Raises:
-            Unauthorized: The certificate has expired since the connection was made.
-            Forbidden: The device is unknown or not accepted.
+            Unauthorized: The certificate does not count, or no longer.
+            Forbidden: The device is not accepted.
             StateDamaged: The database cannot be read.
         """
-        if now >= caller.expires:
-            raise Unauthorized(f"the certificate of {caller.device} has expired", hint=_HINT)
+        check_life(caller, now)
         with self._db.read() as connection:
-            query = select(device_table.c.state).where(device_table.c.id == caller.device)
-            state = connection.execute(query).scalar_one_or_none()
-        if state is None:
-            raise Forbidden(f"{caller.device} is not a device of this fleet", hint=_HINT)
-        if state != Device.ACCEPTED:
-            raise Forbidden(f"{caller.device} is {state}", hint=f"accept it: dsops device accept {caller.device}")
+            found = certificates.standing(connection, caller.serial)
+        if found.device != caller.device:
+            raise Unauthorized(f"the certificate of {caller.device} is not known", hint=_HINT)
+        if found.state != Device.ACCEPTED:
+            raise Forbidden(f"{caller.device} is {found.state}", hint=f"accept it: dsops device accept {caller.device}")
+        if found.is_revoked:
+            raise Unauthorized(f"the certificate of {caller.device} was revoked", hint=_HINT)
+        if not found.is_used:
+            with self._db.write() as connection:
+                certificates.use(connection, caller.serial, now)
+
+
+def check_life(caller: Peer, now: datetime) -> None:
+    """Return if the certificate has not expired since the connection was made.
+
+    Raises:
+        Unauthorized: It has.
+    """
+    if now >= caller.expires:
+        raise Unauthorized(f"the certificate of {caller.device} has expired", hint=_HINT)

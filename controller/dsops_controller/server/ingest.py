@@ -1,4 +1,4 @@
-"""gRPC interfaces for devices: telemetry and samples over mutual TLS, enrolment over TLS on its own port.
+"""gRPC interfaces for devices: telemetry, samples and renewal over mutual TLS, enrolment over TLS on its own port.
 
 One event loop on one thread serves both (a thread for each open stream would not reach thousands of devices). Messages
 stay bytes until they were counted and checked here, so nothing that a device sends can end as UNKNOWN. The one
@@ -6,54 +6,44 @@ batch in flight of a stream is acknowledged after its commit.
 """
 
 import asyncio
+import ipaddress
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dsops.api.v1.enrolment_pb2 import DESCRIPTOR as ENROLMENT
-from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest
+from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest, RenewRequest
 from dsops.api.v1.samples_pb2 import DESCRIPTOR as SAMPLES
 from dsops.api.v1.telemetry_pb2 import DESCRIPTOR as TELEMETRY
 from dsops.api.v1.telemetry_pb2 import Ack
 from dsops.clock import Clock
-from dsops.errors import (
-    Conflict,
-    DsopsError,
-    EnrolmentRefused,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    PortBusy,
-    Unauthorized,
-)
+from dsops.errors import InvalidInput, PortBusy
 from dsops_controller.dataops.batches import Kind, parse
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.db.database import Database
-from dsops_controller.server.identity import Admission, Peer, peer
+from dsops_controller.fleet.applications import Application
+from dsops_controller.fleet.enrolment import EnrolmentReply
+from dsops_controller.fleet.standing import Changes
+from dsops_controller.server.gate import CALLER, Gate
+from dsops_controller.server.identity import Admission, Peer
+from dsops_controller.server.refusals import Context, refusing
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_ENROL_BYTES = 64 * 1024
-RECHECK_S = 30.0
-CODE_KEY = "dsops-code"
-"""Trailing metadata of every refusal: the error's code."""
-PAUSE_KEY = "dsops-pause-ms"
-"""Trailing metadata of RESOURCE_EXHAUSTED when the same batch may be sent again after a pause."""
-OVERLOAD_PAUSE_MS = 2000
-T = TypeVar("T")
+ENROLMENTS_AT_ONCE = 1024
+M = TypeVar("M", bound=Message)
 Handlers: TypeAlias = "list[tuple[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]]]"
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
@@ -65,60 +55,29 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_concurrent_streams", 16),
 )
 
-_STATUS: tuple[tuple[type[DsopsError], grpc.StatusCode], ...] = (
-    (Unauthorized, grpc.StatusCode.UNAUTHENTICATED),
-    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
-    (EnrolmentRefused, grpc.StatusCode.PERMISSION_DENIED),
-    (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
-    (Conflict, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
-)
-
-
-class Enrolled(Protocol):
-    """What a newly enrolled device is told; the fields of ``EnrolReply``."""
-
-    @property
-    def certificate_pem(self) -> bytes:
-        """Leaf, then intermediates."""
-        ...
-
-    @property
-    def ca_pem(self) -> bytes:
-        """Whom the device trusts as broker and store."""
-        ...
-
-    @property
-    def fleet(self) -> str:
-        """Name of the fleet."""
-        ...
-
-    @property
-    def broker(self) -> str:
-        """``host:port`` of the broker."""
-        ...
-
-    @property
-    def store(self) -> str:
-        """``host:port`` of this store."""
-        ...
-
-    @property
-    def topic_prefix(self) -> str:
-        """Prefix of every MQTT topic."""
-        ...
-
 
 class Enroller(Protocol):
-    """Exchanges one-time tokens for device certificates."""
+    """Answers devices that have no certificate."""
 
-    def enrol(self, device: str, token: str, csr_der: bytes, facts: Mapping[str, str]) -> Enrolled:
+    def enrol(self, application: Application) -> EnrolmentReply:
         """Return what the device is told.
 
         Raises:
-            EnrolmentRefused: The token does not fit, was used or has expired.
-            InvalidInput: The name or the signing request is not valid.
+            EnrolmentRefused: It may not join.
+            InvalidInput: What it says is malformed.
+        """
+        ...
+
+
+class Renewer(Protocol):
+    """Answers devices that have a certificate with the next one."""
+
+    def renew(self, device: str, csr_der: bytes) -> EnrolmentReply:
+        """Return what the device is told.
+
+        Raises:
+            InvalidInput: The request is malformed, or not for a new key.
+            Overloaded: It asks too often.
         """
         ...
 
@@ -166,15 +125,9 @@ class Services:
     db: Database
     inbox: Inbox
     enroller: Enroller
+    renewer: Renewer
+    changes: Changes
     clock: Clock
-
-
-@dataclass(slots=True)
-class _Session:
-    """An open stream of a device, and when it was last admitted."""
-
-    caller: Peer
-    checked_s: float
 
 
 class IngestServer:
@@ -185,18 +138,16 @@ class IngestServer:
         tls: Key, certificate and CA.
         ingest: Where telemetry and samples are taken (mutual TLS).
         enrolment: Where devices enrol (TLS).
-        recheck_s: Seconds between two looks at whether a device with an open stream still may speak.
     """
 
-    def __init__(
-        self, services: Services, tls: Tls, ingest: Endpoint, enrolment: Endpoint, recheck_s: float = RECHECK_S
-    ) -> None:
+    def __init__(self, services: Services, tls: Tls, ingest: Endpoint, enrolment: Endpoint) -> None:
         self._services = services
         self._tls = tls
         self._endpoints = (ingest, enrolment)
-        self._recheck_s = recheck_s
-        self._admission = Admission(services.db)
+        # Strangers have threads of their own: a flood of them must not hold up devices that are known.
         self._blocking = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ingest-db")
+        self._enrolling = ThreadPoolExecutor(max_workers=2, thread_name_prefix="enrolment")
+        self._gate = Gate(Admission(services.db), services.changes, services.clock, self._blocking)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._bound: Future[tuple[int, int]] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -225,6 +176,7 @@ class IngestServer:
         if self._thread.ident is not None:
             self._thread.join()
         self._blocking.shutdown()
+        self._enrolling.shutdown()
 
     def traffic(self) -> Traffic:
         """Return what passed since the start."""
@@ -241,14 +193,7 @@ class IngestServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        names = [TELEMETRY.services_by_name["Telemetry"].full_name, SAMPLES.services_by_name["Samples"].full_name]
-        streams: Handlers = [
-            (names[0], {"Report": grpc.stream_stream_rpc_method_handler(self._report)}),
-            (names[1], {"Upload": grpc.stream_stream_rpc_method_handler(self._upload)}),
-        ]
-        enrolment = ENROLMENT.services_by_name["Enrolment"].full_name
-        unary: Handlers = [(enrolment, {"Enrol": grpc.unary_unary_rpc_method_handler(self._enrol)})]
-        servers = (await _server(streams, MAX_MESSAGE_BYTES), await _server(unary, MAX_ENROL_BYTES))
+        servers = await self._servers()
         try:
             ports = tuple(
                 _bind(server, endpoint, _credentials(self._tls, mutual=mutual))
@@ -257,29 +202,37 @@ class IngestServer:
             for server in servers:
                 await server.start()
             self._bound.set_result((ports[0], ports[1]))
+            watching = asyncio.ensure_future(self._gate.watch())
             await self._stopped.wait()
+            watching.cancel()
         finally:
             await asyncio.gather(*(server.stop(self._grace_s) for server in servers))
 
-    async def _report(self, _requests: AsyncIterator[bytes], context: Context) -> None:
-        await self._stream(Kind.TELEMETRY, context)
+    async def _servers(self) -> tuple[grpc.aio.Server, grpc.aio.Server]:
+        """Return the server behind the gate, and the one for devices that have no certificate."""
+        names = [file.services_by_name[name].full_name for file, name in _SERVICES]
+        known: Handlers = [
+            (names[0], {"Report": grpc.stream_stream_rpc_method_handler(self._report)}),
+            (names[1], {"Upload": grpc.stream_stream_rpc_method_handler(self._upload)}),
+            (names[2], {"Renew": grpc.unary_unary_rpc_method_handler(self._renew)}),
+        ]
+        strangers: Handlers = [(names[3], {"Enrol": grpc.unary_unary_rpc_method_handler(self._enrol)})]
+        return (
+            await _server(known, MAX_MESSAGE_BYTES, [self._gate]),
+            await _server(strangers, MAX_ENROL_BYTES, at_once=ENROLMENTS_AT_ONCE),
+        )
 
-    async def _upload(self, _requests: AsyncIterator[bytes], context: Context) -> None:
-        await self._stream(Kind.SAMPLES, context)
+    async def _report(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await self._stream(Kind.TELEMETRY, requests, context)
 
-    async def _stream(self, kind: Kind, context: Context) -> None:
-        """Commit and acknowledge one batch after the other, until the device ends the stream or may no longer speak."""
-        async with _refusing(context):
-            caller = peer(_auth(context))
-            session = _Session(caller, self._services.clock.monotonic_s())
-            await self._check(session)
-            reading = asyncio.ensure_future(context.read())
-            try:
-                while (data := await self._next(session, reading)) is not None:
-                    await self._answer(context, await self._commit(caller, kind, data))
-                    reading = asyncio.ensure_future(context.read())
-            finally:
-                reading.cancel()
+    async def _upload(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await self._stream(Kind.SAMPLES, requests, context)
+
+    async def _stream(self, kind: Kind, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Commit and acknowledge one batch after the other, until the device ends the stream; the gate checked each."""
+        caller = CALLER.get()
+        async for data in requests:
+            await self._answer(context, await self._commit(caller, kind, data))
 
     async def _commit(self, caller: Peer, kind: Kind, data: bytes) -> bytes:
         self._count_in(data)
@@ -291,45 +244,39 @@ class IngestServer:
         await context.write(data)
         self._count_out(data)
 
-    async def _next(self, session: _Session, reading: asyncio.Future[Any]) -> bytes | None:
-        """Return the next message, None at the end; now and then ask whether the device still may speak."""
-        while True:
-            age_s = self._services.clock.monotonic_s() - session.checked_s
-            done, _ = await asyncio.wait({reading}, timeout=max(0.0, self._recheck_s - age_s))
-            if self._services.clock.monotonic_s() - session.checked_s >= self._recheck_s:
-                await self._check(session)
-            if done:
-                data = reading.result()
-                return data if isinstance(data, bytes) else None  # else it is grpc.aio.EOF
+    async def _renew(self, data: bytes, _context: Context) -> bytes:
+        caller = CALLER.get()
+        return await self._told(self._blocking, data, lambda: self._renew_now(caller, data))
 
-    async def _check(self, session: _Session) -> None:
-        await self._blocked(lambda: self._admission.check(session.caller, self._services.clock.now()))
-        session.checked_s = self._services.clock.monotonic_s()
+    def _renew_now(self, caller: Peer, data: bytes) -> EnrolmentReply:
+        return self._services.renewer.renew(caller.device, _parsed(RenewRequest, data).csr_der)
 
     async def _enrol(self, data: bytes, context: Context) -> bytes:
-        self._count_in(data)
-        async with _refusing(context):
-            reply = (await self._blocked(lambda: self._enrol_now(data))).SerializeToString()
-        self._count_out(reply)
-        return reply
+        origin = address(context.peer())
+        async with refusing(context):
+            return await self._told(self._enrolling, data, lambda: self._enrol_now(data, origin))
+        raise AssertionError("refusing never swallows")
 
-    def _enrol_now(self, data: bytes) -> EnrolReply:
-        try:
-            request = EnrolRequest.FromString(data)
-        except DecodeError as error:
-            raise InvalidInput("an enrolment request cannot be parsed", why=str(error)) from error
-        told = self._services.enroller.enrol(request.device, request.token, request.csr_der, dict(request.facts))
-        return EnrolReply(
-            certificate_pem=told.certificate_pem,
-            ca_pem=told.ca_pem,
-            fleet=told.fleet,
-            broker=told.broker,
-            store=told.store,
-            topic_prefix=told.topic_prefix,
+    def _enrol_now(self, data: bytes, origin: str) -> EnrolmentReply:
+        asked = _parsed(EnrolRequest, data)
+        return self._services.enroller.enrol(
+            Application(
+                device=asked.device,
+                csr_der=asked.csr_der,
+                token=asked.token,
+                facts=dict(asked.facts),
+                proof=asked.proof,
+                content_public_key=asked.content_public_key,
+                origin=origin,
+            )
         )
 
-    async def _blocked(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._blocking, call)
+    async def _told(self, threads: ThreadPoolExecutor, data: bytes, call: Callable[[], EnrolmentReply]) -> bytes:
+        self._count_in(data)
+        told = await asyncio.get_running_loop().run_in_executor(threads, call)
+        reply = EnrolReply(**asdict(told)).SerializeToString()
+        self._count_out(reply)
+        return reply
 
     def _count_in(self, data: bytes) -> None:
         seen = self._traffic
@@ -340,36 +287,35 @@ class IngestServer:
         self._traffic = replace(seen, messages_out=seen.messages_out + 1, bytes_out=seen.bytes_out + len(data))
 
 
-@asynccontextmanager
-async def _refusing(context: Context) -> AsyncIterator[None]:
-    """Turn an error into the status that tells the device what to do: again later, differently, or not at all."""
+_SERVICES = ((TELEMETRY, "Telemetry"), (SAMPLES, "Samples"), (ENROLMENT, "Renewal"), (ENROLMENT, "Enrolment"))
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
     try:
-        yield
-    except DsopsError as error:
-        await _refuse(context, error)
-    except Exception:
-        logger.exception("a message from a device could not be handled")
-        await context.abort(grpc.StatusCode.INTERNAL, "the store failed; its log says why")
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(f"a {kind.__name__} cannot be parsed", why=str(error)) from error
 
 
-async def _refuse(context: Context, error: DsopsError) -> NoReturn:
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.UNAVAILABLE)
-    if status is grpc.StatusCode.UNAVAILABLE:
-        logger.warning("a message from a device was put off: %s", error)
-    metadata = [(CODE_KEY, error.code)]
-    if isinstance(error, Overloaded):
-        metadata.append((PAUSE_KEY, str(OVERLOAD_PAUSE_MS)))
-    await context.abort(status, str(error)[:1000], tuple(metadata))
+def address(peer_text: str) -> str:
+    """Return the address in gRPC's text for a peer; of IPv6 the network (64 bits), which is what one host has."""
+    text = unquote(peer_text.removeprefix("ipv4:").removeprefix("ipv6:"))
+    host = text.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return text[:64]
+    if found.version == 4 or found.ipv4_mapped is not None:
+        return str(getattr(found, "ipv4_mapped", None) or found)
+    return str(ipaddress.ip_network(f"{found}/64", strict=False))
 
 
-def _auth(context: Context) -> dict[str, list[bytes]]:
-    return {name: list(values) for name, values in context.auth_context().items()}
-
-
-async def _server(services: Handlers, max_bytes: int) -> grpc.aio.Server:
+async def _server(
+    services: Handlers, max_bytes: int, gates: Sequence[grpc.aio.ServerInterceptor] = (), at_once: int | None = None
+) -> grpc.aio.Server:
     """Return a server of raw handlers, with health (SERVING) and reflection."""
     options = (*_OPTIONS, ("grpc.max_receive_message_length", max_bytes))
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(interceptors=gates, options=options, maximum_concurrent_rpcs=at_once)
     names = [name for name, _ in services]
     handlers = [grpc.method_handlers_generic_handler(name, methods) for name, methods in services]
     server.add_generic_rpc_handlers(handlers)

@@ -11,6 +11,7 @@ from dsops.clock import Clock
 from dsops.errors import DsopsError, InvalidInput, UntrustedBundle
 from dsops.messages import MAX_MESSAGE_BYTES, Connection, Need, Observed, decode
 from dsops.topics import Topics
+from dsops_controller.allowance import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -43,30 +44,13 @@ class Effects:
         answer: Called with device and digest for each chunk that a device shall be sent.
         wake: Called when there is news of a device.
         record: Called with device and reason of a refusal that is to be kept.
+        stranger: Called with the name of a device that was not believed.
     """
 
     answer: Callable[[str, str], None]
     wake: Callable[[], None]
     record: Callable[[str, str], None]
-
-
-class Allowance:
-    """Token bucket per name: ``burst`` at once, ``per_s`` in the long run."""
-
-    def __init__(self, clock: Clock, burst: float, per_s: float) -> None:
-        self._clock = clock
-        self._burst = burst
-        self._per_s = per_s
-        self._levels: dict[str, tuple[float, float]] = {}
-
-    def take(self, name: str) -> bool:
-        """Spend one token of ``name``; False when it has none left."""
-        now_s = self._clock.monotonic_s()
-        level, since_s = self._levels.get(name, (self._burst, now_s))
-        level = min(self._burst, level + (now_s - since_s) * self._per_s)
-        is_allowed = level >= 1
-        self._levels[name] = (level - is_allowed, now_s)
-        return is_allowed
+    stranger: Callable[[str], None] = lambda _device: None
 
 
 class Intake:
@@ -112,6 +96,7 @@ class Intake:
                 self._effects.record(device, f"{kind}: {error}")
         except UntrustedBundle as error:  # the register recorded it
             self._refused(device, kind, error)
+            self._effects.stranger(device)
         except DsopsError as error:
             log.warning("%s of %s waits: %s", kind, device, error)
             return False

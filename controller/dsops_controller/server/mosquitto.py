@@ -6,13 +6,16 @@ so no device can take another's place. The settings and why: MQTT 5.0 section 4.
 
 import os
 import pwd
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.files import write_atomically
+from dsops.ids import device_id
 
 CONTROLLER = "controller"
 """Name (CN) of the controller's certificate; no device may have it (:func:`dsops.ids.device_id`)."""
+ACL_FILE, PID_FILE = "acl", "mosquitto.pid"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def configuration(files: BrokerFiles) -> str:
     lines = [
         "# mosquitto -c mosquitto.conf",
         *_account(),
+        f"pid_file {files.folder / PID_FILE}",
         "per_listener_settings false",
         "set_tcp_nodelay true",
         "# What a device or the controller may send; a chunk has 32 KiB, every other message at most 64 KiB.",
@@ -63,18 +67,25 @@ def configuration(files: BrokerFiles) -> str:
         f"cafile {files.authority / 'ca.crt'}",
         f"certfile {files.authority / 'server.crt'}",
         f"keyfile {files.authority / 'server.key'}",
+        "# Written by the controller, which then sends SIGHUP to the process that pid_file names.",
+        f"crlfile {files.authority / 'crl.pem'}",
         "require_certificate true",
         "use_identity_as_username true",
         "# Without this, a device could connect under another's client id and throw it out.",
         "use_username_as_clientid true",
         "allow_anonymous false",
-        f"acl_file {files.folder / 'acl'}",
+        f"acl_file {files.folder / ACL_FILE}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def access_control(topic_prefix: str) -> str:
-    """Return the text of the access control list; ``%u`` is the name in the client's certificate."""
+def access_control(topic_prefix: str, barred: Sequence[str] = ()) -> str:
+    """Return the text of the access control list; ``%u`` is the name in the client's certificate.
+
+    The ``barred`` devices may neither write nor read anything. The revocation list refuses their handshakes; this also
+    binds a session that is open when the broker is told, and one that resumes an old TLS session by a ticket, for then
+    OpenSSL looks at no certificate (RFC 8446 section 2.2).
+    """
     controller = [f"topic write {topic_prefix}/{tail}" for tail in ("d/+/dn/#", "t/#", "c/#", "ctl/#")]
     reads = [f"topic read {topic_prefix}/d/+/up/#", "topic read $SYS/#"]
     devices = [
@@ -82,7 +93,8 @@ def access_control(topic_prefix: str) -> str:
         f"pattern read {topic_prefix}/d/%u/dn/#",
         *(f"pattern read {topic_prefix}/{tail}" for tail in ("t/+", "c/+", "ctl/state")),
     ]
-    return "\n".join([f"user {CONTROLLER}", *controller, *reads, "", "# every device", *devices]) + "\n"
+    denied = [line for name in barred for line in (f"user {device_id(name)}", "topic deny #")]
+    return "\n".join([f"user {CONTROLLER}", *controller, *reads, *denied, "", "# every device", *devices]) + "\n"
 
 
 def write_broker_files(into: Path, files: BrokerFiles) -> None:
@@ -92,8 +104,7 @@ def write_broker_files(into: Path, files: BrokerFiles) -> None:
         NoSpace: The disk is full.
     """
     (into / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(into / "acl", access_control(files.topic_prefix).encode())
-    (into / "acl").chmod(0o600)
+    write_atomically(into / ACL_FILE, access_control(files.topic_prefix).encode(), mode=0o600)
     write_atomically(into / "mosquitto.conf", configuration(files).encode())
 
 

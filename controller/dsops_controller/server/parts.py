@@ -13,24 +13,28 @@ from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
-from dsops_controller.fleet.ca import Authority
+from dsops_controller.fleet.ca import REVOCATIONS, Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
+from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.config import ServerConfig
+from dsops_controller.server.eviction import Evictor
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
 from dsops_controller.server.init import operator_token_sha256
 from dsops_controller.server.intake import Effects, Intake
 from dsops_controller.server.link import LinkSettings, Message
-from dsops_controller.server.mosquitto import CONTROLLER
+from dsops_controller.server.mosquitto import ACL_FILE, CONTROLLER, PID_FILE
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
 from dsops_controller.server.publications import Publications, controller_message
 from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
+from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
@@ -46,6 +50,8 @@ class Parts:
     repository: Repository
     outbox: Outbox
     broker: Broker
+    revocations: Revocations
+    enrolment: Enrolment
     driver: Driver
     rest: ASGIApp
 
@@ -59,18 +65,22 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     """
     keys = OnlineKeys.load(folder / "keys")
     refusals = RefusalGuard(clock)
-    registry = Registry(db, clock, refusals)
-    enrolment = Enrolment(db, authority, clock, _reply(config), refusals)
+    rules, told = config.identity.rules(), _reply(config)
+    changes = Changes(db)
+    registry = Registry(db, clock, refusals, changes, rules.grace)
+    enrolment = Enrolment(db, authority, clock, told, refusals, rules)
+    renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
     lake = Lake(db, config.lake_folder(folder))
     inbox = Inbox(db, clock)
-    ingest = _ingest(folder, config, Services(db, inbox, enrolment, clock))
+    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox()
     director = Director(config.fleet, keys.director)
     driver = Driver(db, outbox, director, clock)
     topics = Topics(config.broker.topic_prefix)
-    intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock)), clock)
+    revocations = _revocations(folder, config, db, authority, changes, clock)
+    intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), revocations), clock)
     publications = Publications(db, topics, repository, bundles, clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, intake, clock)
     backend = Backend(
@@ -88,7 +98,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
     rest = guarded(backend, operator_token_sha256(folder))
-    return Parts(lake, inbox, ingest, repository, outbox, broker, driver, rest)
+    return Parts(lake, inbox, ingest, repository, outbox, broker, revocations, enrolment, driver, rest)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:
@@ -103,11 +113,25 @@ def _ingest(folder: Path, config: ServerConfig, services: Services) -> IngestSer
     return IngestServer(services, tls, Endpoint(listen.host, listen.port), Endpoint(enrol.host, enrol.port))
 
 
-def _effects(outbox: Outbox, driver: Driver, trail: Audit) -> Effects:
+def _revocations(
+    folder: Path, config: ServerConfig, db: Database, authority: Authority, changes: Changes, clock: Clock
+) -> Revocations:
+    broker, ca = config.broker, controller_credentials(folder).ca
+    files = RevocationFiles(
+        revoked=ca.with_name(REVOCATIONS),
+        access=folder / "mosquitto" / ACL_FILE,
+        pid=folder / "mosquitto" / PID_FILE,
+        topic_prefix=broker.topic_prefix,
+    )
+    evictor = Evictor(broker.host, broker.port, ca, authority.issue_evictor)
+    return Revocations(db, authority, files, evictor, changes, clock)
+
+
+def _effects(outbox: Outbox, driver: Driver, trail: Audit, revocations: Revocations) -> Effects:
     def record(device: str, why: str) -> None:
         trail.record(f"device:{device}", "message.refused", device, why)
 
-    return Effects(outbox.answer, driver.wake, record)
+    return Effects(outbox.answer, driver.wake, record, revocations.heard)
 
 
 def _link(folder: Path, config: ServerConfig, topics: Topics, clock: Clock) -> LinkSettings:

@@ -11,7 +11,7 @@ from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.manifest import Frozen
 from dsops.messages import TrustPack
-from dsops.states import Rollout
+from dsops.states import Device, Rollout
 from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
@@ -83,16 +83,23 @@ class Publications:
         return Message(self._topics.trust(model), self._packs.pack(model).encode(), retain=True)
 
     def desired(self, device: str) -> Message | None:
-        """Return a device's newest directive, or None when it has none."""
+        """Return a device's newest directive, or None when it has none.
+
+        For a device that is gone for good it is the empty message that deletes the one before.
+        """
         query = select(tables.desired.c.envelope).where(tables.desired.c.device == device)
         with self._db.read() as connection:
             envelope = connection.execute(query).scalar()
+            state = connection.execute(select(tables.device.c.state).where(tables.device.c.id == device)).scalar()
+        if state == Device.DECOMMISSIONED:
+            return Message(self._topics.desired(device), b"", retain=True)
         return Message(self._topics.desired(device), envelope, retain=True) if envelope else None
 
     def devices(self) -> list[str]:
-        """Return the devices that have a directive."""
+        """Return the devices that have a directive, and those whose directive is to be deleted."""
+        gone = select(tables.device.c.id).where(tables.device.c.state == Device.DECOMMISSIONED.value)
         with self._db.read() as connection:
-            return list(connection.execute(select(tables.desired.c.device).order_by(tables.desired.c.device)).scalars())
+            return sorted(connection.execute(select(tables.desired.c.device).union(gone)).scalars())
 
     def wanted(self) -> set[str]:
         """Return the bundles that a rollout under way or any device wants."""

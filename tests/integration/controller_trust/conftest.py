@@ -26,8 +26,12 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def enrolment(tmp_path: Path, db: Database, clock: ManualClock) -> Enrolment:
-    authority = Authority.create(tmp_path / "ca", "lab", clock)
+def authority(tmp_path: Path, clock: ManualClock) -> Authority:
+    return Authority.create(tmp_path / "ca", "lab", clock)
+
+
+@pytest.fixture
+def enrolment(authority: Authority, db: Database, clock: ManualClock) -> Enrolment:
     return Enrolment(db, authority, clock, ReplySettings("lab", "broker:8883", "store:8443", "dsops/v1"))
 
 

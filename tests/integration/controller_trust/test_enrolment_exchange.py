@@ -1,5 +1,6 @@
 """A token for a certificate: once, for one name, for one key, in time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store
+from sqlalchemy import select
 
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, EnrolmentRefused, InvalidInput
+from dsops.errors import Conflict, EnrolmentRefused, InvalidInput, TokenUsed
 from dsops.messages import Connection, Inventory, Observed
 from dsops.states import Device
 from dsops_controller.audit import Audit
 from dsops_controller.db.database import Database
-from dsops_controller.fleet.ca import device_of
+from dsops_controller.db.tables import certificate as certificates
+from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.enrolment import Enrolment
+from dsops_controller.fleet.issuer import device_of, key_text
 from dsops_controller.fleet.registry import Registry
 
 pytestmark = pytest.mark.integration
@@ -41,7 +45,7 @@ def test_a_token_gives_a_certificate_that_the_ca_verifies(
 ) -> None:
     token = enrolment.new_token("cam-1")
     assert Registry(db, clock).get("cam-1").state is Device.PENDING
-    reply = enrolment.enrol("cam-1", token, request(new_key()), FACTS)
+    reply = enrolment.enrol(Application("cam-1", request(new_key()), token, FACTS))
     leaf = x509.load_pem_x509_certificate(reply.certificate_pem)
     store = Store([x509.load_pem_x509_certificate(reply.ca_pem)])
     PolicyBuilder().store(store).time(clock.now()).build_client_verifier().verify(leaf, [])
@@ -61,7 +65,7 @@ def test_a_token_gives_a_certificate_that_the_ca_verifies(
 
 def test_the_token_itself_is_nowhere_on_disk(enrolment: Enrolment, tmp_path: Path) -> None:
     token = enrolment.new_token("cam-1")
-    enrolment.enrol("cam-1", token, request(new_key()), {})
+    enrolment.enrol(Application("cam-1", request(new_key()), token, {}))
     assert not any(token.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert len(token) >= 22  # 128 bits in base64
 
@@ -70,11 +74,11 @@ def test_the_same_key_is_answered_again_and_another_is_not(
     enrolment: Enrolment, db: Database, clock: ManualClock
 ) -> None:
     token, key = enrolment.new_token("cam-1"), new_key()
-    enrolment.enrol("cam-1", token, request(key), {})
-    again = enrolment.enrol("cam-1", token, request(key), {})
+    enrolment.enrol(Application("cam-1", request(key), token, {}))
+    again = enrolment.enrol(Application("cam-1", request(key), token, {}))
     assert device_of(x509.load_pem_x509_certificate(again.certificate_pem)) == "cam-1"
     with pytest.raises(EnrolmentRefused, match="another key"):
-        enrolment.enrol("cam-1", token, request(new_key()), {})
+        enrolment.enrol(Application("cam-1", request(new_key()), token, {}))
     assert refusals(db, clock) == ["the token was used for another key"]
 
 
@@ -83,10 +87,10 @@ def test_an_expired_token_is_refused_also_for_the_same_key(
 ) -> None:
     token, key = enrolment.new_token("cam-1", ttl_s=60), new_key()
     clock.advance(59)
-    enrolment.enrol("cam-1", token, request(key), {})
+    enrolment.enrol(Application("cam-1", request(key), token, {}))
     clock.advance(1)
     with pytest.raises(EnrolmentRefused, match="expired"):
-        enrolment.enrol("cam-1", token, request(key), {})
+        enrolment.enrol(Application("cam-1", request(key), token, {}))
     assert refusals(db, clock) == ["the token has expired"]
 
 
@@ -95,25 +99,25 @@ def test_a_token_is_good_for_its_own_name_only(enrolment: Enrolment, db: Databas
     enrolment.new_token("cam-2")
     for name, shown in (("cam-2", token), ("cam-3", token), ("cam-1", "guess"), ("cam-1", token[:-1])):
         with pytest.raises(EnrolmentRefused, match="no such token for this name"):
-            enrolment.enrol(name, shown, request(new_key()), {})
+            enrolment.enrol(Application(name, request(new_key()), shown, {}))
     assert len(refusals(db, clock)) == 4
     assert Registry(db, clock).get("cam-2").public_key is None
-    enrolment.enrol("cam-1", token, request(new_key()), {})
+    enrolment.enrol(Application("cam-1", request(new_key()), token, {}))
 
 
 def test_a_new_token_replaces_the_key_and_the_old_token_is_spent(
     enrolment: Enrolment, db: Database, clock: ManualClock
 ) -> None:
     first, old = enrolment.new_token("cam-1"), new_key()
-    enrolment.enrol("cam-1", first, request(old), {})
+    enrolment.enrol(Application("cam-1", request(old), first, {}))
     registry = Registry(db, clock)
     registry.connection(Connection(device="cam-1", online=True, boot_id="a", conn_seq=90))
     report = Observed(device="cam-1", counter=500, time=clock.now(), seq=7)
     assert registry.observed("cam-1", report.sign(old)) == report
     second, new = enrolment.new_token("cam-1"), new_key()
-    enrolment.enrol("cam-1", second, request(new), {})
+    enrolment.enrol(Application("cam-1", request(new), second, {}))
     with pytest.raises(EnrolmentRefused):
-        enrolment.enrol("cam-1", first, request(old), {})
+        enrolment.enrol(Application("cam-1", request(old), first, {}))
     fresh = Observed(device="cam-1", counter=1, time=clock.now(), seq=0)
     assert registry.observed("cam-1", fresh.sign(new)) == fresh
     assert registry.connection(Connection(device="cam-1", online=True, boot_id="b", conn_seq=1)) is True
@@ -123,10 +127,10 @@ def test_who_is_shut_out_gets_neither_token_nor_certificate(
     enrolment: Enrolment, db: Database, clock: ManualClock
 ) -> None:
     token, key = enrolment.new_token("cam-1"), new_key()
-    enrolment.enrol("cam-1", token, request(key), {})
+    enrolment.enrol(Application("cam-1", request(key), token, {}))
     Registry(db, clock).suspend("cam-1", "operator")
     with pytest.raises(EnrolmentRefused, match="suspended"):
-        enrolment.enrol("cam-1", token, request(key), {})
+        enrolment.enrol(Application("cam-1", request(key), token, {}))
     with pytest.raises(Conflict):
         enrolment.new_token("cam-1")
     assert refusals(db, clock) == ["the device is suspended"]
@@ -137,17 +141,34 @@ def test_malformed_requests_spend_nothing(enrolment: Enrolment) -> None:
     good = request(new_key())
     for name, shown, csr, facts in (
         ("../x", token, good, {}),
-        ("cam-1", "", good, {}),
         ("cam-1", "x" * 1000, good, {}),
         ("cam-1", token, b"no request", {}),
         ("cam-1", token, good, {"cpus": "many"}),
     ):
         with pytest.raises(InvalidInput):
-            enrolment.enrol(name, shown, csr, facts)
-    enrolment.enrol("cam-1", token, good, {})
+            enrolment.enrol(Application(name, csr, shown, facts))
+    enrolment.enrol(Application("cam-1", good, token, {}))
 
 
 @pytest.mark.parametrize("ttl", [0.0, -1.0, 31 * 86400.0, float("nan"), float("inf")])
 def test_a_tokens_life_is_bounded(enrolment: Enrolment, ttl: float) -> None:
     with pytest.raises(InvalidInput):
         enrolment.new_token("cam-1", ttl)
+
+
+def test_of_many_keys_that_show_one_token_at_once_one_wins(enrolment: Enrolment, db: Database) -> None:
+    token = enrolment.new_token("cam-1")
+    keys = [new_key() for _ in range(12)]
+
+    def show(key: ec.EllipticCurvePrivateKey) -> bool:
+        try:
+            return bool(enrolment.enrol(Application("cam-1", request(key), token)).certificate_pem)
+        except TokenUsed:
+            return False
+
+    with ThreadPoolExecutor(6) as threads:
+        won = list(threads.map(show, keys))
+    assert won.count(True) == 1
+    with db.read() as connection:
+        held = connection.execute(select(certificates.c.public_key)).scalars().all()
+    assert held == [key_text(keys[won.index(True)].public_key())]

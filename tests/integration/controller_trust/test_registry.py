@@ -113,7 +113,7 @@ def test_states_change_only_as_the_table_allows(db: Database, clock: ManualClock
     assert registry.suspend("cam-1", "ann").state is Device.SUSPENDED
     assert registry.accept("cam-1", "ann").state is Device.ACCEPTED
     with pytest.raises(Conflict):
-        registry.set_state("cam-1", Device.REJECTED, "ann")
+        registry.reject("cam-1", "ann")
     registry.decommission("cam-1", "ann")
     with pytest.raises(Conflict):
         registry.accept("cam-1", "ann")

@@ -103,7 +103,8 @@ def test_every_route_is_described(http: httpx.Client) -> None:
     documented = {f"{method.upper()} {path.removeprefix('/api/v1')}" for path, ms in paths.items() for method in ms}
     assert documented == {
         "GET /health", "GET /summary", "GET /devices", "GET /devices/{device}", "POST /devices/{device}/token",
-        "POST /devices/{device}/suspend", "POST /devices/{device}/accept", "GET /trust/{role}", "POST /trust/roles",
+        "POST /devices/{device}/suspend", "POST /devices/{device}/accept", "POST /devices/{device}/reject",
+        "POST /devices/{device}/decommission", "POST /devices/preauthorised", "GET /trust/{role}", "POST /trust/roles",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
         "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",

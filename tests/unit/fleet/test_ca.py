@@ -16,7 +16,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from dsops.clock import ManualClock, SystemClock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
-from dsops_controller.fleet.ca import MAX_REQUEST_BYTES, Authority, device_of
+from dsops_controller.fleet.ca import Authority
+from dsops_controller.fleet.issuer import MAX_REQUEST_BYTES, Issuer, Revoked, device_of
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -175,3 +176,50 @@ def test_a_missing_or_damaged_authority_is_named(authority: Authority, tmp_path:
     (tmp_path / "ca" / "ca.crt").write_bytes(authority.certificate_pem[:40])
     with pytest.raises(StateDamaged, match="cannot be read"):
         Authority.load(tmp_path / "ca", ManualClock(NOW))
+
+
+def test_the_list_of_revoked_certificates_is_signed_and_numbered(authority: Authority) -> None:
+    serials = [authority.issue_device(request(), f"cam-{number}").serial for number in range(3)]
+    made = authority.revocation_list([Revoked(serial, NOW) for serial in serials[:2]], NOW, NOW + timedelta(days=1))
+    found = x509.load_pem_x509_crl(made)
+    key = x509.load_pem_x509_certificate(authority.certificate_pem).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert found.is_signature_valid(key)
+    assert {f"{entry.serial_number:x}" for entry in found} == set(serials[:2])
+    assert (found.last_update_utc, found.next_update_utc) == (NOW, NOW + timedelta(days=1))
+    later = x509.load_pem_x509_crl(authority.revocation_list((), NOW + timedelta(seconds=1), NOW + timedelta(days=1)))
+    numbers = [one.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for one in (found, later)]
+    assert numbers[0] < numbers[1]
+
+
+def test_an_evictor_has_a_devices_name_for_minutes_and_is_no_device(authority: Authority) -> None:
+    leaf = x509.load_pem_x509_certificate(authority.issue_evictor("cam-1", timedelta(minutes=10)).certificate_pem)
+    assert leaf.subject.rfc4514_string() == "CN=cam-1"
+    assert device_of(leaf) is None
+    assert leaf.not_valid_after_utc == NOW + timedelta(minutes=10)
+    with pytest.raises(InvalidInput):
+        authority.issue_evictor("controller", timedelta(minutes=10))
+
+
+def test_a_certificate_lives_as_long_as_it_is_asked_for(authority: Authority) -> None:
+    made = authority.issue_device(request(), "cam-1", timedelta(days=3))
+    brief = authority.issue_device(request(), "cam-1", timedelta(minutes=1))
+    assert made.expires == NOW + timedelta(days=3)
+    begins = [x509.load_pem_x509_certificate(one.certificate_pem).not_valid_before_utc for one in (made, brief)]
+    assert begins == [NOW - timedelta(hours=1), NOW - timedelta(minutes=1)]
+    assert x509.load_pem_x509_certificate(made.certificate_pem).not_valid_after_utc == made.expires
+
+
+def test_a_certificate_with_two_device_names_names_none(authority: Authority) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    uris = [x509.UniformResourceIdentifier(f"urn:dsops:device:cam-{number}") for number in range(2)]
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([])).serial_number(1)
+    builder = builder.public_key(key.public_key()).not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    for names, expected in ((uris, None), (uris[:1], "cam-0")):
+        made = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(key, hashes.SHA256())
+        assert device_of(made) == expected
+
+
+def test_the_authority_is_an_issuer(authority: Authority) -> None:
+    issuer: Issuer = authority
+    assert issuer.chain_pem == authority.certificate_pem

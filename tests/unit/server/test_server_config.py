@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from dsops.errors import InvalidConfig
+from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.server.config import FILE, Advertise, ServerConfig, encode_config, load_config
 
 TEXT = """
@@ -23,6 +24,7 @@ def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
     assert (config.rest.port, config.ingest.port, config.enrolment.port) == (8443, 8444, 8445)
     assert config.database_url(tmp_path) == f"sqlite:///{tmp_path}/state.db"
     assert config.lake_folder(tmp_path) == tmp_path / "lake"
+    assert config.identity.rules() == IdentityRules()
 
 
 def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
@@ -44,6 +46,8 @@ def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         (TEXT + "\n[rest]\nport = 70000\n", "rest.port"),
         (TEXT + '\n[broker]\ntopic_prefix = "a/#"\n', "broker.topic_prefix"),
         (TEXT.replace("broker.example:8883", "broker.example"), "advertise.broker"),
+        (TEXT + "\n[identity]\ncertificate_days = 0\n", "identity.certificate_days"),
+        (TEXT + "\n[identity]\npending_max = -1\n", "identity.pending_max"),
         ("fleet = \n", "line 1"),
     ],
 )

@@ -8,13 +8,15 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field, computed_field
 
-from dsops.manifest import Frozen
+from dsops.ids import device_id
+from dsops.manifest import Frozen, Sha256
 from dsops.messages import Inventory, ModelState, Observed, Problem
 from dsops.states import Device
 from dsops_controller.dataops.drift import DriftRow
 from dsops_controller.db.times import to_ms
-from dsops_controller.fleet.enrolment import MAX_TTL_S, MIN_TTL_S
 from dsops_controller.fleet.registry import DeviceRecord
+from dsops_controller.fleet.tokens import MAX_TTL_S, MIN_TTL_S
+from dsops_controller.listing import MAX_LINES, Line
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 from dsops_controller.server.rest.data import DriftView
 
@@ -22,7 +24,8 @@ from dsops_controller.server.rest.data import DriftView
 class DeviceView(Frozen):
     """One device. ``models``, ``seq`` and ``refused`` are what it reported last, signed by it.
 
-    ``telemetry`` holds the newest figures by model; those of the host have the empty name.
+    ``telemetry`` holds the newest figures by model; those of the host have the empty name. ``key_sha256`` is the
+    fingerprint of its key; a pending device's is what ``accept`` binds, and ``origin`` is where it came from.
     """
 
     id: str
@@ -32,6 +35,11 @@ class DeviceView(Frozen):
     seen: datetime | None
     inventory: Inventory
     tags: dict[str, str]
+    key_sha256: str | None
+    serial: str | None
+    certificate_ends: datetime | None
+    origin: str
+    asked: datetime | None
     models: dict[str, ModelState]
     seq: int
     refused: Problem | None
@@ -48,6 +56,31 @@ class TokenRequest(Frozen):
     """How long a token shall live, seconds."""
 
     ttl_s: float = Field(default=86_400.0, ge=MIN_TTL_S, le=MAX_TTL_S)
+
+
+class AcceptRequest(Frozen):
+    """The fingerprint that the operator has seen; a device that shows another key by now is not accepted."""
+
+    key_sha256: Sha256 | None = None
+
+
+class ListedDevice(Frozen):
+    """A device that may join by the key of this fingerprint (SHA-256 of its DER SubjectPublicKeyInfo)."""
+
+    device: str
+    key_sha256: Sha256
+
+
+class ListRequest(Frozen):
+    """Devices to let in beforehand: all of them are taken, or none."""
+
+    devices: tuple[ListedDevice, ...] = Field(min_length=1, max_length=MAX_LINES)
+
+
+class ListView(Frozen):
+    """How many devices were listed."""
+
+    listed: int
 
 
 class TokenView(Frozen):
@@ -72,6 +105,11 @@ def router(backend: Backend) -> APIRouter:
             for record in backend.registry.list()
         ]
 
+    @routes.post("/preauthorised", status_code=201)
+    def preauthorise(request: ListRequest) -> ListView:
+        backend.registry.preauthorise([Line(device_id(d.device), d.key_sha256) for d in request.devices], OPERATOR)
+        return ListView(listed=len(request.devices))
+
     @routes.get("/{device}")
     def get_device(device: str) -> DeviceView:
         return _one(backend, backend.registry.get(device))
@@ -86,8 +124,19 @@ def router(backend: Backend) -> APIRouter:
         return _one(backend, backend.registry.suspend(device, OPERATOR))
 
     @routes.post("/{device}/accept")
-    def accept(device: str) -> DeviceView:
-        return _one(backend, backend.registry.accept(device, OPERATOR))
+    def accept(device: str, request: AcceptRequest | None = None) -> DeviceView:
+        seen = request.key_sha256 if request else None
+        return _one(backend, backend.registry.accept(device, OPERATOR, seen))
+
+    @routes.post("/{device}/reject")
+    def reject(device: str) -> DeviceView:
+        return _one(backend, backend.registry.reject(device, OPERATOR))
+
+    @routes.post("/{device}/decommission")
+    def decommission(device: str) -> DeviceView:
+        record = backend.registry.decommission(device, OPERATOR)
+        backend.outbox.desired(record.id)  # deletes the directive that the broker holds
+        return _one(backend, record)
 
     return routes
 
@@ -109,6 +158,11 @@ def _view(
         seen=record.seen,
         inventory=record.inventory,
         tags=dict(record.tags),
+        key_sha256=record.key_sha256,
+        serial=record.serial,
+        certificate_ends=record.certificate_ends,
+        origin=record.origin,
+        asked=record.asked,
         models=report.models if report else {},
         seq=report.seq if report else 0,
         refused=report.refused if report else None,

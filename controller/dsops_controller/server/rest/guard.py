@@ -12,6 +12,7 @@ from dsops_controller.server.rest.problems import answer
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024
+_LIMITS = {"/api/v1/bundles": MAX_BUNDLE_BYTES + MAX_BODY_BYTES, "/api/v1/devices/preauthorised": 4 * MAX_BODY_BYTES}
 _OPEN = frozenset({"/api/v1/health"})
 
 
@@ -49,8 +50,8 @@ class Guard:
 
 
 def body_limit(path: str) -> int:
-    """Return how many bytes a request to ``path`` may carry: a bundle with its role, or little."""
-    return MAX_BUNDLE_BYTES + MAX_BODY_BYTES if path == "/api/v1/bundles" else MAX_BODY_BYTES
+    """Return how many bytes a request to ``path`` may carry: a bundle with its role, a list of devices, or little."""
+    return _LIMITS.get(path, MAX_BODY_BYTES)
 
 
 def _declared_length(headers: Headers) -> int:

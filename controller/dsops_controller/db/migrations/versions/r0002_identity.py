@@ -21,6 +21,7 @@ def _columns() -> None:
     op.add_column("device", sa.Column("content_public_key", sa.LargeBinary))
     op.add_column("device", sa.Column("asked_ms", _BIG))
     op.add_column("device", sa.Column("origin", sa.String(64), nullable=False, server_default=""))
+    op.create_index("device_by_state", "device", ["state"])
     op.add_column("observed", sa.Column("digest", sa.String(64), nullable=False, server_default=""))
 
 
@@ -37,6 +38,7 @@ def _tables() -> None:
         sa.Column("reason", sa.String(32), nullable=False, server_default=""),
     )
     op.create_index("certificate_by_device", "certificate", ["device"])
+    op.create_index("certificate_by_revocation", "certificate", ["revoked_ms"])
     op.create_table(
         "preauthorised",
         sa.Column("device", sa.String(64), primary_key=True),

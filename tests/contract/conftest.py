@@ -1,0 +1,59 @@
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """Run a private PostgreSQL on a socket in its own folder; yield the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    as_user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "nobody")
+    binaries = PG_BINARIES[-1].parent
+    options = f"-k {folder} -c listen_addresses= -c fsync=off"
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_user, *command], cwd=folder, check=True, capture_output=True)
+
+    try:
+        run(str(binaries / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "dsops", "--no-sync", "-E", "UTF8")
+        run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "start")
+        try:
+            yield str(folder)
+        finally:
+            run(str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
+    if request.param == "sqlite":
+        yield lambda folder: f"sqlite:///{folder}/state.db"
+        return
+    if not PG_BINARIES:
+        pytest.skip("PostgreSQL's initdb is not installed under /usr/lib/postgresql")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'dsops[postgresql]'")
+    running: AbstractContextManager[str] = cluster()
+    with running as socket:
+        numbers = iter(range(1000))
+
+        def create(_folder: Path) -> str:
+            name = f"db{next(numbers)}"
+            admin = create_engine(f"postgresql+psycopg://dsops@/postgres?host={socket}", isolation_level="AUTOCOMMIT")
+            with admin.connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+            admin.dispose()
+            return f"postgresql+psycopg://dsops@/{name}?host={socket}"
+
+        yield create
