@@ -162,7 +162,7 @@ def test_what_waits_is_flushed_after_the_stop(spool: Spool, identity: Any, store
             "telemetry",
             spool,
             SystemClock(),
-            upload=telemetry_upload(channel),
+            upload=telemetry_upload(lambda: channel),
             encode=encode_telemetry,
             backoff=Backoff(0.05, 0.2, lambda: 1.0),
         )
