@@ -241,8 +241,7 @@ class MqttSession:
     def run(self) -> None:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
         draw, most_s = random.SystemRandom().random, self._settings.reconnect_max_s
-        failures = Backoff(FIRST_WAIT_S, most_s, draw)
-        refusals = Backoff(REFUSED_FIRST_S, REFUSED_MOST * most_s, draw)
+        failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
         self._hurry.wait(draw() * min(FIRST_WAIT_S, most_s))
         while not self._is_over():
             began_s = self._clock.monotonic_s()
@@ -434,6 +433,11 @@ class MqttSession:
             self._outbox.disconnected()
         if was_up:
             self._arrived.put(self._inbox.disconnected)
+
+
+def refusal_backoff(most_s: float, draw: Callable[[], float]) -> Backoff:
+    """Return the waits after refusals; ``most_s`` is the longest wait for a broker that does not answer."""
+    return Backoff(REFUSED_FIRST_S, REFUSED_MOST * most_s, draw)
 
 
 def _refused(why: str) -> IdentityRefused:
