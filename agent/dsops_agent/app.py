@@ -1,7 +1,8 @@
 """Composition root of the control process: what it is made of, its threads, and its end.
 
 Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt`` and ``mqtt-inbox``,
-``installer``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry`` and ``upload-samples``.
+``installer``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``, ``upload-samples`` and
+``renewal``.
 Besides those, paho-mqtt, gRPC and the control channel have threads of their own.
 """
 
@@ -9,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from functools import partial
 from types import FrameType
 
@@ -17,16 +18,17 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, Interrupted, InvalidConfig
 from dsops_agent.config import Config
-from dsops_agent.enrol import GrpcEnroller, enrol, enrol_until_done, forget_token
+from dsops_agent.credentials import Credentials
+from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
 from dsops_agent.parts import Parts
+from dsops_agent.renewal import Renewer
 from dsops_agent.status import StateLock, Status, StatusWriter
 from dsops_agent.threads import Threads
 
 logger = logging.getLogger(__name__)
 
-RENEW_BEFORE = timedelta(days=14)
 _LOOK_S = 0.25
 
 
@@ -48,6 +50,7 @@ class Agent:
         self._identities = IdentityFolder(config.state / "identity")
         self._inventory = inventory()
         self._parts: Parts | None = None
+        self._renewer: Renewer | None = None
         self._enrolment_problem = ""
         self._status = StatusWriter(config.state / "status.json", self._read_status)
 
@@ -87,42 +90,52 @@ class Agent:
 
     def _enter(self) -> None:
         """Get an identity, put everything together, start it."""
-        identity = self._identity()
+        self._identities.sweep()
+        applicant = self._applicant()
+        identity = self._identities.load(self._config.device) or self._first(applicant)
         if self._stop.is_set():
             return
-        self._parts = parts = Parts(self._config, identity, self._clock, self._inventory, self._status.changed)
+        credentials = Credentials(self._identities, identity, self._clock, self._identity_changed)
+        self._renewer = Renewer(
+            self._config.device, self._identities, credentials, applicant, renew_over_grpc, self._clock
+        )
+        self._parts = parts = Parts(self._config, credentials, self._clock, self._inventory, self._status.changed)
         parts.start(self._threads, self._stop)
+        self._threads.start("renewal", lambda: self._renewer.run(self._stop) if self._renewer else None)
         self._status.changed()
 
-    def _identity(self) -> Identity:
-        device = self._config.device
-        found = self._identities.load(device)
+    def _applicant(self) -> Applicant | None:
         settings = self._config.enrolment
-        now = self._clock.now()
-        if found is not None and (found.expires > now or settings is None or not settings.token.exists()):
-            if settings is not None:
-                forget_token(settings.token)
-            _warn_of_expiry(found, now)
-            return found
         if settings is None:
+            return None
+        facts = {key: str(value) for key, value in self._inventory.model_dump().items()}
+        ask = GrpcEnroller(settings)
+        return Applicant(self._config.device, settings, self._identities, facts, ask, self._clock)
+
+    def _first(self, applicant: Applicant | None) -> Identity:
+        if applicant is None:
             raise InvalidConfig(
                 "the device has no identity and no way to get one",
                 why="the configuration has no [enrolment]",
-                hint="add [enrolment] with address, ca and token",
+                hint="add [enrolment] with address and ca",
             )
-        facts = {key: str(value) for key, value in self._inventory.model_dump().items()}
-        attempt = partial(enrol, device, settings, self._identities, facts, GrpcEnroller(settings))
-        return enrol_until_done(partial(self._try_to_enrol, attempt), self._stop, settings.retry_max_s)
+        attempt = partial(self._try_to_enrol, applicant)
+        return enrol_until_done(attempt, self._stop, applicant.config.retry_max_s)
 
-    def _try_to_enrol(self, attempt: "partial[Identity]") -> Identity:
+    def _try_to_enrol(self, applicant: Applicant) -> Identity:
         try:
-            return attempt()
+            return applicant.enrol(applicant.new_token())
         except DsopsError as error:
             self._enrolment_problem = str(error)
+            self._status.changed()
             raise
 
+    def _identity_changed(self) -> None:
+        if self._parts is not None:
+            self._parts.identity_changed()
+
     def _leave(self) -> None:
-        self._threads.join(1.0, "enrol")
+        self._threads.join(1.0, "enrol", "renewal")
         if self._parts is not None:
             self._parts.stop(self._threads)
         self._status.changed()
@@ -140,13 +153,6 @@ class Agent:
             inference_socket=str(self._config.inference_socket),
             problems={"enrolment": self._enrolment_problem} if self._enrolment_problem else {},
         )
-        return base if self._parts is None else self._parts.status(base)
-
-
-def _warn_of_expiry(identity: Identity, now: datetime) -> None:
-    if identity.expires - now < RENEW_BEFORE:
-        logger.warning(
-            "the certificate of this device expires at %s; an operator gives a new token with: dsops device token %s",
-            identity.expires.isoformat(),
-            identity.device,
-        )
+        if self._parts is None or self._renewer is None:
+            return base
+        return self._parts.status(base, {"identity": self._renewer.problem})

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import dsops
 from dsops.clock import SystemClock
@@ -62,8 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
+    _add_identity(commands.add_parser("identity", help="the device's key and certificate"), common, shown)
     _add_tuf_client(commands)
     return parser
+
+
+def _add_identity(
+    identity: argparse.ArgumentParser, common: argparse.ArgumentParser, shown: argparse.ArgumentParser
+) -> None:
+    commands = identity.add_subparsers(required=True, metavar="COMMAND")
+    show = commands.add_parser(
+        "show", parents=[common, shown], help="show the key's fingerprint and the certificate; make the key if need be"
+    )
+    show.set_defaults(command=_identity_show)
+    reset = commands.add_parser(
+        "reset", parents=[common], help="remove every key and certificate for good, before the device changes hands"
+    )
+    reset.set_defaults(command=_identity_reset)
 
 
 def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -82,15 +98,34 @@ def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
+    agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock())
+    agent.stop_on_signals()
+    agent.run()
+
+
+def _module(name: str) -> ModuleType:
+    """Import what needs the agent's libraries, which asking for help or a version does not."""
     try:
-        app = importlib.import_module("dsops_agent.app")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "the agent's libraries are not installed", why=str(error), hint="pip install 'dsops[agent]'"
         ) from error
-    agent = app.Agent(loaded.config, SystemClock())
-    agent.stop_on_signals()
-    agent.run()
+
+
+def _identity_show(options: argparse.Namespace) -> None:
+    config = load(options.config).config
+    identity = _module("dsops_agent.identity_commands").show(config.state, config.device)
+    if options.output == "json":
+        _print_json(identity.as_dict())
+    else:
+        _print_table(identity.rows())
+
+
+def _identity_reset(options: argparse.Namespace) -> None:
+    config = load(options.config).config
+    _module("dsops_agent.identity_commands").reset(config.state)
+    sys.stdout.write(f"{config.device} has no identity any more\n")
 
 
 def _tuf_client(options: argparse.Namespace) -> None:
@@ -125,6 +160,9 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
     yield "enrolled", f"yes, fleet {status.fleet}" if status.enrolled else "no"
     if status.clock is not ClockState.PLAUSIBLE:
         yield "clock", _CLOCK[status.clock]
+    if status.certificate_expires is not None:
+        ends = status.certificate_expires.isoformat(timespec="seconds")
+        yield "certificate", f"ends {ends}, of key {status.fingerprint}"
     yield "broker", "connected" if status.connected else "not connected"
     yield (
         "inference",

@@ -47,11 +47,14 @@ class Section(BaseModel):
 
 
 class Enrolment(Section):
-    """How the device gets its identity. Not used any more once it has one."""
+    """How the device gets its identity, and a new one when it was away for so long that its certificate ended."""
 
     address: Address = Field(description="host:port of the controller's enrolment service (gRPC over TLS)")
     ca: FilePath = Field(description="PEM file with the authority that the enrolment service's certificate must have")
-    token: FilePath = Field(description="file with the one-time enrolment token; deleted after it was used")
+    token: FilePath | None = Field(
+        default=None,
+        description="file with the one-time enrolment token, deleted after it was used; without it an operator accepts",
+    )
     retry_max_s: float = Field(default=60.0, gt=0, description="longest wait between two tries while nothing answers")
 
 
@@ -267,5 +270,5 @@ def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[S
         if isinstance(value, Section):
             yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
         elif _section(field.annotation) is None:
-            shown = "" if value == Path() else str(value) if isinstance(value, Path) else value
+            shown = "" if value in (None, Path()) else str(value) if isinstance(value, Path) else value
             yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")

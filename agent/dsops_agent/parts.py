@@ -7,7 +7,7 @@ import random
 import secrets
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -20,8 +20,9 @@ from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
 from dsops_agent.config import Config
+from dsops_agent.credentials import Credentials
 from dsops_agent.host import SystemHost
-from dsops_agent.identity import Identity, IdentityFolder
+from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
@@ -37,9 +38,8 @@ from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
 from dsops_agent.threads import Threads
-from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.dates import judge_dates_by
-from dsops_agent.transport.grpc import mutually_authenticated, sample_upload, telemetry_upload
+from dsops_agent.transport.grpc import StoreChannel, sample_upload, telemetry_upload
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.trust.store import TrustStore
 from dsops_agent.trust.trusted_time import ClockState
@@ -93,13 +93,14 @@ class Parts:
     """
 
     config: Config
-    identity: Identity
+    credentials: Credentials
     clock: Clock
     inventory: Inventory
     status_changed: Callable[[], None]
 
     def __post_init__(self) -> None:
         """Join the parts."""
+        self.identity = self.credentials.current
         state, device = self.config.state, self.identity.device
         self._recovering = threading.Event()
         self._topics = Topics(self.identity.fleet.topic_prefix)
@@ -117,13 +118,15 @@ class Parts:
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
-        signer = Signer(device, self._topics.state(device), self.identity.key, self._journal.next_report)
+        signer = Signer(
+            device, self._topics.state(device), lambda: self.credentials.current.key, self._journal.next_report
+        )
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )
         self._installer = self._make_installer()
         self._commander = Commander(self._topics, device, self._installer)
-        self._channel = mutually_authenticated(self.identity)
+        self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
             self._spool,
@@ -159,6 +162,8 @@ class Parts:
             keepalive_s=self.config.mqtt.keepalive_s,
             reconnect_max_s=self.config.mqtt.reconnect_max_s,
             will_delay_s=self.config.mqtt.will_delay_s,
+            accepted=self.credentials.accepted,
+            refused=self.credentials.refused,
         )
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
@@ -168,9 +173,9 @@ class Parts:
 
     def _tls(self) -> ssl.SSLContext:
         """Return the context of a connection; a clock that is behind must not judge the broker's certificate."""
-        context = tls_context(self.identity)
+        context = self.credentials.tls()
         if self._trust.clock_state() is ClockState.BEHIND:
-            judge_dates_by(context, self._trust.now, self.identity.ca_path)
+            judge_dates_by(context, self._trust.now, self.credentials.current.ca_path)
         return context
 
     def _make_installer(self) -> Installer:
@@ -183,7 +188,7 @@ class Parts:
             trust=self._trust,
             chunks=MqttChunks(self._session, self._topics, self.identity.device),
             runtime=self._supervisor,
-            keys=ContentKeys(self.identity.device, self._journal, IdentityFolder(self.identity.folder).content_key),
+            keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
             listener=self,
             clock=self.clock,
@@ -221,6 +226,11 @@ class Parts:
     def changed(self) -> None:
         """Take note of a change of observed state."""
         self._reporter.changed()
+        self.status_changed()
+
+    def identity_changed(self) -> None:
+        """Connect with the identity of now; the store's channel follows by itself, and so do reports."""
+        self._session.reconnect(self.credentials.current.fleet.broker)
         self.status_changed()
 
     def _runtime_started(self, is_first: bool) -> None:
@@ -269,11 +279,12 @@ class Parts:
         self._journal.close()
         self._trust.close()
 
-    def status(self, base: Status) -> Status:
-        """Return what is known of the parts."""
+    def status(self, base: Status, problems: Mapping[str, str]) -> Status:
+        """Return what is known of the parts, and of ``problems`` elsewhere."""
+        identity = self.credentials.current
         models = self._installer.observed()
         folders = {model: self._installer.slots.files(model) for model in models}
-        problems = {
+        mine = {
             "broker": self._session.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
@@ -282,15 +293,16 @@ class Parts:
             update={
                 "enrolled": True,
                 "connected": self._session.is_connected,
-                "fleet": self.identity.fleet.fleet,
-                "certificate_expires": self.identity.expires,
+                "fleet": identity.fleet.fleet,
+                "fingerprint": fingerprint(identity.key),
+                "certificate_expires": identity.expires,
                 "clock": self._trust.clock_state(),
                 "runtime_pid": self._supervisor.pid,
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
-                "problems": {name: text for name, text in problems.items() if text},
+                "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
 

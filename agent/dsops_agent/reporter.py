@@ -48,14 +48,14 @@ class Signer:
     Attributes:
         device: This device.
         topic: Where reports are retained.
-        key: The device's private key.
+        key: Gives the device's private key, which changes when the identity is renewed.
         next_report: Makes the next report's payload by a function of its number and the digest of the payload before;
             its own number and digest are durable when it returns.
     """
 
     device: str
     topic: str
-    key: dsse.PrivateKey
+    key: Callable[[], dsse.PrivateKey]
     next_report: Callable[[Callable[[int, str | None], bytes]], bytes]
 
 
@@ -107,7 +107,7 @@ class Reporter:
             DsopsError: Its number and digest cannot be made durable, or it is too long.
         """
         payload = self.signer.next_report(self._compose)
-        self.broker.publish(self.signer.topic, sign_observed(payload, self.signer.key), retain=True)
+        self.broker.publish(self.signer.topic, sign_observed(payload, self.signer.key()), retain=True)
 
     def _compose(self, counter: int, previous: str | None) -> bytes:
         source = self.source()

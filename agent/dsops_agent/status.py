@@ -36,7 +36,8 @@ class Status(BaseModel):
     """The whole file.
 
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``problems``
-    says of ``broker``, ``enrolment`` and ``store`` why there is no connection.
+    says of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, and of ``broker``,
+    ``telemetry`` and ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Status(BaseModel):
     enrolled: bool = False
     connected: bool = False
     fleet: str = ""
+    fingerprint: str = ""
     certificate_expires: AwareDatetime | None = None
     clock: ClockState = ClockState.PLAUSIBLE
     runtime_pid: int | None = None

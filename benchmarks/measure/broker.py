@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def broker(folder: Path, keys: Keys, *, large_packets: bool = False) -> Iterator
         NotFound: There is no mosquitto.
         BrokerUnreachable: It does not start.
     """
-    port = _free_port()
+    port = free_ports(1)[0]
     files = BrokerFiles(HOST, port, PREFIX, folder, keys.folder)
     folder.mkdir()
     write_broker_files(folder, files)
@@ -94,11 +94,22 @@ def broker(folder: Path, keys: Keys, *, large_packets: bool = False) -> Iterator
         lines = configuration(files).splitlines()
         changed = [LARGE_PACKET if line.startswith("max_packet_size ") else line for line in lines]
         (folder / "mosquitto.conf").write_text("\n".join(changed) + "\n")
-    with (folder / "log").open("wb") as log:
-        command = [_program(), "-c", str(folder / "mosquitto.conf")]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    with running(folder / "mosquitto.conf", port, folder / "log") as started:
+        yield started
+
+
+@contextmanager
+def running(configured: Path, port: int, log: Path) -> Iterator[RunningBroker]:
+    """Run a broker with a configuration that is there.
+
+    Raises:
+        NotFound: There is no mosquitto.
+        BrokerUnreachable: It does not start.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen([_program(), "-c", str(configured)], stdout=output, stderr=output)
     try:
-        _wait(port, process, folder / "log")
+        _wait(port, process, log)
         yield RunningBroker(port, process.pid)
     finally:
         stop(process)
@@ -121,7 +132,8 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise BrokerUnreachable("mosquitto did not start", why=log.read_text()[-500:])
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on at this moment."""
+    with ExitStack() as made:
+        sockets = [made.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(sock.getsockname()[1]) for sock in sockets]

@@ -310,6 +310,13 @@ class BrokerUnreachable(TransportError):
     default_hint = "check that the broker runs and that address, port and certificates are right"
 
 
+class IdentityRefused(BrokerUnreachable):
+    """The broker refuses the device's certificate: revoked, expired, or of a device that was shut out."""
+
+    code = "transport.identity_refused"
+    default_hint = "ask an operator what the controller says of it: dsops device show <device>"
+
+
 class StoreUnreachable(TransportError):
     """No gRPC session with the DataOps store or the enrolment service."""
 

@@ -18,7 +18,7 @@ from dsops_controller.cli.root import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_AGENT_WORDS = {"run": ["run"], "status": ["status"], "config": ["config", "show"]}
+_AGENT_WORDS = {"run": ["run"], "status": ["status"], "config": ["config", "show"], "identity": ["identity", "show"]}
 
 
 @pytest.fixture(scope="module")

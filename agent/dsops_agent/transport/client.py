@@ -184,6 +184,11 @@ def _refusal(reason: ReasonCode) -> str:
     return str(reason) if reason.is_failure else ""
 
 
+def leave_for_now(client: Client) -> None:
+    """Disconnect in order, but let the will stand (reason code 0x04), which the next connection takes back in time."""
+    client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
+
+
 def break_off(client: Client) -> None:
     """End a connection at once, without a word, so that the will stands; then wait for the network thread."""
     sock = client.socket()

@@ -1,13 +1,16 @@
 """Channels and calls to the controller over gRPC, and what their failures mean."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import grpc
 
-from dsops.api.v1 import samples_pb2_grpc, telemetry_pb2_grpc
 from dsops.api.v1.samples_pb2 import SampleBatch
+from dsops.api.v1.samples_pb2_grpc import SamplesStub
 from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch
+from dsops.api.v1.telemetry_pb2_grpc import TelemetryStub
+from dsops.clock import Clock
 from dsops.errors import StateDamaged
 from dsops_agent.identity import Identity
 
@@ -22,6 +25,11 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # what is not acknowledged is in the spool; the uploader decides when to try again
     ("grpc.enable_http_proxy", 0),
 )
+
+RETIRED_S = 60.0
+"""How long calls over a channel that was replaced may go on; none takes longer than half of it."""
+CODE_KEY = "dsops-code"
+"""Trailing metadata of every refusal: the error's code."""
 
 
 class AckStream(Protocol):
@@ -47,7 +55,7 @@ def server_authenticated(address: str, ca_pem: bytes) -> grpc.Channel:
 
 
 def mutually_authenticated(identity: Identity) -> grpc.Channel:
-    """Open the channel to the store with the device's own certificate. One channel for the life of the process.
+    """Open a channel to the store with the device's own certificate.
 
     Raises:
         StateDamaged: The identity's files cannot be read.
@@ -63,16 +71,58 @@ def mutually_authenticated(identity: Identity) -> grpc.Channel:
     return grpc.secure_channel(identity.fleet.store, credentials, options=OPTIONS)
 
 
-def telemetry_upload(channel: grpc.Channel) -> Upload[TelemetryBatch]:
-    """Return the call that reports telemetry."""
-    stub = telemetry_pb2_grpc.TelemetryStub(channel)
-    return lambda batches, timeout_s: stub.Report(batches, timeout=timeout_s)
+class StoreChannel:
+    """The channel to the store, made anew when the identity has changed. May be used by several threads.
+
+    What goes on over the channel before may come to its end first.
+    """
+
+    def __init__(self, identity: Callable[[], Identity], clock: Clock) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: tuple[Identity, grpc.Channel] | None = None
+        self._retired: list[tuple[float, grpc.Channel]] = []
+
+    def __call__(self) -> grpc.Channel:
+        """Return the channel with the identity in use.
+
+        Raises:
+            StateDamaged: The identity's files cannot be read.
+        """
+        with self._lock:
+            self._close_retired(self._clock.monotonic_s() - RETIRED_S)
+            identity = self._identity()
+            if self._open is None or self._open[0] is not identity:
+                channel = mutually_authenticated(identity)
+                if self._open is not None:
+                    self._retired.append((self._clock.monotonic_s(), self._open[1]))
+                self._open = (identity, channel)
+            return self._open[1]
+
+    def close(self) -> None:
+        """Close every channel."""
+        with self._lock:
+            self._close_retired(self._clock.monotonic_s())
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+
+    def _close_retired(self, until_s: float) -> None:
+        for retired_s, channel in self._retired:
+            if retired_s <= until_s:
+                channel.close()
+        self._retired = [retired for retired in self._retired if retired[0] > until_s]
 
 
-def sample_upload(channel: grpc.Channel) -> Upload[SampleBatch]:
-    """Return the call that uploads samples."""
-    stub = samples_pb2_grpc.SamplesStub(channel)
-    return lambda batches, timeout_s: stub.Upload(batches, timeout=timeout_s)
+def telemetry_upload(channel: Callable[[], grpc.Channel]) -> Upload[TelemetryBatch]:
+    """Return the call that reports telemetry over the channel of the moment."""
+    return lambda batches, timeout_s: TelemetryStub(channel()).Report(batches, timeout=timeout_s)
+
+
+def sample_upload(channel: Callable[[], grpc.Channel]) -> Upload[SampleBatch]:
+    """Return the call that uploads samples over the channel of the moment."""
+    return lambda batches, timeout_s: SamplesStub(channel()).Upload(batches, timeout=timeout_s)
 
 
 def code_and_text(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
@@ -80,3 +130,11 @@ def code_and_text(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, grpc.Call):
         return error.code() or grpc.StatusCode.UNKNOWN, error.details() or ""
     return grpc.StatusCode.UNKNOWN, str(error)
+
+
+def refusal_code(error: grpc.RpcError) -> str:
+    """Return the code of the error by which the controller refused a call, or an empty text."""
+    if not isinstance(error, grpc.Call):
+        return ""
+    found = next((value for key, value in error.trailing_metadata() or [] if key == CODE_KEY), "")
+    return found if isinstance(found, str) else found.decode("ascii", "replace")

@@ -18,7 +18,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from dsops.clock import Clock
-from dsops.errors import BrokerUnreachable, DsopsError, InvalidInput
+from dsops.errors import BrokerUnreachable, DsopsError, IdentityRefused, InvalidInput
 from dsops.messages import MAX_MESSAGE_BYTES
 from dsops_agent.backoff import Backoff
 from dsops_agent.transport.client import (
@@ -33,6 +33,7 @@ from dsops_agent.transport.client import (
     Will,
     break_off,
     connect_properties,
+    leave_for_now,
     make_client,
 )
 from dsops_agent.transport.outbox import Outbox, Outgoing
@@ -46,9 +47,14 @@ STEADY_S = 10.0
 ANSWER_S = 30.0
 """How long the broker may take to answer CONNECT."""
 GOODBYE_S = 2.0
+REFUSED_FIRST_S = 5.0
+REFUSED_MOST = 5
+"""A broker that refuses our identity is asked this many times less often than one that does not answer."""
 MAX_INBOX = 256
 FILTERS_A_PACKET = 8
 _PACKET_OVERHEAD_BYTES = 64
+IDENTITY_REFUSALS = frozenset({"Not authorized", "Bad user name or password", "Banned"})
+"""Names of CONNACK reason codes 0x87, 0x86 and 0x8A (MQTT 5.0, 3.2.2.2)."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,19 @@ class Life:
     message: Callable[[int, bool], bytes]
 
 
+def _ignore() -> None:
+    return
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Where and how to connect; ``address`` is ``host:port``, ``tls`` is called for each connection."""
+    """Where and how to connect; ``address`` is ``host:port``.
+
+    Attributes:
+        tls: Called for each connection.
+        accepted: Called when the broker took what ``tls`` gave last.
+        refused: Called when it refused that.
+    """
 
     device: str
     address: str
@@ -76,6 +92,8 @@ class Settings:
     keepalive_s: int = 30
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
+    accepted: Callable[[], None] = _ignore
+    refused: Callable[[], None] = _ignore
 
 
 @dataclass
@@ -125,7 +143,10 @@ class MqttSession:
         self._outbox = Outbox()
         self._wishes = _Wishes()
         self._connection: _Connection | None = None
+        self._address = settings.address
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        """Set when the present connection, or the wait for the next one, has to end."""
         self._arrived: queue.SimpleQueue[Arrived | Callable[[], None] | None] = queue.SimpleQueue()
         self._max_packet_bytes = MAX_MESSAGE_BYTES
         self.figures = Figures()
@@ -168,9 +189,19 @@ class MqttSession:
         if connection is not None:
             connection.events.put(None)
 
+    def reconnect(self, address: str) -> None:
+        """Make the connection anew, with the identity of now. The broker keeps the session; nothing is lost.
+
+        Should the new connection fail, the will of the one before says that we are gone.
+        """
+        self._address = address
+        self._hurry.set()
+        self._wake()
+
     def stop(self) -> None:
         """End both threads soon; a death is published first when there is a connection."""
         self._stopping.set()
+        self._hurry.set()
         self._wake()
 
     # The thread that hands messages over.
@@ -209,26 +240,38 @@ class MqttSession:
 
     def run(self) -> None:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
-        draw = random.SystemRandom().random
-        backoff = Backoff(FIRST_WAIT_S, self._settings.reconnect_max_s, draw)
-        self._stopping.wait(draw() * min(FIRST_WAIT_S, self._settings.reconnect_max_s))
-        while not self._stopping.is_set():
+        draw, most_s = random.SystemRandom().random, self._settings.reconnect_max_s
+        failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
+        self._hurry.wait(draw() * min(FIRST_WAIT_S, most_s))
+        while not self._is_over():
             began_s = self._clock.monotonic_s()
-            self._one_connection()
+            refused = self._one_connection()
+            if not refused:
+                refusals.reset()
             if self._clock.monotonic_s() - began_s > STEADY_S:
-                backoff.reset()
-            if not self._stopping.is_set():
-                self._stopping.wait(backoff.next_s())
+                failures.reset()
+            self._hurry.wait((refusals if refused else failures).next_s())
         self._arrived.put(None)
 
-    def _one_connection(self) -> None:
+    def _is_over(self) -> bool:
+        """Return whether to stop; what changed before this is heeded by the connection that follows."""
+        self._hurry.clear()  # before the look, or a stop in between would be forgotten
+        return self._stopping.is_set()
+
+    def _one_connection(self) -> bool:
+        """Make one connection and follow it to its end; return whether it ended because the identity was refused."""
         connection: _Connection | None = None
         try:
             connection = self._connect()
             self._follow(connection)
+        except IdentityRefused as error:
+            self.problem = str(error)
+            logger.warning("%s (%s)", error, error.hint)
+            self._settings.refused()
+            return True
         except (DsopsError, OSError, ValueError) as error:  # ValueError: host names that are none
             self.problem = str(error)
-            logger.warning("no connection to the broker at %s: %s", self._settings.address, error)
+            logger.warning("no connection to the broker at %s: %s", self._address, error)
         except Exception as error:
             self.problem = str(error)
             logger.exception("the connection to the broker failed")
@@ -236,8 +279,15 @@ class MqttSession:
             self._connection = None
             if connection is not None:
                 self._end(connection)
+        return False
 
     def _connect(self) -> _Connection:
+        """Begin a connection.
+
+        Raises:
+            IdentityRefused: The broker said no in the handshake (TLS 1.2; in TLS 1.3 it does so afterwards).
+            OSError: It was not reached, or has no certificate of our authority.
+        """
         seq = self._life.next_seq()
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         now_s = self._clock.monotonic_s()
@@ -248,21 +298,27 @@ class MqttSession:
         will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s)
         client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take, heard))
         connection = _Connection(client, seq, events, now_s, now_s)
-        host, _, port = self._settings.address.rpartition(":")
-        client.connect(
-            host.strip("[]"),
-            int(port),
-            keepalive=self._settings.keepalive_s,
-            clean_start=False,
-            properties=connect_properties(),
-        )
+        host, _, port = self._address.rpartition(":")
+        try:
+            client.connect(
+                host.strip("[]"),
+                int(port),
+                keepalive=self._settings.keepalive_s,
+                clean_start=False,
+                properties=connect_properties(),
+            )
+        except ssl.SSLError as error:
+            reason = getattr(error, "reason", None) or ""  # an error of our own, about dates, has none
+            if "ALERT" not in reason:
+                raise
+            raise _refused(reason) from error
         client.loop_start()
         self._connection = connection
         return connection
 
     def _follow(self, connection: _Connection) -> None:
         """Handle one connection's events until the session stops or the connection is lost (BrokerUnreachable)."""
-        while not self._stopping.is_set():
+        while not self._hurry.is_set():
             try:
                 self._handle(connection, connection.events.get(timeout=1.0))
             except queue.Empty:
@@ -270,15 +326,22 @@ class MqttSession:
             if connection.is_up:
                 self._tell_subscriptions(connection.client)
                 self._send(connection.client)
-        if connection.is_up:
+        if connection.is_up and self._stopping.is_set():
             self._say_goodbye(connection)
+        elif connection.is_up:
+            leave_for_now(connection.client)
+            self._await_end(connection, self._clock.monotonic_s() + GOODBYE_S)
 
     def _handle(self, connection: _Connection, event: Event) -> None:
         match event:
             case Connected(refusal="", max_packet_bytes=limit):
                 self._begin(connection, limit)
+            case Connected(refusal=refusal) if refusal in IDENTITY_REFUSALS:
+                raise _refused(refusal)
             case Connected(refusal=refusal):
                 raise BrokerUnreachable("the broker refused the connection", why=refusal)
+            case Disconnected() if not connection.is_up:
+                raise _refused("it ended the connection before it answered, which gives no reason")
             case Disconnected(reason=reason):
                 raise BrokerUnreachable("the connection to the broker was lost", why=reason)
             case Overflow():
@@ -289,8 +352,9 @@ class MqttSession:
                 logger.warning("the broker refused a subscription: %s", ", ".join(refusals))
 
     def _begin(self, connection: _Connection, max_packet_bytes: int) -> None:
-        logger.info("connected to the broker at %s (connection %d)", self._settings.address, connection.seq)
+        logger.info("connected to the broker at %s (connection %d)", self._address, connection.seq)
         connection.is_up = True
+        self._settings.accepted()
         self.problem = None
         self.figures.connections += 1
         self._max_packet_bytes = min(MAX_MESSAGE_BYTES, max_packet_bytes or MAX_MESSAGE_BYTES)
@@ -351,7 +415,13 @@ class MqttSession:
             while len(self._outbox) and (left_s := ends_s - self._clock.monotonic_s()) > 0:
                 self._send(connection.client)
                 self._handle(connection, connection.events.get(timeout=left_s))
-            connection.client.disconnect()
+        except (queue.Empty, BrokerUnreachable) as error:
+            logger.debug("end of the connection: %s", error)
+        connection.client.disconnect()
+        self._await_end(connection, ends_s)
+
+    def _await_end(self, connection: _Connection, ends_s: float) -> None:
+        try:
             while (left_s := ends_s - self._clock.monotonic_s()) > 0:
                 self._handle(connection, connection.events.get(timeout=left_s))
         except (queue.Empty, BrokerUnreachable) as error:
@@ -364,3 +434,12 @@ class MqttSession:
             self._outbox.disconnected()
         if was_up:
             self._arrived.put(self._inbox.disconnected)
+
+
+def refusal_backoff(most_s: float, draw: Callable[[], float]) -> Backoff:
+    """Return the waits after refusals; ``most_s`` is the longest wait for a broker that does not answer."""
+    return Backoff(REFUSED_FIRST_S, REFUSED_MOST * most_s, draw)
+
+
+def _refused(why: str) -> IdentityRefused:
+    return IdentityRefused("identity refused by the broker", why=why)

@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +27,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from typing_extensions import override
 
 from dsops.api.v1 import enrolment_pb2_grpc, samples_pb2_grpc, telemetry_pb2_grpc
-from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest
+from dsops.api.v1.enrolment_pb2 import EnrolReply, EnrolRequest, RenewRequest
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord
 from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch, TelemetryRecord
+from dsops.renewal import check_proof
 from dsops_agent.identity import Fleet, Identity, IdentityFolder
+from dsops_agent.status import Status, read_status
 
 MOSQUITTO = os.environ.get("DSOPS_MOSQUITTO") or shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
@@ -52,8 +55,13 @@ class Pki:
     def ca_pem(self) -> bytes:
         return (self.folder / "ca.crt").read_bytes()
 
-    def issue(self, cn: str, public_key: ec.EllipticCurvePublicKey, *, ca: bool = False, days: int = 1) -> bytes:
+    def issue(
+        self, cn: str, public_key: ec.EllipticCurvePublicKey, *, ca: bool = False, life_s: float | None = None
+    ) -> bytes:
         now = datetime.now(UTC)
+        begins, ends = (now - timedelta(days=10), now + timedelta(days=10))
+        if life_s is not None:
+            begins, ends = now, now + timedelta(seconds=life_s)
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
         return (
             x509.CertificateBuilder()
@@ -61,13 +69,22 @@ class Pki:
             .issuer_name(self.name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=10))
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(begins)
+            .not_valid_after(ends)
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .sign(self.key, hashes.SHA256())
             .public_bytes(serialization.Encoding.PEM)
         )
+
+    def revocations(self, *certificates: x509.Certificate) -> bytes:
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name)
+        builder = builder.last_update(now - timedelta(days=1)).next_update(now + timedelta(days=1))
+        for certificate in certificates:
+            revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(revoked.revocation_date(now - timedelta(hours=1)).build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def identity(self, folder: Path, device: str, broker: str, store: str) -> Identity:
         identities = IdentityFolder(folder)
@@ -117,6 +134,16 @@ class RealBroker:
             f"acl_file {folder}/acl\nuser root\n"
         )
 
+    def revoke(self, crl: bytes) -> None:
+        """Start anew with a list of revoked certificates."""
+        self.kill()
+        crlfile = self._folder / "crl.pem"
+        with (self._folder / "broker.conf").open("a") as conf:
+            if not crlfile.exists():
+                conf.write(f"crlfile {crlfile}\n")
+        crlfile.write_bytes(crl)
+        self.start()
+
     @property
     def address(self) -> str:
         return f"localhost:{self.port}"
@@ -162,7 +189,10 @@ def eventually() -> Callable[[Callable[[], bool]], None]:
 
 
 class RealStore(
-    telemetry_pb2_grpc.TelemetryServicer, samples_pb2_grpc.SamplesServicer, enrolment_pb2_grpc.EnrolmentServicer
+    telemetry_pb2_grpc.TelemetryServicer,
+    samples_pb2_grpc.SamplesServicer,
+    enrolment_pb2_grpc.EnrolmentServicer,
+    enrolment_pb2_grpc.RenewalServicer,
 ):
     """The controller's gRPC side with real TLS: it keeps watermarks as the DataOps store does, in memory."""
 
@@ -176,6 +206,11 @@ class RealStore(
         self.batches: list[TelemetryBatch | SampleBatch] = []
         self.tokens = {"cam-1": "one-time token"}
         self.enrolled: list[EnrolRequest] = []
+        self.waiting: set[str] = set()
+        self.known: dict[str, list[ec.EllipticCurvePublicKey]] = {}
+        self.renewed: list[RenewRequest] = []
+        self.life_s: float | None = None
+        self.refusal = ""
         self.break_after_commit = 0
         self.refuse: grpc.StatusCode | None = None
         self.port = free_port()
@@ -196,6 +231,7 @@ class RealStore(
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(self, server)
         samples_pb2_grpc.add_SamplesServicer_to_server(self, server)
         enrolment_pb2_grpc.add_EnrolmentServicer_to_server(self, server)
+        enrolment_pb2_grpc.add_RenewalServicer_to_server(self, server)
         server.add_secure_port(f"127.0.0.1:{self.port}", mutual)
         server.add_secure_port(f"127.0.0.1:{self.enrolment_port}", grpc.ssl_server_credentials([pair]))
         server.start()
@@ -236,14 +272,31 @@ class RealStore(
         if self.refuse is not None:
             context.abort(self.refuse, "refused for the test")
         self.enrolled.append(request)
-        if self.tokens.get(request.device) != request.token:
+        if self.refusal:
+            context.set_trailing_metadata((("dsops-code", self.refusal),))
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "refused for the test")
+        if request.device in self.waiting:
+            return EnrolReply(pending=True, retry_s=1)
+        if not request.proof and request.device in self.tokens and self.tokens[request.device] != request.token:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "the token is not valid")
-        csr = x509.load_der_x509_csr(request.csr_der)
+        if request.proof:
+            check_proof(request.proof, request.device, request.csr_der, self.known[request.device][-1])
+        return self._certified(request.device, request.csr_der)
+
+    @override
+    def Renew(self, request: RenewRequest, context: grpc.ServicerContext) -> EnrolReply:
+        device = context.auth_context()["x509_common_name"][0].decode()
+        self.renewed.append(request)
+        return self._certified(device, request.csr_der)
+
+    def _certified(self, device: str, csr_der: bytes) -> EnrolReply:
+        csr = x509.load_der_x509_csr(csr_der)
         assert csr.is_signature_valid
         key = csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
+        self.known.setdefault(device, []).append(key)
         return EnrolReply(
-            certificate_pem=self._pki.issue(request.device, key),
+            certificate_pem=self._pki.issue(device, key, life_s=self.life_s),
             ca_pem=self._pki.ca_pem,
             fleet="f",
             broker=self._broker_address,
@@ -296,3 +349,88 @@ def controller(pki: Pki, broker: RealBroker) -> Iterator[Controller]:
     yield controller
     controller.client.disconnect()
     controller.client.loop_stop()
+
+
+CONFIG = """
+device = "cam-1"
+state = "state"
+run = "{run}"
+
+[enrolment]
+address = "localhost:{port}"
+ca = "server-ca.pem"
+token = "token"
+retry_max_s = 0.2
+
+[trust]
+root = "1.root.json"
+
+[telemetry]
+interval_s = 0.2
+spool_bytes = 1048576
+retry_max_s = 0.2
+
+[mqtt]
+reconnect_max_s = 0.2
+will_delay_s = 0
+"""
+
+
+class AgentProcess:
+    """`dsops-agent run` in a folder of its own."""
+
+    def __init__(self, folder: Path, store: Any, pki: Any, run_folder: Path) -> None:
+        self.folder = folder
+        (folder / "agent.toml").write_text(CONFIG.format(port=store.enrolment_port, run=run_folder))
+        (folder / "server-ca.pem").write_bytes(pki.ca_pem)
+        (folder / "token").write_text("one-time token\n")
+        (folder / "1.root.json").write_text("{}")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *command: str) -> None:
+        arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, *arguments], stderr=log)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(30)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.folder / "state/status.json")
+
+    def is_well(self) -> bool:
+        path = self.folder / "state/status.json"
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        return path.exists() and self.status.pid == self.process.pid and not self.status.unhealthy_because()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+def ask_agent(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dsops_agent", *arguments, "--config", str(folder / "agent.toml")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def agent(tmp_path: Path, store: Any, pki: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    folder = tmp_path / "device"
+    folder.mkdir()
+    agent = AgentProcess(folder, store, pki, tmp_path_factory.mktemp("r"))
+    yield agent
+    if agent.process is not None and agent.process.poll() is None:
+        agent.process.terminate()
+        agent.process.wait(30)
+
+
+@pytest.fixture
+def ask() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return ask_agent

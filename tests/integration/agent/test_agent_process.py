@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -14,36 +12,11 @@ import pytest
 
 from dsops.messages import Connection, Observed, check_observed, decode
 from dsops_agent.identity import IdentityFolder
-from dsops_agent.status import Status, read_status
 
 pytestmark = pytest.mark.integration
 
 Eventually = Callable[..., None]
-
-CONFIG = """
-device = "cam-1"
-state = "state"
-run = "{run}"
-
-[enrolment]
-address = "localhost:{port}"
-ca = "server-ca.pem"
-token = "token"
-retry_max_s = 0.2
-
-[trust]
-root = "1.root.json"
-
-[telemetry]
-interval_s = 0.2
-spool_bytes = 1048576
-retry_max_s = 0.2
-
-[mqtt]
-reconnect_max_s = 0.2
-will_delay_s = 0
-"""
-
+Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 IN_1970 = """
 import sys
@@ -63,68 +36,13 @@ agent.run()
 """
 
 
-class AgentProcess:
-    """`dsops-agent run` in a folder of its own."""
-
-    def __init__(self, folder: Path, store: Any, pki: Any, run_folder: Path) -> None:
-        self.folder = folder
-        (folder / "agent.toml").write_text(CONFIG.format(port=store.enrolment_port, run=run_folder))
-        (folder / "server-ca.pem").write_bytes(pki.ca_pem)
-        (folder / "token").write_text("one-time token\n")
-        (folder / "1.root.json").write_text("{}")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *command: str) -> None:
-        arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, *arguments], stderr=log)
-
-    def wait(self) -> int:
-        assert self.process is not None
-        return self.process.wait(30)
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    @property
-    def status(self) -> Status:
-        return read_status(self.folder / "state/status.json")
-
-    def is_well(self) -> bool:
-        path = self.folder / "state/status.json"
-        assert self.process is not None
-        assert self.process.poll() is None, self.log
-        return path.exists() and self.status.pid == self.process.pid and not self.status.unhealthy_because()
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-
-def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dsops_agent", *arguments, "--config", str(folder / "agent.toml")]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def agent(tmp_path: Path, store: Any, pki: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    folder = tmp_path / "device"
-    folder.mkdir()
-    agent = AgentProcess(folder, store, pki, tmp_path_factory.mktemp("r"))
-    yield agent
-    if agent.process is not None and agent.process.poll() is None:
-        agent.process.terminate()
-        agent.process.wait(30)
-
-
 def test_a_device_enrols_connects_reports_and_ends_without_orphans(
-    agent: AgentProcess, store: Any, eventually: Eventually
+    agent: Any, store: Any, ask: Ask, eventually: Eventually
 ) -> None:
     agent.start()
     eventually(agent.is_well, 60)
     assert not (agent.folder / "token").exists()
-    assert (agent.folder / "state/identity/device.key").stat().st_mode & 0o777 == 0o600
+    assert (agent.folder / "state/identity/1/device.key").stat().st_mode & 0o777 == 0o600
     eventually(lambda: any(record.HasField("host") for record in store.telemetry.values()))
     checked = ask(agent.folder, "status", "--check", "-o", "json")
     assert checked.returncode == 0, checked.stderr
@@ -147,13 +65,15 @@ def test_a_device_enrols_connects_reports_and_ends_without_orphans(
 
 
 def test_a_device_without_a_battery_connects_in_1970_and_says_so(
-    agent: AgentProcess, controller: Any, eventually: Eventually
+    agent: Any, controller: Any, eventually: Eventually, ask: Ask
 ) -> None:
     agent.start("-c", IN_1970)
     eventually(agent.is_well, 60)
     assert agent.status.clock == "behind"
     assert "clock" in ask(agent.folder, "status").stdout
-    key = IdentityFolder(agent.folder / "state/identity").key().public_key()
+    identity = IdentityFolder(agent.folder / "state/identity").load("cam-1")
+    assert identity is not None
+    key = identity.key.public_key()
 
     def is_reported() -> bool:
         reports = controller.got("dsops/v1/d/cam-1/up/state")
@@ -163,7 +83,7 @@ def test_a_device_without_a_battery_connects_in_1970_and_says_so(
 
 
 def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(
-    agent: AgentProcess, controller: Any, eventually: Eventually
+    agent: Any, controller: Any, eventually: Eventually
 ) -> None:
     agent.start()
     eventually(agent.is_well, 60)
@@ -193,7 +113,7 @@ def test_birth_and_a_signed_report_of_what_was_refused_come_to_the_controller(
     eventually(lambda: not decode(Connection, controller.got("dsops/v1/d/cam-1/up/conn")[-1]).online)
 
 
-def test_a_runtime_that_is_killed_is_started_again(agent: AgentProcess, store: Any, eventually: Eventually) -> None:
+def test_a_runtime_that_is_killed_is_started_again(agent: Any, store: Any, eventually: Eventually) -> None:
     agent.start()
     eventually(agent.is_well, 60)
     before = agent.status.runtime_pid
@@ -203,7 +123,7 @@ def test_a_runtime_that_is_killed_is_started_again(agent: AgentProcess, store: A
     eventually(lambda: any(record.event.kind == "runtime_restart" for record in store.telemetry.values()))
 
 
-def test_a_new_control_process_takes_the_runtime_over(agent: AgentProcess, store: Any, eventually: Eventually) -> None:
+def test_a_new_control_process_takes_the_runtime_over(agent: Any, store: Any, eventually: Eventually) -> None:
     agent.start()
     eventually(agent.is_well, 60)
     before = agent.status.runtime_pid
@@ -219,7 +139,7 @@ def test_a_new_control_process_takes_the_runtime_over(agent: AgentProcess, store
     assert not psutil.pid_exists(before)
 
 
-def test_a_second_agent_on_the_same_state_is_refused(agent: AgentProcess, eventually: Eventually) -> None:
+def test_a_second_agent_on_the_same_state_is_refused(agent: Any, ask: Ask, eventually: Eventually) -> None:
     agent.start()
     eventually(agent.is_well, 60)
     second = ask(agent.folder, "run")
@@ -228,8 +148,8 @@ def test_a_second_agent_on_the_same_state_is_refused(agent: AgentProcess, eventu
     assert agent.is_well()
 
 
-def test_a_refused_enrolment_ends_the_agent_with_its_code(agent: AgentProcess, store: Any) -> None:
-    store.tokens.clear()
+def test_a_refused_enrolment_ends_the_agent_with_its_code(agent: Any, ask: Ask, store: Any) -> None:
+    store.tokens["cam-1"] = "another"
     ended = ask(agent.folder, "run")
     assert ended.returncode == 4
     assert "error[transport.enrolment_refused]" in ended.stderr
@@ -238,12 +158,12 @@ def test_a_refused_enrolment_ends_the_agent_with_its_code(agent: AgentProcess, s
 
 
 def test_enrolment_waits_for_a_controller_that_is_away_and_keeps_its_request(
-    agent: AgentProcess, store: Any, eventually: Eventually
+    agent: Any, store: Any, eventually: Eventually
 ) -> None:
     store.stop()
     agent.start()
     eventually(lambda: (agent.folder / "log").exists() and agent.log.count("not enrolled yet") >= 2, 60)
-    request = (agent.folder / "state/identity/device.csr").read_bytes()
+    request = (agent.folder / "state/identity/1/device.csr").read_bytes()
     agent.signal(signal.SIGKILL)
     agent.wait()
     store.start()

@@ -43,7 +43,7 @@ class Upload:
             "telemetry",
             spool,
             clock,
-            upload=telemetry_upload(self.channel),
+            upload=telemetry_upload(lambda: self.channel),
             encode=encode_telemetry,
             backoff=Backoff(0.05, 0.2, lambda: 1.0),
         )
@@ -51,7 +51,7 @@ class Upload:
             "samples",
             spool,
             clock,
-            upload=sample_upload(self.channel),
+            upload=sample_upload(lambda: self.channel),
             encode=encode_samples,
             backoff=Backoff(0.05, 0.2, lambda: 1.0),
         )
@@ -162,7 +162,7 @@ def test_what_waits_is_flushed_after_the_stop(spool: Spool, identity: Any, store
             "telemetry",
             spool,
             SystemClock(),
-            upload=telemetry_upload(channel),
+            upload=telemetry_upload(lambda: channel),
             encode=encode_telemetry,
             backoff=Backoff(0.05, 0.2, lambda: 1.0),
         )
@@ -201,7 +201,8 @@ from dsops_agent.transport.grpc import mutually_authenticated, telemetry_upload
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
 identity = IdentityFolder(folder / "identity").load("cam-1")
 spool = Spool(folder / "spool", 4 << 20)
-uploader = Uploader("telemetry", spool, SystemClock(), upload=telemetry_upload(mutually_authenticated(identity)),
+channel = mutually_authenticated(identity)
+uploader = Uploader("telemetry", spool, SystemClock(), upload=telemetry_upload(lambda: channel),
                     encode=encode_telemetry, backoff=Backoff(0.02, 0.1, random.random))
 threading.Thread(target=uploader.run, daemon=True).start()
 while True:

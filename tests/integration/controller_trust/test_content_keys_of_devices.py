@@ -10,6 +10,7 @@ from sqlalchemy import select
 from dsops.errors import InvalidInput
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database, upsert
+from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.enrolment import Enrolment
 
 pytestmark = pytest.mark.integration
@@ -37,7 +38,7 @@ def test_the_newest_key_is_kept_and_the_directive_written_anew(enrolment: Enrolm
         token = enrolment.new_token("cam-1")
         with db.write() as connection:
             upsert(connection, tables.desired, device="cam-1", seq=1, envelope=b"", slots="{}", updated_ms=9)
-        enrolment.enrol("cam-1", token, request(), {}, raw)
+        enrolment.enrol(Application("cam-1", request(), token, content_public_key=raw))
         assert stored(db) == (raw or None)
         with db.read() as connection:
             assert connection.execute(select(tables.desired.c.updated_ms)).scalar_one() == 0
@@ -47,6 +48,6 @@ def test_the_newest_key_is_kept_and_the_directive_written_anew(enrolment: Enrolm
 def test_a_key_that_keeps_nothing_secret_is_refused(enrolment: Enrolment, db: Database, raw: bytes) -> None:
     token = enrolment.new_token("cam-1")
     with pytest.raises(InvalidInput, match="not a key to wrap"):
-        enrolment.enrol("cam-1", token, request(), {}, raw)
+        enrolment.enrol(Application("cam-1", request(), token, content_public_key=raw))
     assert stored(db) is None
-    enrolment.enrol("cam-1", token, request(), {}, public())
+    enrolment.enrol(Application("cam-1", request(), token, content_public_key=public()))

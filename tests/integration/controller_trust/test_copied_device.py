@@ -31,7 +31,7 @@ class Speaker:
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         self.journal = Journal(folder / "journal.db")
         self.sent: list[bytes] = []
-        signer = Signer("cam-1", "state", KEY, self.journal.next_report)
+        signer = Signer("cam-1", "state", lambda: KEY, self.journal.next_report)
         self.reporter = Reporter(signer, lambda: self, self, lambda: True, clock)
 
     def observed(self) -> Mapping[str, ModelState]:

@@ -15,6 +15,7 @@ from dsops_agent.logs import OneLine
 from dsops_agent.supervisor import read_delivery
 from dsops_agent.telemetry.upload import MAX_BATCH_BYTES, MIN_BATCH_BYTES, Pace
 from dsops_agent.threads import Threads
+from dsops_agent.transport.mqtt import refusal_backoff
 from dsops_agent.transport.outbox import Outbox, Outgoing
 
 HEAVY = ("numpy", "ai_edge_litert", "tflite_runtime", "fastapi", "sqlalchemy", "typer", "rich", "onnx", "tensorflow")
@@ -31,6 +32,15 @@ def test_back_off_doubles_to_its_bound_and_begins_anew() -> None:
     assert [backoff.next_s() for _ in range(5)] == [1.0, 2.0, 4.0, 6.0, 6.0]
     backoff.reset()
     assert backoff.next_s() == 1.0
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.999])
+def test_a_refused_identity_asks_ever_less_and_once_in_five_minutes_at_last(draw: float) -> None:
+    backoff = refusal_backoff(60.0, lambda: draw)
+    waits = [backoff.next_s() for _ in range(12)]
+    assert waits == sorted(waits)
+    assert waits[0] >= 0.5
+    assert 30 <= waits[-1] <= 300
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.01, 100), st.integers(0, 40))

@@ -54,7 +54,7 @@ class Setup:
         self.source, self.broker, self.stop = Source(), Broker(), threading.Event()
         self.counter = 0
         self.disk_is_full = False
-        signer = Signer("cam-1", "state", KEY, self.next)
+        signer = Signer("cam-1", "state", lambda: KEY, self.next)
         self.reporter = Reporter(
             signer, lambda: self.source, self.broker, lambda: self.broker.is_connected, SystemClock()
         )
