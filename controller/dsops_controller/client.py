@@ -177,6 +177,10 @@ class Client:
         """Return drift by device and model."""
         return self._rows("/drift", model=model)
 
+    def events(self, **filters: str | int | None) -> list[Row]:
+        """Return what happened on devices, newest first; filters: device, kind, limit."""
+        return self._rows("/events", **filters)
+
     def samples(self, **filters: str | int | None) -> list[Row]:
         """Return samples without their tensors; filters: model, device, reason, limit."""
         return self._rows("/samples", **filters)

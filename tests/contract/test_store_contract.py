@@ -124,6 +124,21 @@ def test_drift_lists_the_worst_first(site: Site) -> None:
 
 @BOTH
 @STAGES
+def test_events_are_listed_newest_first_by_device_and_kind(site: Site, stage: str) -> None:
+    put(site, stage, ("cam-1", telemetry_batch(A, [1], [drift_event(us(), "refused")])))
+    put(site, stage, ("cam-1", telemetry_batch(A, [2], [drift_event(us(1), "committed", release=2)])))
+    put(site, stage, ("cam-2", telemetry_batch(B, [1], [drift_event(us(2), "refused", release=3)])))
+    assert {(row.device, row.release) for row in site.store.events()} == {("cam-1", 1), ("cam-1", 2), ("cam-2", 3)}
+    (row,) = site.store.events("cam-1", "refused")
+    assert (row.kind, row.model, row.digest, row.time) == ("refused", "digits", DIGEST, START)
+    assert [row.release for row in site.store.events("cam-1")] == [2, 1]
+    assert len(site.store.events(limit=1)) == 1
+    with pytest.raises(InvalidInput):
+        site.store.events(limit=0)
+
+
+@BOTH
+@STAGES
 def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, stage: str) -> None:
     first = sample_batch(A, [1, 2], [sample(us(), [1.0, 2.0]), sample(us(1), [3.0, 4.0], reason="drift")])
     second = sample_batch(B, [1], [sample(us(2), [5.0, 6.0])])

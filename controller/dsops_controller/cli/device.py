@@ -66,6 +66,24 @@ def why(
 
 
 @app.command()
+def events(
+    device: Name,
+    kind: Annotated[str | None, typer.Option("--kind", help="refused, committed, rolled_back, failed, ...")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="at most so many")] = 20,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """List what a device told: refusals with their codes, installs that ended, drift; newest first.
+
+    Example: dsops device events cam-1 --kind refused
+    """
+    with session.connected(context) as client:
+        rows = client.events(device=device, kind=kind, limit=limit)
+    columns = {"time": "TIME", "kind": "KIND", "model": "MODEL", "release": "RELEASE", "code": "CODE"}
+    output.rows(rows, columns | {"message": "TEXT"}, form)
+
+
+@app.command()
 def token(
     device: Name,
     ttl_s: Annotated[int, typer.Option("--ttl", min=60, help="seconds until it expires")] = 86_400,

@@ -55,6 +55,14 @@ order by time desc, device, stream, seq desc
 limit $limit
 """
 
+EVENTS = """
+select device, kind, model, release, digest, code, message, epoch_us(time), epoch_us(received)
+from events
+where ($device is null or device = $device) and ($kind is null or kind = $kind)
+order by received desc, device, stream, seq desc
+limit $limit
+"""
+
 EXPORT_SIZE = """
 select count(*), coalesce(sum(octet_length(input)), 0)
 from samples

@@ -65,6 +65,28 @@ class TelemetryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that happened on a device.
+
+    Attributes:
+        kind: ``refused``, ``committed``, ``rolled_back``, ``failed``, ``slot_damaged``, ``drift``, ...
+        code: Code of the error behind it; empty when there is none.
+        time: When, by the device's clock.
+        received: When the store took it.
+    """
+
+    device: str
+    kind: str
+    model: str
+    release: int
+    digest: str
+    code: str
+    message: str
+    time: datetime
+    received: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What the store holds, counted in the store, and what the devices say that they gave.
 
@@ -94,6 +116,10 @@ class Store(Protocol):
 
     def drift(self, model: str | None = None, device: str | None = None) -> list[DriftRow]:
         """Return the newest drift of each model on each device, the worst first."""
+        ...
+
+    def events(self, device: str | None = None, kind: str | None = None, limit: int = 100) -> list[EventRow]:
+        """Return what happened on devices, newest first."""
         ...
 
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
@@ -151,6 +177,20 @@ class LakeStore:
             for r in rows
         ]
         return sorted(found, key=lambda row: (-_SEVERITY[row.level], -row.score, row.device, row.model))
+
+    def events(self, device: str | None = None, kind: str | None = None, limit: int = 100) -> list[EventRow]:
+        """Return what happened on devices, newest first.
+
+        Raises:
+            InvalidInput: The limit is below 1.
+            StateDamaged: The lake or the database cannot be read.
+        """
+        if limit < 1:
+            raise InvalidInput("the limit of events is below 1")
+        params = {"device": device, "kind": kind, "limit": limit}
+        with self._tables(LakeTable.EVENTS) as duck:
+            rows = duck.execute(queries.EVENTS, params).fetchall()
+        return [_event_row(row) for row in rows]
 
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
         """Return samples without their tensors, newest first.
@@ -246,6 +286,12 @@ def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:
         confidence=confidence_sum / int(confidence_count) / 1e6 if is_known else None,
         last=_time(last_us),
     )
+
+
+def _event_row(row: Sequence[Any]) -> EventRow:
+    device, kind, model, release, digest, code, message, time_us, received_us = row
+    when, received = _time(time_us), _time(received_us)
+    return EventRow(device, kind, model, release, digest, code, message, when, received)
 
 
 def _sample_row(row: Sequence[Any]) -> SampleRow:

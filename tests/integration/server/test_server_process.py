@@ -115,7 +115,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /trust", "POST /trust", "GET /trust/{role}", "POST /trust/keys/{role}",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
-        "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
+        "GET /events", "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
     }  # fmt: skip
 
 

@@ -52,6 +52,20 @@ class SampleView(Frozen):
     input_bytes: int
 
 
+class EventView(Frozen):
+    """Something that happened on a device; ``code`` names the error behind it, if there is one."""
+
+    device: str
+    kind: str
+    model: str
+    release: int
+    digest: str
+    code: str
+    message: str
+    time: datetime
+    received: datetime
+
+
 class TelemetryView(Frozen):
     """What one bundle did on one device; times in microseconds, ``confidence`` the mean from 0 to 1."""
 
@@ -76,6 +90,13 @@ def router(backend: Backend) -> APIRouter:
     def drift(model: str | None = None, device: str | None = None) -> list[DriftView]:
         rows = backend.store.drift(model, device)
         return [DriftView.model_validate(row, from_attributes=True) for row in rows]
+
+    @routes.get("/events")
+    def events(
+        device: str | None = None, kind: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+    ) -> list[EventView]:
+        rows = backend.store.events(device, kind, limit)
+        return [EventView.model_validate(row, from_attributes=True) for row in rows]
 
     @routes.get("/samples")
     def samples(
