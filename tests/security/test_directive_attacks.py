@@ -41,6 +41,20 @@ def assert_nothing_changed(stage: Stage, seq: int = 5) -> None:
     assert stage.installer.seq() == seq
 
 
+def test_an_order_that_is_overruled_at_once_leaves_its_refusal_behind(running: Stage) -> None:
+    """The controller takes back within a second what a thief of its key ordered; what was ordered must be known."""
+    running.allow(Policy(model="digits", floor=3))
+    running.metadata()
+    running.pass_time(15)
+    running.installer.on_directive(running.directive(6, TWO.slot()).sign(running.key))
+    running.installer.work(0)
+    assert running.refusals() == []
+    running.installer.on_directive(running.directive(7, ONE.slot()).sign(running.key))
+    running.installer.work(0)
+    assert running.refusals() == ["trust.below_floor"]
+    assert_nothing_changed(running, seq=7)
+
+
 # A hostile broker.
 
 Attack = Callable[[Stage], bytes]

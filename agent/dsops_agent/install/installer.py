@@ -81,6 +81,7 @@ class Installer:
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _due: dict[str, float] = field(init=False, default_factory=dict)
     _awaiting: set[str] = field(init=False, default_factory=set)
+    _doubts: dict[str, Problem] = field(init=False, default_factory=dict)
     _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
     _newest_refusal: Problem | None = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
@@ -322,6 +323,8 @@ class Installer:
         if self._carrier.model == model:
             self._carrier.end()
         old = self._rows.get(model)
+        if old and model in self._doubts:  # what is replaced before newer metadata bore it out is refused for good
+            self.journal.tell(tidings_of(replace(old, state=Install.REJECTED, problem=self._doubts[model])))
         row = InstallRow(model, old.state if old else Install.IDLE, seq, wanted)
         self._advance(row, Outcome(Event.DIRECTED))
 
@@ -369,6 +372,8 @@ class Installer:
             self._due[row.model] = self.clock.monotonic_s() + result.seconds
         else:
             self._due.pop(row.model, None)
+        if result.doubt:
+            self._doubts[row.model] = result.doubt
         self._publish()
 
     def _work(self, row: InstallRow, effect: Effect) -> None:
@@ -397,7 +402,7 @@ class Installer:
             return Wait()
         result = self._steps.decide(row, waited=False)
         if isinstance(result, Wait) and not self._intake.heard(row.model):
-            return Wait(self.config.retry_s if self._intake.must_retry(row.model) else None)
+            return Wait(self.config.retry_s if self._intake.must_retry(row.model) else None, result.doubt)
         return result
 
     def _pause(self, row: InstallRow) -> Wait:
@@ -468,6 +473,7 @@ class Installer:
         self._rows[row.model] = row
         self._due.pop(row.model, None)
         self._awaiting.discard(row.model)
+        self._doubts.pop(row.model, None)
         if row.state.is_final or row.state is Install.RECEIVED:
             self._sweep()
         self._publish()

@@ -50,9 +50,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wait:
-    """A step that cannot go on yet; it is run again after ``seconds``, or when something happens that it waits for."""
+    """A step that cannot go on yet; it is run again after ``seconds``, or when something happens that it waits for.
+
+    ``doubt`` is what will have refused it, should nothing come.
+    """
 
     seconds: float | None = None
+    doubt: Problem | None = None
 
 
 def problem_of(error: DsopsError) -> Problem:
@@ -107,7 +111,7 @@ class Steps:
             if waited:
                 return Outcome(Event.REFUSED, problem_of(error))
             logger.info("%s waits for newer trust metadata: %s", row.model, error)
-            return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None)
+            return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None, problem_of(error))
 
     def _approve(self, model: str, wanted: DesiredSlot) -> str:
         policy = self.trust.policy(model)
