@@ -158,6 +158,36 @@ def test_trust_metadata_of_another_fleet_is_refused(running: Stage) -> None:
     assert_nothing_changed(running)
 
 
+def test_whoever_withholds_newer_metadata_gets_no_replaced_director_believed(running: Stage) -> None:
+    """The new head came, the documents that it leads to do not: what is stored is known to be old."""
+    replaced = running.key
+    running.key = Ed25519PrivateKey.generate()
+    running.appoint(running.key)
+    running.lost = True
+    running.send(running.directive(6, TWO.slot()).sign(replaced), 120.0)
+    assert running.refusals() == [], "it waits"
+    assert_nothing_changed(running)
+    running.lost = False
+    running.pass_time(120.0)
+    assert running.refusals() == ["trust.directive_unsigned"]
+    assert_nothing_changed(running)
+
+
+def test_a_release_is_not_given_up_while_newer_metadata_are_on_their_way(running: Stage) -> None:
+    three = make_bundle(3)
+    running.order(6, TWO)
+    running.send(running.directive(7, three.slot()).sign(running.key), 0.0)
+    running.sign(three)
+    running.lost = True
+    running.metadata()
+    running.pass_time(120.0)
+    assert running.refusals() == [], "it waits"
+    running.lost = False
+    running.pass_time(180.0)
+    assert running.refusals() == []
+    assert running.state().active == three.sha256
+
+
 def test_a_new_director_is_believed(running: Stage) -> None:
     running.key = Ed25519PrivateKey.generate()
     running.appoint(running.key)

@@ -22,7 +22,7 @@ from dsops.errors import (
     UnsignedReport,
     UntrustedBundle,
 )
-from dsops.messages import Connection, Inventory, Observed
+from dsops.messages import STATE_TYPE, Connection, Inventory, Observed
 from dsops.states import Device
 from dsops_controller.audit import Audit, RefusalGuard
 from dsops_controller.db.database import Database
@@ -51,6 +51,13 @@ def chain(device: str, length: int, clock: ManualClock) -> list[Observed]:
     for counter in range(1, length + 1):
         made.append(report(device, counter, clock, made[-1] if made else None))
     return made
+
+
+def in_anothers_name(envelope: bytes) -> bytes:
+    """Return an envelope that says that ``KEY`` signed it."""
+    said = dsse.decode(envelope, STATE_TYPE)
+    signature = said.signatures[0].model_copy(update={"keyid": dsse.key_id(KEY.public_key())})
+    return said.model_copy(update={"signatures": (signature,)}).encode()
 
 
 def refused(db: Database, clock: ManualClock, device: str = "cam-1") -> list[str]:
@@ -86,8 +93,9 @@ def test_a_forged_or_misdirected_report_is_refused_and_recorded_once_an_hour(db:
     registry = Registry(db, clock)
     forged = report("cam-1", 9, clock).sign(ec.generate_private_key(ec.SECP256R1()))
     other = report("cam-2", 9, clock).sign(KEY)
+    attacks = [(forged, UnsignedReport), (in_anothers_name(forged), UnsignedReport)]
     for _ in range(3):
-        for data, refusal in ((forged, UnsignedReport), (b"", UnsignedReport), (other, ForeignReport)):
+        for data, refusal in (*attacks, (b"", UnsignedReport), (other, ForeignReport)):
             with pytest.raises(refusal):
                 registry.observed("cam-1", data)
     assert registry.last_observed("cam-1") is None
