@@ -24,6 +24,7 @@ dsops() {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_ceremony_of_the_page_works(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)

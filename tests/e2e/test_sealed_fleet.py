@@ -37,6 +37,7 @@ def files_with(folder: Path, marker: bytes) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file() and marker in path.read_bytes()}
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_sealed_model_is_served_restarted_and_rolled_back_and_no_disk_holds_it(fleet: Fleet, tmp_path: Path) -> None:
     keyfile = tmp_path / "digits.key"

@@ -4,6 +4,7 @@ import pytest
 from fleet_stage import Fleet, plan, wait_for
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_running_devices_follow_a_rotation_of_every_online_key(fleet: Fleet) -> None:
     fleet.publish(1)

@@ -100,6 +100,23 @@ def test_replay_after_the_metadata_were_wiped(bench: Any) -> None:
     assert believes_release_two(bench)
 
 
+def test_policy_that_lowers_the_floor_though_its_own_holders_signed_it(bench: Any) -> None:
+    """The commands and the controller refuse it; a thief of the policy's keys and the controller uses neither."""
+    bench.repository.set_small("policy", "policy/digits.json", '{"model":"digits","floor":3}')
+    bench.repository.publish()
+    bench.accept()
+    for _ in range(2):
+        bench.repository.set_small("policy", "policy/digits.json", '{"model":"digits","floor":2}')
+        bench.repository.publish()
+        with pytest.raises(OldMetadata, match="the floor of digits 2 is offered, 3 was accepted before"):
+            bench.accept()
+        bench.reopen()
+    bench.repository.set_small("policy", "policy/digits.json", '{"model":"digits","floor":3}')
+    bench.repository.publish()
+    bench.accept()
+    assert bench.store.policy("digits").floor == 3
+
+
 def test_replay_after_the_metadata_were_restored_from_a_copy(bench: Any, tmp_path: Path) -> None:
     bench.accept()
     shutil.copytree(bench.folder / "metadata", tmp_path / "copy", symlinks=True)

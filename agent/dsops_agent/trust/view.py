@@ -48,10 +48,11 @@ class View:
         self.updater.require_current(now, *roles)
 
     def roles(self) -> dict[str, RoleFact]:
-        """Return version and signers of every role."""
+        """Return version and signers of every role, and likewise of the floor that the policy sets."""
         names = (Timestamp.type, Snapshot.type, *roles_of(self.model))
         facts = {Root.type: RoleFact(self.updater.root.version, FOREVER)}
         facts |= {name: RoleFact(self._signed(name).version, self.updater.keys(name)) for name in names}
+        facts[f"the floor of {self.model}"] = RoleFact(self.policy.floor, self.updater.keys(POLICY_ROLE))
         return facts
 
     def time(self) -> TimeRecord:
