@@ -90,7 +90,8 @@ class Site:
             expires=now + timedelta(days=1),
             slots={MODEL: self.slot},
         )
-        return directive.sign(self._keys().director)
+        named = self.fleet.repository.director().keyring()
+        return directive.sign(*self._keys().directors(named))
 
     def renew(self) -> None:
         """Sign a new timestamp for what is published, as the controller does every day and a half."""
@@ -144,9 +145,10 @@ class Device:
         self._intake.head(head)
         for model in self._intake.due():
             self._intake.take_in(model, 0.0)
-        directive = self._intake.judge(0.0)
-        assert directive is not None, "an honest directive is believed"
-        slot = directive.slots[MODEL]
+        judged = self._intake.judge(0.0)
+        assert judged is not None
+        assert judged.directive is not None, "an honest directive is believed"
+        slot = judged.directive.slots[MODEL]
         target, policy = self._store.target(MODEL, slot.path), self._store.policy(MODEL)
         approve(MODEL, slot, target, policy, device=self._facts.device, hardware=self._facts.hardware)
 

@@ -12,6 +12,11 @@ MESSAGES = "core/dsops/messages.py"
 INTAKE = "agent/dsops_agent/install/intake.py"
 JOURNAL = "agent/dsops_agent/install/journal.py"
 REFUSALS = "agent/dsops_agent/install/refusals.py"
+CERTIFICATES = "controller/dsops_controller/fleet/certificates.py"
+TOKENS = "controller/dsops_controller/fleet/tokens.py"
+IDENTITY = "controller/dsops_controller/server/identity.py"
+GATE = "controller/dsops_controller/server/gate.py"
+TRUST_STORE = "agent/dsops_agent/trust/store.py"
 REGISTRY = "controller/dsops_controller/fleet/registry.py"
 UPDATER = "agent/dsops_agent/trust/updater.py"
 TUF_DOCUMENTS = "tuf/api/_payload.py"
@@ -22,6 +27,7 @@ BROKER = f"{_ATTACKS}::test_a_directive_that_is_not_for_this_device_now_is_refus
 THIEF = f"{_ATTACKS}::test_a_thief_of_every_online_key_installs_nothing_but_approved_releases"
 MASS_PUSH = f"{_ATTACKS}::test_a_mass_push_reaches_the_signed_share_of_a_fleet_and_a_wider_ring_needs_the_policys_key"
 FLEET_METADATA = f"{_ATTACKS}::test_trust_metadata_of_another_fleet_is_refused"
+WITHHELD = f"{_ATTACKS}::test_whoever_withholds_newer_metadata_gets_no_replaced_director_believed"
 RULES = "tests/unit/core/test_directive_rules.py"
 SLOTS = "tests/unit/core/test_trust_rules.py"
 OTHER_BYTES = f"{SLOTS}::test_a_stolen_controller_cannot_choose_other_bytes"
@@ -32,6 +38,10 @@ INSTALL = "tests/security/test_trusted_install.py"
 REPORTS = "tests/integration/controller_trust/test_registry.py"
 REPEATED = "test_the_retained_directive_again_is_no_refusal_even_when_it_has_expired_or_its_key_went"
 POWER_CUT = "test_a_power_cut_around_the_acceptance_neither_loses_nor_repeats_the_directive"
+EXCHANGE = "tests/integration/controller_trust/test_enrolment_exchange.py"
+LIFE = "tests/integration/controller_trust/test_certificate_life.py"
+RENEWAL = "tests/integration/ingest/test_identity_grpc.py"
+INGEST = "tests/integration/ingest/test_ingest_grpc.py"
 COPY = "tests/integration/controller_trust/test_copied_device.py"
 
 
@@ -136,6 +146,20 @@ DIRECTIVES = (
         (f"{BROKER}[replayed-",),
     ),
     Mutant(
+        "newer metadata on their way",
+        INTAKE,
+        "return bool(self._missing.get(model))",
+        "return False",
+        (WITHHELD, f"{_ATTACKS}::test_a_release_is_not_given_up_while_newer_metadata_are_on_their_way"),
+    ),
+    Mutant(
+        "newer metadata on their way, while a directive is judged",
+        INTAKE,
+        "if any(self.is_behind(model) for model in pending.models):",
+        "if False:",
+        (WITHHELD,),
+    ),
+    Mutant(
         "seq durable before acting",
         JOURNAL,
         "self._write(sql, (_SEQ, directive.seq))",
@@ -205,6 +229,13 @@ REPORT_RULES = (
             f"{REPORTS}::test_a_forged_or_misdirected_report_is_refused_and_recorded_once_an_hour",
             f"{WIRE}::test_a_report_is_believed_only_with_a_key_of_the_device",
         ),
+    ),
+    Mutant(
+        "a report by the key of a certificate that was revoked",
+        CERTIFICATES,
+        "if row.revoked_ms is None and row.expires_ms > ends_ms",
+        "if row.expires_ms > ends_ms",
+        (f"{LIFE}::test_reports_count_by_the_keys_of_every_certificate_that_counts",),
     ),
     Mutant(
         "report's device",
@@ -289,6 +320,13 @@ TUF = (
         (f"{STORE}::test_frozen_repository_is_refused_once_it_expired",),
     ),
     Mutant(
+        "expiry of the very head that was accepted",
+        TRUST_STORE,
+        "            view.require_current(self.now(), *roles_of(model))",
+        "            pass",
+        (f"{STORE}::test_frozen_repository_is_refused_once_it_expired",),
+    ),
+    Mutant(
         "TUF: threshold of signatures",
         TUF_DOCUMENTS,
         "return len(self.signed) >= self.threshold",
@@ -342,4 +380,76 @@ TUF = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*DIRECTIVES, *BUNDLES, *REPORT_RULES, *REFUSED_ONCE, *TUF)
+IDENTITIES = (
+    Mutant(
+        "token's device",
+        TOKENS,
+        "if row is None or row.device != name:",
+        "if row is None:",
+        (f"{EXCHANGE}::test_a_token_is_good_for_its_own_name_only",),
+    ),
+    Mutant(
+        "token's expiry",
+        TOKENS,
+        "if row.expires_ms <= to_ms(now):",
+        "if False:",
+        (f"{EXCHANGE}::test_an_expired_token_is_refused_also_for_the_same_key",),
+    ),
+    Mutant(
+        "token's one key",
+        TOKENS,
+        "return Token.SAME_KEY if is_mine else Token.OTHER_KEY",
+        "return Token.SAME_KEY",
+        (
+            f"{EXCHANGE}::test_the_same_key_is_answered_again_and_another_is_not",
+            f"{EXCHANGE}::test_of_many_keys_that_show_one_token_at_once_one_wins",
+        ),
+    ),
+    Mutant(
+        "certificate's device",
+        IDENTITY,
+        "if found.device != caller.device:",
+        "if False:",
+        (f"{LIFE}::test_a_certificate_of_another_device_is_not_admitted_under_this_name",),
+    ),
+    Mutant(
+        "certificate's revocation",
+        IDENTITY,
+        "if found.is_revoked:",
+        "if False:",
+        (f"{RENEWAL}::test_a_device_renews_and_its_old_certificate_ends_when_the_new_one_is_used",),
+    ),
+    Mutant(
+        "certificate's expiry on an open connection",
+        IDENTITY,
+        "if now >= caller.expires:",
+        "if False:",
+        (f"{LIFE}::test_an_expired_certificate_is_not_admitted_on_an_open_connection",),
+    ),
+    Mutant(
+        "device's state",
+        IDENTITY,
+        "if found.state != Device.ACCEPTED:",
+        "if False:",
+        (f"{INGEST}::test_only_accepted_devices_may_speak",),
+    ),
+    Mutant(
+        "device's state at its renewal",
+        "controller/dsops_controller/fleet/renewal.py",
+        "if state != Device.ACCEPTED:",
+        "if False:",
+        (f"{LIFE}::test_who_was_shut_out_meanwhile_gets_no_certificate",),
+    ),
+    Mutant(
+        "device's standing at every message of a stream",
+        GATE,
+        "                await self._check(visit)\n                if not reading.done():",
+        "                if not reading.done():",
+        (
+            f"{INGEST}::test_a_suspended_device_loses_its_open_stream_without_a_word",
+            f"{RENEWAL}::test_a_suspension_counts_from_the_next_message_on",
+        ),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*DIRECTIVES, *BUNDLES, *REPORT_RULES, *REFUSED_ONCE, *TUF, *IDENTITIES)
