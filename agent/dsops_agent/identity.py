@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.x509.oid import NameOID
 from pydantic import Field, ValidationError
@@ -24,6 +24,7 @@ from dsops import dsse, strictjson
 from dsops.errors import StateDamaged
 from dsops.files import fsync_folder, write_atomically, write_secret
 from dsops.manifest import Frozen, first_problem
+from dsops.signing_request import make_request, names_content_key
 
 _LINK = "active"
 _CONTENT_KEY = "content.key"
@@ -151,8 +152,9 @@ class IdentityFolder:
         with self._lock:
             key, path = self.key(), self._next() / "device.csr"
             known = path.read_bytes() if path.exists() else b""
-            if not _is_request_of(known, device, key):
-                known = _request(device, key)
+            content = self.content_key().public_key().public_bytes_raw()
+            if not (_is_request_of(known, device, key) and names_content_key(known, content)):
+                known = make_request(device, key, content)
                 write_atomically(path, known)
             return known
 
@@ -316,12 +318,6 @@ def _pem(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _request(device: str, key: ec.EllipticCurvePrivateKey) -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)
 
 
 def _is_request_of(der: bytes, device: str, key: ec.EllipticCurvePrivateKey) -> bool:

@@ -11,6 +11,7 @@ from dsops.ids import DeviceId, device_id
 from dsops.manifest import first_problem
 from dsops.messages import Inventory
 from dsops.sealing import recipient_key
+from dsops.signing_request import names_content_key
 from dsops_controller.fleet.issuer import key_sha256, key_text, requested_key
 
 _MAX_TOKEN_LENGTH = 256
@@ -68,13 +69,16 @@ def check(application: Application) -> Request:
     if len(application.token) > _MAX_TOKEN_LENGTH:
         raise InvalidInput("this is not a token", why=f"{len(application.token)} characters")
     content_key = application.content_public_key or None
+    public_key = key_text(requested_key(application.csr_der))
     if content_key is not None:
         recipient_key(content_key)
+        if not names_content_key(application.csr_der, content_key):
+            raise InvalidInput("the signing request does not name the content key", hint="update the device's agent")
     return Request(
         device=name,
         token_sha256=token_sha256(application.token) if application.token else "",
         csr_der=application.csr_der,
-        public_key=key_text(requested_key(application.csr_der)),
+        public_key=public_key,
         inventory=_inventory(application.facts),
         proof=application.proof,
         content_public_key=content_key,

@@ -1,13 +1,12 @@
 """The key that a device sends when it enrols is kept, checked, and replaced when the device comes with another."""
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy import select
 
 from dsops.errors import InvalidInput
+from dsops.signing_request import make_request
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.fleet.applications import Application
@@ -16,11 +15,9 @@ from dsops_controller.fleet.enrolment import Enrolment
 pytestmark = pytest.mark.integration
 
 
-def request() -> bytes:
+def request(content_public_key: bytes) -> bytes:
     """Return a signing request for a fresh key."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
-    return signed.public_bytes(serialization.Encoding.DER)
+    return make_request("cam-1", ec.generate_private_key(ec.SECP256R1()), content_public_key)
 
 
 def stored(db: Database) -> bytes | None:
@@ -38,7 +35,7 @@ def test_the_newest_key_is_kept_and_the_directive_written_anew(enrolment: Enrolm
         token = enrolment.new_token("cam-1")
         with db.write() as connection:
             upsert(connection, tables.desired, device="cam-1", seq=1, envelope=b"", slots="{}", updated_ms=9)
-        enrolment.enrol(Application("cam-1", request(), token, content_public_key=raw))
+        enrolment.enrol(Application("cam-1", request(raw), token, content_public_key=raw))
         assert stored(db) == (raw or None)
         with db.read() as connection:
             assert connection.execute(select(tables.desired.c.updated_ms)).scalar_one() == 0
@@ -48,6 +45,7 @@ def test_the_newest_key_is_kept_and_the_directive_written_anew(enrolment: Enrolm
 def test_a_key_that_keeps_nothing_secret_is_refused(enrolment: Enrolment, db: Database, raw: bytes) -> None:
     token = enrolment.new_token("cam-1")
     with pytest.raises(InvalidInput, match="not a key to wrap"):
-        enrolment.enrol(Application("cam-1", request(), token, content_public_key=raw))
+        enrolment.enrol(Application("cam-1", request(raw), token, content_public_key=raw))
     assert stored(db) is None
-    enrolment.enrol(Application("cam-1", request(), token, content_public_key=public()))
+    good = public()
+    enrolment.enrol(Application("cam-1", request(good), token, content_public_key=good))

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, DeviceBarred, EnrolmentFull, IdentityTaken, InvalidInput
+from dsops.signing_request import make_request
 from dsops.states import Device
 from dsops_controller.audit import Audit, RefusalGuard
 from dsops_controller.db import tables
@@ -251,9 +252,22 @@ def test_a_content_key_has_its_length(enrolment: Enrolment, length: int) -> None
 
 def test_a_content_key_is_kept_from_the_claim_on(enrolment: Enrolment, registry: Registry, db: Database) -> None:
     key, content = new_key(), bytes(range(32))
-    asked = Application("cam-1", request(key), content_public_key=content)
+    asked = Application("cam-1", make_request("cam-1", key, content), content_public_key=content)
     enrolment.enrol(asked)
     registry.accept("cam-1")
     assert enrolment.enrol(asked).certificate_pem
+    with db.read() as connection:
+        assert connection.execute(select(tables.device.c.content_public_key)).scalar() == content
+
+
+def test_who_sends_a_devices_request_again_cannot_name_a_content_key_of_his_own(
+    enrolment: Enrolment, registry: Registry, db: Database
+) -> None:
+    content, thiefs = bytes(range(32)), bytes(range(1, 33))
+    asked = make_request("cam-1", new_key(), content)
+    enrolment.enrol(Application("cam-1", asked, content_public_key=content))
+    registry.accept("cam-1")
+    with pytest.raises(InvalidInput, match="does not name the content key"):
+        enrolment.enrol(Application("cam-1", asked, content_public_key=thiefs))
     with db.read() as connection:
         assert connection.execute(select(tables.device.c.content_public_key)).scalar() == content
