@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, also after a power cut: write beside, sync, rename, sync the folder."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -47,3 +48,13 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_private(path: Path) -> None:
+    """Make a file if there is none, and let nobody but its owner read it; what SQLite puts beside it is alike.
+
+    What stands in the way is not said here: whoever opens the file next is told.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)

@@ -1,7 +1,7 @@
 """The signing request of a device (PKCS #10, RFC 2986), bound to the key that content keys are wrapped to.
 
-A signing request is no secret. Unless it named the other key, who sees one could send it again with a key of his own, and
-have the keys of encrypted payloads wrapped to himself. It is named by the attribute ``unstructuredName`` (RFC 2985
+A signing request is no secret. Unless it named the other key, who sees one could send it again with a key of his own,
+and have the keys of encrypted payloads wrapped to himself. It is named by the attribute ``unstructuredName`` (RFC 2985
 section 5.4.2), which the signature of the device covers.
 """
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from dsops.bundle import sha256_hex
 from dsops.directive import DesiredSlot, Directive
 from dsops.errors import NoSpace, StateDamaged
+from dsops.files import make_private
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
@@ -129,6 +130,7 @@ class Journal:
         self._hook = hook
         self._lock = threading.RLock()
         self._depth = 0
+        make_private(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(path)

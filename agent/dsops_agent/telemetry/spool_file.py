@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 from dsops.errors import DeviceError, NoSpace, StateDamaged
+from dsops.files import make_private
 from dsops_agent.claimed import claim, fill_log, make_durable
 
 RESERVE_BYTES = 1 << 20
@@ -28,6 +29,7 @@ def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Co
     Raises:
         sqlite3.Error: It cannot be opened; see :func:`is_full` and :func:`is_damaged`.
     """
+    make_private(path)
     sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         claim(sql, path, size_bytes)

@@ -96,7 +96,8 @@ def sign(
     write_atomically(signature, signed)
     count = len(roles.model_role_of(signed, opened.manifest.model).signatures)
     given = f"signed: {signature} ({count} signature{'s' if count > 1 else ''})"
-    output.done({"role": str(signature), "signatures": count}, f"{given}; next: dsops bundle push {bundle}", form)
+    push = f"dsops bundle push {bundle}" + (" --content-key KEYFILE" if opened.manifest.sealed else "")
+    output.done({"role": str(signature), "signatures": count}, f"{given}; next: {push}", form)
 
 
 @app.command()

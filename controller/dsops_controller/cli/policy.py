@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsops.errors import InvalidInput
 from dsops.ids import model_name
 from dsops_controller.cli import output, session, trust_event
 from dsops_controller.cli.trust_place import Keys, Place, Purpose, ServerFolder, begin, check_target, finish, tell
@@ -54,5 +55,10 @@ def set_(
     assert edit.base is not None
     wish = policies.Wish(floor, release, fraction, tuple(canary) if canary is not None else None, listed_only)
     present = edit.base.policy(model_name(model))
+    if (floor, release, fraction, canary, listed_only) == (None,) * 5:
+        hint = (
+            "give --floor, --listed-only, or --release with --fraction; to sign it as it is: dsops trust renew policy"
+        )
+        raise InvalidInput("nothing is to be set", hint=hint)
     drafts.set_policy(edit, policies.changed(present, wish, randomness.token_hex(8)))
     tell(finish(edit, Purpose("policy", f"Policy of {model}"), event, keys, place), event, form)

@@ -7,14 +7,16 @@ On SQLite there is exactly one writing connection (two that write and checkpoint
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops.files import make_private
 
 _WRITER = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON", "PRAGMA busy_timeout=10000")
 _READER = ("PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0", "PRAGMA busy_timeout=10000")
@@ -28,6 +30,7 @@ class Database:
         self.is_sqlite = url.startswith("sqlite")
         self._one_writer: AbstractContextManager[object] = threading.RLock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
+            _make_private(url)
             self.writer = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
             self._reader = create_engine(url)
             _on_connect(self.writer, _WRITER)
@@ -96,3 +99,9 @@ def _translated() -> Iterator[None]:
         if "malformed" in str(error.orig) or "not a database" in str(error.orig):
             raise StateDamaged("the state database cannot be read", why=str(error.orig)) from error
         raise
+
+
+def _make_private(url: str) -> None:
+    name = make_url(url).database
+    if name and name != ":memory:":
+        make_private(Path(name))  # it holds keys

@@ -41,6 +41,13 @@ def reopened(journal: Journal, path: Path) -> Journal:
     return Journal(path)
 
 
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.touch(mode=0o644)
+    Journal(path).close()
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+
+
 def test_everything_survives_a_restart(journal: Journal, path: Path) -> None:
     journal.set("boot", "7")
     journal.accept(directive(3, digits=WANTED), "e" * 64)

@@ -2,9 +2,11 @@
 
 from fastapi import APIRouter
 
+from dsops.errors import DeviceBarred
 from dsops.ids import model_name
 from dsops.manifest import Frozen
 from dsops.messages import Observed
+from dsops.states import Device
 from dsops_controller.fleet.registry import DeviceRecord
 from dsops_controller.fleet.why import judge
 from dsops_controller.server.rest.backend import Backend
@@ -51,6 +53,8 @@ def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model:
     signed = backend.repository.signed_bundles(model)
     policy = backend.repository.policy(model)
     active = report.models[model].active if report and model in report.models else None
+    is_member = record.state is Device.ACCEPTED
+    member = RuleView(rule="member", ok=is_member, text=f"the device is {record.state}", code=DeviceBarred.code)
     digests = {target.path: target.sha256 for target in signed}
     answers = judge(model, signed, policy, device=record.id, hardware=record.inventory.hardware)
     return [
@@ -59,9 +63,9 @@ def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model:
             release=answer.release,
             variant=answer.variant,
             path=answer.path,
-            accepted=answer.accepted,
+            accepted=answer.accepted and member.ok is True,
             active=digests[answer.path] == active,
-            rules=[RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules],
+            rules=[member, *(RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules)],
         )
         for answer in answers
     ]
