@@ -126,7 +126,7 @@ class Enrolment:
         """Return a fresh token for one device, which is registered as pending if it is new.
 
         The token is shown once; only its digest is stored. For a device that takes part already it allows a new key;
-        for a name that was rejected it lets the right device have it.
+        for a name that was rejected it lets the right device have it. A token before it that nobody used is void.
 
         Raises:
             InvalidInput: The name or the time to live is not allowed.
@@ -313,7 +313,7 @@ def _grant(
     if request.is_stranger:
         preauthorised.spend(connection, request.device, request.fingerprint, now)
     else:
-        tokens.spend(connection, request.token_sha256, now)
+        tokens.spend(connection, request.token_sha256, request.device, now)
     certificates.add(connection, request.device, made, now)
     values: dict[str, object] = {"state": Device.ACCEPTED.value, "inventory": encode_inventory(request.inventory)}
     if request.content_public_key is not None or not is_renewal:
