@@ -49,6 +49,8 @@ CLAIM_BURST, CLAIMS_PER_S = 20.0, 0.5
 """New names that one address may claim: so many at once, then so many a second."""
 STRANGER_BURST, STRANGERS_PER_S = 500.0, 50.0
 """Requests without a token that are looked at from one address; and those of devices that wait, from everywhere."""
+ISSUE_BURST, ISSUES_PER_S, ISSUES_PER_LIFE = 5.0, 1 / 300, 10
+"""Certificates of one device: so many at once, then so many a second, or in a certificate's life if that is more."""
 _RULES = IdentityRules()
 
 _WHY: dict[type[EnrolmentRefused], str] = {
@@ -92,6 +94,11 @@ def answer(settings: ReplySettings, ca_pem: bytes, certificate_pem: bytes) -> En
     )
 
 
+def device_allowance(clock: Clock, rules: IdentityRules) -> Allowance:
+    """Return how many certificates a device may cause, by its name."""
+    return Allowance(clock, ISSUE_BURST, max(ISSUES_PER_S, ISSUES_PER_LIFE / rules.life.total_seconds()))
+
+
 class Enrolment:
     """Makes tokens, and answers devices that ask to join."""
 
@@ -113,12 +120,13 @@ class Enrolment:
         self._claims = Allowance(clock, CLAIM_BURST, CLAIMS_PER_S)
         self._strangers = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
         self._waiting = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
+        self._issues = device_allowance(clock, rules)
 
     def new_token(self, device: str, ttl_s: float = 3600.0, actor: str = audit.SYSTEM) -> str:
         """Return a fresh token for one device, which is registered as pending if it is new.
 
         The token is shown once; only its digest is stored. For a device that takes part already it allows a new key;
-        for a name that was rejected it lets the right device have it.
+        for a name that was rejected it lets the right device have it. A token before it that nobody used is void.
 
         Raises:
             InvalidInput: The name or the time to live is not allowed.
@@ -139,15 +147,15 @@ class Enrolment:
         if not application.token and not self._strangers.take(application.origin):
             raise _full(application.device, "too many ask at once from one address")
         request = check(application)
-        verdict, is_stored = self._look(request)
+        verdict, is_stored, is_paid = self._look(request)
         made = None
         if verdict is Outcome.GRANT:
             made = self._issuer.issue_device(request.csr_der, request.device, self._rules.life)
         if not is_stored:
             try:
-                verdict = self._store(request, made)
+                verdict = self._store(request, made, is_paid=is_paid)
             except IntegrityError:  # somebody registered the very name in this moment
-                verdict = self._store(request, made)
+                verdict = self._store(request, made, is_paid=is_paid)
         if not isinstance(verdict, Outcome):
             raise self._refusal(request, verdict)
         if verdict is Outcome.GRANT and made is not None:
@@ -163,33 +171,53 @@ class Enrolment:
         with self._db.write() as connection:
             return waiting.forget_silent(connection, self._rules, now)
 
-    def _look(self, request: Request) -> tuple[Verdict, bool]:
-        """Decide without writing, and say whether everything that follows is stored already.
+    def _look(self, request: Request) -> tuple[Verdict, bool, bool]:
+        """Decide without writing; say whether all that follows is stored already, and whether a certificate is paid.
 
-        A new claim spends the allowance of its address here, so that a flood of them writes nothing.
+        A new claim spends the allowance of its address here, and a certificate that of its device, so that a flood of
+        them writes nothing.
         """
         now = self._clock.now()
         with self._db.read() as connection:
             known = _known(connection, request)
-            verdict = decide(self._facts(connection, request, known, now))
-        if verdict is Outcome.GRANT or verdict is GraceOver:
-            return verdict, False
+            facts = self._facts(connection, request, known, now)
+        verdict = decide(facts)
+        if verdict is Outcome.GRANT:
+            return verdict, False, self._pay(request, facts)
         if verdict is not Outcome.WAIT:
-            return verdict, self._refusals.is_full
+            return verdict, verdict is not GraceOver and self._refusals.is_full, False
         if not self._waiting.take():
             raise _full(request.device, "too many ask at once")
         is_new = known is None or known.public_key != request.public_key
         if is_new and not self._claims.take(request.origin):
             raise _full(request.device, "too many new names from one address")
-        return verdict, known is not None and not is_new and not waiting.is_due(known, now)
+        return verdict, known is not None and not is_new and not waiting.is_due(known, now), False
 
-    def _store(self, request: Request, made: DeviceCertificate | None) -> Verdict:
+    def _pay(self, request: Request, facts: Facts) -> bool:
+        """Spend the device's allowance on a certificate; return whether it was spent.
+
+        A token that nobody used costs nothing: who holds a lost key of the device could spend everything, and the
+        operator's new token has to end just that.
+
+        Raises:
+            EnrolmentFull: There is nothing left; answers are lost now and then, but not so often.
+        """
+        if facts.token is Token.FRESH:
+            return False
+        if not self._issues.take(request.device):
+            raise _full(request.device, "the device got too many certificates in a short time")
+        return True
+
+    def _store(self, request: Request, made: DeviceCertificate | None, *, is_paid: bool) -> Verdict:
         """Decide anew in one transaction and store what follows."""
         now = self._clock.now()
         with self._db.write() as connection:
             known = _known(connection, request, is_locked=True)
-            verdict = decide(self._facts(connection, request, known, now))
+            facts = self._facts(connection, request, known, now)
+            verdict = decide(facts)
             if verdict is Outcome.GRANT and made is not None:
+                if not is_paid:  # of many that showed a fresh token at once, only the first one's was fresh
+                    self._pay(request, facts)
                 _grant(connection, request, known, made, now)
             elif verdict is Outcome.WAIT:
                 self._claim(connection, request, known, now)
@@ -285,7 +313,7 @@ def _grant(
     if request.is_stranger:
         preauthorised.spend(connection, request.device, request.fingerprint, now)
     else:
-        tokens.spend(connection, request.token_sha256, now)
+        tokens.spend(connection, request.token_sha256, request.device, now)
     certificates.add(connection, request.device, made, now)
     values: dict[str, object] = {"state": Device.ACCEPTED.value, "inventory": encode_inventory(request.inventory)}
     if request.content_public_key is not None or not is_renewal:

@@ -10,17 +10,14 @@ from dsops.clock import Clock
 from dsops.errors import DeviceBarred, InvalidInput, Overloaded
 from dsops.states import Device
 from dsops_controller import audit
-from dsops_controller.allowance import Allowance
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import certificate as table
 from dsops_controller.db.tables import device as devices
 from dsops_controller.fleet import certificates
 from dsops_controller.fleet.decision import IdentityRules
-from dsops_controller.fleet.enrolment import EnrolmentReply, ReplySettings, answer
+from dsops_controller.fleet.enrolment import EnrolmentReply, ReplySettings, answer, device_allowance
 from dsops_controller.fleet.issuer import Issuer, key_text, requested_key
 
-BURST, PER_S, PER_LIFE = 5.0, 1 / 300, 10
-"""Renewals of one device: so many at once, then so many a second, or in a certificate's life if that is more."""
 _RULES = IdentityRules()
 
 
@@ -35,7 +32,7 @@ class Renewal:
         self._clock = clock
         self._settings = settings
         self._rules = rules
-        self._allowance = Allowance(clock, BURST, max(PER_S, PER_LIFE / rules.life.total_seconds()))
+        self._allowance = device_allowance(clock, rules)
 
     def renew(self, device: str, csr_der: bytes) -> EnrolmentReply:
         """Answer a device with its next certificate.

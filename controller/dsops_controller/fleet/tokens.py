@@ -1,7 +1,8 @@
 """One-time enrolment tokens: 192 random bits, stored as a digest, bound to one name, good for one key, for a while.
 
 The same token with the same key is answered again while it lives, because a device may lose power between the answer
-and its own disk. Another key is refused: the first use decides. Functions take the caller's transaction.
+and its own disk. Another key is refused: the first use decides. A name has one unused token at most: a newer one voids
+it, and so does a device that joins by another. Functions take the caller's transaction.
 """
 
 import secrets
@@ -37,13 +38,14 @@ def check_ttl(ttl_s: float) -> None:
 
 
 def make(connection: Connection, name: DeviceId, ttl_s: float, now: datetime, actor: str) -> str:
-    """Store a token for a name, which is registered if it is new; return the token.
+    """Store a token for a name, which is registered if it is new; return the token. Unused ones before it are void.
 
     Raises:
         Conflict: The device is suspended or decommissioned.
     """
     open_name(connection, name, now, "get a token")
     token = secrets.token_urlsafe(TOKEN_BYTES)
+    _void_unused(connection, name)
     expires = now + timedelta(seconds=ttl_s)
     values = {"device": name, "created_ms": to_ms(now), "expires_ms": to_ms(expires)}
     connection.execute(insert(tokens).values(token_sha256=token_sha256(token), **values))
@@ -80,12 +82,18 @@ def judge(connection: Connection, sha256: str, name: DeviceId, now: datetime, *,
     return Token.SAME_KEY if is_mine else Token.OTHER_KEY
 
 
-def spend(connection: Connection, sha256: str, now: datetime) -> None:
-    """Note that a token was used, if that is not noted yet."""
+def spend(connection: Connection, sha256: str, name: str, now: datetime) -> None:
+    """Note that a token was used. At its first use the unused ones of its name are void; later uses void none."""
     unused = update(tokens).where(tokens.c.token_sha256 == sha256, tokens.c.used_ms.is_(None))
-    connection.execute(unused.values(used_ms=to_ms(now)))
+    if connection.execute(unused.values(used_ms=to_ms(now))).rowcount:
+        _void_unused(connection, name)
 
 
 def forget(connection: Connection, name: str) -> None:
     """Delete every token of a name."""
     connection.execute(delete(tokens).where(tokens.c.device == name))
+
+
+def _void_unused(connection: Connection, name: str) -> None:
+    """Delete the tokens of a name that nobody used, so that a forgotten one takes no name over later."""
+    connection.execute(delete(tokens).where(tokens.c.device == name, tokens.c.used_ms.is_(None)))

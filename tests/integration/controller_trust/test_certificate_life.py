@@ -1,6 +1,7 @@
 """A device's certificates from the first to the last: renewed, superseded, expired while it was away, revoked."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from dsops.bundle import sha256_hex
 from dsops.clock import ManualClock
 from dsops.errors import (
     DeviceBarred,
+    EnrolmentFull,
     EnrolmentRefused,
     Forbidden,
     GraceOver,
@@ -32,10 +34,10 @@ from dsops_controller.db.database import Database
 from dsops_controller.fleet import certificates
 from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.ca import Authority
-from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
+from dsops_controller.fleet.enrolment import ISSUE_BURST, Enrolment, ReplySettings
 from dsops_controller.fleet.issuer import serial_of
 from dsops_controller.fleet.registry import Registry
-from dsops_controller.fleet.renewal import BURST, Renewal
+from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.server.identity import Admission, Peer
 
 pytestmark = pytest.mark.integration
@@ -141,13 +143,59 @@ def test_each_certificate_needs_a_new_key(fleet: Fleet) -> None:
 def test_renewals_are_limited_for_each_device(fleet: Fleet) -> None:
     for name in ("cam-1", "cam-2"):
         fleet.use(fleet.enrol(name, new_key()))
-    for _ in range(int(BURST)):
+    for _ in range(int(ISSUE_BURST)):
         fleet.renew("cam-1", new_key())
     with pytest.raises(Overloaded):
         fleet.renew("cam-1", new_key())
     fleet.renew("cam-2", new_key())
     fleet.clock.advance(3600)
     fleet.renew("cam-1", new_key())
+
+
+Flood = Callable[[Fleet, Key, str], Application]
+FLOODS: dict[str, Flood] = {
+    "by the key": lambda _fleet, key, _token: Application("cam-1", request(key)),
+    "by the spent token": lambda _fleet, key, token: Application("cam-1", request(key), token),
+    "by proofs for new keys": lambda fleet, key, _token: proved(fleet, key),
+}
+
+
+def proved(fleet: Fleet, old: Key) -> Application:
+    csr = request(new_key())
+    return Application("cam-1", csr, proof=prove("cam-1", csr, old, fleet.clock.now()))
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+def test_a_flood_of_one_device_brings_it_no_more_than_a_few_certificates(fleet: Fleet, flood: Flood) -> None:
+    token, key = fleet.enrolment.new_token("cam-1"), new_key()
+    fleet.enrolment.enrol(Application("cam-1", request(key), token))
+    refused = 0
+    for number in range(40):
+        try:
+            fleet.enrolment.enrol(flood(fleet, key, token))
+        except EnrolmentFull:
+            refused += 1
+        if number == 30:
+            fleet.enrol("cam-2", new_key())
+    assert refused == 40 - ISSUE_BURST
+    assert fleet.count() == ISSUE_BURST + 2
+    fleet.enrol("cam-1", new_key())  # the operator's new token counts whatever the device did
+    fleet.clock.advance(3600)
+    again = fleet.enrolment.new_token("cam-2")
+    assert fleet.enrolment.enrol(Application("cam-2", request(new_key()), again)).certificate_pem
+
+
+def test_of_many_that_show_a_fresh_token_at_once_few_get_a_certificate(fleet: Fleet) -> None:
+    token, csr = fleet.enrolment.new_token("cam-1"), request(new_key())
+
+    def show(_number: int) -> bool:
+        try:
+            return bool(fleet.enrolment.enrol(Application("cam-1", csr, token)).certificate_pem)
+        except EnrolmentFull:
+            return False
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(show, range(24))) == fleet.count() == ISSUE_BURST + 1
 
 
 def test_who_was_shut_out_meanwhile_gets_no_certificate(fleet: Fleet) -> None:

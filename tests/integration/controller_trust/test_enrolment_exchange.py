@@ -8,15 +8,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, EnrolmentRefused, InvalidInput, TokenUsed
+from dsops.errors import Conflict, EnrolmentRefused, InvalidInput, TokenUnknown, TokenUsed
 from dsops.messages import Connection, Inventory, Observed
 from dsops.states import Device
 from dsops_controller.audit import Audit
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import certificate as certificates
+from dsops_controller.db.tables import enrolment_token
 from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.issuer import device_of, key_text
@@ -121,6 +122,39 @@ def test_a_new_token_replaces_the_key_and_the_old_token_is_spent(
     fresh = Observed(device="cam-1", counter=1, time=clock.now(), seq=0)
     assert registry.observed("cam-1", fresh.sign(new)) == fresh
     assert registry.connection(Connection(device="cam-1", online=True, boot_id="b", conn_seq=1)) is True
+
+
+def test_an_older_token_that_nobody_used_takes_no_name_over(enrolment: Enrolment, db: Database) -> None:
+    older, newer, key = enrolment.new_token("cam-1"), enrolment.new_token("cam-1"), new_key()
+    other = enrolment.new_token("cam-2")
+    with pytest.raises(TokenUnknown):
+        enrolment.enrol(Application("cam-1", request(new_key()), older))
+    enrolment.enrol(Application("cam-1", request(key), newer))
+    with pytest.raises(TokenUnknown):
+        enrolment.enrol(Application("cam-1", request(new_key()), older))
+    enrolment.enrol(Application("cam-1", request(key), newer))  # the same key is still answered again
+    enrolment.enrol(Application("cam-2", request(new_key()), other))
+    with db.read() as connection:
+        held = connection.execute(select(certificates.c.public_key).where(certificates.c.device == "cam-1")).scalars()
+        assert set(held) == {key_text(key.public_key())}
+
+
+def test_who_joins_by_a_token_voids_the_others_of_its_name(enrolment: Enrolment, db: Database) -> None:
+    """Two controllers may make one each in the same moment."""
+    older, newer = enrolment.new_token("cam-1"), enrolment.new_token("cam-2")
+    with db.write() as connection:
+        connection.execute(update(enrolment_token).values(device="cam-1"))
+    enrolment.enrol(Application("cam-1", request(new_key()), newer))
+    with pytest.raises(TokenUnknown):
+        enrolment.enrol(Application("cam-1", request(new_key()), older))
+
+
+def test_a_spent_token_shown_again_voids_no_newer_one(enrolment: Enrolment) -> None:
+    spent, key = enrolment.new_token("cam-1"), new_key()
+    enrolment.enrol(Application("cam-1", request(key), spent))
+    newer = enrolment.new_token("cam-1")
+    enrolment.enrol(Application("cam-1", request(key), spent))
+    assert enrolment.enrol(Application("cam-1", request(new_key()), newer)).certificate_pem
 
 
 def test_who_is_shut_out_gets_neither_token_nor_certificate(
