@@ -33,6 +33,7 @@ class IdentityRules:
         pending_per_address: Those of one address.
         pending_life: A stranger that did not ask for so long is forgotten.
         retry_s: How often a waiting device shall ask.
+        refusals_max: Refused requests to join of one hour that the audit trail records; not in the file.
     """
 
     life: timedelta = timedelta(days=90)
@@ -41,6 +42,7 @@ class IdentityRules:
     pending_per_address: int = 100
     pending_life: timedelta = timedelta(days=7)
     retry_s: int = 30
+    refusals_max: int = 1000
 
 
 class Token(StrEnum):

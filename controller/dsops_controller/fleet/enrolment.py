@@ -49,6 +49,8 @@ CLAIM_BURST, CLAIMS_PER_S = 20.0, 0.5
 """New names that one address may claim: so many at once, then so many a second."""
 STRANGER_BURST, STRANGERS_PER_S = 500.0, 50.0
 """Requests without a token that are looked at from one address; and those of devices that wait, from everywhere."""
+WRONG_BURST, WRONG_PER_S = 20.0, 1 / 60
+"""Requests with a token that is not good, of one address, that are told so and recorded."""
 ISSUE_BURST, ISSUES_PER_S, ISSUES_PER_LIFE = 5.0, 1 / 300, 10
 """Certificates of one device: so many at once, then so many a second, or in a certificate's life if that is more."""
 _RULES = IdentityRules()
@@ -108,18 +110,18 @@ class Enrolment:
         issuer: Issuer,
         clock: Clock,
         settings: ReplySettings,
-        refusals: audit.RefusalGuard | None = None,
         rules: IdentityRules = _RULES,
     ) -> None:
         self._db = db
         self._issuer = issuer
         self._clock = clock
         self._settings = settings
-        self._refusals = refusals or audit.RefusalGuard(clock)
+        self._refusals = audit.RefusalGuard(clock, rules.refusals_max)  # its own: strangers silence nothing else
         self._rules = rules
         self._claims = Allowance(clock, CLAIM_BURST, CLAIMS_PER_S)
         self._strangers = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
         self._waiting = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
+        self._wrong = Allowance(clock, WRONG_BURST, WRONG_PER_S)
         self._issues = device_allowance(clock, rules)
 
     def new_token(self, device: str, ttl_s: float = 3600.0, actor: str = audit.SYSTEM) -> str:
@@ -174,8 +176,8 @@ class Enrolment:
     def _look(self, request: Request) -> tuple[Verdict, bool, bool]:
         """Decide without writing; say whether all that follows is stored already, and whether a certificate is paid.
 
-        A new claim spends the allowance of its address here, and a certificate that of its device, so that a flood of
-        them writes nothing.
+        A new claim or a wrong token spends the allowance of its address here, and a certificate that of its device, so
+        that a flood of them writes nothing.
         """
         now = self._clock.now()
         with self._db.read() as connection:
@@ -185,6 +187,8 @@ class Enrolment:
         if verdict is Outcome.GRANT:
             return verdict, False, self._pay(request, facts)
         if verdict is not Outcome.WAIT:
+            if not request.is_stranger and not self._wrong.take(request.origin):
+                raise _full(request.device, "too many wrong tokens from one address")
             return verdict, verdict is not GraceOver and self._refusals.is_full, False
         if not self._waiting.take():
             raise _full(request.device, "too many ask at once")
@@ -225,7 +229,9 @@ class Enrolment:
                 if verdict is GraceOver:
                     _send_back(connection, request, now)
                 why = _why(request, verdict, known)
-                self._refusals.refuse(connection, f"device:{request.device}", "enrolment.refused", request.device, why)
+                once = f"{why} {request.origin}"
+                by, name = f"device:{request.device}", request.device
+                self._refusals.refuse(connection, by, "enrolment.refused", name, why, once=once)
         return verdict
 
     def _facts(self, connection: Connection, request: Request, known: AnyRow | None, now: datetime) -> Facts:

@@ -65,11 +65,10 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         StateDamaged: A file of the folder cannot be read.
     """
     keys = OnlineKeys.load(folder / "keys")
-    refusals = RefusalGuard(clock)
     rules, told = config.identity.rules(), _reply(config)
     changes = Changes(db)
-    registry = Registry(db, clock, refusals, changes, rules.grace)
-    enrolment = Enrolment(db, authority, clock, told, refusals, rules)
+    registry = Registry(db, clock, RefusalGuard(clock), changes, rules.grace)
+    enrolment = Enrolment(db, authority, clock, told, rules)
     renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)

@@ -11,16 +11,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, DeviceBarred, EnrolmentFull, IdentityTaken, InvalidInput
+from dsops.errors import (
+    Conflict,
+    DeviceBarred,
+    EnrolmentFull,
+    IdentityTaken,
+    InvalidInput,
+    TokenUnknown,
+    UntrustedBundle,
+)
 from dsops.signing_request import make_request
 from dsops.states import Device
-from dsops_controller.audit import Audit, RefusalGuard
+from dsops_controller.audit import Audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.ca import Authority
 from dsops_controller.fleet.decision import IdentityRules
-from dsops_controller.fleet.enrolment import CLAIM_BURST, STRANGER_BURST, Enrolment, ReplySettings
+from dsops_controller.fleet.enrolment import CLAIM_BURST, STRANGER_BURST, WRONG_BURST, Enrolment, ReplySettings
 from dsops_controller.fleet.issuer import device_of, key_sha256, key_text
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.listing import Line, parse
@@ -56,6 +64,10 @@ def waiting(db: Database) -> int:
     with db.read() as connection:
         state = tables.device.c.state == Device.PENDING.value
         return connection.execute(select(func.count()).select_from(tables.device).where(state)).scalar() or 0
+
+
+def refused(db: Database, clock: ManualClock) -> list[str]:
+    return [entry.subject for entry in Audit(db, clock).list(1000) if entry.action == "enrolment.refused"]
 
 
 @pytest.fixture
@@ -137,11 +149,10 @@ def test_one_address_cannot_fill_the_list(enrolment: Enrolment, db: Database, cl
 def test_a_flood_from_everywhere_stops_at_the_cap_and_members_go_on(
     tmp_path: Path, db: Database, clock: ManualClock
 ) -> None:
-    rules = IdentityRules(pending_max=50)
+    rules = IdentityRules(pending_max=50, refusals_max=10)
     settings = ReplySettings("lab", "broker:8883", "store:8443", "dsops/v1")
     authority = Authority.create(tmp_path / "flooded", "lab", clock)
-    guard = RefusalGuard(clock, limit=10)
-    enrolment = Enrolment(db, authority, clock, settings, guard, rules)
+    enrolment = Enrolment(db, authority, clock, settings, rules)
     token, waits, listed = enrolment.new_token("cam-1"), new_key(), new_key()
     Registry(db, clock).preauthorise([Line(parse(f"cam-2,{fingerprint(listed)}")[0].device, fingerprint(listed))])
     ask(enrolment, "cam-3", waits)
@@ -155,8 +166,58 @@ def test_a_flood_from_everywhere_stops_at_the_cap_and_members_go_on(
     assert ask(enrolment, "cam-3", waits) == b"", "who waits already may ask again"
     assert enrolment.enrol(Application("cam-1", request(new_key()), token)).certificate_pem
     assert ask(enrolment, "cam-2", listed)
-    refused = [entry for entry in Audit(db, clock).list(1000) if entry.action == "enrolment.refused"]
-    assert len(refused) <= 10, "a flood fills no audit trail"
+    assert len(refused(db, clock)) <= 10, "a flood fills no audit trail"
+
+
+def wrong_token(enrolment: Enrolment, name: str, origin: str = HOME) -> None:
+    enrolment.enrol(Application(name, request(new_key()), "a guess", origin=origin))
+
+
+def test_wrong_tokens_of_one_address_are_few_and_good_ones_count(
+    enrolment: Enrolment, db: Database, clock: ManualClock
+) -> None:
+    good = enrolment.new_token("cam-1")
+    for number in range(int(WRONG_BURST)):
+        with pytest.raises(TokenUnknown):
+            wrong_token(enrolment, f"guess-{number}")
+    for number in range(100):
+        with pytest.raises(EnrolmentFull, match="wrong tokens"):
+            wrong_token(enrolment, f"more-{number}")
+    assert len(refused(db, clock)) == WRONG_BURST
+    with pytest.raises(TokenUnknown):
+        wrong_token(enrolment, "cam-1", "198.51.100.1")
+    assert enrolment.enrol(Application("cam-1", request(new_key()), good, origin=HOME)).certificate_pem
+
+
+def test_a_wrong_token_shown_again_is_recorded_once_an_hour(
+    enrolment: Enrolment, db: Database, clock: ManualClock
+) -> None:
+    for _ in range(5):
+        with pytest.raises(TokenUnknown):
+            wrong_token(enrolment, "cam-1")
+    assert refused(db, clock) == ["cam-1"]
+    with pytest.raises(TokenUnknown):
+        wrong_token(enrolment, "cam-1", "198.51.100.1")
+    clock.advance(3600)
+    with pytest.raises(TokenUnknown):
+        wrong_token(enrolment, "cam-1")
+    assert refused(db, clock) == ["cam-1"] * 3
+
+
+def test_a_flood_of_wrong_tokens_from_everywhere_silences_no_other_refusal(
+    tmp_path: Path, db: Database, clock: ManualClock
+) -> None:
+    rules = IdentityRules(refusals_max=10)
+    authority = Authority.create(tmp_path / "flooded", "lab", clock)
+    enrolment = Enrolment(db, authority, clock, ReplySettings("lab", "broker:8883", "store:8443", "dsops/v1"), rules)
+    for number in range(40):
+        with pytest.raises(TokenUnknown):
+            wrong_token(enrolment, f"guess-{number}", f"2001:db8:{number:x}::/64")
+    with pytest.raises(UntrustedBundle):
+        Registry(db, clock).observed("ghost", b"")
+    assert len(refused(db, clock)) == 10
+    actions = [entry.action for entry in Audit(db, clock).list()]
+    assert actions[:2] == ["report.refused", "refusals.left_out"]
 
 
 def test_an_address_has_a_limit_before_anything_is_parsed(enrolment: Enrolment, clock: ManualClock) -> None:
