@@ -1,6 +1,8 @@
 """A device that is shut out is cut off from broker and store within seconds, whatever it does, and nobody else is."""
 
+import os
 import queue
+import signal
 import socket
 import ssl
 import time
@@ -288,6 +290,24 @@ def test_many_that_are_barred_delay_nobody(
     print(f"off the list in {time.monotonic() - began:.2f} s")
     assert len(listed(site)) == 1500
     eventually(device.client.is_connected, "the device is back")
+
+
+def test_a_broker_that_is_silent_does_not_hold_up_the_lists(
+    site: Any, member: Callable[[str], Member], operator: Client, eventually: Callable[..., None]
+) -> None:
+    identity = member("cam-1").identity
+    serial = x509.load_pem_x509_certificate(identity.with_suffix(".crt").read_bytes()).serial_number
+    broker = int((site.folder / "mosquitto" / "mosquitto.pid").read_text())
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        bar(site, 50, is_late=True)
+        for _ in range(3):
+            operator.suspend("cam-1")
+            eventually(lambda: serial in listed(site), "it is on the list", WITHIN_S)
+            operator.accept("cam-1")
+            eventually(lambda: serial not in listed(site), "it is on the list no longer", WITHIN_S)
+    finally:
+        os.kill(broker, signal.SIGCONT)
 
 
 def bar(site: Any, count: int, *, is_late: bool) -> None:
