@@ -149,13 +149,25 @@ def barred(connection: Connection, now: datetime) -> tuple[str, ...]:
 
 
 def ended(connection: Connection, now: datetime, since: datetime) -> tuple[str, ...]:
-    """Return the devices whose last certificate expired after ``since``; a session may have outlived it."""
+    """Return the devices whose last certificate expired after ``since``, those that seem to be connected first.
+
+    A session may have outlived the certificate.
+    """
     valid = select(certificates.c.device).where(
         certificates.c.revoked_ms.is_(None), certificates.c.expires_ms > to_ms(now)
     )
-    query = select(certificates.c.device).distinct().where(certificates.c.expires_ms <= to_ms(now))
-    query = query.where(certificates.c.expires_ms > to_ms(since), certificates.c.device.not_in(valid))
-    return tuple(connection.execute(query.order_by(certificates.c.device)).scalars())
+    query = select(devices.c.id, devices.c.online).distinct().select_from(certificates.join(devices))
+    query = query.where(certificates.c.expires_ms <= to_ms(now), certificates.c.expires_ms > to_ms(since))
+    query = query.where(devices.c.id.not_in(valid)).order_by(devices.c.online.desc(), devices.c.id)
+    return tuple(connection.execute(query).scalars())
+
+
+def takes_part(connection: Connection, device: str, now: datetime) -> bool:
+    """Return whether a device is accepted and has a certificate that counts."""
+    query = select(certificates.c.serial).select_from(certificates.join(devices))
+    query = query.where(devices.c.id == device, devices.c.state == _ACCEPTED)
+    query = query.where(certificates.c.revoked_ms.is_(None), certificates.c.expires_ms > to_ms(now))
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def revoked(connection: Connection, now: datetime) -> tuple[Revoked, ...]:

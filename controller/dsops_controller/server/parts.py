@@ -24,6 +24,7 @@ from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.config import ServerConfig
 from dsops_controller.server.eviction import Evictor
+from dsops_controller.server.expulsion import Expulsion
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
 from dsops_controller.server.init import operator_token_sha256
 from dsops_controller.server.intake import Effects, Intake
@@ -52,6 +53,7 @@ class Parts:
     outbox: Outbox
     broker: Broker
     revocations: Revocations
+    expulsion: Expulsion
     enrolment: Enrolment
     driver: Driver
     rest: ASGIApp
@@ -79,8 +81,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     director = Director(config.fleet, DirectorKeys(repository, keys))
     driver = Driver(db, outbox, director, clock)
     topics = Topics(config.broker.topic_prefix)
-    revocations = _revocations(folder, config, db, authority, changes, clock)
-    intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), revocations), clock)
+    expulsion = Expulsion(db, _evictor(folder, config, authority), clock)
+    revocations = Revocations(db, authority, _revocation_files(folder, config), expulsion.follow, changes, clock)
+    intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
     publications = Publications(db, topics, repository, bundles, clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, intake, clock)
     backend = Backend(
@@ -98,7 +101,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
     rest = guarded(backend, operator_token_sha256(folder))
-    return Parts(lake, inbox, ingest, repository, outbox, broker, revocations, enrolment, driver, rest)
+    return Parts(lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, rest)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:
@@ -113,25 +116,25 @@ def _ingest(folder: Path, config: ServerConfig, services: Services) -> IngestSer
     return IngestServer(services, tls, Endpoint(listen.host, listen.port), Endpoint(enrol.host, enrol.port))
 
 
-def _revocations(
-    folder: Path, config: ServerConfig, db: Database, authority: Authority, changes: Changes, clock: Clock
-) -> Revocations:
-    broker, ca = config.broker, controller_credentials(folder).ca
-    files = RevocationFiles(
-        revoked=ca.with_name(REVOCATIONS),
+def _revocation_files(folder: Path, config: ServerConfig) -> RevocationFiles:
+    return RevocationFiles(
+        revoked=controller_credentials(folder).ca.with_name(REVOCATIONS),
         access=folder / "mosquitto" / ACL_FILE,
         pid=folder / "mosquitto" / PID_FILE,
-        topic_prefix=broker.topic_prefix,
+        topic_prefix=config.broker.topic_prefix,
     )
-    evictor = Evictor(broker.host, broker.port, ca, authority.issue_evictor)
-    return Revocations(db, authority, files, evictor, changes, clock)
 
 
-def _effects(outbox: Outbox, driver: Driver, trail: Audit, revocations: Revocations) -> Effects:
+def _evictor(folder: Path, config: ServerConfig, authority: Authority) -> Evictor:
+    broker, ca = config.broker, controller_credentials(folder).ca
+    return Evictor(broker.host, broker.port, ca, authority.issue_evictor)
+
+
+def _effects(outbox: Outbox, driver: Driver, trail: Audit, expulsion: Expulsion) -> Effects:
     def record(device: str, why: str) -> None:
         trail.record(f"device:{device}", "message.refused", device, why)
 
-    return Effects(outbox.answer, driver.wake, record, revocations.heard)
+    return Effects(outbox.answer, driver.wake, record, expulsion.heard)
 
 
 def _link(folder: Path, config: ServerConfig, topics: Topics, clock: Clock) -> LinkSettings:

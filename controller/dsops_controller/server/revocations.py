@@ -1,20 +1,19 @@
 """Keeps who is shut out away from the broker. The database says who that is; everything here follows from it.
 
 Each look writes the broker's revocation list and access list if they differ from what the database says, has the broker
-read them, and takes over the sessions of barred devices, for a broker closes no session because of a list. What
-happened before does not matter: a controller that was killed between two steps leaves nothing undone, nor does another
-controller on the same database.
+read them, and then tells ``server/expulsion.py`` who is barred, for a broker closes no session because of a list; lists
+never wait for sessions. What happened before does not matter: a controller that was killed between two steps leaves
+nothing undone, nor does another controller on the same database.
 """
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 from cryptography import x509
 
@@ -36,19 +35,9 @@ REFRESH = timedelta(days=1)
 BATCH = timedelta(seconds=5)
 """Certificates that were only superseded may wait so long for the list, so that a wave of renewals writes few."""
 BACKDATE = timedelta(hours=1)
-FIRST_S, LONGEST_S = 1.0, 600.0
-"""Pauses between evictions of one device: doubled each time, since by then the broker refuses it by its list."""
-ENDED, ENDED_EVERY_S = timedelta(hours=6), 60.0
-"""Devices whose last certificate expired in this time are evicted too; looked for so often."""
-_MOST_FAILURES = 3
 
-
-class Evictions(Protocol):
-    """Ends sessions at the broker."""
-
-    def evict(self, device: str) -> None:
-        """Close the device's connection, if it has one."""
-        ...
+Follow = Callable[[Sequence[str]], None]
+"""Is told at every look who is barred, as soon as the lists say so."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +48,6 @@ class RevocationFiles:
     access: Path
     pid: Path
     topic_prefix: str
-
-
-@dataclass
-class _Turn:
-    """When a device is evicted next, and the pause after that."""
-
-    at_s: float
-    pause_s: float = FIRST_S
 
 
 @dataclass(frozen=True)
@@ -81,20 +62,16 @@ class Revocations:
     """Makes the broker follow the database; :meth:`run` in a thread of its own."""
 
     def __init__(
-        self, db: Database, issuer: Issuer, files: RevocationFiles, evictions: Evictions, changes: Changes, clock: Clock
+        self, db: Database, issuer: Issuer, files: RevocationFiles, follow: Follow, changes: Changes, clock: Clock
     ) -> None:
         self._db = db
         self._issuer = issuer
         self._files = files
-        self._evictions = evictions
+        self._follow = follow
         self._changes = changes
         self._clock = clock
         self._list: _List | None = None
         self._barred: tuple[str, ...] | None = None
-        self._turns: dict[str, _Turn] = {}
-        self._heard: set[str] = set()
-        self._ended: tuple[str, ...] = ()
-        self._ended_s = -ENDED_EVERY_S
         self._written_s = -BATCH.total_seconds()
         self._told = ""
 
@@ -110,16 +87,11 @@ class Revocations:
             except DsopsError as error:
                 self._tell(f"the broker may let in who is shut out: {error}")
 
-    def heard(self, device: str) -> None:
-        """Note that a device was heard at the broker; if it is barred, its session is ended within a second."""
-        if device in (self._barred or ()):
-            self._heard.add(device)
-
     def look(self) -> None:
-        """Make lists and sessions follow the database once.
+        """Make the lists follow the database once, and say who is barred.
 
         Raises:
-            DsopsError: The database, the disk, the issuer or the broker does not answer.
+            DsopsError: The database, the disk or the issuer does not answer.
         """
         now = self._clock.now()
         with self._db.read() as connection:
@@ -132,15 +104,7 @@ class Revocations:
         if any(was_written):
             self._reload()
         self._barred = barred
-        self._look_for_ended(now)
-        self._evict(dict.fromkeys((*barred, *self._ended)))
-
-    def _look_for_ended(self, now: datetime) -> None:
-        """Find who may be connected still by a certificate that expired meanwhile; brokers check it only at first."""
-        if self._clock.monotonic_s() - self._ended_s >= ENDED_EVERY_S:
-            self._ended_s = self._clock.monotonic_s()
-            with self._db.read() as connection:
-                self._ended = certificates.ended(connection, now, now - ENDED)
+        self._follow(barred)
 
     def _write_access(self, barred: Sequence[str]) -> bool:
         text = access_control(self._files.topic_prefix, barred).encode()
@@ -185,25 +149,6 @@ class Revocations:
             return  # no broker here; one that starts reads the files
         except PermissionError:
             self._tell(f"the broker (process {pid}) cannot be told to read its files; send it SIGHUP as its user")
-
-    def _evict(self, devices: Iterable[str]) -> None:
-        now_s = self._clock.monotonic_s()
-        heard, self._heard = self._heard, set()
-        self._turns = {device: self._turns.get(device, _Turn(now_s)) for device in devices}
-        failures: list[DsopsError] = []
-        for device, turn in self._turns.items():
-            if device in heard:
-                turn.at_s, turn.pause_s = now_s, FIRST_S
-            if turn.at_s > now_s or len(failures) >= _MOST_FAILURES:
-                continue
-            turn.at_s, turn.pause_s = now_s + turn.pause_s, min(2 * turn.pause_s, LONGEST_S)
-            try:
-                self._evictions.evict(device)
-            except DsopsError as error:
-                failures.append(error)
-                turn.pause_s = FIRST_S
-        if failures:
-            raise failures[0]
 
     def _tell(self, text: str) -> None:
         if text != self._told:

@@ -21,8 +21,10 @@ from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.issuer import Issuer
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.server.expulsion import LATELY, MOST, Expulsion
 from dsops_controller.server.mosquitto import access_control
-from dsops_controller.server.revocations import BATCH, LIST_LIFE, LONGEST_S, REFRESH, RevocationFiles, Revocations
+from dsops_controller.server.revocations import BATCH, LIST_LIFE, REFRESH, RevocationFiles, Revocations
+from dsops_controller.server.turns import CALM_PER_S, LONGEST_S
 
 pytestmark = pytest.mark.integration
 
@@ -35,11 +37,25 @@ class Evicted:
     def __init__(self) -> None:
         self.devices: list[str] = []
         self.is_down = False
+        self.meanwhile: Callable[[], object] = int  # what happens while a session is ended
 
     def evict(self, device: str) -> None:
         if self.is_down:
             raise BrokerUnreachable("no broker")
         self.devices.append(device)
+        self.meanwhile()
+
+
+class Part:
+    """The two loops of the controller, one look of each after the other."""
+
+    def __init__(self, lists: Revocations, sessions: Expulsion) -> None:
+        self.lists, self.sessions = lists, sessions
+        self.heard = sessions.heard
+
+    def look(self) -> None:
+        self.lists.look()
+        self.sessions.look()
 
 
 class Bench:
@@ -53,10 +69,12 @@ class Bench:
         self.evicted = Evicted()
         self.part = self.start()
 
-    def start(self) -> Revocations:
+    def start(self) -> Part:
         """Start anew, as after a restart of the controller."""
         self.evicted = Evicted()
-        return Revocations(self.db, self.authority, self.files, self.evicted, Changes(self.db), self.clock)
+        sessions = Expulsion(self.db, self.evicted, self.clock)
+        changes = Changes(self.db)
+        return Part(Revocations(self.db, self.authority, self.files, sessions.follow, changes, self.clock), sessions)
 
     def enrol(self, name: str) -> str:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -227,6 +245,44 @@ def test_a_restart_finds_what_was_left_undone(bench: Bench) -> None:
     again = bench.start()
     again.look()
     assert bench.listed() == {serial}
+    assert bench.evicted.devices == ["cam-1"]
+
+
+def test_a_restart_evicts_at_once_only_who_was_suspended_lately(bench: Bench) -> None:
+    names = [f"cam-{number:02}" for number in range(2 * MOST)]
+    for name in names:
+        bench.enrol(name)
+        bench.registry.suspend(name)
+    bench.clock.advance(LATELY.total_seconds() + 1)
+    bench.enrol("late-1")
+    bench.registry.suspend("late-1")
+    bench.part = bench.start()
+    bench.part.look()
+    assert bench.evicted.devices == ["late-1", names[0]]
+    bench.clock.advance(len(names) / CALM_PER_S)
+    for _ in range(3):
+        bench.part.look()
+    assert set(bench.evicted.devices) == {"late-1", *names}
+
+
+@pytest.mark.parametrize("is_back_by", ["certificate", "acceptance"])
+def test_who_is_back_in_the_meantime_keeps_its_session(bench: Bench, is_back_by: str) -> None:
+    """Who was found to be shut out may have a new session by the time that its turn comes."""
+    names = ["cam-1", "cam-2"]
+    for name in names:
+        bench.enrol(name)
+    bench.part.look()
+    if is_back_by == "certificate":
+        bench.clock.advance(90 * 86400)
+        bench.evicted.meanwhile = lambda: bench.enrol("cam-2")
+    else:
+        for name in names:
+            bench.registry.suspend(name)
+        bench.evicted.meanwhile = lambda: bench.registry.accept("cam-2")
+    bench.part.lists.look()
+    bench.part.sessions.look()
+    bench.clock.advance(1 / CALM_PER_S)
+    bench.part.sessions.look()  # it goes by what was found before
     assert bench.evicted.devices == ["cam-1"]
 
 

@@ -1,6 +1,8 @@
 """A device that is shut out is cut off from broker and store within seconds, whatever it does, and nobody else is."""
 
+import os
 import queue
+import signal
 import socket
 import ssl
 import time
@@ -15,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import insert
 
 from dsops.api.v1.enrolment_pb2 import EnrolRequest
 from dsops.api.v1.enrolment_pb2_grpc import EnrolmentStub
@@ -23,8 +26,10 @@ from dsops.api.v1.telemetry_pb2_grpc import TelemetryStub
 from dsops.clock import SystemClock
 from dsops.errors import Conflict
 from dsops.topics import Topics
+from dsops_controller import audit
 from dsops_controller.client import Client
 from dsops_controller.dataops.testing import host, telemetry_batch
+from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority, Issued
 from dsops_controller.fleet.certificates import revoked
@@ -250,6 +255,80 @@ def test_a_controller_that_died_before_it_told_the_broker_does_so_when_it_starts
     server.start()
     eventually(lambda: bool(reasons), "the session is cut", WITHIN_S)
     eventually(lambda: not device.client.is_connected(), "the device stays out", WITHIN_S)
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["long ago", "lately"])
+@pytest.mark.usefixtures("mosquitto")
+def test_many_that_are_barred_delay_nobody(
+    site: Any,
+    server: Any,
+    member: Callable[[str], Member],
+    join_as: Callable[[Path], Any],
+    operator: Client,
+    eventually: Callable[..., None],
+    *,
+    is_late: bool,
+) -> None:
+    """Neither who is shut out after them nor who is let in again waits until their sessions are ended."""
+    identity = member("cam-1").identity
+    serial = x509.load_pem_x509_certificate(identity.with_suffix(".crt").read_bytes()).serial_number
+    device = join_as(identity)
+    reasons = watch(device)
+    server.kill()
+    bar(site, 1500, is_late=is_late)
+    server.start()
+    assert reasons == []
+    operator.suspend("cam-1")
+    began = time.monotonic()
+    eventually(lambda: bool(reasons), "the session is cut", WITHIN_S)
+    print(f"cut in {time.monotonic() - began:.2f} s")
+    eventually(lambda: len(listed(site)) == 1501, "all are on the list", WITHIN_S)
+    assert serial in listed(site)
+    operator.accept("cam-1")
+    began = time.monotonic()
+    eventually(lambda: serial not in listed(site), "it is on the list no longer", WITHIN_S)
+    print(f"off the list in {time.monotonic() - began:.2f} s")
+    assert len(listed(site)) == 1500
+    eventually(device.client.is_connected, "the device is back")
+
+
+def test_a_broker_that_is_silent_does_not_hold_up_the_lists(
+    site: Any, member: Callable[[str], Member], operator: Client, eventually: Callable[..., None]
+) -> None:
+    identity = member("cam-1").identity
+    serial = x509.load_pem_x509_certificate(identity.with_suffix(".crt").read_bytes()).serial_number
+    broker = int((site.folder / "mosquitto" / "mosquitto.pid").read_text())
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        bar(site, 50, is_late=True)
+        for _ in range(3):
+            operator.suspend("cam-1")
+            eventually(lambda: serial in listed(site), "it is on the list", WITHIN_S)
+            operator.accept("cam-1")
+            eventually(lambda: serial not in listed(site), "it is on the list no longer", WITHIN_S)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+
+
+def bar(site: Any, count: int, *, is_late: bool) -> None:
+    """Store suspended devices that have certificates; ``is_late`` also says in the audit trail that it was just now."""
+    now_ms = time.time_ns() // 1_000_000
+    names = [f"old-{number}" for number in range(count)]
+    life = {"issued_ms": now_ms, "expires_ms": now_ms + 86_400_000}
+    held = [{"serial": f"{2**64 + number:x}", "device": name, "public_key": ""} for number, name in enumerate(names)]
+    db = Database(f"sqlite:///{site.folder}/state.db")
+    with db.write() as connection:
+        rows = [{"id": name, "state": "suspended", "created_ms": now_ms} for name in names]
+        connection.execute(insert(tables.device), rows)
+        connection.execute(insert(tables.certificate), [row | life for row in held])
+        for name in names if is_late else ():
+            audit.record(connection, datetime.now(UTC), "operator", "device.suspended", name, "was accepted")
+    db.close()
+
+
+def listed(site: Any) -> set[int]:
+    found = x509.load_pem_x509_crl((site.folder / "ca" / "crl.pem").read_bytes())
+    return {entry.serial_number for entry in found}
 
 
 def test_another_controllers_word_counts_within_seconds(
