@@ -41,6 +41,7 @@ from dsops_controller.fleet.certificates import Reason
 from dsops_controller.fleet.decision import Claim, Facts, IdentityRules, Life, Outcome, Token, Verdict, decide
 from dsops_controller.fleet.issuer import DeviceCertificate, Issuer
 from dsops_controller.fleet.registry import encode_inventory, forget_counters
+from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout import desired
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Enrolment:
         clock: Clock,
         settings: ReplySettings,
         rules: IdentityRules = _RULES,
+        changes: Changes | None = None,
     ) -> None:
         self._db = db
         self._issuer = issuer
@@ -118,6 +120,7 @@ class Enrolment:
         self._settings = settings
         self._refusals = audit.RefusalGuard(clock, rules.refusals_max)  # its own: strangers silence nothing else
         self._rules = rules
+        self._changes = changes or Changes(db)
         self._claims = Allowance(clock, CLAIM_BURST, CLAIMS_PER_S)
         self._strangers = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
         self._waiting = Allowance(clock, STRANGER_BURST, STRANGERS_PER_S)
@@ -158,6 +161,8 @@ class Enrolment:
                 verdict = self._store(request, made, is_paid=is_paid)
             except IntegrityError:  # somebody registered the very name in this moment
                 verdict = self._store(request, made, is_paid=is_paid)
+        if verdict is GraceOver:  # it takes part no longer
+            self._changes.note()
         if not isinstance(verdict, Outcome):
             raise self._refusal(request, verdict)
         if verdict is Outcome.GRANT and made is not None:

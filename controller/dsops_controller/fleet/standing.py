@@ -23,8 +23,10 @@ class Mark:
 
     @classmethod
     def read(cls, connection: Connection) -> "Mark":
-        """Read it; two look-ups by index."""
-        away = select(devices.c.id, devices.c.state).where(devices.c.state.in_(_ASIDE)).order_by(devices.c.id)
+        """Read it; two look-ups by index. Who waits counts if it had a certificate: a stranger changes nothing."""
+        had_part = (devices.c.state == Device.PENDING.value) & devices.c.serial.is_not(None)
+        away = select(devices.c.id, devices.c.state).where(devices.c.state.in_(_ASIDE) | had_part)
+        away = away.order_by(devices.c.id)
         aside = tuple(f"{row.id} {row.state}" for row in connection.execute(away))
         ended = certificates.c.revoked_ms
         query = select(func.count(), func.max(ended)).where(ended.is_not(None))

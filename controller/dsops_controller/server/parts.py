@@ -70,7 +70,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     rules, told = config.identity.rules(), _reply(config)
     changes = Changes(db)
     registry = Registry(db, clock, RefusalGuard(clock), changes, rules.grace)
-    enrolment = Enrolment(db, authority, clock, told, rules)
+    enrolment = Enrolment(db, authority, clock, told, rules, changes)
     renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)

@@ -38,6 +38,7 @@ from dsops_controller.fleet.enrolment import ISSUE_BURST, Enrolment, ReplySettin
 from dsops_controller.fleet.issuer import serial_of
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.standing import Changes
 from dsops_controller.server.identity import Admission, Peer
 
 pytestmark = pytest.mark.integration
@@ -248,6 +249,24 @@ def test_after_the_grace_an_operator_has_to_accept_it_again(fleet: Fleet) -> Non
     second = peer("cam-1", fleet.enrolment.enrol(Application("cam-1", request(new))).certificate_pem)
     fleet.use(second)
     assert fleet.reasons("cam-1")[first.serial] == "replaced"
+
+
+def test_who_is_sent_back_to_wait_is_noticed_here_and_by_other_processes(fleet: Fleet, authority: Authority) -> None:
+    here, elsewhere, old = Changes(fleet.db), Changes(fleet.db), new_key()
+    settings = ReplySettings("lab", "broker:8883", "store:8443", "dsops/v1")
+    enrolment = Enrolment(fleet.db, authority, fleet.clock, settings, changes=here)
+    fleet.use(fleet.enrol("cam-1", old))
+    fleet.clock.advance(121 * DAY_S)
+    elsewhere.look()
+    seen = here.version, elsewhere.version
+    assert enrolment.enrol(Application("cam-2", request(new_key()))).pending
+    elsewhere.look()
+    assert (here.version, elsewhere.version) == seen, "a stranger makes nobody look"
+    with pytest.raises(GraceOver):
+        enrolment.enrol(proved(fleet, old))
+    elsewhere.look()
+    assert here.version > seen[0]
+    assert elsewhere.version > seen[1]
 
 
 Forge = Callable[[str, bytes, Key, Key], bytes]
