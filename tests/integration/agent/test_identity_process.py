@@ -76,6 +76,7 @@ def test_a_device_that_is_rejected_while_it_waits_ends_with_the_reason(
     assert "error[enrolment.device_barred]" in agent.log
 
 
+@pytest.mark.slow
 def test_a_running_agent_renews_and_the_runtime_never_notices(
     agent: Any, store: Any, controller: Any, eventually: Eventually
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_running_agent_renews_and_the_runtime_never_notices(
     assert [request.proof for request in store.enrolled] == [b""]
 
 
+@pytest.mark.slow
 def test_a_certificate_that_ends_while_offline_stops_nothing_and_is_replaced_by_a_proof(
     agent: Any, store: Any, broker: Any, eventually: Eventually
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_rejected_key_is_told_so_and_a_token_frees_the_name(enrolment: Enrolme
         ask(enrolment, "cam-1", squatter)
 
 
+@pytest.mark.slow
 def test_one_address_cannot_fill_the_list(enrolment: Enrolment, db: Database, clock: ManualClock) -> None:
     key = new_key()
     refused = 0

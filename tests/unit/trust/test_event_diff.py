@@ -48,7 +48,7 @@ TAMPERINGS: list[tuple[str, Callable[[Doc], object], str]] = [
     ("root", lambda d: d.update(consistent_snapshot=False), "field consistent_snapshot becomes False"),
     ("root", lambda d: d.update({"x-extra": "evil"}), "field x-extra becomes 'evil'"),
     ("root", lambda d: d["roles"]["root"].update({"x-role": 1}), "x-role"),
-    ("root", lambda d: next(iter(d["keys"].values())).update({"x-dsops-holder": "bob"}), "is said to be bob's"),
+    ("root", lambda d: next(iter(d["keys"].values())).update({"x-dsops-holder": "zoe"}), "is said to be zoe's"),
     ("root", lambda d: next(iter(d["keys"].values())).update({"x-note": "n"}), "field x-note"),
     ("targets", lambda d: d["delegations"]["roles"][0].update(paths=["*"]), "MAY SIGN ['*']"),
     ("targets", lambda d: d["delegations"]["roles"][0].update(terminating=False), "terminating: False"),
