@@ -10,15 +10,15 @@ export PYTHON
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv broker demo test test-slow check format bench fuzz conformance peers docs protos protos-check lock clean
+.PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers docs protos protos-check lock clean
 
 BIN := .venv/bin
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
 WITH_BROKER = DSOPS_MOSQUITTO="$$(tools/broker.sh --path)"
 
 # One thread each: the matrices are small, and many processes share the machine.
-demo test test-slow bench: export OMP_NUM_THREADS = 1
-demo test test-slow bench: export OPENBLAS_NUM_THREADS = 1
+demo test test-slow faults bench: export OMP_NUM_THREADS = 1
+demo test test-slow faults bench: export OPENBLAS_NUM_THREADS = 1
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -35,10 +35,13 @@ demo: setup ## Show the whole loop on this machine (DEMO_ARGS=...)
 	@$(WITH_BROKER) $(BIN)/dsops demo $(DEMO_ARGS)
 
 test: setup ## Run the tests (PYTEST_ARGS=...)
-	@$(WITH_BROKER) $(BIN)/pytest -q -m "not slow" $(PYTEST_ARGS)
+	@$(WITH_BROKER) $(BIN)/pytest -q -m "not slow and not faults" $(PYTEST_ARGS)
 
 test-slow: setup ## Run the fault suites and heavy models that `make test` leaves out
 	@$(WITH_BROKER) $(BIN)/pytest -q -m slow $(PYTEST_ARGS)
+
+faults: setup ## Kill, cut the power, fill the disk and garble the network at every step (root for most of it)
+	@$(WITH_BROKER) $(BIN)/pytest -q -m faults $(PYTEST_ARGS)
 
 check: venv ## Lint, formatting, types, import rules, generated code
 	$(BIN)/ruff check

@@ -34,7 +34,7 @@ from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts
+from dsops_agent.install.ports import Chunk, DeviceFacts
 from dsops_agent.trust.store import TrustStore
 from dsops_controller.trust import client
 from dsops_controller.trust.keys import OnlineKeys
@@ -105,9 +105,9 @@ class Site:
 class NoSource:
     """Nothing is ever asked for: every document is handed over."""
 
-    def request(self, digest: str) -> None:
+    def request(self, chunk: Chunk) -> None:
         """Refuse."""
-        raise AssertionError(digest)
+        raise AssertionError(chunk)
 
     def cancel(self, digest: str) -> None:
         """Refuse."""

@@ -5,6 +5,7 @@ import logging
 from dsops.errors import DsopsError
 from dsops.messages import Need
 from dsops.topics import Topics
+from dsops_agent.install.ports import Chunk
 from dsops_agent.transport.ports import Broker
 
 logger = logging.getLogger(__name__)
@@ -18,9 +19,9 @@ class MqttChunks:
         self._topics = topics
         self._device = device
 
-    def request(self, digest: str) -> None:
+    def request(self, chunk: Chunk) -> None:
         """Ask for the retained chunk. QoS 0: a chunk that is lost is asked for again, an acknowledgement is wasted."""
-        self._broker.subscribe(self._topics.chunk(digest), 0)
+        self._broker.subscribe(self._topics.chunk(chunk.digest), 0)
 
     def cancel(self, digest: str) -> None:
         """Stop waiting for a chunk."""

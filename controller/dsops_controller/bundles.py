@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select
 
-from dsops.bundle import Bundle, file_digest, sha256_hex
-from dsops.chunks import ChunkIndex, index_of
+from dsops.bundle import Bundle, bundle_index, file_digest, sha256_hex
+from dsops.chunks import ChunkIndex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot, target_path
 from dsops.errors import Conflict, ContentSealed, DigestMismatch, NotFound, UntrustedBundle
@@ -277,7 +277,7 @@ class Bundles:
                 raise DigestMismatch(
                     f"bundle {sha256} is damaged on the server", hint="push it again: dsops bundle push"
                 )
-            index = index_of(data)
+            index = bundle_index(data)
             self._places.setdefault(index.digest, _Place(sha256, -1))
             for number, digest in enumerate(index.digests):
                 self._places.setdefault(digest, _Place(sha256, number))
@@ -306,8 +306,9 @@ class Bundles:
         if place.number < 0:
             return index.encode()
         with self._file(place.sha256).open("rb") as file:
-            file.seek(place.number * index.chunk_bytes)
-            data = file.read(index.size_of(place.number))
+            span = index.spans[place.number]
+            file.seek(span.offset)
+            data = file.read(span.length)
         if sha256_hex(data) != digest:
             raise DigestMismatch(f"bundle {place.sha256} is damaged on the server", hint="push it again")
         return data

@@ -13,6 +13,7 @@ cannot be said. Equal inputs give equal bytes.
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import struct
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dsops.chunks import ChunkIndex, index_of
 from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
 from dsops.manifest import FORMATS, MAX_MANIFEST_BYTES, Blob, Manifest
 
@@ -51,6 +53,19 @@ def encode_bundle(manifest: Manifest, blobs: Mapping[str, bytes]) -> bytes:
         raise InvalidInput("the blobs are not those of the manifest")
     head = manifest.encode()
     return b"".join([_HEAD.pack(MAGIC, manifest.format, len(head)), head, *(blobs[b.name] for b in manifest.blobs)])
+
+
+def bundle_index(data: bytes) -> ChunkIndex:
+    """Return the chunk index of a bundle file: its head, and each blob, has chunks of its own.
+
+    Raises:
+        MalformedBundle: It is no bundle, or larger than an index can name.
+    """
+    manifest, start = _read_head(io.BytesIO(data))
+    lengths = (start, *(blob.size_bytes for blob in manifest.blobs))
+    if sum(lengths) != len(data):
+        raise MalformedBundle(f"the bundle has {len(data)} bytes", why=f"its manifest says {sum(lengths)}")
+    return index_of(data, segments=lengths)
 
 
 class Bundle:

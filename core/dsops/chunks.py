@@ -1,44 +1,64 @@
 """A bundle as content-addressed chunks: the index that a signed target names, and the chunks that it names.
 
-The index is itself a chunk: ``DSOPSIDX``, chunk size (u32 little-endian), file length (u64 little-endian), then one
-32-byte SHA-256 per chunk. A device that trusts the index's digest trusts every chunk by its own.
+The index is itself a chunk: ``DSOPSIDX``, chunk size (u32 little-endian), number of segments S (u32), then the length
+of each segment (u64), then one 32-byte SHA-256 per chunk. A device that trusts the index's digest trusts every chunk by
+its own. Chunks do not cross the border of a segment: a blob that stays the same from release to release has the same
+chunks wherever it stands in the file, and comes over the network once.
 """
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from dsops.errors import MalformedBundle
 
 DEFAULT_CHUNK_BYTES = 32 * 1024
 MAX_CHUNK_BYTES = 60 * 1024
 """Below the smallest retained-message limit of the brokers in use (64 KB), topic and headers included."""
+MAX_SEGMENTS = 512
 _MAGIC = b"DSOPSIDX"
-_HEAD = struct.Struct("<8sIQ")
-MAX_CHUNKS = (MAX_CHUNK_BYTES - _HEAD.size) // 32
+_HEAD = struct.Struct("<8sII")
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a chunk stands in its file, in bytes."""
+
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
 class ChunkIndex:
-    """The chunks of one file in order: every chunk has ``chunk_bytes`` bytes but the last."""
+    """The chunks of one file in order: every chunk has ``chunk_bytes`` bytes but the last one of each segment."""
 
     chunk_bytes: int
-    length_bytes: int
+    segments: tuple[int, ...]
     digests: tuple[str, ...]
+
+    @cached_property
+    def length_bytes(self) -> int:
+        """Length of the file."""
+        return sum(self.segments)
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """Where each chunk stands."""
+        return tuple(_spans(self.segments, self.chunk_bytes))
 
     def encode(self) -> bytes:
         """Return the index's bytes."""
-        return _HEAD.pack(_MAGIC, self.chunk_bytes, self.length_bytes) + bytes.fromhex("".join(self.digests))
+        lengths = b"".join(_LENGTH.pack(length) for length in self.segments)
+        head = _HEAD.pack(_MAGIC, self.chunk_bytes, len(self.segments))
+        return head + lengths + bytes.fromhex("".join(self.digests))
 
     @property
     def digest(self) -> str:
         """SHA-256 of the encoded index, hex."""
         return hashlib.sha256(self.encode()).hexdigest()
-
-    def size_of(self, number: int) -> int:
-        """Return the length of one chunk in bytes."""
-        return min(self.chunk_bytes, self.length_bytes - number * self.chunk_bytes)
 
     @classmethod
     def decode(cls, data: bytes) -> "ChunkIndex":
@@ -49,27 +69,54 @@ class ChunkIndex:
         """
         if len(data) < _HEAD.size or data[:8] != _MAGIC:
             raise MalformedBundle("the chunk index is not one")
-        _, chunk_bytes, length_bytes = _HEAD.unpack_from(data)
-        body = data[_HEAD.size :]
-        if not 0 < chunk_bytes <= MAX_CHUNK_BYTES or len(body) != 32 * -(-length_bytes // chunk_bytes):
+        _, chunk_bytes, count = _HEAD.unpack_from(data)
+        start = _HEAD.size + count * _LENGTH.size
+        if not 0 < chunk_bytes <= MAX_CHUNK_BYTES or not 0 < count <= MAX_SEGMENTS or len(data) < start:
             raise MalformedBundle("the chunk index does not fit its file")
-        return cls(chunk_bytes, length_bytes, tuple(body[i : i + 32].hex() for i in range(0, len(body), 32)))
+        segments = struct.unpack_from(f"<{count}Q", data, _HEAD.size)
+        body = data[start:]
+        if not all(segments) or len(body) != 32 * sum(-(-length // chunk_bytes) for length in segments):
+            raise MalformedBundle("the chunk index does not fit its file")
+        return cls(chunk_bytes, segments, tuple(body[i : i + 32].hex() for i in range(0, len(body), 32)))
 
 
-def split(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> Iterator[bytes]:
+def split(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES, segments: Iterable[int] = ()) -> Iterator[bytes]:
     """Yield the chunks of ``data`` in order."""
-    for start in range(0, len(data), chunk_bytes):
-        yield data[start : start + chunk_bytes]
+    for span in _spans(_borders(data, segments), chunk_bytes):
+        yield data[span.offset : span.offset + span.length]
 
 
-def index_of(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> ChunkIndex:
+def index_of(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES, segments: Iterable[int] = ()) -> ChunkIndex:
     """Return the index of ``data``; beyond the index's own limit the chunks grow up to ``MAX_CHUNK_BYTES``.
+
+    Args:
+        data: The file.
+        chunk_bytes: Length of a chunk.
+        segments: Lengths of the parts that have chunks of their own (:func:`dsops.bundle.segments_of`); empty for
+            a file without parts.
 
     Raises:
         MalformedBundle: The file is larger than an index can name.
     """
-    if len(data) > MAX_CHUNKS * chunk_bytes:
-        chunk_bytes = MAX_CHUNK_BYTES
-    if not data or len(data) > MAX_CHUNKS * chunk_bytes:
-        raise MalformedBundle(f"{len(data)} bytes cannot be sent", why=f"1 to {MAX_CHUNKS * MAX_CHUNK_BYTES} can")
-    return ChunkIndex(chunk_bytes, len(data), tuple(hashlib.sha256(c).hexdigest() for c in split(data, chunk_bytes)))
+    borders = _borders(data, segments)
+    for size in (chunk_bytes, MAX_CHUNK_BYTES):
+        chunks = sum(-(-length // size) for length in borders)
+        if data and _HEAD.size + 8 * len(borders) + 32 * chunks <= MAX_CHUNK_BYTES:
+            digests = tuple(hashlib.sha256(chunk).hexdigest() for chunk in split(data, size, borders))
+            return ChunkIndex(size, borders, digests)
+    most = (MAX_CHUNK_BYTES - _HEAD.size - 8 * len(borders)) // 32 * MAX_CHUNK_BYTES
+    raise MalformedBundle(f"{len(data)} bytes cannot be sent", why=f"1 to {most} can")
+
+
+def _borders(data: bytes, segments: Iterable[int]) -> tuple[int, ...]:
+    found = tuple(length for length in segments if length) or (len(data),)
+    assert sum(found) == len(data), "segments cover the file"
+    return found
+
+
+def _spans(segments: Iterable[int], chunk_bytes: int) -> Iterator[Span]:
+    start = 0
+    for length in segments:
+        for offset in range(0, length, chunk_bytes):
+            yield Span(start + offset, min(chunk_bytes, length - offset))
+        start += length

@@ -33,10 +33,34 @@ MAX_LEAP = 2**20
 """How far a ``seq`` may be ahead of the one before: a thief of the director's key cannot use the numbers up at once."""
 
 
+class DeltaOffer(Frozen):
+    """A file from which the wanted bundle can be made on a device that holds ``base`` (:mod:`dsops.delta`).
+
+    Nobody vouches for it but the director: what it makes counts only if it is, byte for byte, what the owners signed.
+    """
+
+    base: Sha256
+    """The bundle that must be installed."""
+    sha256: Sha256
+    length_bytes: int = Field(gt=0)
+    index: Sha256
+
+
+class TransferLimits(Frozen):
+    """How much a device may fetch at most, besides its own configuration; 0 sets no limit."""
+
+    bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ)
+    bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ)
+
+
 class DesiredSlot(Frozen):
     """The bundle that a model's slot shall hold: a target of the trust metadata, and why it is wanted.
 
-    ``content_key`` is the key of a sealed bundle, wrapped for this device (:func:`dsops.sealing.wrap`).
+    Attributes:
+        content_key: The key of a sealed bundle, wrapped for this device (:func:`dsops.sealing.wrap`).
+        delta: How to make it of what the device has, if that saves enough.
+        urgent: Whether the device's maintenance windows are passed over.
+        changes_contract: Whether its inputs and outputs may be others than those of the bundle that is active.
     """
 
     path: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[1-9][0-9]{0,9}\.[a-z0-9._-]{1,32}\.bundle$")
@@ -45,10 +69,16 @@ class DesiredSlot(Frozen):
     release: int = Field(ge=1)
     deployment: str = Field(max_length=64)
     content_key: str | None = Field(default=None, pattern=r"^[A-Za-z0-9+/]{107}=$", repr=False)
+    delta: DeltaOffer | None = None
+    urgent: bool = False
+    changes_contract: bool = False
 
     def wants_same(self, other: "DesiredSlot") -> bool:
-        """Return whether another slot wants the same for the same reason; a key is wrapped anew in every directive."""
-        return self == other.model_copy(update={"content_key": self.content_key})
+        """Return whether another slot wants the same for the same reason.
+
+        A key is wrapped anew in every directive, and which delta is offered depends on what the device holds then.
+        """
+        return self == other.model_copy(update={"content_key": self.content_key, "delta": self.delta})
 
 
 class Directive(Frozen):
@@ -57,7 +87,10 @@ class Directive(Frozen):
     Attributes:
         seq: Rises with every directive to the device; an agent refuses one that does not exceed the last accepted.
         expires: After this moment the directive must not be accepted any more.
-        slots: Model name to the bundle wanted there. A model that is not named stays as it is.
+        slots: Model name to the bundle wanted there. A model that is not named stays as it is; if a bundle of it is
+            under way, and nothing was changed for it yet, that is cancelled.
+        pardoned: Bundles that are taken out of quarantine when the directive is accepted.
+        transfer: How much may be fetched.
     """
 
     v: int = Field(default=1, ge=1, le=1)
@@ -67,6 +100,8 @@ class Directive(Frozen):
     issued: AwareDatetime
     expires: AwareDatetime
     slots: dict[Name, DesiredSlot] = Field(max_length=16)
+    pardoned: tuple[Sha256, ...] = Field(default=(), max_length=16)
+    transfer: TransferLimits = TransferLimits()
 
     def sign(self, *keys: dsse.PrivateKey) -> bytes:
         """Return the signed envelope's bytes."""

@@ -269,6 +269,54 @@ class WrongHardware(IncompatibleBundle):
     code = "bundle.wrong_hardware"
 
 
+class RuntimeTooOld(IncompatibleBundle):
+    """A bundle needs a newer inference runtime than the device has."""
+
+    code = "incompatible.runtime"
+    default_hint = "update ai-edge-litert on the device, or build for its version"
+
+
+class OperatorMissing(IncompatibleBundle):
+    """The device's runtime does not know an operator, or not in the version that the model uses."""
+
+    code = "incompatible.operator"
+    default_hint = "update ai-edge-litert on the device, or build without the operator"
+
+
+class ContractBroken(IncompatibleBundle):
+    """Inputs or outputs are not those that programs on the device use now."""
+
+    code = "incompatible.tensors"
+    default_hint = "if the programs are ready for it: dsops rollout create --changes-contract"
+
+
+class DelegateMissing(IncompatibleBundle):
+    """A bundle needs an accelerator that the device does not have."""
+
+    code = "incompatible.delegate"
+
+
+class OverMemory(IncompatibleBundle):
+    """A bundle needs more memory than the device has."""
+
+    code = "incompatible.memory"
+    default_hint = "build a smaller variant for this class of hardware"
+
+
+class OverSize(IncompatibleBundle):
+    """A bundle is larger than the device, or its own budget, allows."""
+
+    code = "incompatible.size"
+    default_hint = "build a smaller variant for this class of hardware"
+
+
+class TooSlow(IncompatibleBundle):
+    """A frame takes longer on the device than the budget allows."""
+
+    code = "incompatible.latency"
+    default_hint = "build a faster variant for this class of hardware"
+
+
 class GoldenMismatch(BundleError):
     """The model does not give the expected outputs for its golden inputs."""
 
@@ -404,6 +452,69 @@ class TransferFailed(TransportError):
     default_hint = "the agent tries again; if it goes on, check that the controller is connected to the broker"
 
 
+class DeltaFailed(TransferFailed):
+    """A delta does not make the wanted bundle of what the device holds; the whole bundle is fetched instead."""
+
+    code = "transport.delta_failed"
+    default_hint = "nothing to do: the whole bundle is fetched instead"
+
+
+class SourceFailed(TransferFailed):
+    """A source of chunks does not bring what was asked for; each way to fail has a code of its own."""
+
+    code = "source"
+    default_hint = "the agent goes on with its other sources; check the one that is named"
+
+
+class SourceUnreachable(SourceFailed):
+    """A source does not answer."""
+
+    code = "source.unreachable"
+
+
+class SourceLacks(SourceFailed):
+    """A source does not have the file (HTTP 404 or 410)."""
+
+    code = "source.not_found"
+
+
+class SourceRefused(SourceFailed):
+    """A source answers with an error."""
+
+    code = "source.refused"
+
+
+class SourceIgnoresRange(SourceFailed):
+    """An HTTP server sends the whole file where a part was asked for (200 instead of 206, RFC 9110 section 15.3.7)."""
+
+    code = "source.no_range"
+    default_hint = "serve the files from a server that knows Range"
+
+
+class SourceEndless(SourceFailed):
+    """A source sends more than was asked for."""
+
+    code = "source.endless"
+
+
+class SourceTruncated(SourceFailed):
+    """A source sends less than was asked for."""
+
+    code = "source.truncated"
+
+
+class SourceSlow(SourceFailed):
+    """A source sends too slowly to be of use."""
+
+    code = "source.slow"
+
+
+class SourceLies(SourceFailed):
+    """A source sends other bytes than those that were asked for."""
+
+    code = "source.lies"
+
+
 class DeviceError(DsopsError):
     """The host is at fault."""
 
@@ -499,6 +610,13 @@ class TooLarge(InvalidInput):
     """A request's body is longer than allowed."""
 
     code = "request.too_large"
+
+
+class Cancelled(RequestError):
+    """A newer directive does not want the bundle any more."""
+
+    code = "request.cancelled"
+    default_hint = "nothing to do"
 
 
 class MissingExtra(RequestError):

@@ -45,6 +45,8 @@ class Inventory(Frozen):
     runtime: str = ""
     cpus: int = 0
     memory_bytes: int = 0
+    site: str = Field(default="", max_length=64)
+    """Where the device is: devices of one site share a link and its budget."""
 
 
 class Connection(Frozen):
@@ -84,6 +86,10 @@ class ModelState(Frozen):
     target: Sha256 | None = None
     progress: float = Field(default=0.0, ge=0, le=1)
     """Share of the bundle's chunks that are on the device."""
+    waiting: str = Field(default="", max_length=200)
+    """What an install that is allowed waits for, for example a maintenance window; empty when it goes on."""
+    quarantined: tuple[Sha256, ...] = Field(default=(), max_length=16)
+    """Bundles of the model that are never tried again, newest first."""
     problem: Problem | None = None
 
 

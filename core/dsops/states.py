@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from dsops.errors import Cancelled, IncompatibleBundle
+
 
 class Install(StrEnum):
     """Where a device is with one bundle."""
@@ -83,7 +85,7 @@ class Device(StrEnum):
     DECOMMISSIONED = "decommissioned"
 
 
-_INCOMPATIBLE = frozenset({"bundle.incompatible", "bundle.wrong_hardware"})
+_INCOMPATIBLE = frozenset({IncompatibleBundle.code, *(cls.code for cls in IncompatibleBundle.__subclasses__())})
 
 
 def deployment_state(install: Install, error_code: str) -> Deployment:
@@ -95,6 +97,8 @@ def deployment_state(install: Install, error_code: str) -> Deployment:
     """
     if install is Install.REJECTED and error_code in _INCOMPATIBLE:
         return Deployment.INCOMPATIBLE
+    if install is Install.REJECTED and error_code == Cancelled.code:
+        return Deployment.ABORTED
     return {
         Install.COMMITTED: Deployment.SUCCEEDED,
         Install.REJECTED: Deployment.REJECTED,

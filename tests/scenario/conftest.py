@@ -24,7 +24,7 @@ from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
+from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -226,10 +226,10 @@ class SimBroker:
     needed: list[str] = field(default_factory=list)
     subscribed: dict[str, None] = field(default_factory=dict)
 
-    def request(self, digest: str) -> None:
+    def request(self, chunk: Chunk) -> None:
         self.fuse()
-        self.asked.append(digest)
-        self.subscribed[digest] = None
+        self.asked.append(chunk.digest)
+        self.subscribed[chunk.digest] = None
 
     def cancel(self, digest: str) -> None:
         self.subscribed.pop(digest, None)

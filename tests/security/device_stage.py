@@ -24,7 +24,7 @@ from dsops.trust import Director, Policy
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits
+from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
 from dsops_agent.install.slots import Slots
 
 CHUNK_BYTES = 1024
@@ -73,8 +73,8 @@ class Surroundings:
     events: list[tuple[str, str, str]] = field(default_factory=list)
     is_alive: bool = True
 
-    def request(self, digest: str) -> None:
-        self.asked[digest] = None
+    def request(self, chunk: Chunk) -> None:
+        self.asked[chunk.digest] = None
 
     def cancel(self, digest: str) -> None:
         self.asked.pop(digest, None)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import BundleError, DsopsError
+from dsops.messages import Problem
 from dsops_agent.install import fetch
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
@@ -50,6 +51,10 @@ class Carrier:
     def arrived(self, digest: str, data: bytes) -> Outcome | None:
         """Take a chunk; return how the transfer ended, or None while it goes on."""
         return self._run(lambda transfer, now_s: transfer.arrived(digest, data, now_s))
+
+    def lost(self, digest: str, problem: Problem) -> Outcome | None:
+        """Take note that a source cannot bring a chunk; returns as :meth:`arrived`."""
+        return self._run(lambda transfer, now_s: transfer.lost(digest, problem, now_s))
 
     def tick(self) -> Outcome | None:
         """Let time pass; returns as :meth:`arrived`."""

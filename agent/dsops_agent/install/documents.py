@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from dsops.chunks import MAX_CHUNK_BYTES
 from dsops_agent.install.fetch import Pace
-from dsops_agent.install.ports import ChunkSource
+from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.window import Action, Kind, Window
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Documents:
         for action in actions:
             match action.kind:
                 case Kind.REQUEST:
-                    self._source.request(action.digests[0])
+                    self._source.request(Chunk(action.digests[0]))
                 case Kind.CANCEL:
                     self._source.cancel(action.digests[0])
                 case Kind.NEED:

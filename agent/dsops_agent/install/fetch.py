@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.bundle import file_digest
-from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex
+from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, Span
 from dsops.errors import DigestMismatch, MalformedBundle, TransferFailed
 from dsops.files import fsync_folder, write_atomically
-from dsops_agent.install.ports import ChunkSource
+from dsops.messages import Problem
+from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.slots import disk_errors
 from dsops_agent.install.window import Action, Kind, Window
 
@@ -57,8 +58,9 @@ class PartFile:
     def _find_missing(self) -> dict[str, None]:
         missing: dict[str, None] = {}
         for number, digest in enumerate(self._index.digests):
-            self._file.seek(number * self._index.chunk_bytes)
-            if hashlib.sha256(self._file.read(self._index.size_of(number))).hexdigest() != digest:
+            span = self._index.spans[number]
+            self._file.seek(span.offset)
+            if hashlib.sha256(self._file.read(span.length)).hexdigest() != digest:
                 missing[digest] = None
         return missing
 
@@ -66,6 +68,10 @@ class PartFile:
     def progress(self) -> float:
         """Share of the distinct chunks that are there."""
         return 1 - len(self.missing) / len(self._places)
+
+    def span(self, digest: str) -> Span:
+        """Return the first place of a chunk."""
+        return self._index.spans[self._places[digest][0]]
 
     def store(self, digest: str, data: bytes) -> None:
         """Write one verified chunk to every place that it has.
@@ -76,7 +82,7 @@ class PartFile:
         """
         with disk_errors("write a chunk"):
             for number in self._places[digest]:
-                self._file.seek(number * self._index.chunk_bytes)
+                self._file.seek(self._index.spans[number].offset)
                 rest = memoryview(data)
                 while rest:
                     rest = rest[self._file.write(rest) :]
@@ -165,6 +171,11 @@ class Transfer:
         self._do(self._window.arrived(digest, good=good, now_s=now_s), data, now_s)
         self._finish_if_whole()
 
+    def lost(self, digest: str, problem: Problem, now_s: float) -> None:
+        """Ask elsewhere for a chunk that a source cannot bring. Errors as in :meth:`start`."""
+        if not self.done and digest in self._asked:
+            self._do(self._window.lost(digest, str(problem.message or problem.code), now_s), b"", now_s)
+
     def tick(self, now_s: float) -> None:
         """Ask again for what is late. Errors as in :meth:`start`."""
         self._do(self._window.tick(now_s), b"", now_s)
@@ -200,7 +211,7 @@ class Transfer:
             match action.kind:
                 case Kind.REQUEST:
                     self._asked.update(action.digests)
-                    self._source.request(action.digests[0])
+                    self._source.request(self._chunk(action.digests[0]))
                 case Kind.CANCEL:
                     self._cancel(action.digests[0])
                 case Kind.NEED:
@@ -209,6 +220,12 @@ class Transfer:
                     self._store(action.digests[0], data, now_s)
                 case Kind.FAIL:
                     raise TransferFailed("the bundle could not be fetched", why=action.reason)
+
+    def _chunk(self, digest: str) -> Chunk:
+        if self._part is None:
+            return Chunk(digest)
+        span = self._part.span(digest)
+        return Chunk(digest, self._wanted.sha256, span.offset, span.length)
 
     def _cancel(self, digest: str) -> None:
         self._asked.discard(digest)

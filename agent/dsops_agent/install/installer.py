@@ -112,6 +112,10 @@ class Installer:
         """Take a chunk; it is ignored unless it was asked for."""
         self._mailbox.put(mailbox.ChunkCame(digest, data))
 
+    def chunk_lost(self, digest: str, problem: Problem) -> None:
+        """Take note that a source cannot bring a chunk; it is ignored unless it was asked for."""
+        self._mailbox.put(mailbox.ChunkLost(digest, problem))
+
     def connected(self) -> None:
         """Take note of a new session with the broker: what is outstanding is asked for again."""
         self._mailbox.put(mailbox.Connected())
@@ -204,6 +208,8 @@ class Installer:
                     self._take_in()
                 else:
                     self._fetch_on(lambda: self._carrier.arrived(digest, data))
+            case mailbox.ChunkLost(digest=digest, problem=problem):
+                self._fetch_on(lambda: self._carrier.lost(digest, problem))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())
                 self._fetch_on(self._carrier.reconnected)

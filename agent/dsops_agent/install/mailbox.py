@@ -4,6 +4,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from dsops.messages import Problem
+
 _MAX_CHUNKS = 64
 
 
@@ -30,6 +32,14 @@ class ChunkCame:
 
 
 @dataclass(frozen=True)
+class ChunkLost:
+    """A source does not have a chunk, or cannot bring it; why."""
+
+    digest: str
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class Connected:
     """There is a new session with the broker."""
 
@@ -39,7 +49,7 @@ class RuntimeRestarted:
     """The inference process is a new one, which serves nothing yet."""
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | Connected | RuntimeRestarted
+Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted
 
 
 class Mailbox:
@@ -53,7 +63,7 @@ class Mailbox:
         self._signals: dict[Message, None] = {}
         self._head: HeadCame | None = None
         self._directive: DirectiveCame | None = None
-        self._chunks: deque[ChunkCame] = deque()
+        self._chunks: deque[ChunkCame | ChunkLost] = deque()
 
     def put(self, message: Message) -> bool:
         """Leave a message; return whether there was room for it."""
@@ -68,7 +78,7 @@ class Mailbox:
                 self._directive = message
             case HeadCame():
                 self._head = message
-            case ChunkCame():
+            case ChunkCame() | ChunkLost():
                 if len(self._chunks) >= _MAX_CHUNKS:
                     return False
                 self._chunks.append(message)

@@ -53,18 +53,36 @@ class ProveLimits:
     memory_bytes: int = 0
 
 
-class ChunkSource(Protocol):
-    """Brings chunks; each comes back through ``Installer.chunk_arrived``, or never. No method may block or raise.
+@dataclass(frozen=True)
+class Chunk:
+    """What to ask a source for.
 
-    A request holds until it is cancelled: on a new connection the source repeats it by itself.
+    Attributes:
+        digest: SHA-256 of the chunk, hex; a chunk index and a document of trust are chunks too.
+        file: SHA-256 of the file that it is part of; empty when it is a file of its own.
+        offset: Where it stands in that file, in bytes.
+        length: Its length in bytes; 0 when that is not known.
     """
 
-    def request(self, digest: str) -> None:
-        """Ask for the retained chunk (subscribe; again when it is asked for again)."""
+    digest: str
+    file: str = ""
+    offset: int = 0
+    length: int = 0
+
+
+class ChunkSource(Protocol):
+    """Brings chunks. No method may block or raise.
+
+    Each chunk comes back through ``Installer.chunk_arrived``; or ``Installer.chunk_lost`` says why it does not; or
+    nothing happens. A request holds until it is cancelled: on a new connection the source repeats it by itself.
+    """
+
+    def request(self, chunk: Chunk) -> None:
+        """Ask for a chunk, again when it is asked for again: then another way should be tried, if there is one."""
         ...
 
     def cancel(self, digest: str) -> None:
-        """Stop waiting for a chunk (unsubscribe)."""
+        """Stop waiting for a chunk."""
         ...
 
     def need(self, digests: tuple[str, ...]) -> None:

@@ -106,6 +106,13 @@ class Window:
         self._learn(now_s - asked.at_s)
         return [Action(Kind.STORE, (digest,)), Action(Kind.CANCEL, (digest,)), *self.fill(now_s)]
 
+    def lost(self, digest: str, reason: str, now_s: float) -> list[Action]:
+        """Ask again for a chunk that a source cannot bring; give up after some tries."""
+        asked = self._asked.get(digest)
+        if asked is None or self._failed:
+            return []
+        return self._give_up(reason) if asked.tries >= TRIES else [self._again(digest, asked, now_s)]
+
     def tick(self, now_s: float) -> list[Action]:
         """Ask again for late chunks: the first time the broker, later the controller; give up after some tries."""
         late = [(digest, asked) for digest, asked in self._asked.items() if asked.late_s <= now_s]

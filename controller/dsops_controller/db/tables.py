@@ -149,6 +149,42 @@ observed = Table(
     Column("digest", String(64), nullable=False, server_default=""),  # of the report's payload; the next one names it
 )
 
+delta = Table(
+    "delta",
+    metadata,
+    Column("base_sha256", String(64), primary_key=True),
+    Column("target_sha256", String(64), primary_key=True),
+    Column("sha256", String(64)),  # of the delta's file; null when a delta saves too little
+    Column("length_bytes", _BIG, nullable=False),
+    Column("index_sha256", String(64)),
+    Column("created_ms", _BIG, nullable=False),
+)
+
+seeded = Table(
+    "seeded",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of a file whose chunks were offered to the broker
+    Column("length_bytes", _BIG, nullable=False),
+    Column("seeded_ms", _BIG, nullable=False),  # when that was done last
+)
+
+site = Table(
+    "site",
+    metadata,
+    Column("name", String(64), primary_key=True),  # as devices name it in their inventory
+    Column("bytes_per_s", _BIG, nullable=False, server_default="0"),  # 0: no limit
+    Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
+    Column("updated_ms", _BIG, nullable=False),
+)
+
+pardon = Table(
+    "pardon",
+    metadata,
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("sha256", String(64), primary_key=True),  # a quarantined bundle that the device shall try again
+    Column("created_ms", _BIG, nullable=False),
+)
+
 stream = Table(
     "stream",
     metadata,

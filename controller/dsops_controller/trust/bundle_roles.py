@@ -7,8 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
-from dsops.bundle import Bundle
-from dsops.chunks import index_of
+from dsops.bundle import Bundle, bundle_index
 from dsops.directive import target_path
 from dsops.errors import Conflict, UntrustedBundle
 from dsops.ids import model_name
@@ -99,7 +98,7 @@ def bundle_facts(manifest: Manifest, data: bytes) -> TargetFacts:
         release=manifest.release,
         variant=manifest.variant,
         hardware=manifest.compatibility.hardware,
-        index=index_of(data).digest,
+        index=bundle_index(data).digest,
     )
 
 

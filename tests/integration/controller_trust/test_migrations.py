@@ -40,7 +40,7 @@ def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     assert revision(db) is None
     upgrade(db)
     upgrade(db)
-    assert revision(db) == newest_revision() == "r0002"
+    assert revision(db) == newest_revision() == "r0003"
 
 
 def test_an_interrupted_upgrade_leaves_nothing(tmp_path: Path) -> None:
@@ -63,5 +63,11 @@ def test_a_database_of_a_newer_version_is_refused(db: Database) -> None:
 
 def test_the_revisions_travel_with_the_package() -> None:
     folder = files("dsops_controller.db") / "migrations"
-    for name in ("env.py", "script.py.mako", "versions/r0001_first.py", "versions/r0002_identity.py"):
+    for name in (
+        "env.py",
+        "script.py.mako",
+        "versions/r0001_first.py",
+        "versions/r0002_identity.py",
+        "versions/r0003_delivery.py",
+    ):
         assert (folder / name).is_file()

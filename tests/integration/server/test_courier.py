@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dsops.api.v1.enrolment_pb2 import EnrolRequest
 from dsops.api.v1.enrolment_pb2_grpc import EnrolmentStub
-from dsops.bundle import describe_blobs, encode_bundle
-from dsops.chunks import ChunkIndex, index_of
+from dsops.bundle import bundle_index, describe_blobs, encode_bundle
+from dsops.chunks import ChunkIndex
 from dsops.clock import SystemClock
 from dsops.directive import Directive, Recipient, check_directive
 from dsops.manifest import Manifest, TensorSpec
@@ -111,7 +111,7 @@ def gather(device: Any, wanted: set[str]) -> dict[str, bytes]:
 
 
 def chunk_topics(data: bytes) -> set[str]:
-    index = index_of(data)
+    index = bundle_index(data)
     return {T.chunk(digest) for digest in (index.digest, *index.digests)}
 
 
@@ -213,7 +213,7 @@ def test_a_broker_that_lost_everything_is_healed(
 
 def test_chunks_come_on_request_and_are_offered_again(fleet: Fleet, device: Any) -> None:
     data, _ = fleet.push(1)
-    digest = index_of(data).digests[1]
+    digest = bundle_index(data).digests[1]
     device.subscribe(T.down(CAM), T.chunk(digest))
     device.publish(T.need(CAM), Need(digests=(digest, "00" * 32)).encode())
     heard = gather(device, {T.chunk_answer(CAM), T.chunk(digest)})

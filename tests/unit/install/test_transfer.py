@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, index_of, split
 from dsops.errors import DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged, TransferFailed
 from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, sweep
+from dsops_agent.install.ports import Chunk
 from dsops_agent.install.slots import disk_errors
 
 SIZE = 100
@@ -25,9 +26,9 @@ class Source:
     open: dict[str, None] = field(default_factory=dict)
     needed: list[str] = field(default_factory=list)
 
-    def request(self, digest: str) -> None:
-        self.asked.append(digest)
-        self.open[digest] = None
+    def request(self, chunk: Chunk) -> None:
+        self.asked.append(chunk.digest)
+        self.open[chunk.digest] = None
 
     def cancel(self, digest: str) -> None:
         self.open.pop(digest, None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dsops_agent.install.documents import MAX_HELD_BYTES, Documents
 from dsops_agent.install.fetch import Pace
+from dsops_agent.install.ports import Chunk
 
 ONE, TWO = (hashlib.sha256(data).hexdigest() for data in (b"one", b"two"))
 
@@ -15,8 +16,8 @@ class Source:
 
     log: list[str] = field(default_factory=list)
 
-    def request(self, digest: str) -> None:
-        self.log.append(f"request {digest[:2]}")
+    def request(self, chunk: Chunk) -> None:
+        self.log.append(f"request {chunk.digest[:2]}")
 
     def cancel(self, digest: str) -> None:
         self.log.append(f"cancel {digest[:2]}")

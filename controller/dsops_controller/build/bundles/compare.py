@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dsops.bundle import bundle_index
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest
 from dsops.profile import Profile
@@ -142,7 +143,7 @@ def compare(old: Contents, new: Contents) -> Comparison:
         profile=compare_profiles(Profile.decode(old.blobs[before.profile]), Profile.decode(new.blobs[after.profile])),
         golden=_golden(GoldenSet.decode(old.blobs[before.golden]), GoldenSet.decode(new.blobs[after.golden])),
         blobs=_blobs(before, after),
-        size=update_size(old.data, new.data, delta),
+        size=update_size(bundle_index(old.data), bundle_index(new.data), delta),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsops.bundle import sha256_hex
-from dsops.chunks import index_of
+from dsops.chunks import ChunkIndex
 from dsops_controller.build.bundles.compare_weights import pairs
 from dsops_controller.build.bundles.payload import Payload
 
@@ -53,19 +53,16 @@ class UpdateSize:
         }
 
 
-def update_size(old: bytes, new: bytes, delta_bytes: int) -> UpdateSize:
-    """Return what going from one bundle file to another costs; ``delta_bytes`` comes from :func:`delta_size`.
-
-    Raises:
-        MalformedBundle: A file is longer than can be sent.
-    """
-    before, after = index_of(old), index_of(new)
+def update_size(before: ChunkIndex, after: ChunkIndex, delta_bytes: int) -> UpdateSize:
+    """Return what going from one bundle file to another costs; ``delta_bytes`` comes from :func:`delta_size`."""
     held = set(before.digests)
     missing = {digest: number for number, digest in enumerate(after.digests) if digest not in held}
-    fetched = sum(after.size_of(number) for number in missing.values())
+    fetched = sum(after.spans[number].length for number in missing.values())
     shared = sum(digest in held for digest in after.digests)
     index_bytes = 0 if before == after else len(after.encode())
-    return UpdateSize(len(new), after.chunk_bytes, len(after.digests), shared, fetched + index_bytes, delta_bytes)
+    return UpdateSize(
+        after.length_bytes, after.chunk_bytes, len(after.digests), shared, fetched + index_bytes, delta_bytes
+    )
 
 
 def delta_size(

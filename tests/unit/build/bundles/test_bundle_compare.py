@@ -9,7 +9,7 @@ import pytest
 
 from dsops import strictjson
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
-from dsops.chunks import DEFAULT_CHUNK_BYTES
+from dsops.chunks import DEFAULT_CHUNK_BYTES, index_of
 from dsops.golden import GoldenSet
 from dsops.manifest import MAX_COUNT, Manifest
 from dsops.profile import Profile, Signal
@@ -202,9 +202,9 @@ def test_shared_golden_frames_are_found_in_any_order(digits: Bundle) -> None:
 def test_only_chunks_that_are_not_there_are_fetched() -> None:
     first = bytes(range(256)) * (DEFAULT_CHUNK_BYTES // 256)
     old, new = first + b"old" * 9, first + b"new" * 9
-    found = update_size(old, new, 5)
+    found = update_size(index_of(old), index_of(new), 5)
     assert (found.chunks, found.shared_chunks) == (2, 1)
-    assert found.fetch_bytes == 27 + 20 + 2 * 32  # the last chunk, and the index
+    assert found.fetch_bytes == 27 + 24 + 2 * 32  # the last chunk, and the index
     assert found.delta_bytes == 5
 
 

@@ -1,0 +1,43 @@
+"""Deltas, what the broker was offered, sites and their budgets, and pardons of quarantined bundles."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "r0003"
+down_revision = "r0002"
+branch_labels = None
+depends_on = None
+
+_BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    """Add the tables."""
+    op.create_table(
+        "delta",
+        sa.Column("base_sha256", sa.String(64), primary_key=True),
+        sa.Column("target_sha256", sa.String(64), primary_key=True),
+        sa.Column("sha256", sa.String(64)),
+        sa.Column("length_bytes", _BIG, nullable=False),
+        sa.Column("index_sha256", sa.String(64)),
+        sa.Column("created_ms", _BIG, nullable=False),
+    )
+    op.create_table(
+        "seeded",
+        sa.Column("sha256", sa.String(64), primary_key=True),
+        sa.Column("length_bytes", _BIG, nullable=False),
+        sa.Column("seeded_ms", _BIG, nullable=False),
+    )
+    op.create_table(
+        "site",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("bytes_per_s", _BIG, nullable=False, server_default="0"),
+        sa.Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
+        sa.Column("updated_ms", _BIG, nullable=False),
+    )
+    op.create_table(
+        "pardon",
+        sa.Column("device", sa.String(64), sa.ForeignKey("device.id"), primary_key=True),
+        sa.Column("sha256", sa.String(64), primary_key=True),
+        sa.Column("created_ms", _BIG, nullable=False),
+    )
