@@ -243,6 +243,7 @@ class Parts:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
+        threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
         threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
@@ -267,7 +268,7 @@ class Parts:
         threads.join(1.0, "installer", "reporter", "collector")
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "mqtt", "mqtt-inbox")
+        threads.join(5.5, "runtime", "prover", "mqtt", "mqtt-inbox")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")

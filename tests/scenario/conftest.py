@@ -1,6 +1,7 @@
 """A simulated device around the real installer: everything it needs is in memory, but journal, slots and staging."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.directive import DesiredSlot, Directive, target_path
-from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
 from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wrap
@@ -164,13 +165,18 @@ class SimRuntime:
     check_faults: dict[str, DsopsError] = field(default_factory=dict)
     alive: bool = True
     gaps: int = 0
+    proofs_hang: bool = False
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         self.fuse()
         self._open(path, key)
         assert limits.timeout_s > 0
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.log.append(f"prove {digest[:8]}")
+        if self.proofs_hang:
+            assert ended.wait(60)
+            self.log.append(f"killed {digest[:8]}")
+            raise Cancelled("the bundle is not wanted any more")
         self._raise(self.prove_faults, digest)
         self.fuse()
 
@@ -375,8 +381,8 @@ class World:
         for _ in range(limit):
             self.step(seconds)
             rows = self.journal.installs().values()
-            desired = self.journal.desired()
-            if rows and all(row.state.is_final for row in rows) and len(rows) == len(desired):
+            has_begun = set(self.journal.desired()) <= set(self.journal.installs())
+            if rows and all(row.state.is_final for row in rows) and has_begun:
                 self.step(0)
                 return self.state()
         raise AssertionError(f"not settled: {self.installer.observed()}")

@@ -17,7 +17,8 @@ from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake
 from dsops_agent.install.journal import InstallRow, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
-from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of
+from dsops_agent.install.proving import Proof, Proving
+from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of, proved
 from dsops_agent.install.view import tidings_of
 
 logger = logging.getLogger(__name__)
@@ -33,19 +34,21 @@ class Engine:
         steps: What each effect does.
         intake: Tells whether trust metadata is waited for.
         carrier: Runs transfers.
+        proving: Runs throw-away processes.
         installs: The installs.
         board: Publishes what changed.
         clock: Time.
-        ended: Called with the model of an install that has ended.
+        turned: Called with the model of an install that ended, or came so far that it can be taken back again.
     """
 
     steps: Steps
     intake: Intake
     carrier: Carrier
+    proving: Proving
     installs: Installs
     board: Board
     clock: Clock
-    ended: Callable[[str], None]
+    turned: Callable[[str], None]
     _actions: Mapping[Effect, Callable[[InstallRow], Outcome | Wait]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ class Engine:
             Effect.FETCH: self._fetch,
             Effect.PAUSE: self._pause,
             Effect.STAGE: steps.stage,
-            Effect.PROVE: steps.prove,
+            Effect.PROVE: self._prove,
             Effect.PROCEED: lambda _row: Outcome(Event.CHANGE_OVER),
             Effect.ACTIVATE: steps.activate,
             Effect.AWAIT: self._await,
@@ -86,8 +89,8 @@ class Engine:
         for effect in taken.effects:
             if effect in self._actions:
                 self._work(changed, effect)
-        if changed.state.is_final:
-            self.ended(changed.model)
+        if changed.state.is_final or changed.state is Install.PROBATION:
+            self.turned(changed.model)
 
     def _entered(self, row: InstallRow) -> None:
         self.installs.entered(row)
@@ -217,6 +220,7 @@ class Engine:
         """Stop what goes on for a model beside the worker; what came of a transfer stays on disk."""
         if self.carrier.model == model:
             self.carrier.end()
+        self.proving.end(model)
 
     def sweep(self) -> None:
         """Remove the files of transfers, and the keys, that no install needs."""
@@ -235,6 +239,22 @@ class Engine:
         if self.steps.held(row):
             return Outcome(Event.COMPLETE)
         return self.carrier.start(row) or Wait()
+
+    def _prove(self, row: InstallRow) -> Outcome | Wait:
+        proof = self.steps.proof(row)
+        if isinstance(proof, Outcome):
+            return proof
+        if not self.proving.is_apart:
+            return proved(self.proving.find(proof))
+        self.proving.begin(proof)
+        return Wait()
+
+    def proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
+        """Take what a throw-away process found, unless the candidate was replaced meanwhile."""
+        row = self.installs.get(proof.model)
+        if self.proving.take(proof) and row and row.state is Install.STAGED and row.wanted.sha256 == proof.digest:
+            self._postpone(row.model)
+            self.advance(row, proved(error))
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))

@@ -33,6 +33,7 @@ from dsops_agent.install.ports import (
     Listener,
     RuntimeControl,
 )
+from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.reconcile import Reconciler
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
@@ -50,7 +51,7 @@ class Installer:
     """Installs what directives want.
 
     The methods that take messages and those that others read may be called from any thread; ``recover``, then ``run``
-    (or ``work``) from one.
+    (or ``work``) from one, and ``prove`` from another; without the latter the worker waits for throw-away processes.
 
     Attributes:
         config: Settings.
@@ -87,6 +88,7 @@ class Installer:
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._refusals = Refusals(self.journal, self.clock)
+        self._proving = Proving(self.runtime, self._proof_ended)
         self._board = Board(
             installs=self._installs,
             slots=self.slots,
@@ -100,10 +102,11 @@ class Installer:
             steps=Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys),
             intake=self._intake,
             carrier=self._carrier,
+            proving=self._proving,
             installs=self._installs,
             board=self._board,
             clock=self.clock,
-            ended=self._ended,
+            turned=self._turned,
         )
         self._reconciler = Reconciler(
             journal=self.journal,
@@ -114,7 +117,10 @@ class Installer:
         )
         self._board.publish()
 
-    def _ended(self, model: str) -> None:
+    def _proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
+        self._mailbox.put(mailbox.ProofEnded(proof, error))
+
+    def _turned(self, model: str) -> None:
         self._reconciler.reconcile(model)
 
     # Messages of other threads.
@@ -184,7 +190,12 @@ class Installer:
             self.work(self._wait_s())
         self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()
+        self._proving.end_all()
         self._safely(self._tell_the_rest)
+
+    def prove(self, stop: threading.Event) -> None:
+        """Run the throw-away processes until ``stop`` is set. The body of a thread of its own."""
+        self._proving.run(stop)
 
     def work(self, timeout_s: float) -> None:
         """Handle what came within ``timeout_s``, then what is due. One round of :meth:`run`."""
@@ -232,6 +243,8 @@ class Installer:
                 self._engine.reconnected()
             case mailbox.RuntimeRestarted():
                 self._engine.revive(runtime_only=True)
+            case mailbox.ProofEnded(proof=proof, error=error):
+                self._engine.proof_ended(proof, error)
 
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()

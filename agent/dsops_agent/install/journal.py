@@ -230,19 +230,23 @@ class Journal:
         return self.get(_DIRECTIVE)
 
     def accept(self, directive: Directive, digest: str) -> None:
-        """Keep a directive's ``seq``, which never falls, its digest, what it wants and the keys that it brings."""
+        """Keep a directive's ``seq``, which never falls, its digest, what it wants and the keys that it brings.
+
+        What it does not name is not desired any more.
+        """
         with self.transaction():
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
             self._write(sql, (_SEQ, directive.seq))
             self.set(_DIRECTIVE, digest)
+            self._write("DELETE FROM desired", ())
             for model, slot in directive.slots.items():
                 row = (model, directive.seq, slot.model_dump_json())
-                self._write("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", row)
+                self._write("INSERT INTO desired VALUES (?, ?, ?)", row)
                 if slot.content_key is not None:
                     self._keep_key(slot.sha256, slot.content_key)
 
     def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
-        """Return what the newest directive that names it wants of each model, with that directive's ``seq``."""
+        """Return what the newest directive wants of each model that it names, with its ``seq``."""
         rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
         return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
 

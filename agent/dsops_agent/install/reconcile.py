@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from dsops.directive import DesiredSlot, Directive
-from dsops.errors import Conflict
+from dsops.errors import Cancelled, Conflict
 from dsops.states import Install
 from dsops_agent.install.engine import Engine
 from dsops_agent.install.installs import Installs
@@ -35,22 +35,23 @@ class Reconciler:
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
+        self.reconcile_all()
         for model, wanted in directive.slots.items():
-            self.reconcile(model)
             self._open_again(model, wanted)
 
     def reconcile_all(self) -> None:
-        """Look at every model that is desired."""
-        for model in self.journal.desired():
+        """Look at every model that is desired, or was."""
+        for model in sorted({*self.journal.desired(), *self.installs.rows}):
             self.reconcile(model)
 
     def reconcile(self, model: str) -> None:
-        """Begin, change or leave a model's install, so that it leads to what is desired."""
-        desired = self.journal.desired().get(model)
+        """Begin, change, cancel or leave a model's install, so that it leads to what is desired."""
+        desired, row = self.journal.desired().get(model), self.installs.get(model)
         if desired is None:
+            if row and row.state in SUPERSEDABLE:
+                self._cancel(row)
             return
         seq, wanted = desired
-        row = self.installs.get(model)
         if row is None or row.state.is_final:
             if row is None or not self._is_settled(row, seq, wanted):
                 self._begin(model, seq, wanted)
@@ -86,6 +87,11 @@ class Reconciler:
             self.journal.tell(tidings_of(replace(old, state=Install.REJECTED, problem=doubt)))
         row = InstallRow(model, old.state if old else Install.IDLE, seq, wanted)
         self.engine.advance(row, Outcome(Event.DIRECTED))
+
+    def _cancel(self, row: InstallRow) -> None:
+        self.engine.halt(row.model)
+        why = Cancelled(f"release {row.wanted.release} of {row.model} is not wanted any more", why="a newer directive")
+        self.engine.advance(row, Outcome(Event.CANCELLED, problem_of(why)))
 
     def _go_back_if_wanted(self, row: InstallRow, wanted: DesiredSlot) -> None:
         before = self.slots.previous(row.model)

@@ -87,10 +87,10 @@ def test_seq_never_falls(journal: Journal) -> None:
     assert journal.seq() == 5
 
 
-def test_model_that_a_directive_does_not_name_stays_desired(journal: Journal) -> None:
+def test_model_that_the_newest_directive_does_not_name_is_not_desired(journal: Journal) -> None:
     journal.accept(directive(1, digits=WANTED), "1" * 64)
     journal.accept(directive(2, words=WANTED), "2" * 64)
-    assert journal.desired() == {"digits": (1, WANTED), "words": (2, WANTED)}
+    assert journal.desired() == {"words": (2, WANTED)}
 
 
 def test_install_without_problem(journal: Journal) -> None:
