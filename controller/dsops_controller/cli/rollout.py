@@ -86,7 +86,7 @@ def status(
 def abort(
     rollout: Id, context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.Output = output.Format.TABLE
 ) -> None:
-    """End a rollout; devices keep what they run."""
+    """End a rollout; devices that are still on their way stop, and go back to what they ran before."""
     with session.connected(context) as client:
         _print(client.abort_rollout(rollout), form)
 

@@ -15,15 +15,14 @@ from dsops import dsse
 from dsops.clock import Clock
 from dsops.directive import PAYLOAD_TYPE
 from dsops.errors import ContentSealed, DsopsError
-from dsops.messages import ModelState
-from dsops.states import Deployment, Device, Rollout, deployment_state
+from dsops.states import Deployment, Device, Rollout
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 from dsops_controller.rollout.plan import Plan
-from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for
+from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for, take_reports
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class Driver:
         messages: list[tuple[str, bytes]] = []
         with self._db.write() as connection:
             row = find(connection, rollout)
-            self._take_reports(connection, row)
+            take_reports(connection, row, self._now_ms())
             decisions = step(self._now_ms(), _view(connection, row))
             for decision in decisions:
                 message = self._persist(connection, row, decision)
@@ -101,15 +100,6 @@ class Driver:
         for device, envelope in messages:
             self._publisher.publish_desired(device, envelope)
         return bool(decisions)
-
-    def _take_reports(self, connection: Connection, row: Row[Any]) -> None:
-        parts = [p for wave in deployments_of(connection, row.id) for p in wave if not Deployment(p.state).is_final]
-        states = model_states(connection, [p.device for p in parts], row.model)
-        for part in parts:
-            state = states.get(part.device)
-            if state and state.deployment == part.id and part.state == Deployment.IN_PROGRESS:
-                values = _reported(state, self._now_ms())
-                connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
 
     def _persist(self, connection: Connection, row: Row[Any], decision: Decision) -> tuple[str, bytes] | None:
         now_ms = self._now_ms()
@@ -235,18 +225,3 @@ def _view(connection: Connection, row: Row[Any]) -> RolloutView:
     return RolloutView(
         Rollout(row.state), row.wave, [[view(p) for p in wave] for wave in waves], plan.max_failures, plan.timeout_s
     )
-
-
-def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
-    code, message = (state.problem.code, state.problem.message) if state.problem else ("", "")
-    outcome = deployment_state(state.install, code)
-    values: dict[str, object] = {
-        "state": outcome,
-        "step": state.install,
-        "progress": state.progress,
-        "code": code,
-        "message": message,
-    }
-    if outcome.is_final:
-        values["ended_ms"] = now_ms
-    return values

@@ -184,6 +184,41 @@ def test_abort_asks_the_failed_canary_for_what_it_runs(fleet: Fleet) -> None:
     assert states == {"b": "rejected", "a": "aborted", "c": "aborted"}
 
 
+def abort(fleet: Fleet, rollout: str) -> dict[str, str]:
+    """End a rollout; return how its deployments ended."""
+    for device, envelope in fleet.rollouts.abort(rollout):
+        fleet.courier.publish_desired(device, envelope)
+    return {d["device"]: d["state"] for wave in fleet.rollouts.get(rollout)["waves"] for d in wave}
+
+
+def test_abort_takes_a_first_bundle_off_the_list(fleet: Fleet) -> None:
+    rollout = fleet.start(1)
+    fleet.report("b", Install.FETCHING, progress=0.5)
+    assert abort(fleet, rollout) == {"a": "aborted", "b": "aborted", "c": "aborted"}
+    assert fleet.wanted("b").slots == {}
+    assert set(fleet.courier.desired) == {"b"}
+
+
+def test_abort_takes_a_device_back_that_is_in_probation(fleet: Fleet) -> None:
+    fleet.start(1)
+    for device in ("b", "a", "c"):
+        fleet.commit(device)
+    rollout = fleet.start(2)
+    fleet.report("b", Install.PROBATION, active=SHA[2], previous=SHA[1])
+    assert abort(fleet, rollout)["b"] == "aborted"
+    assert fleet.wanted("b").slots["digits"].sha256 == SHA[1]
+
+
+def test_abort_leaves_a_device_alone_that_finished_just_before(fleet: Fleet) -> None:
+    rollout = fleet.start(1)
+    before, turn = fleet.courier.desired["b"], fleet.driver.turn
+    fleet.driver.turn = lambda: None  # type: ignore[method-assign]
+    fleet.commit("b")
+    fleet.driver.turn = turn  # type: ignore[method-assign]
+    assert abort(fleet, rollout) == {"a": "aborted", "b": "succeeded", "c": "aborted"}
+    assert fleet.courier.desired == {"b": before}
+
+
 def test_resume_forgives_the_failures_so_far(fleet: Fleet) -> None:
     rollout = fleet.start(1)
     fleet.report("b", Install.REJECTED, problem=Problem(code="bundle.incompatible"))
