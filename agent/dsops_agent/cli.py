@@ -173,6 +173,8 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
         yield f"model {name}", f"{active} active; newest install: {model.install.value} {model.progress:.0%}"
         if name in status.files:
             yield "", f"its files: {status.files[name]}"
+        if model.waiting:
+            yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
     for kind, spool in status.spool.items():

@@ -19,11 +19,13 @@ from dsops.messages import Connection, Inventory
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
+from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
@@ -72,6 +74,14 @@ def install_config(config: Config) -> InstallConfig:
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
     )
+
+
+def gate(config: Config, clock: Clock) -> Gate:
+    """Return what holds installs back until the device's maintenance rules allow them."""
+    settings = config.maintenance
+    rules = settings.rules()
+    veto = VetoProgram(settings.veto, settings.veto_timeout_s, clock) if settings.veto else None
+    return Gate(rules, SystemConditions() if rules.ask_the_host else None, veto)
 
 
 def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inventory) -> Life:
@@ -192,6 +202,7 @@ class Parts:
             events=self._events,
             listener=self,
             clock=self.clock,
+            gate=gate(self.config, self.clock),
         )
 
     def _first_root(self) -> bytes:

@@ -23,6 +23,7 @@ from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wr
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
@@ -116,6 +117,7 @@ class SimTrust:
     signed: dict[str, SignedTarget] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    clock_is: ClockState = ClockState.PLAUSIBLE
     published: set[str] = field(default_factory=set)
 
     def now(self) -> datetime:
@@ -134,7 +136,7 @@ class SimTrust:
         return ()
 
     def clock_state(self) -> ClockState:
-        return ClockState.PLAUSIBLE
+        return self.clock_is
 
     def keep_time(self, *, at_once: bool = False) -> None:
         self.kept_at_once = at_once
@@ -299,6 +301,8 @@ class World:
         self.envelopes: dict[tuple[int, str, tuple[Made, ...]], bytes] = {}
         self.content_key = X25519PrivateKey.generate()
         self.brings_keys = True
+        self.gate = Gate()
+        self.urgent = False
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -317,6 +321,7 @@ class World:
             events=self.events,
             listener=self.listener,
             clock=self.clock,
+            gate=self.gate,
         )
         return self.installer
 
@@ -338,7 +343,7 @@ class World:
 
     def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
         """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
-        slot = bundle.slot(deployment)
+        slot = bundle.slot(deployment).model_copy(update={"urgent": self.urgent})
         if bundle.key is None or not self.brings_keys:
             return slot
         own = self.content_key.public_key()

@@ -37,14 +37,18 @@ class Board:
     fetched: Callable[[str], float]
     observed: dict[str, ModelState] = field(init=False, default_factory=dict)
     newest_refusal: Problem | None = field(init=False, default=None)
+    _shown: object = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
 
     def publish(self) -> None:
-        """Look at everything anew."""
+        """Look at everything anew; tell the listener if it is not what it was."""
         models = sorted({*self.slots.models(), *self.installs.rows})
         self.newest_refusal = self.refusals.newest
         self.observed = {model: self._state(model) for model in models}
-        self.listener.changed()
+        shown = (self.observed, self.newest_refusal, self.journal.seq())
+        if shown != self._shown:
+            self._shown = shown
+            self.listener.changed()
 
     def publish_progress(self, model: str) -> None:
         """Look at a transfer anew; whole percents count."""
@@ -52,6 +56,7 @@ class Board:
         progress = self._progress(model)
         if state and int(progress * 100) != int(state.progress * 100):
             self.observed = {**self.observed, model: state.model_copy(update={"progress": progress})}
+            self._shown = None
             self.listener.changed()
 
     def attempt(self, source: str, action: Callable[[], bool], digest: str = "") -> None:
@@ -80,7 +85,8 @@ class Board:
         self.has_news()
 
     def _state(self, model: str) -> ModelState:
-        return model_state(model, self.installs.get(model), self.slots, self.journal, self._progress(model))
+        state = model_state(model, self.installs.get(model), self.slots, self.journal, self._progress(model))
+        return state.model_copy(update={"waiting": self.installs.waiting.get(model, "")})
 
     def _progress(self, model: str) -> float:
         return progress_of(self.installs.get(model), self.fetched(model))

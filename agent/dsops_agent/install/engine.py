@@ -6,6 +6,7 @@ What comes of an effect is the next event, or a wait.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from dsops.clock import Clock
@@ -13,10 +14,12 @@ from dsops.errors import ContentSealed, DeviceError, DsopsError, RuntimeCrashed
 from dsops.states import Install
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.gate import ASK_S, ASKING, LOOK_S, Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake
 from dsops_agent.install.journal import InstallRow, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
+from dsops_agent.install.maintenance import Phase
 from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of, proved
 from dsops_agent.install.view import tidings_of
@@ -38,6 +41,8 @@ class Engine:
         installs: The installs.
         board: Publishes what changed.
         clock: Time.
+        gate: Holds back what the device's maintenance rules do not allow yet.
+        now: Tells the time; None when the host's clock cannot be trusted.
         turned: Called with the model of an install that ended, or came so far that it can be taken back again.
     """
 
@@ -48,8 +53,11 @@ class Engine:
     installs: Installs
     board: Board
     clock: Clock
+    gate: Gate
+    now: Callable[[], datetime | None]
     turned: Callable[[str], None]
     _actions: Mapping[Effect, Callable[[InstallRow], Outcome | Wait]] = field(init=False)
+    _look_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Name who runs each effect."""
@@ -62,7 +70,7 @@ class Engine:
             Effect.PAUSE: self._pause,
             Effect.STAGE: steps.stage,
             Effect.PROVE: self._prove,
-            Effect.PROCEED: lambda _row: Outcome(Event.CHANGE_OVER),
+            Effect.PROCEED: self._proceed,
             Effect.ACTIVATE: steps.activate,
             Effect.AWAIT: self._await,
             Effect.WATCH: steps.begin_probation,
@@ -122,6 +130,7 @@ class Engine:
 
     def tick(self) -> None:
         """Go on with what is due, and begin the next transfer when there is none."""
+        self._pause_transfer()
         self.fetch_on(self.carrier.tick)
         for row in self.installs.late(self.clock.monotonic_s()):
             self._on_time(row)
@@ -233,12 +242,43 @@ class Engine:
     def _fetch(self, row: InstallRow) -> Outcome | Wait:
         if self.carrier.model:
             return Wait()
+        held_back = None if self.steps.is_stored(row) else self._held_back(row, Phase.DOWNLOAD)
+        if held_back:
+            return held_back
         ready = self.steps.preflight(row)
         if ready.event is not Event.FITS:
             return ready
         if self.steps.held(row):
             return Outcome(Event.COMPLETE)
         return self.carrier.start(row) or Wait()
+
+    def _pause_transfer(self) -> None:
+        """Stop the transfer under way when the rules do not allow it any more; what came stays."""
+        row, now_s = self.installs.get(self.carrier.model), self.clock.monotonic_s()
+        if row is None or self.gate.is_open_always or now_s < self._look_s:
+            return
+        why = self.gate.obstacle(row, Phase.DOWNLOAD, self.now())
+        self._look_s = now_s + (ASK_S if why == ASKING else LOOK_S)
+        if why and why != ASKING:
+            logger.info("%s release %d: the transfer pauses: %s", row.model, row.wanted.release, why)
+            self.carrier.end()
+            self.installs.waiting[row.model] = why
+            self._follow(row, Wait(LOOK_S))
+
+    def _held_back(self, row: InstallRow, phase: Phase) -> Wait | None:
+        """Return a wait while the rules do not allow a phase."""
+        if self.gate.is_open_always:
+            return None
+        why = self.gate.obstacle(row, phase, self.now())
+        if not why:
+            self.installs.waiting.pop(row.model, None)
+            return None
+        if why != ASKING:
+            self.installs.waiting[row.model] = why
+        return Wait(ASK_S if why == ASKING else LOOK_S)
+
+    def _proceed(self, row: InstallRow) -> Outcome | Wait:
+        return self._held_back(row, Phase.ACTIVATE) or Outcome(Event.CHANGE_OVER)
 
     def _prove(self, row: InstallRow) -> Outcome | Wait:
         proof = self.steps.proof(row)

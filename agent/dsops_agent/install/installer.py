@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from dsops.bundle import sha256_hex
@@ -21,6 +22,7 @@ from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.engine import Engine
 from dsops_agent.install.fetch import Pace
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import Journal
@@ -65,6 +67,7 @@ class Installer:
         events: Keeps events.
         listener: Is told of changes.
         clock: Time.
+        gate: Holds back what the device's maintenance rules do not allow yet.
     """
 
     config: InstallConfig
@@ -78,6 +81,7 @@ class Installer:
     events: EventSink
     listener: Listener
     clock: Clock
+    gate: Gate = field(default_factory=Gate)
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
 
     def __post_init__(self) -> None:
@@ -106,6 +110,8 @@ class Installer:
             installs=self._installs,
             board=self._board,
             clock=self.clock,
+            gate=self.gate,
+            now=self._sure_now,
             turned=self._turned,
         )
         self._reconciler = Reconciler(
@@ -119,6 +125,9 @@ class Installer:
 
     def _proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
         self._mailbox.put(mailbox.ProofEnded(proof, error))
+
+    def _sure_now(self) -> datetime | None:
+        return None if self.clock_suspect() else self.clock.now()
 
     def _turned(self, model: str) -> None:
         self._reconciler.reconcile(model)

@@ -17,6 +17,7 @@ class Installs:
         due: When the effect of a row's state is run again, by model; what is absent waits for an event.
         awaiting: Models whose inference process died under the candidate and is waited for.
         doubts: What will have refused an install that waits for newer trust metadata, should none come.
+        waiting: What an install that is allowed waits for, in words.
     """
 
     journal: Journal
@@ -24,6 +25,7 @@ class Installs:
     due: dict[str, float] = field(init=False, default_factory=dict)
     awaiting: set[str] = field(init=False, default_factory=set)
     doubts: dict[str, Problem] = field(init=False, default_factory=dict)
+    waiting: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read the journal."""
@@ -48,6 +50,7 @@ class Installs:
         self.due.pop(row.model, None)
         self.awaiting.discard(row.model)
         self.doubts.pop(row.model, None)
+        self.waiting.pop(row.model, None)
 
     def save(self, row: InstallRow) -> None:
         """Keep a row that changed within its state."""

@@ -138,6 +138,10 @@ class Steps:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.FITS)
 
+    def is_stored(self, row: InstallRow) -> bool:
+        """Return whether a slot should hold the wanted bundle; :meth:`held` looks whether it is whole."""
+        return self.slots.holding(row.model, row.wanted.sha256) is not None
+
     def held(self, row: InstallRow) -> bool:
         """Return whether a slot holds the wanted bundle, whole."""
         file = self.slots.holding(row.model, row.wanted.sha256)

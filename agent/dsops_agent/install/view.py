@@ -22,7 +22,10 @@ def progress_of(row: InstallRow | None, fetched: float) -> float:
 
 
 def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journal, progress: float) -> ModelState:
-    """Return one model's state as it is reported; a quarantined bundle cannot run again, so it is no ``previous``."""
+    """Return one model's state as it is reported, but for what it waits for.
+
+    A quarantined bundle cannot run again, so it is no ``previous``.
+    """
     active, previous = slots.active(model), slots.previous(model)
     if previous and journal.quarantined(previous.digest):
         previous = None

@@ -88,8 +88,9 @@ class Driver:
         messages: list[tuple[str, bytes]] = []
         with self._db.write() as connection:
             row = find(connection, rollout)
-            take_reports(connection, row, self._now_ms())
-            decisions = step(self._now_ms(), _view(connection, row))
+            now_ms = self._now_ms()
+            take_reports(connection, row, now_ms)
+            decisions = step(now_ms, _view(connection, row, now_ms))
             for decision in decisions:
                 message = self._persist(connection, row, decision)
                 if message:
@@ -135,7 +136,8 @@ class Driver:
         if is_installed:
             values["ended_ms"] = self._now_ms()
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
-        slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
+        slot = slot_for(bundle, deployment, urgent=Plan.model_validate_json(row.plan).urgent)
+        slots = desired.slots_of(connection, part.device) | {row.model: slot}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
 
     def _refuse(self, connection: Connection, deployment: str, error: DsopsError) -> None:
@@ -212,7 +214,7 @@ def _signers(envelope: bytes) -> set[str]:
     return {signature.keyid for signature in dsse.decode(envelope, PAYLOAD_TYPE).signatures}
 
 
-def _view(connection: Connection, row: Row[Any]) -> RolloutView:
+def _view(connection: Connection, row: Row[Any], now_ms: int) -> RolloutView:
     waves = deployments_of(connection, row.id)
     plan = Plan.model_validate_json(row.plan)
     states = model_states(connection, [p.device for wave in waves for p in wave], row.model)
@@ -220,7 +222,9 @@ def _view(connection: Connection, row: Row[Any]) -> RolloutView:
     def view(part: Row[Any]) -> DeploymentView:
         state = states.get(part.device)
         installed = state is not None and state.active == row.bundle_sha256 and state.install.is_final
-        return DeploymentView(part.id, part.device, Deployment(part.state), part.code, part.started_ms, installed)
+        waited_ms = part.waited_ms + (now_ms - part.waiting_since_ms if part.waiting_since_ms is not None else 0)
+        deployment = Deployment(part.state)
+        return DeploymentView(part.id, part.device, deployment, part.code, part.started_ms, installed, waited_ms)
 
     return RolloutView(
         Rollout(row.state), row.wave, [[view(p) for p in wave] for wave in waves], plan.max_failures, plan.timeout_s

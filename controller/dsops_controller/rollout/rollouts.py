@@ -179,14 +179,15 @@ def take_reports(connection: Connection, row: Row[Any], now_ms: int) -> None:
     """Let the deployments of a rollout that have not ended say what their devices reported of them."""
     parts = [p for wave in deployments_of(connection, row.id) for p in wave if p.state == Deployment.IN_PROGRESS]
     states = model_states(connection, [p.device for p in parts], row.model)
+    absent = _absent(connection)
     for part in parts:
         state = states.get(part.device)
         if state and state.deployment == part.id:
-            values = _reported(state, now_ms)
+            values = _reported(state, now_ms) | _waits(part, state, now_ms, is_present=part.device not in absent)
             connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
 
 
-def slot_for(bundle: Row[Any], deployment: str) -> DesiredSlot:
+def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False) -> DesiredSlot:
     """Return the directive's entry for one bundle row."""
     return DesiredSlot(
         path=bundle.path,
@@ -194,6 +195,7 @@ def slot_for(bundle: Row[Any], deployment: str) -> DesiredSlot:
         length_bytes=bundle.length_bytes,
         release=bundle.release,
         deployment=deployment,
+        urgent=urgent,
     )
 
 
@@ -285,7 +287,7 @@ def _rollout_dict(row: Row[Any]) -> dict[str, Any]:
 
 
 def _deployment_dict(row: Row[Any]) -> dict[str, Any]:
-    names = ("id", "device", "state", "step", "progress", "code", "message", "started_ms", "ended_ms")
+    names = ("id", "device", "state", "step", "progress", "code", "message", "waiting", "started_ms", "ended_ms")
     return {name: getattr(row, name) for name in names}
 
 
@@ -302,3 +304,13 @@ def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
     if outcome.is_final:
         values["ended_ms"] = now_ms
     return values
+
+
+def _waits(part: Row[Any], state: ModelState, now_ms: int, *, is_present: bool) -> dict[str, object]:
+    """Return how long a device has waited for its own rules; one that is away waits for nothing that we know of."""
+    since, waited = part.waiting_since_ms, part.waited_ms
+    if state.waiting and is_present:
+        since = now_ms if since is None else since
+    elif since is not None:
+        since, waited = None, waited + now_ms - since
+    return {"waiting": state.waiting, "waiting_since_ms": since, "waited_ms": waited}

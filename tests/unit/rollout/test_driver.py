@@ -219,6 +219,49 @@ def test_abort_leaves_a_device_alone_that_finished_just_before(fleet: Fleet) -> 
     assert fleet.courier.desired == {"b": before}
 
 
+def test_urgent_goes_from_the_plan_to_the_device(fleet: Fleet) -> None:
+    fleet.start(1)
+    assert not fleet.wanted("b").slots["digits"].urgent
+    abort(fleet, fleet.rollouts.every()[0]["id"])
+    fleet.start(2, urgent=True)
+    assert fleet.wanted("b").slots["digits"].urgent
+
+
+def part(fleet: Fleet, rollout: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.rollouts.get(rollout)["waves"][0][0]
+    return found
+
+
+def test_what_a_device_waits_for_its_window_does_not_count(fleet: Fleet) -> None:
+    rollout = fleet.start(1, timeout_s=600)
+    fleet.clock.advance(500)
+    fleet.report("b", Install.PROVED, waiting="activation window opens 2026-11-29 02:00 Europe/Berlin")
+    fleet.clock.advance(12 * 3600)
+    fleet.driver.turn()
+    assert (part(fleet, rollout)["state"], part(fleet, rollout)["waiting"][:10]) == ("in_progress", "activation")
+    fleet.report("b", Install.ACTIVATING)
+    assert part(fleet, rollout)["waiting"] == ""
+    fleet.clock.advance(99)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "in_progress"
+    fleet.clock.advance(2)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "timed_out"
+
+
+def test_a_device_that_vanishes_while_it_waits_is_given_up(fleet: Fleet) -> None:
+    rollout = fleet.start(1, timeout_s=600)
+    fleet.report("b", Install.FETCHING, waiting="on battery")
+    fleet.clock.advance(3600)
+    with fleet.db.write() as connection:
+        connection.execute(tables.device.update().where(tables.device.c.id == "b").values(online=False))
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "in_progress"
+    fleet.clock.advance(601)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "timed_out"
+
+
 def test_resume_forgives_the_failures_so_far(fleet: Fleet) -> None:
     rollout = fleet.start(1)
     fleet.report("b", Install.REJECTED, problem=Problem(code="bundle.incompatible"))
