@@ -34,7 +34,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
 from dsops_agent.sources import MqttChunks
-from dsops_agent.status import SpoolStatus, Status
+from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -312,11 +312,16 @@ class Parts:
                 "runtime_pid": self._supervisor.pid,
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
+                "quarantine": self._quarantine(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
+
+    def _quarantine(self) -> tuple[Quarantined, ...]:
+        rows = self._installer.quarantine()
+        return tuple(Quarantined(model=row.model, digest=row.digest, problem=row.problem) for row in rows)
 
     def _spool_status(self) -> dict[str, SpoolStatus]:
         try:

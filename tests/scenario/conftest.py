@@ -349,7 +349,7 @@ class World:
         own = self.content_key.public_key()
         return slot.model_copy(update={"content_key": wrap(bundle.key, own, bundle.sha256, "cam-1")})
 
-    def envelope(self, seq: int, *made: Made, deployment: str = "") -> bytes:
+    def envelope(self, seq: int, *made: Made, deployment: str = "", pardoned: tuple[str, ...] = ()) -> bytes:
         now = self.clock.now()
         directive = Directive(
             fleet="north",
@@ -358,6 +358,7 @@ class World:
             issued=now,
             expires=now + timedelta(days=1),
             slots={bundle.model: self.slot(bundle, deployment or f"de-{seq}") for bundle in made},
+            pardoned=pardoned,
         )
         return directive.sign(self.key)
 

@@ -86,7 +86,7 @@ class Engine:
         with self._journal.transaction():
             self._journal.put_install(changed)
             if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code != ContentSealed.code:
-                self._journal.quarantine(changed.wanted.sha256, changed.problem)
+                self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
                 self._slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:

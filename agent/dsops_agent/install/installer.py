@@ -25,8 +25,9 @@ from dsops_agent.install.fetch import Pace
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake, Trust
-from dsops_agent.install.journal import Journal
+from dsops_agent.install.journal import Journal, QuarantineRow
 from dsops_agent.install.mailbox import Mailbox, Message
+from dsops_agent.install.pardons import PardonBox
 from dsops_agent.install.ports import (
     ChunkSource,
     DeviceFacts,
@@ -91,6 +92,7 @@ class Installer:
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
+        self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
         self._proving = Proving(self.runtime, self._proof_ended)
         self._board = Board(
@@ -172,6 +174,10 @@ class Installer:
         """Return why the newest message of the controller was refused, if it was."""
         return self._board.newest_refusal
 
+    def quarantine(self) -> list[QuarantineRow]:
+        """Return the bundles that are never tried again, newest first."""
+        return self.journal.quarantine_list()
+
     def clock_suspect(self) -> bool:
         """Return whether the host's clock contradicts what was signed."""
         return self.trust.clock_state() is not ClockState.PLAUSIBLE
@@ -187,6 +193,7 @@ class Installer:
             DsopsError: The state folder cannot be read or written.
         """
         self.slots.sweep()
+        self._pardon_asked()
         self._engine.sweep()
         self._intake.follow()
         self._engine.revive()
@@ -263,7 +270,20 @@ class Installer:
         if self._refusals.turn():
             self._board.has_news()
         self._documents.tick(now_s)
+        if self._pardon_asked():
+            self._reconciler.reconcile_all()
+            self._board.publish()
         self._engine.tick()
+
+    def _pardon_asked(self) -> bool:
+        """Clear what somebody at the device asks for; a request goes once that is durable. Return whether any came."""
+        asked = self._pardons.asked()
+        if asked:
+            self.journal.pardon(asked, "at the device")
+            self._reconciler.pardoned()
+        for digest in asked:
+            self._pardons.done(digest)
+        return bool(asked)
 
     # From messages to installs.
 

@@ -31,6 +31,10 @@ class Installs:
         """Read the journal."""
         self.rows = self.journal.installs()
 
+    def reload(self) -> None:
+        """Read again what the journal holds: something else than a step changed it."""
+        self.rows = self.journal.installs()
+
     def get(self, model: str) -> InstallRow | None:
         """Return a model's newest install."""
         return self.rows.get(model)

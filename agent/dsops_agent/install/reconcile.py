@@ -35,9 +35,16 @@ class Reconciler:
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
+        if directive.pardoned:
+            self.pardoned()
         self.reconcile_all()
         for model, wanted in directive.slots.items():
             self._open_again(model, wanted)
+
+    def pardoned(self) -> None:
+        """Act on bundles that left the quarantine."""
+        self.installs.reload()
+        self.engine.board.has_news()
 
     def reconcile_all(self) -> None:
         """Look at every model that is desired, or was."""

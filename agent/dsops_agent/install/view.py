@@ -11,6 +11,7 @@ _TOLD = {
     Install.ROLLED_BACK: "rolled_back",
     Install.FAILED: "failed",
 }
+MOST_QUARANTINED = 16
 _NOTHING_FETCHED = frozenset({Install.IDLE, Install.RECEIVED, Install.TRUSTED, Install.REJECTED})
 
 
@@ -38,6 +39,7 @@ def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journ
         deployment=row.wanted.deployment if row else "",
         target=row.wanted.sha256 if row else None,
         progress=progress,
+        quarantined=tuple(row.digest for row in journal.quarantine_list() if row.model == model)[:MOST_QUARANTINED],
         problem=row.problem if row else None,
     )
 
