@@ -244,7 +244,6 @@ class Parts:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
         threads.start("installer", lambda: self._install(stop))
-        threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
@@ -267,7 +266,7 @@ class Parts:
         threads.join(1.0, "installer", "reporter", "collector")
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "mqtt", "mqtt-inbox")
+        threads.join(5.5, "runtime", "mqtt")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")

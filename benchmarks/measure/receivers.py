@@ -69,7 +69,7 @@ class OurReceiver:
         life = Life(_TOPICS.connection(identity.device), partial(next, itertools.count(1)), _life_message)
         self._session = MqttSession(settings, life, self._post, self._clock)
         self._transfer = Transfer(staging, wanted, MqttChunks(self._session, _TOPICS, identity.device), PACE)
-        self._threads = [threading.Thread(target=body) for body in (self._session.run, self._session.dispatch)]
+        self._threads = [threading.Thread(target=self._session.run)]
         for thread in self._threads:
             thread.start()
 

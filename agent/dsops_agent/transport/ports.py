@@ -29,7 +29,7 @@ class Broker(Protocol):
 
 
 class Inbox(Protocol):
-    """Told what comes from the broker, in order, by one thread that may take its time."""
+    """Told what comes from the broker, in order, by the thread that reads it: every method must return at once."""
 
     def message(self, topic: str, payload: bytes) -> None:
         """Handle one message; it may come more than once. What it raises is logged."""
