@@ -24,7 +24,7 @@ from dsops_agent.transport.ports import Inbox
 from measure.broker import HOST, PREFIX
 from measure.sender import SINGLE_TOPIC
 
-PACE = Pace(window=8, timeout_s=5.0)
+PACE = Pace(window=16, timeout_s=5.0)
 """The agent's defaults."""
 LAST_S = 10.0
 """A delivery takes a second or two; after so long it has stalled."""

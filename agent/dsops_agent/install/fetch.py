@@ -18,6 +18,9 @@ from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.slots import disk_errors
 from dsops_agent.install.window import Action, Kind, Window
 
+MAX_OUTSTANDING_BYTES = 512 * 1024
+"""Chunks asked for at one time hold at most this, whatever their size: the broker and the agent keep them in memory."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -53,7 +56,8 @@ class PartFile:
         with disk_errors("open the transfer's file"):
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
             self._file.truncate(index.length_bytes)
-            self.missing = self._find_missing()
+            is_empty = os.fstat(self._file.fileno()).st_blocks == 0
+            self.missing = dict.fromkeys(self._places) if is_empty else self._find_missing()
 
     def _find_missing(self) -> dict[str, None]:
         missing: dict[str, None] = {}
@@ -197,7 +201,8 @@ class Transfer:
             why = f"{index.length_bytes} bytes, not {self._wanted.length_bytes}"
             raise MalformedBundle("the chunk index is of another file", why=why)
         self._part = PartFile(self.path, index)
-        self._window = Window(self._part.missing, limit=self._pace.window, timeout_s=self._pace.timeout_s)
+        limit = min(self._pace.window, MAX_OUTSTANDING_BYTES // index.chunk_bytes)
+        self._window = Window(self._part.missing, limit=limit, timeout_s=self._pace.timeout_s)
         self._do(self._window.fill(now_s), b"", now_s)
         self._finish_if_whole()
 

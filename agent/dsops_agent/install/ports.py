@@ -26,7 +26,7 @@ class InstallConfig:
 
     probation_s: float = 60.0
     chunk_timeout_s: float = 5.0
-    window: int = 8
+    window: int = 16
     free_bytes: int = 16 * 1024 * 1024
     trust_wait_s: float = 10.0
     retry_s: float = 5.0

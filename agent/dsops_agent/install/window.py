@@ -87,8 +87,11 @@ class Window:
         return min((asked.late_s for asked in self._asked.values()), default=None)
 
     def fill(self, now_s: float) -> list[Action]:
-        """Ask for as many chunks as the window allows."""
+        """Ask for as many chunks as the window allows, once a quarter of it is free: then one packet asks for many."""
         actions: list[Action] = []
+        free = self._size - len(self._asked)
+        if free < min(self._size // 4, len(self._todo)):
+            return actions
         while self._todo and len(self._asked) < self._size and not self._failed:
             digest = self._todo.popleft()
             self._asked[digest] = _Asked(now_s, now_s + self._patience_s)

@@ -177,9 +177,13 @@ class Bell:
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
+        self._has_rung = False
 
     def ring(self) -> None:
         """Let the present wait, or the next one, end at once."""
+        if self._has_rung:
+            return  # whoever hears that looks at what we left, too
+        self._has_rung = True
         try:
             self._outside.send(b"r")
         except BlockingIOError:
@@ -192,6 +196,7 @@ class Bell:
     def hear(self) -> None:
         """Forget the rings so far."""
         self._inside.recv(4096)
+        self._has_rung = False  # only now: a ring before this may have sent nothing, and is heard by what follows
 
 
 def turn(client: Client, bell: Bell, timeout_s: float) -> bool:

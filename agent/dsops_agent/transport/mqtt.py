@@ -134,6 +134,16 @@ class _Wishes:
             topic_matches_sub(wanted, topic) for wanted in self.wanted if wanted.endswith(("#", "+"))
         )
 
+    def take(self, len_at_least: int) -> tuple[list[tuple[str, int]], list[str]]:
+        """Take out what to subscribe to, and what to unsubscribe from if that is so much."""
+        asked = [(topic, qos) for topic, qos in self.changes.items() if qos is not None]
+        given_up = [topic for topic, qos in self.changes.items() if qos is None]
+        if len(given_up) >= len_at_least:
+            self.changes.clear()
+            return asked, given_up
+        self.changes = dict.fromkeys(given_up)
+        return asked, []
+
 
 class MqttSession:
     """Keeps a session with the broker. Implements :class:`dsops_agent.transport.ports.Broker`.
@@ -185,11 +195,10 @@ class MqttSession:
         self._bell.ring()
 
     def unsubscribe(self, topic: str) -> None:
-        """Give a topic or filter up."""
+        """Give a topic or filter up; the broker is told with others, at the latest when nothing else happens."""
         with self._lock:
             self._wishes.wanted.pop(topic, None)
             self._wishes.changes[topic] = None
-        self._bell.ring()
 
     def reconnect(self, address: str) -> None:
         """Make the connection anew, with the identity of now. The broker keeps the session; nothing is lost.
@@ -283,10 +292,10 @@ class MqttSession:
     def _follow(self, connection: _Connection) -> None:
         """Handle one connection's events until the session stops or the connection is lost (BrokerUnreachable)."""
         while not self._hurry.is_set():
-            self._turn(connection, LONGEST_TURN_S)
+            is_idle = not self._turn(connection, LONGEST_TURN_S)
             self._watch(connection)
             if connection.is_up:
-                self._tell_subscriptions(connection.client)
+                self._tell_subscriptions(connection.client, is_idle=is_idle)
                 self._send(connection.client)
         if connection.is_up and self._stopping.is_set():
             self._say_goodbye(connection)
@@ -294,14 +303,16 @@ class MqttSession:
             leave_for_now(connection.client)
             self._await_end(connection, self._clock.monotonic_s() + GOODBYE_S)
 
-    def _turn(self, connection: _Connection, timeout_s: float) -> None:
-        """Wait for something to happen on a connection, and handle it."""
-        if turn(connection.client, self._bell, timeout_s):
+    def _turn(self, connection: _Connection, timeout_s: float) -> bool:
+        """Wait for something to happen on a connection, and handle it; return whether anything came."""
+        has_come = turn(connection.client, self._bell, timeout_s)
+        if has_come:
             connection.heard_s = self._clock.monotonic_s()
         while connection.events:
             self._handle(connection, connection.events.popleft())
         if connection.client.socket() is None:
             raise BrokerUnreachable("the connection to the broker was lost")
+        return has_come
 
     def _take(self, topic: str, payload: bytes) -> None:
         """Hand a message over; what is left over from before is given up, for the session outlives the process."""
@@ -366,15 +377,15 @@ class MqttSession:
         if connection.is_up and silence_s > 2 * self._settings.keepalive_s + 5:
             raise BrokerUnreachable("the connection to the broker is dead", why=f"silent for {silence_s:.0f} s")
 
-    def _tell_subscriptions(self, client: Client) -> None:
+    def _tell_subscriptions(self, client: Client, *, is_idle: bool) -> None:
+        """Tell the broker what is wanted at once, and what is given up in full packets or when there is time."""
         with self._lock:
-            changes, self._wishes.changes = self._wishes.changes, {}
-        given_up = [topic for topic, qos in changes.items() if qos is None]
+            asked, given_up = self._wishes.take(len_at_least=1 if is_idle else FILTERS_A_PACKET)
         for first in range(0, len(given_up), FILTERS_A_PACKET):
             client.unsubscribe(given_up[first : first + FILTERS_A_PACKET])
-        asked = [(topic, SubscribeOptions(qos=qos)) for topic, qos in changes.items() if qos is not None]
-        for first in range(0, len(asked), FILTERS_A_PACKET):
-            client.subscribe(asked[first : first + FILTERS_A_PACKET])
+        options = [(topic, SubscribeOptions(qos=qos)) for topic, qos in asked]
+        for first in range(0, len(options), FILTERS_A_PACKET):
+            client.subscribe(options[first : first + FILTERS_A_PACKET])
 
     def _send(self, client: Client) -> None:
         with self._lock:

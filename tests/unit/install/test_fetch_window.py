@@ -39,6 +39,18 @@ def test_good_chunk_is_stored_then_cancelled_then_the_next_is_asked_for() -> Non
     ]
 
 
+def test_a_wide_window_asks_for_several_chunks_at_once() -> None:
+    window = Window(names(400), limit=16, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    at_once: list[int] = []
+    while asked:
+        requests = [a for a in window.arrived(asked.pop(0), good=True, now_s=0) if a.kind is Kind.REQUEST]
+        asked += [a.digests[0] for a in requests]
+        at_once.append(len(requests))
+    assert window.done
+    assert set(at_once[-60:-20]) == {0, 4}, "a quarter of the window"
+
+
 def test_unasked_and_repeated_chunks_are_ignored() -> None:
     window = Window(names(3), limit=2, timeout_s=5)
     window.fill(0)
