@@ -15,7 +15,7 @@ from functools import partial
 import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, InvalidConfig
-from dsops.messages import Connection, Inventory
+from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
@@ -186,7 +186,7 @@ class Parts:
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
-            chunks=MqttChunks(self._session, self._topics, self.identity.device),
+            chunks=MqttChunks(self._session, self._topics, self.identity.device, self._chunk_lost),
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
@@ -212,6 +212,9 @@ class Parts:
         """Take a message from the broker."""
         if not self._commander.on_message(topic, payload):
             logger.debug("a message on %s is for nobody", topic)
+
+    def _chunk_lost(self, digest: str, problem: Problem) -> None:
+        self._installer.chunk_lost(digest, problem)
 
     def connected(self) -> None:
         """Take note of a connection to the broker."""

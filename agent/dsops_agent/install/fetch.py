@@ -73,9 +73,10 @@ class PartFile:
         """Share of the distinct chunks that are there."""
         return 1 - len(self.missing) / len(self._places)
 
-    def span(self, digest: str) -> Span:
-        """Return the first place of a chunk."""
-        return self._index.spans[self._places[digest][0]]
+    def place(self, digest: str) -> tuple[int, Span]:
+        """Return the number of a chunk, and where it stands; of several the first."""
+        number = self._places[digest][0]
+        return number, self._index.spans[number]
 
     def store(self, digest: str, data: bytes) -> None:
         """Write one verified chunk to every place that it has.
@@ -202,7 +203,8 @@ class Transfer:
             raise MalformedBundle("the chunk index is of another file", why=why)
         self._part = PartFile(self.path, index)
         limit = min(self._pace.window, MAX_OUTSTANDING_BYTES // index.chunk_bytes)
-        self._window = Window(self._part.missing, limit=limit, timeout_s=self._pace.timeout_s)
+        pull = self._window.had_to_pull  # a broker that has lost the index has lost the chunks
+        self._window = Window(self._part.missing, limit=limit, timeout_s=self._pace.timeout_s, pull=pull)
         self._do(self._window.fill(now_s), b"", now_s)
         self._finish_if_whole()
 
@@ -220,7 +222,8 @@ class Transfer:
                 case Kind.CANCEL:
                     self._cancel(action.digests[0])
                 case Kind.NEED:
-                    self._source.need(action.digests)
+                    self._asked.update(action.digests)
+                    self._source.need(tuple(map(self._chunk, action.digests)))
                 case Kind.STORE:
                     self._store(action.digests[0], data, now_s)
                 case Kind.FAIL:
@@ -229,8 +232,8 @@ class Transfer:
     def _chunk(self, digest: str) -> Chunk:
         if self._part is None:
             return Chunk(digest)
-        span = self._part.span(digest)
-        return Chunk(digest, self._wanted.sha256, span.offset, span.length)
+        number, span = self._part.place(digest)
+        return Chunk(digest, self._wanted.sha256, span.offset, span.length, self._wanted.index, number)
 
     def _cancel(self, digest: str) -> None:
         self._asked.discard(digest)

@@ -209,6 +209,7 @@ class Installer:
                 else:
                     self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.ChunkLost(digest=digest, problem=problem):
+                self._documents.lost(digest, problem, self.clock.monotonic_s())
                 self._fetch_on(lambda: self._carrier.lost(digest, problem))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())

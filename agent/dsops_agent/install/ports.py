@@ -62,12 +62,16 @@ class Chunk:
         file: SHA-256 of the file that it is part of; empty when it is a file of its own.
         offset: Where it stands in that file, in bytes.
         length: Its length in bytes; 0 when that is not known.
+        index: Digest of that file's chunk index; empty when it is a file of its own.
+        number: Its number in that index.
     """
 
     digest: str
     file: str = ""
     offset: int = 0
     length: int = 0
+    index: str = ""
+    number: int = 0
 
 
 class ChunkSource(Protocol):
@@ -85,8 +89,8 @@ class ChunkSource(Protocol):
         """Stop waiting for a chunk."""
         ...
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        """Ask the controller itself for chunks, at most 64 in one call."""
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        """Ask the controller itself for chunks, at most 16 in one call; the broker need not bring them any more."""
         ...
 
 

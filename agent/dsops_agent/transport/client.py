@@ -27,6 +27,8 @@ WINDOW = 10
 SESSION_EXPIRY_S = 86_400
 MAX_PACKET_BYTES = 128 * 1024
 CONNECT_TIMEOUT_S = 15.0
+RETAIN_NOT_SUPPORTED = 0x9A
+"""How a broker that retains nothing refuses a CONNECT whose will is to be retained (MQTT 5.0, 3.2.2.2)."""
 
 _properties: Callable[[int], Properties] = Properties
 
@@ -37,6 +39,7 @@ class Connected:
 
     refusal: str
     max_packet_bytes: int
+    retains: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Will:
     topic: str
     payload: bytes
     delay_s: int
+    retain: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def make_client(name: str, tls: ssl.SSLContext | None, will: Will, callbacks: Ca
         client.tls_set_context(tls)
     will_properties = _properties(PacketTypes.WILLMESSAGE)
     will_properties.WillDelayInterval = will.delay_s
-    client.will_set(will.topic, will.payload, qos=1, retain=True, properties=will_properties)
+    client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=will_properties)
     _attach(client, callbacks)
     return client
 
@@ -136,7 +140,9 @@ def _attach(client: Client, callbacks: Callbacks) -> None:
 
 def _attach_events(client: Client, events: deque[Event]) -> None:
     def on_connect(_: Client, __: object, ___: ConnectFlags, reason: ReasonCode, properties: Properties | None) -> None:
-        events.append(Connected(_refusal(reason), int(getattr(properties, "MaximumPacketSize", 0))))
+        most_bytes = int(getattr(properties, "MaximumPacketSize", 0))
+        retains = bool(getattr(properties, "RetainAvailable", 1)) and reason.value != RETAIN_NOT_SUPPORTED
+        events.append(Connected(_refusal(reason), most_bytes, retains))
 
     def on_disconnect(_: Client, __: object, ___: DisconnectFlags, reason: ReasonCode, ____: object) -> None:
         events.append(Disconnected(str(reason)))

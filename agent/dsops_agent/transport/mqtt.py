@@ -166,6 +166,7 @@ class MqttSession:
         """Set when the present connection, or the wait for the next one, has to end."""
         self._bell = Bell()
         self._max_packet_bytes = MAX_MESSAGE_BYTES
+        self._retains = True
         self.figures = Figures()
         self.problem: str | None = None
         """Why there is no connection; None while there is one."""
@@ -175,6 +176,11 @@ class MqttSession:
         """Whether there is a connection at this moment."""
         connection = self._connection
         return connection is not None and connection.is_up
+
+    @property
+    def retains(self) -> bool:
+        """Whether the broker keeps retained messages, as far as is known."""
+        return self._retains
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send at least once; see :meth:`dsops_agent.transport.ports.Broker.publish`."""
@@ -197,8 +203,8 @@ class MqttSession:
     def unsubscribe(self, topic: str) -> None:
         """Give a topic or filter up; the broker is told with others, at the latest when nothing else happens."""
         with self._lock:
-            self._wishes.wanted.pop(topic, None)
-            self._wishes.changes[topic] = None
+            if self._wishes.wanted.pop(topic, None) is not None:
+                self._wishes.changes[topic] = None
 
     def reconnect(self, address: str) -> None:
         """Make the connection anew, with the identity of now. The broker keeps the session; nothing is lost.
@@ -269,7 +275,7 @@ class MqttSession:
         seq = self._life.next_seq()
         events: deque[Event] = deque()
         now_s = self._clock.monotonic_s()
-        will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s)
+        will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s, self._retains)
         client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take))
         connection = _Connection(client, seq, events, now_s, now_s)
         host, _, port = self._address.rpartition(":")
@@ -319,10 +325,10 @@ class MqttSession:
         self.figures.received += 1
         with self._lock:
             is_wanted = self._wishes.wants(topic)
+            if not is_wanted:
+                self._wishes.changes[topic] = None
         if is_wanted:
             self._guarded(partial(self._inbox.message, topic, payload))
-        else:
-            self.unsubscribe(topic)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -332,11 +338,13 @@ class MqttSession:
 
     def _handle(self, connection: _Connection, event: Event) -> None:
         match event:
-            case Connected(refusal="", max_packet_bytes=limit):
+            case Connected(refusal="", max_packet_bytes=limit, retains=retains):
+                self._retains = retains
                 self._begin(connection, limit)
             case Connected(refusal=refusal) if refusal in IDENTITY_REFUSALS:
                 raise _refused(refusal)
-            case Connected(refusal=refusal):
+            case Connected(refusal=refusal, retains=retains):
+                self._retains = retains  # the next connection's will asks for no more than the broker can do
                 raise BrokerUnreachable("the broker refused the connection", why=refusal)
             case Disconnected() if not connection.is_up:
                 raise _refused("it ended the connection before it answered, which gives no reason")
@@ -390,7 +398,7 @@ class MqttSession:
     def _send(self, client: Client) -> None:
         with self._lock:
             while (message := self._outbox.take()) is not None:
-                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain and self._retains)
                 self._outbox.sent(info.mid, message)
                 if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:  # the disconnection is on its way to us
                     return

@@ -6,6 +6,11 @@ from typing import Protocol
 class Broker(Protocol):
     """A session with the broker that comes and goes. No method blocks; all may be called from any thread."""
 
+    @property
+    def retains(self) -> bool:
+        """Whether the broker keeps retained messages, as far as is known."""
+        ...
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send at least once (QoS 1), now or after the next connection.
 

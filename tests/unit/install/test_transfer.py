@@ -33,8 +33,8 @@ class Source:
     def cancel(self, digest: str) -> None:
         self.open.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.needed += digests
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.needed += [chunk.digest for chunk in chunks]
 
 
 def wanted(data: bytes = DATA, index: ChunkIndex | None = None) -> Wanted:
@@ -120,7 +120,7 @@ def test_wrong_bytes_are_dropped_and_counted(tmp_path: Path) -> None:
     transfer, source = begin(tmp_path)
     transfer.arrived(wanted().index, b"junk", 1.0)
     transfer.arrived(wanted().index, bytes(MAX_CHUNK_BYTES + 1), 1.0)
-    assert (transfer.wrong, source.needed) == (2, [wanted().index] * 2)
+    assert (transfer.wrong, source.needed, source.asked) == (2, [wanted().index], [wanted().index] * 2)
     with pytest.raises(TransferFailed, match="wrong bytes 3 times"):
         transfer.arrived(wanted().index, b"junk", 1.0)
 
