@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from dsops import ids
+from dsops.directive import MAX_SEQ
 from dsops.errors import DsopsError, InvalidConfig
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
@@ -80,6 +81,13 @@ class Install(Section):
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
 
 
+class Transfer(Section):
+    """How much of bundles the device may fetch; the controller can lower this, and never lift it."""
+
+    bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a second at most; 0: no limit")
+    bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a day at most; 0: no limit")
+
+
 class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
@@ -123,6 +131,7 @@ class Config(Section):
     trust: Trust = Field(description="whose signatures the device believes")
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
+    transfer: Transfer = Field(default=Transfer(), description="how much the device may fetch")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")

@@ -14,6 +14,7 @@ from functools import partial
 
 import dsops
 from dsops.clock import Clock
+from dsops.directive import TransferLimits
 from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
@@ -71,6 +72,7 @@ def install_config(config: Config) -> InstallConfig:
         window=config.install.window,
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
+        transfer=TransferLimits(**config.transfer.model_dump()),
     )
 
 

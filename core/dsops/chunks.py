@@ -94,7 +94,7 @@ def index_of(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES, segments: Iter
     Args:
         data: The file.
         chunk_bytes: Length of a chunk.
-        segments: Lengths of the parts that have chunks of their own (:func:`dsops.bundle.segments_of`); empty for
+        segments: Lengths of the parts that have chunks of their own (:attr:`dsops.bundle.Bundle.segments`); empty for
             a file without parts.
 
     Raises:

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
 from dsops.bundle import sha256_hex
@@ -35,6 +36,7 @@ from dsops_agent.install.ports import (
 )
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
+from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of
 from dsops_agent.install.view import model_state, progress_of, tidings_of
 from dsops_agent.trust.trusted_time import ClockState
@@ -93,10 +95,21 @@ class Installer:
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
-        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
+        self._carrier = Carrier(
+            self.slots.folder.parent / "staging",
+            self.chunks,
+            pace,
+            self.clock,
+            installed=self.slots.installed,
+            spending=Spending(self.config.transfer, self.journal, self.clock, self._date),
+        )
         self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
         self._publish()
+
+    def _date(self) -> datetime | None:
+        """Return trusted time; None when the host's clock is ahead of everything that is known."""
+        return None if self.trust.clock_state() is ClockState.AHEAD else self.trust.now()
 
     # Messages of other threads.
 
@@ -502,15 +515,17 @@ class Installer:
         models = sorted({*self.slots.models(), *self._rows})
         self._newest_refusal = self._refusals.newest
         self._observed = {
-            m: model_state(m, self._rows.get(m), self.slots, self.journal, self._progress(m)) for m in models
+            m: model_state(m, self._rows.get(m), self.slots, self.journal, self._progress(m), self._carrier.waiting(m))
+            for m in models
         }
         self.listener.changed()
 
     def _publish_progress(self, model: str) -> None:
         state = self._observed.get(model)
-        progress = self._progress(model)
-        if state and int(progress * 100) != int(state.progress * 100):
-            self._observed = {**self._observed, model: state.model_copy(update={"progress": progress})}
+        progress, waiting = self._progress(model), self._carrier.waiting(model)
+        if state and (int(progress * 100) != int(state.progress * 100) or waiting != state.waiting):
+            news = {"progress": progress, "waiting": waiting}
+            self._observed = {**self._observed, model: state.model_copy(update=news)}
             self.listener.changed()
 
     def _progress(self, model: str) -> float:

@@ -1,9 +1,10 @@
 """What the installer needs from the rest of the agent, and the values it is configured with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dsops.directive import TransferLimits
 from dsops.sealing import ContentKey
 
 
@@ -22,6 +23,7 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        transfer: How much may be fetched; a directive can lower it.
     """
 
     probation_s: float = 60.0
@@ -34,6 +36,7 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    transfer: TransferLimits = field(default_factory=TransferLimits)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ def progress_of(row: InstallRow | None, fetched: float) -> float:
     return fetched if row.state is Install.FETCHING else 1.0
 
 
-def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journal, progress: float) -> ModelState:
+def model_state(
+    model: str, row: InstallRow | None, slots: Slots, journal: Journal, progress: float, waiting: str = ""
+) -> ModelState:
     """Return one model's state as it is reported; a quarantined bundle cannot run again, so it is no ``previous``."""
     active, previous = slots.active(model), slots.previous(model)
     if previous and journal.quarantined(previous.digest):
@@ -35,6 +37,7 @@ def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journ
         deployment=row.wanted.deployment if row else "",
         target=row.wanted.sha256 if row else None,
         progress=progress,
+        waiting=waiting,
         problem=row.problem if row else None,
     )
 

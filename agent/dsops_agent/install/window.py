@@ -10,9 +10,10 @@ retained ones, and the rest is asked of the controller at once.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 FIRST_WINDOW = 2
 STRIKES = 3
@@ -54,8 +55,27 @@ class _Asked:
     strikes: int = 0
 
 
-def _free(_digest: str, _now_s: float) -> bool:
-    return True
+class Meter(Protocol):
+    """Counts chunks that are asked for against a budget."""
+
+    def take(self, digest: str) -> bool:
+        """Return whether a chunk may be asked for now; if so, it counts."""
+        ...
+
+    def spend(self, digest: str) -> None:
+        """Count a chunk that is asked for again, which is in any case."""
+        ...
+
+
+class Unmetered:
+    """No budget."""
+
+    def take(self, digest: str) -> bool:
+        """Return True."""
+        return bool(digest)
+
+    def spend(self, digest: str) -> None:
+        """Count nothing."""
 
 
 class Window:
@@ -66,8 +86,7 @@ class Window:
         limit: Most chunks asked for at one time.
         timeout_s: Shortest time before a chunk is asked for again.
         pull: Whether to ask the controller from the beginning.
-        allows: Returns whether a budget covers a chunk at a moment, and charges it; asked before each request. A chunk
-            that is asked for again is charged, too, and asked for whatever the answer.
+        meter: Knows the budget.
     """
 
     def __init__(
@@ -77,14 +96,14 @@ class Window:
         limit: int,
         timeout_s: float,
         pull: bool = False,
-        allows: Callable[[str, float], bool] = _free,
+        meter: Meter | None = None,
     ) -> None:
         self._todo = deque(missing)
         self._asked: dict[str, _Asked] = {}
         self._limit = max(1, limit)
         self._size = min(FIRST_WINDOW, self._limit)
         self._timeout_s = timeout_s
-        self._allows = allows
+        self._meter = meter or Unmetered()
         self._pulled = PULL_AFTER if pull else 0
         self._mean_s = 0.0
         self._good = 0
@@ -111,6 +130,11 @@ class Window:
         return bool(self._todo) and len(self._asked) < self._size and not self._failed
 
     @property
+    def coming(self) -> str:
+        """The chunk that is asked for next; empty when none is left."""
+        return self._todo[0] if self._todo else ""
+
+    @property
     def had_to_pull(self) -> bool:
         """Whether only the controller could bring what came last."""
         return self._pulled > 0
@@ -127,7 +151,7 @@ class Window:
         part = self._size // (2 if way is Kind.NEED else 4)
         if self._size - len(self._asked) < min(part, len(self._todo)):
             return actions
-        while self.has_room and self._allows(self._todo[0], now_s):
+        while self.has_room and self._meter.take(self._todo[0]):
             digest = self._todo.popleft()
             self._asked[digest] = _Asked(now_s, now_s + self._patience_s, way)
             actions.append(Action(way, (digest,)))
@@ -194,7 +218,7 @@ class Window:
         return self._ask(digest, replace(asked, tries=asked.tries + 1, way=way), now_s)
 
     def _ask(self, digest: str, asked: _Asked, now_s: float) -> Action:
-        self._allows(digest, now_s)
+        self._meter.spend(digest)
         self._asked[digest] = replace(asked, late_s=now_s + self._patience_s)
         return Action(asked.way, (digest,))
 
