@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from dsops import ids
+from dsops.directive import MAX_SEQ
 from dsops.errors import DsopsError, InvalidConfig
 from dsops_agent.install.maintenance import Rules, Schedule, parse
 
@@ -93,7 +94,7 @@ class Install(Section):
 
     probation_s: float = Field(default=60.0, ge=0, description="how long a new bundle must answer before it is kept")
     chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
-    window: int = Field(default=8, ge=1, le=16, description="chunks asked for at the same time")
+    window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
 
 
@@ -142,6 +143,13 @@ class Maintenance(Section):
         )
 
 
+class Transfer(Section):
+    """How much of bundles the device may fetch; the controller can lower this, and never lift it."""
+
+    bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a second at most; 0: no limit")
+    bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a day at most; 0: no limit")
+
+
 class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
@@ -186,6 +194,7 @@ class Config(Section):
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
     maintenance: Maintenance = Field(default=Maintenance(), description="when a bundle may come onto the device")
+    transfer: Transfer = Field(default=Transfer(), description="how much the device may fetch")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")

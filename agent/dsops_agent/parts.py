@@ -14,8 +14,9 @@ from functools import partial
 
 import dsops
 from dsops.clock import Clock
+from dsops.directive import TransferLimits
 from dsops.errors import DsopsError, InvalidConfig
-from dsops.messages import Connection, Inventory
+from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
@@ -73,6 +74,7 @@ def install_config(config: Config) -> InstallConfig:
         window=config.install.window,
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
+        transfer=TransferLimits(**config.transfer.model_dump()),
     )
 
 
@@ -196,7 +198,7 @@ class Parts:
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
-            chunks=MqttChunks(self._session, self._topics, self.identity.device),
+            chunks=MqttChunks(self._session, self._topics, self.identity.device, self._chunk_lost),
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
@@ -223,6 +225,9 @@ class Parts:
         """Take a message from the broker."""
         if not self._commander.on_message(topic, payload):
             logger.debug("a message on %s is for nobody", topic)
+
+    def _chunk_lost(self, digest: str, problem: Problem) -> None:
+        self._installer.chunk_lost(digest, problem)
 
     def connected(self) -> None:
         """Take note of a connection to the broker."""
@@ -256,7 +261,6 @@ class Parts:
         threads.start("runtime", self._supervisor.run)
         threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
-        threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
@@ -279,7 +283,7 @@ class Parts:
         threads.join(1.0, "installer", "reporter", "collector")
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "prover", "mqtt", "mqtt-inbox")
+        threads.join(5.5, "runtime", "prover", "mqtt")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")

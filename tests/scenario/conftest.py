@@ -242,10 +242,10 @@ class SimBroker:
     def cancel(self, digest: str) -> None:
         self.subscribed.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()
-        assert 1 <= len(digests) <= 64
-        self.needed += digests
+        assert 1 <= len(chunks) <= 16
+        self.needed += [chunk.digest for chunk in chunks]
 
     def pump(self, deliver: Callable[[str, bytes], None]) -> None:
         for digest in [*self.subscribed, *self.needed]:

@@ -80,8 +80,8 @@ class Surroundings:
     def cancel(self, digest: str) -> None:
         self.asked.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.asked |= dict.fromkeys(digests)
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.asked |= dict.fromkeys(chunk.digest for chunk in chunks)
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         assert path.is_file()

@@ -24,6 +24,7 @@ class Board:
         events: Keeps events.
         listener: Is told of changes.
         fetched: Tells the share of a model's bundle that a transfer under way has.
+        held: Tells what that transfer waits for; empty when it goes on.
         observed: The state of every model.
         newest_refusal: Why the newest message of the controller was refused, if it was.
     """
@@ -35,6 +36,7 @@ class Board:
     events: EventSink
     listener: Listener
     fetched: Callable[[str], float]
+    held: Callable[[str], str]
     observed: dict[str, ModelState] = field(init=False, default_factory=dict)
     newest_refusal: Problem | None = field(init=False, default=None)
     _shown: object = field(init=False, default=None)
@@ -53,9 +55,10 @@ class Board:
     def publish_progress(self, model: str) -> None:
         """Look at a transfer anew; whole percents count."""
         state = self.observed.get(model)
-        progress = self._progress(model)
-        if state and int(progress * 100) != int(state.progress * 100):
-            self.observed = {**self.observed, model: state.model_copy(update={"progress": progress})}
+        progress, waiting = self._progress(model), self._waiting(model)
+        if state and (int(progress * 100) != int(state.progress * 100) or waiting != state.waiting):
+            news = {"progress": progress, "waiting": waiting}
+            self.observed = {**self.observed, model: state.model_copy(update=news)}
             self._shown = None
             self.listener.changed()
 
@@ -86,7 +89,10 @@ class Board:
 
     def _state(self, model: str) -> ModelState:
         state = model_state(model, self.installs.get(model), self.slots, self.journal, self._progress(model))
-        return state.model_copy(update={"waiting": self.installs.waiting.get(model, "")})
+        return state.model_copy(update={"waiting": self._waiting(model)})
+
+    def _waiting(self, model: str) -> str:
+        return self.installs.waiting.get(model) or self.held(model)
 
     def _progress(self, model: str) -> float:
         return progress_of(self.installs.get(model), self.fetched(model))

@@ -40,6 +40,7 @@ from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.reconcile import Reconciler
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
+from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -91,7 +92,14 @@ class Installer:
         self._installs = Installs(self.journal)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
-        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
+        self._carrier = Carrier(
+            self.slots.folder.parent / "staging",
+            self.chunks,
+            pace,
+            self.clock,
+            installed=self.slots.installed,
+            spending=Spending(self.config.transfer, self.journal, self.clock, self._date),
+        )
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
         self._proving = Proving(self.runtime, self._proof_ended)
@@ -103,6 +111,7 @@ class Installer:
             events=self.events,
             listener=self.listener,
             fetched=self._carrier.progress,
+            held=self._carrier.waiting,
         )
         self._engine = Engine(
             steps=Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys),
@@ -133,6 +142,10 @@ class Installer:
 
     def _turned(self, model: str) -> None:
         self._reconciler.reconcile(model)
+
+    def _date(self) -> datetime | None:
+        """Return trusted time; None when the host's clock is ahead of everything that is known."""
+        return None if self.trust.clock_state() is ClockState.AHEAD else self.trust.now()
 
     # Messages of other threads.
 
@@ -253,6 +266,7 @@ class Installer:
                 else:
                     self._engine.fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.ChunkLost(digest=digest, problem=problem):
+                self._documents.lost(digest, problem, self.clock.monotonic_s())
                 self._engine.fetch_on(lambda: self._carrier.lost(digest, problem))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())

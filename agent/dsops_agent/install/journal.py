@@ -3,20 +3,22 @@
 Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power cut; with NORMAL it loses nearly all.
 """
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dsops.bundle import sha256_hex
-from dsops.directive import DesiredSlot, Directive
+from dsops.directive import DesiredSlot, Directive, TransferLimits
 from dsops.errors import NoSpace, StateDamaged
 from dsops.files import make_private
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
+from dsops_agent.install.budget import Today
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -48,7 +50,7 @@ CREATE TABLE refusal (
 _FILE_BYTES = 256 * 1024
 _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
-_SEQ, _DIRECTIVE = "directive seq", "directive digest"
+_SEQ, _DIRECTIVE, _LIMITS, _TODAY = "directive seq", "directive digest", "transfer limits", "transfer today"
 _COUNTER, _REPORT = "report", "report digest"
 Cell = str | int
 
@@ -242,7 +244,7 @@ class Journal:
         return self.get(_DIRECTIVE)
 
     def accept(self, directive: Directive, digest: str) -> None:
-        """Keep a directive's ``seq``, which never falls, its digest, what it wants and the keys that it brings.
+        """Keep a directive's ``seq``, which never falls, its digest, limits, what it wants and the keys that it brings.
 
         What it does not name is not desired any more; what it pardons leaves the quarantine.
         """
@@ -250,6 +252,7 @@ class Journal:
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
             self._write(sql, (_SEQ, directive.seq))
             self.set(_DIRECTIVE, digest)
+            self.set(_LIMITS, directive.transfer.model_dump_json())
             self._write("DELETE FROM desired", ())
             for model, slot in directive.slots.items():
                 row = (model, directive.seq, slot.model_dump_json())
@@ -262,6 +265,20 @@ class Journal:
         """Return what the newest directive wants of each model that it names, with its ``seq``."""
         rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
         return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
+
+    # The transfer budget; see dsops_agent.install.spending.
+
+    def told_limits(self) -> TransferLimits:
+        """Return how much may be fetched by the newest accepted directive."""
+        return TransferLimits.model_validate_json(self.get(_LIMITS, "{}"))
+
+    def today(self) -> Today:
+        """Return what was fetched on the newest day on which anything was."""
+        return Today(**json.loads(self.get(_TODAY, "{}")))
+
+    def keep_today(self, today: Today) -> None:
+        """Keep what was fetched."""
+        self.set(_TODAY, json.dumps(asdict(today)))
 
     # Reports.
 

@@ -1,10 +1,11 @@
 """What the installer needs from the rest of the agent, and the values it is configured with."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dsops.directive import TransferLimits
 from dsops.sealing import ContentKey
 
 
@@ -23,11 +24,12 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        transfer: How much may be fetched; a directive can lower it.
     """
 
     probation_s: float = 60.0
     chunk_timeout_s: float = 5.0
-    window: int = 8
+    window: int = 16
     free_bytes: int = 16 * 1024 * 1024
     trust_wait_s: float = 10.0
     retry_s: float = 5.0
@@ -35,6 +37,7 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    transfer: TransferLimits = field(default_factory=TransferLimits)
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,16 @@ class Chunk:
         file: SHA-256 of the file that it is part of; empty when it is a file of its own.
         offset: Where it stands in that file, in bytes.
         length: Its length in bytes; 0 when that is not known.
+        index: Digest of that file's chunk index; empty when it is a file of its own.
+        number: Its number in that index.
     """
 
     digest: str
     file: str = ""
     offset: int = 0
     length: int = 0
+    index: str = ""
+    number: int = 0
 
 
 class ChunkSource(Protocol):
@@ -86,8 +93,8 @@ class ChunkSource(Protocol):
         """Stop waiting for a chunk."""
         ...
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        """Ask the controller itself for chunks, at most 64 in one call."""
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        """Ask the controller itself for chunks, at most 16 in one call; the broker need not bring them any more."""
         ...
 
 

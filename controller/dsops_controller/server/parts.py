@@ -78,7 +78,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     lake = Lake(db, config.lake_folder(folder))
     inbox = Inbox(db, clock)
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
-    outbox = Outbox()
+    outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
     driver = Driver(db, outbox, director, clock)
     topics = Topics(config.broker.topic_prefix)
