@@ -16,6 +16,7 @@ from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.plan import Plan, assign
+from dsops_controller.rollout.wanted import RETAINED_BYTES, wanted_files
 
 _OPEN = [state.value for state in Rollout if not state.is_final]
 
@@ -23,17 +24,21 @@ _OPEN = [state.value for state in Rollout if not state.is_final]
 class Rollouts:
     """Creates rollouts and changes them on an operator's word."""
 
-    def __init__(self, db: Database, director: desired.Director, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, director: desired.Director, clock: Clock, retained_bytes: int = RETAINED_BYTES
+    ) -> None:
         self._db = db
         self._director = director
         self._clock = clock
+        self.retained_bytes = retained_bytes
+        """How long all files together may be that the broker is offered."""
 
     def create(self, plan: Plan) -> str:
         """Store a running rollout and its pending deployments; return its id.
 
         Raises:
             NotFound: There is no such bundle.
-            Conflict: Another rollout of the model has not ended.
+            Conflict: Another rollout of the model has not ended, or the broker would have to keep too much.
             InvalidInput: The cohort is empty or names a device that is not accepted.
         """
         rollout = ids.new_rollout_id()
@@ -41,6 +46,7 @@ class Rollouts:
         with self._db.write() as connection:
             bundle = _find_bundle(connection, plan)
             _check_alone(connection, plan.model)
+            _check_room(connection, bundle, self.retained_bytes)
             waves = assign(plan, _cohort(connection, plan), rollout, _absent(connection))
             connection.execute(
                 tables.rollout.insert().values(
@@ -219,6 +225,20 @@ def _check_alone(connection: Connection, model: str) -> None:
         raise Conflict(
             f"rollout {other.id} of {model} is {other.state}", hint=f"wait for it, or: dsops rollout abort {other.id}"
         )
+
+
+def _check_room(connection: Connection, bundle: Row[Any], retained_bytes: int) -> None:
+    files = wanted_files(connection)
+    held = sum(files.values())
+    if bundle.sha256 in files or held + bundle.length_bytes <= retained_bytes:
+        return
+    raise Conflict(
+        f"the broker would have to keep too much for {bundle.model} {bundle.release}",
+        why=f"it keeps {held} bytes of {len(files)} files that rollouts or devices want; with {bundle.length_bytes} "
+        f"more it would be over the {retained_bytes} that [broker] retained_bytes allows",
+        hint="bring devices to fewer different releases, abort a rollout (dsops rollout list), or raise [broker] "
+        "retained_bytes in controller.toml if the broker has the memory",
+    )
 
 
 def _cohort(connection: Connection, plan: Plan) -> list[str]:

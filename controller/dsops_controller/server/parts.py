@@ -30,6 +30,7 @@ from dsops_controller.server.init import operator_token_sha256
 from dsops_controller.server.intake import Effects, Intake
 from dsops_controller.server.link import LinkSettings, Message
 from dsops_controller.server.mosquitto import ACL_FILE, CONTROLLER, PID_FILE
+from dsops_controller.server.offers import Offers
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
 from dsops_controller.server.publications import Publications, controller_message
@@ -85,14 +86,14 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     revocations = Revocations(db, authority, _revocation_files(folder, config), expulsion.follow, changes, clock)
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
     publications = Publications(db, topics, repository, bundles, clock)
-    broker = Broker(_link(folder, config, topics, clock), outbox, publications, intake, clock)
+    broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     backend = Backend(
         registry=registry,
         enrolment=enrolment,
         overview=Overview(db),
         repository=repository,
         bundles=bundles,
-        rollouts=Rollouts(db, director, clock),
+        rollouts=Rollouts(db, director, clock, config.broker.retained_bytes),
         store=LakeStore(db, lake),
         outbox=outbox,
         clock=clock,
