@@ -76,6 +76,10 @@ class Client:
         """Return the fleet's figures."""
         return self._json("GET", "/summary")
 
+    def broker(self, *, again: bool = False) -> Row:
+        """Return what the controller found out about the broker; it looks anew if it shall look ``again``."""
+        return self._json("POST", "/broker/check") if again else self._json("GET", "/broker")
+
     def devices(self) -> list[Row]:
         """Return every device."""
         return self._rows("/devices")

@@ -26,6 +26,7 @@ BYTES_OUT = "$SYS/broker/bytes/sent"
 UPKEEP_S = 5.0
 RETRY_S = 1.0
 FLUSH_S = 30.0
+HEAD_S = 1.0
 TOLD = 16
 RESEED_S = 60.0
 """A chunk that devices ask for is published again, retained, at most so often."""
@@ -71,6 +72,7 @@ class Broker:
         self._offered: dict[str, frozenset[str]] = {}
         """Digests that were offered in this session, by file."""
         self._head = b""
+        self._head_s = clock.monotonic_s() - HEAD_S
         self._documents: frozenset[str] = frozenset()
         self._offered_s = clock.monotonic_s()
         self._reseeded_s: dict[str, float] = {}
@@ -127,6 +129,10 @@ class Broker:
     def wake(self) -> None:
         """Have the link look at its stop event now."""
         self._link.wake()
+
+    def sessions(self) -> tuple[int, bool]:
+        """Return how many sessions with the broker there were, and whether there is one."""
+        return self._link.counters.connections, self._link.is_connected
 
     def figures(self) -> BrokerFigures:
         """Return what the courier did so far."""
@@ -190,9 +196,12 @@ class Broker:
             case Trust(everything):
                 self._offer(everything=everything)
             case Desired(device):
+                self._send_head()
                 self._send(self._publications.desired(device))
             case Answer(device, digest):
                 self._reply(device, digest)
+            case Seed(_) if not self._link.limits.holds_chunks:
+                return  # agents ask for what they need
             case Seed(sha256):
                 self._offered[sha256] = frozenset(self._publications.digests(sha256))
                 self._bulk.setdefault(work, self._publications.file(sha256))
@@ -226,9 +235,17 @@ class Broker:
         if everything:
             self._offered_s = self._clock.monotonic_s()
 
+    def _send_head(self) -> None:
+        """Say the head again before a directive where none is retained: its device may have missed it."""
+        now_s = self._clock.monotonic_s()
+        offer = None if self._link.limits.retain else self._publications.offer()
+        if offer is not None and now_s - self._head_s >= HEAD_S:
+            self._head_s = now_s
+            self._send(self._publications.head(offer))
+
     def _reply(self, device: str, digest: str) -> None:
         self._send(self._publications.answer(device, digest))
-        if not self._should_hold(digest):
+        if not self._link.limits.holds_chunks or not self._should_hold(digest):
             return
         now_s = self._clock.monotonic_s()
         if now_s - self._reseeded_s.get(digest, -RESEED_S) < RESEED_S:
@@ -248,8 +265,8 @@ class Broker:
         is_due = now_s - self._offered_s > REFRESH_S
         if offer and (is_due or offer.head != self._head):
             self._outbox.trust(everything=is_due)
-        if not self._link.is_connected:
-            return  # the next session says everything again
+        if not (self._link.is_connected and self._link.limits.holds_chunks):
+            return
         due = self._offers.due()
         for sha256 in due.offer:
             self._outbox.chunks(sha256)

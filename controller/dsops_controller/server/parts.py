@@ -22,6 +22,7 @@ from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
+from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.config import ServerConfig
 from dsops_controller.server.eviction import Evictor
 from dsops_controller.server.expulsion import Expulsion
@@ -33,6 +34,7 @@ from dsops_controller.server.mosquitto import ACL_FILE, CONTROLLER, PID_FILE
 from dsops_controller.server.offers import Offers
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
+from dsops_controller.server.probe import ProbeSettings, probe
 from dsops_controller.server.publications import Publications, controller_message
 from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
@@ -57,6 +59,7 @@ class Parts:
     expulsion: Expulsion
     enrolment: Enrolment
     driver: Driver
+    checkup: Checkup
     rest: ASGIApp
 
 
@@ -87,6 +90,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
     publications = Publications(db, topics, repository, bundles, clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
+    checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
     backend = Backend(
         registry=registry,
         enrolment=enrolment,
@@ -96,13 +100,16 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         rollouts=Rollouts(db, director, clock, config.broker.retained_bytes),
         store=LakeStore(db, lake),
         outbox=outbox,
+        checkup=checkup,
         clock=clock,
         wake=driver.wake,
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
     rest = guarded(backend, operator_token_sha256(folder))
-    return Parts(lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, rest)
+    return Parts(
+        lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, checkup, rest
+    )
 
 
 def _reply(config: ServerConfig) -> ReplySettings:
@@ -129,6 +136,11 @@ def _revocation_files(folder: Path, config: ServerConfig) -> RevocationFiles:
 def _evictor(folder: Path, config: ServerConfig, authority: Authority) -> Evictor:
     broker, ca = config.broker, controller_credentials(folder).ca
     return Evictor(broker.host, broker.port, ca, authority.issue_evictor)
+
+
+def _probe(folder: Path, config: ServerConfig, authority: Authority) -> ProbeSettings:
+    broker, ca = config.broker, controller_credentials(folder).ca
+    return ProbeSettings(broker.host, broker.port, ca, broker.topic_prefix, authority.issue_client)
 
 
 def _effects(outbox: Outbox, driver: Driver, trail: Audit, expulsion: Expulsion) -> Effects:

@@ -10,6 +10,7 @@ from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BrokerFigures
+from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
 from dsops_controller.trust.repository import Repository
@@ -34,6 +35,7 @@ class Backend:
     rollouts: Rollouts
     store: Store
     outbox: Outbox
+    checkup: Checkup
     clock: Clock
     wake: Callable[[], None]
     mqtt: Callable[[], BrokerFigures]
