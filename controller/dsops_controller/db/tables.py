@@ -124,6 +124,7 @@ deployment = Table(
     Column("message", Text, nullable=False, default=""),
     Column("started_ms", _BIG),
     Column("ended_ms", _BIG),
+    Column("counter", _BIG, nullable=False, server_default="0"),  # of the report that was taken in last
     Index("deployment_by_rollout", "rollout", "wave"),
     Index("deployment_by_device", "device"),
 )
@@ -174,6 +175,7 @@ site = Table(
     Column("name", String(64), primary_key=True),  # as devices name it in their inventory
     Column("bytes_per_s", _BIG, nullable=False, server_default="0"),  # 0: no limit
     Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
+    Column("devices", _BIG, nullable=False, server_default="0"),  # among so many the budget is shared
     Column("updated_ms", _BIG, nullable=False),
 )
 

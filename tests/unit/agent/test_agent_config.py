@@ -91,3 +91,10 @@ def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.device = "other"
     assert isinstance(config, Config)
+
+
+def test_only_the_first_contact_of_a_new_device_does_not_wait(tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD + "[mqtt]\nkeepalive_s = 7\n")).config
+    assert config.mqtt.first_contact_max_s == 10.0
+    hurried = config.at_once()
+    assert (hurried.mqtt.first_contact_max_s, hurried.mqtt.keepalive_s) == (0.0, 7)
