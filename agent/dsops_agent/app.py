@@ -48,7 +48,7 @@ class Agent:
         self._lock = StateLock(config.state)
         self._threads = Threads(self._stop)
         self._identities = IdentityFolder(config.state / "identity")
-        self._inventory = inventory()
+        self._inventory = inventory(config.transfer.site)
         self._parts: Parts | None = None
         self._renewer: Renewer | None = None
         self._enrolment_problem = ""

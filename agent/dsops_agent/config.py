@@ -80,6 +80,16 @@ class Install(Section):
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
 
 
+class Transfer(Section):
+    """How much of bundles the device may fetch, and from where."""
+
+    site: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
+        description="name of the site: its devices share a link, and the budget that the controller has for it",
+    )
+
+
 class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
@@ -126,6 +136,7 @@ class Config(Section):
     trust: Trust = Field(description="whose signatures the device believes")
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
+    transfer: Transfer = Field(default=Transfer(), description="how much of bundles the device may fetch")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")

@@ -76,8 +76,8 @@ def _temperature() -> float:
     return max((float(entry.current) for entries in sensors.values() for entry in entries), default=0.0)
 
 
-def inventory() -> Inventory:
-    """Return what the device says of itself at birth."""
+def inventory(site: str = "") -> Inventory:
+    """Return what the device says of itself at birth; ``site`` is where it is, as its configuration says."""
     return Inventory(
         agent_version=dsops.__version__,
         hardware=platform.machine(),
@@ -86,6 +86,7 @@ def inventory() -> Inventory:
         runtime=runtime_version(),
         cpus=os.cpu_count() or 0,
         memory_bytes=int(psutil.virtual_memory().total),
+        site=site,
     )
 
 

@@ -177,6 +177,19 @@ class Client:
         """Let a paused rollout go on."""
         return self._json("POST", f"/rollouts/{_part(rollout)}/resume")
 
+    def sites(self) -> list[Row]:
+        """Return the sites that have a budget."""
+        return self._rows("/sites")
+
+    def set_site(self, site: str, bytes_per_s: int, bytes_per_day: int) -> Row:
+        """Give a site a budget; 0 sets no limit."""
+        budget = {"bytes_per_s": bytes_per_s, "bytes_per_day": bytes_per_day}
+        return self._json("PUT", f"/sites/{_part(site)}", json=budget)
+
+    def clear_site(self, site: str) -> None:
+        """Take a site's budget away."""
+        self._call("DELETE", f"/sites/{_part(site)}")
+
     def drift(self, model: str | None = None) -> list[Row]:
         """Return drift by device and model."""
         return self._rows("/drift", model=model)

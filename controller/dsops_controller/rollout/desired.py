@@ -19,6 +19,7 @@ from dsops.sealing import ContentKey, recipient_key, wrap
 from dsops.states import Device
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
+from dsops_controller.fleet import sites
 
 LIFE = timedelta(days=14)
 
@@ -49,7 +50,13 @@ def write(
     seq = _next_seq(connection, device)
     told = _with_keys(connection, device, slots)
     directive = Directive(
-        fleet=director.fleet, device=device, seq=seq, issued=now, expires=now + LIFE, slots=dict(sorted(told.items()))
+        fleet=director.fleet,
+        device=device,
+        seq=seq,
+        issued=now,
+        expires=now + LIFE,
+        slots=dict(sorted(told.items())),
+        transfer=sites.share(connection, device),
     )
     envelope = directive.sign(*director.signing_keys())
     upsert(

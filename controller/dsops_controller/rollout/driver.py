@@ -18,6 +18,7 @@ from dsops.states import Deployment, Rollout
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.fleet import sites
 from dsops_controller.rollout import desired, outdated
 from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 from dsops_controller.rollout.plan import Plan
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 A_TURN, AT_ONCE = 200, 100
 """Reports and decisions of one rollout in a turn, and directives that are written in one transaction."""
+FOLLOW_S = 60.0
 SHORT_S, LONGEST_REST_S = 0.05, 2.0
 
 
@@ -56,6 +58,7 @@ class Driver:
         self._repeats = Repeats()
         self._signing: set[str] = set()
         self._unbelieved: list[str] = []
+        self._followed_s = clock.monotonic_s()
 
     def wake(self) -> None:
         """Have the loop look again now: a device reported, or an operator asked for something."""
@@ -92,6 +95,7 @@ class Driver:
                 left -= done
             if left <= 0:
                 self.wake()
+        self._follow_sites()
         self._sign_again()
         self._take_back()
         self._renew_old()
@@ -167,6 +171,14 @@ class Driver:
             messages = outdated.envelopes(connection, due)
         for device, envelope in messages:
             self._publisher.publish_desired(device, envelope)
+
+    def _follow_sites(self) -> None:
+        """Divide the budgets of sites anew where devices came or went."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._followed_s >= FOLLOW_S:
+            self._followed_s = now_s
+            with self._db.write() as connection:
+                sites.follow(connection, self._now_ms())
 
     def _renew_old(self) -> None:
         """Write directives anew that end too soon, or say too little by now."""

@@ -17,6 +17,7 @@ from dsops_controller.fleet.ca import REVOCATIONS, Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
@@ -98,6 +99,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         repository=repository,
         bundles=bundles,
         rollouts=Rollouts(db, director, clock, config.broker.retained_bytes),
+        sites=Sites(db, clock),
         store=LakeStore(db, lake),
         outbox=outbox,
         checkup=checkup,

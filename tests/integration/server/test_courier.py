@@ -296,6 +296,29 @@ def test_what_a_killed_server_had_offered_leaves_the_broker_when_it_is_back(
         left -= {topic} if payload == b"" else set()
 
 
+def test_without_retained_messages_a_device_is_told_while_it_is_there_and_pulls(
+    site: Any, fleet: Fleet, key: object, mosquitto: Any, join_as: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
+    data, _ = fleet.push(1)
+    mosquitto.kill()
+    eventually(lambda: not fleet.operator.summary()["mqtt"]["connected"], "the server notices")
+    with (site.folder / "mosquitto" / "mosquitto.conf").open("a") as configuration:
+        configuration.write("retain_available false\n")
+    mosquitto.start()
+    eventually(lambda: fleet.operator.summary()["mqtt"]["connections"] == 2, "the server is back")
+    device = join_as(site.folder.parent / "identities" / CAM)
+    chunks = chunk_topics(data)
+    device.subscribe(T.down(CAM), T.trust(), *sorted(chunks))
+    fleet.operator.create_rollout({"model": MODEL, "release": 1, "cohort": [CAM]})
+    heard = gather(device, {T.desired(CAM), T.trust()})
+    digest = bundle_index(data).digests[0]
+    device.publish(T.need(CAM), Need(digests=(digest,)).encode())
+    heard |= gather(device, {T.chunk_answer(CAM)})
+    assert heard[T.chunk_answer(CAM)][:32].hex() == digest
+    heard |= dict(device.drain())
+    assert not chunks & set(heard), "nothing is offered that nobody would keep"
+
+
 def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, device: Any, believer: Believer) -> None:
     fleet.push(1)
     device.subscribe(T.trust())

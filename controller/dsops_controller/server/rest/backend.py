@@ -8,6 +8,7 @@ from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
+from dsops_controller.fleet.sites import Sites
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BrokerFigures
 from dsops_controller.server.checkup import Checkup
@@ -33,6 +34,7 @@ class Backend:
     repository: Repository
     bundles: Bundles
     rollouts: Rollouts
+    sites: Sites
     store: Store
     outbox: Outbox
     checkup: Checkup
