@@ -48,7 +48,7 @@ class Agent:
         self._lock = StateLock(config.state)
         self._threads = Threads(self._stop)
         self._identities = IdentityFolder(config.state / "identity")
-        self._inventory = inventory()
+        self._inventory = inventory(config.transfer.site)
         self._parts: Parts | None = None
         self._renewer: Renewer | None = None
         self._enrolment_problem = ""
@@ -92,14 +92,16 @@ class Agent:
         """Get an identity, put everything together, start it."""
         self._identities.sweep()
         applicant = self._applicant()
-        identity = self._identities.load(self._config.device) or self._first(applicant)
+        config, identity = self._config, self._identities.load(self._config.device)
+        if identity is None:  # somebody sets it up and waits for it
+            identity, config = self._first(applicant), config.at_once()
         if self._stop.is_set():
             return
         credentials = Credentials(self._identities, identity, self._clock, self._identity_changed)
         self._renewer = Renewer(
             self._config.device, self._identities, credentials, applicant, renew_over_grpc, self._clock
         )
-        self._parts = parts = Parts(self._config, credentials, self._clock, self._inventory, self._status.changed)
+        self._parts = parts = Parts(config, credentials, self._clock, self._inventory, self._status.changed)
         parts.start(self._threads, self._stop)
         self._threads.start("renewal", lambda: self._renewer.run(self._stop) if self._renewer else None)
         self._status.changed()

@@ -146,6 +146,11 @@ class Maintenance(Section):
 class Transfer(Section):
     """How much of bundles the device may fetch; the controller can lower this, and never lift it."""
 
+    site: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
+        description="name of the site: its devices share a link, and the budget that the controller has for it",
+    )
     bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a second at most; 0: no limit")
     bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a day at most; 0: no limit")
 
@@ -178,6 +183,9 @@ class Mqtt(Section):
     """How the device keeps its connection to the broker."""
 
     keepalive_s: int = Field(default=30, ge=1, le=1160, description="time without traffic after which a ping is sent")
+    first_contact_max_s: float = Field(
+        default=10.0, ge=0, description="after a start, and after a connection was lost, up to so long is waited"
+    )
     reconnect_max_s: float = Field(default=60.0, gt=0, description="longest wait between two connections")
     will_delay_s: int = Field(default=10, ge=0, description="how long the broker waits before it says we are gone")
 
@@ -199,6 +207,10 @@ class Config(Section):
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")
     mqtt: Mqtt = Field(default=Mqtt(), description="how the device keeps its connection to the broker")
+
+    def at_once(self) -> "Config":
+        """Return it with a first contact that does not wait."""
+        return self.model_copy(update={"mqtt": self.mqtt.model_copy(update={"first_contact_max_s": 0.0})})
 
     @property
     def run_folder(self) -> Path:

@@ -71,8 +71,8 @@ def _rss(pid: int) -> int:
         return 0
 
 
-def inventory() -> Inventory:
-    """Return what the device says of itself at birth."""
+def inventory(site: str = "") -> Inventory:
+    """Return what the device says of itself at birth; ``site`` is where it is, as its configuration says."""
     return Inventory(
         agent_version=dsops.__version__,
         hardware=platform.machine(),
@@ -81,6 +81,7 @@ def inventory() -> Inventory:
         runtime=runtime_version(),
         cpus=os.cpu_count() or 0,
         memory_bytes=int(psutil.virtual_memory().total),
+        site=site,
     )
 
 

@@ -172,6 +172,7 @@ class Parts:
             address=self.identity.fleet.broker,
             tls=self._tls,
             keepalive_s=self.config.mqtt.keepalive_s,
+            first_contact_max_s=self.config.mqtt.first_contact_max_s,
             reconnect_max_s=self.config.mqtt.reconnect_max_s,
             will_delay_s=self.config.mqtt.will_delay_s,
             accepted=self.credentials.accepted,

@@ -76,6 +76,10 @@ class Client:
         """Return the fleet's figures."""
         return self._json("GET", "/summary")
 
+    def broker(self, *, again: bool = False) -> Row:
+        """Return what the controller found out about the broker; it looks anew if it shall look ``again``."""
+        return self._json("POST", "/broker/check") if again else self._json("GET", "/broker")
+
     def devices(self) -> list[Row]:
         """Return every device."""
         return self._rows("/devices")
@@ -176,6 +180,19 @@ class Client:
     def resume_rollout(self, rollout: str) -> Row:
         """Let a paused rollout go on."""
         return self._json("POST", f"/rollouts/{_part(rollout)}/resume")
+
+    def sites(self) -> list[Row]:
+        """Return the sites that have a budget."""
+        return self._rows("/sites")
+
+    def set_site(self, site: str, bytes_per_s: int, bytes_per_day: int) -> Row:
+        """Give a site a budget; 0 sets no limit."""
+        budget = {"bytes_per_s": bytes_per_s, "bytes_per_day": bytes_per_day}
+        return self._json("PUT", f"/sites/{_part(site)}", json=budget)
+
+    def clear_site(self, site: str) -> None:
+        """Take a site's budget away."""
+        self._call("DELETE", f"/sites/{_part(site)}")
 
     def drift(self, model: str | None = None) -> list[Row]:
         """Return drift by device and model."""

@@ -17,7 +17,7 @@ DeploymentId = NewType("DeploymentId", str)
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RESERVED_DEVICES = frozenset({"controller"})
+_RESERVED_DEVICES = frozenset({"controller", "controller-probe"})
 
 
 def device_id(text: str) -> DeviceId:
@@ -29,7 +29,7 @@ def device_id(text: str) -> DeviceId:
     if not _DEVICE.fullmatch(text) or text in _RESERVED_DEVICES:
         raise InvalidInput(
             f"{text!r} is not a device name",
-            why="a name has 1 to 64 of A-Z a-z 0-9 _ . -, begins with a letter or digit, and is not 'controller'",
+            why="a name has 1 to 64 of A-Z a-z 0-9 _ . -, begins with a letter or digit, and is not the controller's",
             hint="choose another name",
         )
     return DeviceId(text)

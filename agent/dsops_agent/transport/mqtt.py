@@ -82,6 +82,8 @@ class Settings:
     """Where and how to connect; ``address`` is ``host:port``.
 
     Attributes:
+        first_contact_max_s: The first connection, and the one after a loss, wait a random time up to this: a broker
+            that comes back meets its whole fleet at once.
         tls: Called for each connection. None is no TLS: for measurements, and never what a device is configured to.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
@@ -91,6 +93,7 @@ class Settings:
     address: str
     tls: Callable[[], ssl.SSLContext | None]
     keepalive_s: int = 30
+    first_contact_max_s: float = 0.0
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
     accepted: Callable[[], None] = _ignore
@@ -227,15 +230,17 @@ class MqttSession:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
         draw, most_s = random.SystemRandom().random, self._settings.reconnect_max_s
         failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
-        self._hurry.wait(draw() * min(FIRST_WAIT_S, most_s))
+        self._hurry.wait(draw() * self._settings.first_contact_max_s)
         while not self._is_over():
             began_s = self._clock.monotonic_s()
             refused = self._one_connection()
             if not refused:
                 refusals.reset()
+            spread_s = 0.0
             if self._clock.monotonic_s() - began_s > STEADY_S:
                 failures.reset()
-            self._hurry.wait((refusals if refused else failures).next_s())
+                spread_s = draw() * self._settings.first_contact_max_s
+            self._hurry.wait(max(spread_s, (refusals if refused else failures).next_s()))
 
     def _is_over(self) -> bool:
         """Return whether to stop; what changed before this is heeded by the connection that follows."""

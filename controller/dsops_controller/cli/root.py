@@ -19,6 +19,7 @@ from dsops_controller.cli import (
     rollout,
     sample,
     server,
+    site,
     telemetry,
     trust,
 )
@@ -36,6 +37,7 @@ app.add_typer(trust.app, name="trust")
 app.add_typer(policy.app, name="policy")
 app.add_typer(device.app, name="device")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(site.app, name="site")
 app.add_typer(drift.app, name="drift")
 app.add_typer(sample.app, name="sample")
 app.add_typer(telemetry.app, name="telemetry")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dsops.errors import AwaitedFailure
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Set up and run the controller.", no_args_is_help=True)
@@ -48,6 +49,32 @@ def run(folder: Folder) -> None:
     """Run the controller until SIGTERM or Ctrl-C."""
     service = session.optional("dsops_controller.server.app", "controller")
     service.Server(folder).run()
+
+
+@app.command()
+def broker(
+    now: Annotated[bool, typer.Option("--now", help="try the broker out now, which takes some seconds")] = False,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Say what the MQTT broker allows, how it behaves, and what to change there; exit code 3 when something is wrong.
+
+    The controller tries it out after each start. Example: dsops server broker --now
+    """
+    with session.connected(context) as client:
+        found = client.broker()
+        if now or found["checked"] is None:
+            found = client.broker(again=True)
+    if form is output.Format.JSON:
+        output.print_json(found)
+    else:
+        output.rows(found["findings"], {"name": "WHAT", "level": "LEVEL", "text": "FOUND", "advice": "DO"}, form)
+    wrong = [finding for finding in found["findings"] if finding["level"] == "error"]
+    if wrong:
+        hint = next((finding["advice"] for finding in wrong if finding["advice"]), "")
+        raise AwaitedFailure(
+            "the broker does not do what deliveries need", why="; ".join(each["name"] for each in wrong), hint=hint
+        )
 
 
 @app.command()

@@ -127,6 +127,7 @@ deployment = Table(
     Column("waiting", String(200), nullable=False, server_default=""),  # for what, as reported
     Column("waiting_since_ms", _BIG),  # since when a connected device has waited
     Column("waited_ms", _BIG, nullable=False, server_default="0"),  # how long it waited before that
+    Column("counter", _BIG, nullable=False, server_default="0"),  # of the report that was taken in last
     Index("deployment_by_rollout", "rollout", "wave"),
     Index("deployment_by_device", "device"),
 )
@@ -177,6 +178,7 @@ site = Table(
     Column("name", String(64), primary_key=True),  # as devices name it in their inventory
     Column("bytes_per_s", _BIG, nullable=False, server_default="0"),  # 0: no limit
     Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
+    Column("devices", _BIG, nullable=False, server_default="0"),  # among so many the budget is shared
     Column("updated_ms", _BIG, nullable=False),
 )
 

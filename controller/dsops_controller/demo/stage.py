@@ -42,6 +42,7 @@ burst_bytes = 400000
 min_gap_s = 0.0
 
 [mqtt]
+first_contact_max_s = 0.2
 reconnect_max_s = 2.0
 """
 

@@ -124,9 +124,9 @@ class Authority:
         san = x509.SubjectAlternativeName([_host(name) for name in names])
         return self._issue(names[0], san, ExtendedKeyUsageOID.SERVER_AUTH)
 
-    def issue_client(self, name: str = CONTROLLER) -> Issued:
+    def issue_client(self, name: str = CONTROLLER, life: timedelta = HOST_LIFE) -> Issued:
         """Return a client's certificate for a program of the operator; ``name`` becomes its identity at the broker."""
-        return self._issue(name, _program(name), ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(name, _program(name), ExtendedKeyUsageOID.CLIENT_AUTH, life)
 
     def issue_evictor(self, device: str, life: timedelta) -> Issued:
         """Return a certificate under a device's name at the broker, for a moment, to take over the device's session.

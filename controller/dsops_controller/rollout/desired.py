@@ -19,6 +19,7 @@ from dsops.sealing import ContentKey, recipient_key, wrap
 from dsops.states import Device
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
+from dsops_controller.fleet import sites
 
 LIFE = timedelta(days=14)
 MOST_PARDONS = 16
@@ -58,6 +59,7 @@ def write(
         expires=now + LIFE,
         slots=dict(sorted(told.items())),
         pardoned=_pardoned(connection, device),
+        transfer=sites.share(connection, device),
     )
     envelope = directive.sign(*director.signing_keys())
     upsert(

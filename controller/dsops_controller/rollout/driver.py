@@ -6,29 +6,32 @@ device's own report shows that it arrived.
 
 import logging
 import threading
-from datetime import timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from dsops import dsse
 from dsops.clock import Clock
 from dsops.directive import PAYLOAD_TYPE
 from dsops.errors import ContentSealed, DsopsError
-from dsops.states import Deployment, Device, Rollout
+from dsops.states import Deployment, Rollout
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
-from dsops_controller.rollout import desired
+from dsops_controller.fleet import sites
+from dsops_controller.rollout import desired, outdated
 from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 from dsops_controller.rollout.plan import Plan
-from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for, take_reports
+from dsops_controller.rollout.repeat import Repeats
+from dsops_controller.rollout.reports import has_installed, take_reports
+from dsops_controller.rollout.rollouts import deployments_of, find, slot_for
 
 log = logging.getLogger(__name__)
 
-REPEAT = timedelta(seconds=5)
-"""A directive that an online device has not acknowledged for so long is published again."""
-RENEW = desired.LIFE / 2
+A_TURN, AT_ONCE = 200, 100
+"""Reports and decisions of one rollout in a turn, and directives that are written in one transaction."""
+FOLLOW_S = 60.0
+SHORT_S, LONGEST_REST_S = 0.05, 2.0
 
 
 class Publisher(Protocol):
@@ -52,45 +55,61 @@ class Driver:
         self._director = director
         self._clock = clock
         self._wake = threading.Event()
-        self._repeated_ms: dict[str, int] = {}
+        self._repeats = Repeats()
         self._signing: set[str] = set()
+        self._unbelieved: list[str] = []
+        self._followed_s = clock.monotonic_s()
 
     def wake(self) -> None:
         """Have the loop look again now: a device reported, or an operator asked for something."""
         self._wake.set()
 
     def run(self, stop: threading.Event, tick_s: float = 0.5) -> None:
-        """Turn until ``stop`` is set, at least every ``tick_s`` seconds."""
+        """Turn until ``stop`` is set, at least every ``tick_s`` seconds.
+
+        A large fleet wakes it all the time; then it rests as long as it worked, for others need the database too.
+        """
         while not stop.is_set():
             self._wake.wait(tick_s)
             self._wake.clear()
+            began_s = self._clock.monotonic_s()
             try:
                 self.turn()
             except DsopsError as error:
                 log.warning("rollouts wait: %s", error)
                 stop.wait(tick_s)
+            worked_s = self._clock.monotonic_s() - began_s
+            if worked_s > SHORT_S:
+                stop.wait(min(worked_s, LONGEST_REST_S))
 
     def turn(self) -> None:
-        """Bring every running rollout as far as it can go now, and repeat what was not heard."""
+        """Bring every running rollout further, and repeat what was not heard; the next turn does what is left over."""
         with self._db.read() as connection:
             running = connection.execute(
                 select(tables.rollout.c.id).where(tables.rollout.c.state == Rollout.RUNNING)
             ).scalars()
             rollouts = list(running)
         for rollout in rollouts:
-            while self._advance(rollout):
-                pass
+            left = A_TURN
+            while left > 0 and (done := self._advance(rollout)):
+                left -= done
+            if left <= 0:
+                self.wake()
+        self._follow_sites()
         self._sign_again()
+        self._take_back()
+        self._renew_old()
         self._repeat()
 
-    def _advance(self, rollout: str) -> bool:
+    def _advance(self, rollout: str) -> int:
+        """Take reports in and decide, a bounded number of each; return how many that were."""
         seeds: set[tuple[str, str]] = set()
         messages: list[tuple[str, bytes]] = []
         with self._db.write() as connection:
             row = find(connection, rollout)
             now_ms = self._now_ms()
-            take_reports(connection, row, now_ms)
-            decisions = step(now_ms, _view(connection, row, now_ms))
+            taken = take_reports(connection, row, now_ms)
+            decisions = step(now_ms, _view(connection, row, now_ms))[:AT_ONCE]
             for decision in decisions:
                 message = self._persist(connection, row, decision)
                 if message:
@@ -100,7 +119,7 @@ class Driver:
             self._publisher.seed(sha256, model)
         for device, envelope in messages:
             self._publisher.publish_desired(device, envelope)
-        return bool(decisions)
+        return taken + len(decisions)
 
     def _persist(self, connection: Connection, row: Row[Any], decision: Decision) -> tuple[str, bytes] | None:
         now_ms = self._now_ms()
@@ -148,66 +167,63 @@ class Driver:
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
 
     def _repeat(self) -> None:
-        now_ms = self._now_ms()
+        """Say directives again that connected devices have not acknowledged, each ever less often."""
         with self._db.read() as connection:
-            rows = connection.execute(_unheard_old_or_ahead(now_ms)).all()
-        for row in rows:
-            if row.accepted is not None and row.accepted > row.seq:
-                self._publisher.publish_desired(row.device, self._take_back(row.device, row.seq, row.accepted))
-            elif row.updated_ms < now_ms - RENEW.total_seconds() * 1000:
-                self._publisher.publish_desired(row.device, self._renew(row.device))
-            elif now_ms - self._repeated_ms.get(row.device, 0) > REPEAT.total_seconds() * 1000:
-                self._repeated_ms[row.device] = now_ms
-                self._publisher.publish_desired(row.device, row.envelope)
+            due = self._repeats.due(outdated.unheard(connection), self._clock.monotonic_s())
+            messages = outdated.envelopes(connection, due)
+        for device, envelope in messages:
+            self._publisher.publish_desired(device, envelope)
+
+    def _follow_sites(self) -> None:
+        """Divide the budgets of sites anew where devices came or went."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._followed_s >= FOLLOW_S:
+            self._followed_s = now_s
+            with self._db.write() as connection:
+                sites.follow(connection, self._now_ms())
+
+    def _renew_old(self) -> None:
+        """Write directives anew that end too soon, or say too little by now."""
+        with self._db.read() as connection:
+            devices = outdated.old(connection, self._now_ms(), AT_ONCE)
+        for device in devices:
+            self._publisher.publish_desired(device, self._renew(device))
 
     def _sign_again(self) -> None:
         """After a change of the director's keys, sign every directive that devices would no longer believe."""
         signing = {dsse.key_id(key.public_key()) for key in self._director.signing_keys()}
-        if signing == self._signing:
-            return
-        with self._db.read() as connection:
-            rows = connection.execute(select(tables.desired.c.device, tables.desired.c.envelope)).all()
-        old = [
-            row.device
-            for row in rows
-            if not signing & {s.keyid for s in dsse.decode(row.envelope, PAYLOAD_TYPE).signatures}
-        ]
-        for device in old:
+        if signing != self._signing:
+            self._signing = signing
+            with self._db.read() as connection:
+                rows = connection.execute(select(tables.desired.c.device, tables.desired.c.envelope))
+                self._unbelieved = [row.device for row in rows if not signing & _signers(row.envelope)]
+        now, self._unbelieved = self._unbelieved[:AT_ONCE], self._unbelieved[AT_ONCE:]
+        for device in now:
             self._publisher.publish_desired(device, self._renew(device))
-        self._signing = signing
 
     def _renew(self, device: str) -> bytes:
         with self._db.write() as connection:
             slots = desired.slots_of(connection, device)
             return desired.write(connection, self._director, device, slots, self._clock.now())
 
-    def _take_back(self, device: str, seq: int, accepted: int) -> bytes:
-        """Say again what a device shall run that accepted a directive which this database never wrote.
+    def _take_back(self) -> None:
+        """Say again what devices shall run that accepted a directive which this database never wrote.
 
         Either somebody else holds a director's key, or the database is an older copy of itself.
         """
-        why = f"the device accepted directive {accepted}, the newest here is {seq}"
-        log.error("%s: %s; if no backup was restored, a director's key is stolen: dsops trust rotate", device, why)
-        with self._db.write() as connection:
-            audit.record(connection, self._clock.now(), audit.SYSTEM, "directive.foreign", device, why)
-        return self._renew(device)
+        with self._db.read() as connection:
+            rows = outdated.ahead(connection, AT_ONCE)
+        for row in rows:
+            why = f"the device accepted directive {row.accepted}, the newest here is {row.seq}"
+            log.error(
+                "%s: %s; if no backup was restored, a director's key is stolen: dsops trust rotate", row.device, why
+            )
+            with self._db.write() as connection:
+                audit.record(connection, self._clock.now(), audit.SYSTEM, "directive.foreign", row.device, why)
+            self._publisher.publish_desired(row.device, self._renew(row.device))
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
-
-
-def _unheard_old_or_ahead(now_ms: int) -> Select[Any]:
-    want, have = tables.desired.c, tables.observed.c
-    joined = tables.desired.join(tables.device, tables.device.c.id == want.device).outerjoin(
-        tables.observed, have.device == want.device
-    )
-    unheard = tables.device.c.online & (have.seq.is_(None) | (have.seq < want.seq))
-    unheard &= want.updated_ms < now_ms - REPEAT.total_seconds() * 1000
-    old = want.updated_ms < now_ms - RENEW.total_seconds() * 1000
-    takes_part = tables.device.c.state == Device.ACCEPTED
-    ahead = have.seq > want.seq
-    columns = (want.device, want.envelope, want.updated_ms, want.seq, have.seq.label("accepted"))
-    return select(*columns).select_from(joined).where(takes_part & (unheard | old | ahead))
 
 
 def _signers(envelope: bytes) -> set[str]:
@@ -215,17 +231,13 @@ def _signers(envelope: bytes) -> set[str]:
 
 
 def _view(connection: Connection, row: Row[Any], now_ms: int) -> RolloutView:
-    waves = deployments_of(connection, row.id)
-    plan = Plan.model_validate_json(row.plan)
-    states = model_states(connection, [p.device for wave in waves for p in wave], row.model)
+    installed = has_installed(connection, row)
 
     def view(part: Row[Any]) -> DeploymentView:
-        state = states.get(part.device)
-        installed = state is not None and state.active == row.bundle_sha256 and state.install.is_final
         waited_ms = part.waited_ms + (now_ms - part.waiting_since_ms if part.waiting_since_ms is not None else 0)
-        deployment = Deployment(part.state)
-        return DeploymentView(part.id, part.device, deployment, part.code, part.started_ms, installed, waited_ms)
+        deployment, is_installed = Deployment(part.state), part.device in installed
+        return DeploymentView(part.id, part.device, deployment, part.code, part.started_ms, is_installed, waited_ms)
 
-    return RolloutView(
-        Rollout(row.state), row.wave, [[view(p) for p in wave] for wave in waves], plan.max_failures, plan.timeout_s
-    )
+    waves = [[view(part) for part in wave] for wave in deployments_of(connection, row.id)]
+    plan = Plan.model_validate_json(row.plan)
+    return RolloutView(Rollout(row.state), row.wave, waves, plan.max_failures, plan.timeout_s)

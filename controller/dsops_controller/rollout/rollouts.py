@@ -11,11 +11,13 @@ from dsops.clock import Clock
 from dsops.directive import DesiredSlot
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ModelState, Observed
-from dsops.states import Deployment, Device, Rollout, deployment_state
+from dsops.states import Deployment, Device, Rollout
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.plan import Plan, assign
+from dsops_controller.rollout.reports import take_reports
+from dsops_controller.rollout.wanted import RETAINED_BYTES, wanted_files
 
 _OPEN = [state.value for state in Rollout if not state.is_final]
 
@@ -23,17 +25,21 @@ _OPEN = [state.value for state in Rollout if not state.is_final]
 class Rollouts:
     """Creates rollouts and changes them on an operator's word."""
 
-    def __init__(self, db: Database, director: desired.Director, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, director: desired.Director, clock: Clock, retained_bytes: int = RETAINED_BYTES
+    ) -> None:
         self._db = db
         self._director = director
         self._clock = clock
+        self.retained_bytes = retained_bytes
+        """How long all files together may be that the broker is offered."""
 
     def create(self, plan: Plan) -> str:
         """Store a running rollout and its pending deployments; return its id.
 
         Raises:
             NotFound: There is no such bundle.
-            Conflict: Another rollout of the model has not ended.
+            Conflict: Another rollout of the model has not ended, or the broker would have to keep too much.
             InvalidInput: The cohort is empty or names a device that is not accepted.
         """
         rollout = ids.new_rollout_id()
@@ -41,6 +47,7 @@ class Rollouts:
         with self._db.write() as connection:
             bundle = _find_bundle(connection, plan)
             _check_alone(connection, plan.model)
+            _check_room(connection, bundle, self.retained_bytes)
             waves = assign(plan, _cohort(connection, plan), rollout, _absent(connection))
             connection.execute(
                 tables.rollout.insert().values(
@@ -94,7 +101,8 @@ class Rollouts:
         """
         with self._db.write() as connection:
             row = _open(connection, rollout)
-            take_reports(connection, row, self._now_ms())
+            while take_reports(connection, row, self._now_ms()):
+                pass
             _set_state(connection, rollout, Rollout.ABORTED, "aborted by an operator", self._now_ms())
             return [
                 message
@@ -175,18 +183,6 @@ def model_states(connection: Connection, devices: Sequence[str], model: str) -> 
     return {device: report.models[model] for device, report in reports.items() if model in report.models}
 
 
-def take_reports(connection: Connection, row: Row[Any], now_ms: int) -> None:
-    """Let the deployments of a rollout that have not ended say what their devices reported of them."""
-    parts = [p for wave in deployments_of(connection, row.id) for p in wave if p.state == Deployment.IN_PROGRESS]
-    states = model_states(connection, [p.device for p in parts], row.model)
-    absent = _absent(connection)
-    for part in parts:
-        state = states.get(part.device)
-        if state and state.deployment == part.id:
-            values = _reported(state, now_ms) | _waits(part, state, now_ms, is_present=part.device not in absent)
-            connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
-
-
 def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False) -> DesiredSlot:
     """Return the directive's entry for one bundle row."""
     return DesiredSlot(
@@ -239,6 +235,20 @@ def _check_alone(connection: Connection, model: str) -> None:
         )
 
 
+def _check_room(connection: Connection, bundle: Row[Any], retained_bytes: int) -> None:
+    files = wanted_files(connection)
+    held = sum(files.values())
+    if bundle.sha256 in files or held + bundle.length_bytes <= retained_bytes:
+        return
+    raise Conflict(
+        f"the broker would have to keep too much for {bundle.model} {bundle.release}",
+        why=f"it keeps {held} bytes of {len(files)} files that rollouts or devices want; with {bundle.length_bytes} "
+        f"more it would be over the {retained_bytes} that [broker] retained_bytes allows",
+        hint="bring devices to fewer different releases, abort a rollout (dsops rollout list), or raise [broker] "
+        "retained_bytes in controller.toml if the broker has the memory",
+    )
+
+
 def _cohort(connection: Connection, plan: Plan) -> list[str]:
     accepted = set(
         connection.execute(select(tables.device.c.id).where(tables.device.c.state == Device.ACCEPTED)).scalars()
@@ -289,28 +299,3 @@ def _rollout_dict(row: Row[Any]) -> dict[str, Any]:
 def _deployment_dict(row: Row[Any]) -> dict[str, Any]:
     names = ("id", "device", "state", "step", "progress", "code", "message", "waiting", "started_ms", "ended_ms")
     return {name: getattr(row, name) for name in names}
-
-
-def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
-    code, message = (state.problem.code, state.problem.message) if state.problem else ("", "")
-    outcome = deployment_state(state.install, code)
-    values: dict[str, object] = {
-        "state": outcome,
-        "step": state.install,
-        "progress": state.progress,
-        "code": code,
-        "message": message,
-    }
-    if outcome.is_final:
-        values["ended_ms"] = now_ms
-    return values
-
-
-def _waits(part: Row[Any], state: ModelState, now_ms: int, *, is_present: bool) -> dict[str, object]:
-    """Return how long a device has waited for its own rules; one that is away waits for nothing that we know of."""
-    since, waited = part.waiting_since_ms, part.waited_ms
-    if state.waiting and is_present:
-        since = now_ms if since is None else since
-    elif since is not None:
-        since, waited = None, waited + now_ms - since
-    return {"waiting": state.waiting, "waiting_since_ms": since, "waited_ms": waited}

@@ -3,6 +3,7 @@
 rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
 inbox              commits what devices upload         lake     moves it into the lake
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
+broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  upkeep   renews trust metadata, forgets silent strangers
 """
@@ -125,6 +126,7 @@ class Server:
             "broker-publisher": parts.broker.publisher,
             "revocations": parts.revocations.run,
             "evictions": parts.expulsion.run,
+            "broker-checkup": parts.checkup.run,
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "lake": lambda stop: self._flush(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),

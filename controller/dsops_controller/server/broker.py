@@ -6,7 +6,6 @@ Threads: ``link`` (the network, :mod:`dsops_controller.server.link`), ``intake``
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +16,9 @@ from dsops_controller.server.answers import Answer
 from dsops_controller.server.inbox import Inbox
 from dsops_controller.server.intake import Intake
 from dsops_controller.server.link import Link, LinkSettings, Message
+from dsops_controller.server.offers import REFRESH_S, Offers
 from dsops_controller.server.outbox import Desired, Outbox, Resync, Retire, Seed, Trust, Work
-from dsops_controller.server.publications import CHUNK_LIFE_S, Publications
+from dsops_controller.server.publications import Publications
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ BYTES_IN = "$SYS/broker/bytes/received"
 BYTES_OUT = "$SYS/broker/bytes/sent"
 UPKEEP_S = 5.0
 RETRY_S = 1.0
+FLUSH_S = 30.0
+HEAD_S = 1.0
+TOLD = 16
 RESEED_S = 60.0
 """A chunk that devices ask for is published again, retained, at most so often."""
 
@@ -49,22 +52,33 @@ class Broker:
     """Runs the three threads' work; the composition root starts them."""
 
     def __init__(
-        self, settings: LinkSettings, outbox: Outbox, publications: Publications, intake: Intake, clock: Clock
+        self,
+        settings: LinkSettings,
+        outbox: Outbox,
+        publications: Publications,
+        offers: Offers,
+        intake: Intake,
+        clock: Clock,
     ) -> None:
         self._outbox = outbox
         self._publications = publications
+        self._offers = offers
         self._intake = intake
         self._clock = clock
         self._inbox = Inbox()
         self._link = Link(settings, self)
         self._bytes: dict[str, int] = {}
-        self._bulk: deque[Iterator[Message]] = deque()
-        self._seeded_s: dict[str, float] = {}
+        self._bulk: dict[Work, Iterator[Message]] = {}
+        """What is being published piece by piece, in the order in which it was noted."""
+        self._offered: dict[str, frozenset[str]] = {}
+        """Digests that were offered in this session, by file."""
         self._head = b""
+        self._head_s = clock.monotonic_s() - HEAD_S
         self._documents: frozenset[str] = frozenset()
         self._offered_s = clock.monotonic_s()
         self._reseeded_s: dict[str, float] = {}
         self._upkept_s = clock.monotonic_s()
+        self._told: dict[str, None] = {}
 
     def connected(self) -> None:
         """Say everything again."""
@@ -98,9 +112,15 @@ class Broker:
             try:
                 self._publish_next()
             except DsopsError as error:
-                log.warning("not published: %s", error)
+                self._tell(f"not published: {error}")
             except Exception:  # one message must not end the publishing of all others
                 log.exception("a message could not be published")
+
+    def _tell(self, text: str) -> None:
+        """Log a warning once; what cannot be published is tried again every few seconds."""
+        if text not in self._told:
+            log.warning(text)
+            self._told = dict.fromkeys([*self._told, text][-TOLD:])
 
     def say_goodbye(self, timeout_s: float = 2.0) -> None:
         """Tell devices that the controller stops; before the link's thread is stopped."""
@@ -110,6 +130,10 @@ class Broker:
     def wake(self) -> None:
         """Have the link look at its stop event now."""
         self._link.wake()
+
+    def sessions(self) -> tuple[int, bool]:
+        """Return how many sessions with the broker there were, and whether there is one."""
+        return self._link.counters.connections, self._link.is_connected
 
     def figures(self) -> BrokerFigures:
         """Return what the courier did so far."""
@@ -146,23 +170,25 @@ class Broker:
         work = self._outbox.take(0 if self._bulk else 0.5)
         if work is not None:
             self._do(work)
-        elif self._bulk:
+        if self._bulk:  # one piece for each note, so that neither waits for the other
             self._next_of_bulk()
         if self._clock.monotonic_s() - self._upkept_s >= UPKEEP_S:
             self._upkept_s = self._clock.monotonic_s()
             self._upkeep()
 
     def _next_of_bulk(self) -> None:
-        messages = self._bulk[0]
+        work, messages = next(iter(self._bulk.items()))
         try:
             message = next(messages, None)
         except DsopsError:
-            self._bulk.popleft()
+            del self._bulk[work]
             raise
-        if message is None:
-            self._bulk.popleft()
-        else:
+        if message is not None:
             self._send(message)
+            return
+        del self._bulk[work]
+        if isinstance(work, Retire) and self._link.flush(FLUSH_S):
+            self._offers.end(work.sha256)
 
     def _do(self, work: Work) -> None:
         match work:
@@ -171,22 +197,27 @@ class Broker:
             case Trust(everything):
                 self._offer(everything=everything)
             case Desired(device):
+                self._send_head()
                 self._send(self._publications.desired(device))
             case Answer():
                 self._reply(work)
+            case Seed(_) if not self._link.limits.holds_chunks:
+                return  # agents ask for what they need
             case Seed(sha256):
-                self._seeded_s[sha256] = self._clock.monotonic_s()
-                self._bulk.append(self._publications.bundle(sha256))
+                self._offered[sha256] = frozenset(self._publications.digests(sha256))
+                self._bulk.setdefault(work, self._publications.file(sha256))
             case Retire(sha256):
-                self._bulk.append(self._publications.retirement(sha256))
+                self._offered.pop(sha256, None)
+                self._bulk.setdefault(work, self._publications.retirement(sha256))
 
     def _resync(self) -> None:
         self._bulk.clear()
+        self._offered.clear()
         self._send(self._publications.controller(online=True))
         self._outbox.trust(everything=True)
         for device in self._publications.devices():
-            self._outbox.desired(device)
-        for sha256 in sorted(self._publications.wanted()):
+            self._outbox.desired_again(device)
+        for sha256 in sorted(self._offers.wanted()):
             self._outbox.chunks(sha256)
 
     def _offer(self, *, everything: bool) -> None:
@@ -205,12 +236,22 @@ class Broker:
         if everything:
             self._offered_s = self._clock.monotonic_s()
 
+    def _send_head(self) -> None:
+        """Say the head again before a directive where none is retained: its device may have missed it."""
+        now_s = self._clock.monotonic_s()
+        offer = None if self._link.limits.retain else self._publications.offer()
+        if offer is not None and now_s - self._head_s >= HEAD_S:
+            self._head_s = now_s
+            self._send(self._publications.head(offer))
+
     def _reply(self, asked: Answer) -> None:
-        """Send a device a chunk, and offer it to all others again."""
+        """Send a device a chunk, and offer it to all others again if the broker should hold it."""
         digest = self._publications.asked_for(asked)
         if digest is None:
             return
         self._send(self._publications.answer(asked.device, digest))
+        if not self._link.limits.holds_chunks or not self._should_hold(digest):
+            return
         now_s = self._clock.monotonic_s()
         if now_s - self._reseeded_s.get(digest, -RESEED_S) < RESEED_S:
             return
@@ -218,21 +259,28 @@ class Broker:
         self._reseeded_s[digest] = now_s
         self._send(self._publications.chunk(digest))
 
+    def _should_hold(self, digest: str) -> bool:
+        """Return whether the broker should hold a chunk: nobody would take back one of a file that is not wanted."""
+        return digest in self._documents or any(digest in digests for digests in self._offered.values())
+
     def _upkeep(self) -> None:
-        """Publish trust metadata that changed on disk; retire bundles that nobody wants, refresh the others in time."""
-        wanted = self._publications.wanted()
+        """Publish trust metadata that changed on disk; retire files that nobody wants, refresh the others in time."""
         now_s = self._clock.monotonic_s()
         offer = self._publications.offer()
-        is_due = now_s - self._offered_s > CHUNK_LIFE_S / 2
+        is_due = now_s - self._offered_s > REFRESH_S
         if offer and (is_due or offer.head != self._head):
             self._outbox.trust(everything=is_due)
-        for sha256, since_s in list(self._seeded_s.items()):
-            if sha256 not in wanted:
-                del self._seeded_s[sha256]
-                self._outbox.retire(sha256)
-            elif now_s - since_s > CHUNK_LIFE_S / 2:
-                self._outbox.chunks(sha256)
+        if not (self._link.is_connected and self._link.limits.holds_chunks):
+            return
+        due = self._offers.due()
+        for sha256 in due.offer:
+            self._outbox.chunks(sha256)
+        for sha256 in due.retire:
+            self._outbox.retire(sha256)
 
     def _send(self, message: Message | None) -> None:
-        if message is not None and not self._link.publish(message):
-            self._bulk.clear()
+        if message is None or self._link.publish(message):
+            return
+        self._bulk.clear()
+        if self._link.is_connected:  # the session lives and takes nothing: what was dropped is said again
+            self._outbox.resync()

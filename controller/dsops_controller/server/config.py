@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.rollout.wanted import RETAINED_BYTES
 
 FILE = "controller.toml"
 
@@ -45,11 +46,12 @@ class EnrolmentListener(Listener):
 
 
 class BrokerSettings(Frozen):
-    """Where the MQTT broker is that the server connects to."""
+    """Where the MQTT broker is that the server connects to, and how many bytes of bundles it may be asked to keep."""
 
     host: Host = "127.0.0.1"
     port: Port = 8883
     topic_prefix: str = Field(default="dsops/v1", pattern=r"^[A-Za-z0-9_.-]{1,32}(/[A-Za-z0-9_.-]{1,32}){0,2}$")
+    retained_bytes: int = Field(default=RETAINED_BYTES, ge=0)
 
 
 class Advertise(Frozen):
@@ -175,7 +177,7 @@ def encode_config(config: ServerConfig) -> str:
 
 _COMMENTS = {
     "rest": "HTTPS interface for operators",
-    "broker": "MQTT broker that the server connects to",
+    "broker": "MQTT broker that the server connects to, and how many bytes of bundles it shall keep at most",
     "ingest": "gRPC interface for telemetry and samples (mutual TLS)",
     "enrolment": "gRPC interface for enrolment (TLS)",
     "advertise": "addresses that enrolled devices are told",

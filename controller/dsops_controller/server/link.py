@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from dsops.errors import BrokerUnreachable
+from dsops_controller.server.limits import Limits, limits_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
 MAX_PACKET_BYTES = 128 * 1024
+RETAIN_NOT_SUPPORTED = 0x9A
+"""Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
 _OVERHEAD_BYTES = 32
 _JITTER = random.SystemRandom()
 
@@ -101,8 +104,7 @@ class _Session:
     heard_s: float
     is_open: bool = False
     ended: str = ""
-    window: int = WINDOW
-    max_packet_bytes: int = MAX_PACKET_BYTES
+    limits: Limits = field(default_factory=Limits)
     in_flight: dict[int, str] = field(default_factory=dict)
 
 
@@ -114,6 +116,8 @@ class Link:
 
     def __init__(self, settings: LinkSettings, listener: Listener) -> None:
         self.counters = LinkCounters()
+        self.limits = Limits()
+        """What the broker allowed in the newest session."""
         self._settings = settings
         self._listener = listener
         self._queue: deque[Message] = deque()
@@ -124,6 +128,8 @@ class Link:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._told = ""
+        self._will_stays = True
+        """Whether the will is retained; a broker that retains nothing refuses a CONNECT whose will is."""
 
     @property
     def is_connected(self) -> bool:
@@ -217,7 +223,9 @@ class Link:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(WINDOW)
         if settings.will:
-            client.will_set(settings.will.topic, settings.will.payload, qos=1, retain=settings.will.retain)
+            client.will_set(
+                settings.will.topic, settings.will.payload, qos=1, retain=settings.will.retain and self._will_stays
+            )
         session = _Session(client, heard_s=time.monotonic())
         self._attach(session)
         return session
@@ -256,7 +264,8 @@ class Link:
             raise BrokerUnreachable("the broker is silent", why=f"nothing heard for {2.5 * KEEPALIVE_S:g} s")
 
     def _send_queued(self, session: _Session) -> None:
-        while session.is_open and len(session.in_flight) < session.window:
+        window = min(WINDOW, session.limits.receive_maximum)
+        while session.is_open and len(session.in_flight) < window:
             with self._changed:
                 if not self._queue:
                     return
@@ -264,26 +273,30 @@ class Link:
                 self._in_flight = len(session.in_flight) + 1
                 self._changed.notify_all()
             self._send(session, message)
+            with self._changed:
+                self._in_flight = len(session.in_flight)
+                self._changed.notify_all()
 
     def _send(self, session: _Session, message: Message) -> None:
         size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
-        if size > session.max_packet_bytes:
+        if size > MAX_PACKET_BYTES or not session.limits.fits(size):
             # The broker would close the session, and again after every reconnect.
             self.counters.refused += 1
             log.error("a message of %d bytes to %s exceeds the broker's limit", size, message.topic)
             return
+        retain = message.retain and session.limits.retain
+        if message.retain and not retain and not message.payload:
+            return  # there is nothing to delete, and whoever listens would take it for a message
         properties = _publish_properties(message) if message.expiry_s else None
-        info = session.client.publish(message.topic, message.payload, 1, message.retain, properties)
+        info = session.client.publish(message.topic, message.payload, 1, retain, properties)
         session.in_flight[info.mid] = message.topic
 
     def _on_connect(self, session: _Session, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
+            self._will_stays = reason.value != RETAIN_NOT_SUPPORTED
             _end(session, f"the broker refused it: {reason}")
             return
-        session.window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
-        session.max_packet_bytes = min(MAX_PACKET_BYTES, getattr(properties, "MaximumPacketSize", MAX_PACKET_BYTES))
-        if getattr(properties, "RetainAvailable", 1) == 0:
-            log.error("the broker keeps no retained messages; devices that are away will miss their directives")
+        session.limits = self.limits = limits_of(properties)
         session.client.subscribe(list(self._settings.filters))
         session.is_open = True
         self.counters.connections += 1

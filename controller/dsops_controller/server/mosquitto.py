@@ -15,6 +15,8 @@ from dsops.ids import device_id
 
 CONTROLLER = "controller"
 """Name (CN) of the controller's certificate; no device may have it (:func:`dsops.ids.device_id`)."""
+PROBE = "controller-probe"
+"""Name of the client by which the controller tries the broker out; no device may have it either."""
 ACL_FILE, PID_FILE = "acl", "mosquitto.pid"
 
 
@@ -89,13 +91,16 @@ def access_control(topic_prefix: str, barred: Sequence[str] = ()) -> str:
     """
     controller = [f"topic write {topic_prefix}/{tail}" for tail in ("d/+/dn/#", "t/#", "c/#", "ctl/#")]
     reads = [f"topic read {topic_prefix}/d/+/up/#", "topic read $SYS/#"]
+    probe = [f"user {PROBE}", f"topic readwrite {topic_prefix}/probe/#"]
     devices = [
         f"pattern write {topic_prefix}/d/%u/up/#",
         f"pattern read {topic_prefix}/d/%u/dn/#",
         *(f"pattern read {topic_prefix}/{tail}" for tail in ("t/+", "c/+", "ctl/state")),
     ]
     denied = [line for name in barred for line in (f"user {device_id(name)}", "topic deny #")]
-    return "\n".join([f"user {CONTROLLER}", *controller, *reads, *denied, "", "# every device", *devices]) + "\n"
+    return (
+        "\n".join([f"user {CONTROLLER}", *controller, *reads, *probe, *denied, "", "# every device", *devices]) + "\n"
+    )
 
 
 def write_broker_files(into: Path, files: BrokerFiles) -> None:

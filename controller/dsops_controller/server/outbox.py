@@ -27,14 +27,14 @@ class Desired:
 
 @dataclass(frozen=True)
 class Seed:
-    """Publish a bundle's chunks."""
+    """Publish the chunks of a file: a bundle, or a delta."""
 
     sha256: str
 
 
 @dataclass(frozen=True)
 class Retire:
-    """Take a bundle's chunks from the broker."""
+    """Take a file's chunks from the broker."""
 
     sha256: str
 
@@ -48,15 +48,18 @@ Work = Trust | Desired | Answer | Seed | Retire | Resync
 
 
 class Outbox:
-    """Collects notes from any thread; one publisher takes them, small and urgent ones first.
+    """Collects notes from any thread; one publisher takes them, news first.
 
-    This is the :class:`~dsops_controller.rollout.driver.Publisher` of the rollout driver. No call blocks.
+    Behind the news three lanes take turns, so that none starves: directives that are only said again, answers, and
+    bulk. This is the :class:`~dsops_controller.rollout.driver.Publisher` of the rollout driver. No call blocks.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._notes: dict[Work, None] = {}
         self._answers = Answers(clock or SystemClock())
+        self._again: dict[Work, None] = {}
         self._bulk: dict[Work, None] = {}
+        self._turn = 0
         self._changed = threading.Condition()
 
     def publish_desired(self, device: str, envelope: bytes) -> None:
@@ -72,13 +75,17 @@ class Outbox:
         """Offer a device its newest directive, retained."""
         self._put(self._notes, Desired(device))
 
+    def desired_again(self, device: str) -> None:
+        """Offer a device its directive, which the broker should hold already; not before what is news."""
+        self._put(self._again, Desired(device))
+
     def seed(self, bundle_sha256: str, model: str) -> None:
         """Offer a bundle's chunks, retained, after the trust metadata that speaks of ``model`` among others."""
         self.trust()
         self.chunks(bundle_sha256)
 
     def chunks(self, sha256: str) -> None:
-        """Offer a bundle's chunks, retained."""
+        """Offer the chunks of a bundle or a delta, retained."""
         self._put(self._bulk, Seed(sha256))
 
     def trust(self, *, everything: bool = False) -> None:
@@ -92,7 +99,7 @@ class Outbox:
             self._changed.notify_all()
 
     def retire(self, sha256: str) -> None:
-        """Take a bundle that nobody wants any more from the broker."""
+        """Take a file that nobody wants any more from the broker."""
         self._put(self._bulk, Retire(sha256))
 
     def resync(self) -> None:
@@ -102,16 +109,22 @@ class Outbox:
     def take(self, timeout_s: float) -> Work | None:
         """Return the next note and forget it; None when there is none for ``timeout_s``."""
         with self._changed:
-            self._changed.wait_for(lambda: self._notes or self._answers or self._bulk, timeout_s)
+            self._changed.wait_for(lambda: self._notes or self._again or self._answers or self._bulk, timeout_s)
             if self._notes:
                 return _first(self._notes)
-            if answer := self._answers.take():
-                return answer
-            if self._bulk:
-                return _first(self._bulk)
-            if self._answers:
+            for _ in range(3):
+                self._turn = (self._turn + 1) % 3
+                if work := self._of_lane(self._turn):
+                    return work
+            if self._answers:  # every device that asks had its share
                 self._changed.wait(min(REST_S, timeout_s))
             return None
+
+    def _of_lane(self, lane: int) -> Work | None:
+        if lane == 1:
+            return self._answers.take()
+        notes = self._bulk if lane == 0 else self._again
+        return _first(notes) if notes else None
 
     def _put(self, notes: dict[Work, None], work: Work) -> None:
         with self._changed:

@@ -12,6 +12,7 @@ from dsops.messages import Observed
 from dsops.states import Device, Rollout
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device, device_latest, observed, rollout
+from dsops_controller.server.offers import offered_bytes
 
 Figures = Mapping[str, Mapping[str, Any]]
 """Newest figures by model; the empty name is the host's row."""
@@ -19,11 +20,19 @@ Figures = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class FleetCounts:
-    """Counts of the fleet: devices that take part, how many of them are connected, rollouts under way."""
+    """Counts of the fleet.
+
+    Attributes:
+        devices: Those that take part.
+        online: How many of them are connected.
+        rollouts_running: Rollouts under way.
+        retained_bytes: Length of the files that the broker is offered.
+    """
 
     devices: int
     online: int
     rollouts_running: int
+    retained_bytes: int
 
 
 class Overview:
@@ -53,11 +62,12 @@ class Overview:
         return dict(found)
 
     def counts(self) -> FleetCounts:
-        """Count accepted devices, those of them that are online, and running rollouts."""
+        """Count accepted devices, those of them that are online, running rollouts, and bytes that are offered."""
         accepted = device.c.state == Device.ACCEPTED
         with self._db.read() as connection:
             devices = connection.execute(select(func.count()).select_from(device).where(accepted)).scalar_one()
             here = select(func.count()).select_from(device).where(accepted & device.c.online)
             online = connection.execute(here).scalar_one()
             running = select(func.count()).select_from(rollout).where(rollout.c.state == Rollout.RUNNING)
-            return FleetCounts(devices, online, connection.execute(running).scalar_one())
+            rollouts = connection.execute(running).scalar_one()
+            return FleetCounts(devices, online, rollouts, offered_bytes(connection))

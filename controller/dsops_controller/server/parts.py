@@ -17,12 +17,14 @@ from dsops_controller.fleet.ca import REVOCATIONS, Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
+from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
+from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.config import ServerConfig
 from dsops_controller.server.eviction import Evictor
 from dsops_controller.server.expulsion import Expulsion
@@ -31,8 +33,10 @@ from dsops_controller.server.init import operator_token_sha256
 from dsops_controller.server.intake import Effects, Intake
 from dsops_controller.server.link import LinkSettings, Message
 from dsops_controller.server.mosquitto import ACL_FILE, CONTROLLER, PID_FILE
+from dsops_controller.server.offers import Offers
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
+from dsops_controller.server.probe import ProbeSettings, probe
 from dsops_controller.server.publications import Publications, controller_message
 from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
@@ -57,6 +61,7 @@ class Parts:
     expulsion: Expulsion
     enrolment: Enrolment
     driver: Driver
+    checkup: Checkup
     rest: ASGIApp
 
 
@@ -86,24 +91,29 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     revocations = Revocations(db, authority, _revocation_files(folder, config), expulsion.follow, changes, clock)
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
     publications = Publications(db, topics, repository, bundles, clock)
-    broker = Broker(_link(folder, config, topics, clock), outbox, publications, intake, clock)
+    broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
+    checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
     backend = Backend(
         registry=registry,
         enrolment=enrolment,
         overview=Overview(db),
         repository=repository,
         bundles=bundles,
-        rollouts=Rollouts(db, director, clock),
+        rollouts=Rollouts(db, director, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
+        sites=Sites(db, clock),
         store=LakeStore(db, lake),
         outbox=outbox,
+        checkup=checkup,
         clock=clock,
         wake=driver.wake,
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
     rest = guarded(backend, operator_token_sha256(folder))
-    return Parts(lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, rest)
+    return Parts(
+        lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, checkup, rest
+    )
 
 
 def _reply(config: ServerConfig) -> ReplySettings:
@@ -130,6 +140,11 @@ def _revocation_files(folder: Path, config: ServerConfig) -> RevocationFiles:
 def _evictor(folder: Path, config: ServerConfig, authority: Authority) -> Evictor:
     broker, ca = config.broker, controller_credentials(folder).ca
     return Evictor(broker.host, broker.port, ca, authority.issue_evictor)
+
+
+def _probe(folder: Path, config: ServerConfig, authority: Authority) -> ProbeSettings:
+    broker, ca = config.broker, controller_credentials(folder).ca
+    return ProbeSettings(broker.host, broker.port, ca, broker.topic_prefix, authority.issue_client)
 
 
 def _effects(outbox: Outbox, driver: Driver, trail: Audit, expulsion: Expulsion) -> Effects:

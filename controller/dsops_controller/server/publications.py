@@ -1,6 +1,6 @@
 """What the broker must hold, read from the database, the trust repository and the bundles when it is needed."""
 
-import json
+import logging
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -8,19 +8,20 @@ from sqlalchemy import select
 
 from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
-from dsops.errors import MalformedBundle
+from dsops.errors import BundleError, MalformedBundle, NotFound
 from dsops.manifest import Frozen
-from dsops.states import Device, Rollout
+from dsops.states import Deployment, Device
 from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.server.answers import Answer
 from dsops_controller.server.link import Message
+from dsops_controller.server.offers import CHUNK_LIFE_S, Offers
 from dsops_controller.trust.repository import Offer
 
-CHUNK_LIFE_S = 7 * 86_400
-"""A broker forgets chunks after this time, also those of a controller that was never started again."""
+log = logging.getLogger(__name__)
+
 INDEXES = 16
 
 
@@ -71,6 +72,7 @@ class Publications:
 
     def __init__(self, db: Database, topics: Topics, trusted: Trusted, chunks: Chunks, clock: Clock) -> None:
         self._db = db
+        self._offers = Offers(db, clock)
         self._topics = topics
         self._trusted = trusted
         self._chunks = chunks
@@ -107,19 +109,18 @@ class Publications:
         return Message(self._topics.desired(device), envelope, retain=True) if envelope else None
 
     def devices(self) -> list[str]:
-        """Return the devices that have a directive, and those whose directive is to be deleted."""
-        gone = select(tables.device.c.id).where(tables.device.c.state == Device.DECOMMISSIONED.value)
-        with self._db.read() as connection:
-            return sorted(connection.execute(select(tables.desired.c.device).union(gone)).scalars())
+        """Return the devices that have a directive, and those whose directive is to be deleted.
 
-    def wanted(self) -> set[str]:
-        """Return the bundles that a rollout under way or any device wants."""
-        final = [state.value for state in Rollout if state.is_final]
+        Those that a rollout waits for come first, then those that are connected.
+        """
+        device, part = tables.device.c, tables.deployment.c
+        gone = select(device.id).where(device.state == Device.DECOMMISSIONED.value)
         with self._db.read() as connection:
-            query = select(tables.rollout.c.bundle_sha256).where(tables.rollout.c.state.not_in(final))
-            rolled = set(connection.execute(query).scalars())
-            slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars().all()
-        return rolled | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+            named = set(connection.execute(select(tables.desired.c.device).union(gone)).scalars())
+            awaited = select(part.device).where(part.state == Deployment.IN_PROGRESS.value)
+            first = set(connection.execute(awaited).scalars())
+            online = set(connection.execute(select(device.id).where(device.online)).scalars())
+        return sorted(named, key=lambda name: (name not in first, name not in online, name))
 
     def chunk(self, digest: str) -> Message | None:
         """Return one retained chunk or trust document, or None when nothing has that digest."""
@@ -145,20 +146,38 @@ class Publications:
         data = self._find(digest)
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
-    def bundle(self, sha256: str) -> Iterator[Message]:
-        """Yield a bundle's chunk index and chunks."""
+    def digests(self, sha256: str) -> list[str]:
+        """Return what a device fetches of a file: its chunk index, then each of its chunks once.
+
+        Raises:
+            NotFound: There is no such file.
+            DigestMismatch: It is no longer what was pushed.
+        """
         index = self._chunks.index(sha256)
-        yield self._retained(index.digest, index.encode())
-        for digest in dict.fromkeys(index.digests):
+        return [index.digest, *dict.fromkeys(index.digests)]
+
+    def file(self, sha256: str) -> Iterator[Message]:
+        """Yield a file's chunk index and chunks, after it was noted that they are offered."""
+        self._offers.begin(sha256, self._chunks.index(sha256).length_bytes)
+        for digest in self.digests(sha256):
             if message := self.chunk(digest):
                 yield message
 
     def retirement(self, sha256: str) -> Iterator[Message]:
-        """Yield the empty messages that take a bundle's chunks from the broker, but for chunks still wanted."""
-        kept = {digest for other in self.wanted() for digest in self._digests(other)}
-        for digest in self._digests(sha256):
+        """Yield the empty messages that take a file's chunks from the broker, but for those that wanted files share."""
+        leaving = self._readable(sha256)
+        kept = {digest for other in self._offers.wanted() for digest in self._readable(other)} if leaving else set()
+        for digest in leaving:
             if digest not in kept:
                 yield Message(self._topics.chunk(digest), b"", retain=True)
+
+    def _readable(self, sha256: str) -> list[str]:
+        """Return a file's digests; none of one that cannot be read any more, whose chunks expire by themselves."""
+        try:
+            return self.digests(sha256)
+        except (NotFound, BundleError) as error:
+            log.warning("the chunks of %s cannot be named any more: %s", sha256, error)
+            return []
 
     def _find(self, digest: str) -> bytes | None:
         found = self._chunks.chunk(digest)
@@ -167,10 +186,6 @@ class Publications:
 
     def _retained(self, digest: str, data: bytes) -> Message:
         return Message(self._topics.chunk(digest), data, retain=True, expiry_s=CHUNK_LIFE_S)
-
-    def _digests(self, sha256: str) -> list[str]:
-        index = self._chunks.index(sha256)
-        return [index.digest, *dict.fromkeys(index.digests)]
 
 
 def _digests_in(data: bytes) -> tuple[str, ...]:

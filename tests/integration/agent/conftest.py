@@ -371,6 +371,7 @@ spool_bytes = 1048576
 retry_max_s = 0.2
 
 [mqtt]
+first_contact_max_s = 0.1
 reconnect_max_s = 0.2
 will_delay_s = 0
 """

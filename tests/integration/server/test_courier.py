@@ -213,13 +213,24 @@ def test_a_broker_that_lost_everything_is_healed(
 
 def test_chunks_come_on_request_and_are_offered_again(fleet: Fleet, device: Any) -> None:
     data, _ = fleet.push(1)
+    fleet.operator.create_rollout({"model": MODEL, "release": 1, "cohort": [CAM]})
     digest = bundle_index(data).digests[1]
     device.subscribe(T.down(CAM), T.chunk(digest))
+    gather(device, {T.desired(CAM), T.chunk(digest)})
     device.publish(T.need(CAM), Need(digests=(digest, "00" * 32)).encode())
     heard = gather(device, {T.chunk_answer(CAM), T.chunk(digest)})
     answer = heard[T.chunk_answer(CAM)]
     assert (answer[:32].hex(), hashlib.sha256(answer[32:]).hexdigest()) == (digest, digest)
     assert heard[T.chunk(digest)] == answer[32:]
+
+
+def test_a_chunk_that_nobody_wants_is_answered_and_not_left_with_the_broker(fleet: Fleet, device: Any) -> None:
+    data, _ = fleet.push(1)
+    digest = bundle_index(data).digests[1]
+    device.subscribe(T.down(CAM), T.chunk(digest))
+    device.publish(T.need(CAM), Need(digests=(digest,)).encode())
+    assert gather(device, {T.chunk_answer(CAM)})[T.chunk_answer(CAM)][:32].hex() == digest
+    assert device.drain() == []
 
 
 def test_hostile_messages_are_counted_and_the_server_lives(
@@ -266,6 +277,46 @@ def test_a_bundle_that_nobody_wants_leaves_the_broker(fleet: Fleet, device: Any)
     while left:
         topic, payload = device.next()
         left -= {topic} if payload == b"" else set()
+
+
+def test_what_a_killed_server_had_offered_leaves_the_broker_when_it_is_back(
+    fleet: Fleet, device: Any, server: Any
+) -> None:
+    data, _ = fleet.push(1)
+    rollout = fleet.operator.create_rollout({"model": MODEL, "release": 1})
+    device.subscribe(T.down(CAM), *sorted(chunk_topics(data)))
+    gather(device, {T.desired(CAM)} | chunk_topics(data))
+    assert fleet.operator.summary()["retained_bytes"] == len(data)
+    fleet.operator.abort_rollout(rollout["id"])
+    server.kill()
+    server.start()
+    left = chunk_topics(data)
+    while left:
+        topic, payload = device.next()
+        left -= {topic} if payload == b"" else set()
+
+
+def test_without_retained_messages_a_device_is_told_while_it_is_there_and_pulls(
+    site: Any, fleet: Fleet, key: object, mosquitto: Any, join_as: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
+    data, _ = fleet.push(1)
+    mosquitto.kill()
+    eventually(lambda: not fleet.operator.summary()["mqtt"]["connected"], "the server notices")
+    with (site.folder / "mosquitto" / "mosquitto.conf").open("a") as configuration:
+        configuration.write("retain_available false\n")
+    mosquitto.start()
+    eventually(lambda: fleet.operator.summary()["mqtt"]["connections"] == 2, "the server is back")
+    device = join_as(site.folder.parent / "identities" / CAM)
+    chunks = chunk_topics(data)
+    device.subscribe(T.down(CAM), T.trust(), *sorted(chunks))
+    fleet.operator.create_rollout({"model": MODEL, "release": 1, "cohort": [CAM]})
+    heard = gather(device, {T.desired(CAM), T.trust()})
+    digest = bundle_index(data).digests[0]
+    device.publish(T.need(CAM), Need(digests=(digest,)).encode())
+    heard |= gather(device, {T.chunk_answer(CAM)})
+    assert heard[T.chunk_answer(CAM)][:32].hex() == digest
+    heard |= dict(device.drain())
+    assert not chunks & set(heard), "nothing is offered that nobody would keep"
 
 
 def test_a_policy_that_people_sign_reaches_devices(site: Any, fleet: Fleet, device: Any, believer: Believer) -> None:

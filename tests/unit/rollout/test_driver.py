@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dsops import dsse
 from dsops.clock import ManualClock
-from dsops.directive import Directive, Recipient, check_directive
+from dsops.directive import PAYLOAD_TYPE, Directive, Recipient, check_directive
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ModelState, Observed, Problem
 from dsops.states import Install
@@ -362,3 +362,50 @@ def test_what_cannot_be_rolled_out_is_refused(fleet: Fleet) -> None:
         fleet.start(2)
     with pytest.raises(NotFound):
         fleet.rollouts.get("ro-none")
+
+
+def test_a_large_wave_is_started_bit_by_bit_and_every_device_is_told(fleet: Fleet) -> None:
+    names = [f"cam-{number:04}" for number in range(450)]
+    with fleet.db.write() as connection:
+        rows = [{"id": name, "state": "accepted", "created_ms": 0, "online": True} for name in names]
+        connection.execute(tables.device.insert(), rows)
+    fleet.rollouts.create(Plan(model="digits", release=1, cohort=tuple(names), waves=(WaveSpec(percent=100),)))
+    told = []
+    while len(fleet.courier.desired) < len(names):
+        fleet.driver.turn()
+        told.append(len(fleet.courier.desired))
+    assert told == [200, 400, 450]
+
+
+def test_a_fleet_that_is_silent_is_reminded_at_a_bounded_rate(fleet: Fleet) -> None:
+    names = [f"cam-{number:04}" for number in range(150)]
+    with fleet.db.write() as connection:
+        rows = [{"id": name, "state": "accepted", "created_ms": 0, "online": True} for name in names]
+        connection.execute(tables.device.insert(), rows)
+    rollout = fleet.rollouts.create(
+        Plan(model="digits", release=1, cohort=tuple(names), waves=(WaveSpec(percent=100),))
+    )
+    fleet.driver.turn()
+    reminded: list[set[str]] = []
+    for _ in range(4):
+        fleet.courier.desired.clear()
+        fleet.clock.advance(5)
+        fleet.driver.turn()
+        reminded.append(set(fleet.courier.desired))
+    assert [len(each) for each in reminded] == [50, 50, 50, 50]
+    assert len(set().union(*reminded[:3])) == 150, "each once before anyone twice"
+    assert fleet.state(rollout) == "running"
+
+
+def test_many_directives_that_end_soon_are_renewed_over_several_turns(fleet: Fleet) -> None:
+    names = [f"cam-{number:04}" for number in range(150)]
+    envelope = dsse.sign(PAYLOAD_TYPE, b"{}", fleet.signing_keys[0]).encode()
+    with fleet.db.write() as connection:
+        for name in names:
+            upsert(connection, tables.device, id=name, state="accepted", created_ms=0, online=False)
+            values = {"seq": 1, "envelope": envelope, "slots": "{}", "updated_ms": 0}
+            upsert(connection, tables.desired, device=name, **values)
+    fleet.driver.turn()
+    assert len(fleet.courier.desired) == 100
+    fleet.driver.turn()
+    assert set(fleet.courier.desired) == set(names)

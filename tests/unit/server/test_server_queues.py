@@ -60,3 +60,18 @@ def test_what_is_put_back_comes_before_what_came_meanwhile() -> None:
     inbox.put("a", b"3")
     inbox.put_back("a", (b"2",))
     assert inbox.take(0) == ("a", (b"2", b"3"))
+
+
+def test_directives_that_are_said_again_answers_and_bulk_take_turns() -> None:
+    outbox = Outbox()
+    for number in range(3):
+        outbox.desired_again(f"cam-{number}")
+        outbox.answer("cam-9", Need(digests=(str(number) * 64,)))
+        outbox.chunks(str(number))
+    outbox.desired("cam-8")
+    taken = [outbox.take(0) for _ in range(10)]
+    assert taken[0] == Desired("cam-8"), "news first"
+    for lane in (Desired, Answer, Seed):
+        places = [place for place, work in enumerate(taken) if isinstance(work, lane) and work != taken[0]]
+        assert len(places) == 3
+        assert max(places) - min(places) == 6, "every third is of this lane"

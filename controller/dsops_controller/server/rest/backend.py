@@ -8,9 +8,11 @@ from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
+from dsops_controller.fleet.sites import Sites
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BrokerFigures
+from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
 from dsops_controller.trust.repository import Repository
@@ -34,8 +36,10 @@ class Backend:
     bundles: Bundles
     rollouts: Rollouts
     pardons: Pardons
+    sites: Sites
     store: Store
     outbox: Outbox
+    checkup: Checkup
     clock: Clock
     wake: Callable[[], None]
     mqtt: Callable[[], BrokerFigures]

@@ -47,6 +47,10 @@ class Summary(Frozen):
     duplicates: int
     produced: int
     dropped: int
+    retained_bytes: int
+    """Length of the bundles and deltas that the broker is offered."""
+    retained_limit_bytes: int
+    """What it may come to (``[broker] retained_bytes``); a rollout that would exceed it is refused."""
     mqtt: Mqtt
     grpc_bytes: int
     trust_due: dict[str, datetime]
@@ -74,6 +78,8 @@ def router(backend: Backend) -> APIRouter:
             duplicates=stored.duplicates,
             produced=stored.produced,
             dropped=stored.dropped,
+            retained_bytes=fleet.retained_bytes,
+            retained_limit_bytes=backend.rollouts.retained_bytes,
             mqtt=_mqtt(backend.mqtt()),
             grpc_bytes=backend.grpc_bytes(),
             trust_due=backend.repository.due() if backend.repository.is_established else {},

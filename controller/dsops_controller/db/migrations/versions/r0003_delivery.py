@@ -12,7 +12,8 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the tables and columns."""
+    """Add the tables; deployments tell what their devices wait for, and which report they show."""
+    op.add_column("deployment", sa.Column("counter", _BIG, nullable=False, server_default="0"))
     op.create_table(
         "delta",
         sa.Column("base_sha256", sa.String(64), primary_key=True),
@@ -33,6 +34,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("bytes_per_s", _BIG, nullable=False, server_default="0"),
         sa.Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
+        sa.Column("devices", _BIG, nullable=False, server_default="0"),
         sa.Column("updated_ms", _BIG, nullable=False),
     )
     op.create_table(
