@@ -52,9 +52,9 @@ class Spending:
         self._date = date
         self._limits = lowest(own, book.told_limits())
         self._kept = book.today()
-        self._looked_s = clock.monotonic_s()
-        self._date_then = date()
-        self._budget = Budget(self._limits, self._kept, self._now())
+        self._looked_s = -LOOK_S
+        self._date_then: datetime | None = None
+        self._budget = Budget(self._limits, self._kept, clock.monotonic_s())
 
     def follow(self) -> None:
         """Heed what the newest directive says, and keep running time."""
