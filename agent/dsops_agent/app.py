@@ -1,9 +1,9 @@
 """Composition root of the control process: what it is made of, its threads, and its end.
 
-Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt`` and ``mqtt-inbox``,
-``installer``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``, ``upload-samples`` and
+Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt``, ``installer``,
+``prover``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``, ``upload-samples`` and
 ``renewal``.
-Besides those, paho-mqtt, gRPC and the control channel have threads of their own.
+Besides those, gRPC and the control channel have threads of their own.
 """
 
 import logging

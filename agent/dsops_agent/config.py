@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from dsops import ids
 from dsops.directive import MAX_SEQ
 from dsops.errors import DsopsError, InvalidConfig
+from dsops_agent.install.maintenance import Rules, Schedule, parse
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
 SOCKET_PATH_BYTES = 107
@@ -21,6 +23,21 @@ SOCKET_PATH_BYTES = 107
 def _against_file(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder", Path())
     return Path(folder) / path
+
+
+def _zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name}; they are named as in Europe/Berlin") from error
+
+
+def _window(text: str) -> str:
+    try:
+        parse(text)
+    except DsopsError as error:
+        raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+    return text
 
 
 def _device(name: str) -> str:
@@ -81,6 +98,51 @@ class Install(Section):
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
 
 
+class Maintenance(Section):
+    """When a bundle may come onto the device, and when it may take over; a rollout that is urgent does not wait.
+
+    Windows are times of the device's own wall clock. A window over midnight belongs to the day on which it begins.
+    """
+
+    timezone: Annotated[str, AfterValidator(_zone)] = Field(
+        default="UTC", description="time zone of the windows, for example Europe/Berlin"
+    )
+    download: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+        default=(), description='windows for fetching, for example ["mon-fri 22:00-05:00"]; empty: always'
+    )
+    activate: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+        default=(), description="windows for changing over to a new bundle; empty: always"
+    )
+    on_power: bool = Field(default=False, description="whether external power is needed")
+    idle_percent: float = Field(
+        default=100.0, gt=0, le=100, description="other programs must use less of the processors than this; 100: any"
+    )
+    metered: tuple[str, ...] = Field(
+        default=(), description='network interfaces over which nothing is fetched, for example ["wwan*", "ppp0"]'
+    )
+    max_temperature_c: float = Field(
+        default=0.0, ge=0, description="nothing is done, however urgent, while the device is hotter; 0: no limit"
+    )
+    veto: FilePath | None = Field(
+        default=None,
+        description="program that is asked each time, with download or activate, model and release as arguments: "
+        "exit status 0 allows it, else the first line of its output is the reason why not",
+    )
+    veto_timeout_s: float = Field(default=10.0, gt=0, le=60, description="how long that program may take")
+
+    def rules(self) -> Rules:
+        """Return the section as the installer reads it."""
+        zone = ZoneInfo(self.timezone)
+        return Rules(
+            download=Schedule(zone, tuple(map(parse, self.download))),
+            activate=Schedule(zone, tuple(map(parse, self.activate))),
+            on_power=self.on_power,
+            idle_percent=self.idle_percent,
+            metered=self.metered,
+            max_temperature_c=self.max_temperature_c,
+        )
+
+
 class Transfer(Section):
     """How much of bundles the device may fetch; the controller can lower this, and never lift it."""
 
@@ -131,6 +193,7 @@ class Config(Section):
     trust: Trust = Field(description="whose signatures the device believes")
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
+    maintenance: Maintenance = Field(default=Maintenance(), description="when a bundle may come onto the device")
     transfer: Transfer = Field(default=Transfer(), description="how much the device may fetch")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
@@ -279,5 +342,13 @@ def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[S
         if isinstance(value, Section):
             yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
         elif _section(field.annotation) is None:
-            shown = "" if value in (None, Path()) else str(value) if isinstance(value, Path) else value
+            shown = _shown(value)
             yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")
+
+
+def _shown(value: object) -> str | int | float | bool | None:
+    if value in (None, Path()):
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -20,11 +20,13 @@ from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
+from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
@@ -33,7 +35,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
 from dsops_agent.sources import MqttChunks
-from dsops_agent.status import SpoolStatus, Status
+from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -74,6 +76,14 @@ def install_config(config: Config) -> InstallConfig:
         prove_memory_bytes=PROVE_MEMORY_BYTES,
         transfer=TransferLimits(**config.transfer.model_dump()),
     )
+
+
+def gate(config: Config, clock: Clock) -> Gate:
+    """Return what holds installs back until the device's maintenance rules allow them."""
+    settings = config.maintenance
+    rules = settings.rules()
+    veto = VetoProgram(settings.veto, settings.veto_timeout_s, clock) if settings.veto else None
+    return Gate(rules, SystemConditions() if rules.ask_the_host else None, veto)
 
 
 def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inventory) -> Life:
@@ -194,6 +204,7 @@ class Parts:
             events=self._events,
             listener=self,
             clock=self.clock,
+            gate=gate(self.config, self.clock),
         )
 
     def _first_root(self) -> bytes:
@@ -248,6 +259,7 @@ class Parts:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
+        threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
@@ -271,7 +283,7 @@ class Parts:
         threads.join(1.0, "installer", "reporter", "collector")
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "mqtt")
+        threads.join(5.5, "runtime", "prover", "mqtt")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")
@@ -304,11 +316,16 @@ class Parts:
                 "runtime_pid": self._supervisor.pid,
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
+                "quarantine": self._quarantine(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
+
+    def _quarantine(self) -> tuple[Quarantined, ...]:
+        rows = self._installer.quarantine()
+        return tuple(Quarantined(model=row.model, digest=row.digest, problem=row.problem) for row in rows)
 
     def _spool_status(self) -> dict[str, SpoolStatus]:
         try:

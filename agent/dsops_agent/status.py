@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from dsops import strictjson
 from dsops.errors import AlreadyRunning, NotFound, StateDamaged
 from dsops.manifest import first_problem
-from dsops.messages import ModelState
+from dsops.messages import ModelState, Problem
 from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,16 @@ class SpoolStatus(BaseModel):
     stored: int = 0
     dropped: int = 0
     pending: int = 0
+
+
+class Quarantined(BaseModel):
+    """A bundle that is never tried again, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    digest: str
+    problem: Problem
 
 
 class Status(BaseModel):
@@ -56,6 +66,7 @@ class Status(BaseModel):
     inference_socket: str = ""
     models: Mapping[str, ModelState] = {}
     files: Mapping[str, str] = {}
+    quarantine: tuple[Quarantined, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
     problems: Mapping[str, str] = {}

@@ -4,7 +4,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from dsops.errors import DsopsError
 from dsops.messages import Problem
+from dsops_agent.install.proving import Proof
 
 _MAX_CHUNKS = 64
 _MAX_BYTES = 1024 * 1024
@@ -51,7 +53,15 @@ class RuntimeRestarted:
     """The inference process is a new one, which serves nothing yet."""
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted
+@dataclass(frozen=True, eq=False)
+class ProofEnded:
+    """A throw-away process ended; ``error`` is what it found, None when the candidate was proved."""
+
+    proof: Proof
+    error: DsopsError | None
+
+
+Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | ProofEnded
 
 
 class Mailbox:

@@ -1,5 +1,6 @@
 """What the installer needs from the rest of the agent, and the values it is configured with."""
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -104,10 +105,11 @@ class RuntimeControl(Protocol):
     opened with its content key, in the memory of the process that loads it.
     """
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
-        """Run a bundle's golden inputs in a throw-away process.
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
+        """Run a bundle's golden inputs in a throw-away process. May be called from a thread of its own.
 
         Raises:
+            Cancelled: ``ended`` was set; the process was killed.
             GoldenMismatch: It answers something else.
             InvalidModel: It cannot be loaded.
             RuntimeCrashed: The process died, ran out of memory or out of time.
@@ -136,7 +138,7 @@ class EventSink(Protocol):
     """Keeps events for the DataOps store."""
 
     def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
-        """Record one event durably. ``kind``: refused, committed, rolled_back, failed or slot_damaged."""
+        """Record one event durably. ``kind``: refused, committed, rolled_back, failed, slot_damaged, pardoned."""
         ...
 
 
