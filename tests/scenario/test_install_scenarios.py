@@ -4,10 +4,12 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dsops.directive import TransferLimits
 from dsops.errors import GoldenMismatch, InvalidModel, RuntimeCrashed, RuntimeMissing
 from dsops.states import Install
 from dsops.trust import Policy
@@ -347,6 +349,29 @@ def test_transfer_goes_on_at_once_after_a_reconnect(world: Any, bundle: Any) -> 
     world.installer.connected()
     world.steps(20)
     assert world.state().install is Install.PROBATION
+
+
+def test_a_days_allowance_holds_a_transfer_back_and_the_state_says_so(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.config = replace(world.config, transfer=TransferLimits(bytes_per_day=len(one.data) // 2 + 1024))
+    world.restart()
+    world.publish(one)
+    world.direct(1, one)
+    world.pack()
+    world.steps(40, 2)
+    state = world.state()
+    assert state.install is Install.FETCHING
+    assert state.waiting.startswith("the day's ")
+    asked = len(world.broker.asked)
+    world.restart()
+    world.steps(20, 2)
+    assert len(world.broker.asked) == asked, "a restart gives nothing back"
+    assert world.state().waiting == state.waiting
+    for _ in range(4):
+        world.clock.advance(86_400)
+        world.steps(40, 2)
+    assert world.settle().install is Install.COMMITTED
+    assert world.state().waiting == ""
 
 
 def test_restart_resumes_at_the_missing_chunks(world: Any, bundle: Any) -> None:

@@ -55,13 +55,13 @@ class Budget:
     Args:
         limits: The limits; 0 sets none.
         today: What was fetched on the newest day, from before a restart.
-        now: The present moment.
+        now_s: The present moment.
     """
 
-    def __init__(self, limits: TransferLimits, today: Today, now: Moment) -> None:
+    def __init__(self, limits: TransferLimits, today: Today, now_s: float) -> None:
         self._limits = limits
         self._tokens = float(BURST_BYTES)
-        self._since_s = now.now_s
+        self._since_s = now_s
         self.today = today
 
     def limit(self, limits: TransferLimits) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from dsops.clock import Clock
@@ -10,6 +10,8 @@ from dsops.directive import TransferLimits
 from dsops_agent.install.budget import BURST_BYTES, Budget, Moment, Today, lowest
 
 LEAST_AHEAD_BYTES = 64 * 1024
+LOOK_S = 1.0
+"""The date is looked at so often, for what there is to think of the clock takes more than a chunk may cost."""
 RUNNING_S = 600.0
 """Running time is kept so often while a day's allowance is used up."""
 
@@ -50,7 +52,9 @@ class Spending:
         self._date = date
         self._limits = lowest(own, book.told_limits())
         self._kept = book.today()
-        self._budget = Budget(self._limits, self._kept, self._now())
+        self._looked_s = -LOOK_S
+        self._date_then: datetime | None = None
+        self._budget = Budget(self._limits, self._kept, clock.monotonic_s())
 
     def follow(self) -> None:
         """Heed what the newest directive says, and keep running time."""
@@ -83,7 +87,11 @@ class Spending:
         return self._budget.explain(length_bytes, self._now())
 
     def _now(self) -> Moment:
-        return Moment(self._clock.monotonic_s(), self._date())
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s, self._date_then = now_s, self._date()
+        since = timedelta(seconds=now_s - self._looked_s)
+        return Moment(now_s, self._date_then + since if self._date_then else None)
 
     def _ahead(self) -> int:
         """Return the bytes that are kept as fetched today."""

@@ -31,13 +31,13 @@ def fetch(budget: Budget, now: Moment) -> int:
 
 
 def test_without_limits_everything_is_allowed() -> None:
-    budget = Budget(TransferLimits(), Today(), START)
+    budget = Budget(TransferLimits(), Today(), 0.0)
     assert fetch(budget, START) == 100_007_936
     assert budget.wait_s(CHUNK, START) == 0
 
 
 def test_at_one_moment_no_more_than_a_window_is_asked_for_and_then_at_the_rate() -> None:
-    budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), 0.0)
     assert fetch(budget, START) == BURST_BYTES
     assert budget.wait_s(CHUNK, START) == 1
     assert fetch(budget, later(0.9)) == 0
@@ -52,7 +52,7 @@ def test_at_one_moment_no_more_than_a_window_is_asked_for_and_then_at_the_rate()
 )
 @settings(deadline=None)
 def test_over_any_time_the_rate_is_exceeded_by_one_window_at_most(rate: int, steps: list[float], size: int) -> None:
-    budget = Budget(TransferLimits(bytes_per_s=rate), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_s=rate), Today(), 0.0)
     now_s, asked = 0.0, 0
     for step in steps:
         now_s += step
@@ -64,14 +64,14 @@ def test_over_any_time_the_rate_is_exceeded_by_one_window_at_most(rate: int, ste
 
 
 def test_a_rate_that_is_set_later_does_not_punish_what_was_free() -> None:
-    budget = Budget(TransferLimits(), Today(), START)
+    budget = Budget(TransferLimits(), Today(), 0.0)
     fetch(budget, START)
     budget.limit(TransferLimits(bytes_per_s=CHUNK))
     assert fetch(budget, START) == BURST_BYTES
 
 
 def test_the_days_allowance_ends_at_midnight_by_trusted_time() -> None:
-    budget = Budget(TransferLimits(bytes_per_day=5_000_000), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_day=5_000_000), Today(), 0.0)
     assert 5_000_000 - CHUNK < fetch(budget, START) <= 5_000_000
     assert budget.wait_s(CHUNK, START) == 12 * 3600
     assert budget.explain(CHUNK, START) == "the day's 5 MB are fetched; goes on at 2026-03-02 00:00 UTC"
@@ -81,14 +81,14 @@ def test_the_days_allowance_ends_at_midnight_by_trusted_time() -> None:
 
 
 def test_a_clock_that_goes_back_lifts_nothing() -> None:
-    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today(), 0.0)
     assert fetch(budget, START) == CHUNK
     assert fetch(budget, Moment(10, NOON - timedelta(days=300))) == 0
     assert fetch(budget, Moment(20, NOON)) == 0
 
 
 def test_a_clock_that_is_known_to_be_wrong_neither_lifts_the_allowance_nor_blocks_for_ever() -> None:
-    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today("2026-03-01", CHUNK), Moment(0, None))
+    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today("2026-03-01", CHUNK), 0.0)
     assert fetch(budget, Moment(DAY_S - 1, None)) == 0
     assert "goes on within 1 h" in budget.explain(CHUNK, Moment(DAY_S - 1, None))
     assert fetch(budget, Moment(DAY_S, None)) == CHUNK
@@ -96,20 +96,20 @@ def test_a_clock_that_is_known_to_be_wrong_neither_lifts_the_allowance_nor_block
 
 
 def test_a_clock_that_was_ahead_blocks_for_a_day_of_running_at_most() -> None:
-    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today(), Moment(0, NOON + timedelta(days=900)))
+    budget = Budget(TransferLimits(bytes_per_day=CHUNK), Today(), 0.0)
     assert fetch(budget, Moment(0, NOON + timedelta(days=900))) == CHUNK
     assert budget.wait_s(CHUNK, START) == DAY_S
     assert fetch(budget, later(DAY_S)) == CHUNK
 
 
 def test_an_allowance_smaller_than_a_chunk_still_brings_one_a_day() -> None:
-    budget = Budget(TransferLimits(bytes_per_day=1), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_day=1), Today(), 0.0)
     assert fetch(budget, START) == CHUNK
     assert fetch(budget, later(DAY_S)) == CHUNK
 
 
 def test_chunks_that_are_asked_for_again_count() -> None:
-    budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), START)
+    budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), 0.0)
     fetch(budget, START)
     budget.spend(5 * CHUNK, START)
     assert budget.wait_s(CHUNK, START) == 6

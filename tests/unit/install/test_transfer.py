@@ -330,16 +330,16 @@ def test_a_transfer_waits_for_the_next_day_and_says_so(tmp_path: Path) -> None:
     transfer = Transfer(tmp_path / "staging", what, source, pace, spending=spending)
     transfer.start(clock.monotonic_s())
     chunks = {index.digest: index.encode(), **{sha256_hex(piece): piece for piece in split(data)}}
-    days = 0
+    said: set[str] = set()
     while not transfer.done:
         feed(transfer, source, chunks)
         if not transfer.done:
-            days += 1
-            assert transfer.waiting.startswith("the day's 100 kB are fetched; goes on at 2026-01-")
+            said.add(transfer.waiting)
             assert transfer.next_s is not None
             clock.advance(transfer.next_s - clock.monotonic_s())
             transfer.tick(clock.monotonic_s())
-    assert days == 3, "of 100 kB, three chunks a day"
+    goes_on = "the day's 100 kB are fetched; goes on at 2026-01-0{} 00:00 UTC"
+    assert said == {goes_on.format(day) for day in (2, 3)}, "eight chunks of 32 KiB, three a day"
     assert len(source.asked) == len(set(source.asked)), "who waits for a budget does not take a chunk for late"
     assert transfer.waiting == ""
     transfer.close()
