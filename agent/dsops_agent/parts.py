@@ -31,7 +31,8 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.chain import Chain
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.status import SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -124,8 +125,9 @@ class Parts:
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )
+        self._chain = self._make_chain()
         self._installer = self._make_installer()
-        self._commander = Commander(self._topics, device, self._installer)
+        self._commander = Commander(self._topics, device, self._installer, partial(self._chain.came, MqttChunks.name))
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
@@ -178,6 +180,11 @@ class Parts:
             judge_dates_by(context, self._trust.now, self.credentials.current.ca_path)
         return context
 
+    def _make_chain(self) -> Chain:
+        chain = Chain(self._chunk_came, self._events, self.clock)
+        chain.use((), MqttChunks(self._session, self._topics, self.identity.device))
+        return chain
+
     def _make_installer(self) -> Installer:
         state = self.config.state
         return Installer(
@@ -186,7 +193,7 @@ class Parts:
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
-            chunks=MqttChunks(self._session, self._topics, self.identity.device),
+            chunks=self._chain,
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
@@ -207,6 +214,9 @@ class Parts:
             ) from error
 
     # What others tell us.
+
+    def _chunk_came(self, digest: str, data: bytes) -> None:
+        self._installer.chunk_arrived(digest, data)
 
     def message(self, topic: str, payload: bytes) -> None:
         """Take a message from the broker."""

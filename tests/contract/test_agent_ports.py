@@ -11,8 +11,8 @@ from dsops.clock import ManualClock
 from dsops.messages import Need, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
-from dsops_agent.install.ports import ChunkSource, EventSink, RuntimeControl
-from dsops_agent.sources import MqttChunks
+from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, RuntimeControl
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -104,8 +104,8 @@ def test_an_event_is_stored_and_a_long_text_is_cut(tmp_path: Path) -> None:
 def test_chunks_are_asked_for_by_topic() -> None:
     broker = SimulatedBroker()
     chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1")
-    chunks.request("aa")
-    chunks.request("aa")
+    chunks.request(Chunk("aa"))
+    chunks.request(Chunk("aa"))
     chunks.cancel("aa")
     chunks.need(("b" * 64,))
     assert broker.asked[:3] == [("subscribe", "dsops/v1/c/aa", "0")] * 2 + [("unsubscribe", "dsops/v1/c/aa")]

@@ -1,4 +1,4 @@
-"""The installer's port to the broker: chunks come as messages of topics that are asked for."""
+"""Chunks from the broker: they come as messages of topics that are asked for."""
 
 import logging
 
@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 class MqttChunks:
     """Asks for chunks: as retained messages by subscribing, else from the controller itself."""
+
+    name = "broker"
 
     def __init__(self, broker: Broker, topics: Topics, device: str) -> None:
         self._broker = broker
