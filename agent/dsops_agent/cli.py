@@ -175,6 +175,11 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
             yield "", f"its files: {status.files[name]}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
+    for source in status.sources:
+        aside = f"; set aside for {source.aside_s:.0f} s more" if source.aside_s else ""
+        yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
+        if source.problem:
+            yield "", f"{source.problem.code}: {source.problem.message}"
     for kind, spool in status.spool.items():
         figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
         yield kind, figures

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from dsops import ids
 from dsops.errors import DsopsError, InvalidConfig
@@ -36,8 +37,24 @@ def _address(text: str) -> str:
     return text
 
 
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a URL: {error}") from error
+    if not is_one or url.query or url.fragment or url.username or not text.isascii() or not text.isprintable():
+        raise ValueError(f"{text!r} is not https://host/path or http://host/path")
+    return text.rstrip("/")
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 FilePath = Annotated[Path, AfterValidator(_against_file)]
 Address = Annotated[str, AfterValidator(_address)]
+BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more)]
 
 
 class Section(BaseModel):
@@ -78,6 +95,17 @@ class Install(Section):
     chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
     window: int = Field(default=8, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
+
+
+class Transfer(Section):
+    """From where a bundle may come besides the broker."""
+
+    http: BaseUrls = Field(
+        default=(), max_length=4, description="web servers with the files of `dsops bundle export`: a URL, or several"
+    )
+    http_ca: FilePath | None = Field(
+        default=None, description="PEM file with the authority of those web servers; without it those of the system"
+    )
 
 
 class Telemetry(Section):
@@ -123,6 +151,7 @@ class Config(Section):
     trust: Trust = Field(description="whose signatures the device believes")
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
+    transfer: Transfer = Field(default=Transfer(), description="from where a bundle may come")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")
@@ -264,11 +293,18 @@ def _meaning(key: str) -> str:
     return dict(_fields(Config)).get(key, "")
 
 
+def _shown(value: object) -> str | int | float | bool:
+    if value in (None, Path()):
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str | int | float) else str(value)
+
+
 def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[Setting]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
         elif _section(field.annotation) is None:
-            shown = "" if value in (None, Path()) else str(value) if isinstance(value, Path) else value
-            yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")
+            yield Setting(head + name, _shown(value), "file" if name in raw else "default", field.description or "")

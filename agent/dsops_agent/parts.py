@@ -31,7 +31,7 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources.chain import Chain
+from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.status import SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
@@ -125,9 +125,11 @@ class Parts:
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )
-        self._chain = self._make_chain()
+        self._sources = self._make_sources()
         self._installer = self._make_installer()
-        self._commander = Commander(self._topics, device, self._installer, partial(self._chain.came, MqttChunks.name))
+        self._commander = Commander(
+            self._topics, device, self._installer, partial(self._sources.chain.came, MqttChunks.name)
+        )
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
@@ -180,10 +182,13 @@ class Parts:
             judge_dates_by(context, self._trust.now, self.credentials.current.ca_path)
         return context
 
-    def _make_chain(self) -> Chain:
-        chain = Chain(self._chunk_came, self._events, self.clock)
-        chain.use((), MqttChunks(self._session, self._topics, self.identity.device))
-        return chain
+    def _make_sources(self) -> Sources:
+        around = Surroundings(self._chunk_came, self._events, self.clock, self._trusted_now)
+        broker = MqttChunks(self._session, self._topics, self.identity.device)
+        return Sources(self.config.transfer, around, broker)
+
+    def _trusted_now(self) -> datetime | None:
+        return self._trust.now() if self._trust.clock_state() is ClockState.BEHIND else None
 
     def _make_installer(self) -> Installer:
         state = self.config.state
@@ -193,7 +198,7 @@ class Parts:
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
-            chunks=self._chain,
+            chunks=self._sources.chain,
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
@@ -254,6 +259,7 @@ class Parts:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
         threads.start("installer", lambda: self._install(stop))
+        self._sources.start(threads)
         threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
@@ -275,6 +281,7 @@ class Parts:
     def stop(self, threads: Threads) -> None:
         """Stop the threads after their ``stop`` was set: first who uses others, last who sends what is left."""
         threads.join(1.0, "installer", "reporter", "collector")
+        self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
         threads.join(5.5, "runtime", "mqtt", "mqtt-inbox")
@@ -308,6 +315,7 @@ class Parts:
                 "certificate_expires": identity.expires,
                 "clock": self._trust.clock_state(),
                 "runtime_pid": self._supervisor.pid,
+                "sources": self._sources.chain.states(),
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "spool": self._spool_status(),

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from dsops import strictjson
 from dsops.errors import AlreadyRunning, NotFound, StateDamaged
 from dsops.manifest import first_problem
-from dsops.messages import ModelState
+from dsops.messages import ModelState, Problem
 from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,18 @@ class SpoolStatus(BaseModel):
     stored: int = 0
     dropped: int = 0
     pending: int = 0
+
+
+class SourceStatus(BaseModel):
+    """How a source of chunks stands: what it brought since the start, why it failed last, how long it is set aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    chunks: int = 0
+    total_bytes: int = 0
+    problem: Problem | None = None
+    aside_s: float = 0.0
 
 
 class Status(BaseModel):
@@ -56,6 +68,7 @@ class Status(BaseModel):
     inference_socket: str = ""
     models: Mapping[str, ModelState] = {}
     files: Mapping[str, str] = {}
+    sources: tuple[SourceStatus, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
     problems: Mapping[str, str] = {}

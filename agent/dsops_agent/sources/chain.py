@@ -18,6 +18,7 @@ from dsops.messages import Problem
 from dsops_agent.install.ports import Chunk, EventSink
 from dsops_agent.sources.choice import Choice, Setback
 from dsops_agent.sources.ports import Source
+from dsops_agent.status import SourceStatus
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +31,6 @@ class LastSource(Source, Protocol):
     def need(self, digests: tuple[str, ...]) -> None:
         """Ask the controller itself."""
         ...
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """How a source stands: what it brought, why it failed last, for how long it is set aside (0: it is in use)."""
-
-    name: str
-    chunks: int
-    total_bytes: int
-    problem: Problem | None
-    aside_s: float
 
 
 @dataclass
@@ -141,12 +131,14 @@ class Chain:
                 if asked.at != source:
                     self._move(asked, source)
 
-    def states(self) -> tuple[SourceState, ...]:
+    def states(self) -> tuple[SourceStatus, ...]:
         """Return how each source stands, in the order in which they are asked."""
         with self._lock:
             now_s = self._clock.monotonic_s()
             return tuple(
-                SourceState(name, s.chunks, s.total_bytes, s.problem, s.aside_s(now_s))
+                SourceStatus(
+                    name=name, chunks=s.chunks, total_bytes=s.total_bytes, problem=s.problem, aside_s=s.aside_s(now_s)
+                )
                 for name, s in self._choice.standings.items()
             )
 
