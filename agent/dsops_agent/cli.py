@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[common, shown], help="show how the agent does")
     status.add_argument("--check", action="store_true", help="exit with 3 unless it is connected and can answer")
     status.set_defaults(command=_status)
+    install = commands.add_parser(
+        "install",
+        parents=[common],
+        help="install from a bundle file or from a kit, without a network; the agent must run",
+    )
+    install.add_argument("path", type=Path, metavar="PATH", help="bundle file, or folder of `dsops device kit`")
+    install.set_defaults(command=_install)
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
@@ -136,6 +143,11 @@ def _tuf_client(options: argparse.Namespace) -> None:
     except DsopsError as error:
         sys.stderr.write(describe(error) + "\n")
         sys.exit(1)
+
+
+def _install(options: argparse.Namespace) -> None:
+    command = _module("dsops_agent.install_command")
+    command.install(load(options.config).config, options.path, command.say)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
 from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
+from dsops_agent.sources.offers import Offers
 from dsops_agent.status import SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -130,6 +131,7 @@ class Parts:
         self._commander = Commander(
             self._topics, device, self._installer, partial(self._sources.chain.came, MqttChunks.name)
         )
+        self._offers = Offers(state / "offers", self._sources.folder, self._sources.chain, self._installer, self.clock)
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
@@ -260,6 +262,7 @@ class Parts:
         threads.start("runtime", self._supervisor.run)
         threads.start("installer", lambda: self._install(stop))
         self._sources.start(threads)
+        threads.start("offers", lambda: self._offers.run(stop))
         threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
@@ -316,6 +319,7 @@ class Parts:
                 "clock": self._trust.clock_state(),
                 "runtime_pid": self._supervisor.pid,
                 "sources": self._sources.chain.states(),
+                "offer": self._offers.status(),
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "spool": self._spool_status(),

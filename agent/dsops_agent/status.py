@@ -44,6 +44,18 @@ class SourceStatus(BaseModel):
     aside_s: float = 0.0
 
 
+class OfferStatus(BaseModel):
+    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    path: str
+    bundles: Mapping[str, str] = {}
+    problem: Problem | None = None
+    hint: str = ""
+
+
 class Status(BaseModel):
     """The whole file.
 
@@ -69,6 +81,7 @@ class Status(BaseModel):
     models: Mapping[str, ModelState] = {}
     files: Mapping[str, str] = {}
     sources: tuple[SourceStatus, ...] = ()
+    offer: OfferStatus | None = None
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
     problems: Mapping[str, str] = {}

@@ -9,6 +9,7 @@ from dsops.clock import Clock
 from dsops_agent.config import Transfer
 from dsops_agent.install.ports import EventSink
 from dsops_agent.sources.chain import Chain, LastSource
+from dsops_agent.sources.folder import FolderSource
 from dsops_agent.sources.http import HttpSource
 from dsops_agent.threads import Threads
 from dsops_agent.transport.dates import judge_dates_by
@@ -36,20 +37,25 @@ class Sources:
 
     Attributes:
         chain: Asks them; the installer's source.
+        folder: Reads what is offered on this device.
     """
 
     def __init__(self, transfer: Transfer, around: Surroundings, broker: LastSource) -> None:
         self.chain = Chain(around.deliver, around.events, around.clock)
         self._http = tuple(HttpSource(base, self.chain, lambda: _https(transfer, around)) for base in transfer.http)
-        self.chain.use(self._http, broker)
+        self.folder = FolderSource(self.chain)
+        self.chain.use((self.folder, *self._http), broker)
+        self.chain.withdrawn(self.folder.name)
 
     def start(self, threads: Threads) -> None:
         """Start the threads."""
+        threads.start("folder", self.folder.run)
         for number, source in enumerate(self._http, 1):
             threads.start(f"http-{number}", source.run)
 
     def stop(self) -> None:
         """Let the threads end."""
+        self.folder.stop()
         for source in self._http:
             source.stop()
 

@@ -131,8 +131,14 @@ class Chain:
                 if asked.at != source:
                     self._move(asked, source)
 
+    def withdrawn(self, source: str) -> None:
+        """Do not ask a source any more, which has nothing, until it is renewed."""
+        with self._lock:
+            self._choice.standings[source].is_empty = True
+            self._leave(source)
+
     def states(self) -> tuple[SourceStatus, ...]:
-        """Return how each source stands, in the order in which they are asked."""
+        """Return how each source that has something stands, in the order in which they are asked."""
         with self._lock:
             now_s = self._clock.monotonic_s()
             return tuple(
@@ -140,6 +146,7 @@ class Chain:
                     name=name, chunks=s.chunks, total_bytes=s.total_bytes, problem=s.problem, aside_s=s.aside_s(now_s)
                 )
                 for name, s in self._choice.standings.items()
+                if not s.is_empty
             )
 
     def _ask_next(self, asked: _Asked) -> None:
@@ -163,8 +170,11 @@ class Chain:
         self._tell(name, file, problem, is_failure=not isinstance(error, SourceLacks))
         if is_aside:
             logger.warning("%s is set aside: %s", name, error)
-            for asked in [asked for asked in self._asked.values() if asked.at == name]:
-                self._ask_next(asked)
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        for asked in [asked for asked in self._asked.values() if asked.at == name]:
+            self._ask_next(asked)
 
     def _tell(self, name: str, file: str, problem: Problem, *, is_failure: bool) -> None:
         key = (name, problem.code, file)

@@ -48,11 +48,13 @@ class Standing:
         problem: Why it failed last; None once it brought something.
         chunks: Number of chunks that it brought.
         total_bytes: Their bytes.
+        is_empty: Whether it has nothing at all, and is not asked.
     """
 
     problem: Problem | None = None
     chunks: int = 0
     total_bytes: int = 0
+    is_empty: bool = False
     _in_a_row: dict[Setback, int] = field(default_factory=dict)
     _aside: _Pause | None = None
     _lacking: dict[str, _Pause] = field(default_factory=dict)
@@ -88,7 +90,8 @@ class Standing:
         return True
 
     def forgive(self) -> None:
-        """Forget every setback: the source is another one now."""
+        """Forget every setback: the source has something new."""
+        self.is_empty = False
         self.problem, self._aside = None, None
         self._in_a_row.clear()
         self._lacking.clear()
@@ -129,4 +132,5 @@ class Choice:
 
     def _is_able(self, name: str, file: str, now_s: float) -> bool:
         standing = self.standings[name]
-        return name == self.last or (not standing.aside_s(now_s) and standing.has(file, now_s))
+        is_able = not standing.is_empty and not standing.aside_s(now_s) and standing.has(file, now_s)
+        return is_able or name == self.last

@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 import dsops
-from dsops_controller.server.rest import bundles, data, devices, problems, rollouts, summary, trust, why
+from dsops_controller.server.rest import bundles, data, devices, kits, problems, rollouts, summary, trust, why
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.rest.guard import Guard
 
@@ -22,7 +22,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, devices, why, trust, bundles, rollouts, data):
+    for noun in (summary, devices, why, kits, trust, bundles, rollouts, data):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app
