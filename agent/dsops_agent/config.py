@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from dsops import ids
 from dsops.errors import DsopsError, InvalidConfig
@@ -108,6 +117,30 @@ class Transfer(Section):
     )
 
 
+class SiteCache(Section):
+    """A broker near by, on which devices of one site leave for each other what they fetched."""
+
+    broker: Address | None = Field(default=None, description="host:port of the site's broker; without it there is none")
+    ca: FilePath | None = Field(
+        default=None, description="PEM file with the authority of the site's broker; without it there is no TLS"
+    )
+    certificate: FilePath | None = Field(default=None, description="PEM file with a certificate for the site's broker")
+    key: FilePath | None = Field(default=None, description="PEM file with the key of that certificate")
+    wait_s: float = Field(default=1.0, gt=0, le=60, description="how long a chunk may take before others are asked")
+    serve: bool = Field(default=False, description="whether this device leaves there what it fetched")
+    max_bytes: int = Field(default=64 << 20, ge=1 << 20, description="how much it leaves there at most")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "SiteCache":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        if self.certificate is not None and self.ca is None:
+            raise ValueError("a certificate needs ca as well")
+        if self.broker is None and (self.serve or self.ca is not None):
+            raise ValueError("without broker there is no site cache")
+        return self
+
+
 class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
@@ -152,6 +185,7 @@ class Config(Section):
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
     transfer: Transfer = Field(default=Transfer(), description="from where a bundle may come")
+    site_cache: SiteCache = Field(default=SiteCache(), description="a broker near by that devices of a site share")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")

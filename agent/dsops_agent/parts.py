@@ -31,7 +31,7 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources.assembly import Sources, Surroundings
+from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
 from dsops_agent.status import SpoolStatus, Status
@@ -185,9 +185,17 @@ class Parts:
         return context
 
     def _make_sources(self) -> Sources:
-        around = Surroundings(self._chunk_came, self._events, self.clock, self._trusted_now)
-        broker = MqttChunks(self._session, self._topics, self.identity.device)
-        return Sources(self.config.transfer, around, broker)
+        device = self.identity.device
+        around = Surroundings(
+            device=device,
+            topics=self._topics,
+            deliver=self._chunk_came,
+            events=self._events,
+            clock=self.clock,
+            trusted_now=self._trusted_now,
+            holdings=lambda: holdings(self._installer.observed(), self._installer.slots),
+        )
+        return Sources(self.config, around, MqttChunks(self._session, self._topics, device))
 
     def _trusted_now(self) -> datetime | None:
         return self._trust.now() if self._trust.clock_state() is ClockState.BEHIND else None
@@ -261,7 +269,7 @@ class Parts:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
         threads.start("installer", lambda: self._install(stop))
-        self._sources.start(threads)
+        self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))
         threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
@@ -283,7 +291,7 @@ class Parts:
 
     def stop(self, threads: Threads) -> None:
         """Stop the threads after their ``stop`` was set: first who uses others, last who sends what is left."""
-        threads.join(1.0, "installer", "reporter", "collector")
+        threads.join(1.0, "installer", "reporter", "collector", "offers", "site-shelf")
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
@@ -306,6 +314,7 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
         }

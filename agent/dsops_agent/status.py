@@ -61,7 +61,7 @@ class Status(BaseModel):
 
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``problems``
     says of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, and of ``broker``,
-    ``telemetry`` and ``samples`` why there is no connection.
+    ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -35,6 +35,7 @@ from dsops_agent.transport.client import (
     connect_properties,
     leave_for_now,
     make_client,
+    publish_properties,
 )
 from dsops_agent.transport.outbox import Outbox, Outgoing
 from dsops_agent.transport.ports import Inbox
@@ -81,14 +82,14 @@ class Settings:
     """Where and how to connect; ``address`` is ``host:port``.
 
     Attributes:
-        tls: Called for each connection.
+        tls: Called for each connection; None when it has no TLS.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
     """
 
     device: str
     address: str
-    tls: Callable[[], ssl.SSLContext]
+    tls: Callable[[], ssl.SSLContext] | None
     keepalive_s: int = 30
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
@@ -131,10 +132,11 @@ class _Wishes:
 class MqttSession:
     """Keeps a session with the broker. Implements :class:`dsops_agent.transport.ports.Broker`.
 
-    :meth:`run` and :meth:`dispatch` are the bodies of two threads; :meth:`stop` ends both.
+    :meth:`run` and :meth:`dispatch` are the bodies of two threads; :meth:`stop` ends both. Without a ``life`` there are
+    no births and deaths.
     """
 
-    def __init__(self, settings: Settings, life: Life, inbox: Inbox, clock: Clock) -> None:
+    def __init__(self, settings: Settings, life: Life | None, inbox: Inbox, clock: Clock) -> None:
         self._settings = settings
         self._life = life
         self._inbox = inbox
@@ -159,7 +161,13 @@ class MqttSession:
         connection = self._connection
         return connection is not None and connection.is_up
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    @property
+    def waiting(self) -> int:
+        """Number of messages that the broker has not taken yet."""
+        with self._lock:
+            return len(self._outbox)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int = 0) -> None:
         """Send at least once; see :meth:`dsops_agent.transport.ports.Broker.publish`."""
         size = len(topic.encode()) + len(payload) + _PACKET_OVERHEAD_BYTES
         if size > self._max_packet_bytes:
@@ -167,7 +175,7 @@ class MqttSession:
                 f"a message for {topic} is too long", why=f"{size} bytes, {self._max_packet_bytes} are possible"
             )
         with self._lock:
-            self._outbox.put(Outgoing(topic, payload, retain))
+            self._outbox.put(Outgoing(topic, payload, retain, expiry_s))
         self._wake()
 
     def subscribe(self, topic: str, qos: int) -> None:
@@ -288,15 +296,17 @@ class MqttSession:
             IdentityRefused: The broker said no in the handshake (TLS 1.2; in TLS 1.3 it does so afterwards).
             OSError: It was not reached, or has no certificate of our authority.
         """
-        seq = self._life.next_seq()
+        life, tls = self._life, self._settings.tls
+        seq = life.next_seq() if life else 0
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         now_s = self._clock.monotonic_s()
 
         def heard() -> None:
             connection.heard_s = self._clock.monotonic_s()
 
-        will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s)
-        client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take, heard))
+        will = Will(life.topic, life.message(seq, False), self._settings.will_delay_s) if life else None
+        callbacks = Callbacks(events, self._take, heard)
+        client = make_client(self._settings.device, tls() if tls else None, will, callbacks)
         connection = _Connection(client, seq, events, now_s, now_s)
         host, _, port = self._address.rpartition(":")
         try:
@@ -359,10 +369,14 @@ class MqttSession:
         self.figures.connections += 1
         self._max_packet_bytes = min(MAX_MESSAGE_BYTES, max_packet_bytes or MAX_MESSAGE_BYTES)
         with self._lock:
-            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, True), retain=True))
+            self._put_life(connection, online=True)
             # All of them, also when the broker kept the session: only a SUBSCRIBE brings retained messages again.
             self._wishes.changes = list(self._wishes.wanted.items())
         self._arrived.put(self._inbox.connected)
+
+    def _put_life(self, connection: _Connection, *, online: bool) -> None:
+        if self._life:
+            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, online), retain=True))
 
     def _acknowledged(self, number: int, refusal: str) -> None:
         with self._lock:
@@ -401,7 +415,8 @@ class MqttSession:
     def _send(self, client: Client) -> None:
         with self._lock:
             while (message := self._outbox.take()) is not None:
-                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+                properties = publish_properties(message.expiry_s)
+                info = client.publish(message.topic, message.payload, 1, message.retain, properties)
                 self._outbox.sent(info.mid, message)
                 if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:  # the disconnection is on its way to us
                     return
@@ -409,7 +424,7 @@ class MqttSession:
     def _say_goodbye(self, connection: _Connection) -> None:
         """Publish the death and disconnect in order; gives up after ``GOODBYE_S`` seconds."""
         with self._lock:
-            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, False), retain=True))
+            self._put_life(connection, online=False)
         ends_s = self._clock.monotonic_s() + GOODBYE_S
         try:
             while len(self._outbox) and (left_s := ends_s - self._clock.monotonic_s()) > 0:

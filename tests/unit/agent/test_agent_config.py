@@ -59,6 +59,8 @@ def test_web_servers_are_one_url_or_several(tmp_path: Path) -> None:
         (GOOD + "[install]\nwindow = 17\n", "install.window", "16"),
         (GOOD + '[enrolment]\naddress = "nowhere"\nca = "c"\ntoken = "t"\n', "enrolment.address", "host:port"),
         (GOOD.replace('root = "1.root.json"', ""), "trust.root", "root"),
+        (GOOD + "[site_cache]\nserve = true\n", "site_cache", "without broker"),
+        (GOOD + '[site_cache]\nbroker = "h:1"\nca = "c"\nkey = "k"\n', "site_cache", "go together"),
         (GOOD + '[transfer]\nhttp = "ftp://host/x"\n', "transfer.http.0", "https://host/path"),
         (GOOD + '[transfer]\nhttp = ["https://a:b@host"]\n', "transfer.http.0", "https://host/path"),
         (GOOD + '[transfer]\nhttp = "http://[::1"\n', "transfer.http.0", "URL"),
