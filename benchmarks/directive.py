@@ -113,9 +113,9 @@ class NoSource:
         """Refuse."""
         raise AssertionError(digest)
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Refuse."""
-        raise AssertionError(digests)
+        raise AssertionError(chunks)
 
 
 class Device:

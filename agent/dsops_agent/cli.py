@@ -70,9 +70,23 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
+    _add_quarantine(commands.add_parser("quarantine", help="bundles that are never tried again"), common, shown)
     _add_identity(commands.add_parser("identity", help="the device's key and certificate"), common, shown)
     _add_tuf_client(commands)
     return parser
+
+
+def _add_quarantine(
+    quarantine: argparse.ArgumentParser, common: argparse.ArgumentParser, shown: argparse.ArgumentParser
+) -> None:
+    commands = quarantine.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[common, shown], help="show them, newest first, and why")
+    listing.set_defaults(command=_quarantine_list)
+    clear = commands.add_parser(
+        "clear", parents=[common], help="let one be tried again, at once if it is still wanted; the agent may run"
+    )
+    clear.add_argument("digest", metavar="DIGEST", help="SHA-256 of the bundle, or the beginning of it")
+    clear.set_defaults(command=_quarantine_clear)
 
 
 def _add_identity(
@@ -135,6 +149,20 @@ def _identity_reset(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{config.device} has no identity any more\n")
 
 
+def _quarantine_list(options: argparse.Namespace) -> None:
+    listed = _module("dsops_agent.quarantine_commands").listed(load(options.config).config.state)
+    if options.output == "json":
+        _print_json([one.model_dump(mode="json") for one in listed])
+    else:
+        rows = [(one.model, one.digest, one.problem.code, one.problem.message) for one in listed]
+        _print_table([("MODEL", "DIGEST", "CODE", "TEXT"), *rows])
+
+
+def _quarantine_clear(options: argparse.Namespace) -> None:
+    digest = _module("dsops_agent.quarantine_commands").clear(load(options.config).config.state, options.digest)
+    sys.stdout.write(f"{digest} is not in quarantine any more\n")
+
+
 def _tuf_client(options: argparse.Namespace) -> None:
     """Run one command of the suite, whose only exit codes are 0 and 1."""
     client = importlib.import_module("dsops_agent.trust.tuf_client")
@@ -185,19 +213,25 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
         yield f"model {name}", f"{active} active; newest install: {model.install.value} {model.progress:.0%}"
         if name in status.files:
             yield "", f"its files: {status.files[name]}"
+        if model.waiting:
+            yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
-    for source in status.sources:
-        aside = f"; set aside for {source.aside_s:.0f} s more" if source.aside_s else ""
-        yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
-        if source.problem:
-            yield "", f"{source.problem.code}: {source.problem.message}"
+    yield from _source_rows(status)
     for kind, spool in status.spool.items():
         figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
         yield kind, figures
     for name, text in status.problems.items():
         yield f"problem ({name})", text
     yield "updated", status.updated.isoformat(timespec="seconds")
+
+
+def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:
+    for source in status.sources:
+        aside = f"; set aside for {source.aside_s:.0f} s more" if source.aside_s else ""
+        yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
+        if source.problem:
+            yield "", f"{source.problem.code}: {source.problem.message}"
 
 
 def _config_show(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +21,9 @@ from pydantic import (
 )
 
 from dsops import ids
+from dsops.directive import MAX_SEQ
 from dsops.errors import DsopsError, InvalidConfig
+from dsops_agent.install.maintenance import Rules, Schedule, parse
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
 SOCKET_PATH_BYTES = 107
@@ -30,6 +33,21 @@ SOCKET_PATH_BYTES = 107
 def _against_file(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder", Path())
     return Path(folder) / path
+
+
+def _zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name}; they are named as in Europe/Berlin") from error
+
+
+def _window(text: str) -> str:
+    try:
+        parse(text)
+    except DsopsError as error:
+        raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+    return text
 
 
 def _device(name: str) -> str:
@@ -102,12 +120,60 @@ class Install(Section):
 
     probation_s: float = Field(default=60.0, ge=0, description="how long a new bundle must answer before it is kept")
     chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
-    window: int = Field(default=8, ge=1, le=16, description="chunks asked for at the same time")
+    window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
 
 
+class Maintenance(Section):
+    """When a bundle may come onto the device, and when it may take over; a rollout that is urgent does not wait.
+
+    Windows are times of the device's own wall clock. A window over midnight belongs to the day on which it begins.
+    """
+
+    timezone: Annotated[str, AfterValidator(_zone)] = Field(
+        default="UTC", description="time zone of the windows, for example Europe/Berlin"
+    )
+    download: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+        default=(), description='windows for fetching, for example ["mon-fri 22:00-05:00"]; empty: always'
+    )
+    activate: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+        default=(), description="windows for changing over to a new bundle; empty: always"
+    )
+    on_power: bool = Field(default=False, description="whether external power is needed")
+    idle_percent: float = Field(
+        default=100.0, gt=0, le=100, description="other programs must use less of the processors than this; 100: any"
+    )
+    metered: tuple[str, ...] = Field(
+        default=(), description='network interfaces over which nothing is fetched, for example ["wwan*", "ppp0"]'
+    )
+    max_temperature_c: float = Field(
+        default=0.0, ge=0, description="nothing is done, however urgent, while the device is hotter; 0: no limit"
+    )
+    veto: FilePath | None = Field(
+        default=None,
+        description="program that is asked each time, with download or activate, model and release as arguments: "
+        "exit status 0 allows it, else the first line of its output is the reason why not",
+    )
+    veto_timeout_s: float = Field(default=10.0, gt=0, le=60, description="how long that program may take")
+
+    def rules(self) -> Rules:
+        """Return the section as the installer reads it."""
+        zone = ZoneInfo(self.timezone)
+        return Rules(
+            download=Schedule(zone, tuple(map(parse, self.download))),
+            activate=Schedule(zone, tuple(map(parse, self.activate))),
+            on_power=self.on_power,
+            idle_percent=self.idle_percent,
+            metered=self.metered,
+            max_temperature_c=self.max_temperature_c,
+        )
+
+
 class Transfer(Section):
-    """From where a bundle may come besides the broker."""
+    """From where bundles come besides the broker, and how much of them it may fetch.
+
+    The controller can lower the limits, and never lift them.
+    """
 
     http: BaseUrls = Field(
         default=(), max_length=4, description="web servers with the files of `dsops bundle export`: a URL, or several"
@@ -115,6 +181,8 @@ class Transfer(Section):
     http_ca: FilePath | None = Field(
         default=None, description="PEM file with the authority of those web servers; without it those of the system"
     )
+    bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a second at most; 0: no limit")
+    bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a day at most; 0: no limit")
 
 
 class SiteCache(Section):
@@ -184,7 +252,8 @@ class Config(Section):
     trust: Trust = Field(description="whose signatures the device believes")
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
-    transfer: Transfer = Field(default=Transfer(), description="from where a bundle may come")
+    maintenance: Maintenance = Field(default=Maintenance(), description="when a bundle may come onto the device")
+    transfer: Transfer = Field(default=Transfer(), description="from where bundles come, and how much of them")
     site_cache: SiteCache = Field(default=SiteCache(), description="a broker near by that devices of a site share")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
@@ -327,18 +396,19 @@ def _meaning(key: str) -> str:
     return dict(_fields(Config)).get(key, "")
 
 
-def _shown(value: object) -> str | int | float | bool:
-    if value in (None, Path()):
-        return ""
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, str | int | float) else str(value)
-
-
 def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[Setting]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
         elif _section(field.annotation) is None:
-            yield Setting(head + name, _shown(value), "file" if name in raw else "default", field.description or "")
+            shown = _shown(value)
+            yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")
+
+
+def _shown(value: object) -> str | int | float | bool | None:
+    if value in (None, Path()):
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -11,6 +11,7 @@ import psutil
 
 import dsops
 from dsops.messages import Inventory
+from dsops_agent.conditions import hottest_c
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
@@ -59,7 +60,7 @@ class SystemHost:
             disk_free_bytes=psutil.disk_usage(str(self._folder)).free,
             agent_rss_bytes=_rss(os.getpid()),
             runtime_rss_bytes=0 if runtime_pid is None else _rss(runtime_pid),
-            temperature_c=_temperature(),
+            temperature_c=hottest_c(),
         )
 
 
@@ -68,12 +69,6 @@ def _rss(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # it ended in between
         return 0
-
-
-def _temperature() -> float:
-    """Return the hottest reading; boards name their sensors as they like."""
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    return max((float(entry.current) for entries in sensors.values() for entry in entries), default=0.0)
 
 
 def inventory() -> Inventory:

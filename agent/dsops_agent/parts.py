@@ -14,16 +14,19 @@ from functools import partial
 
 import dsops
 from dsops.clock import Clock
+from dsops.directive import TransferLimits
 from dsops.errors import DsopsError, InvalidConfig
-from dsops.messages import Connection, Inventory
+from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
 from dsops_agent.commander import Commander
+from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
@@ -34,7 +37,7 @@ from dsops_agent.runtime_process import Launch
 from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
-from dsops_agent.status import SpoolStatus, Status
+from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -73,7 +76,16 @@ def install_config(config: Config) -> InstallConfig:
         window=config.install.window,
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
+        transfer=TransferLimits(**config.transfer.model_dump()),
     )
+
+
+def gate(config: Config, clock: Clock) -> Gate:
+    """Return what holds installs back until the device's maintenance rules allow them."""
+    settings = config.maintenance
+    rules = settings.rules()
+    veto = VetoProgram(settings.veto, settings.veto_timeout_s, clock) if settings.veto else None
+    return Gate(rules, SystemConditions() if rules.ask_the_host else None, veto)
 
 
 def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inventory) -> Life:
@@ -195,7 +207,8 @@ class Parts:
             trusted_now=self._trusted_now,
             holdings=lambda: holdings(self._installer.observed(), self._installer.slots),
         )
-        return Sources(self.config, around, MqttChunks(self._session, self._topics, device))
+        broker = MqttChunks(self._session, self._topics, device, self._chunk_lost)
+        return Sources(self.config, around, broker)
 
     def _trusted_now(self) -> datetime | None:
         return self._trust.now() if self._trust.clock_state() is ClockState.BEHIND else None
@@ -214,6 +227,7 @@ class Parts:
             events=self._events,
             listener=self,
             clock=self.clock,
+            gate=gate(self.config, self.clock),
         )
 
     def _first_root(self) -> bytes:
@@ -237,6 +251,9 @@ class Parts:
         """Take a message from the broker."""
         if not self._commander.on_message(topic, payload):
             logger.debug("a message on %s is for nobody", topic)
+
+    def _chunk_lost(self, digest: str, problem: Problem) -> None:
+        self._installer.chunk_lost(digest, problem)
 
     def connected(self) -> None:
         """Take note of a connection to the broker."""
@@ -268,10 +285,10 @@ class Parts:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
+        threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
         self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))
-        threads.start("mqtt-inbox", self._session.dispatch)
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
@@ -295,7 +312,7 @@ class Parts:
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "mqtt", "mqtt-inbox")
+        threads.join(5.5, "runtime", "prover", "mqtt")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")
@@ -331,11 +348,16 @@ class Parts:
                 "offer": self._offers.status(),
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
+                "quarantine": self._quarantine(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
+
+    def _quarantine(self) -> tuple[Quarantined, ...]:
+        rows = self._installer.quarantine()
+        return tuple(Quarantined(model=row.model, digest=row.digest, problem=row.problem) for row in rows)
 
     def _spool_status(self) -> dict[str, SpoolStatus]:
         try:

@@ -7,11 +7,12 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsops.errors import RuntimeCrashed, from_dict
+from dsops.errors import Cancelled, RuntimeCrashed, from_dict
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.runtime_process import describe_exit, runtime_environment
@@ -19,6 +20,7 @@ from dsops_agent.runtime_process import describe_exit, runtime_environment
 logger = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES = 64 * 1024
+_LOOK_S = 0.05
 
 
 class Prover:
@@ -29,18 +31,21 @@ class Prover:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None = None) -> None:
+    def prove(
+        self, path: Path, limits: ProveLimits, key: ContentKey | None = None, ended: threading.Event | None = None
+    ) -> None:
         """Run a bundle's golden inputs within limits of time, address space and output.
 
         The key of a sealed bundle goes through a pipe: arguments and environment could be read by others.
 
         Raises:
+            Cancelled: ``ended`` was set, and the process killed.
             RuntimeCrashed: The process died, ran out of memory or time, or said nothing that makes sense.
             DsopsError: What it found wrong with the bundle.
         """
         output = os.memfd_create("proof")
         try:
-            self._run(path, limits, output, key)
+            self._run(path, limits, output, key, ended or threading.Event())
             data = os.pread(output, MAX_OUTPUT_BYTES, 0)
         finally:
             os.close(output)
@@ -58,14 +63,18 @@ class Prover:
             if self._child is not None:
                 self._child.kill()
 
-    def _run(self, path: Path, limits: ProveLimits, output: int, key: ContentKey | None) -> None:
+    def _run(
+        self, path: Path, limits: ProveLimits, output: int, key: ContentKey | None, ended: threading.Event
+    ) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
         command += [] if key is None else ["--sealed"]
         with _input(key) as given, self._lock:
-            self._child = child = subprocess.Popen(command, stdin=given, stdout=output, env=runtime_environment())
+            self._child = child = subprocess.Popen(
+                command, stdin=given, stdout=output, env=runtime_environment(), process_group=0
+            )  # a group of its own: Ctrl-C at a terminal is not the bundle's fault
         try:
             _limit(child.pid, limits)
-            code = child.wait(limits.timeout_s)
+            code = _await(child, limits.timeout_s, ended)
         except subprocess.TimeoutExpired as error:
             raise RuntimeCrashed(
                 "the bundle was not proved in time", why=f"no answer within {limits.timeout_s:g} s"
@@ -77,6 +86,18 @@ class Prover:
                 self._child = None
         if code != 0:
             raise RuntimeCrashed("the process that tried the bundle died", why=describe_exit(code))
+
+
+def _await(child: subprocess.Popen[bytes], timeout_s: float, ended: threading.Event) -> int:
+    """Return the exit code; raise Cancelled at once when ``ended`` is set, TimeoutExpired when it takes too long."""
+    ends_s = time.monotonic() + timeout_s
+    while not ended.is_set():
+        try:
+            return child.wait(min(_LOOK_S, max(0.0, ends_s - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= ends_s:
+                raise
+    raise Cancelled("the bundle is not wanted any more")
 
 
 @contextmanager

@@ -56,6 +56,16 @@ class OfferStatus(BaseModel):
     hint: str = ""
 
 
+class Quarantined(BaseModel):
+    """A bundle that is never tried again, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    digest: str
+    problem: Problem
+
+
 class Status(BaseModel):
     """The whole file.
 
@@ -82,6 +92,7 @@ class Status(BaseModel):
     files: Mapping[str, str] = {}
     sources: tuple[SourceStatus, ...] = ()
     offer: OfferStatus | None = None
+    quarantine: tuple[Quarantined, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
     problems: Mapping[str, str] = {}

@@ -130,10 +130,10 @@ class RuntimeSupervisor:
 
     # What the installer asks for.
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None = None) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""
         try:
-            self._prover.prove(path, limits, key)
+            self._prover.prove(path, limits, key, ended)
         except RuntimeCrashed as error:
             raise self._unless_leaving(error) from error
 

@@ -94,7 +94,7 @@ def _be_born(identity: Identity) -> None:
     )
     life = Life(topics.connection(identity.device), partial(next, itertools.count(1)), partial(_life, identity.device))
     session = MqttSession(settings, life, _Silent(), SystemClock())
-    threads = [threading.Thread(target=body) for body in (session.run, session.dispatch)]
+    threads = [threading.Thread(target=session.run)]
     for thread in threads:
         thread.start()
     try:

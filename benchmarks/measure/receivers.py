@@ -13,10 +13,11 @@ from typing_extensions import override
 from dsops.bundle import sha256_hex
 from dsops.clock import SystemClock
 from dsops.errors import TransferFailed
+from dsops.messages import Problem
 from dsops.topics import Topics
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
-from dsops_agent.install.mailbox import ChunkCame, Connected, Mailbox
+from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
@@ -24,7 +25,7 @@ from dsops_agent.transport.ports import Inbox
 from measure.broker import HOST, PREFIX
 from measure.sender import SINGLE_TOPIC
 
-PACE = Pace(window=8, timeout_s=5.0)
+PACE = Pace(window=16, timeout_s=5.0)
 """The agent's defaults."""
 LAST_S = 10.0
 """A delivery takes a second or two; after so long it has stalled."""
@@ -45,6 +46,9 @@ class _Post(Inbox):
         if digest is not None:
             self.payload_bytes += len(payload)
             self.mailbox.put(ChunkCame(digest, payload))
+
+    def lost(self, digest: str, problem: Problem) -> None:
+        self.mailbox.put(ChunkLost(digest, problem))
 
     @override
     def connected(self) -> None:
@@ -68,8 +72,9 @@ class OurReceiver:
         )
         life = Life(_TOPICS.connection(identity.device), partial(next, itertools.count(1)), _life_message)
         self._session = MqttSession(settings, life, self._post, self._clock)
-        self._transfer = Transfer(staging, wanted, MqttChunks(self._session, _TOPICS, identity.device), PACE)
-        self._threads = [threading.Thread(target=body) for body in (self._session.run, self._session.dispatch)]
+        chunks = MqttChunks(self._session, _TOPICS, identity.device, self._post.lost)
+        self._transfer = Transfer(staging, wanted, chunks, PACE)
+        self._threads = [threading.Thread(target=self._session.run)]
         for thread in self._threads:
             thread.start()
 
@@ -97,6 +102,8 @@ class OurReceiver:
                 now_s = self._clock.monotonic_s()
                 if isinstance(message, ChunkCame):
                     self._transfer.arrived(message.digest, message.data, now_s)
+                elif isinstance(message, ChunkLost):
+                    self._transfer.lost(message.digest, message.problem, now_s)
                 elif isinstance(message, Connected):
                     self._transfer.reconnected(now_s)
             self._transfer.tick(self._clock.monotonic_s())

@@ -50,7 +50,7 @@ def session(identity: Identity, port: int, inbox: Counter, topics: tuple[str, ..
     made = MqttSession(settings, life, inbox, SystemClock())
     for topic in topics:
         made.subscribe(topic, 1)
-    threads = [threading.Thread(target=body) for body in (made.run, made.dispatch)]
+    threads = [threading.Thread(target=made.run)]
     for thread in threads:
         thread.start()
     try:

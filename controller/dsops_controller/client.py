@@ -108,6 +108,10 @@ class Client:
         """Shut a device out until it is accepted again."""
         return self._json("POST", f"/devices/{ids.device_id(device)}/suspend")
 
+    def pardon(self, device: str, bundle: str) -> Row:
+        """Have a device try a bundle again that it quarantined."""
+        return self._json("POST", f"/devices/{ids.device_id(device)}/pardon", json={"bundle": bundle})
+
     def decommission(self, device: str) -> Row:
         """Take a device out for good."""
         return self._json("POST", f"/devices/{ids.device_id(device)}/decommission")

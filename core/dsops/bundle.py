@@ -90,6 +90,8 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, blobs_start: int) -> None:
         self.path = path
         self.manifest = manifest
+        self.segments = (blobs_start, *(blob.size_bytes for blob in manifest.blobs))
+        """Lengths of the parts that have chunks of their own: the head, then each blob."""
         self._starts: dict[str, int] = {}
         position = blobs_start
         for blob in manifest.blobs:

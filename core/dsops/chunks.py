@@ -17,6 +17,8 @@ from dsops.errors import MalformedBundle
 DEFAULT_CHUNK_BYTES = 32 * 1024
 MAX_CHUNK_BYTES = 60 * 1024
 """Below the smallest retained-message limit of the brokers in use (64 KB), topic and headers included."""
+MAX_CHUNKS = MAX_CHUNK_BYTES // 32
+"""No index can name more: it is a chunk itself, and each name takes 32 bytes."""
 MAX_SEGMENTS = 512
 _MAGIC = b"DSOPSIDX"
 _HEAD = struct.Struct("<8sII")
@@ -92,7 +94,7 @@ def index_of(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES, segments: Iter
     Args:
         data: The file.
         chunk_bytes: Length of a chunk.
-        segments: Lengths of the parts that have chunks of their own (:func:`dsops.bundle.segments_of`); empty for
+        segments: Lengths of the parts that have chunks of their own (:attr:`dsops.bundle.Bundle.segments`); empty for
             a file without parts.
 
     Raises:

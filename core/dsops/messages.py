@@ -7,12 +7,14 @@ signed by the device's own key, so that a broker cannot invent a success.
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from dsops import dsse, strictjson
 from dsops.bundle import sha256_hex
+from dsops.chunks import MAX_CHUNKS
 from dsops.errors import (
     ForeignReport,
     ForkedReport,
@@ -28,6 +30,9 @@ from dsops.states import Install
 STATE_TYPE = "application/vnd.dsops.state.v1+json"
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_NEED = 64
+MAX_ANSWERED = 16
+"""Chunks of one file that the controller sends for one request at most: as many as a device's window is wide."""
+_MAX_BITMAP_BYTES = -(-MAX_CHUNKS // 8)
 MAX_COUNT = 2**53 - 1
 """What every database and every JSON reader holds exactly."""
 MAX_PACK_BYTES = 4 * 1024 * 1024
@@ -203,9 +208,41 @@ def continues(report: Report, last: LastReport | None) -> bool:
 
 
 class Need(Frozen):
-    """Chunks (by digest) that a device misses and could not get as retained messages."""
+    """Chunks that a device misses and does not get as retained messages, so that the controller shall send them.
 
-    digests: tuple[Sha256, ...] = Field(min_length=1, max_length=MAX_NEED)
+    Either ``digests`` names documents and chunk indexes, or ``missing`` names chunks of the file with the chunk index
+    ``index`` by their numbers, in a few hundred bytes at most.
+    """
+
+    digests: tuple[Sha256, ...] = Field(default=(), max_length=MAX_NEED)
+    index: Sha256 | None = None
+    missing: str = Field(default="", max_length=-(-_MAX_BITMAP_BYTES // 3) * 4, pattern=r"^[A-Za-z0-9+/]*={0,2}$")
+    """Base64 of a bitmap: bit ``n % 8`` (1, 2, 4, ...) of byte ``n // 8`` stands for chunk ``n``."""
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> "Need":
+        if bool(self.digests) == bool(self.index):
+            raise ValueError("it names digests, or chunks of one index")
+        if bool(self.index) != bool(self.numbers):
+            raise ValueError("an index and numbers belong together")
+        return self
+
+    @classmethod
+    def of(cls, index: str, numbers: Iterable[int]) -> "Need":
+        """Return the request for chunks of one file; there must be at least one."""
+        bits = sum(1 << number for number in set(numbers))
+        bitmap = bits.to_bytes(-(-bits.bit_length() // 8), "little")
+        return cls(index=index, missing=base64.b64encode(bitmap).decode())
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of the chunks of ``index`` that are missing, ascending; numbers that no index has may be among them.
+
+        Raises:
+            ValueError: It is not base64.
+        """
+        bitmap = base64.b64decode(self.missing, validate=True)
+        return tuple(8 * place + bit for place, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1)
 
     def encode(self) -> bytes:
         """Return the JSON bytes."""

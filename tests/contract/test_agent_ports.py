@@ -8,7 +8,8 @@ import pytest
 
 from dsops.api.v1.telemetry_pb2 import TelemetryRecord
 from dsops.clock import ManualClock
-from dsops.messages import Need, decode
+from dsops.errors import SourceLacks
+from dsops.messages import Need, Problem, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
 from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, RuntimeControl
@@ -33,8 +34,9 @@ class SimulatedHost:
 class SimulatedBroker:
     """Keeps what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, retains: bool = True) -> None:
         self.asked: list[tuple[str, ...]] = []
+        self.retains = retains
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self.asked.append(("publish", topic, payload.decode()))
@@ -103,15 +105,35 @@ def test_an_event_is_stored_and_a_long_text_is_cut(tmp_path: Path) -> None:
 
 def test_chunks_are_asked_for_by_topic() -> None:
     broker = SimulatedBroker()
-    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1")
+    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1", lambda *_: None)
     chunks.request(Chunk("aa"))
     chunks.request(Chunk("aa"))
     chunks.cancel("aa")
-    chunks.need(("b" * 64,))
+    chunks.need((Chunk("b" * 64),))
     assert broker.asked[:3] == [("subscribe", "dsops/v1/c/aa", "0")] * 2 + [("unsubscribe", "dsops/v1/c/aa")]
-    assert broker.asked[3][:2] == ("publish", "dsops/v1/d/cam-1/up/need")
-    assert decode(Need, broker.asked[3][2].encode()).digests == ("b" * 64,)
-    assert len(broker.asked) == 4
+    assert broker.asked[3] == ("unsubscribe", f"dsops/v1/c/{'b' * 64}")
+    assert broker.asked[4][:2] == ("publish", "dsops/v1/d/cam-1/up/need")
+    assert decode(Need, broker.asked[4][2].encode()).digests == ("b" * 64,)
+    assert len(broker.asked) == 5
+
+
+def test_chunks_of_a_file_are_needed_by_their_numbers_and_not_of_the_broker_any_more() -> None:
+    broker = SimulatedBroker()
+    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1", lambda *_: None)
+    named = [Chunk(f"{number:064x}", "f" * 64, number * 32768, 32768, "a" * 64, number) for number in (3, 0, 1000)]
+    chunks.need((*named, Chunk("b" * 64)))
+    assert broker.asked[:4] == [("unsubscribe", f"dsops/v1/c/{chunk.digest}") for chunk in (*named, Chunk("b" * 64))]
+    documents, numbered = (decode(Need, text.encode()) for _, _, text in broker.asked[4:])
+    assert (documents.digests, documents.index) == (("b" * 64,), None)
+    assert (numbered.digests, numbered.index, numbered.numbers) == ((), "a" * 64, (0, 3, 1000))
+
+
+def test_a_broker_that_retains_nothing_is_not_waited_for() -> None:
+    broker, lost = SimulatedBroker(retains=False), dict[str, Problem]()
+    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1", lost.__setitem__)
+    chunks.request(Chunk("aa"))
+    assert broker.asked == []
+    assert lost["aa"].code == SourceLacks.code
 
 
 def adapters(session: MqttSession, supervisor: RuntimeSupervisor) -> tuple[Broker, RuntimeControl]:

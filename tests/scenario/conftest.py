@@ -1,6 +1,7 @@
 """A simulated device around the real installer: everything it needs is in memory, but journal, slots and staging."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,13 +16,14 @@ from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.directive import DesiredSlot, Directive, target_path
-from dsops.errors import DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
 from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wrap
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
@@ -115,6 +117,7 @@ class SimTrust:
     signed: dict[str, SignedTarget] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    clock_is: ClockState = ClockState.PLAUSIBLE
     published: set[str] = field(default_factory=set)
 
     def now(self) -> datetime:
@@ -133,7 +136,7 @@ class SimTrust:
         return ()
 
     def clock_state(self) -> ClockState:
-        return ClockState.PLAUSIBLE
+        return self.clock_is
 
     def keep_time(self, *, at_once: bool = False) -> None:
         self.kept_at_once = at_once
@@ -164,13 +167,18 @@ class SimRuntime:
     check_faults: dict[str, DsopsError] = field(default_factory=dict)
     alive: bool = True
     gaps: int = 0
+    proofs_hang: bool = False
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         self.fuse()
         self._open(path, key)
         assert limits.timeout_s > 0
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.log.append(f"prove {digest[:8]}")
+        if self.proofs_hang:
+            assert ended.wait(60)
+            self.log.append(f"killed {digest[:8]}")
+            raise Cancelled("the bundle is not wanted any more")
         self._raise(self.prove_faults, digest)
         self.fuse()
 
@@ -234,10 +242,10 @@ class SimBroker:
     def cancel(self, digest: str) -> None:
         self.subscribed.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()
-        assert 1 <= len(digests) <= 64
-        self.needed += digests
+        assert 1 <= len(chunks) <= 16
+        self.needed += [chunk.digest for chunk in chunks]
 
     def pump(self, deliver: Callable[[str, bytes], None]) -> None:
         for digest in [*self.subscribed, *self.needed]:
@@ -293,6 +301,8 @@ class World:
         self.envelopes: dict[tuple[int, str, tuple[Made, ...]], bytes] = {}
         self.content_key = X25519PrivateKey.generate()
         self.brings_keys = True
+        self.gate = Gate()
+        self.urgent = False
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -311,6 +321,7 @@ class World:
             events=self.events,
             listener=self.listener,
             clock=self.clock,
+            gate=self.gate,
         )
         return self.installer
 
@@ -332,13 +343,13 @@ class World:
 
     def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
         """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
-        slot = bundle.slot(deployment)
+        slot = bundle.slot(deployment).model_copy(update={"urgent": self.urgent})
         if bundle.key is None or not self.brings_keys:
             return slot
         own = self.content_key.public_key()
         return slot.model_copy(update={"content_key": wrap(bundle.key, own, bundle.sha256, "cam-1")})
 
-    def envelope(self, seq: int, *made: Made, deployment: str = "") -> bytes:
+    def envelope(self, seq: int, *made: Made, deployment: str = "", pardoned: tuple[str, ...] = ()) -> bytes:
         now = self.clock.now()
         directive = Directive(
             fleet="north",
@@ -347,6 +358,7 @@ class World:
             issued=now,
             expires=now + timedelta(days=1),
             slots={bundle.model: self.slot(bundle, deployment or f"de-{seq}") for bundle in made},
+            pardoned=pardoned,
         )
         return directive.sign(self.key)
 
@@ -375,8 +387,8 @@ class World:
         for _ in range(limit):
             self.step(seconds)
             rows = self.journal.installs().values()
-            desired = self.journal.desired()
-            if rows and all(row.state.is_final for row in rows) and len(rows) == len(desired):
+            has_begun = set(self.journal.desired()) <= set(self.journal.installs())
+            if rows and all(row.state.is_final for row in rows) and has_begun:
                 self.step(0)
                 return self.state()
         raise AssertionError(f"not settled: {self.installer.observed()}")

@@ -4,6 +4,7 @@ Simulated are the courier (what is sent arrives when time passes), the inference
 """
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -79,10 +80,10 @@ class Surroundings:
     def cancel(self, digest: str) -> None:
         self.asked.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.asked |= dict.fromkeys(digests)
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.asked |= dict.fromkeys(chunk.digest for chunk in chunks)
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         assert path.is_file()
         assert limits.timeout_s
         assert key is None

@@ -38,7 +38,7 @@ class NoNetwork:
     def cancel(self, digest: str) -> None:
         return
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         return
 
 

@@ -1,6 +1,6 @@
 """Runs transfers for installs, one at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dsops.clock import Clock
@@ -10,6 +10,7 @@ from dsops_agent.install import fetch
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
 from dsops_agent.install.ports import ChunkSource
+from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Outcome, problem_of
 
 
@@ -21,13 +22,26 @@ class Carrier:
         source: Where chunks are asked for.
         pace: How to ask.
         clock: Time.
+        installed: Returns the bundles on the device.
+        spending: The device's transfer budget.
     """
 
-    def __init__(self, staging: Path, source: ChunkSource, pace: fetch.Pace, clock: Clock) -> None:
+    def __init__(
+        self,
+        staging: Path,
+        source: ChunkSource,
+        pace: fetch.Pace,
+        clock: Clock,
+        *,
+        installed: Callable[[], Iterable[Path]] = tuple,
+        spending: Spending | None = None,
+    ) -> None:
         self._staging = staging
         self._source = source
         self._pace = pace
         self._clock = clock
+        self._installed = installed
+        self._spending = spending
         self._transfer: fetch.Transfer | None = None
         self.model = ""
         """The model whose bundle is being fetched; empty when none is."""
@@ -41,10 +55,16 @@ class Carrier:
         """Return the share of a model's bundle that the transfer under way has."""
         return self._transfer.progress if self._transfer and self.model == model else 0.0
 
+    def waiting(self, model: str) -> str:
+        """Return what the transfer of a model's bundle waits for; empty when it goes on, or when there is none."""
+        return self._transfer.waiting if self._transfer and self.model == model else ""
+
     def start(self, row: InstallRow) -> Outcome | None:
         """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
         wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
-        self._transfer = fetch.Transfer(self._staging, wanted, self._source, self._pace)
+        self._transfer = fetch.Transfer(
+            self._staging, wanted, self._source, self._pace, installed=self._installed(), spending=self._spending
+        )
         self.model = row.model
         return self._run(lambda transfer, now_s: transfer.start(now_s))
 

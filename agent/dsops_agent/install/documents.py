@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from dsops.chunks import MAX_CHUNK_BYTES
+from dsops.messages import Problem
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.window import Action, Kind, Window
@@ -71,6 +72,10 @@ class Documents:
         self._do(self._window.arrived(digest, good=good, now_s=now_s), now_s)
         return good and not self._wanted
 
+    def lost(self, digest: str, problem: Problem, now_s: float) -> None:
+        """Ask another way for a document that a source cannot bring; one that is not wanted is ignored."""
+        self._do(self._window.lost(digest, str(problem.message or problem.code), now_s), now_s)
+
     def tick(self, now_s: float) -> None:
         """Ask again for what is late."""
         if self._again_s is not None and now_s >= self._again_s:
@@ -94,7 +99,7 @@ class Documents:
                 case Kind.CANCEL:
                     self._source.cancel(action.digests[0])
                 case Kind.NEED:
-                    self._source.need(action.digests)
+                    self._source.need(tuple(map(Chunk, action.digests)))
                 case Kind.FAIL:
                     logger.warning("trust documents do not come: %s", action.reason)
                     self._again_s = now_s + self._pace.timeout_s

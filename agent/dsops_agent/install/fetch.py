@@ -6,17 +6,23 @@ record: the chunks that are there are hashed again.
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.bundle import file_digest
-from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, Span
+from dsops.chunks import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, ChunkIndex, Span
 from dsops.errors import DigestMismatch, MalformedBundle, TransferFailed
 from dsops.files import fsync_folder, write_atomically
 from dsops.messages import Problem
 from dsops_agent.install.ports import Chunk, ChunkSource
+from dsops_agent.install.reuse import held_chunks
 from dsops_agent.install.slots import disk_errors
+from dsops_agent.install.spending import Spending
 from dsops_agent.install.window import Action, Kind, Window
+
+MAX_OUTSTANDING_BYTES = 512 * 1024
+"""Chunks asked for at one time hold at most this, whatever their size: the broker and the agent keep them in memory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class PartFile:
         with disk_errors("open the transfer's file"):
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
             self._file.truncate(index.length_bytes)
-            self.missing = self._find_missing()
+            is_empty = os.fstat(self._file.fileno()).st_blocks == 0
+            self.missing = dict.fromkeys(self._places) if is_empty else self._find_missing()
 
     def _find_missing(self) -> dict[str, None]:
         missing: dict[str, None] = {}
@@ -69,9 +76,10 @@ class PartFile:
         """Share of the distinct chunks that are there."""
         return 1 - len(self.missing) / len(self._places)
 
-    def span(self, digest: str) -> Span:
-        """Return the first place of a chunk."""
-        return self._index.spans[self._places[digest][0]]
+    def place(self, digest: str) -> tuple[int, Span]:
+        """Return the number of a chunk, and where it stands; of several the first."""
+        number = self._places[digest][0]
+        return number, self._index.spans[number]
 
     def store(self, digest: str, data: bytes) -> None:
         """Write one verified chunk to every place that it has.
@@ -118,17 +126,35 @@ class Transfer:
         wanted: The file.
         source: Where chunks are asked for.
         pace: How to ask.
+        installed: Bundles on the device, whose chunks need not be fetched.
+        spending: The budget, if there is one.
     """
 
-    def __init__(self, staging: Path, wanted: Wanted, source: ChunkSource, pace: Pace) -> None:
+    def __init__(
+        self,
+        staging: Path,
+        wanted: Wanted,
+        source: ChunkSource,
+        pace: Pace,
+        *,
+        installed: Iterable[Path] = (),
+        spending: Spending | None = None,
+    ) -> None:
         self.path = part_path(staging, wanted.sha256)
         self._index_path = staging / f"{wanted.sha256}.index"
         self._wanted = wanted
         self._source = source
         self._pace = pace
+        self._installed = installed
+        self._spending = spending
+        self._goes_on_s: float | None = None
+        self.waiting = ""
+        """What the transfer waits for when its budget is used up; empty when it goes on."""
         self._part: PartFile | None = None
         self._window = Window((), limit=1, timeout_s=pace.timeout_s)
         self._asked: set[str] = set()
+        self.copied_bytes = 0
+        """Bytes of chunks that were on the device already, in other bundles."""
         self.wrong = 0
         """Number of chunks that came with wrong bytes."""
         self.done = False
@@ -141,7 +167,16 @@ class Transfer:
     @property
     def next_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
-        return self._window.next_s
+        return min((s for s in (self._window.next_s, self._goes_on_s) if s is not None), default=None)
+
+    def take(self, digest: str) -> bool:
+        """Return whether the budget covers a chunk now; if so, it is spent."""
+        return self._spending is None or self._spending.take(self._length(digest))
+
+    def spend(self, digest: str) -> None:
+        """Spend what a chunk costs that is asked for again."""
+        if self._spending is not None:
+            self._spending.spend(self._length(digest))
 
     def start(self, now_s: float) -> None:
         """Begin, or resume from what the staging folder holds.
@@ -159,7 +194,7 @@ class Transfer:
         if hashlib.sha256(data).hexdigest() == self._wanted.index:
             self._begin(data, now_s)
         else:
-            self._window = Window((self._wanted.index,), limit=1, timeout_s=self._pace.timeout_s)
+            self._window = Window((self._wanted.index,), limit=1, timeout_s=self._pace.timeout_s, meter=self)
             self._do(self._window.fill(now_s), b"", now_s)
 
     def arrived(self, digest: str, data: bytes, now_s: float) -> None:
@@ -178,6 +213,8 @@ class Transfer:
 
     def tick(self, now_s: float) -> None:
         """Ask again for what is late. Errors as in :meth:`start`."""
+        if self._spending:
+            self._spending.follow()
         self._do(self._window.tick(now_s), b"", now_s)
 
     def reconnected(self, now_s: float) -> None:
@@ -197,9 +234,19 @@ class Transfer:
             why = f"{index.length_bytes} bytes, not {self._wanted.length_bytes}"
             raise MalformedBundle("the chunk index is of another file", why=why)
         self._part = PartFile(self.path, index)
-        self._window = Window(self._part.missing, limit=self._pace.window, timeout_s=self._pace.timeout_s)
+        self._copy_what_is_here(index, self._part)
+        limit = min(self._pace.window, MAX_OUTSTANDING_BYTES // index.chunk_bytes)
+        pull = self._window.had_to_pull  # a broker that has lost the index has lost the chunks
+        timeout_s = self._pace.timeout_s
+        self._window = Window(self._part.missing, limit=limit, timeout_s=timeout_s, pull=pull, meter=self)
         self._do(self._window.fill(now_s), b"", now_s)
         self._finish_if_whole()
+
+    def _copy_what_is_here(self, index: ChunkIndex, part: PartFile) -> None:
+        for path in self._installed if part.missing else ():
+            for digest, data in held_chunks(index, path, part.missing):
+                part.store(digest, data)
+                self.copied_bytes += len(data)
 
     def _finish_if_whole(self) -> None:
         if self._part and not self._part.missing and not self.done:
@@ -215,17 +262,34 @@ class Transfer:
                 case Kind.CANCEL:
                     self._cancel(action.digests[0])
                 case Kind.NEED:
-                    self._source.need(action.digests)
+                    self._asked.update(action.digests)
+                    self._source.need(tuple(map(self._chunk, action.digests)))
                 case Kind.STORE:
                     self._store(action.digests[0], data, now_s)
                 case Kind.FAIL:
                     raise TransferFailed("the bundle could not be fetched", why=action.reason)
+        self._look_at_the_budget(now_s)
+
+    def _look_at_the_budget(self, now_s: float) -> None:
+        """Note until when, and why, nothing more is asked for."""
+        self._goes_on_s, self.waiting = None, ""
+        if self._spending and self._window.has_room:
+            length = self._length(self._window.coming)
+            wait_s = self._spending.wait_s(length)
+            self._goes_on_s = now_s + wait_s if wait_s else None
+            self.waiting = self._spending.explain(length)
+
+    def _length(self, digest: str) -> int:
+        """Return the bytes of a chunk; of the index, which is not known yet, about."""
+        if self._part is None:
+            return min(MAX_CHUNK_BYTES, 1024 + 32 * (self._wanted.length_bytes // DEFAULT_CHUNK_BYTES))
+        return self._part.place(digest)[1].length
 
     def _chunk(self, digest: str) -> Chunk:
         if self._part is None:
             return Chunk(digest)
-        span = self._part.span(digest)
-        return Chunk(digest, self._wanted.sha256, span.offset, span.length)
+        number, span = self._part.place(digest)
+        return Chunk(digest, self._wanted.sha256, span.offset, span.length, self._wanted.index, number)
 
     def _cancel(self, digest: str) -> None:
         self._asked.discard(digest)

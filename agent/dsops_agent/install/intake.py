@@ -159,8 +159,9 @@ class Intake:
             self._pending = None
             self.follow()
             return True
-        self._pending = _Pending(data, models)
-        self.follow(models)
+        judges = models or tuple(self._followed)  # one that wants nothing is judged by what was followed before
+        self._pending = _Pending(data, judges)
+        self.follow(judges)
         return False
 
     def passed_over(self) -> Judged | None:
@@ -174,8 +175,8 @@ class Intake:
             self._passed_over = Judged(sha256_hex(pending.data), refusal=pending.doubt)
 
     def follow(self, models: tuple[str, ...] = ()) -> None:
-        """Take the trust metadata in of ``models``, which nobody vouches for yet, and of those that are desired."""
-        followed = dict.fromkeys((*self._journal.desired(), *models))
+        """Take the trust metadata in of ``models``, which nobody vouches for yet, and of those desired or installed."""
+        followed = dict.fromkeys((*self._journal.desired(), *self._journal.installs(), *models))
         self._due |= {model: None for model in followed if model not in self._followed}
         for model in [model for model in self._followed if model not in followed]:
             self._due.pop(model, None)
@@ -293,12 +294,12 @@ def named_models(data: bytes) -> tuple[str, ...]:
     """
     try:
         payload = strictjson.loads(dsse.decode(data, PAYLOAD_TYPE).content())
-        slots = payload["slots"] if isinstance(payload, dict) else None
-        names = tuple(model_name(str(name)) for name in slots) if isinstance(slots, dict) else ()
-    except (strictjson.JsonRefused, KeyError, InvalidInput, UntrustedBundle) as error:
+        slots = payload.get("slots") if isinstance(payload, dict) else None
+        names = tuple(model_name(str(name)) for name in slots) if isinstance(slots, dict) else None
+    except (strictjson.JsonRefused, InvalidInput, UntrustedBundle) as error:
         raise MalformedDirective("the directive is refused", why=str(error)) from error
-    if not 0 < len(names) <= MAX_MODELS:
-        raise MalformedDirective(
-            "the directive is refused", why=f"it names {len(names)} models, 1 to {MAX_MODELS} may be"
-        )
+    if names is None:
+        raise MalformedDirective("the directive is refused", why="it has no slots")
+    if len(names) > MAX_MODELS:
+        raise MalformedDirective("the directive is refused", why=f"it names {len(names)} models, {MAX_MODELS} may be")
     return names

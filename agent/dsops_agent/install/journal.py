@@ -3,20 +3,22 @@
 Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power cut; with NORMAL it loses nearly all.
 """
 
+import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dsops.bundle import sha256_hex
-from dsops.directive import DesiredSlot, Directive
+from dsops.directive import DesiredSlot, Directive, TransferLimits
 from dsops.errors import NoSpace, StateDamaged
 from dsops.files import make_private
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
+from dsops_agent.install.budget import Today
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -32,7 +34,10 @@ CREATE TABLE slot (
     release INTEGER NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (model, name)
 ) WITHOUT ROWID;
 CREATE TABLE content_key (digest TEXT PRIMARY KEY, opened TEXT NOT NULL, newest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE quarantine (digest TEXT PRIMARY KEY, code TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, model TEXT NOT NULL,
+    code TEXT NOT NULL, message TEXT NOT NULL
+);
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, model TEXT NOT NULL, release INTEGER NOT NULL,
     digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
@@ -45,7 +50,7 @@ CREATE TABLE refusal (
 _FILE_BYTES = 256 * 1024
 _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
-_SEQ, _DIRECTIVE = "directive seq", "directive digest"
+_SEQ, _DIRECTIVE, _LIMITS, _TODAY = "directive seq", "directive digest", "transfer limits", "transfer today"
 _COUNTER, _REPORT = "report", "report digest"
 Cell = str | int
 
@@ -95,6 +100,15 @@ class RefusalRow:
     """
 
     source: str
+    digest: str
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class QuarantineRow:
+    """A bundle that is never tried again, and why."""
+
+    model: str
     digest: str
     problem: Problem
 
@@ -230,21 +244,41 @@ class Journal:
         return self.get(_DIRECTIVE)
 
     def accept(self, directive: Directive, digest: str) -> None:
-        """Keep a directive's ``seq``, which never falls, its digest, what it wants and the keys that it brings."""
+        """Keep a directive's ``seq``, which never falls, its digest, limits, what it wants and the keys that it brings.
+
+        What it does not name is not desired any more; what it pardons leaves the quarantine.
+        """
         with self.transaction():
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
             self._write(sql, (_SEQ, directive.seq))
             self.set(_DIRECTIVE, digest)
+            self.set(_LIMITS, directive.transfer.model_dump_json())
+            self._write("DELETE FROM desired", ())
             for model, slot in directive.slots.items():
                 row = (model, directive.seq, slot.model_dump_json())
-                self._write("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", row)
+                self._write("INSERT INTO desired VALUES (?, ?, ?)", row)
                 if slot.content_key is not None:
                     self._keep_key(slot.sha256, slot.content_key)
+            self.pardon(directive.pardoned, f"by directive {directive.seq}")
 
     def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
-        """Return what the newest directive that names it wants of each model, with that directive's ``seq``."""
+        """Return what the newest directive wants of each model that it names, with its ``seq``."""
         rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
         return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
+
+    # The transfer budget; see dsops_agent.install.spending.
+
+    def told_limits(self) -> TransferLimits:
+        """Return how much may be fetched by the newest accepted directive."""
+        return TransferLimits.model_validate_json(self.get(_LIMITS, "{}"))
+
+    def today(self) -> Today:
+        """Return what was fetched on the newest day on which anything was."""
+        return Today(**json.loads(self.get(_TODAY, "{}")))
+
+    def keep_today(self, today: Today) -> None:
+        """Keep what was fetched."""
+        self.set(_TODAY, json.dumps(asdict(today)))
 
     # Reports.
 
@@ -318,9 +352,36 @@ class Journal:
 
     # Quarantine and events.
 
-    def quarantine(self, digest: str, problem: Problem) -> None:
-        """Keep that a digest must not be tried again, and why."""
-        self._write("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?)", (digest, problem.code, problem.message))
+    def quarantine(self, model: str, digest: str, problem: Problem) -> None:
+        """Keep that a model's bundle must not be tried again, and why."""
+        sql = "INSERT OR IGNORE INTO quarantine (model, digest, code, message) VALUES (?, ?, ?, ?)"
+        self._write(sql, (model, digest, problem.code, problem.message))
+
+    def quarantine_list(self) -> list[QuarantineRow]:
+        """Return the bundles that must not be tried again, newest first."""
+        rows = self._rows("SELECT model, digest, code, message FROM quarantine ORDER BY id DESC")
+        return [QuarantineRow(str(m), str(d), Problem(code=str(c), message=str(t))) for m, d, c, t in rows]
+
+    def pardon(self, digests: Iterable[str], how: str) -> None:
+        """Take bundles out of quarantine, and forget how their installs ended: who is still wanted is tried again.
+
+        Args:
+            digests: The bundles; one that is not in quarantine is passed over.
+            how: By whom, for the event that tells of it.
+        """
+        pardoned = frozenset(digests)
+        with self.transaction():
+            for row in self.quarantine_list() if pardoned else ():
+                if row.digest in pardoned:
+                    self._write("DELETE FROM quarantine WHERE digest = ?", (row.digest,))
+                    self._reopen(row)
+                    self.tell(Tidings("pardoned", row.model, 0, row.digest, row.problem.code, how))
+
+    def _reopen(self, pardoned: QuarantineRow) -> None:
+        ended = (Install.REJECTED, Install.ROLLED_BACK, Install.FAILED)
+        for row in self.installs().values():
+            if row.wanted.sha256 == pardoned.digest and row.state in ended:
+                self.put_install(replace(row, state=Install.IDLE, seq=0, attempt=0, problem=None))
 
     def quarantined(self, digest: str) -> Problem | None:
         """Return why a digest must not be tried again."""

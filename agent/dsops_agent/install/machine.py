@@ -34,6 +34,7 @@ class Event(StrEnum):
     CRASHED = "crashed"  # the runtime died; that alone does not condemn the candidate
     FAULT = "fault"  # the runtime or the golden inputs say no
     SUPERSEDED = "superseded"  # a directive wants the bundle before back
+    CANCELLED = "cancelled"  # no directive wants it any more
     RESTORED = "restored"  # the bundle before answers again
     AGAIN = "again"  # a restart interrupted the step
 
@@ -76,6 +77,7 @@ def _table() -> dict[tuple[Install, Event], Step]:
     undo = Step(s.ROLLING_BACK, (f.QUARANTINE, f.RESTORE))
     anew = Step(s.ACTIVATING, (f.AWAIT,))
     table = {(state, e.DIRECTED): received for state in Install if state.is_final or state in SUPERSEDABLE}
+    table |= {(state, e.CANCELLED): rejected for state in Install if state in SUPERSEDABLE}
     table |= {(state, e.AGAIN): Step(state, (WORK[state],)) for state in Install if state in REPEATABLE}
     return table | {
         (s.RECEIVED, e.APPROVED): Step(s.TRUSTED, (f.PREFLIGHT,)),
@@ -125,7 +127,7 @@ WORK: Mapping[Install, Effect] = MappingProxyType(
 SUPERSEDABLE = frozenset(
     {Install.RECEIVED, Install.TRUSTED, Install.FETCHING, Install.VERIFIED, Install.STAGED, Install.PROVED}
 )
-"""States in which the runtime was not touched yet: a newer directive takes their place."""
+"""States in which the runtime was not touched yet: a newer directive takes their place, or cancels them."""
 
 REPEATABLE = frozenset({Install.STAGED, Install.ACTIVATING, Install.ROLLING_BACK})
 """States whose effect runs code of the candidate or changes the runtime, so that repetitions are counted."""

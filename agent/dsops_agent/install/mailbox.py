@@ -4,9 +4,13 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from dsops.errors import DsopsError
 from dsops.messages import Problem
+from dsops_agent.install.proving import Proof
 
 _MAX_CHUNKS = 64
+_MAX_BYTES = 1024 * 1024
+"""Twice what a transfer has outstanding at most (:data:`dsops_agent.install.fetch.MAX_OUTSTANDING_BYTES`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,15 @@ class RuntimeRestarted:
     """The inference process is a new one, which serves nothing yet."""
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted
+@dataclass(frozen=True, eq=False)
+class ProofEnded:
+    """A throw-away process ended; ``error`` is what it found, None when the candidate was proved."""
+
+    proof: Proof
+    error: DsopsError | None
+
+
+Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | ProofEnded
 
 
 class Mailbox:
@@ -64,6 +76,7 @@ class Mailbox:
         self._head: HeadCame | None = None
         self._directive: DirectiveCame | None = None
         self._chunks: deque[ChunkCame | ChunkLost] = deque()
+        self._bytes = 0
 
     def put(self, message: Message) -> bool:
         """Leave a message; return whether there was room for it."""
@@ -79,11 +92,17 @@ class Mailbox:
             case HeadCame():
                 self._head = message
             case ChunkCame() | ChunkLost():
-                if len(self._chunks) >= _MAX_CHUNKS:
-                    return False
-                self._chunks.append(message)
+                return self._keep_chunk(message)
             case _:
                 self._signals[message] = None
+        return True
+
+    def _keep_chunk(self, message: ChunkCame | ChunkLost) -> bool:
+        size = len(message.data) if isinstance(message, ChunkCame) else 0
+        if len(self._chunks) >= _MAX_CHUNKS or self._bytes + size > _MAX_BYTES:
+            return False
+        self._chunks.append(message)
+        self._bytes += size
         return True
 
     def take(self, timeout_s: float) -> list[Message]:
@@ -97,6 +116,7 @@ class Mailbox:
             came += self._chunks
             self._signals.clear()
             self._chunks.clear()
+            self._bytes = 0
             self._directive = self._head = None
             return came
 

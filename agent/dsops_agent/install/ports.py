@@ -1,9 +1,11 @@
 """What the installer needs from the rest of the agent, and the values it is configured with."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dsops.directive import TransferLimits
 from dsops.sealing import ContentKey
 
 
@@ -22,11 +24,12 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        transfer: How much may be fetched; a directive can lower it.
     """
 
     probation_s: float = 60.0
     chunk_timeout_s: float = 5.0
-    window: int = 8
+    window: int = 16
     free_bytes: int = 16 * 1024 * 1024
     trust_wait_s: float = 10.0
     retry_s: float = 5.0
@@ -34,6 +37,7 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    transfer: TransferLimits = field(default_factory=TransferLimits)
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,16 @@ class Chunk:
         file: SHA-256 of the file that it is part of; empty when it is a file of its own.
         offset: Where it stands in that file, in bytes.
         length: Its length in bytes; 0 when that is not known.
+        index: Digest of that file's chunk index; empty when it is a file of its own.
+        number: Its number in that index.
     """
 
     digest: str
     file: str = ""
     offset: int = 0
     length: int = 0
+    index: str = ""
+    number: int = 0
 
 
 class ChunkSource(Protocol):
@@ -85,8 +93,8 @@ class ChunkSource(Protocol):
         """Stop waiting for a chunk."""
         ...
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        """Ask the controller itself for chunks, at most 64 in one call."""
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        """Ask the controller itself for chunks, at most 16 in one call; the broker need not bring them any more."""
         ...
 
 
@@ -97,10 +105,11 @@ class RuntimeControl(Protocol):
     opened with its content key, in the memory of the process that loads it.
     """
 
-    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
-        """Run a bundle's golden inputs in a throw-away process.
+    def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
+        """Run a bundle's golden inputs in a throw-away process. May be called from a thread of its own.
 
         Raises:
+            Cancelled: ``ended`` was set; the process was killed.
             GoldenMismatch: It answers something else.
             InvalidModel: It cannot be loaded.
             RuntimeCrashed: The process died, ran out of memory or out of time.
@@ -129,7 +138,7 @@ class EventSink(Protocol):
     """Keeps events for the DataOps store."""
 
     def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
-        """Record one event durably. ``kind``: refused, committed, rolled_back, failed or slot_damaged."""
+        """Record one event durably. ``kind``: refused, committed, rolled_back, failed, slot_damaged, pardoned."""
         ...
 
 

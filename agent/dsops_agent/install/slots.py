@@ -111,6 +111,13 @@ class Slots:
         found = self._file(model, _other(name)) if name else None
         return found if found and found.committed else None
 
+    def installed(self) -> Iterator[Path]:
+        """Yield the file of every slot of every model."""
+        for model in self.models():
+            for name in _NAMES:
+                if file := self._file(model, name):
+                    yield file.path
+
     def holding(self, model: str, digest: str) -> SlotFile | None:
         """Return the slot that holds a bundle."""
         found = (self._file(model, name) for name in _NAMES)

@@ -29,6 +29,7 @@ from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
+from dsops_agent.install.proving import Proof
 from dsops_agent.install.slots import SlotFile, Slots, damage
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,13 @@ def after(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
 def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
     """Return what the runtime's death means: whatever killed it, the candidate gets its attempts."""
     return Outcome(crashed(row.attempt), problem_of(error))
+
+
+def proved(error: DsopsError | None) -> Outcome:
+    """Return what a proof means, by what was found."""
+    if error is None:
+        return Outcome(Event.PROVED)
+    return Outcome(Event.FAULT if isinstance(error, CONDEMNING) else Event.REFUSED, problem_of(error))
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,10 @@ class Steps:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.FITS)
 
+    def is_stored(self, row: InstallRow) -> bool:
+        """Return whether a slot should hold the wanted bundle; :meth:`held` looks whether it is whole."""
+        return self.slots.holding(row.model, row.wanted.sha256) is not None
+
     def held(self, row: InstallRow) -> bool:
         """Return whether a slot holds the wanted bundle, whole."""
         file = self.slots.holding(row.model, row.wanted.sha256)
@@ -154,17 +166,14 @@ class Steps:
         with suppress(MalformedBundle):  # or moved already; what is wrong with a file is said when it is staged
             self.keys.of(source, digest)
 
-    def prove(self, row: InstallRow) -> Outcome:
-        """Let a throw-away process run the golden inputs."""
+    def proof(self, row: InstallRow) -> Proof | Outcome:
+        """Return what a throw-away process has to try, or why it cannot."""
         limits = ProveLimits(self.config.prove_timeout_s, self.config.prove_memory_bytes)
         try:
             path = self._candidate(row).path
-            self.runtime.prove(path, limits, self.keys.of(path, row.wanted.sha256))
-        except CONDEMNING as error:
-            return Outcome(Event.FAULT, problem_of(error))
+            return Proof(row.model, row.wanted.sha256, path, limits, self.keys.of(path, row.wanted.sha256))
         except DsopsError as error:
-            return Outcome(Event.REFUSED, problem_of(error))
-        return Outcome(Event.PROVED)
+            return proved(error)
 
     def activate(self, row: InstallRow) -> Outcome:
         """Flip the slot, then change the runtime over."""

@@ -11,6 +11,7 @@ _TOLD = {
     Install.ROLLED_BACK: "rolled_back",
     Install.FAILED: "failed",
 }
+MOST_QUARANTINED = 16
 _NOTHING_FETCHED = frozenset({Install.IDLE, Install.RECEIVED, Install.TRUSTED, Install.REJECTED})
 
 
@@ -22,7 +23,10 @@ def progress_of(row: InstallRow | None, fetched: float) -> float:
 
 
 def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journal, progress: float) -> ModelState:
-    """Return one model's state as it is reported; a quarantined bundle cannot run again, so it is no ``previous``."""
+    """Return one model's state as it is reported, but for what it waits for.
+
+    A quarantined bundle cannot run again, so it is no ``previous``.
+    """
     active, previous = slots.active(model), slots.previous(model)
     if previous and journal.quarantined(previous.digest):
         previous = None
@@ -35,6 +39,7 @@ def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journ
         deployment=row.wanted.deployment if row else "",
         target=row.wanted.sha256 if row else None,
         progress=progress,
+        quarantined=tuple(row.digest for row in journal.quarantine_list() if row.model == model)[:MOST_QUARANTINED],
         problem=row.problem if row else None,
     )
 

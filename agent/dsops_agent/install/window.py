@@ -3,17 +3,24 @@
 A small window grows by one for each window of good chunks and halves when a chunk is late, because the right size
 depends on the link's delay and rate (measured: 5 MB over 300 ms one-way delay takes 47 s with a window of 1 and 3.6 s
 with 16). A chunk's timer is four times the smoothed time of a chunk, at least ``timeout_s``.
+
+A chunk is asked for as a retained message, twice; then in turns from the controller itself and as a retained message,
+which the controller has offered again by then. When chunks come from the controller only, the broker has lost the
+retained ones, and the rest is asked of the controller at once.
 """
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 FIRST_WINDOW = 2
 STRIKES = 3
 TRIES = 6
-NEED_LIMIT = 64
+NEED_LIMIT = 16
+PULL_AFTER = 2
+"""So many chunks in a row that only the controller brought say that the broker has lost the others, too."""
 _SMOOTHING = 0.25
 _PATIENCE = 4.0
 
@@ -39,12 +46,36 @@ class Action:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A chunk that was asked for: when, when it is late, how often it was late, how often its bytes were wrong."""
+    """A chunk that was asked for: when and how, when it is late, how often it was asked for, and came wrong."""
 
     at_s: float
     late_s: float
+    way: Kind
     tries: int = 1
     strikes: int = 0
+
+
+class Meter(Protocol):
+    """Counts chunks that are asked for against a budget."""
+
+    def take(self, digest: str) -> bool:
+        """Return whether a chunk may be asked for now; if so, it counts."""
+        ...
+
+    def spend(self, digest: str) -> None:
+        """Count a chunk that is asked for again, which is in any case."""
+        ...
+
+
+class Unmetered:
+    """No budget."""
+
+    def take(self, digest: str) -> bool:
+        """Return True."""
+        return bool(digest)
+
+    def spend(self, digest: str) -> None:
+        """Count nothing."""
 
 
 class Window:
@@ -54,14 +85,26 @@ class Window:
         missing: Digests of the chunks to get, in order, each once.
         limit: Most chunks asked for at one time.
         timeout_s: Shortest time before a chunk is asked for again.
+        pull: Whether to ask the controller from the beginning.
+        meter: Knows the budget.
     """
 
-    def __init__(self, missing: Iterable[str], *, limit: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        missing: Iterable[str],
+        *,
+        limit: int,
+        timeout_s: float,
+        pull: bool = False,
+        meter: Meter | None = None,
+    ) -> None:
         self._todo = deque(missing)
         self._asked: dict[str, _Asked] = {}
         self._limit = max(1, limit)
         self._size = min(FIRST_WINDOW, self._limit)
         self._timeout_s = timeout_s
+        self._meter = meter or Unmetered()
+        self._pulled = PULL_AFTER if pull else 0
         self._mean_s = 0.0
         self._good = 0
         self._failed = False
@@ -82,18 +125,37 @@ class Window:
         return len(self._asked)
 
     @property
+    def has_room(self) -> bool:
+        """Whether more would be asked for, were it not for the budget."""
+        return bool(self._todo) and len(self._asked) < self._size and not self._failed
+
+    @property
+    def coming(self) -> str:
+        """The chunk that is asked for next; empty when none is left."""
+        return self._todo[0] if self._todo else ""
+
+    @property
+    def had_to_pull(self) -> bool:
+        """Whether only the controller could bring what came last."""
+        return self._pulled > 0
+
+    @property
     def next_s(self) -> float | None:
         """When the next chunk is late."""
         return min((asked.late_s for asked in self._asked.values()), default=None)
 
     def fill(self, now_s: float) -> list[Action]:
-        """Ask for as many chunks as the window allows."""
+        """Ask for as many chunks as the window allows, once a part of it is free: then one packet asks for many."""
         actions: list[Action] = []
-        while self._todo and len(self._asked) < self._size and not self._failed:
+        way = Kind.NEED if self._pulled >= PULL_AFTER else Kind.REQUEST
+        part = self._size // (2 if way is Kind.NEED else 4)
+        if self._size - len(self._asked) < min(part, len(self._todo)):
+            return actions
+        while self.has_room and self._meter.take(self._todo[0]):
             digest = self._todo.popleft()
-            self._asked[digest] = _Asked(now_s, now_s + self._patience_s)
-            actions.append(Action(Kind.REQUEST, (digest,)))
-        return actions
+            self._asked[digest] = _Asked(now_s, now_s + self._patience_s, way)
+            actions.append(Action(way, (digest,)))
+        return _merged(actions)
 
     def arrived(self, digest: str, *, good: bool, now_s: float) -> list[Action]:
         """Take one chunk. One that was not asked for, or came already, is ignored."""
@@ -103,36 +165,41 @@ class Window:
         if not good:
             return self._strike(digest, asked, now_s)
         del self._asked[digest]
-        self._learn(now_s - asked.at_s)
+        self._learn(asked, now_s - asked.at_s)
         return [Action(Kind.STORE, (digest,)), Action(Kind.CANCEL, (digest,)), *self.fill(now_s)]
 
     def lost(self, digest: str, reason: str, now_s: float) -> list[Action]:
-        """Ask again for a chunk that a source cannot bring; give up after some tries."""
+        """Ask another way for a chunk that a source cannot bring; give up after some tries."""
         asked = self._asked.get(digest)
         if asked is None or self._failed:
             return []
-        return self._give_up(reason) if asked.tries >= TRIES else [self._again(digest, asked, now_s)]
+        if asked.tries >= TRIES:
+            return self._give_up(reason)
+        return [self._ask(digest, replace(asked, tries=asked.tries + 1, way=_other(asked.way)), now_s)]
 
     def tick(self, now_s: float) -> list[Action]:
-        """Ask again for late chunks: the first time the broker, later the controller; give up after some tries."""
+        """Ask again for late chunks, give up after some tries; ask for more if the budget allows it by now."""
         late = [(digest, asked) for digest, asked in self._asked.items() if asked.late_s <= now_s]
-        if not late or self._failed:
+        if self._failed:
             return []
         if any(asked.tries >= TRIES for _, asked in late):
             return self._give_up(f"a chunk did not come after it was asked for {TRIES} times")
+        if not late:
+            return self.fill(now_s)
         self._size = max(1, self._size // 2)
-        actions = [self._again(digest, asked, now_s) for digest, asked in late]
-        return _merged(actions)
+        return _merged([self._again(digest, asked, now_s) for digest, asked in late])
 
     def reconnected(self, now_s: float) -> None:
         """Begin to wait anew: whoever carries requests repeats them on a new connection by itself."""
+        self._pulled = 0  # the broker may have everything again
         self._asked = {d: replace(a, at_s=now_s, late_s=now_s + self._patience_s) for d, a in self._asked.items()}
 
     @property
     def _patience_s(self) -> float:
         return max(self._timeout_s, _PATIENCE * self._mean_s)
 
-    def _learn(self, took_s: float) -> None:
+    def _learn(self, asked: _Asked, took_s: float) -> None:
+        self._pulled = self._pulled + 1 if asked.way is Kind.NEED else 0
         self._mean_s = took_s if not self._mean_s else (1 - _SMOOTHING) * self._mean_s + _SMOOTHING * took_s
         self._good += 1
         if self._good >= self._size:
@@ -141,19 +208,28 @@ class Window:
 
     def _strike(self, digest: str, asked: _Asked, now_s: float) -> list[Action]:
         if asked.strikes + 1 >= STRIKES:
-            return self._give_up(f"a chunk came with wrong bytes {STRIKES} times")
-        late_s = now_s + self._patience_s
-        self._asked[digest] = replace(asked, strikes=asked.strikes + 1, late_s=late_s)
-        return [Action(Kind.NEED, (digest,))]
+            return self._give_up(f"chunk {digest} came with wrong bytes {STRIKES} times")
+        struck = replace(asked, strikes=asked.strikes + 1, way=_other(asked.way))
+        return [self._ask(digest, struck, now_s)]
 
     def _again(self, digest: str, asked: _Asked, now_s: float) -> Action:
-        self._asked[digest] = replace(asked, tries=asked.tries + 1, late_s=now_s + self._patience_s)
-        return Action(Kind.REQUEST if asked.tries == 1 else Kind.NEED, (digest,))
+        is_first = asked.tries == 1 and asked.way is Kind.REQUEST
+        way = Kind.REQUEST if is_first else _other(asked.way)
+        return self._ask(digest, replace(asked, tries=asked.tries + 1, way=way), now_s)
+
+    def _ask(self, digest: str, asked: _Asked, now_s: float) -> Action:
+        self._meter.spend(digest)
+        self._asked[digest] = replace(asked, late_s=now_s + self._patience_s)
+        return Action(asked.way, (digest,))
 
     def _give_up(self, reason: str) -> list[Action]:
         self._failed = True
         cancels = [Action(Kind.CANCEL, (digest,)) for digest in self._asked]
         return [*cancels, Action(Kind.FAIL, reason=reason)]
+
+
+def _other(way: Kind) -> Kind:
+    return Kind.REQUEST if way is Kind.NEED else Kind.NEED
 
 
 def _merged(actions: list[Action]) -> list[Action]:

@@ -55,7 +55,7 @@ class Site:
         settings = Settings(
             device=around.device,
             address=cache.broker or "",
-            tls=(lambda: _site_tls(cache, around)) if cache.ca else None,
+            tls=lambda: _site_tls(cache, around) if cache.ca else None,
             keepalive_s=config.mqtt.keepalive_s,
             reconnect_max_s=config.mqtt.reconnect_max_s,
         )
@@ -71,7 +71,6 @@ class Site:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         threads.start("site-mqtt", self.session.run)
-        threads.start("site-inbox", self.session.dispatch)
         threads.start("site", self.source.run)
         if self.shelf:
             shelf = self.shelf

@@ -28,7 +28,7 @@ _MOST_TOLD = 64
 class LastSource(Source, Protocol):
     """The source that is asked when no other one has a chunk: the broker, and the controller behind it."""
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself."""
         ...
 
@@ -91,15 +91,17 @@ class Chain:
             if asked:
                 self._sources[asked.at].cancel(digest)
 
-    def need(self, digests: tuple[str, ...]) -> None:
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself: the other sources had their time."""
         with self._lock:
-            asked = [self._asked[digest] for digest in digests if digest in self._asked]
+            asked = [self._asked[chunk.digest] for chunk in chunks if chunk.digest in self._asked]
             for name, file in {one.at: one.file for one in asked}.items():
                 self._set_back(name, file, _late(name))
             for one in asked:
-                self._move(one, self._choice.last)
-            self._last.need(digests)
+                self._sources[one.at].cancel(one.chunk.digest)
+                one.at = self._choice.last
+                one.tried.add(one.at)
+            self._last.need(chunks)
 
     # What sources bring.
 

@@ -1,19 +1,21 @@
-"""One MQTT connection by paho-mqtt: its settings, and its callbacks as events in a queue.
+"""One MQTT connection by paho-mqtt: its settings, its callbacks as events in a queue, and its turns.
 
-Callbacks run on the library's network thread, which must not wait and would die of an exception, so all they do is
-enqueue. paho-mqtt neither sets TCP_NODELAY nor heeds the broker's Receive Maximum and Maximum Packet Size.
+paho-mqtt is driven through its event-loop interface by the one thread that owns the session: a chunk that arrives costs
+no change of threads before it is in the installer's hands, and sockets beyond the limit of ``select`` work. paho-mqtt
+neither sets TCP_NODELAY nor heeds the broker's Receive Maximum and Maximum Packet Size.
 
 Source: MQTT Version 5.0, OASIS Standard (2019): 3.1.2.5 (will), 3.1.2.11 and 3.1.3.2 (properties).
 """
 
-import queue
+import select
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -26,6 +28,8 @@ WINDOW = 10
 SESSION_EXPIRY_S = 86_400
 MAX_PACKET_BYTES = 128 * 1024
 CONNECT_TIMEOUT_S = 15.0
+RETAIN_NOT_SUPPORTED = 0x9A
+"""How a broker that retains nothing refuses a CONNECT whose will is to be retained (MQTT 5.0, 3.2.2.2)."""
 
 _properties: Callable[[int], Properties] = Properties
 
@@ -36,6 +40,7 @@ class Connected:
 
     refusal: str
     max_packet_bytes: int
+    retains: bool
 
 
 @dataclass(frozen=True)
@@ -60,28 +65,7 @@ class Granted:
     refusals: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Overflow:
-    """A message had to be left unacknowledged, because too many wait; the broker gives it again after a reconnect."""
-
-
-Event = Connected | Disconnected | Acknowledged | Granted | Overflow | None
-"""None only wakes up the reader."""
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A message, and the client that must acknowledge it."""
-
-    client: Client
-    number: int
-    qos: int
-    topic: str
-    payload: bytes
-
-    def acknowledge(self) -> None:
-        """Tell the broker that the message was handled; does nothing for QoS 0 and after the connection's end."""
-        self.client.ack(self.number, self.qos)
+Event = Connected | Disconnected | Acknowledged | Granted
 
 
 @dataclass(frozen=True)
@@ -91,17 +75,16 @@ class Will:
     topic: str
     payload: bytes
     delay_s: int
+    retain: bool = True
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Where a client's events go. None of them may wait or raise."""
+    """Where a client's events and messages go, within :func:`turn`."""
 
-    event: "queue.SimpleQueue[Event]"
-    arrived: Callable[[Arrived], bool]
-    """Takes a message; False when there is no room for it."""
-    heard: Callable[[], None]
-    """Called for every packet that comes in."""
+    events: deque[Event]
+    message: Callable[[str, bytes], None]
+    """Takes topic and payload; must not raise. A message is acknowledged afterwards."""
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
@@ -127,19 +110,19 @@ class BoundedClient(Client):
 
 
 def make_client(name: str, tls: ssl.SSLContext | None, will: Will | None, callbacks: Callbacks) -> Client:
-    """Return a client that is not connected yet and that will make one connection, without TLS if ``tls`` is None."""
+    """Return a client that is not connected yet and that will make one connection; without TLS if there is none."""
     client = BoundedClient(
         CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTv5, reconnect_on_failure=False, manual_ack=True
     )
     client.suppress_exceptions = True
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.max_inflight_messages_set(WINDOW)
-    if tls:
+    if tls is not None:
         client.tls_set_context(tls)
-    if will:
+    if will is not None:
         will_properties = _properties(PacketTypes.WILLMESSAGE)
         will_properties.WillDelayInterval = will.delay_s
-        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=will_properties)
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=will_properties)
     _attach(client, callbacks)
     return client
 
@@ -168,32 +151,28 @@ def _attach(client: Client, callbacks: Callbacks) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def on_message(sender: Client, _: object, message: MQTTMessage) -> None:
-        arrived = Arrived(sender, message.mid, message.qos, message.topic, bytes(message.payload))
-        if not callbacks.arrived(arrived) and message.qos:
-            callbacks.event.put(Overflow())
-
-    def on_log(_: Client, __: object, ___: int, text: str) -> None:
-        if text.startswith("Received "):
-            callbacks.heard()
+        callbacks.message(message.topic, bytes(message.payload))
+        sender.ack(message.mid, message.qos)
 
     client.on_socket_open = on_socket_open
     client.on_message = on_message
-    client.on_log = on_log
-    _attach_events(client, callbacks.event)
+    _attach_events(client, callbacks.events)
 
 
-def _attach_events(client: Client, events: "queue.SimpleQueue[Event]") -> None:
+def _attach_events(client: Client, events: deque[Event]) -> None:
     def on_connect(_: Client, __: object, ___: ConnectFlags, reason: ReasonCode, properties: Properties | None) -> None:
-        events.put(Connected(_refusal(reason), int(getattr(properties, "MaximumPacketSize", 0))))
+        most_bytes = int(getattr(properties, "MaximumPacketSize", 0))
+        retains = bool(getattr(properties, "RetainAvailable", 1)) and reason.value != RETAIN_NOT_SUPPORTED
+        events.append(Connected(_refusal(reason), most_bytes, retains))
 
     def on_disconnect(_: Client, __: object, ___: DisconnectFlags, reason: ReasonCode, ____: object) -> None:
-        events.put(Disconnected(str(reason)))
+        events.append(Disconnected(str(reason)))
 
     def on_publish(_: Client, __: object, number: int, reason: ReasonCode, ___: object) -> None:
-        events.put(Acknowledged(number, _refusal(reason)))
+        events.append(Acknowledged(number, _refusal(reason)))
 
     def on_subscribe(_: Client, __: object, ___: int, reasons: list[ReasonCode], ____: object) -> None:
-        events.put(Granted(tuple(filter(None, map(_refusal, reasons)))))
+        events.append(Granted(tuple(filter(None, map(_refusal, reasons)))))
 
     client.on_connect = on_connect
     client.on_disconnect = on_disconnect
@@ -212,11 +191,68 @@ def leave_for_now(client: Client) -> None:
 
 
 def break_off(client: Client) -> None:
-    """End a connection at once, without a word, so that the will stands; then wait for the network thread."""
+    """End a connection at once, without a word, so that the will stands."""
     sock = client.socket()
     if isinstance(sock, socket.socket):
+        sock.close()
+
+
+class Bell:
+    """Wakes the thread that waits in :func:`turn`; rung by any thread, any number of times."""
+
+    def __init__(self) -> None:
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._outside.setblocking(False)
+        self._has_rung = False
+
+    def ring(self) -> None:
+        """Let the present wait, or the next one, end at once."""
+        if self._has_rung:
+            return  # whoever hears that looks at what we left, too
+        self._has_rung = True
         try:
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's own, which the reading thread trips over
-        except OSError:
-            client.disconnect()  # the socket was down already; this only lets the network thread end
-    client.loop_stop()
+            self._outside.send(b"r")
+        except BlockingIOError:
+            return  # so many rings wait already that one more says nothing
+
+    def fileno(self) -> int:
+        """Return what poll(2) waits for."""
+        return self._inside.fileno()
+
+    def hear(self) -> None:
+        """Forget the rings so far."""
+        self._inside.recv(4096)
+        self._has_rung = False  # only now: a ring before this may have sent nothing, and is heard by what follows
+
+
+def turn(client: Client, bell: Bell, timeout_s: float) -> bool:
+    """Wait until something comes, can go out, or the bell rings, and let the client do its part.
+
+    Returns:
+        Whether anything came from the broker.
+    """
+    sock = client.socket()
+    if not isinstance(sock, socket.socket):
+        return False
+    poller = select.poll()
+    poller.register(bell, select.POLLIN)
+    poller.register(sock, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
+    ready = dict(poller.poll(max(0.0, timeout_s) * 1000))
+    if bell.fileno() in ready:
+        bell.hear()
+    has_come = bool(ready.get(sock.fileno(), 0) & ~select.POLLOUT)
+    if has_come:
+        _read(client)
+    if client.want_write():
+        client.loop_write()
+    client.loop_misc()
+    return has_come
+
+
+def _read(client: Client) -> None:
+    """Read a packet, and those that TLS has decrypted already, which poll(2) cannot see."""
+    while client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        sock = client.socket()
+        if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            return

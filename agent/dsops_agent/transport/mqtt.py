@@ -2,16 +2,17 @@
 
 Each connection gets a new client, so a message is resent from our own outbox, within the window, and never by the
 library, which would resend everything at once and a message that the broker refuses for ever. One thread drives the
-connections, another one hands messages to the inbox.
+connections and hands messages to the inbox; the others only leave a note and ring.
 """
 
 import logging
-import queue
 import random
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from paho.mqtt.client import Client, topic_matches_sub
 from paho.mqtt.enums import MQTTErrorCode
@@ -23,19 +24,19 @@ from dsops.messages import MAX_MESSAGE_BYTES
 from dsops_agent.backoff import Backoff
 from dsops_agent.transport.client import (
     Acknowledged,
-    Arrived,
+    Bell,
     Callbacks,
     Connected,
     Disconnected,
     Event,
     Granted,
-    Overflow,
     Will,
     break_off,
     connect_properties,
     leave_for_now,
     make_client,
     publish_properties,
+    turn,
 )
 from dsops_agent.transport.outbox import Outbox, Outgoing
 from dsops_agent.transport.ports import Inbox
@@ -48,10 +49,10 @@ STEADY_S = 10.0
 ANSWER_S = 30.0
 """How long the broker may take to answer CONNECT."""
 GOODBYE_S = 2.0
+LONGEST_TURN_S = 1.0
 REFUSED_FIRST_S = 5.0
 REFUSED_MOST = 5
 """A broker that refuses our identity is asked this many times less often than one that does not answer."""
-MAX_INBOX = 256
 FILTERS_A_PACKET = 8
 _PACKET_OVERHEAD_BYTES = 64
 IDENTITY_REFUSALS = frozenset({"Not authorized", "Bad user name or password", "Banned"})
@@ -82,14 +83,14 @@ class Settings:
     """Where and how to connect; ``address`` is ``host:port``.
 
     Attributes:
-        tls: Called for each connection; None when it has no TLS.
+        tls: Called for each connection; returns None where there is no TLS.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
     """
 
     device: str
     address: str
-    tls: Callable[[], ssl.SSLContext] | None
+    tls: Callable[[], ssl.SSLContext | None]
     keepalive_s: int = 30
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
@@ -103,7 +104,7 @@ class _Connection:
 
     client: Client
     seq: int
-    events: "queue.SimpleQueue[Event]"
+    events: deque[Event]
     began_s: float
     heard_s: float
     max_packet_bytes: int = 0
@@ -118,7 +119,6 @@ class Figures:
     published: int = 0
     refused: int = 0
     received: int = 0
-    overflowed: int = 0
 
 
 @dataclass
@@ -126,14 +126,31 @@ class _Wishes:
     """Subscriptions: all that are wanted, and what the broker must still be told of them."""
 
     wanted: dict[str, int] = field(default_factory=dict)
-    changes: list[tuple[str, int | None]] = field(default_factory=list)
+    changes: dict[str, int | None] = field(default_factory=dict)
+    """The newest wish for each topic; None gives it up."""
+
+    def wants(self, topic: str) -> bool:
+        """Return whether a topic was asked for, by its name or by a filter."""
+        return topic in self.wanted or any(
+            topic_matches_sub(wanted, topic) for wanted in self.wanted if wanted.endswith(("#", "+"))
+        )
+
+    def take(self, len_at_least: int) -> tuple[list[tuple[str, int]], list[str]]:
+        """Take out what to subscribe to, and what to unsubscribe from if that is so much."""
+        asked = [(topic, qos) for topic, qos in self.changes.items() if qos is not None]
+        given_up = [topic for topic, qos in self.changes.items() if qos is None]
+        if len(given_up) >= len_at_least:
+            self.changes.clear()
+            return asked, given_up
+        self.changes = dict.fromkeys(given_up)
+        return asked, []
 
 
 class MqttSession:
     """Keeps a session with the broker. Implements :class:`dsops_agent.transport.ports.Broker`.
 
-    :meth:`run` and :meth:`dispatch` are the bodies of two threads; :meth:`stop` ends both. Without a ``life`` there are
-    no births and deaths.
+    :meth:`run` is the body of the one thread that touches the network; :meth:`stop` ends it. Without a ``life`` there
+    are no births and deaths.
     """
 
     def __init__(self, settings: Settings, life: Life | None, inbox: Inbox, clock: Clock) -> None:
@@ -149,8 +166,9 @@ class MqttSession:
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         """Set when the present connection, or the wait for the next one, has to end."""
-        self._arrived: queue.SimpleQueue[Arrived | Callable[[], None] | None] = queue.SimpleQueue()
+        self._bell = Bell()
         self._max_packet_bytes = MAX_MESSAGE_BYTES
+        self._retains = True
         self.figures = Figures()
         self.problem: str | None = None
         """Why there is no connection; None while there is one."""
@@ -167,6 +185,11 @@ class MqttSession:
         with self._lock:
             return len(self._outbox)
 
+    @property
+    def retains(self) -> bool:
+        """Whether the broker keeps retained messages, as far as is known."""
+        return self._retains
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int = 0) -> None:
         """Send at least once; see :meth:`dsops_agent.transport.ports.Broker.publish`."""
         size = len(topic.encode()) + len(payload) + _PACKET_OVERHEAD_BYTES
@@ -176,26 +199,20 @@ class MqttSession:
             )
         with self._lock:
             self._outbox.put(Outgoing(topic, payload, retain, expiry_s))
-        self._wake()
+        self._bell.ring()
 
     def subscribe(self, topic: str, qos: int) -> None:
         """Ask for a topic or filter; see :meth:`dsops_agent.transport.ports.Broker.subscribe`."""
         with self._lock:
             self._wishes.wanted[topic] = qos
-            self._wishes.changes.append((topic, qos))
-        self._wake()
+            self._wishes.changes[topic] = qos
+        self._bell.ring()
 
     def unsubscribe(self, topic: str) -> None:
-        """Give a topic or filter up."""
+        """Give a topic or filter up; the broker is told with others, at the latest when nothing else happens."""
         with self._lock:
-            self._wishes.wanted.pop(topic, None)
-            self._wishes.changes.append((topic, None))
-        self._wake()
-
-    def _wake(self) -> None:
-        connection = self._connection
-        if connection is not None:
-            connection.events.put(None)
+            if self._wishes.wanted.pop(topic, None) is not None:
+                self._wishes.changes[topic] = None
 
     def reconnect(self, address: str) -> None:
         """Make the connection anew, with the identity of now. The broker keeps the session; nothing is lost.
@@ -204,45 +221,13 @@ class MqttSession:
         """
         self._address = address
         self._hurry.set()
-        self._wake()
+        self._bell.ring()
 
     def stop(self) -> None:
-        """End both threads soon; a death is published first when there is a connection."""
+        """End the thread soon; a death is published first when there is a connection."""
         self._stopping.set()
         self._hurry.set()
-        self._wake()
-
-    # The thread that hands messages over.
-
-    def dispatch(self) -> None:
-        """Hand messages to the inbox until :meth:`stop`; a message is acknowledged after it was handled."""
-        while (item := self._arrived.get()) is not None:
-            try:
-                if isinstance(item, Arrived):
-                    self._hand_over(item)
-                else:
-                    item()
-            except Exception:
-                logger.exception("handling what the broker sent failed")
-
-    def _hand_over(self, arrived: Arrived) -> None:
-        with self._lock:
-            is_wanted = any(topic_matches_sub(wanted, arrived.topic) for wanted in self._wishes.wanted)
-        try:
-            if is_wanted:
-                self._inbox.message(arrived.topic, arrived.payload)
-            else:  # left over from before: the session outlives the process
-                self.unsubscribe(arrived.topic)
-        finally:
-            arrived.acknowledge()
-
-    def _take(self, arrived: Arrived) -> bool:
-        self.figures.received += 1
-        if self._arrived.qsize() >= MAX_INBOX:
-            self.figures.overflowed += 1
-            return False
-        self._arrived.put(arrived)
-        return True
+        self._bell.ring()
 
     # The thread that drives connections.
 
@@ -259,7 +244,6 @@ class MqttSession:
             if self._clock.monotonic_s() - began_s > STEADY_S:
                 failures.reset()
             self._hurry.wait((refusals if refused else failures).next_s())
-        self._arrived.put(None)
 
     def _is_over(self) -> bool:
         """Return whether to stop; what changed before this is heeded by the connection that follows."""
@@ -296,17 +280,13 @@ class MqttSession:
             IdentityRefused: The broker said no in the handshake (TLS 1.2; in TLS 1.3 it does so afterwards).
             OSError: It was not reached, or has no certificate of our authority.
         """
-        life, tls = self._life, self._settings.tls
+        life = self._life
         seq = life.next_seq() if life else 0
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        events: deque[Event] = deque()
         now_s = self._clock.monotonic_s()
-
-        def heard() -> None:
-            connection.heard_s = self._clock.monotonic_s()
-
-        will = Will(life.topic, life.message(seq, False), self._settings.will_delay_s) if life else None
-        callbacks = Callbacks(events, self._take, heard)
-        client = make_client(self._settings.device, tls() if tls else None, will, callbacks)
+        delay_s, retains = self._settings.will_delay_s, self._retains
+        will = Will(life.topic, life.message(seq, False), delay_s, retains) if life else None
+        client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take))
         connection = _Connection(client, seq, events, now_s, now_s)
         host, _, port = self._address.rpartition(":")
         try:
@@ -322,19 +302,16 @@ class MqttSession:
             if "ALERT" not in reason:
                 raise
             raise _refused(reason) from error
-        client.loop_start()
         self._connection = connection
         return connection
 
     def _follow(self, connection: _Connection) -> None:
         """Handle one connection's events until the session stops or the connection is lost (BrokerUnreachable)."""
         while not self._hurry.is_set():
-            try:
-                self._handle(connection, connection.events.get(timeout=1.0))
-            except queue.Empty:
-                self._watch(connection)
+            is_idle = not self._turn(connection, LONGEST_TURN_S)
+            self._watch(connection)
             if connection.is_up:
-                self._tell_subscriptions(connection.client)
+                self._tell_subscriptions(connection.client, is_idle=is_idle)
                 self._send(connection.client)
         if connection.is_up and self._stopping.is_set():
             self._say_goodbye(connection)
@@ -342,20 +319,47 @@ class MqttSession:
             leave_for_now(connection.client)
             self._await_end(connection, self._clock.monotonic_s() + GOODBYE_S)
 
+    def _turn(self, connection: _Connection, timeout_s: float) -> bool:
+        """Wait for something to happen on a connection, and handle it; return whether anything came."""
+        has_come = turn(connection.client, self._bell, timeout_s)
+        if has_come:
+            connection.heard_s = self._clock.monotonic_s()
+        while connection.events:
+            self._handle(connection, connection.events.popleft())
+        if connection.client.socket() is None:
+            raise BrokerUnreachable("the connection to the broker was lost")
+        return has_come
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        """Hand a message over; what is left over from before is given up, for the session outlives the process."""
+        self.figures.received += 1
+        with self._lock:
+            is_wanted = self._wishes.wants(topic)
+            if not is_wanted:
+                self._wishes.changes[topic] = None
+        if is_wanted:
+            self._guarded(partial(self._inbox.message, topic, payload))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            logger.exception("handling what the broker sent failed")
+
     def _handle(self, connection: _Connection, event: Event) -> None:
         match event:
-            case Connected(refusal="", max_packet_bytes=limit):
+            case Connected(refusal="", max_packet_bytes=limit, retains=retains):
+                self._retains = retains
                 self._begin(connection, limit)
             case Connected(refusal=refusal) if refusal in IDENTITY_REFUSALS:
                 raise _refused(refusal)
-            case Connected(refusal=refusal):
+            case Connected(refusal=refusal, retains=retains):
+                self._retains = retains  # the next connection's will asks for no more than the broker can do
                 raise BrokerUnreachable("the broker refused the connection", why=refusal)
             case Disconnected() if not connection.is_up:
                 raise _refused("it ended the connection before it answered, which gives no reason")
             case Disconnected(reason=reason):
                 raise BrokerUnreachable("the connection to the broker was lost", why=reason)
-            case Overflow():
-                raise BrokerUnreachable("the connection was given up", why="too many messages wait to be handled")
             case Acknowledged(number=number, refusal=refusal):
                 self._acknowledged(number, refusal)
             case Granted(refusals=refusals) if refusals:
@@ -371,8 +375,8 @@ class MqttSession:
         with self._lock:
             self._put_life(connection, online=True)
             # All of them, also when the broker kept the session: only a SUBSCRIBE brings retained messages again.
-            self._wishes.changes = list(self._wishes.wanted.items())
-        self._arrived.put(self._inbox.connected)
+            self._wishes.changes = dict(self._wishes.wanted)
+        self._guarded(self._inbox.connected)
 
     def _put_life(self, connection: _Connection, *, online: bool) -> None:
         if self._life:
@@ -395,28 +399,21 @@ class MqttSession:
         if connection.is_up and silence_s > 2 * self._settings.keepalive_s + 5:
             raise BrokerUnreachable("the connection to the broker is dead", why=f"silent for {silence_s:.0f} s")
 
-    def _tell_subscriptions(self, client: Client) -> None:
+    def _tell_subscriptions(self, client: Client, *, is_idle: bool) -> None:
+        """Tell the broker what is wanted at once, and what is given up in full packets or when there is time."""
         with self._lock:
-            changes, self._wishes.changes = self._wishes.changes, []
-        asked: list[tuple[str, SubscribeOptions]] = []
-        for topic, qos in changes:
-            if qos is not None:
-                asked.append((topic, SubscribeOptions(qos=qos)))
-            else:
-                self._subscribe(client, asked)
-                asked = []
-                client.unsubscribe(topic)
-        self._subscribe(client, asked)
-
-    def _subscribe(self, client: Client, asked: list[tuple[str, SubscribeOptions]]) -> None:
-        for first in range(0, len(asked), FILTERS_A_PACKET):
-            client.subscribe(asked[first : first + FILTERS_A_PACKET])
+            asked, given_up = self._wishes.take(len_at_least=1 if is_idle else FILTERS_A_PACKET)
+        for first in range(0, len(given_up), FILTERS_A_PACKET):
+            client.unsubscribe(given_up[first : first + FILTERS_A_PACKET])
+        options = [(topic, SubscribeOptions(qos=qos)) for topic, qos in asked]
+        for first in range(0, len(options), FILTERS_A_PACKET):
+            client.subscribe(options[first : first + FILTERS_A_PACKET])
 
     def _send(self, client: Client) -> None:
         with self._lock:
             while (message := self._outbox.take()) is not None:
-                properties = publish_properties(message.expiry_s)
-                info = client.publish(message.topic, message.payload, 1, message.retain, properties)
+                retain, properties = message.retain and self._retains, publish_properties(message.expiry_s)
+                info = client.publish(message.topic, message.payload, 1, retain, properties)
                 self._outbox.sent(info.mid, message)
                 if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:  # the disconnection is on its way to us
                     return
@@ -429,8 +426,8 @@ class MqttSession:
         try:
             while len(self._outbox) and (left_s := ends_s - self._clock.monotonic_s()) > 0:
                 self._send(connection.client)
-                self._handle(connection, connection.events.get(timeout=left_s))
-        except (queue.Empty, BrokerUnreachable) as error:
+                self._turn(connection, left_s)
+        except BrokerUnreachable as error:
             logger.debug("end of the connection: %s", error)
         connection.client.disconnect()
         self._await_end(connection, ends_s)
@@ -438,8 +435,8 @@ class MqttSession:
     def _await_end(self, connection: _Connection, ends_s: float) -> None:
         try:
             while (left_s := ends_s - self._clock.monotonic_s()) > 0:
-                self._handle(connection, connection.events.get(timeout=left_s))
-        except (queue.Empty, BrokerUnreachable) as error:
+                self._turn(connection, left_s)
+        except BrokerUnreachable as error:
             logger.debug("end of the connection: %s", error)
 
     def _end(self, connection: _Connection) -> None:
@@ -448,7 +445,7 @@ class MqttSession:
         with self._lock:
             self._outbox.disconnected()
         if was_up:
-            self._arrived.put(self._inbox.disconnected)
+            self._guarded(self._inbox.disconnected)
 
 
 def refusal_backoff(most_s: float, draw: Callable[[], float]) -> Backoff:

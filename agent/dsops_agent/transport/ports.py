@@ -6,6 +6,11 @@ from typing import Protocol
 class Broker(Protocol):
     """A session with the broker that comes and goes. No method blocks; all may be called from any thread."""
 
+    @property
+    def retains(self) -> bool:
+        """Whether the broker keeps retained messages, as far as is known."""
+        ...
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send at least once (QoS 1), now or after the next connection.
 
@@ -29,7 +34,7 @@ class Broker(Protocol):
 
 
 class Inbox(Protocol):
-    """Told what comes from the broker, in order, by one thread that may take its time."""
+    """Told what comes from the broker, in order, by the thread that reads it: every method must return at once."""
 
     def message(self, topic: str, payload: bytes) -> None:
         """Handle one message; it may come more than once. What it raises is logged."""

@@ -169,6 +169,22 @@ def suspend(
 
 
 @app.command()
+def pardon(
+    device: Name,
+    bundle: Annotated[str, typer.Argument(help="MODEL/RELEASE, MODEL/RELEASE/VARIANT, or the bundle's SHA-256")],
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Let a device try a bundle again that it quarantined because it failed there; at once if it is still wanted.
+
+    Example: dsops device pardon cam-1 digits/2
+    """
+    with session.connected(context) as client:
+        made = client.pardon(device, bundle)
+    output.done(made, f"{device} is told to try {made['sha256'][:12]} again", form)
+
+
+@app.command()
 def decommission(
     device: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,

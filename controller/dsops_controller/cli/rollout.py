@@ -24,6 +24,7 @@ def create(
     device: Annotated[list[str] | None, typer.Option("--device", "-d", help="cohort (default: all devices)")] = None,
     max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="failures that do not stop it")] = 0,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds a deployment may take")] = 3600.0,
+    urgent: Annotated[bool, typer.Option("--urgent", help="devices pass their maintenance windows over")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="follow it; the exit code is its result")] = False,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
@@ -48,6 +49,7 @@ def create(
         "waves": [_wave(text) for text in wave or ["1"]],
         "max_failures": max_failures,
         "timeout_s": timeout_s,
+        "urgent": urgent,
     }
     with session.connected(context) as client:
         made = client.create_rollout(plan)
@@ -86,7 +88,7 @@ def status(
 def abort(
     rollout: Id, context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.Output = output.Format.TABLE
 ) -> None:
-    """End a rollout; devices keep what they run."""
+    """End a rollout; devices that are still on their way stop, and go back to what they ran before."""
     with session.connected(context) as client:
         _print(client.abort_rollout(rollout), form)
 
@@ -130,7 +132,7 @@ def _way_on(row: dict[str, Any]) -> str:
 def _say_changes(row: dict[str, Any], shown: dict[str, str]) -> None:
     for number, wave in enumerate(row["waves"], 1):
         for part in wave:
-            now = f"{part['state']} {part['step']} {part['code']}".rstrip()
+            now = f"{part['state']} {part['step']} {part['code']} {_waits(part)}".rstrip()
             if part["state"] != "pending" and shown.get(part["device"]) != now:
                 shown[part["device"]] = now
                 output.say(f"wave {number}  {part['device']}  {now}")
@@ -142,7 +144,11 @@ def _print(row: dict[str, Any], form: output.Format) -> None:
         return
     reason = f" ({row['reason']})" if row["reason"] else ""
     output.out.print(f"{row['id']}  {row['model']}/{row['release']}  {row['state']}{reason}", markup=False)
-    parts = [{"wave": n, **part} for n, wave in enumerate(row.get("waves", []), 1) for part in wave]
+    parts = [
+        {"wave": n, **part, "message": part["message"] or _waits(part)}
+        for n, wave in enumerate(row.get("waves", []), 1)
+        for part in wave
+    ]
     columns = {
         "wave": "WAVE",
         "device": "DEVICE",
@@ -152,6 +158,10 @@ def _print(row: dict[str, Any], form: output.Format) -> None:
         "message": "MESSAGE",
     }
     output.rows(parts, columns, form)
+
+
+def _waits(part: dict[str, Any]) -> str:
+    return f"waiting: {part['waiting']}" if part["waiting"] else ""
 
 
 def _wave(text: str) -> dict[str, Any]:

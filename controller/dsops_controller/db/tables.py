@@ -124,6 +124,9 @@ deployment = Table(
     Column("message", Text, nullable=False, default=""),
     Column("started_ms", _BIG),
     Column("ended_ms", _BIG),
+    Column("waiting", String(200), nullable=False, server_default=""),  # for what, as reported
+    Column("waiting_since_ms", _BIG),  # since when a connected device has waited
+    Column("waited_ms", _BIG, nullable=False, server_default="0"),  # how long it waited before that
     Index("deployment_by_rollout", "rollout", "wave"),
     Index("deployment_by_device", "device"),
 )

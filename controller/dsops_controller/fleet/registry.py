@@ -26,6 +26,7 @@ from dsops_controller.db.tables import certificate as issued
 from dsops_controller.db.tables import desired as wanted
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import observed as reports
+from dsops_controller.db.tables import pardon as pardons
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.fleet import certificates, preauthorised, tokens
 from dsops_controller.fleet.certificates import GRACE
@@ -261,6 +262,7 @@ class Registry:
         tokens.forget(connection, row.id)
         preauthorised.forget(connection, row.id)
         connection.execute(delete(wanted).where(wanted.c.device == row.id))
+        connection.execute(delete(pardons).where(pardons.c.device == row.id))
         return self._cut(connection, row)
 
     def _from_device(self, device: str, action: str, act: Callable[[Transaction, AnyRow], T]) -> T:
@@ -297,6 +299,7 @@ class Registry:
         values = {"counter": said.counter, "digest": report.digest, "seq": said.seq, "received_ms": now_ms}
         upsert(connection, reports, device=row.id, report=said.payload().decode(), **values)
         connection.execute(update(devices).where(devices.c.id == row.id).values(seen_ms=now_ms))
+        desired.accepted(connection, row.id, said.seq)
         return said
 
     def _set(self, device: str, values: dict[str, object]) -> None:

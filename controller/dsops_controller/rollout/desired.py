@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from dsops.directive import MAX_SEQ, DesiredSlot, Directive
 from dsops.dsse import PrivateKey
@@ -21,6 +21,8 @@ from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
 
 LIFE = timedelta(days=14)
+MOST_PARDONS = 16
+"""As many as a directive carries."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,13 @@ def write(
     seq = _next_seq(connection, device)
     told = _with_keys(connection, device, slots)
     directive = Directive(
-        fleet=director.fleet, device=device, seq=seq, issued=now, expires=now + LIFE, slots=dict(sorted(told.items()))
+        fleet=director.fleet,
+        device=device,
+        seq=seq,
+        issued=now,
+        expires=now + LIFE,
+        slots=dict(sorted(told.items())),
+        pardoned=_pardoned(connection, device),
     )
     envelope = directive.sign(*director.signing_keys())
     upsert(
@@ -62,6 +70,13 @@ def write(
         updated_ms=int(now.timestamp() * 1000),
     )
     return envelope
+
+
+def accepted(connection: Connection, device: str, seq: int) -> None:
+    """Take note that a device's signed report names a directive: what the newest one pardons is pardoned then."""
+    newest = connection.execute(select(tables.desired.c.seq).where(tables.desired.c.device == device)).scalar()
+    if newest is not None and seq >= newest:
+        connection.execute(delete(tables.pardon).where(tables.pardon.c.device == device))
 
 
 def check_key(connection: Connection, device: str, bundle_sha256: str) -> None:
@@ -81,6 +96,12 @@ def check_key(connection: Connection, device: str, bundle_sha256: str) -> None:
 def outdate(connection: Connection, device: str) -> None:
     """Have a device's directive written anew soon: it is accepted again, or has another key to wrap content keys to."""
     connection.execute(update(tables.desired).where(tables.desired.c.device == device).values(updated_ms=0))
+
+
+def _pardoned(connection: Connection, device: str) -> tuple[str, ...]:
+    pardon = tables.pardon.c
+    query = select(pardon.sha256).where(pardon.device == device).order_by(pardon.created_ms, pardon.sha256)
+    return tuple(connection.execute(query.limit(MOST_PARDONS)).scalars())
 
 
 def _with_keys(connection: Connection, device: str, slots: dict[str, DesiredSlot]) -> dict[str, DesiredSlot]:

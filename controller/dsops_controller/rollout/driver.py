@@ -15,15 +15,14 @@ from dsops import dsse
 from dsops.clock import Clock
 from dsops.directive import PAYLOAD_TYPE
 from dsops.errors import ContentSealed, DsopsError
-from dsops.messages import ModelState
-from dsops.states import Deployment, Device, Rollout, deployment_state
+from dsops.states import Deployment, Device, Rollout
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
 from dsops_controller.rollout.plan import Plan
-from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for
+from dsops_controller.rollout.rollouts import deployments_of, find, model_states, slot_for, take_reports
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,9 @@ class Driver:
         messages: list[tuple[str, bytes]] = []
         with self._db.write() as connection:
             row = find(connection, rollout)
-            self._take_reports(connection, row)
-            decisions = step(self._now_ms(), _view(connection, row))
+            now_ms = self._now_ms()
+            take_reports(connection, row, now_ms)
+            decisions = step(now_ms, _view(connection, row, now_ms))
             for decision in decisions:
                 message = self._persist(connection, row, decision)
                 if message:
@@ -101,15 +101,6 @@ class Driver:
         for device, envelope in messages:
             self._publisher.publish_desired(device, envelope)
         return bool(decisions)
-
-    def _take_reports(self, connection: Connection, row: Row[Any]) -> None:
-        parts = [p for wave in deployments_of(connection, row.id) for p in wave if not Deployment(p.state).is_final]
-        states = model_states(connection, [p.device for p in parts], row.model)
-        for part in parts:
-            state = states.get(part.device)
-            if state and state.deployment == part.id and part.state == Deployment.IN_PROGRESS:
-                values = _reported(state, self._now_ms())
-                connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
 
     def _persist(self, connection: Connection, row: Row[Any], decision: Decision) -> tuple[str, bytes] | None:
         now_ms = self._now_ms()
@@ -145,7 +136,8 @@ class Driver:
         if is_installed:
             values["ended_ms"] = self._now_ms()
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
-        slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
+        slot = slot_for(bundle, deployment, urgent=Plan.model_validate_json(row.plan).urgent)
+        slots = desired.slots_of(connection, part.device) | {row.model: slot}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
 
     def _refuse(self, connection: Connection, deployment: str, error: DsopsError) -> None:
@@ -222,7 +214,7 @@ def _signers(envelope: bytes) -> set[str]:
     return {signature.keyid for signature in dsse.decode(envelope, PAYLOAD_TYPE).signatures}
 
 
-def _view(connection: Connection, row: Row[Any]) -> RolloutView:
+def _view(connection: Connection, row: Row[Any], now_ms: int) -> RolloutView:
     waves = deployments_of(connection, row.id)
     plan = Plan.model_validate_json(row.plan)
     states = model_states(connection, [p.device for wave in waves for p in wave], row.model)
@@ -230,23 +222,10 @@ def _view(connection: Connection, row: Row[Any]) -> RolloutView:
     def view(part: Row[Any]) -> DeploymentView:
         state = states.get(part.device)
         installed = state is not None and state.active == row.bundle_sha256 and state.install.is_final
-        return DeploymentView(part.id, part.device, Deployment(part.state), part.code, part.started_ms, installed)
+        waited_ms = part.waited_ms + (now_ms - part.waiting_since_ms if part.waiting_since_ms is not None else 0)
+        deployment = Deployment(part.state)
+        return DeploymentView(part.id, part.device, deployment, part.code, part.started_ms, installed, waited_ms)
 
     return RolloutView(
         Rollout(row.state), row.wave, [[view(p) for p in wave] for wave in waves], plan.max_failures, plan.timeout_s
     )
-
-
-def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
-    code, message = (state.problem.code, state.problem.message) if state.problem else ("", "")
-    outcome = deployment_state(state.install, code)
-    values: dict[str, object] = {
-        "state": outcome,
-        "step": state.install,
-        "progress": state.progress,
-        "code": code,
-        "message": message,
-    }
-    if outcome.is_final:
-        values["ended_ms"] = now_ms
-    return values

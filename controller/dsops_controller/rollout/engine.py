@@ -22,6 +22,8 @@ class DeploymentView:
     started_ms: int | None = None
     is_installed: bool = False
     """Whether the device already runs the bundle."""
+    waited_ms: int = 0
+    """How long it waited for what its own rules ask for, while it was connected."""
 
     @property
     def result(self) -> Result:
@@ -94,4 +96,4 @@ def step(now_ms: int, view: RolloutView) -> tuple[Decision, ...]:
 def _is_late(deployment: DeploymentView, now_ms: int, timeout_s: float) -> bool:
     started = deployment.started_ms
     is_open = deployment.state is Deployment.IN_PROGRESS and started is not None
-    return is_open and started is not None and now_ms - started > timeout_s * 1000
+    return is_open and started is not None and now_ms - started - deployment.waited_ms > timeout_s * 1000

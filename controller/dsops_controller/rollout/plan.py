@@ -32,7 +32,9 @@ class Plan(Frozen):
         cohort: The devices; empty means every accepted device.
         waves: In order; devices that no wave takes form a last wave of their own.
         max_failures: Number of failed deployments, over the whole rollout, that does not stop it.
-        timeout_s: A deployment that has not ended so long after it was started has failed.
+        timeout_s: A deployment that has not ended so long after it was started has failed; what a connected device
+            waits for its maintenance window does not count.
+        urgent: Whether devices pass their maintenance windows over.
     """
 
     model: Name
@@ -42,6 +44,7 @@ class Plan(Frozen):
     waves: tuple[WaveSpec, ...] = (WaveSpec(count=1),)
     max_failures: int = Field(default=0, ge=0)
     timeout_s: float = Field(default=3600.0, gt=0)
+    urgent: bool = False
 
 
 def assign(

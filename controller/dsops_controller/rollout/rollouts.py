@@ -11,7 +11,7 @@ from dsops.clock import Clock
 from dsops.directive import DesiredSlot
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ModelState, Observed
-from dsops.states import Deployment, Device, Rollout
+from dsops.states import Deployment, Device, Rollout, deployment_state
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.rollout import desired
@@ -81,7 +81,9 @@ class Rollouts:
         return _rollout_dict(row) | {"waves": waves}
 
     def abort(self, rollout: str) -> list[tuple[str, bytes]]:
-        """End a rollout; devices that did not change keep what they run.
+        """End a rollout: devices that are still on their way go back to what they ran before, or stop.
+
+        A deployment that has ended stays as it is; so does what its device runs.
 
         Returns:
             New directives, ``(device, envelope)``, for devices that are no longer asked for the bundle.
@@ -92,6 +94,7 @@ class Rollouts:
         """
         with self._db.write() as connection:
             row = _open(connection, rollout)
+            take_reports(connection, row, self._now_ms())
             _set_state(connection, rollout, Rollout.ABORTED, "aborted by an operator", self._now_ms())
             return [
                 message
@@ -132,9 +135,9 @@ class Rollouts:
         if state.is_success or asked is None or asked.sha256 != row.bundle_sha256:
             return None
         slots.pop(row.model)
-        running = _running_slot(connection, part.device, row.model, part.id)
-        if running:
-            slots[row.model] = running
+        before = _slot_before(connection, part, row)
+        if before:
+            slots[row.model] = before
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
 
     def _now_ms(self) -> int:
@@ -172,7 +175,19 @@ def model_states(connection: Connection, devices: Sequence[str], model: str) -> 
     return {device: report.models[model] for device, report in reports.items() if model in report.models}
 
 
-def slot_for(bundle: Row[Any], deployment: str) -> DesiredSlot:
+def take_reports(connection: Connection, row: Row[Any], now_ms: int) -> None:
+    """Let the deployments of a rollout that have not ended say what their devices reported of them."""
+    parts = [p for wave in deployments_of(connection, row.id) for p in wave if p.state == Deployment.IN_PROGRESS]
+    states = model_states(connection, [p.device for p in parts], row.model)
+    absent = _absent(connection)
+    for part in parts:
+        state = states.get(part.device)
+        if state and state.deployment == part.id:
+            values = _reported(state, now_ms) | _waits(part, state, now_ms, is_present=part.device not in absent)
+            connection.execute(update(tables.deployment).where(tables.deployment.c.id == part.id).values(values))
+
+
+def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False) -> DesiredSlot:
     """Return the directive's entry for one bundle row."""
     return DesiredSlot(
         path=bundle.path,
@@ -180,15 +195,18 @@ def slot_for(bundle: Row[Any], deployment: str) -> DesiredSlot:
         length_bytes=bundle.length_bytes,
         release=bundle.release,
         deployment=deployment,
+        urgent=urgent,
     )
 
 
-def _running_slot(connection: Connection, device: str, model: str, deployment: str) -> DesiredSlot | None:
-    state = model_states(connection, [device], model).get(device)
-    if state is None or state.active is None:
+def _slot_before(connection: Connection, part: Row[Any], rollout: Row[Any]) -> DesiredSlot | None:
+    """Return what a device ran before a rollout's bundle came; a device in probation runs that already."""
+    state = model_states(connection, [part.device], rollout.model).get(part.device)
+    if state is None:
         return None
-    row = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == state.active)).first()
-    return slot_for(row, deployment) if row else None
+    digest = state.previous if state.active == rollout.bundle_sha256 else state.active
+    row = connection.execute(select(tables.bundle).where(tables.bundle.c.sha256 == digest)).first()
+    return slot_for(row, part.id) if row else None
 
 
 def _find_bundle(connection: Connection, plan: Plan) -> Row[Any]:
@@ -269,5 +287,30 @@ def _rollout_dict(row: Row[Any]) -> dict[str, Any]:
 
 
 def _deployment_dict(row: Row[Any]) -> dict[str, Any]:
-    names = ("id", "device", "state", "step", "progress", "code", "message", "started_ms", "ended_ms")
+    names = ("id", "device", "state", "step", "progress", "code", "message", "waiting", "started_ms", "ended_ms")
     return {name: getattr(row, name) for name in names}
+
+
+def _reported(state: ModelState, now_ms: int) -> dict[str, object]:
+    code, message = (state.problem.code, state.problem.message) if state.problem else ("", "")
+    outcome = deployment_state(state.install, code)
+    values: dict[str, object] = {
+        "state": outcome,
+        "step": state.install,
+        "progress": state.progress,
+        "code": code,
+        "message": message,
+    }
+    if outcome.is_final:
+        values["ended_ms"] = now_ms
+    return values
+
+
+def _waits(part: Row[Any], state: ModelState, now_ms: int, *, is_present: bool) -> dict[str, object]:
+    """Return how long a device has waited for its own rules; one that is away waits for nothing that we know of."""
+    since, waited = part.waiting_since_ms, part.waited_ms
+    if state.waiting and is_present:
+        since = now_ms if since is None else since
+    elif since is not None:
+        since, waited = None, waited + now_ms - since
+    return {"waiting": state.waiting, "waiting_since_ms": since, "waited_ms": waited}

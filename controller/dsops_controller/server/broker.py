@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import MAX_MESSAGE_BYTES
+from dsops_controller.server.answers import Answer
 from dsops_controller.server.inbox import Inbox
 from dsops_controller.server.intake import Intake
 from dsops_controller.server.link import Link, LinkSettings, Message
-from dsops_controller.server.outbox import Answer, Desired, Outbox, Resync, Retire, Seed, Trust, Work
+from dsops_controller.server.outbox import Desired, Outbox, Resync, Retire, Seed, Trust, Work
 from dsops_controller.server.publications import CHUNK_LIFE_S, Publications
 
 log = logging.getLogger(__name__)
@@ -171,8 +172,8 @@ class Broker:
                 self._offer(everything=everything)
             case Desired(device):
                 self._send(self._publications.desired(device))
-            case Answer(device, digest):
-                self._reply(device, digest)
+            case Answer():
+                self._reply(work)
             case Seed(sha256):
                 self._seeded_s[sha256] = self._clock.monotonic_s()
                 self._bulk.append(self._publications.bundle(sha256))
@@ -204,8 +205,12 @@ class Broker:
         if everything:
             self._offered_s = self._clock.monotonic_s()
 
-    def _reply(self, device: str, digest: str) -> None:
-        self._send(self._publications.answer(device, digest))
+    def _reply(self, asked: Answer) -> None:
+        """Send a device a chunk, and offer it to all others again."""
+        digest = self._publications.asked_for(asked)
+        if digest is None:
+            return
+        self._send(self._publications.answer(asked.device, digest))
         now_s = self._clock.monotonic_s()
         if now_s - self._reseeded_s.get(digest, -RESEED_S) < RESEED_S:
             return

@@ -15,8 +15,8 @@ from dsops_controller.allowance import Allowance
 
 log = logging.getLogger(__name__)
 
-CHUNK_BURST = 64
-CHUNKS_PER_S = 16.0
+NEED_BURST = 64
+NEEDS_PER_S = 32.0
 RECORD_EVERY_S = 60.0
 
 
@@ -41,13 +41,13 @@ class Effects:
     """What the intake causes elsewhere.
 
     Attributes:
-        answer: Called with device and digest for each chunk that a device shall be sent.
+        answer: Called with a device and what it asks to be sent.
         wake: Called when there is news of a device.
         record: Called with device and reason of a refusal that is to be kept.
         stranger: Called with the name of a device that was not believed.
     """
 
-    answer: Callable[[str, str], None]
+    answer: Callable[[str, Need], None]
     wake: Callable[[], None]
     record: Callable[[str, str], None]
     stranger: Callable[[str], None] = lambda _device: None
@@ -60,7 +60,7 @@ class Intake:
         self._topics = topics
         self._reports = reports
         self._effects = effects
-        self._chunks = Allowance(clock, CHUNK_BURST, CHUNKS_PER_S)
+        self._needs = Allowance(clock, NEED_BURST, NEEDS_PER_S)
         self._records = Allowance(clock, 1, 1 / RECORD_EVERY_S)
         self._logs = Allowance(clock, 1, 1 / RECORD_EVERY_S)
         self._last: dict[str, str] = {}
@@ -131,12 +131,11 @@ class Intake:
 
     def _need(self, device: str, payload: bytes) -> None:
         need = decode(Need, payload)
+        if not self._needs.take(device):
+            self.counters["need_limited"] += 1
+            return
         self._reports.require_accepted(device)
-        for digest in need.digests:
-            if not self._chunks.take(device):
-                self.counters["need_limited"] += 1
-                return
-            self._effects.answer(device, digest)
+        self._effects.answer(device, need)
 
     def _refused(self, device: str, kind: str, error: DsopsError) -> None:
         self.counters["refused"] += 1

@@ -1,11 +1,14 @@
 """What is to be published, as notes and not as bytes: the newest truth is read when its turn comes."""
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 
-ANSWERS = 4096
-"""Chunks that devices asked for and that wait; the oldest is forgotten first, and its device asks again."""
+from dsops.clock import Clock, SystemClock
+from dsops.messages import Need
+from dsops_controller.server.answers import Answer, Answers
+
+REST_S = 0.01
+"""How long the publisher waits when every device that asks for chunks had its share."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,6 @@ class Desired:
     """Publish a device's directive."""
 
     device: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Send a device one chunk that it could not get as a retained message."""
-
-    device: str
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -58,9 +53,9 @@ class Outbox:
     This is the :class:`~dsops_controller.rollout.driver.Publisher` of the rollout driver. No call blocks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._notes: dict[Work, None] = {}
-        self._answers: deque[Answer] = deque(maxlen=ANSWERS)
+        self._answers = Answers(clock or SystemClock())
         self._bulk: dict[Work, None] = {}
         self._changed = threading.Condition()
 
@@ -90,10 +85,10 @@ class Outbox:
         """Offer the trust metadata; ``everything`` says also what the broker should hold already."""
         self._put(self._notes, Trust(everything))
 
-    def answer(self, device: str, digest: str) -> None:
-        """Send a device one chunk."""
+    def answer(self, device: str, need: Need) -> None:
+        """Send a device chunks that it asked for, when its turn comes."""
         with self._changed:
-            self._answers.append(Answer(device, digest))
+            self._answers.ask(device, need)
             self._changed.notify_all()
 
     def retire(self, sha256: str) -> None:
@@ -110,9 +105,13 @@ class Outbox:
             self._changed.wait_for(lambda: self._notes or self._answers or self._bulk, timeout_s)
             if self._notes:
                 return _first(self._notes)
+            if answer := self._answers.take():
+                return answer
+            if self._bulk:
+                return _first(self._bulk)
             if self._answers:
-                return self._answers.popleft()
-            return _first(self._bulk) if self._bulk else None
+                self._changed.wait(min(REST_S, timeout_s))
+            return None
 
     def _put(self, notes: dict[Work, None], work: Work) -> None:
         with self._changed:

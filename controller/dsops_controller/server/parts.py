@@ -20,6 +20,7 @@ from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.standing import Changes
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
+from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.config import ServerConfig
@@ -77,7 +78,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     lake = Lake(db, config.lake_folder(folder))
     inbox = Inbox(db, clock)
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
-    outbox = Outbox()
+    outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
     driver = Driver(db, outbox, director, clock)
     topics = Topics(config.broker.topic_prefix)
@@ -93,6 +94,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         repository=repository,
         bundles=bundles,
         rollouts=Rollouts(db, director, clock),
+        pardons=Pardons(db, director, clock),
         store=LakeStore(db, lake),
         outbox=outbox,
         clock=clock,

@@ -8,17 +8,20 @@ from sqlalchemy import select
 
 from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
+from dsops.errors import MalformedBundle
 from dsops.manifest import Frozen
 from dsops.states import Device, Rollout
 from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.server.answers import Answer
 from dsops_controller.server.link import Message
 from dsops_controller.trust.repository import Offer
 
 CHUNK_LIFE_S = 7 * 86_400
 """A broker forgets chunks after this time, also those of a controller that was never started again."""
+INDEXES = 16
 
 
 class Trusted(Protocol):
@@ -64,7 +67,7 @@ def controller_message(topics: Topics, clock: Clock, *, online: bool) -> Message
 
 
 class Publications:
-    """Builds messages. Every method reads the newest state; none keeps any."""
+    """Builds messages. Every method reads the newest state; only what indexes say, which never changes, is kept."""
 
     def __init__(self, db: Database, topics: Topics, trusted: Trusted, chunks: Chunks, clock: Clock) -> None:
         self._db = db
@@ -72,6 +75,7 @@ class Publications:
         self._trusted = trusted
         self._chunks = chunks
         self._clock = clock
+        self._named: dict[str, tuple[str, ...]] = {}
 
     def controller(self, *, online: bool) -> Message:
         """Return the controller's state."""
@@ -122,6 +126,20 @@ class Publications:
         data = self._find(digest)
         return self._retained(digest, data) if data else None
 
+    def asked_for(self, asked: Answer) -> str | None:
+        """Return the digest of the chunk that a device asked for; None when there is no such chunk."""
+        if asked.number < 0:
+            return asked.digest
+        if asked.digest not in self._named:
+            data = self._chunks.chunk(asked.digest)
+            if data is None:
+                return None
+            if len(self._named) >= INDEXES:
+                del self._named[next(iter(self._named))]
+            self._named[asked.digest] = _digests_in(data)
+        digests = self._named[asked.digest]
+        return digests[asked.number] if asked.number < len(digests) else None
+
     def answer(self, device: str, digest: str) -> Message | None:
         """Return a chunk or trust document addressed to one device: its digest (32 bytes), then its bytes."""
         data = self._find(digest)
@@ -153,3 +171,11 @@ class Publications:
     def _digests(self, sha256: str) -> list[str]:
         index = self._chunks.index(sha256)
         return [index.digest, *dict.fromkeys(index.digests)]
+
+
+def _digests_in(data: bytes) -> tuple[str, ...]:
+    """Return what an index names; nothing if it is not one, for a device may take any chunk for an index."""
+    try:
+        return ChunkIndex.decode(data).digests
+    except MalformedBundle:
+        return ()

@@ -134,7 +134,7 @@ def threads() -> Any:
     running: list[tuple[MqttSession, list[threading.Thread]]] = []
 
     def start(session: MqttSession) -> None:
-        made = [threading.Thread(target=run) for run in (session.run, session.dispatch)]
+        made = [threading.Thread(target=session.run)]
         for thread in made:
             thread.start()
         running.append((session, made))

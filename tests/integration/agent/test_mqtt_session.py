@@ -50,7 +50,7 @@ class Device:
         numbers = count(1)
         life = Life(f"dsops/v1/d/{settings.device}/up/conn", lambda: next(numbers), _life_message)
         self.session = MqttSession(settings, life, self.inbox, SystemClock())
-        self.threads = [threading.Thread(target=run) for run in (self.session.run, self.session.dispatch)]
+        self.threads = [threading.Thread(target=self.session.run)]
 
     def start(self) -> MqttSession:
         for thread in self.threads:

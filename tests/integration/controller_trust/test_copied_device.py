@@ -28,6 +28,8 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 class Speaker:
     """A real reporter over a real journal in a folder; what it publishes is kept. Implements source and broker."""
 
+    retains = True
+
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         self.journal = Journal(folder / "journal.db")
         self.sent: list[bytes] = []

@@ -112,7 +112,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /health", "GET /summary", "GET /devices", "GET /devices/{device}", "GET /devices/{device}/why",
         "POST /devices/{device}/token", "POST /devices/{device}/suspend", "POST /devices/{device}/accept",
         "POST /devices/{device}/reject", "POST /devices/{device}/decommission", "POST /devices/preauthorised",
-        "GET /trust", "POST /trust", "GET /trust/{role}", "POST /trust/keys/{role}",
+        "POST /devices/{device}/pardon", "GET /trust", "POST /trust", "GET /trust/{role}", "POST /trust/keys/{role}",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
         "GET /events", "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",

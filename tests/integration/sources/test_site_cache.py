@@ -19,10 +19,11 @@ from dsops.bundle import bundle_index, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import split
 from dsops.clock import SystemClock
 from dsops.manifest import Manifest, TensorSpec
+from dsops.messages import Problem
 from dsops.topics import Topics
 from dsops_agent.config import Config, SiteCache, Trust
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
-from dsops_agent.install.mailbox import ChunkCame, Connected, Mailbox
+from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
 from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.threads import Threads
@@ -124,7 +125,7 @@ class Device:
         self.events: list[tuple[str, str]] = []
         self.held: dict[str, Path | None] = {}
         clock = SystemClock()
-        self.session = MqttSession(Settings(name, broker, None, reconnect_max_s=0.2), None, self, clock)
+        self.session = MqttSession(Settings(name, broker, lambda: None, reconnect_max_s=0.2), None, self, clock)
         config = Config(device=name, state=folder, trust=Trust(root=folder / "root"), site_cache=site)
         around = Surroundings(
             device=name,
@@ -135,9 +136,8 @@ class Device:
             trusted_now=lambda: None,
             holdings=lambda: dict(self.held),
         )
-        self.sources = Sources(config, around, MqttChunks(self.session, TOPICS, name))
+        self.sources = Sources(config, around, MqttChunks(self.session, TOPICS, name, self.lost))
         self.threads.start("mqtt", self.session.run)
-        self.threads.start("mqtt-inbox", self.session.dispatch)
         self.sources.start(self.threads, self.stop_)
         self.clock = clock
 
@@ -145,6 +145,9 @@ class Device:
         digest = TOPICS.parse_chunk(topic)
         if digest and payload:
             self.sources.chain.came("broker", digest, payload)
+
+    def lost(self, digest: str, problem: Problem) -> None:
+        self.mailbox.put(ChunkLost(digest, problem))
 
     def connected(self) -> None:
         self.mailbox.put(Connected())
@@ -184,7 +187,7 @@ class Device:
         self.stop_.set()
         self.session.stop()
         self.sources.stop()
-        self.threads.join(15, "mqtt", "mqtt-inbox", "site-mqtt", "site-inbox", "site", "site-shelf", "folder")
+        self.threads.join(15, "mqtt", "site-mqtt", "site", "site-shelf", "folder")
         assert self.threads.failure is None
 
 

@@ -105,3 +105,32 @@ def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.device = "other"
     assert isinstance(config, Config)
+
+
+def test_maintenance_rules_are_read_in_their_zone(tmp_path: Path) -> None:
+    text = '\n[maintenance]\ntimezone = "Europe/Berlin"\ndownload = ["mon-fri 22:00-05:00", "sat 00:00-24:00"]\n'
+    loaded = load(write(tmp_path, GOOD + text + 'metered = ["wwan*"]\n'))
+    rules = loaded.config.maintenance.rules()
+    assert (rules.download.zone.key, len(rules.download.windows), rules.activate.windows) == ("Europe/Berlin", 2, ())
+    shown = {s.key: (s.value, s.origin) for s in loaded.settings()}
+    assert shown["maintenance.download"] == ("mon-fri 22:00-05:00, sat 00:00-24:00", "file")
+    assert shown["maintenance.metered"] == ("wwan*", "file")
+    assert shown["maintenance.activate"] == ("", "default")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('timezone = "Europe/Nowhere"', "there is no time zone Europe/Nowhere"),
+        ('timezone = "../etc/passwd"', "there is no time zone"),
+        ('timezone = ""', "there is no time zone"),
+        ('download = ["22-05"]', "'22-05' is not a window; write it as: mon-fri 22:00-05:00"),
+        ('activate = ["02:00-02:00"]', "it has no length"),
+        ("idle_percent = 0", "greater than 0"),
+        ("veto_timeout_s = 3600", "less than or equal to 60"),
+    ],
+)
+def test_maintenance_rules_that_mean_nothing_are_refused(tmp_path: Path, line: str, why: str) -> None:
+    with pytest.raises(InvalidConfig, match="maintenance") as caught:
+        load(write(tmp_path, f"{GOOD}\n[maintenance]\n{line}\n"))
+    assert why in caught.value.why

@@ -34,6 +34,8 @@ class Source:
 
 
 class Broker:
+    retains = True
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.is_connected = True

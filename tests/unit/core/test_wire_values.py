@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dsops import dsse, ids, messages
 from dsops.bundle import sha256_hex
+from dsops.chunks import MAX_CHUNKS
 from dsops.errors import (
     ForeignReport,
     ForkedReport,
@@ -98,9 +99,21 @@ def test_unsigned_messages_are_checked() -> None:
     assert messages.decode(Connection, birth.encode()) == birth
     need = Need(digests=("0" * 64,))
     assert messages.decode(Need, need.encode()) == need
-    for data in (b"{}", b"[", b"\xff", b"x" * 70_000, b'{"digests":["../etc"]}'):
+    of_a_file = Need.of("1" * 64, (9, 0))
+    assert messages.decode(Need, of_a_file.encode()) == of_a_file
+    both = b'{"digests":["%s"],"index":"%s","missing":"AQ=="}' % (b"0" * 64, b"1" * 64)
+    no_number = b'{"index":"%s","missing":"%s"}'
+    bitmaps = [no_number % (b"1" * 64, bits) for bits in (b"", b"AAAA", b"!", b"A", b"A" * 400)]
+    for data in (b"{}", b"[", b"\xff", b"x" * 70_000, b'{"digests":["../etc"]}', both, b'{"missing":"AQ=="}', *bitmaps):
         with pytest.raises(InvalidInput):
             messages.decode(Need, data)
+
+
+@given(numbers=st.sets(st.integers(0, MAX_CHUNKS - 1), min_size=1))
+def test_any_chunks_of_any_index_fit_one_request(numbers: set[int]) -> None:
+    need = messages.decode(Need, Need.of("1" * 64, numbers).encode())
+    assert need.numbers == tuple(sorted(numbers))
+    assert len(need.encode()) < 500
 
 
 def test_a_pack_carries_bytes() -> None:

@@ -39,6 +39,18 @@ def test_good_chunk_is_stored_then_cancelled_then_the_next_is_asked_for() -> Non
     ]
 
 
+def test_a_wide_window_asks_for_several_chunks_at_once() -> None:
+    window = Window(names(400), limit=16, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    at_once: list[int] = []
+    while asked:
+        requests = [a for a in window.arrived(asked.pop(0), good=True, now_s=0) if a.kind is Kind.REQUEST]
+        asked += [a.digests[0] for a in requests]
+        at_once.append(len(requests))
+    assert window.done
+    assert set(at_once[-60:-20]) == {0, 4}, "a quarter of the window"
+
+
 def test_unasked_and_repeated_chunks_are_ignored() -> None:
     window = Window(names(3), limit=2, timeout_s=5)
     window.fill(0)
@@ -53,9 +65,8 @@ def test_late_chunk_is_asked_for_again_then_needed_then_given_up() -> None:
     window.fill(0)
     assert window.tick(4.9) == []
     assert kinds(window.tick(5)) == [Kind.REQUEST]
-    assert kinds(window.tick(10)) == [Kind.NEED]
-    for tried in range(3, TRIES):
-        assert kinds(window.tick(5.0 * tried)) == [Kind.NEED]
+    later = [kinds(window.tick(5.0 * tried)) for tried in range(2, TRIES)]
+    assert later == [[Kind.NEED], [Kind.REQUEST], [Kind.NEED], [Kind.REQUEST]]
     assert kinds(window.tick(5.0 * TRIES)) == [Kind.CANCEL, Kind.FAIL]
     assert window.failed
     assert window.tick(1e9) == []
@@ -92,12 +103,47 @@ def test_slow_link_stretches_the_timer() -> None:
     assert window.next_s == 4 + 16
 
 
-def test_wrong_bytes_are_needed_from_the_controller_and_strike() -> None:
+def test_after_wrong_bytes_a_chunk_is_asked_for_another_way_until_the_third_strike() -> None:
     window = Window(names(1), limit=1, timeout_s=5)
     window.fill(0)
-    for _ in range(STRIKES - 1):
-        assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.NEED]
-    assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.CANCEL, Kind.FAIL]
+    assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.NEED]
+    assert kinds(window.arrived("chunk 0", good=False, now_s=1)) == [Kind.REQUEST]
+    *cancels, fail = window.arrived("chunk 0", good=False, now_s=1)
+    assert kinds(cancels) == [Kind.CANCEL]
+    assert (fail.kind, fail.reason) == (Kind.FAIL, f"chunk chunk 0 came with wrong bytes {STRIKES} times")
+
+
+def test_when_only_the_controller_brings_chunks_the_rest_is_asked_of_it_at_once() -> None:
+    window = Window(names(100), limit=8, timeout_s=5)
+    window.fill(0)
+    window.tick(5)
+    assert kinds(window.tick(10)) == [Kind.NEED]
+    actions: list[Action] = []
+    for digest in names(2):
+        assert window.outstanding
+        actions += window.arrived(digest, good=True, now_s=10)
+    assert window.had_to_pull
+    assert [a for a in actions if a.kind is Kind.NEED] == [Action(Kind.NEED, ("chunk 3",))]
+    window.reconnected(11)
+    assert not window.had_to_pull, "a new session may be with another broker"
+
+
+def test_chunks_that_the_broker_brings_end_the_pull() -> None:
+    window = Window(names(100), limit=8, timeout_s=5, pull=True)
+    assert kinds(window.fill(0)) == [Kind.NEED]
+    assert set(kinds(window.tick(5))) == {Kind.REQUEST}, "the controller does not answer"
+    assert Kind.REQUEST in kinds(window.arrived("chunk 0", good=True, now_s=6))
+    assert not window.had_to_pull
+
+
+def test_a_source_that_cannot_bring_a_chunk_is_not_waited_for() -> None:
+    window = Window(names(100), limit=8, timeout_s=5)
+    window.fill(0)
+    assert kinds(window.lost("chunk 0", "the broker keeps nothing", 0)) == [Kind.NEED]
+    assert kinds(window.lost("chunk 0", "the controller neither", 0)) == [Kind.REQUEST]
+    for _ in range(TRIES - 3):
+        window.lost("chunk 0", "the broker keeps nothing", 0)
+    assert window.lost("chunk 0", "nobody", 0)[-1] == Action(Kind.FAIL, reason="nobody")
 
 
 def test_after_a_reconnection_the_wait_begins_anew() -> None:

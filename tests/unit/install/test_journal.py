@@ -53,7 +53,7 @@ def test_everything_survives_a_restart(journal: Journal, path: Path) -> None:
     journal.accept(directive(3, digits=WANTED), "e" * 64)
     journal.put_install(ROW)
     journal.put_slot("digits", SlotRow("a", "c" * 64, 10, 4, committed=True))
-    journal.quarantine("d" * 64, Problem(code="bundle.golden_mismatch", message="no"))
+    journal.quarantine("digits", "d" * 64, Problem(code="bundle.golden_mismatch", message="no"))
     journal.tell(Tidings("refused", "digits", 1, "a" * 64, "bundle.untrusted", "no"))
     assert [journal.next("report") for _ in range(3)] == [1, 2, 3]
     again = reopened(journal, path)
@@ -87,10 +87,10 @@ def test_seq_never_falls(journal: Journal) -> None:
     assert journal.seq() == 5
 
 
-def test_model_that_a_directive_does_not_name_stays_desired(journal: Journal) -> None:
+def test_model_that_the_newest_directive_does_not_name_is_not_desired(journal: Journal) -> None:
     journal.accept(directive(1, digits=WANTED), "1" * 64)
     journal.accept(directive(2, words=WANTED), "2" * 64)
-    assert journal.desired() == {"digits": (1, WANTED), "words": (2, WANTED)}
+    assert journal.desired() == {"words": (2, WANTED)}
 
 
 def test_install_without_problem(journal: Journal) -> None:
@@ -99,8 +99,8 @@ def test_install_without_problem(journal: Journal) -> None:
 
 
 def test_first_reason_of_a_quarantine_stays(journal: Journal) -> None:
-    journal.quarantine("d" * 64, Problem(code="first"))
-    journal.quarantine("d" * 64, Problem(code="second"))
+    journal.quarantine("digits", "d" * 64, Problem(code="first"))
+    journal.quarantine("digits", "d" * 64, Problem(code="second"))
     assert journal.quarantined("d" * 64) == Problem(code="first")
 
 

@@ -88,3 +88,14 @@ def test_message_wakes_the_worker() -> None:
     sender.start()
     assert box.take(30) == [Connected()]
     sender.join()
+
+
+def test_chunks_that_nobody_takes_hold_a_bounded_number_of_bytes() -> None:
+    """A broker may send what it likes, as large as a packet may be."""
+    box = Mailbox()
+    largest = bytes(128 * 1024)
+    kept = sum(box.put(ChunkCame(f"{number:064x}", largest)) for number in range(200))
+    assert kept * len(largest) <= 1024 * 1024
+    taken = box.take(0)
+    assert len(taken) == kept
+    assert box.put(ChunkCame("ab" * 32, largest)), "there is room again"

@@ -1,6 +1,7 @@
 """A transfer over real files: resume, damage, hostile chunks."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,11 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsops.bundle import bundle_index, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, index_of, split
+from dsops.clock import ManualClock
+from dsops.directive import TransferLimits
 from dsops.errors import DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged, TransferFailed
+from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, sweep
+from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk
 from dsops_agent.install.slots import disk_errors
+from dsops_agent.install.spending import Spending
 
 SIZE = 100
 DATA = bytes(range(256)) * 4 + bytes(150) + b"tail"
@@ -33,8 +40,8 @@ class Source:
     def cancel(self, digest: str) -> None:
         self.open.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.needed += digests
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.needed += [chunk.digest for chunk in chunks]
 
 
 def wanted(data: bytes = DATA, index: ChunkIndex | None = None) -> Wanted:
@@ -120,7 +127,7 @@ def test_wrong_bytes_are_dropped_and_counted(tmp_path: Path) -> None:
     transfer, source = begin(tmp_path)
     transfer.arrived(wanted().index, b"junk", 1.0)
     transfer.arrived(wanted().index, bytes(MAX_CHUNK_BYTES + 1), 1.0)
-    assert (transfer.wrong, source.needed) == (2, [wanted().index] * 2)
+    assert (transfer.wrong, source.needed, source.asked) == (2, [wanted().index], [wanted().index] * 2)
     with pytest.raises(TransferFailed, match="wrong bytes 3 times"):
         transfer.arrived(wanted().index, b"junk", 1.0)
 
@@ -236,3 +243,104 @@ def _meet(transfer: Transfer, source: Source, chunks: dict[str, bytes], fate: st
         return
     for _ in range(2 if fate == "twice" else 1):
         transfer.arrived(digest, b"?" if fate == "wrong" else chunks[digest], now_s)
+
+
+def bundle_file(folder: Path, release: int, payload: bytes, labels: bytes = b"labels") -> Path:
+    """Write a bundle as a slot holds it."""
+    blobs = {"golden.bin": b"g" * 40_000, "labels.txt": labels, "model.tflite": payload, "profile.json": b"{}"}
+    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
+    manifest = Manifest(
+        model="digits",
+        release=release,
+        inputs=(spec,),
+        outputs=(spec,),
+        blobs=describe_blobs(blobs),
+        files=(Attachment(blob="labels.txt", kind="config"),),
+    )
+    path = folder / f"{release}.bundle"
+    path.write_bytes(encode_bundle(manifest, blobs))
+    return path
+
+
+def fetch_with(folder: Path, path: Path, *installed: Path) -> tuple[Transfer, int]:
+    """Fetch a bundle onto a device that holds others; return the transfer, and how many chunks were asked for."""
+    data = path.read_bytes()
+    index = bundle_index(data)
+    pieces = {sha256_hex(piece): piece for piece in split(data, index.chunk_bytes, index.segments)}
+    source = Source()
+    what = Wanted(sha256_hex(data), len(data), index.digest)
+    transfer = Transfer(folder / "staging", what, source, Pace(window=4, timeout_s=5), installed=installed)
+    transfer.start(0)
+    feed(transfer, source, {index.digest: index.encode(), **pieces})
+    assert transfer.done
+    assert transfer.path.read_bytes() == data
+    transfer.close()
+    return transfer, len(source.asked) - 1
+
+
+def test_what_an_installed_bundle_holds_is_copied(tmp_path: Path) -> None:
+    payload = os.urandom(200_000)
+    head_only = payload[:-3_000] + os.urandom(3_000)
+    old = bundle_file(tmp_path, 1, payload)
+    transfer, asked = fetch_with(tmp_path, bundle_file(tmp_path, 1000, head_only), old)
+    assert asked == 2, "the head, which has another length, and the last chunk of the payload"
+    assert transfer.copied_bytes > 230_000
+
+
+def test_blobs_that_stayed_the_same_are_copied_though_they_moved(tmp_path: Path) -> None:
+    payload = os.urandom(100_000)
+    old = bundle_file(tmp_path, 1, payload)
+    _, asked = fetch_with(tmp_path, bundle_file(tmp_path, 1000, payload, labels=os.urandom(50_000)), old)
+    assert asked == 1 + 2, "the head, and two chunks of labels"
+
+
+def test_a_damaged_slot_costs_the_chunks_that_are_damaged(tmp_path: Path) -> None:
+    old, new = bundle_file(tmp_path, 1, bytes(range(250)) * 800), bundle_file(tmp_path, 1000, bytes(range(250)) * 800)
+    data = bytearray(old.read_bytes())
+    data[-150_000] ^= 1
+    old.write_bytes(data)
+    _, asked = fetch_with(tmp_path, new, old)
+    assert asked == 2, "the head, and the damaged chunk"
+
+
+@pytest.mark.parametrize("harm", ["cut", "absent", "junk", "folder"])
+def test_a_slot_that_is_no_bundle_is_passed_over(tmp_path: Path, harm: str) -> None:
+    old, sound = bundle_file(tmp_path, 1, b"m" * 70_000), bundle_file(tmp_path, 2, b"m" * 70_000)
+    if harm == "cut":
+        old.write_bytes(old.read_bytes()[:-1])
+    elif harm == "junk":
+        old.write_bytes(b"junk")
+    else:
+        old.unlink()
+    if harm == "folder":
+        old.mkdir()
+    _, asked = fetch_with(tmp_path, bundle_file(tmp_path, 1000, b"m" * 70_000), old, sound)
+    assert asked == 1
+
+
+def test_a_transfer_waits_for_the_next_day_and_says_so(tmp_path: Path) -> None:
+    clock = ManualClock()
+    journal = Journal(tmp_path / "journal.db")
+    spending = Spending(TransferLimits(bytes_per_day=100_000), journal, clock, clock.now)
+    data = os.urandom(250_000)
+    index = index_of(data)
+    source = Source()
+    pace = Pace(window=4, timeout_s=5)
+    what = Wanted(sha256_hex(data), len(data), index.digest)
+    transfer = Transfer(tmp_path / "staging", what, source, pace, spending=spending)
+    transfer.start(clock.monotonic_s())
+    chunks = {index.digest: index.encode(), **{sha256_hex(piece): piece for piece in split(data)}}
+    days = 0
+    while not transfer.done:
+        feed(transfer, source, chunks)
+        if not transfer.done:
+            days += 1
+            assert transfer.waiting.startswith("the day's 100 kB are fetched; goes on at 2026-01-")
+            assert transfer.next_s is not None
+            clock.advance(transfer.next_s - clock.monotonic_s())
+            transfer.tick(clock.monotonic_s())
+    assert days == 3, "of 100 kB, three chunks a day"
+    assert len(source.asked) == len(set(source.asked)), "who waits for a budget does not take a chunk for late"
+    assert transfer.waiting == ""
+    transfer.close()
+    journal.close()

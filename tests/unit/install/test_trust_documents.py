@@ -22,8 +22,8 @@ class Source:
     def cancel(self, digest: str) -> None:
         self.log.append(f"cancel {digest[:2]}")
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.log.append(f"need {digests[0][:2]}")
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.log.append(f"need {chunks[0].digest[:2]}")
 
 
 def documents(window: int = 8) -> tuple[Documents, Source]:

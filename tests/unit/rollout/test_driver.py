@@ -184,6 +184,84 @@ def test_abort_asks_the_failed_canary_for_what_it_runs(fleet: Fleet) -> None:
     assert states == {"b": "rejected", "a": "aborted", "c": "aborted"}
 
 
+def abort(fleet: Fleet, rollout: str) -> dict[str, str]:
+    """End a rollout; return how its deployments ended."""
+    for device, envelope in fleet.rollouts.abort(rollout):
+        fleet.courier.publish_desired(device, envelope)
+    return {d["device"]: d["state"] for wave in fleet.rollouts.get(rollout)["waves"] for d in wave}
+
+
+def test_abort_takes_a_first_bundle_off_the_list(fleet: Fleet) -> None:
+    rollout = fleet.start(1)
+    fleet.report("b", Install.FETCHING, progress=0.5)
+    assert abort(fleet, rollout) == {"a": "aborted", "b": "aborted", "c": "aborted"}
+    assert fleet.wanted("b").slots == {}
+    assert set(fleet.courier.desired) == {"b"}
+
+
+def test_abort_takes_a_device_back_that_is_in_probation(fleet: Fleet) -> None:
+    fleet.start(1)
+    for device in ("b", "a", "c"):
+        fleet.commit(device)
+    rollout = fleet.start(2)
+    fleet.report("b", Install.PROBATION, active=SHA[2], previous=SHA[1])
+    assert abort(fleet, rollout)["b"] == "aborted"
+    assert fleet.wanted("b").slots["digits"].sha256 == SHA[1]
+
+
+def test_abort_leaves_a_device_alone_that_finished_just_before(fleet: Fleet) -> None:
+    rollout = fleet.start(1)
+    before, turn = fleet.courier.desired["b"], fleet.driver.turn
+    fleet.driver.turn = lambda: None  # type: ignore[method-assign]
+    fleet.commit("b")
+    fleet.driver.turn = turn  # type: ignore[method-assign]
+    assert abort(fleet, rollout) == {"a": "aborted", "b": "succeeded", "c": "aborted"}
+    assert fleet.courier.desired == {"b": before}
+
+
+def test_urgent_goes_from_the_plan_to_the_device(fleet: Fleet) -> None:
+    fleet.start(1)
+    assert not fleet.wanted("b").slots["digits"].urgent
+    abort(fleet, fleet.rollouts.every()[0]["id"])
+    fleet.start(2, urgent=True)
+    assert fleet.wanted("b").slots["digits"].urgent
+
+
+def part(fleet: Fleet, rollout: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.rollouts.get(rollout)["waves"][0][0]
+    return found
+
+
+def test_what_a_device_waits_for_its_window_does_not_count(fleet: Fleet) -> None:
+    rollout = fleet.start(1, timeout_s=600)
+    fleet.clock.advance(500)
+    fleet.report("b", Install.PROVED, waiting="activation window opens 2026-11-29 02:00 Europe/Berlin")
+    fleet.clock.advance(12 * 3600)
+    fleet.driver.turn()
+    assert (part(fleet, rollout)["state"], part(fleet, rollout)["waiting"][:10]) == ("in_progress", "activation")
+    fleet.report("b", Install.ACTIVATING)
+    assert part(fleet, rollout)["waiting"] == ""
+    fleet.clock.advance(99)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "in_progress"
+    fleet.clock.advance(2)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "timed_out"
+
+
+def test_a_device_that_vanishes_while_it_waits_is_given_up(fleet: Fleet) -> None:
+    rollout = fleet.start(1, timeout_s=600)
+    fleet.report("b", Install.FETCHING, waiting="on battery")
+    fleet.clock.advance(3600)
+    with fleet.db.write() as connection:
+        connection.execute(tables.device.update().where(tables.device.c.id == "b").values(online=False))
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "in_progress"
+    fleet.clock.advance(601)
+    fleet.driver.turn()
+    assert part(fleet, rollout)["state"] == "timed_out"
+
+
 def test_resume_forgives_the_failures_so_far(fleet: Fleet) -> None:
     rollout = fleet.start(1)
     fleet.report("b", Install.REJECTED, problem=Problem(code="bundle.incompatible"))

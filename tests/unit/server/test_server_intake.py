@@ -6,7 +6,7 @@ from dsops.clock import ManualClock
 from dsops.errors import NoSpace, UntrustedBundle
 from dsops.messages import MAX_MESSAGE_BYTES, Connection, Need, Observed
 from dsops.topics import Topics
-from dsops_controller.server.intake import CHUNK_BURST, Effects, Intake
+from dsops_controller.server.intake import NEED_BURST, Effects, Intake
 
 TOPICS = Topics()
 DIGEST = "ab" * 32
@@ -42,14 +42,14 @@ class Bench:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.reports = RecordedReports()
-        self.answers: list[tuple[str, str]] = []
+        self.answers: list[tuple[str, Need]] = []
         self.recorded: list[tuple[str, str]] = []
         self.woken = 0
         effects = Effects(self._answer, self._wake, self._record)
         self.intake = Intake(TOPICS, self.reports, effects, self.clock)
 
-    def _answer(self, device: str, digest: str) -> None:
-        self.answers.append((device, digest))
+    def _answer(self, device: str, need: Need) -> None:
+        self.answers.append((device, need))
 
     def _wake(self) -> None:
         self.woken += 1
@@ -123,15 +123,16 @@ def test_foreign_topics_are_counted(bench: Bench, topic: str) -> None:
     assert bench.intake.counters["foreign"] == 1
 
 
-def test_chunks_are_answered_within_a_limit_per_device(bench: Bench) -> None:
-    need = Need(digests=(DIGEST,) * 40).encode()
-    for device in ("cam-1", "cam-1", "cam-2"):
-        bench.intake.handle(TOPICS.need(device), need)
-    assert bench.answers.count(("cam-1", DIGEST)) == CHUNK_BURST
-    assert bench.answers.count(("cam-2", DIGEST)) == 40
+def test_requests_are_limited_per_device(bench: Bench) -> None:
+    need = Need(digests=(DIGEST,))
+    for device in ("cam-1",) * (NEED_BURST + 3) + ("cam-2",):
+        bench.intake.handle(TOPICS.need(device), need.encode())
+    assert bench.answers.count(("cam-1", need)) == NEED_BURST
+    assert bench.answers.count(("cam-2", need)) == 1
+    assert bench.intake.counters["need_limited"] == 3
     bench.clock.advance(1)
-    bench.intake.handle(TOPICS.need("cam-1"), need)
-    assert bench.answers.count(("cam-1", DIGEST)) == CHUNK_BURST + 16
+    bench.intake.handle(TOPICS.need("cam-1"), need.encode())
+    assert bench.answers.count(("cam-1", need)) == NEED_BURST + 1
 
 
 def test_a_stranger_gets_no_chunks(bench: Bench) -> None:

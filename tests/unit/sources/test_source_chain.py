@@ -40,8 +40,8 @@ class SimSource:
     def cancel(self, digest: str) -> None:
         self.wanted.pop(digest, None)
 
-    def need(self, digests: tuple[str, ...]) -> None:
-        self.needed += digests
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        self.needed += [chunk.digest for chunk in chunks]
 
 
 @dataclass
@@ -212,9 +212,11 @@ def test_the_last_source_is_never_set_aside() -> None:
 
 def test_the_controller_is_asked_through_the_last_source_and_the_others_are_not_waited_for(stage: Stage) -> None:
     digests = tuple(stage.ask(text) for text in "ab")
-    stage.chain.need(digests)
+    stage.chain.need(tuple(Chunk(digest, FILE) for digest in digests))
     assert stage.broker.needed == list(digests)
-    assert all(stage.where(digest) == ["broker"] for digest in digests)
+    assert all(stage.where(digest) == [] for digest in digests)  # the answer comes without a subscription
+    stage.chain.came("broker", digests[0], b"a")
+    assert stage.came == [(digests[0], b"a")]
 
 
 def test_a_source_with_something_new_is_asked_for_everything(stage: Stage) -> None:

@@ -8,6 +8,7 @@ from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
+from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BrokerFigures
 from dsops_controller.server.outbox import Outbox
@@ -32,6 +33,7 @@ class Backend:
     repository: Repository
     bundles: Bundles
     rollouts: Rollouts
+    pardons: Pardons
     store: Store
     outbox: Outbox
     clock: Clock

@@ -84,6 +84,19 @@ class ListView(Frozen):
     listed: int
 
 
+class PardonRequest(Frozen):
+    """``MODEL/RELEASE``, ``MODEL/RELEASE/VARIANT``, or a bundle's SHA-256 or the beginning of it."""
+
+    bundle: str = Field(min_length=1, max_length=128)
+
+
+class PardonView(Frozen):
+    """The bundle that the device shall try again."""
+
+    device: str
+    sha256: Sha256
+
+
 class TokenView(Frozen):
     """A one-time enrolment token; it is shown once."""
 
@@ -139,7 +152,16 @@ def router(backend: Backend) -> APIRouter:
         backend.outbox.desired(record.id)  # deletes the directive that the broker holds
         return _one(backend, record)
 
+    _add_pardon(routes, backend)
     return routes
+
+
+def _add_pardon(routes: APIRouter, backend: Backend) -> None:
+    @routes.post("/{device}/pardon")
+    def pardon(device: str, request: PardonRequest) -> PardonView:
+        made = backend.pardons.pardon(device_id(device), request.bundle, OPERATOR)
+        backend.outbox.publish_desired(made.device, made.envelope)
+        return PardonView(device=made.device, sha256=made.sha256)
 
 
 def _one(backend: Backend, record: DeviceRecord) -> DeviceView:

@@ -9,7 +9,7 @@ from dsops_controller.server.rest.backend import Backend
 
 
 class DeploymentView(Frozen):
-    """One bundle to one device; ``step`` is the device's own word for where it is."""
+    """One bundle to one device; ``step`` is the device's own word for where it is, ``waiting`` for what it waits."""
 
     id: str
     device: str
@@ -18,6 +18,7 @@ class DeploymentView(Frozen):
     progress: float
     code: str
     message: str
+    waiting: str
     started_ms: int | None
     ended_ms: int | None
 

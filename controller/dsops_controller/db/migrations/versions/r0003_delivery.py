@@ -1,4 +1,4 @@
-"""Deltas, what the broker was offered, sites and their budgets, and pardons of quarantined bundles."""
+"""Deltas, what the broker was offered, sites and their budgets, pardons, and what deployments wait for."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the tables."""
+    """Add the tables and columns."""
     op.create_table(
         "delta",
         sa.Column("base_sha256", sa.String(64), primary_key=True),
@@ -41,3 +41,6 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("created_ms", _BIG, nullable=False),
     )
+    op.add_column("deployment", sa.Column("waiting", sa.String(200), nullable=False, server_default=""))
+    op.add_column("deployment", sa.Column("waiting_since_ms", _BIG))
+    op.add_column("deployment", sa.Column("waited_ms", _BIG, nullable=False, server_default="0"))

@@ -1,0 +1,304 @@
+"""Runs the install machine: an event changes an install's state, the state is made durable, its effect runs.
+
+What comes of an effect is the next event, or a wait.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from dsops.clock import Clock
+from dsops.errors import ContentSealed, DeviceError, DsopsError, RuntimeCrashed
+from dsops.states import Install
+from dsops_agent.install.board import Board
+from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.gate import ASK_S, ASKING, LOOK_S, Gate
+from dsops_agent.install.installs import Installs
+from dsops_agent.install.intake import Intake
+from dsops_agent.install.journal import InstallRow, Tidings
+from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
+from dsops_agent.install.maintenance import Phase
+from dsops_agent.install.proving import Proof, Proving
+from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of, proved
+from dsops_agent.install.view import tidings_of
+
+logger = logging.getLogger(__name__)
+
+_INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """Brings installs forward. One thread.
+
+    Attributes:
+        steps: What each effect does.
+        intake: Tells whether trust metadata is waited for.
+        carrier: Runs transfers.
+        proving: Runs throw-away processes.
+        installs: The installs.
+        board: Publishes what changed.
+        clock: Time.
+        gate: Holds back what the device's maintenance rules do not allow yet.
+        now: Tells the time; None when the host's clock cannot be trusted.
+        turned: Called with the model of an install that ended, or came so far that it can be taken back again.
+    """
+
+    steps: Steps
+    intake: Intake
+    carrier: Carrier
+    proving: Proving
+    installs: Installs
+    board: Board
+    clock: Clock
+    gate: Gate
+    now: Callable[[], datetime | None]
+    turned: Callable[[str], None]
+    _actions: Mapping[Effect, Callable[[InstallRow], Outcome | Wait]] = field(init=False)
+    _look_s: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        """Name who runs each effect."""
+        steps = self.steps
+        self._config, self._journal, self._slots = steps.config, steps.journal, steps.slots
+        self._actions = {
+            Effect.DECIDE: self._decide,
+            Effect.PREFLIGHT: steps.preflight,
+            Effect.FETCH: self._fetch,
+            Effect.PAUSE: self._pause,
+            Effect.STAGE: steps.stage,
+            Effect.PROVE: self._prove,
+            Effect.PROCEED: self._proceed,
+            Effect.ACTIVATE: steps.activate,
+            Effect.AWAIT: self._await,
+            Effect.WATCH: steps.begin_probation,
+            Effect.RESTORE: steps.restore,
+        }
+
+    # The machine.
+
+    def advance(self, row: InstallRow, outcome: Outcome) -> None:
+        """Make one step durable, then run its effects; they may make more steps."""
+        taken = step(row.state, outcome.event)
+        changed = after(row, taken.state, outcome)
+        with self._journal.transaction():
+            self._journal.put_install(changed)
+            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code != ContentSealed.code:
+                self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
+            if Effect.COMMIT in taken.effects:
+                self._slots.commit(changed.model, changed.wanted.sha256)
+            if Effect.TELL in taken.effects:
+                self._journal.tell(tidings_of(changed))
+        self.board.has_news()
+        self._entered(changed)
+        logger.info("%s release %d: %s", changed.model, changed.wanted.release, changed.state.value)
+        for effect in taken.effects:
+            if effect in self._actions:
+                self._work(changed, effect)
+        if changed.state.is_final or changed.state is Install.PROBATION:
+            self.turned(changed.model)
+
+    def _entered(self, row: InstallRow) -> None:
+        self.installs.entered(row)
+        if row.state.is_final or row.state is Install.RECEIVED:
+            self.sweep()
+        self.board.publish()
+
+    def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
+        if isinstance(result, Outcome):
+            self.advance(row, result)
+            return
+        if result.seconds is not None:
+            self.installs.due[row.model] = self.clock.monotonic_s() + result.seconds
+        else:
+            self.installs.due.pop(row.model, None)
+        if result.doubt:
+            self.installs.doubts[row.model] = result.doubt
+        self.board.publish()
+
+    def _work(self, row: InstallRow, effect: Effect) -> None:
+        """Run the effect of a state; if it cannot even fail properly, it is run again later."""
+        self._postpone(row.model)
+        self._follow(row, self._actions[effect](row))
+
+    def _postpone(self, model: str) -> None:
+        self.installs.due[model] = self.clock.monotonic_s() + self._config.retry_s
+
+    # What goes on, and when.
+
+    def tick(self) -> None:
+        """Go on with what is due, and begin the next transfer when there is none."""
+        self._pause_transfer()
+        self.fetch_on(self.carrier.tick)
+        for row in self.installs.late(self.clock.monotonic_s()):
+            self._on_time(row)
+        if not self.carrier.model:
+            waiting = [r for r in self.installs.unfinished(Install.FETCHING) if r.model not in self.installs.due]
+            for row in waiting[:1]:
+                self._work(row, Effect.FETCH)
+
+    def _on_time(self, row: InstallRow) -> None:
+        self._postpone(row.model)
+        if row.state is Install.PROBATION:
+            self._follow(row, self.steps.end_probation(row))
+        elif row.state is Install.RECEIVED:
+            self._follow(row, self._decide_late(row))
+        else:
+            self._resume(row)
+
+    def revive(self, *, runtime_only: bool = False) -> None:
+        """Serve what is active and go on with what a restart interrupted."""
+        for model in sorted({*self._slots.models(), *self.installs.rows}):
+            row = self.installs.get(model)
+            if row is None or row.state.is_final or row.state in SUPERSEDABLE:
+                self.serve(model)
+            if row and not row.state.is_final and row.state not in SUPERSEDABLE:
+                self._resume(row)
+            elif row and not row.state.is_final and not runtime_only:
+                self.installs.due[model] = self.clock.monotonic_s()
+        self.board.publish()
+
+    def serve(self, model: str) -> None:
+        """Let the runtime serve a model's active bundle; what was wrong with it is told."""
+        problem = self.steps.serve(model)
+        if problem:
+            kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
+            self.board.tell_of(Tidings(kind, model, 0, "", problem.code, problem.message))
+
+    def _resume(self, row: InstallRow) -> None:
+        counted = row.model in self.installs.awaiting  # the runtime's death was, when it was noticed
+        if not counted and (row.state in REPEATABLE or row.state is Install.PROBATION):
+            event = repeat(row.attempt)
+            fault = problem_of(RuntimeCrashed(_INTERRUPTED_TOO_OFTEN)) if event is Event.FAULT else None
+            self.advance(row, Outcome(event, fault))
+        else:
+            self._work(row, WORK[row.state])
+
+    # Decisions.
+
+    def decide_again(self) -> None:
+        """Ask the trust rules again, for there is something new; what waits for a moment waits for it still."""
+        for row in self.installs.unfinished(Install.RECEIVED):
+            due_s = self.installs.due.get(row.model)
+            self._work(row, Effect.DECIDE)
+            if due_s is not None and self.installs.rows[row.model].state is Install.RECEIVED:
+                self.installs.due[row.model] = due_s
+
+    def _decide(self, row: InstallRow) -> Outcome | Wait:
+        if self.intake.is_behind(row.model):
+            return Wait()
+        result = self.steps.decide(row, waited=False)
+        if isinstance(result, Wait) and not self.intake.heard(row.model):
+            return Wait(self._config.retry_s if self.intake.must_retry(row.model) else None, result.doubt)
+        return result
+
+    def _decide_late(self, row: InstallRow) -> Outcome | Wait:
+        try:
+            retry = partial(self.intake.retry, row.model, self.clock.monotonic_s())
+            self.board.attempt(f"metadata of {row.model}", retry)
+        except DeviceError as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
+        if self.intake.is_behind(row.model) or not self.intake.heard(row.model):
+            return Wait()
+        return self.steps.decide(row, waited=True)
+
+    # Transfers and waits.
+
+    def fetch_on(self, action: Callable[[], Outcome | None]) -> None:
+        """Let the transfer under way go on, and take what comes of it."""
+        model = self.carrier.model
+        if not model:
+            return
+        outcome = action()
+        if outcome:
+            self._postpone(model)
+            self.advance(self.installs.rows[model], outcome)
+        else:
+            self.board.publish_progress(model)
+
+    def reconnected(self) -> None:
+        """Wait anew for what the transfer under way asked for, and resume those that paused."""
+        self.fetch_on(self.carrier.reconnected)
+        for row in self.installs.unfinished(Install.FETCHING):
+            if row.model != self.carrier.model:
+                self._resume(row)
+
+    def halt(self, model: str) -> None:
+        """Stop what goes on for a model beside the worker; what came of a transfer stays on disk."""
+        if self.carrier.model == model:
+            self.carrier.end()
+        self.proving.end(model)
+
+    def sweep(self) -> None:
+        """Remove the files of transfers, and the keys, that no install needs."""
+        try:
+            self.carrier.sweep(frozenset(row.wanted.sha256 for row in self.installs.unfinished()))
+            self._journal.forget_keys()
+        except DsopsError as error:
+            logger.warning("%s", error)
+
+    def _fetch(self, row: InstallRow) -> Outcome | Wait:
+        if self.carrier.model:
+            return Wait()
+        held_back = None if self.steps.is_stored(row) else self._held_back(row, Phase.DOWNLOAD)
+        if held_back:
+            return held_back
+        ready = self.steps.preflight(row)
+        if ready.event is not Event.FITS:
+            return ready
+        if self.steps.held(row):
+            return Outcome(Event.COMPLETE)
+        return self.carrier.start(row) or Wait()
+
+    def _pause_transfer(self) -> None:
+        """Stop the transfer under way when the rules do not allow it any more; what came stays."""
+        row, now_s = self.installs.get(self.carrier.model), self.clock.monotonic_s()
+        if row is None or self.gate.is_open_always or now_s < self._look_s:
+            return
+        why = self.gate.obstacle(row, Phase.DOWNLOAD, self.now())
+        self._look_s = now_s + (ASK_S if why == ASKING else LOOK_S)
+        if why and why != ASKING:
+            logger.info("%s release %d: the transfer pauses: %s", row.model, row.wanted.release, why)
+            self.carrier.end()
+            self.installs.waiting[row.model] = why
+            self._follow(row, Wait(LOOK_S))
+
+    def _held_back(self, row: InstallRow, phase: Phase) -> Wait | None:
+        """Return a wait while the rules do not allow a phase."""
+        if self.gate.is_open_always:
+            return None
+        why = self.gate.obstacle(row, phase, self.now())
+        if not why:
+            self.installs.waiting.pop(row.model, None)
+            return None
+        if why != ASKING:
+            self.installs.waiting[row.model] = why
+        return Wait(ASK_S if why == ASKING else LOOK_S)
+
+    def _proceed(self, row: InstallRow) -> Outcome | Wait:
+        return self._held_back(row, Phase.ACTIVATE) or Outcome(Event.CHANGE_OVER)
+
+    def _prove(self, row: InstallRow) -> Outcome | Wait:
+        proof = self.steps.proof(row)
+        if isinstance(proof, Outcome):
+            return proof
+        if not self.proving.is_apart:
+            return proved(self.proving.find(proof))
+        self.proving.begin(proof)
+        return Wait()
+
+    def proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
+        """Take what a throw-away process found, unless the candidate was replaced meanwhile."""
+        row = self.installs.get(proof.model)
+        if self.proving.take(proof) and row and row.state is Install.STAGED and row.wanted.sha256 == proof.digest:
+            self._postpone(row.model)
+            self.advance(row, proved(error))
+
+    def _pause(self, row: InstallRow) -> Wait:
+        return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))
+
+    def _await(self, row: InstallRow) -> Wait:
+        self.installs.awaiting.add(row.model)
+        return Wait(self._config.runtime_wait_s)

@@ -1,0 +1,107 @@
+"""Compares what is desired with the installs: begins, changes or leaves each, so that it leads to what is desired."""
+
+from dataclasses import dataclass, replace
+
+from dsops.directive import DesiredSlot, Directive
+from dsops.errors import Cancelled, Conflict
+from dsops.states import Install
+from dsops_agent.install.engine import Engine
+from dsops_agent.install.installs import Installs
+from dsops_agent.install.journal import InstallRow, Journal
+from dsops_agent.install.machine import SUPERSEDABLE, Event
+from dsops_agent.install.ports import RuntimeControl
+from dsops_agent.install.slots import Slots
+from dsops_agent.install.steps import Outcome, problem_of
+from dsops_agent.install.view import tidings_of
+
+
+@dataclass(kw_only=True)
+class Reconciler:
+    """Turns desired state into installs. One thread.
+
+    Attributes:
+        journal: Durable state.
+        slots: The bundles on disk.
+        runtime: The inference process.
+        installs: The installs.
+        engine: Brings them forward.
+    """
+
+    journal: Journal
+    slots: Slots
+    runtime: RuntimeControl
+    installs: Installs
+    engine: Engine
+
+    def accepted(self, directive: Directive) -> None:
+        """Act on a directive that was accepted, and is durable."""
+        if directive.pardoned:
+            self.pardoned()
+        self.reconcile_all()
+        for model, wanted in directive.slots.items():
+            self._open_again(model, wanted)
+
+    def pardoned(self) -> None:
+        """Act on bundles that left the quarantine."""
+        self.installs.reload()
+        self.engine.board.has_news()
+
+    def reconcile_all(self) -> None:
+        """Look at every model that is desired, or was."""
+        for model in sorted({*self.journal.desired(), *self.installs.rows}):
+            self.reconcile(model)
+
+    def reconcile(self, model: str) -> None:
+        """Begin, change, cancel or leave a model's install, so that it leads to what is desired."""
+        desired, row = self.journal.desired().get(model), self.installs.get(model)
+        if desired is None:
+            if row and row.state in SUPERSEDABLE:
+                self._cancel(row)
+            return
+        seq, wanted = desired
+        if row is None or row.state.is_final:
+            if row is None or not self._is_settled(row, seq, wanted):
+                self._begin(model, seq, wanted)
+        elif row.wanted.sha256 == wanted.sha256:
+            if row.wanted != wanted or row.seq != seq:
+                self.installs.save(replace(row, wanted=wanted, seq=seq))
+                self.engine.board.publish()
+        elif row.state in SUPERSEDABLE:
+            self._begin(model, seq, wanted)
+        elif row.state is Install.PROBATION:
+            self._go_back_if_wanted(row, wanted)
+
+    def _open_again(self, model: str, wanted: DesiredSlot) -> None:
+        """Serve an active sealed bundle that could not be opened until this key came."""
+        row, active = self.installs.get(model), self.slots.active(model)
+        is_it = wanted.content_key is not None and active is not None and active.digest == wanted.sha256
+        if is_it and (row is None or row.state.is_final) and not self.runtime.is_serving(model, wanted.sha256):
+            self.engine.serve(model)
+
+    def _is_settled(self, row: InstallRow, seq: int, wanted: DesiredSlot) -> bool:
+        if not row.wanted.wants_same(wanted):
+            return False
+        if row.state is Install.COMMITTED:
+            active = self.slots.active(row.model)
+            return active is not None and active.digest == wanted.sha256
+        return row.state is Install.ROLLED_BACK or row.seq >= seq
+
+    def _begin(self, model: str, seq: int, wanted: DesiredSlot) -> None:
+        self.engine.halt(model)
+        old = self.installs.get(model)
+        doubt = self.installs.doubts.get(model)
+        if old and doubt:  # what is replaced before newer metadata bore it out is refused for good
+            self.journal.tell(tidings_of(replace(old, state=Install.REJECTED, problem=doubt)))
+        row = InstallRow(model, old.state if old else Install.IDLE, seq, wanted)
+        self.engine.advance(row, Outcome(Event.DIRECTED))
+
+    def _cancel(self, row: InstallRow) -> None:
+        self.engine.halt(row.model)
+        why = Cancelled(f"release {row.wanted.release} of {row.model} is not wanted any more", why="a newer directive")
+        self.engine.advance(row, Outcome(Event.CANCELLED, problem_of(why)))
+
+    def _go_back_if_wanted(self, row: InstallRow, wanted: DesiredSlot) -> None:
+        before = self.slots.previous(row.model)
+        if before and before.digest == wanted.sha256:
+            why = Conflict("a newer directive wants the bundle before")
+            self.engine.advance(row, Outcome(Event.SUPERSEDED, problem_of(why)))
