@@ -76,7 +76,7 @@ def install_config(config: Config) -> InstallConfig:
         window=config.install.window,
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
-        transfer=TransferLimits(**config.transfer.model_dump()),
+        transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
     )
 
 
