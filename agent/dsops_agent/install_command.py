@@ -82,8 +82,8 @@ def install(config: Config, path: Path, say: Callable[[str], None]) -> None:
         raise StateDamaged(
             f"cannot write into {config.state}", why=str(error.strerror), hint="use the agent's user"
         ) from error
-    say(f"{place} is offered to the agent")
     try:
+        say(f"{place} is offered to the agent")
         _follow(config, follower, say)
     except KeyboardInterrupt as error:
         raise Interrupted(
