@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[common, shown], help="show how the agent does")
     status.add_argument("--check", action="store_true", help="exit with 3 unless it is connected and can answer")
     status.set_defaults(command=_status)
+    install = commands.add_parser(
+        "install",
+        parents=[common],
+        help="install from a bundle file or from a kit, without a network; the agent must run",
+    )
+    install.add_argument("path", type=Path, metavar="PATH", help="bundle file, or folder of `dsops device kit`")
+    install.set_defaults(command=_install)
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
@@ -166,6 +173,11 @@ def _tuf_client(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _install(options: argparse.Namespace) -> None:
+    command = _module("dsops_agent.install_command")
+    command.install(load(options.config).config, options.path, command.say)
+
+
 def _status(options: argparse.Namespace) -> None:
     config = load(options.config).config
     status = read_status(config.state / "status.json")
@@ -205,12 +217,21 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
             yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
+    yield from _source_rows(status)
     for kind, spool in status.spool.items():
         figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
         yield kind, figures
     for name, text in status.problems.items():
         yield f"problem ({name})", text
     yield "updated", status.updated.isoformat(timespec="seconds")
+
+
+def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:
+    for source in status.sources:
+        aside = f"; set aside for {source.aside_s:.0f} s more" if source.aside_s else ""
+        yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
+        if source.problem:
+            yield "", f"{source.problem.code}: {source.problem.message}"
 
 
 def _config_show(options: argparse.Namespace) -> None:

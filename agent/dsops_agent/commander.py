@@ -1,6 +1,7 @@
 """MQTT messages to the installer: pure routing by topic."""
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from dsops.topics import Topics
@@ -21,10 +22,6 @@ class Inbox(Protocol):
         """Take the head of the trust metadata."""
         ...
 
-    def chunk_arrived(self, digest: str, data: bytes) -> None:
-        """Take a chunk under the digest that it claims."""
-        ...
-
 
 class Commander:
     """Routes messages of one device.
@@ -33,14 +30,16 @@ class Commander:
         topics: Spells the topics.
         device: This device.
         inbox: Takes the messages; the installer.
+        chunks: Takes chunks, under the digest that they claim.
     """
 
-    def __init__(self, topics: Topics, device: str, inbox: Inbox) -> None:
+    def __init__(self, topics: Topics, device: str, inbox: Inbox, chunks: Callable[[str, bytes], None]) -> None:
         self._topics = topics
         self._desired = topics.desired(device)
         self._answer = topics.chunk_answer(device)
         self._head = topics.trust()
         self._inbox = inbox
+        self._chunks = chunks
 
     def on_message(self, topic: str, payload: bytes) -> bool:
         """Route one message; an empty one is the end of a retained message and says nothing.
@@ -54,11 +53,11 @@ class Commander:
         if topic == self._desired:
             self._inbox.on_directive(payload)
         elif topic == self._answer:
-            self._inbox.chunk_arrived(payload[:_DIGEST_BYTES].hex(), payload[_DIGEST_BYTES:])
+            self._chunks(payload[:_DIGEST_BYTES].hex(), payload[_DIGEST_BYTES:])
         elif topic == self._head:
             self._inbox.on_trust_head(payload)
         elif digest is not None:
-            self._inbox.chunk_arrived(digest, payload)
+            self._chunks(digest, payload)
         else:
             logger.debug("no use for a message on %s", topic)
             return False

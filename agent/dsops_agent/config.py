@@ -6,9 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from dsops import ids
 from dsops.directive import MAX_SEQ
@@ -54,8 +64,24 @@ def _address(text: str) -> str:
     return text
 
 
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a URL: {error}") from error
+    if not is_one or url.query or url.fragment or url.username or not text.isascii() or not text.isprintable():
+        raise ValueError(f"{text!r} is not https://host/path or http://host/path")
+    return text.rstrip("/")
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 FilePath = Annotated[Path, AfterValidator(_against_file)]
 Address = Annotated[str, AfterValidator(_address)]
+BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more)]
 
 
 class Section(BaseModel):
@@ -144,15 +170,48 @@ class Maintenance(Section):
 
 
 class Transfer(Section):
-    """How much of bundles the device may fetch; the controller can lower this, and never lift it."""
+    """From where bundles come besides the broker, and how much of them it may fetch.
+
+    The controller can lower the limits, and never lift them.
+    """
 
     site: str = Field(
         default="",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
         description="name of the site: its devices share a link, and the budget that the controller has for it",
     )
+    http: BaseUrls = Field(
+        default=(), max_length=4, description="web servers with the files of `dsops bundle export`: a URL, or several"
+    )
+    http_ca: FilePath | None = Field(
+        default=None, description="PEM file with the authority of those web servers; without it those of the system"
+    )
     bytes_per_s: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a second at most; 0: no limit")
     bytes_per_day: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes of bundles a day at most; 0: no limit")
+
+
+class SiteCache(Section):
+    """A broker near by, on which devices of one site leave for each other what they fetched."""
+
+    broker: Address | None = Field(default=None, description="host:port of the site's broker; without it there is none")
+    ca: FilePath | None = Field(
+        default=None, description="PEM file with the authority of the site's broker; without it there is no TLS"
+    )
+    certificate: FilePath | None = Field(default=None, description="PEM file with a certificate for the site's broker")
+    key: FilePath | None = Field(default=None, description="PEM file with the key of that certificate")
+    wait_s: float = Field(default=1.0, gt=0, le=60, description="how long a chunk may take before others are asked")
+    serve: bool = Field(default=False, description="whether this device leaves there what it fetched")
+    max_bytes: int = Field(default=64 << 20, ge=1 << 20, description="how much it leaves there at most")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "SiteCache":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        if self.certificate is not None and self.ca is None:
+            raise ValueError("a certificate needs ca as well")
+        if self.broker is None and (self.serve or self.ca is not None):
+            raise ValueError("without broker there is no site cache")
+        return self
 
 
 class Telemetry(Section):
@@ -202,7 +261,8 @@ class Config(Section):
     inference: Inference = Field(default=Inference(), description="how programs ask for inference")
     install: Install = Field(default=Install(), description="how a bundle comes onto the device")
     maintenance: Maintenance = Field(default=Maintenance(), description="when a bundle may come onto the device")
-    transfer: Transfer = Field(default=Transfer(), description="how much the device may fetch")
+    transfer: Transfer = Field(default=Transfer(), description="from where bundles come, and how much of them")
+    site_cache: SiteCache = Field(default=SiteCache(), description="a broker near by that devices of a site share")
     telemetry: Telemetry = Field(default=Telemetry(), description="what the device reports")
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")

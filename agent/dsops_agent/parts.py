@@ -34,7 +34,9 @@ from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.runtime_process import Launch
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.assembly import Sources, Surroundings, holdings
+from dsops_agent.sources.mqtt import MqttChunks
+from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -74,7 +76,7 @@ def install_config(config: Config) -> InstallConfig:
         window=config.install.window,
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
-        transfer=TransferLimits(**config.transfer.model_dump()),
+        transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
     )
 
 
@@ -136,8 +138,12 @@ class Parts:
         self._reporter = Reporter(
             signer, lambda: self._installer, self._session, lambda: self._session.is_connected, self.clock
         )
+        self._sources = self._make_sources()
         self._installer = self._make_installer()
-        self._commander = Commander(self._topics, device, self._installer)
+        self._commander = Commander(
+            self._topics, device, self._installer, partial(self._sources.chain.came, MqttChunks.name)
+        )
+        self._offers = Offers(state / "offers", self._sources.folder, self._sources.chain, self._installer, self.clock)
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
             SystemHost(state),
@@ -191,6 +197,23 @@ class Parts:
             judge_dates_by(context, self._trust.now, self.credentials.current.ca_path)
         return context
 
+    def _make_sources(self) -> Sources:
+        device = self.identity.device
+        around = Surroundings(
+            device=device,
+            topics=self._topics,
+            deliver=self._chunk_came,
+            events=self._events,
+            clock=self.clock,
+            trusted_now=self._trusted_now,
+            holdings=lambda: holdings(self._installer.observed(), self._installer.slots),
+        )
+        broker = MqttChunks(self._session, self._topics, device, self._chunk_lost)
+        return Sources(self.config, around, broker)
+
+    def _trusted_now(self) -> datetime | None:
+        return self._trust.now() if self._trust.clock_state() is ClockState.BEHIND else None
+
     def _make_installer(self) -> Installer:
         state = self.config.state
         return Installer(
@@ -199,7 +222,7 @@ class Parts:
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
-            chunks=MqttChunks(self._session, self._topics, self.identity.device, self._chunk_lost),
+            chunks=self._sources.chain,
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             events=self._events,
@@ -221,6 +244,9 @@ class Parts:
             ) from error
 
     # What others tell us.
+
+    def _chunk_came(self, digest: str, data: bytes) -> None:
+        self._installer.chunk_arrived(digest, data)
 
     def message(self, topic: str, payload: bytes) -> None:
         """Take a message from the broker."""
@@ -262,6 +288,8 @@ class Parts:
         threads.start("runtime", self._supervisor.run)
         threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
+        self._sources.start(threads, stop)
+        threads.start("offers", lambda: self._offers.run(stop))
         threads.start("mqtt", self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
@@ -281,7 +309,8 @@ class Parts:
 
     def stop(self, threads: Threads) -> None:
         """Stop the threads after their ``stop`` was set: first who uses others, last who sends what is left."""
-        threads.join(1.0, "installer", "reporter", "collector")
+        threads.join(1.0, "installer", "reporter", "collector", "offers", "site-shelf")
+        self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
         threads.join(5.5, "runtime", "prover", "mqtt")
@@ -303,6 +332,7 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
         }
@@ -315,6 +345,8 @@ class Parts:
                 "certificate_expires": identity.expires,
                 "clock": self._trust.clock_state(),
                 "runtime_pid": self._supervisor.pid,
+                "sources": self._sources.chain.states(),
+                "offer": self._offers.status(),
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "quarantine": self._quarantine(),

@@ -32,6 +32,30 @@ class SpoolStatus(BaseModel):
     pending: int = 0
 
 
+class SourceStatus(BaseModel):
+    """How a source of chunks stands: what it brought since the start, why it failed last, how long it is set aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    chunks: int = 0
+    total_bytes: int = 0
+    problem: Problem | None = None
+    aside_s: float = 0.0
+
+
+class OfferStatus(BaseModel):
+    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    path: str
+    bundles: Mapping[str, str] = {}
+    problem: Problem | None = None
+    hint: str = ""
+
+
 class Quarantined(BaseModel):
     """A bundle that is never tried again, and why."""
 
@@ -47,7 +71,7 @@ class Status(BaseModel):
 
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``problems``
     says of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, and of ``broker``,
-    ``telemetry`` and ``samples`` why there is no connection.
+    ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +90,8 @@ class Status(BaseModel):
     inference_socket: str = ""
     models: Mapping[str, ModelState] = {}
     files: Mapping[str, str] = {}
+    sources: tuple[SourceStatus, ...] = ()
+    offer: OfferStatus | None = None
     quarantine: tuple[Quarantined, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0

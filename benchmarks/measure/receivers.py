@@ -18,7 +18,7 @@ from dsops.topics import Topics
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
 from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.transport.ports import Inbox

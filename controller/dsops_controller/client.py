@@ -92,6 +92,10 @@ class Client:
         """Return of every signed bundle, of every model or of one, whether a device would accept it, and why."""
         return self._rows(f"/devices/{ids.device_id(device)}/why", model=model)
 
+    def directive(self, device: str) -> Row:
+        """Return a device's newest directive: ``envelope`` (base64), ``expires``, and the bundles that it wants."""
+        return self._json("GET", f"/devices/{ids.device_id(device)}/directive")
+
     def new_token(self, device: str, ttl_s: int) -> Row:
         """Make a one-time enrolment token."""
         return self._json("POST", f"/devices/{ids.device_id(device)}/token", json={"ttl_s": ttl_s})
@@ -150,6 +154,11 @@ class Client:
         """Return one bundle with its manifest; the variant must be named when the release has several."""
         query = f"?variant={_part(variant)}" if variant is not None else ""
         return self._json("GET", f"/bundles/{ids.model_name(model)}/{release}{query}")
+
+    def bundle_file(self, model: str, release: int, variant: str) -> bytes:
+        """Return a bundle's file."""
+        path = f"/bundles/{ids.model_name(model)}/{release}/file?variant={_part(variant)}"
+        return self._call("GET", path).content
 
     def push(self, bundle: bytes, role: bytes, content_key: bytes | None = None) -> Row:
         """Hand over a bundle, the role metadata that signs it, and the content key of one that is sealed."""

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from dsops.chunks import ChunkIndex, index_of
+from dsops.chunks import ChunkIndex, index_by, index_of
 from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
 from dsops.manifest import FORMATS, MAX_MANIFEST_BYTES, Blob, Manifest
 
@@ -66,6 +66,22 @@ def bundle_index(data: bytes) -> ChunkIndex:
     if sum(lengths) != len(data):
         raise MalformedBundle(f"the bundle has {len(data)} bytes", why=f"its manifest says {sum(lengths)}")
     return index_of(data, segments=lengths)
+
+
+def file_index(path: Path) -> ChunkIndex:
+    """Return what :func:`bundle_index` returns, of a file of which only a chunk is in memory at a time.
+
+    Raises:
+        MalformedBundle: It is absent, no regular file, no bundle, or larger than an index can name.
+    """
+    try:
+        with _open_regular(path) as file:
+            manifest, start = _read_head(file)
+            lengths = (start, *(blob.size_bytes for blob in manifest.blobs if blob.size_bytes))
+            file.seek(0)
+            return index_by(lambda span: file.read(span.length), lengths)
+    except OSError as error:
+        raise MalformedBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
 
 
 class Bundle:

@@ -8,7 +8,7 @@ chunks wherever it stands in the file, and comes over the network once.
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,14 +100,29 @@ def index_of(data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES, segments: Iter
     Raises:
         MalformedBundle: The file is larger than an index can name.
     """
-    borders = _borders(data, segments)
+    return index_by(lambda span: data[span.offset : span.offset + span.length], _borders(data, segments), chunk_bytes)
+
+
+def index_by(
+    read: Callable[[Span], bytes], segments: tuple[int, ...], chunk_bytes: int = DEFAULT_CHUNK_BYTES
+) -> ChunkIndex:
+    """Return what :func:`index_of` returns, of a file that is read chunk by chunk.
+
+    Args:
+        read: Returns the bytes at a place; called in order.
+        segments: Lengths of the parts that have chunks of their own, all of the file.
+        chunk_bytes: Length of a chunk.
+
+    Raises:
+        MalformedBundle: The file is larger than an index can name.
+    """
     for size in (chunk_bytes, MAX_CHUNK_BYTES):
-        chunks = sum(-(-length // size) for length in borders)
-        if data and _HEAD.size + 8 * len(borders) + 32 * chunks <= MAX_CHUNK_BYTES:
-            digests = tuple(hashlib.sha256(chunk).hexdigest() for chunk in split(data, size, borders))
-            return ChunkIndex(size, borders, digests)
-    most = (MAX_CHUNK_BYTES - _HEAD.size - 8 * len(borders)) // 32 * MAX_CHUNK_BYTES
-    raise MalformedBundle(f"{len(data)} bytes cannot be sent", why=f"1 to {most} can")
+        chunks = sum(-(-length // size) for length in segments)
+        if chunks and _HEAD.size + 8 * len(segments) + 32 * chunks <= MAX_CHUNK_BYTES:
+            digests = tuple(hashlib.sha256(read(span)).hexdigest() for span in _spans(segments, size))
+            return ChunkIndex(size, segments, digests)
+    most = (MAX_CHUNK_BYTES - _HEAD.size - 8 * len(segments)) // 32 * MAX_CHUNK_BYTES
+    raise MalformedBundle(f"{sum(segments)} bytes cannot be sent", why=f"1 to {most} can")
 
 
 def _borders(data: bytes, segments: Iterable[int]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dsops.messages import Need, Problem, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
 from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, RuntimeControl
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool

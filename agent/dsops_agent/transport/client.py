@@ -19,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from typing_extensions import override
 
 from dsops_agent.identity import Identity
 
@@ -98,9 +99,19 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def make_client(name: str, tls: ssl.SSLContext | None, will: Will, callbacks: Callbacks) -> Client:
+class BoundedClient(Client):
+    """Ends the connection when a packet is longer than what we said in CONNECT that we take, before it is read."""
+
+    @override
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > MAX_PACKET_BYTES:
+            raise ConnectionError(f"the broker sends a packet of {bufsize} bytes, {MAX_PACKET_BYTES} are taken")
+        return super()._sock_recv(bufsize)
+
+
+def make_client(name: str, tls: ssl.SSLContext | None, will: Will | None, callbacks: Callbacks) -> Client:
     """Return a client that is not connected yet and that will make one connection; without TLS if there is none."""
-    client = Client(
+    client = BoundedClient(
         CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTv5, reconnect_on_failure=False, manual_ack=True
     )
     client.suppress_exceptions = True
@@ -108,9 +119,10 @@ def make_client(name: str, tls: ssl.SSLContext | None, will: Will, callbacks: Ca
     client.max_inflight_messages_set(WINDOW)
     if tls is not None:
         client.tls_set_context(tls)
-    will_properties = _properties(PacketTypes.WILLMESSAGE)
-    will_properties.WillDelayInterval = will.delay_s
-    client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=will_properties)
+    if will is not None:
+        will_properties = _properties(PacketTypes.WILLMESSAGE)
+        will_properties.WillDelayInterval = will.delay_s
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=will_properties)
     _attach(client, callbacks)
     return client
 
@@ -121,6 +133,15 @@ def connect_properties() -> Properties:
     properties.SessionExpiryInterval = SESSION_EXPIRY_S
     properties.ReceiveMaximum = 16
     properties.MaximumPacketSize = MAX_PACKET_BYTES
+    return properties
+
+
+def publish_properties(expiry_s: int) -> Properties | None:
+    """Return what goes with a message that the broker forgets after a time; None when it has none."""
+    if not expiry_s:
+        return None
+    properties = _properties(PacketTypes.PUBLISH)
+    properties.MessageExpiryInterval = expiry_s
     return properties
 
 

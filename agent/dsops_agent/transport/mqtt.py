@@ -35,6 +35,7 @@ from dsops_agent.transport.client import (
     connect_properties,
     leave_for_now,
     make_client,
+    publish_properties,
     turn,
 )
 from dsops_agent.transport.outbox import Outbox, Outgoing
@@ -84,7 +85,7 @@ class Settings:
     Attributes:
         first_contact_max_s: The first connection, and the one after a loss, wait a random time up to this: a broker
             that comes back meets its whole fleet at once.
-        tls: Called for each connection. None is no TLS: for measurements, and never what a device is configured to.
+        tls: Called for each connection; returns None where there is no TLS.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
     """
@@ -151,10 +152,11 @@ class _Wishes:
 class MqttSession:
     """Keeps a session with the broker. Implements :class:`dsops_agent.transport.ports.Broker`.
 
-    :meth:`run` is the body of the one thread that touches the network; :meth:`stop` ends it.
+    :meth:`run` is the body of the one thread that touches the network; :meth:`stop` ends it. Without a ``life`` there
+    are no births and deaths.
     """
 
-    def __init__(self, settings: Settings, life: Life, inbox: Inbox, clock: Clock) -> None:
+    def __init__(self, settings: Settings, life: Life | None, inbox: Inbox, clock: Clock) -> None:
         self._settings = settings
         self._life = life
         self._inbox = inbox
@@ -181,11 +183,17 @@ class MqttSession:
         return connection is not None and connection.is_up
 
     @property
+    def waiting(self) -> int:
+        """Number of messages that the broker has not taken yet."""
+        with self._lock:
+            return len(self._outbox)
+
+    @property
     def retains(self) -> bool:
         """Whether the broker keeps retained messages, as far as is known."""
         return self._retains
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int = 0) -> None:
         """Send at least once; see :meth:`dsops_agent.transport.ports.Broker.publish`."""
         size = len(topic.encode()) + len(payload) + _PACKET_OVERHEAD_BYTES
         if size > self._max_packet_bytes:
@@ -193,7 +201,7 @@ class MqttSession:
                 f"a message for {topic} is too long", why=f"{size} bytes, {self._max_packet_bytes} are possible"
             )
         with self._lock:
-            self._outbox.put(Outgoing(topic, payload, retain))
+            self._outbox.put(Outgoing(topic, payload, retain, expiry_s))
         self._bell.ring()
 
     def subscribe(self, topic: str, qos: int) -> None:
@@ -277,10 +285,12 @@ class MqttSession:
             IdentityRefused: The broker said no in the handshake (TLS 1.2; in TLS 1.3 it does so afterwards).
             OSError: It was not reached, or has no certificate of our authority.
         """
-        seq = self._life.next_seq()
+        life = self._life
+        seq = life.next_seq() if life else 0
         events: deque[Event] = deque()
         now_s = self._clock.monotonic_s()
-        will = Will(self._life.topic, self._life.message(seq, False), self._settings.will_delay_s, self._retains)
+        delay_s, retains = self._settings.will_delay_s, self._retains
+        will = Will(life.topic, life.message(seq, False), delay_s, retains) if life else None
         client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take))
         connection = _Connection(client, seq, events, now_s, now_s)
         host, _, port = self._address.rpartition(":")
@@ -368,10 +378,14 @@ class MqttSession:
         self.figures.connections += 1
         self._max_packet_bytes = min(MAX_MESSAGE_BYTES, max_packet_bytes or MAX_MESSAGE_BYTES)
         with self._lock:
-            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, True), retain=True))
+            self._put_life(connection, online=True)
             # All of them, also when the broker kept the session: only a SUBSCRIBE brings retained messages again.
             self._wishes.changes = dict(self._wishes.wanted)
         self._guarded(self._inbox.connected)
+
+    def _put_life(self, connection: _Connection, *, online: bool) -> None:
+        if self._life:
+            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, online), retain=True))
 
     def _acknowledged(self, number: int, refusal: str) -> None:
         with self._lock:
@@ -403,7 +417,8 @@ class MqttSession:
     def _send(self, client: Client) -> None:
         with self._lock:
             while (message := self._outbox.take()) is not None:
-                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain and self._retains)
+                retain, properties = message.retain and self._retains, publish_properties(message.expiry_s)
+                info = client.publish(message.topic, message.payload, 1, retain, properties)
                 self._outbox.sent(info.mid, message)
                 if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:  # the disconnection is on its way to us
                     return
@@ -411,7 +426,7 @@ class MqttSession:
     def _say_goodbye(self, connection: _Connection) -> None:
         """Publish the death and disconnect in order; gives up after ``GOODBYE_S`` seconds."""
         with self._lock:
-            self._outbox.put(Outgoing(self._life.topic, self._life.message(connection.seq, False), retain=True))
+            self._put_life(connection, online=False)
         ends_s = self._clock.monotonic_s() + GOODBYE_S
         try:
             while len(self._outbox) and (left_s := ends_s - self._clock.monotonic_s()) > 0:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One message."""
+    """One message; the broker forgets it after ``expiry_s`` seconds, unless that is 0."""
 
     topic: str
     payload: bytes
     retain: bool
+    expiry_s: int = 0
 
 
 class Outbox:

@@ -102,6 +102,6 @@ def clock_state(system: datetime, built: datetime, known: TimeRecord | None, lat
         known: What signed metadata bears out, if any was accepted.
         latest: Expiry of the embedded root, for a device that has accepted nothing yet.
     """
-    if system < max(built, known.floor if known else built) - TOLERANCE:
+    if system + TOLERANCE < max(built, known.floor if known else built):
         return ClockState.BEHIND
     return ClockState.AHEAD if system >= (known.latest if known else latest) else ClockState.PLAUSIBLE

@@ -14,7 +14,7 @@ from dsops.files import write_atomically
 from dsops.manifest import Manifest
 from dsops.sealing import read_blob
 from dsops.trust import model_role
-from dsops_controller.cli import bundle_diff, bundle_show, output, secrets, session
+from dsops_controller.cli import bundle_diff, bundle_show, delivery, output, secrets, session
 from dsops_controller.cli.content_keys import find_key, read_or_make_secret
 
 T = TypeVar("T")
@@ -182,6 +182,28 @@ def diff(
     old, new = (_contents(path, compare.Contents, content_keys or ()) for path in (before, after))
     names = {"before": before.name, "after": after.name}
     bundle_diff.show(names | compare.compare(old, new).as_dict(), form)
+
+
+@app.command()
+def export(
+    what: Annotated[list[str], typer.Argument(help="bundle files, or MODEL/RELEASE[/VARIANT] of the server")],
+    to: Annotated[Path, typer.Option("--out", help="folder to write into; made if it is not there")],
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Write bundles by their digest, for a web server from which devices fetch them ([transfer] http).
+
+    Example: dsops bundle export digits/2 --out /srv/bundles
+
+    With bundles of the server their trust documents come along. Files that are there already stay.
+    """
+    if all(Path(name).is_file() for name in what):
+        written = delivery.export(what, delivery.Files(to), None)
+    else:
+        with session.connected(context) as client:
+            written = delivery.export(what, delivery.Files(to), client)
+    columns = {"bundle": "BUNDLE", "length_bytes": "BYTES", "sha256": "SHA256"}
+    output.rows(written, columns, form)
 
 
 @app.command()

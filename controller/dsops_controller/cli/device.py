@@ -9,7 +9,7 @@ import typer
 from dsops.errors import Interrupted, InvalidInput
 from dsops.files import write_secret
 from dsops_controller import listing
-from dsops_controller.cli import device_why, output, session
+from dsops_controller.cli import delivery, device_why, output, session
 from dsops_controller.client import Client
 
 app = typer.Typer(help="Look at devices, let them in, shut them out.", no_args_is_help=True)
@@ -81,6 +81,27 @@ def events(
         rows = client.events(device=device, kind=kind, limit=limit)
     columns = {"time": "TIME", "kind": "KIND", "model": "MODEL", "release": "RELEASE", "code": "CODE"}
     output.rows(rows, columns | {"message": "TEXT"}, form)
+
+
+@app.command()
+def kit(
+    device: Name,
+    to: Annotated[Path, typer.Option("--out", help="folder to write into; made if it is not there")],
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Write what a device is to run into a folder, for a USB stick: it installs that without a network.
+
+    Example: dsops device kit cam-1 --out /media/stick/cam-1
+
+    On the device: dsops-agent install FOLDER. Sealed bundles stay sealed; only this device can open them.
+    """
+    with session.connected(context) as client:
+        made = delivery.make_kit(client, device, delivery.Files(to))
+    names = ", ".join(f"{bundle.model} {bundle.release}" for bundle in made.bundles)
+    ends = f"{made.expires:%Y-%m-%d %H:%M} UTC"
+    sentence = f"{to}: {names} for {device}, until {ends}; on the device: dsops-agent install FOLDER"
+    output.done(made.model_dump(mode="json"), sentence, form)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from dsops.messages import Observed
 from dsops.states import Device, Rollout
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import device, device_latest, observed, rollout
+from dsops_controller.db.tables import desired, device, device_latest, observed, rollout
 from dsops_controller.server.offers import offered_bytes
 
 Figures = Mapping[str, Mapping[str, Any]]
@@ -60,6 +60,13 @@ class Overview:
             for row in connection.execute(query):
                 found[row.device][row.model] = json.loads(row.figures) | {"time_ms": row.time_ms}
         return dict(found)
+
+    def directive(self, name: str) -> bytes | None:
+        """Return the envelope of a device's newest directive; None when it has none, or does not take part."""
+        query = select(desired.c.envelope).join(device, device.c.id == desired.c.device)
+        with self._db.read() as connection:
+            taking_part = (device.c.id == name) & (device.c.state == Device.ACCEPTED)
+            return connection.execute(query.where(taking_part)).scalar()
 
     def counts(self) -> FleetCounts:
         """Count accepted devices, those of them that are online, running rollouts, and bytes that are offered."""

@@ -23,7 +23,7 @@ from dsops.topics import Topics
 from dsops_agent.commander import Commander
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
 from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_controller.client import Client
 from dsops_controller.fleet.ca import Issued

@@ -38,6 +38,15 @@ def test_sockets_are_in_the_run_folder_by_default(tmp_path: Path) -> None:
     assert config.inference_socket == tmp_path / "r/inference.sock"
 
 
+def test_web_servers_are_one_url_or_several(tmp_path: Path) -> None:
+    one = load(write(tmp_path, GOOD + '[transfer]\nhttp = "https://cdn.example/x/"\nhttp_ca = "ca.pem"\n'))
+    assert one.config.transfer.http == ("https://cdn.example/x",)
+    assert one.config.transfer.http_ca == tmp_path / "ca.pem"
+    two = load(write(tmp_path, GOOD + '[transfer]\nhttp = ["https://a", "http://b:8080/c"]\n'))
+    assert two.config.transfer.http == ("https://a", "http://b:8080/c")
+    assert "https://a, http://b:8080/c" in [setting.value for setting in two.settings()]
+
+
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
@@ -50,6 +59,11 @@ def test_sockets_are_in_the_run_folder_by_default(tmp_path: Path) -> None:
         (GOOD + "[install]\nwindow = 17\n", "install.window", "16"),
         (GOOD + '[enrolment]\naddress = "nowhere"\nca = "c"\ntoken = "t"\n', "enrolment.address", "host:port"),
         (GOOD.replace('root = "1.root.json"', ""), "trust.root", "root"),
+        (GOOD + "[site_cache]\nserve = true\n", "site_cache", "without broker"),
+        (GOOD + '[site_cache]\nbroker = "h:1"\nca = "c"\nkey = "k"\n', "site_cache", "go together"),
+        (GOOD + '[transfer]\nhttp = "ftp://host/x"\n', "transfer.http.0", "https://host/path"),
+        (GOOD + '[transfer]\nhttp = ["https://a:b@host"]\n', "transfer.http.0", "https://host/path"),
+        (GOOD + '[transfer]\nhttp = "http://[::1"\n', "transfer.http.0", "URL"),
         ('run = "' + "r" * 120 + '"' + GOOD, "run", "107"),
     ],
 )

@@ -41,13 +41,13 @@ class Inbox:
 )
 def test_message_goes_to_the_installer(topic: str, payload: bytes, call: tuple[str, ...]) -> None:
     inbox = Inbox()
-    assert Commander(TOPICS, "cam-1", inbox).on_message(topic, payload)
+    assert Commander(TOPICS, "cam-1", inbox, inbox.chunk_arrived).on_message(topic, payload)
     assert inbox.calls == [call]
 
 
 def test_removed_retained_messages_say_nothing() -> None:
     inbox = Inbox()
-    commander = Commander(TOPICS, "cam-1", inbox)
+    commander = Commander(TOPICS, "cam-1", inbox, inbox.chunk_arrived)
     assert commander.on_message(TOPICS.desired("cam-1"), b"")
     assert commander.on_message(TOPICS.chunk(DIGEST), b"")
     assert commander.on_message(TOPICS.trust(), b"")
@@ -56,7 +56,7 @@ def test_removed_retained_messages_say_nothing() -> None:
 
 def test_other_topics_are_not_the_installers() -> None:
     inbox = Inbox()
-    commander = Commander(TOPICS, "cam-1", inbox)
+    commander = Commander(TOPICS, "cam-1", inbox, inbox.chunk_arrived)
     assert not commander.on_message(TOPICS.desired("cam-2"), b"d")
     assert not commander.on_message(TOPICS.command("cam-1"), b"d")
     assert not commander.on_message(TOPICS.controller(), b"")

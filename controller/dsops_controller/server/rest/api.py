@@ -4,7 +4,19 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 import dsops
-from dsops_controller.server.rest import broker, bundles, data, devices, problems, rollouts, sites, summary, trust, why
+from dsops_controller.server.rest import (
+    broker,
+    bundles,
+    data,
+    devices,
+    kits,
+    problems,
+    rollouts,
+    sites,
+    summary,
+    trust,
+    why,
+)
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.rest.guard import Guard
 
@@ -22,7 +34,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, trust, bundles, rollouts, sites, data):
+    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, sites, data):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app

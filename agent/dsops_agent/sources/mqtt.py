@@ -1,4 +1,4 @@
-"""The installer's port to the broker: chunks come as messages of topics that are asked for."""
+"""Chunks from the broker: they come as messages of topics that are asked for."""
 
 import logging
 from collections.abc import Callable
@@ -22,6 +22,8 @@ class MqttChunks:
         device: This device.
         lost: Told of a chunk that cannot come as a retained message, because the broker keeps none, and why.
     """
+
+    name = "broker"
 
     def __init__(self, broker: Broker, topics: Topics, device: str, lost: Callable[[str, Problem], None]) -> None:
         self._broker = broker

@@ -1,0 +1,259 @@
+"""Kits and bundles that come on a stick: a device without a network believes of them what it would believe of a broker.
+
+The device has the real chain of sources, folder source, installer and trust store; there is no network at all.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from device_stage import Made, Stage, make_bundle
+from trust_stage import Bench
+
+from dsops import strictjson
+from dsops.bundle import bundle_index, sha256_hex
+from dsops.chunks import ChunkIndex
+from dsops.kit import KIT_FILE, Kit, KitBundle
+from dsops.states import Install
+from dsops_agent.install.ports import Chunk
+from dsops_agent.sources.chain import Chain
+from dsops_agent.sources.folder import FolderSource
+from dsops_agent.sources.offers import Offers, leave
+
+
+class NoNetwork:
+    """The broker of a device that has no network."""
+
+    name = "broker"
+
+    def request(self, chunk: Chunk) -> None:
+        return
+
+    def cancel(self, digest: str) -> None:
+        return
+
+    def need(self, chunks: tuple[Chunk, ...]) -> None:
+        return
+
+
+class Offline:
+    """A device without a network, and a stick."""
+
+    def __init__(self, stage: Stage, stick: Path) -> None:
+        self.stage, self.stick = stage, stick
+        self.chain = Chain(self._deliver, stage.around, stage.bench.clock)
+        self.folder = FolderSource(self.chain)
+        self.chain.use((self.folder,), NoNetwork())
+        self.chain.withdrawn("folder")
+        self.installer = stage.installer = replace(stage.installer, chunks=self.chain)
+        self.installer.recover()
+        self.offers = Offers(stage.folder / "offers", self.folder, self.chain, self.installer, stage.bench.clock)
+        self.thread = threading.Thread(target=self.folder.run)
+        self.thread.start()
+
+    def _deliver(self, digest: str, data: bytes) -> None:
+        self.installer.chunk_arrived(digest, data)
+
+    def kit(self, made: Made, directive: bytes, head: bytes | None = None) -> None:
+        """Write a kit as `dsops device kit` does."""
+        repository = self.stage.bench.repository
+        index: ChunkIndex = bundle_index(made.data)
+        head = head or repository.head
+        files = [made.data, index.encode(), directive, head, *repository.documents().values()]
+        for data in files:
+            (self.stick / sha256_hex(data)).write_bytes(data)
+        now = self.stage.bench.clock.now()
+        bundle = KitBundle(model="digits", release=made.release, sha256=made.sha256, length_bytes=len(made.data))
+        kit = Kit(
+            device="cam-1",
+            expires=now + timedelta(days=1),
+            head=sha256_hex(head),
+            directive=sha256_hex(directive),
+            bundles=(bundle,),
+        )
+        (self.stick / KIT_FILE).write_bytes(strictjson.dumps(kit.model_dump(mode="json")))
+
+    def sign(self, made: Made) -> None:
+        """Let the owners sign a bundle with the index that a real controller makes."""
+        facts = {"model": "digits", "release": made.release, "variant": "int8", "index": bundle_index(made.data).digest}
+        self.stage.bench.repository.set_target("model-digits", made.path, made.data, facts)
+        self.stage.bench.repository.publish()
+
+    def offer(self, path: Path) -> None:
+        leave(self.stage.folder, path)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        ends_s = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < ends_s, f"waited in vain: {self.installer.observed()}, {self.offers.status()}"
+            self.offers.look()
+            self.installer.work(0.01)
+            self.stage.bench.clock.advance(0.5)
+
+    def is_installed(self, made: Made) -> bool:
+        state = self.installer.observed().get("digits")
+        return state is not None and (state.active, state.install) == (made.sha256, Install.COMMITTED)
+
+    def problem(self) -> str:
+        status = self.offers.status()
+        return status.problem.code if status and status.problem else ""
+
+    def close(self) -> None:
+        self.folder.stop()
+        self.thread.join(10)
+
+
+@pytest.fixture
+def offline(stage: Stage, tmp_path: Path) -> Iterator[Offline]:
+    (tmp_path / "stick").mkdir()
+    made = Offline(stage, tmp_path / "stick")
+    yield made
+    made.close()
+
+
+def test_a_device_that_never_saw_a_network_installs_from_a_kit(offline: Offline, stage: Stage) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    offline.offer(offline.stick)
+    offline.until(lambda: offline.is_installed(made))
+    offline.until(lambda: not (stage.folder / "offers/offer.json").exists())
+    assert offline.problem() == ""
+    assert not offline.folder.place.folder
+
+
+def forged(offline: Offline, stage: Stage, made: Made) -> None:
+    offline.kit(made, stage.directive(1, made.slot()).sign(Ed25519PrivateKey.generate()))
+
+
+def for_another(offline: Offline, stage: Stage, made: Made) -> None:
+    offline.kit(made, stage.directive(1, made.slot(), device="cam-2").sign(stage.key))
+
+
+def expired(offline: Offline, stage: Stage, made: Made) -> None:
+    then = stage.bench.clock.now() - timedelta(days=2)
+    directive = stage.directive(1, made.slot(), issued=then, expires=then + timedelta(days=1))
+    offline.kit(made, directive.sign(stage.key))
+
+
+def no_envelope(offline: Offline, stage: Stage, made: Made) -> None:
+    offline.kit(made, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (forged, "trust.directive_unsigned"),
+        (for_another, "trust.wrong_device"),
+        (expired, "trust.directive_expired"),
+        (no_envelope, "trust.directive_malformed"),
+    ],
+)
+def test_nothing_is_believed_because_it_comes_on_a_stick(
+    offline: Offline, stage: Stage, prepare: Callable[[Offline, Stage, Made], None], code: str
+) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    prepare(offline, stage, made)
+    offline.offer(offline.stick)
+    offline.until(lambda: bool(offline.problem()))
+    assert offline.problem() == code
+    assert code in stage.refusals()
+    assert not offline.is_installed(made)
+
+
+def test_a_bundle_that_nobody_signed_is_not_installed(offline: Offline, stage: Stage) -> None:
+    signed, other = make_bundle(1), make_bundle(2)
+    offline.sign(signed)
+    offline.kit(other, stage.directive(1, other.slot()).sign(stage.key))
+    offline.offer(offline.stick)
+    offline.until(
+        lambda: "digits" in offline.installer.observed() and offline.installer.observed()["digits"].install.is_final
+    )
+    assert offline.installer.observed()["digits"].install is Install.REJECTED
+    assert not offline.is_installed(other)
+
+
+def test_a_bundle_with_other_bytes_on_the_stick_costs_time_and_is_never_installed(
+    offline: Offline, stage: Stage, bench: Bench
+) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    file = offline.stick / made.sha256
+    file.write_bytes(bytes(len(made.data)))
+    offline.offer(offline.stick)
+    offline.until(lambda: any(code == "source.lies" for _, code, _ in stage.around.events))
+    assert not offline.is_installed(made)
+    file.write_bytes(made.data)
+    offline.offer(offline.stick)
+    offline.until(lambda: offline.is_installed(made))
+
+
+def test_a_kit_whose_directive_was_changed_is_damaged(offline: Offline, stage: Stage) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    offline.kit(made, directive := stage.directive(1, made.slot()).sign(stage.key))
+    (offline.stick / sha256_hex(directive)).write_bytes(directive + b" ")
+    offline.offer(offline.stick)
+    offline.until(lambda: offline.problem() == "source.lies")
+
+
+def test_a_bare_bundle_serves_a_directive_that_wants_it_and_no_other(offline: Offline, stage: Stage) -> None:
+    made, other = make_bundle(1), make_bundle(2)
+    for one in (made, other):
+        (offline.stick / f"{one.release}.bundle").write_bytes(one.data)
+    offline.sign(made)
+    offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    (offline.stick / made.sha256).unlink()
+    (offline.stick / bundle_index(made.data).digest).unlink()
+    offline.offer(offline.stick)
+    offline.until(lambda: "digits" in offline.installer.observed())
+    offline.offer(offline.stick / "2.bundle")
+    offline.until(lambda: offline.problem() == "request.conflict")
+    status = offline.offers.status()
+    assert status is not None
+    assert "dsops device kit" in status.hint
+    offline.offer(offline.stick / "1.bundle")
+    offline.until(lambda: offline.is_installed(made))
+
+
+def test_an_agent_that_is_started_again_goes_on_with_the_offer(offline: Offline, stage: Stage) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    offline.offer(offline.stick)
+    offline.offers.look()
+    offline.close()
+    stage.restart()
+    again = Offline(stage, offline.stick)
+    again.until(lambda: again.is_installed(made))
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b'{"v":1,"id":"x","path":"/"}', b'{"id":"0123456789abcdef","path":"stick"}', b"[" * 5000]
+)
+def test_an_offer_that_is_none_is_dropped(offline: Offline, stage: Stage, text: bytes) -> None:
+    (stage.folder / "offers").mkdir()
+    path = stage.folder / "offers/offer.json"
+    path.write_bytes(text)
+    offline.offers.look()
+    assert not path.exists()
+    assert offline.offers.status() is None
+
+
+@pytest.mark.parametrize("path", ["nowhere", "pipe", "folder", "no.bundle"])
+def test_what_cannot_be_offered_is_named(offline: Offline, stage: Stage, tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "no.bundle").write_bytes(b"nothing")
+    offline.offer(tmp_path / path)
+    offline.offers.look()
+    assert offline.problem() in ("bundle.malformed", "source.not_found")
