@@ -23,6 +23,7 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        scrub_hours: How often every stored bundle is read again; 0 never.
     """
 
     probation_s: float = 60.0
@@ -35,6 +36,7 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    scrub_hours: float = 24.0
 
 
 @dataclass(frozen=True)
