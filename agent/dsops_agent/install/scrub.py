@@ -51,8 +51,8 @@ class Scrub:
     _round: Iterator[Damage | None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Look soon."""
-        self.next_s = self.clock.monotonic_s() if self.period else None
+        """Look once the start is over, which has other work to do."""
+        self.next_s = self.clock.monotonic_s() + _LOOK_S if self.period else None
 
     def last(self) -> datetime | None:
         """Return when the last round ended."""

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
+from dsops_agent.conditions import SystemConditions
 from dsops_agent.config import Config, known_keys, load
+from dsops_agent.parts import gate
 
 GOOD = """
 device = "cam-1"
@@ -120,3 +123,15 @@ def test_maintenance_rules_that_mean_nothing_are_refused(tmp_path: Path, line: s
     with pytest.raises(InvalidConfig, match="maintenance") as caught:
         load(write(tmp_path, f"{GOOD}\n[maintenance]\n{line}\n"))
     assert why in caught.value.why
+
+
+def test_a_device_without_maintenance_rules_asks_nobody(tmp_path: Path) -> None:
+    plain = gate(load(write(tmp_path, GOOD)).config, ManualClock())
+    assert plain.is_open_always
+    assert (plain.host, plain.veto) == (None, None)
+    text = GOOD + '[maintenance]\non_power = true\nveto = "bin/veto"\n'
+    full = gate(load(write(tmp_path, text)).config, ManualClock())
+    assert not full.is_open_always
+    assert isinstance(full.host, SystemConditions)
+    assert full.veto is not None
+    assert "cannot be run" in (full.veto.ask(("download", "digits", "1")) or "")
