@@ -208,6 +208,17 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
         "inference",
         f"process {status.runtime_pid}, {status.inference_socket}" if status.runtime_pid else "not running",
     )
+    yield from _model_rows(status)
+    yield from _source_rows(status)
+    for kind, spool in status.spool.items():
+        figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
+        yield kind, figures
+    for name, text in status.problems.items():
+        yield f"problem ({name})", text
+    yield "updated", status.updated.isoformat(timespec="seconds")
+
+
+def _model_rows(status: Status) -> Iterable[tuple[str, ...]]:
     for name, model in status.models.items():
         active = f"release {model.active_release}" if model.active else "nothing"
         yield f"model {name}", f"{active} active; newest install: {model.install.value} {model.progress:.0%}"
@@ -217,13 +228,10 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
             yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
-    yield from _source_rows(status)
-    for kind, spool in status.spool.items():
-        figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
-        yield kind, figures
-    for name, text in status.problems.items():
-        yield f"problem ({name})", text
-    yield "updated", status.updated.isoformat(timespec="seconds")
+    for one in status.quarantine:
+        yield "quarantined", f"{one.model} {one.digest[:12]}: {one.problem.code}: {one.problem.message}"
+    if status.scrubbed is not None:
+        yield "stored bundles", f"read again {status.scrubbed.isoformat(timespec='seconds')}"
 
 
 def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:

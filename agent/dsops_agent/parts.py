@@ -77,6 +77,7 @@ def install_config(config: Config) -> InstallConfig:
         free_bytes=config.install.free_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
+        scrub_hours=config.install.scrub_hours,
     )
 
 
@@ -350,6 +351,7 @@ class Parts:
                 "models": models,
                 "files": {model: str(folder) for model, folder in folders.items() if folder},
                 "quarantine": self._quarantine(),
+                "scrubbed": self._installer.scrubbed(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},

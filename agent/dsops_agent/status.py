@@ -69,9 +69,10 @@ class Quarantined(BaseModel):
 class Status(BaseModel):
     """The whole file.
 
-    ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``problems``
-    says of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, and of ``broker``,
-    ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
+    ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``scrubbed``
+    is when every stored bundle was last read again; ``problems`` says of ``enrolment`` why there is no identity, of
+    ``identity`` why it is not renewed, and of ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no
+    connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +93,7 @@ class Status(BaseModel):
     files: Mapping[str, str] = {}
     sources: tuple[SourceStatus, ...] = ()
     offer: OfferStatus | None = None
+    scrubbed: AwareDatetime | None = None
     quarantine: tuple[Quarantined, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0

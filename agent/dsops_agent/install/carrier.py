@@ -90,13 +90,13 @@ class Carrier:
             self._transfer.close()
         self._transfer, self.model = None, ""
 
-    def sweep(self, keep: frozenset[str]) -> None:
-        """Remove the files of transfers of other digests than ``keep``.
+    def staged_names(self) -> frozenset[str]:
+        """Return the names of the files under way; raises StateDamaged."""
+        return fetch.staged_names(self._staging)
 
-        Raises:
-            StateDamaged: The folder cannot be tidied.
-        """
-        fetch.sweep(self._staging, keep)
+    def remove(self, names: frozenset[str]) -> None:
+        """Remove files under way; raises StateDamaged."""
+        fetch.remove(self._staging, names)
 
     def _run(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
         transfer = self._transfer

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 
 from dsops.clock import Clock
-from dsops.errors import ContentSealed, DeviceError, DsopsError, RuntimeCrashed
+from dsops.errors import ContentSealed, DeviceError, DigestMismatch, DsopsError, NoSpace, RuntimeCrashed
 from dsops.states import Install
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier
@@ -21,7 +21,9 @@ from dsops_agent.install.journal import InstallRow, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
 from dsops_agent.install.maintenance import Phase
 from dsops_agent.install.proving import Proof, Proving
+from dsops_agent.install.scrub import Damage
 from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of, proved
+from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.install.view import tidings_of
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Engine:
         proving: Runs throw-away processes.
         installs: The installs.
         board: Publishes what changed.
+        sweeper: Removes what no install needs.
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
         now: Tells the time; None when the host's clock cannot be trusted.
@@ -52,6 +55,7 @@ class Engine:
     proving: Proving
     installs: Installs
     board: Board
+    sweeper: Sweeper
     clock: Clock
     gate: Gate
     now: Callable[[], datetime | None]
@@ -65,7 +69,7 @@ class Engine:
         self._config, self._journal, self._slots = steps.config, steps.journal, steps.slots
         self._actions = {
             Effect.DECIDE: self._decide,
-            Effect.PREFLIGHT: steps.preflight,
+            Effect.PREFLIGHT: self._preflight,
             Effect.FETCH: self._fetch,
             Effect.PAUSE: self._pause,
             Effect.STAGE: steps.stage,
@@ -103,7 +107,7 @@ class Engine:
     def _entered(self, row: InstallRow) -> None:
         self.installs.entered(row)
         if row.state.is_final or row.state is Install.RECEIVED:
-            self.sweep()
+            self.sweeper.sweep()
         self.board.publish()
 
     def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
@@ -166,6 +170,23 @@ class Engine:
         if problem:
             kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
             self.board.tell_of(Tidings(kind, model, 0, "", problem.code, problem.message))
+
+    def slot_damaged(self, damage: Damage) -> None:
+        """Give a stored bundle up that is damaged; a model whose active one it is falls back to the one before."""
+        logger.warning(
+            "release %d of %s in slot %s: %s", damage.file.release, damage.model, damage.file.name, damage.why
+        )
+        if self._slots.active_name(damage.model) == damage.file.name:
+            self.serve(damage.model)
+        else:
+            self._slots.forget(damage.model, damage.file.name)
+            what = f"the stored release {damage.file.release} of {damage.model} is damaged"
+            problem = problem_of(DigestMismatch(what, why=damage.why))
+            release, digest = damage.file.release, damage.file.digest
+            told = Tidings("slot_damaged", damage.model, release, digest, problem.code, problem.message)
+            self.board.tell_of(told)
+        self.board.publish()
+        self.turned(damage.model)
 
     def _resume(self, row: InstallRow) -> None:
         counted = row.model in self.installs.awaiting  # the runtime's death was, when it was noticed
@@ -231,13 +252,12 @@ class Engine:
             self.carrier.end()
         self.proving.end(model)
 
-    def sweep(self) -> None:
-        """Remove the files of transfers, and the keys, that no install needs."""
-        try:
-            self.carrier.sweep(frozenset(row.wanted.sha256 for row in self.installs.unfinished()))
-            self._journal.forget_keys()
-        except DsopsError as error:
-            logger.warning("%s", error)
+    def _preflight(self, row: InstallRow) -> Outcome:
+        outcome = self.steps.preflight(row)
+        if outcome.problem and outcome.problem.code == NoSpace.code:
+            self.sweeper.sweep(is_short=True)
+            return self.steps.preflight(row)
+        return outcome
 
     def _fetch(self, row: InstallRow) -> Outcome | Wait:
         if self.carrier.model:
@@ -245,7 +265,7 @@ class Engine:
         held_back = None if self.steps.is_stored(row) else self._held_back(row, Phase.DOWNLOAD)
         if held_back:
             return held_back
-        ready = self.steps.preflight(row)
+        ready = self._preflight(row)
         if ready.event is not Event.FITS:
             return ready
         if self.steps.held(row):

@@ -313,17 +313,26 @@ def part_path(staging: Path, sha256: str) -> Path:
     return staging / f"{sha256}.part"
 
 
-def sweep(staging: Path, keep: frozenset[str]) -> None:
-    """Remove what belongs to no transfer of the digests in ``keep``.
+def staged_names(staging: Path) -> frozenset[str]:
+    """Return the names of the files under way.
+
+    Raises:
+        StateDamaged: The folder cannot be read or made.
+    """
+    with disk_errors("look at the staging folder"):
+        staging.mkdir(parents=True, exist_ok=True)
+        return frozenset(path.name for path in staging.iterdir() if path.is_file())
+
+
+def remove(staging: Path, names: frozenset[str]) -> None:
+    """Remove files under way.
 
     Raises:
         StateDamaged: The folder cannot be tidied.
     """
     with disk_errors("tidy the staging folder"):
-        staging.mkdir(parents=True, exist_ok=True)
-        for path in staging.iterdir():
-            if path.is_file() and path.name.partition(".")[0] not in keep:
-                path.unlink(missing_ok=True)
+        for name in names:
+            (staging / name).unlink(missing_ok=True)
 
 
 def bytes_on_disk(path: Path) -> int:

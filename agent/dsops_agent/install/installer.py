@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from dsops.bundle import sha256_hex
@@ -39,9 +39,11 @@ from dsops_agent.install.ports import (
 from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.reconcile import Reconciler
 from dsops_agent.install.refusals import Refusals
+from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
+from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
@@ -113,6 +115,7 @@ class Installer:
             fetched=self._carrier.progress,
             held=self._carrier.waiting,
         )
+        self._sweeper = Sweeper(self._carrier, self.slots, self.journal, self._installs)
         self._engine = Engine(
             steps=Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys),
             intake=self._intake,
@@ -120,6 +123,7 @@ class Installer:
             proving=self._proving,
             installs=self._installs,
             board=self._board,
+            sweeper=self._sweeper,
             clock=self.clock,
             gate=self.gate,
             now=self._sure_now,
@@ -131,6 +135,13 @@ class Installer:
             runtime=self.runtime,
             installs=self._installs,
             engine=self._engine,
+        )
+        self._scrub = Scrub(
+            slots=self.slots,
+            journal=self.journal,
+            clock=self.clock,
+            period=timedelta(hours=self.config.scrub_hours),
+            is_changing=self._installs.is_changing,
         )
         self._board.publish()
 
@@ -191,6 +202,10 @@ class Installer:
         """Return the bundles that are never tried again, newest first."""
         return self.journal.quarantine_list()
 
+    def scrubbed(self) -> datetime | None:
+        """Return when every stored bundle was last read again."""
+        return self._scrub.last()
+
     def clock_suspect(self) -> bool:
         """Return whether the host's clock contradicts what was signed."""
         return self.trust.clock_state() is not ClockState.PLAUSIBLE
@@ -207,7 +222,7 @@ class Installer:
         """
         self.slots.sweep()
         self._pardon_asked()
-        self._engine.sweep()
+        self._sweeper.sweep()
         self._intake.follow()
         self._engine.revive()
         self._reconciler.reconcile_all()
@@ -249,7 +264,7 @@ class Installer:
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
 
     def _moments(self) -> tuple[float | None, ...]:
-        return self._intake.next_s, self._documents.next_s, self._carrier.next_s
+        return self._intake.next_s, self._documents.next_s, self._carrier.next_s, self._scrub.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -288,6 +303,9 @@ class Installer:
             self._reconciler.reconcile_all()
             self._board.publish()
         self._engine.tick()
+        damage = self._scrub.turn()
+        if damage:
+            self._engine.slot_damaged(damage)
 
     def _pardon_asked(self) -> bool:
         """Clear what somebody at the device asks for; a request goes once that is durable. Return whether any came."""

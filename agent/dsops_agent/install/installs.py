@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.install.journal import InstallRow, Journal
+from dsops_agent.install.machine import SUPERSEDABLE
 
 
 @dataclass
@@ -43,6 +44,11 @@ class Installs:
         """Return the installs that have not ended; with a state, those that are in it."""
         rows = [row for row in self.rows.values() if not row.state.is_final]
         return [row for row in rows if state in (None, row.state)]
+
+    def is_changing(self, model: str) -> bool:
+        """Return whether the runtime, or the link of a model's active slot, is being changed."""
+        row = self.get(model)
+        return row is not None and not row.state.is_final and row.state not in SUPERSEDABLE
 
     def late(self, now_s: float) -> list[InstallRow]:
         """Return the installs whose moment has come."""

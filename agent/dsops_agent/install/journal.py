@@ -14,7 +14,7 @@ from pathlib import Path
 from dsops.bundle import sha256_hex
 from dsops.directive import DesiredSlot, Directive, TransferLimits
 from dsops.errors import NoSpace, StateDamaged
-from dsops.files import make_private
+from dsops.files import fsync_folder, make_private
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
@@ -162,8 +162,12 @@ class Journal:
             if version == 0:
                 self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
             fill_log(self._db, _LOG_BYTES)
+            for folder in (path.parent, path.parent.parent):  # or the file is durable, and its name is not
+                fsync_folder(folder)
         except sqlite3.DatabaseError as error:
             raise _explained(error, path.name) from error
+        except OSError as error:
+            raise StateDamaged(f"cannot use {path.name}", why=error.strerror or str(error)) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -25,6 +25,7 @@ class InstallConfig:
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
         transfer: How much may be fetched; a directive can lower it.
+        scrub_hours: How often every stored bundle is read again; 0 never.
     """
 
     probation_s: float = 60.0
@@ -38,6 +39,7 @@ class InstallConfig:
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
     transfer: TransferLimits = field(default_factory=TransferLimits)
+    scrub_hours: float = 24.0
 
 
 @dataclass(frozen=True)

@@ -95,19 +95,25 @@ class Slots:
         self._free_bytes = free_bytes
         with disk_errors("make the slots' folder"):
             folder.mkdir(parents=True, exist_ok=True)
+            fsync_folder(folder.parent)
 
     def models(self) -> list[str]:
         """Return the models that have slots."""
-        return sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir())
+        with disk_errors("look at the slots"):
+            return sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir())
+
+    def stored(self, model: str) -> list[SlotFile]:
+        """Return the bundles that a model's slots hold."""
+        return [file for file in (self._file(model, name) for name in _NAMES) if file]
 
     def active(self, model: str) -> SlotFile | None:
         """Return the bundle that the link names; None when there is none, or the journal knows nothing of it."""
-        name = self._active_name(model)
+        name = self.active_name(model)
         return self._file(model, name) if name else None
 
     def previous(self, model: str) -> SlotFile | None:
         """Return the committed bundle in the other slot."""
-        name = self._active_name(model)
+        name = self.active_name(model)
         found = self._file(model, _other(name)) if name else None
         return found if found and found.committed else None
 
@@ -120,13 +126,11 @@ class Slots:
 
     def holding(self, model: str, digest: str) -> SlotFile | None:
         """Return the slot that holds a bundle."""
-        found = (self._file(model, name) for name in _NAMES)
-        return next((file for file in found if file and file.digest == digest), None)
+        return next((file for file in self.stored(model) if file.digest == digest), None)
 
     def other(self, model: str, digest: str) -> SlotFile | None:
         """Return the committed bundle in the slot that does not hold ``digest``."""
-        found = (self._file(model, name) for name in _NAMES)
-        return next((file for file in found if file and file.digest != digest and file.committed), None)
+        return next((file for file in self.stored(model) if file.digest != digest and file.committed), None)
 
     def check_room(self, length_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
         """Refuse to begin what would not fit: the bundle, at most as much again for its files, the reserve on top.
@@ -154,8 +158,7 @@ class Slots:
             NoSpace: The disk is full.
             StateDamaged: The disk fails.
         """
-        active = self._active_name(model)
-        name = _other(active) if active else "a"
+        name = self._free_name(model, row.digest)
         place = self.folder / model / name
         with disk_errors(f"stage release {row.release} of {model}"):
             held = place / "bundle"
@@ -181,14 +184,13 @@ class Slots:
             StateDamaged: The disk fails.
         """
         place = self.folder / model
-        if self._active_name(model) == name:
-            return
         with disk_errors(f"flip the active slot of {model}"):
-            fresh = place / f".{_LINK}.new"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(name)
-            fresh.replace(place / _LINK)
-            fsync_folder(place)
+            if self.active_name(model) != name:
+                fresh = place / f".{_LINK}.new"
+                fresh.unlink(missing_ok=True)
+                fresh.symlink_to(name)
+                fresh.replace(place / _LINK)
+            fsync_folder(place)  # the flip may be that of a process which was killed before this
 
     def deactivate(self, model: str) -> None:
         """Remove the link, durably."""
@@ -221,12 +223,15 @@ class Slots:
         if not problem:
             return active, self.mend(active)
         fallback = self.previous(model)
-        self._table.clear_slot(model, active.name)
         if fallback is None or damage(fallback, model):
             self.deactivate(model)
+            self._table.clear_slot(model, active.name)
             return None, problem
         self.mend(fallback)
         self.activate(model, fallback.name)
+        self._table.clear_slot(
+            model, active.name
+        )  # not before: a link to a slot of which nothing is known is no way back
         return fallback, problem
 
     def mend(self, file: SlotFile) -> str:
@@ -251,7 +256,27 @@ class Slots:
     def files(self, model: str) -> Path | None:
         """Return the folder where programs find the files of the active bundle, or None when it brings none."""
         folder = self.folder / model / _LINK / attachments.FOLDER
-        return folder if self._active_name(model) and folder.is_dir() else None
+        return folder if folder.is_dir() else None
+
+    def forget(self, model: str, name: str) -> None:
+        """Give up what a slot holds that is not active.
+
+        Raises:
+            StateDamaged: The journal fails.
+        """
+        assert name != self.active_name(model), "the active slot is never given up"
+        self._table.clear_slot(model, name)
+
+    def empty(self, model: str, name: str) -> None:
+        """Give up what a slot holds that is not active, and free its room.
+
+        Raises:
+            StateDamaged: The disk or the journal fails.
+        """
+        self.forget(model, name)
+        with disk_errors(f"empty slot {name} of {model}"):
+            shutil.rmtree(self.folder / model / name)
+            fsync_folder(self.folder / model)
 
     def sweep(self) -> None:
         """Remove what an interrupted step left behind."""
@@ -262,12 +287,28 @@ class Slots:
                 for name in _NAMES:
                     attachments.sweep(self.folder / model / name)
 
-    def _active_name(self, model: str) -> str:
-        try:
-            name = (self.folder / model / _LINK).readlink().name
-        except OSError:
-            return ""
+    def active_name(self, model: str) -> str:
+        """Return the slot that the link names; empty when there is no link.
+
+        Raises:
+            StateDamaged: The disk fails: that must not look as if nothing were active, for then it would be replaced.
+        """
+        with disk_errors(f"read which slot of {model} is active"):
+            try:
+                name = (self.folder / model / _LINK).readlink().name
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
         return name if name in _NAMES else ""
+
+    def _free_name(self, model: str, digest: str) -> str:
+        """Return the slot for a bundle: not the active one; without one, where it is already, or nothing is lost."""
+        active = self.active_name(model)
+        if active:
+            return _other(active)
+        stored = {file.name: file for file in self.stored(model)}
+        held = [name for name, file in stored.items() if file.digest == digest]
+        loose = [name for name in _NAMES if name not in stored or not stored[name].committed]
+        return next(iter([*held, *loose]), _NAMES[0])
 
     def _file(self, model: str, name: str) -> SlotFile | None:
         row = self._table.slot(model, name)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from dsops.clock import SystemClock
-from dsops.errors import DsopsError, MalformedBundle, RuntimeCrashed
+from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeCrashed
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch
@@ -138,3 +138,26 @@ def test_a_proof_can_be_broken_off(tmp_path: Path) -> None:
         prover.abort()
         thread.join(0.05)
     assert "SIGKILL" in ended[0].why
+
+
+def test_a_proof_that_nobody_wants_any_more_is_killed(tmp_path: Path) -> None:
+    fifo = tmp_path / "bundle"
+    os.mkfifo(fifo)  # opening it waits for a writer, for ever
+    prover, unwanted = Prover(1), threading.Event()
+    ended: list[DsopsError] = []
+
+    def prove() -> None:
+        try:
+            prover.prove(fifo, LIMITS, None, unwanted)
+        except Cancelled as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=prove)
+    thread.start()
+    children = psutil.Process()
+    while not [child for child in children.children() if str(fifo) in " ".join(child.cmdline())]:
+        assert thread.is_alive()
+    unwanted.set()
+    thread.join(30)
+    assert [str(error) for error in ended] == ["the bundle is not wanted any more"]
+    assert not [child for child in children.children() if str(fifo) in " ".join(child.cmdline())]

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
+from dsops_agent.conditions import SystemConditions
 from dsops_agent.config import Config, known_keys, load
+from dsops_agent.parts import gate
 
 GOOD = """
 device = "cam-1"
@@ -147,3 +150,15 @@ def test_a_site_is_a_name(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD + '[transfer]\nsite = "plant-7"\n')).config.transfer.site == "plant-7"
     with pytest.raises(InvalidConfig, match=r"transfer\.site"):
         load(write(tmp_path, GOOD + '[transfer]\nsite = "plant 7"\n'))
+
+
+def test_a_device_without_maintenance_rules_asks_nobody(tmp_path: Path) -> None:
+    plain = gate(load(write(tmp_path, GOOD)).config, ManualClock())
+    assert plain.is_open_always
+    assert (plain.host, plain.veto) == (None, None)
+    text = GOOD + '[maintenance]\non_power = true\nveto = "bin/veto"\n'
+    full = gate(load(write(tmp_path, text)).config, ManualClock())
+    assert not full.is_open_always
+    assert isinstance(full.host, SystemConditions)
+    assert full.veto is not None
+    assert "cannot be run" in (full.veto.ask(("download", "digits", "1")) or "")

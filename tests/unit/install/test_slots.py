@@ -138,7 +138,7 @@ def test_deactivated_model_can_be_installed_again(disk: Disk) -> None:
     disk.install(1)
     disk.slots.deactivate("digits")
     assert disk.slots.active("digits") is None
-    assert disk.install(2) == "a"
+    assert disk.install(2) == "b", "what was committed is not given up for it"
 
 
 def test_unusable_folder_is_told(tmp_path: Path, disk: Disk) -> None:
@@ -176,3 +176,70 @@ def test_kill_while_staging_leaves_no_false_row(disk: Disk) -> None:
     active = disk.slots.active("digits")
     assert active is not None
     assert not damage(active, "digits")
+
+
+def test_without_a_link_a_bundle_stays_in_the_slot_that_holds_it(disk: Disk) -> None:
+    disk.install(1)
+    disk.install(2)
+    disk.slots.deactivate("digits")
+    data = bundle(2)
+    staged = disk.slots.stage("digits", row(data, 2), disk.folder / "absent")
+    assert (staged.name, staged.path.read_bytes()) == ("b", data)
+    previous = disk.slots.other("digits", staged.digest)
+    assert previous is not None
+    assert not damage(previous, "digits")
+
+
+def test_a_link_that_cannot_be_read_is_not_taken_for_none(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.install(1)
+
+    def fail(path: Path) -> Path:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "readlink", fail)
+        with pytest.raises(StateDamaged, match="which slot of digits is active"):
+            disk.stage(2)
+    active = disk.slots.active("digits")
+    assert active is not None
+    assert active.path.read_bytes() == bundle(1)
+
+
+def test_a_flip_that_was_not_made_durable_is_made_so(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.install(1)
+    synced: list[Path] = []
+    monkeypatch.setattr("dsops_agent.install.slots.fsync_folder", synced.append)
+    disk.slots.activate("digits", "a")  # the link names it already: a kill came between the flip and its fsync
+    assert synced == [disk.folder / "slots" / "digits"]
+
+
+class Killed(BaseException):
+    """The process was killed."""
+
+
+def test_a_kill_on_the_way_to_the_bundle_before_leaves_a_way(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.install(1)
+    disk.install(2)
+    (disk.place("b") / "bundle").write_bytes(b"spoiled")
+
+    def kill(model: str, name: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.journal, "clear_slot", kill)
+        with pytest.raises(Killed):
+            disk.slots.sound("digits")
+    found, _ = disk.slots.sound("digits")
+    assert found is not None
+    assert found.path.read_bytes() == bundle(1)
+
+
+def test_the_active_slot_is_never_emptied(disk: Disk) -> None:
+    name = disk.install(1)
+    with pytest.raises(AssertionError, match="never given up"):
+        disk.slots.empty("digits", name)
+    candidate = disk.stage(2)
+    disk.slots.empty("digits", candidate)
+    assert not disk.place(candidate).exists()
+    assert disk.slots.holding("digits", row(bundle(2), 2).digest) is None
+    assert disk.install(3) == candidate

@@ -15,7 +15,7 @@ from dsops.clock import ManualClock
 from dsops.directive import TransferLimits
 from dsops.errors import DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged, TransferFailed
 from dsops.manifest import Attachment, Manifest, TensorSpec
-from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, sweep
+from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, remove, staged_names
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk
 from dsops_agent.install.slots import disk_errors
@@ -185,11 +185,15 @@ def test_a_reconnection_asks_for_nothing_twice(tmp_path: Path) -> None:
     assert transfer.done
 
 
-def test_sweep_keeps_only_transfers_under_way(tmp_path: Path) -> None:
-    for name in ("aa.part", "aa.index", ".aa.part.77.tmp", "bb.part", "bb.index"):
-        (tmp_path / name).write_bytes(b"x")
-    sweep(tmp_path, frozenset({"bb"}))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bb.index", "bb.part"]
+def test_files_under_way_are_named_and_removed(tmp_path: Path) -> None:
+    staging = tmp_path / "staging"
+    assert staged_names(staging) == frozenset()
+    names = {"aa.part", "aa.index", ".aa.part.77.tmp", "bb.part"}
+    for name in names:
+        (staging / name).write_bytes(b"x")
+    assert staged_names(staging) == names
+    remove(staging, frozenset(names - {"bb.part"}) | {"absent"})
+    assert staged_names(staging) == {"bb.part"}
 
 
 def test_holes_take_no_space(tmp_path: Path) -> None:

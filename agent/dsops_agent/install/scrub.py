@@ -1,0 +1,110 @@
+"""Reads every stored bundle again now and then: a disk that forgets is noticed before the bundle is needed.
+
+It goes on in slices between other work, at a small rate, and past the page cache, which would hide what the disk holds.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from dsops.clock import Clock, utc_text
+from dsops_agent.install.journal import Journal
+from dsops_agent.install.slots import SlotFile, Slots
+
+SLICE_BYTES = 1 << 20
+REST_S = 0.25
+"""Pause after a slice: 4 MiB a second at most."""
+_LOOK_S = 60.0
+_SCRUBBED = "scrubbed"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A stored bundle that is not what was signed any more."""
+
+    model: str
+    file: SlotFile
+    why: str
+
+
+@dataclass(kw_only=True)
+class Scrub:
+    """Rounds over all slots. One thread.
+
+    Attributes:
+        slots: The bundles on disk.
+        journal: Keeps when the last round ended, across restarts.
+        clock: Time.
+        period: Time between two rounds; zero makes none.
+        is_changing: Tells whether a model's slots change at this moment; they are passed over then.
+        next_s: When :meth:`turn` has something to do; None for never.
+    """
+
+    slots: Slots
+    journal: Journal
+    clock: Clock
+    period: timedelta
+    is_changing: Callable[[str], bool]
+    next_s: float | None = field(init=False)
+    _round: Iterator[Damage | None] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Look once the start is over, which has other work to do."""
+        self.next_s = self.clock.monotonic_s() + _LOOK_S if self.period else None
+
+    def last(self) -> datetime | None:
+        """Return when the last round ended."""
+        text = self.journal.get(_SCRUBBED)
+        return datetime.fromisoformat(text) if text else None
+
+    def turn(self) -> Damage | None:
+        """Read one slice when it is time; return what turned out to be damaged."""
+        now_s = self.clock.monotonic_s()
+        if self.next_s is None or now_s < self.next_s:
+            return None
+        if self._round is None and self._is_due():
+            self._round = self._slices()
+        if self._round is None:
+            self.next_s = now_s + _LOOK_S
+            return None
+        self.next_s = now_s + REST_S
+        try:
+            return next(self._round)
+        except StopIteration:
+            self._round = None
+            self.journal.set(_SCRUBBED, utc_text(self.clock.now()))
+            return None
+
+    def _is_due(self) -> bool:
+        """Return whether a round is due; one that seems to lie ahead was timed by a clock that was wrong."""
+        last = self.last()
+        return last is None or not timedelta() <= self.clock.now() - last < self.period
+
+    def _slices(self) -> Iterator[Damage | None]:
+        for model in self.slots.models():
+            for file in self.slots.stored(model):
+                if not self.is_changing(model):
+                    yield from self._check(model, file)
+
+    def _check(self, model: str, file: SlotFile) -> Iterator[Damage | None]:
+        """Yield None after each slice, then the damage if there is any and the slot still holds that bundle."""
+        try:
+            with file.path.open("rb", buffering=0) as stored:
+                state, length = hashlib.sha256(), 0
+                _forget_cache(stored.fileno())
+                while piece := stored.read(SLICE_BYTES):
+                    state.update(piece)
+                    length += len(piece)
+                    yield None
+                _forget_cache(stored.fileno())
+            why = "" if (state.hexdigest(), length) == (file.digest, file.length_bytes) else "its bytes have changed"
+        except OSError as error:
+            why = error.strerror or str(error)
+        if why and file in self.slots.stored(model) and not self.is_changing(model):
+            yield Damage(model, file, why)
+
+
+def _forget_cache(handle: int) -> None:
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,53 @@
+"""Removes from the disk, and from the journal, what no install needs any more."""
+
+import logging
+from dataclasses import dataclass
+
+from dsops.errors import DsopsError
+from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.collection import Held, HeldSlot, garbage
+from dsops_agent.install.installs import Installs
+from dsops_agent.install.journal import Journal
+from dsops_agent.install.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """Does what :func:`dsops_agent.install.collection.garbage` decides. One thread.
+
+    Attributes:
+        carrier: Has the files under way.
+        slots: The bundles on disk.
+        journal: Durable state.
+        installs: The installs.
+    """
+
+    carrier: Carrier
+    slots: Slots
+    journal: Journal
+    installs: Installs
+
+    def sweep(self, *, is_short: bool = False) -> None:
+        """Remove files of transfers, keys, and when room is short bundles that were never committed."""
+        try:
+            found = garbage(self._held(), self._needed(), is_short=is_short)
+            self.carrier.remove(found.staging)
+            for slot in found.slots:
+                logger.info("slot %s of %s is emptied: room is needed", slot.name, slot.model)
+                self.slots.empty(slot.model, slot.name)
+            self.journal.forget_keys()
+        except DsopsError as error:
+            logger.warning("%s", error)
+
+    def _held(self) -> Held:
+        models = self.slots.models()
+        stored = [(model, file) for model in models for file in self.slots.stored(model)]
+        slots = tuple(HeldSlot(model, file.name, file.digest, file.committed) for model, file in stored)
+        active = {model: self.slots.active_name(model) for model in models}
+        return Held(self.carrier.staged_names(), slots, active)
+
+    def _needed(self) -> frozenset[str]:
+        wanted = [row.wanted for row in self.installs.unfinished()]
+        return frozenset({slot.sha256 for slot in wanted} | {slot.delta.sha256 for slot in wanted if slot.delta})

@@ -1,0 +1,142 @@
+"""Stored bundles are read again now and then; what is damaged is given up, or replaced, before it is needed."""
+
+from pathlib import Path
+from typing import Any
+
+from dsops.clock import utc_text
+from dsops.errors import GoldenMismatch
+from dsops.states import Install
+
+DAY_S = 24 * 3600.0
+
+
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def scrub(world: Any) -> None:
+    """Let a day pass, and a round with it."""
+    before = world.installer.scrubbed()
+    world.step(DAY_S)
+    for _ in range(100):
+        world.step(1)
+        if world.installer.scrubbed() != before:
+            return
+    raise AssertionError("the round does not end")
+
+
+def two_releases(world: Any, bundle: Any) -> tuple[Any, Any]:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    return one, two
+
+
+def test_whole_bundles_are_left_alone(world: Any, bundle: Any) -> None:
+    one, two = two_releases(world, bundle)
+    events, log = list(world.events.kept), list(world.runtime.log)
+    scrub(world)
+    state = world.state()
+    assert (state.active, state.previous) == (two.sha256, one.sha256)
+    assert (world.events.kept, world.runtime.log) == (events, log)
+
+
+def test_a_damaged_previous_bundle_is_no_way_back_any_more(world: Any, bundle: Any) -> None:
+    _, two = two_releases(world, bundle)
+    spoil(world.slots.previous("digits").path)
+    scrub(world)
+    state = world.state()
+    assert (state.active, state.previous, state.install) == (two.sha256, None, Install.COMMITTED)
+    assert world.events.kept[-1] == ("slot_damaged", "digits", 1, "bundle.digest_mismatch")
+    world.check_end()
+
+
+def test_a_damaged_active_bundle_falls_back_and_is_fetched_again(world: Any, bundle: Any) -> None:
+    one, two = two_releases(world, bundle)
+    spoil(world.slots.active("digits").path)
+    asked = len(world.broker.asked)
+    world.broker.lost = set(world.broker.chunks)
+    scrub(world)
+    assert world.state().active == one.sha256
+    assert world.runtime.serving["digits"] == one.sha256
+    assert "slot_damaged" in world.events.kinds()
+    world.broker.lost.clear()
+    state = world.settle()
+    assert (state.install, state.active, state.previous) == (Install.COMMITTED, two.sha256, one.sha256)
+    assert len(world.broker.asked) > asked
+    world.check_end()
+
+
+def test_a_damaged_only_bundle_answers_on_until_it_is_fetched_again(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.install(1, one)
+    world.slots.active("digits").path.unlink()
+    scrub(world)
+    assert world.runtime.serving["digits"] == one.sha256
+    assert world.settle().active == one.sha256
+    assert "deactivate digits" not in world.runtime.log
+    world.check_end()
+
+
+def test_a_model_that_nobody_wants_falls_back_too(world: Any, bundle: Any) -> None:
+    one, _ = two_releases(world, bundle)
+    world.direct(3)
+    world.step()
+    spoil(world.slots.active("digits").path)
+    scrub(world)
+    world.steps(20, 5)
+    assert world.state().active == one.sha256
+    world.check_end()
+
+
+def test_the_time_of_the_last_round_survives_a_restart(world: Any, bundle: Any) -> None:
+    world.install(1, bundle(1))
+    scrub(world)
+    last = world.installer.scrubbed()
+    world.restart()
+    assert world.installer.scrubbed() == last
+    spoil(world.slots.active("digits").path)
+    world.steps(100, 60)
+    assert world.installer.scrubbed() == last, "a restart begins no round"
+    world.journal.set("scrubbed", utc_text(world.clock.now().replace(year=2030)))
+    world.steps(30, 60)
+    assert world.installer.scrubbed() < world.clock.now(), "a time that lies ahead holds no round up"
+
+
+def test_slots_are_not_read_while_they_change(world: Any, bundle: Any) -> None:
+    world.install(1, bundle(1))
+    two = bundle(2)
+    world.publish(two)
+    world.direct(2, two)
+    world.steps(20)
+    assert world.state().install is Install.PROBATION
+    spoil(world.slots.previous("digits").path)
+    assert world.installer._installs.is_changing("digits")
+    kinds = world.events.kinds()
+    world.journal.set("scrubbed", "2020-01-01T00:00:00.000Z")
+    world.steps(50, 1)
+    assert world.events.kinds() == kinds
+
+
+def test_a_candidate_makes_room_for_another_model_when_the_disk_is_short(world: Any, bundle: Any) -> None:
+    one, two, other = bundle(1), bundle(2), bundle(1, model="words")
+    world.install(1, one)
+    world.runtime.prove_faults[two.sha256] = GoldenMismatch("no")
+    world.install(2, two)
+    left = world.folder / "slots" / "digits" / "b"
+    assert (left / "bundle").exists(), "what failed is kept as long as there is room: it may be pardoned"
+
+    def free(_folder: Path) -> int:
+        return 0 if left.exists() else 10**9
+
+    world.slots._free_bytes = free
+    world.publish(other)
+    world.direct(3, one, other)
+    world.pack("words")
+    world.settle()
+    assert not left.exists()
+    assert world.state().active == one.sha256
+    assert world.state("words").active == other.sha256
+    world.check_end()
