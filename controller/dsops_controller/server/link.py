@@ -39,6 +39,8 @@ LONGEST_WAIT_S = 10.0
 MAX_PACKET_BYTES = 128 * 1024
 RETAIN_NOT_SUPPORTED = 0x9A
 """Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
+POISONED = frozenset({0x81, 0x82, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B})
+"""Reason codes of a DISCONNECT (3.14.2.1) by which a broker answers one message that it does not bear."""
 _OVERHEAD_BYTES = 32
 _JITTER = random.SystemRandom()
 
@@ -128,6 +130,10 @@ class Link:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._told = ""
+        self._poison: set[str] = set()
+        """Topics of messages that made the broker end the session."""
+        self._is_careful = False
+        """Whether one message is sent at a time, to see which one it is."""
         self._will_stays = True
         """Whether the will is retained; a broker that retains nothing refuses a CONNECT whose will is."""
 
@@ -234,7 +240,8 @@ class Link:
         client = session.client
         client.on_socket_open = _without_delay
         client.on_connect = _guarded(session, lambda *args: self._on_connect(session, args[3], args[4]))
-        client.on_disconnect = _guarded(session, lambda *args: _end(session, f"the broker closed it ({args[3]})"))
+        client.on_disconnect = _guarded(session, lambda *args: self._on_disconnect(session, args[3]))
+        client.on_subscribe = _guarded(session, lambda *args: self._on_subscribe(args[3]))
         client.on_publish = _guarded(session, lambda *args: self._on_publish(session, args[2], args[3]))
         client.on_message = _guarded(session, lambda *args: self._on_message(args[2]))
 
@@ -264,7 +271,7 @@ class Link:
             raise BrokerUnreachable("the broker is silent", why=f"nothing heard for {2.5 * KEEPALIVE_S:g} s")
 
     def _send_queued(self, session: _Session) -> None:
-        window = min(WINDOW, session.limits.receive_maximum)
+        window = 1 if self._is_careful else min(WINDOW, session.limits.receive_maximum)
         while session.is_open and len(session.in_flight) < window:
             with self._changed:
                 if not self._queue:
@@ -283,6 +290,9 @@ class Link:
             # The broker would close the session, and again after every reconnect.
             self.counters.refused += 1
             log.error("a message of %d bytes to %s exceeds the broker's limit", size, message.topic)
+            return
+        if message.topic in self._poison:
+            self.counters.refused += 1
             return
         retain = message.retain and session.limits.retain
         if message.retain and not retain and not message.payload:
@@ -317,6 +327,20 @@ class Link:
         with self._changed:
             self._in_flight = len(session.in_flight)
             self._changed.notify_all()
+
+    def _on_disconnect(self, session: _Session, reason: ReasonCode) -> None:
+        """Find the message that makes a broker end the session: said again and again, it would silence the fleet."""
+        _end(session, f"the broker closed it ({reason})")
+        topics = set(session.in_flight.values())
+        self._is_careful = len(topics) > 1  # whatever the reason: the broker's last word is lost if we sent on
+        if len(topics) == 1 and reason.value in POISONED:
+            self._poison |= topics
+            log.error("the broker ends the session at a message to %s, which is left out now: %s", *topics, reason)
+
+    def _on_subscribe(self, reasons: list[ReasonCode]) -> None:
+        for (topic, _), reason in zip(self._settings.filters, reasons, strict=False):
+            if reason.is_failure:
+                log.error("the broker refuses the subscription to %s: %s", topic, reason)
 
     def _on_message(self, message: mqtt.MQTTMessage) -> None:
         self.counters.received += 1

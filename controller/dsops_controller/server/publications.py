@@ -100,13 +100,13 @@ class Publications:
 
         For a device that is gone for good it is the empty message that deletes the one before.
         """
-        query = select(tables.desired.c.envelope).where(tables.desired.c.device == device)
+        known, want = tables.device, tables.desired
+        joined = select(known.c.state, want.c.envelope).outerjoin_from(known, want, want.c.device == known.c.id)
         with self._db.read() as connection:
-            envelope = connection.execute(query).scalar()
-            state = connection.execute(select(tables.device.c.state).where(tables.device.c.id == device)).scalar()
-        if state == Device.DECOMMISSIONED:
+            row = connection.execute(joined.where(known.c.id == device)).one_or_none()
+        if row is not None and row.state == Device.DECOMMISSIONED:
             return Message(self._topics.desired(device), b"", retain=True)
-        return Message(self._topics.desired(device), envelope, retain=True) if envelope else None
+        return Message(self._topics.desired(device), row.envelope, retain=True) if row and row.envelope else None
 
     def devices(self) -> list[str]:
         """Return the devices that have a directive, and those whose directive is to be deleted.

@@ -128,3 +128,38 @@ def test_a_listener_that_raises_costs_one_session_only(
     late_mosquitto.start()
     eventually(lambda: heard.sessions == 2, "a new session opens")
     eventually(lambda: link.publish(Message(TOPIC, b"x")), "it publishes")
+
+
+def test_a_message_that_ends_the_session_is_found_and_left_out(
+    site: Any, link: Link, heard: Heard, eventually: Callable[..., None], late_mosquitto: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with (site.folder / "mosquitto" / "mosquitto.conf").open("a") as configuration:
+        configuration.write("max_qos 0\n")  # mosquitto ends the session at any message of QoS 1
+    late_mosquitto.start()
+    eventually(lambda: link.is_connected, "the session opens")
+    link.publish(Message(TOPIC, b"poison"))
+    eventually(lambda: heard.ends == 1 and link.is_connected, "the session ended, and there is another one")
+    assert [record for record in caplog.records if TOPIC in record.getMessage() and "left out" in record.getMessage()]
+    link.publish(Message(TOPIC, b"poison"))
+    eventually(lambda: link.counters.refused == 1, "it is not sent any more")
+    assert (heard.ends, link.is_connected) == (1, True)
+
+
+def test_of_several_messages_each_that_ends_the_session_is_found(
+    site: Any, link: Link, heard: Heard, eventually: Callable[..., None], late_mosquitto: Any
+) -> None:
+    with (site.folder / "mosquitto" / "mosquitto.conf").open("a") as configuration:
+        configuration.write("max_qos 0\n")
+    late_mosquitto.start()
+    topics = [f"{TOPIC}{number}" for number in range(3)]
+
+    def say_everything() -> bool:
+        """Publish as after each resynchronisation; return whether every message is left out by now."""
+        refused = link.counters.refused
+        queued = all(link.publish(Message(topic, b"poison")) for topic in topics)
+        return queued and link.flush(1) and link.counters.refused == refused + len(topics)
+
+    eventually(say_everything, "each of them is found")
+    assert link.is_connected
+    assert heard.ends <= 2 * len(topics), "and at little cost"

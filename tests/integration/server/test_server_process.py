@@ -109,6 +109,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     documented = {f"{method.upper()} {path.removeprefix('/api/v1')}" for path, ms in paths.items() for method in ms}
     assert documented == {
+        "GET /broker", "POST /broker/check", "GET /sites", "PUT /sites/{name}", "DELETE /sites/{name}",
         "GET /health", "GET /summary", "GET /devices", "GET /devices/{device}", "GET /devices/{device}/why",
         "POST /devices/{device}/token", "POST /devices/{device}/suspend", "POST /devices/{device}/accept",
         "POST /devices/{device}/reject", "POST /devices/{device}/decommission", "POST /devices/preauthorised",

@@ -229,3 +229,27 @@ def test_a_rollout_that_the_broker_has_no_room_for_is_refused_with_the_figures(s
         connection.execute(tables.rollout.update().values(state=Rollout.ABORTED))
     stage.desire()
     rollouts.create(Plan(model="m", release=2))
+
+
+def test_after_a_loss_devices_that_a_rollout_waits_for_are_told_first_then_those_that_are_there(stage: Stage) -> None:
+    states = {
+        "a": ("accepted", False),
+        "b": ("accepted", True),
+        "c": ("accepted", False),
+        "d": ("decommissioned", True),
+    }
+    with stage.db.write() as connection:
+        for name, (state, online) in states.items():
+            upsert(connection, tables.device, id=name, state=state, created_ms=0, online=online)
+            values = {"seq": 1, "envelope": name.encode(), "slots": "{}", "updated_ms": 0}
+            if state == "accepted":
+                upsert(connection, tables.desired, device=name, **values)
+        rollout = {"id": "r", "model": "m", "release": 1, "bundle_sha256": stage.old, "state": "running", "plan": "{}"}
+        connection.execute(tables.rollout.insert().values(created_ms=0, updated_ms=0, **rollout))
+        part = {"id": "p", "rollout": "r", "device": "c", "wave": 0, "state": "in_progress"}
+        connection.execute(tables.deployment.insert().values(**part))
+    publications = stage.controller().publications
+    assert publications.devices() == ["c", "b", "d", "a"]
+    assert publications.desired("a") == Message(T.desired("a"), b"a", retain=True)
+    assert publications.desired("d") == Message(T.desired("d"), b"", retain=True), "what is gone for good is deleted"
+    assert publications.desired("cam-1") is None
