@@ -24,6 +24,9 @@ def create(
     device: Annotated[list[str] | None, typer.Option("--device", "-d", help="cohort (default: all devices)")] = None,
     max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="failures that do not stop it")] = 0,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds a deployment may take")] = 3600.0,
+    changes_contract: Annotated[
+        bool, typer.Option("--changes-contract", help="other inputs and outputs than before are meant")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="follow it; the exit code is its result")] = False,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
@@ -48,6 +51,7 @@ def create(
         "waves": [_wave(text) for text in wave or ["1"]],
         "max_failures": max_failures,
         "timeout_s": timeout_s,
+        "changes_contract": changes_contract,
     }
     with session.connected(context) as client:
         made = client.create_rollout(plan)

@@ -145,7 +145,9 @@ class Driver:
         if is_installed:
             values["ended_ms"] = self._now_ms()
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
-        slots = desired.slots_of(connection, part.device) | {row.model: slot_for(bundle, deployment)}
+        changes = Plan.model_validate_json(row.plan).changes_contract
+        slot = slot_for(bundle, deployment).model_copy(update={"changes_contract": changes})
+        slots = desired.slots_of(connection, part.device) | {row.model: slot}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
 
     def _refuse(self, connection: Connection, deployment: str, error: DsopsError) -> None:

@@ -33,6 +33,7 @@ class Plan(Frozen):
         waves: In order; devices that no wave takes form a last wave of their own.
         max_failures: Number of failed deployments, over the whole rollout, that does not stop it.
         timeout_s: A deployment that has not ended so long after it was started has failed.
+        changes_contract: Whether inputs and outputs may be others than those of what devices run now.
     """
 
     model: Name
@@ -42,6 +43,7 @@ class Plan(Frozen):
     waves: tuple[WaveSpec, ...] = (WaveSpec(count=1),)
     max_failures: int = Field(default=0, ge=0)
     timeout_s: float = Field(default=3600.0, gt=0)
+    changes_contract: bool = False
 
 
 def assign(

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.manifest import Frozen
+from dsops.needs import Needs
 from dsops.states import Device, Rollout
 from dsops.strictjson import dumps
 from dsops.topics import Topics
@@ -41,8 +42,12 @@ class Chunks(Protocol):
         """Return a bundle's chunk index."""
         ...
 
+    def needs(self, sha256: str) -> Needs:
+        """Return what a bundle needs of a device."""
+        ...
+
     def chunk(self, digest: str) -> bytes | None:
-        """Return one chunk, or a chunk index, by its digest; None when no bundle has it."""
+        """Return one chunk, chunk index or document of needs by its digest; None when no bundle has it."""
         ...
 
 
@@ -128,8 +133,9 @@ class Publications:
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
     def bundle(self, sha256: str) -> Iterator[Message]:
-        """Yield a bundle's chunk index and chunks."""
-        index = self._chunks.index(sha256)
+        """Yield what a bundle needs, its chunk index and its chunks."""
+        needs, index = self._chunks.needs(sha256), self._chunks.index(sha256)
+        yield self._retained(needs.digest, needs.encode())
         yield self._retained(index.digest, index.encode())
         for digest in dict.fromkeys(index.digests):
             if message := self.chunk(digest):
@@ -152,4 +158,4 @@ class Publications:
 
     def _digests(self, sha256: str) -> list[str]:
         index = self._chunks.index(sha256)
-        return [index.digest, *dict.fromkeys(index.digests)]
+        return [self._chunks.needs(sha256).digest, index.digest, *dict.fromkeys(index.digests)]

@@ -7,6 +7,6 @@ where. It never executes or allocates what a file describes; its own time and me
 
 from dsops.tflite_lint.facts import Facts, OperatorUse, TensorFacts
 from dsops.tflite_lint.limits import LintLimits
-from dsops.tflite_lint.linting import lint
+from dsops.tflite_lint.linting import lint, list_operators
 
-__all__ = ["Facts", "LintLimits", "OperatorUse", "TensorFacts", "lint"]
+__all__ = ["Facts", "LintLimits", "OperatorUse", "TensorFacts", "lint", "list_operators"]

@@ -18,6 +18,7 @@ from dsops.errors import (
 from dsops.files import write_atomically
 from dsops.golden import GoldenSet
 from dsops.manifest import FORMAT_SEALED, Blob, Documents, Manifest, Sealed, first_problem
+from dsops.needs import operators_of
 from dsops.profile import Profile, check_profile
 from dsops.sealing import Identity, seal
 from dsops.tflite_lint import LintLimits, lint
@@ -137,6 +138,7 @@ def _pack(
     _check_profile(entry, chosen, blobs[record.PROFILE])
     _check_golden(build_dir, entry, chosen, blobs)
     _check_signature(entry, blobs)
+    chosen = _with_operators(chosen, blobs[record.PAYLOAD])
     sealed = None if secret is None else _seal(secret, entry, chosen, release, blobs)
     documents = _add_documents(entry, chosen, release, payload, blobs, signer)
     manifest = _manifest(entry, chosen, release, documents, sealed, blobs)
@@ -177,6 +179,12 @@ def _check_payload(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> Pa
         if (model.inputs, model.outputs) != (chosen.inputs, chosen.outputs):
             raise GoldenMismatch(f"the payload of {chosen.variant} has other inputs or outputs than were recorded")
     return payload
+
+
+def _with_operators(chosen: VariantRecord, payload: bytes) -> VariantRecord:
+    """Say of a variant what its payload needs of a runtime; a device asks before it fetches anything."""
+    compatibility = chosen.compatibility.model_copy(update={"operators": operators_of(payload)})
+    return chosen.model_copy(update={"compatibility": compatibility})
 
 
 def _check_profile(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> None:
