@@ -21,6 +21,7 @@ from dsops_agent.install.carrier import Carrier
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
+from dsops_agent.install.fitness import Fitness
 from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
@@ -31,6 +32,7 @@ from dsops_agent.install.ports import (
     EventSink,
     InstallConfig,
     Listener,
+    Room,
     RuntimeControl,
 )
 from dsops_agent.install.refusals import Refusals
@@ -62,6 +64,7 @@ class Installer:
         chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
         keys: Finds the keys of sealed bundles.
+        room: Says what the host has room for.
         events: Keeps events.
         listener: Is told of changes.
         clock: Time.
@@ -75,6 +78,7 @@ class Installer:
     chunks: ChunkSource
     runtime: RuntimeControl
     keys: ContentKeys
+    room: Room
     events: EventSink
     listener: Listener
     clock: Clock
@@ -93,6 +97,13 @@ class Installer:
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
+        self._fitness = Fitness(
+            config=self.config,
+            slots=self.slots,
+            runtime=self.runtime,
+            room=self.room,
+            documents=Documents(self.chunks, pace),
+        )
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
         self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
@@ -192,7 +203,7 @@ class Installer:
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
 
     def _moments(self) -> tuple[float | None, ...]:
-        return self._intake.next_s, self._documents.next_s, self._carrier.next_s
+        return self._intake.next_s, self._documents.next_s, self._fitness.documents.next_s, self._carrier.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -206,12 +217,15 @@ class Installer:
             case mailbox.ChunkCame(digest=digest, data=data):
                 if self._intake.document(digest, data, self.clock.monotonic_s()):
                     self._take_in()
+                elif self._fitness.document(digest, data, self.clock.monotonic_s()):
+                    self._resume_in(Install.TRUSTED)
                 else:
                     self._fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.ChunkLost(digest=digest, problem=problem):
                 self._fetch_on(lambda: self._carrier.lost(digest, problem))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())
+                self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._fetch_on(self._carrier.reconnected)
                 self._resume_in(Install.FETCHING)
             case mailbox.RuntimeRestarted():
@@ -224,6 +238,8 @@ class Installer:
             self._judge()
         self._news |= self._refusals.turn()
         self._documents.tick(now_s)
+        if self._fitness.tick(now_s):
+            self._resume_in(Install.TRUSTED)
         self._fetch_on(self._carrier.tick)
         for model in [model for model, due_s in self._due.items() if due_s <= now_s]:
             self._on_time(self._rows[model])
@@ -391,7 +407,7 @@ class Installer:
         steps = self._steps
         return {
             Effect.DECIDE: self._decide,
-            Effect.PREFLIGHT: steps.preflight,
+            Effect.PREFLIGHT: lambda row: self._fitness.preflight(row, self.clock.monotonic_s()),
             Effect.FETCH: self._fetch,
             Effect.PAUSE: self._pause,
             Effect.STAGE: steps.stage,
@@ -455,12 +471,7 @@ class Installer:
     def _fetch(self, row: InstallRow) -> Outcome | Wait:
         if self._carrier.model:
             return Wait()
-        ready = self._steps.preflight(row)
-        if ready.event is not Event.FITS:
-            return ready
-        if self._steps.held(row):
-            return Outcome(Event.COMPLETE)
-        return self._carrier.start(row) or Wait()
+        return self._steps.check_room(row) or self._carrier.start(row) or Wait()
 
     def _fetch_on(self, action: Callable[[], Outcome | None]) -> None:
         model = self._carrier.model
@@ -480,6 +491,7 @@ class Installer:
         self._due.pop(row.model, None)
         self._awaiting.discard(row.model)
         self._doubts.pop(row.model, None)
+        self._fitness.follow(self._rows, self.clock.monotonic_s())
         if row.state.is_final or row.state is Install.RECEIVED:
             self._sweep()
         self._publish()
