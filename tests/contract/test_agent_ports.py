@@ -11,7 +11,8 @@ from dsops.clock import ManualClock
 from dsops.messages import Need, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
-from dsops_agent.install.ports import ChunkSource, EventSink, RuntimeControl
+from dsops_agent.install.ports import ChunkSource, EventSink, Room, RuntimeControl
+from dsops_agent.room import HostRoom
 from dsops_agent.sources import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -114,6 +115,8 @@ def test_chunks_are_asked_for_by_topic() -> None:
     assert len(broker.asked) == 4
 
 
-def adapters(session: MqttSession, supervisor: RuntimeSupervisor) -> tuple[Broker, RuntimeControl]:
+def adapters(
+    session: MqttSession, supervisor: RuntimeSupervisor, room: HostRoom
+) -> tuple[Broker, RuntimeControl, Room]:
     """Checked by mypy: the real adapters fit their ports."""
-    return session, supervisor
+    return session, supervisor, room

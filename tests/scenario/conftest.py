@@ -94,7 +94,7 @@ class Made:
 def make_bundle(
     release: int, *, model: str = MODEL, size: int = 3000, secret: bytes | None = None, **changes: object
 ) -> Made:
-    """Make a bundle; with a secret it is sealed. ``changes`` are keys of the manifest."""
+    """Make a bundle; with a secret it is sealed. ``changes`` are the manifest's."""
     payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
     settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
     blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
@@ -176,7 +176,6 @@ class SimRuntime:
     activate_faults: dict[str, DsopsError] = field(default_factory=dict)
     check_faults: dict[str, DsopsError] = field(default_factory=dict)
     alive: bool = True
-    gaps: int = 0
     version: str = "2.3.0"
     operators: frozenset[str] = frozenset({"ADD/1", "CONV_2D/3"})
     support_faults: list[DsopsError] = field(default_factory=list)
@@ -272,7 +271,7 @@ class SimRoom:
     """A host with so much room."""
 
     total_bytes: int = 10**9
-    memory_bytes: int = 10**9
+    memory_bytes: int = total_bytes
     disk: int = 10**10
 
     def memory(self) -> Memory:
@@ -330,6 +329,7 @@ class World:
         self.envelopes: dict[tuple[int, str, tuple[Made, ...]], bytes] = {}
         self.content_key = X25519PrivateKey.generate()
         self.brings_keys = True
+        self.changes_contract = False
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -371,7 +371,7 @@ class World:
 
     def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
         """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
-        slot = bundle.slot(deployment)
+        slot = bundle.slot(deployment).model_copy(update={"changes_contract": self.changes_contract})
         if bundle.key is None or not self.brings_keys:
             return slot
         own = self.content_key.public_key()

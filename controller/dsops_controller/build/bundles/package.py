@@ -10,9 +10,9 @@ from dsops.bundle import describe_blobs, encode_bundle, sha256_hex
 from dsops.errors import (
     DigestMismatch,
     GoldenMismatch,
-    IncompatibleBundle,
     InvalidInput,
     MalformedBundle,
+    OverSize,
     UntrustedBundle,
 )
 from dsops.files import write_atomically
@@ -76,7 +76,7 @@ def build_bundle(
         InvalidModel: The payload is not sound, or not the one that the record describes.
         DigestMismatch: A file of the build was changed since.
         GoldenMismatch: The payload does not answer its golden inputs as expected, or the profile is another model's.
-        IncompatibleBundle: The bundle is larger than its own budget.
+        OverSize: The bundle is larger than its own budget.
         UntrustedBundle: The model's signature does not cover the source model.
         NoSpace: The disk is full.
     """
@@ -144,7 +144,7 @@ def _pack(
     manifest = _manifest(entry, chosen, release, documents, sealed, blobs)
     data = encode_bundle(manifest, blobs)
     if chosen.budgets.max_disk_bytes and len(data) > chosen.budgets.max_disk_bytes:
-        raise IncompatibleBundle(
+        raise OverSize(
             f"the bundle of {chosen.variant} has {len(data)} bytes",
             why=f"its budget max_disk_bytes is {chosen.budgets.max_disk_bytes}",
             hint="quantize further, shorten its files, or raise the budget in the recipe",

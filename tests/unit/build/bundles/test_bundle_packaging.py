@@ -11,11 +11,12 @@ from dsops.bundle import Bundle, describe_blobs, sha256_hex
 from dsops.errors import (
     DigestMismatch,
     GoldenMismatch,
-    IncompatibleBundle,
     InvalidInput,
     InvalidModel,
+    OverSize,
     UntrustedBundle,
 )
+from dsops.needs import operators_of
 from dsops.profile import Profile
 from dsops_controller.build.bundles.documents.provenance import Signer
 from dsops_controller.build.bundles.package import build_bundle, build_bundles
@@ -46,6 +47,8 @@ def test_a_bundle_holds_the_build_and_its_documents(build: Path, tmp_path: Path)
     assert bundle.read("thresholds.json") == (build / "shared/thresholds.json").read_bytes()
     assert [(file.blob, file.kind) for file in manifest.files] == [("thresholds.json", "config")]
     assert manifest.documents.names() == ("modelcard.md", "sbom.cdx.json")
+    assert manifest.compatibility.operators == operators_of(bundle.read("model.tflite"))
+    assert manifest.compatibility.operators
 
 
 def test_the_same_build_release_and_signer_give_the_same_bytes(build: Path, tmp_path: Path) -> None:
@@ -132,7 +135,7 @@ def test_a_bundle_over_its_disk_budget_is_refused(build: Path, change: Change, t
     build_bundle(build, 1, tmp_path / "fits.bundle")
     size = (tmp_path / "fits.bundle").stat().st_size
     change(variant={"budgets": {"max_disk_bytes": size - 100}})
-    with pytest.raises(IncompatibleBundle, match=f"max_disk_bytes is {size - 100}"):
+    with pytest.raises(OverSize, match=f"max_disk_bytes is {size - 100}"):
         build_bundle(build, 1, tmp_path / "out.bundle")
     assert not (tmp_path / "out.bundle").exists()
     change(variant={"budgets": {"max_disk_bytes": size + 100}})
@@ -160,7 +163,7 @@ def test_nothing_is_written_when_one_variant_is_wrong(build: Path, change: Chang
     first = BuildRecord.read(build).variants[0].model_dump()
     change(variants=[first, first | {"variant": "tpu", "budgets": {"max_disk_bytes": 1}}])
     (tmp_path / "bundles").mkdir()
-    with pytest.raises(IncompatibleBundle):
+    with pytest.raises(OverSize):
         build_bundles(build, 3, tmp_path / "bundles")
     assert list((tmp_path / "bundles").iterdir()) == []
 
