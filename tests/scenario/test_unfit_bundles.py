@@ -200,6 +200,21 @@ def test_a_document_that_does_not_come_is_said_and_asked_for_again(running: Any,
     running.check_end()
 
 
+def test_another_document_under_the_signed_digest_is_not_believed(running: Any, bundle: Any) -> None:
+    """A hostile broker cannot talk a device out of a bundle, or into one."""
+    fit, unfit = bundle(2), bundle(2, **needing(min_litert="9"))
+    for seq, (made, told) in enumerate(((unfit, fit), (fit, unfit)), 2):
+        running.publish(made)
+        running.broker.chunks[sha256_hex(made.needs)] = told.needs
+        running.direct(seq, made)
+        running.pack()
+        running.steps(20, 2)
+        assert running.state().install is Install.TRUSTED
+        assert not bytes_asked_for(running, made)
+    running.broker.chunks[sha256_hex(fit.needs)] = fit.needs
+    assert running.settle(5).active == fit.sha256
+
+
 def test_a_newer_directive_ends_the_wait_for_a_document(running: Any, bundle: Any) -> None:
     two, three = bundle(2), bundle(3)
     running.publish(two, three)

@@ -180,7 +180,7 @@ def _variant_record(place: Workplace, name: str, finished: Finished) -> VariantR
         inputs=runner.inputs,
         outputs=runner.outputs,
         compatibility=Compatibility(
-            hardware=section.hardware, min_litert=section.min_litert, delegates=tuple(sorted(section.delegates))
+            hardware=section.hardware, min_litert=section.min_litert, delegates=tuple(sorted(set(section.delegates)))
         ),
         budgets=place.recipe.budgets_of(name),
         metrics=finished.made.report.evaluation.summary(),

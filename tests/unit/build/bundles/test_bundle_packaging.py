@@ -142,6 +142,13 @@ def test_a_bundle_over_its_disk_budget_is_refused(build: Path, change: Change, t
     build_bundle(build, 1, tmp_path / "out.bundle")
 
 
+def test_what_a_variant_cannot_run_without_is_in_its_manifest(build: Path, change: Change, tmp_path: Path) -> None:
+    plain = build_bundle(build, 1, tmp_path / "plain.bundle").compatibility
+    change(variant={"compatibility": {"delegates": ["edgetpu"], "min_litert": "2.1"}})
+    needed = build_bundle(build, 1, tmp_path / "needy.bundle").compatibility
+    assert (needed.delegates, needed.min_litert, needed.operators) == (("edgetpu",), "2.1", plain.operators)
+
+
 def test_every_variant_gets_a_bundle_of_its_own(build: Path, change: Change, tmp_path: Path) -> None:
     shutil.copytree(build / "int8", build / "tpu")
     first = BuildRecord.read(build).variants[0].model_dump()
