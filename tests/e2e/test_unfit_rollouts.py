@@ -37,6 +37,8 @@ def roll_out(fleet: Fleet, release: int, **changes: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_a_bundle_that_does_not_fit_is_refused_by_name_and_nothing_is_fetched(fleet: Fleet) -> None:
     fleet.publish(1)
     assert roll_out(fleet, 1)["state"] == "succeeded"
