@@ -176,14 +176,13 @@ class SimRuntime:
     activate_faults: dict[str, DsopsError] = field(default_factory=dict)
     check_faults: dict[str, DsopsError] = field(default_factory=dict)
     alive: bool = True
-    version: str = "2.3.0"
     operators: frozenset[str] = frozenset({"ADD/1", "CONV_2D/3"})
     support_faults: list[DsopsError] = field(default_factory=list)
 
     def supports(self, operators: tuple[str, ...]) -> Support:
         if self.support_faults:
             raise self.support_faults.pop()
-        return Support("ai-edge-litert", self.version, tuple(n for n in operators if n not in self.operators))
+        return Support("ai-edge-litert", "2.3.0", tuple(n for n in operators if n not in self.operators))
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None) -> None:
         self.fuse()
