@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fleet_stage import DEVICES, Fleet, plan
 from test_kills_during_a_rollout import finish
 
