@@ -122,6 +122,7 @@ class Install(Section):
     chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
     window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
+    max_bundle_bytes: int = Field(default=0, ge=0, description="longest bundle, with its files; 0: what the disk takes")
     scrub_hours: float = Field(default=24.0, ge=0, description="how often stored bundles are read again; 0: never")
 
 

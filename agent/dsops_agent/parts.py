@@ -33,6 +33,7 @@ from dsops_agent.install.ports import DeviceFacts, InstallConfig
 from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
+from dsops_agent.room import HostRoom
 from dsops_agent.runtime_process import Launch
 from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
@@ -75,6 +76,7 @@ def install_config(config: Config) -> InstallConfig:
         chunk_timeout_s=config.install.chunk_timeout_s,
         window=config.install.window,
         free_bytes=config.install.free_bytes,
+        max_bundle_bytes=config.install.max_bundle_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
         scrub_hours=config.install.scrub_hours,
@@ -226,6 +228,7 @@ class Parts:
             chunks=self._sources.chain,
             runtime=self._supervisor,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
+            room=HostRoom(state),
             events=self._events,
             listener=self,
             clock=self.clock,

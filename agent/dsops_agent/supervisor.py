@@ -8,7 +8,8 @@ from pathlib import Path
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
-from dsops_agent.install.ports import ProveLimits
+from dsops_agent.install.ports import ProveLimits, Support
+from dsops_agent.operators import OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
@@ -56,6 +57,7 @@ class RuntimeSupervisor:
         self._events = events
         self._clock = clock
         self._started = started
+        self._operators = OperatorQuery()
         self._leaving = threading.Event()
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
@@ -129,6 +131,10 @@ class RuntimeSupervisor:
         return True
 
     # What the installer asks for.
+
+    def supports(self, operators: tuple[str, ...]) -> Support:
+        """Ask a throw-away process which operators it can run; see :meth:`dsops_agent.operators.OperatorQuery.ask`."""
+        return self._operators.ask(operators)
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""

@@ -17,10 +17,11 @@ from dsops.bundle import Bundle, bundle_index, file_digest, sha256_hex
 from dsops.chunks import ChunkIndex
 from dsops.clock import Clock
 from dsops.directive import DesiredSlot, target_path
-from dsops.errors import Conflict, ContentSealed, DigestMismatch, NotFound, UntrustedBundle
+from dsops.errors import Conflict, ContentSealed, DigestMismatch, MalformedBundle, NotFound, UntrustedBundle
 from dsops.files import fsync_folder, write_atomically
 from dsops.ids import digest as check_digest
 from dsops.manifest import Manifest
+from dsops.needs import Needs, needs_of, operators_of
 from dsops.sealing import ContentKey
 from dsops.trust import model_role
 from dsops_controller import audit
@@ -36,6 +37,8 @@ from dsops_controller.trust.roles import check_target, read_role
 _log = logging.getLogger(__name__)
 
 _INCOMING = ".incoming"
+_INDEX, _NEEDS = -1, -2
+"""Numbers of what is no chunk of a bundle's file."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a chunk is; ``number`` -1 is the index itself."""
+    """Where a chunk is; ``number`` is below 0 for the index itself and for what the bundle needs."""
 
     sha256: str
     number: int
@@ -180,20 +183,30 @@ class Bundles:
         with self._indexing:
             return self._index(sha256)
 
+    def needs(self, sha256: str) -> Needs:
+        """Return what a bundle needs of a device.
+
+        Raises:
+            NotFound: There is none.
+        """
+        record = self.by_digest(sha256)
+        return needs_of(record.manifest, record.length_bytes)
+
     def chunks(self, sha256: str) -> Iterator[tuple[str, bytes]]:
-        """Yield digest and bytes of everything that a device fetches of a bundle: the index, then each chunk.
+        """Yield digest and bytes of everything that a device fetches of a bundle: needs, index, then each chunk.
 
         Raises:
             NotFound: There is none.
             DigestMismatch: The file is no longer what was pushed.
         """
-        index = self.index(sha256)
+        needs, index = self.needs(sha256), self.index(sha256)
+        yield needs.digest, needs.encode()
         yield index.digest, index.encode()
         for number, digest in enumerate(index.digests):
             yield digest, self._read(_Place(sha256, number), digest)
 
     def chunk(self, digest: str) -> bytes | None:
-        """Return one chunk or chunk index of any bundle, or None if no bundle has it.
+        """Return one chunk, chunk index or document of needs of any bundle, or None if no bundle has it.
 
         Raises:
             DigestMismatch: The file is no longer what was pushed.
@@ -208,6 +221,7 @@ class Bundles:
         bundle = Bundle.open(incoming)
         bundle.verify()
         _check_key(bundle.manifest, key)
+        _check_operators(bundle)
         record = self._describe(bundle.manifest, data)
         present = self._at(record.path)
         if present and present.sha256 == record.sha256 and self._is_published(record, data):
@@ -278,7 +292,8 @@ class Bundles:
                     f"bundle {sha256} is damaged on the server", hint="push it again: dsops bundle push"
                 )
             index = bundle_index(data)
-            self._places.setdefault(index.digest, _Place(sha256, -1))
+            self._places.setdefault(self.needs(sha256).digest, _Place(sha256, _NEEDS))
+            self._places.setdefault(index.digest, _Place(sha256, _INDEX))
             for number, digest in enumerate(index.digests):
                 self._places.setdefault(digest, _Place(sha256, number))
             self._indexes[sha256] = index
@@ -303,7 +318,9 @@ class Bundles:
 
     def _read(self, place: _Place, digest: str) -> bytes:
         index = self._indexes[place.sha256]
-        if place.number < 0:
+        if place.number == _NEEDS:
+            return self.needs(place.sha256).encode()
+        if place.number == _INDEX:
             return index.encode()
         with self._file(place.sha256).open("rb") as file:
             span = index.spans[place.number]
@@ -325,6 +342,21 @@ def _check_key(manifest: Manifest, key: ContentKey | None) -> None:
             hint="give the file that it was built with: dsops bundle push BUNDLE --content-key KEYFILE",
         )
     key.check(manifest)
+
+
+def _check_operators(bundle: Bundle) -> None:
+    """Check that a device can rely on what the manifest says of the payload; a sealed one is the owners' word."""
+    manifest = bundle.manifest
+    said = manifest.compatibility.operators
+    if not said or manifest.sealed is not None:
+        return
+    found = operators_of(bundle.read(manifest.payload))
+    if found != said:
+        name = min(set(found) ^ set(said))
+        raise MalformedBundle(
+            f"the manifest of {manifest.model} {manifest.release} names other operators than its payload has",
+            why=f"{name} is {'missing' if name in found else 'not there'}",
+        )
 
 
 def _check_entry(record: BundleRecord, data: bytes, role_metadata: bytes) -> None:

@@ -528,6 +528,13 @@ class NoSpace(DeviceError):
     default_hint = "free disk space; what was installed before keeps running"
 
 
+class NoMemory(DeviceError):
+    """Memory is short at the moment."""
+
+    code = "device.no_memory"
+    default_hint = "end what else needs memory on the device; what was installed before keeps running"
+
+
 class PortBusy(DeviceError):
     """An address is already in use."""
 

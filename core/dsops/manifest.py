@@ -23,6 +23,8 @@ MAX_COUNT = 2**53
 MAX_METRICS = 1024
 MAX_KPIS = 64
 MAX_HARDWARE = 64
+MAX_OPERATORS = 256
+MAX_DELEGATES = 16
 MIN_RECORD_BYTES, MAX_RECORD_BYTES = 1 << 12, 1 << 24
 TAG_BYTES = 16
 """What encryption adds to each record (AES-GCM)."""
@@ -33,6 +35,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Hardware = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 MinLitert = Annotated[str, Field(pattern=r"^([0-9]{1,4}(\.[0-9]{1,4}){0,2})?$")]
+OperatorName = Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]{0,63}|custom:[ -~]{1,80})/[1-9][0-9]{0,2}$")]
+DelegateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Key = Annotated[str, Field(min_length=1, max_length=256)]
 Facts = dict[Key, Annotated[str, Field(max_length=4000)]]
 Dtype = Literal["FP32", "FP16", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"]
@@ -109,10 +113,27 @@ class Postprocessing(Frozen):
 
 
 class Compatibility(Frozen):
-    """What a device must offer. Empty ``hardware`` admits every class."""
+    """What a device must offer.
+
+    Attributes:
+        hardware: Classes of hardware; none admits every class.
+        min_litert: Oldest LiteRT; empty admits every runtime.
+        operators: The payload's operators with their versions, sorted, as ``CONV_2D/3`` or ``custom:name/1``. None when
+            the bundle does not say.
+        delegates: Accelerators that the payload cannot run without, sorted.
+    """
 
     hardware: tuple[Hardware, ...] = Field(default=(), max_length=MAX_HARDWARE)
     min_litert: MinLitert = ""
+    operators: tuple[OperatorName, ...] = Field(default=(), max_length=MAX_OPERATORS)
+    delegates: tuple[DelegateName, ...] = Field(default=(), max_length=MAX_DELEGATES)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Compatibility":
+        for names in (self.operators, self.delegates):
+            if list(names) != sorted(set(names)):
+                raise ValueError("operators and delegates are sorted, and none is there twice")
+        return self
 
 
 class Budgets(Frozen):
@@ -193,7 +214,8 @@ class Manifest(Frozen):
 
     ``payload``, ``profile`` and ``golden`` name blobs. ``metrics`` holds figures of the build that are the same on
     every machine, such as ``float_accuracy`` and ``accuracy``, as fractions. Format 2 is that of bundles with encrypted
-    blobs; everything else is written as format 1, which has no key ``sealed``.
+    blobs; everything else is written as format 1, which has no key ``sealed``. Of ``compatibility``, ``operators`` and
+    ``delegates`` are not written when they are empty, as in the first bundles, which do not know these keys.
     """
 
     format: Literal[1, 2] = 1
@@ -262,7 +284,10 @@ class Manifest(Frozen):
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        return strictjson.dumps(self.model_dump(mode="json", exclude=None if self.sealed else {"sealed"}))
+        left_out: dict[str, bool | set[str]] = {} if self.sealed else {"sealed": True}
+        compatibility = self.compatibility
+        left_out["compatibility"] = {name for name in ("operators", "delegates") if not getattr(compatibility, name)}
+        return strictjson.dumps(self.model_dump(mode="json", exclude=left_out))
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":

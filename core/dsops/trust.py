@@ -118,6 +118,8 @@ class TargetFacts(Frozen):
     hardware: tuple[str, ...] = ()
     index: Sha256
     """Digest of the chunk index."""
+    needs: Sha256
+    """Digest of what the bundle needs of a device (:class:`dsops.needs.Needs`)."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Approved:
     sha256: str
     length_bytes: int
     index: str
+    needs: str
     deployment: str
 
 
@@ -205,7 +208,14 @@ def approve(
     enforce(SLOT_RULES, question, wanted.path)
     signed, facts = question.signed, question.facts
     return Approved(
-        model, facts.release, signed.path, signed.sha256, signed.length_bytes, facts.index, wanted.deployment
+        model=model,
+        release=facts.release,
+        path=signed.path,
+        sha256=signed.sha256,
+        length_bytes=signed.length_bytes,
+        index=facts.index,
+        needs=facts.needs,
+        deployment=wanted.deployment,
     )
 
 

@@ -12,7 +12,8 @@ from dsops.errors import SourceLacks
 from dsops.messages import Need, Problem, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
-from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, RuntimeControl
+from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, Room, RuntimeControl
+from dsops_agent.room import HostRoom
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
@@ -136,6 +137,8 @@ def test_a_broker_that_retains_nothing_is_not_waited_for() -> None:
     assert lost["aa"].code == SourceLacks.code
 
 
-def adapters(session: MqttSession, supervisor: RuntimeSupervisor) -> tuple[Broker, RuntimeControl]:
+def adapters(
+    session: MqttSession, supervisor: RuntimeSupervisor, room: HostRoom
+) -> tuple[Broker, RuntimeControl, Room]:
     """Checked by mypy: the real adapters fit their ports."""
-    return session, supervisor
+    return session, supervisor, room

@@ -42,6 +42,8 @@ EXCHANGE = "tests/integration/controller_trust/test_enrolment_exchange.py"
 LIFE = "tests/integration/controller_trust/test_certificate_life.py"
 RENEWAL = "tests/integration/ingest/test_identity_grpc.py"
 INGEST = "tests/integration/ingest/test_ingest_grpc.py"
+UNFIT = "tests/scenario/test_unfit_bundles.py"
+PUSHES = "tests/integration/controller_trust/test_bundle_store.py"
 COPY = "tests/integration/controller_trust/test_copied_device.py"
 
 
@@ -452,4 +454,35 @@ IDENTITIES = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*DIRECTIVES, *BUNDLES, *REPORT_RULES, *REFUSED_ONCE, *TUF, *IDENTITIES)
+PREFLIGHT = (
+    Mutant(
+        "preflight",
+        "agent/dsops_agent/install/fitness.py",
+        "        preflight.check(needs, facts)\n",
+        "",
+        (f"{UNFIT}::test_an_unfit_bundle_is_refused_before_a_chunk_is_asked_for",),
+    ),
+    Mutant(
+        "memory of the moment",
+        "agent/dsops_agent/install/fitness.py",
+        "        preflight.check_memory_now(needs, memory)\n",
+        "",
+        (f"{UNFIT}::test_short_memory_and_a_silent_runtime_are_waited_for",),
+    ),
+    Mutant(
+        "signed needs of a bundle that came",
+        "agent/dsops_agent/install/steps.py",
+        "            self._check_needs(row, source)\n",
+        "",
+        (f"{UNFIT}::test_a_hostile_document_of_needs_is_refused",),
+    ),
+    Mutant(
+        "operators of a pushed payload",
+        "controller/dsops_controller/bundles.py",
+        "        _check_operators(bundle)\n",
+        "",
+        (f"{PUSHES}::test_a_manifest_that_hides_an_operator_is_not_taken",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*DIRECTIVES, *BUNDLES, *REPORT_RULES, *REFUSED_ONCE, *TUF, *IDENTITIES, *PREFLIGHT)

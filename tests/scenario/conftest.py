@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dsops import dsse
-from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.directive import DesiredSlot, Directive, target_path
 from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
+from dsops.needs import needs_of
 from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wrap
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
@@ -26,7 +27,7 @@ from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
+from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, Memory, ProveLimits, Support
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -58,7 +59,10 @@ class Made:
     model: str
     release: int
     data: bytes
+    manifest: Manifest = field(compare=False)
     key: ContentKey | None = None
+    said: bytes = b""
+    """A document of its needs that its owners signed, if it is not the right one."""
 
     @property
     def sha256(self) -> str:
@@ -80,11 +84,19 @@ class Made:
     def signed(self) -> SignedTarget:
         index = index_of(self.data, CHUNK_BYTES)
         facts = {"model": self.model, "release": self.release, "variant": "int8", "index": index.digest}
+        facts |= {"hardware": self.manifest.compatibility.hardware, "needs": sha256_hex(self.needs)}
         return SignedTarget(self.path, self.sha256, len(self.data), facts)
 
+    @property
+    def needs(self) -> bytes:
+        """What its owners say that it needs of a device."""
+        return self.said or needs_of(self.manifest, len(self.data)).encode()
 
-def make_bundle(release: int, *, model: str = MODEL, size: int = 3000, secret: bytes | None = None) -> Made:
-    """Make a bundle; with a secret it is sealed."""
+
+def make_bundle(
+    release: int, *, model: str = MODEL, size: int = 3000, secret: bytes | None = None, **changes: object
+) -> Made:
+    """Make a bundle; with a secret it is sealed. ``changes`` are the manifest's."""
     payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
     settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
     blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
@@ -94,18 +106,19 @@ def make_bundle(release: int, *, model: str = MODEL, size: int = 3000, secret: b
         sealed, ciphertexts = seal(secret, Identity(model, release, "int8"), parts)
         blobs |= ciphertexts
     spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
-    manifest = Manifest(
-        model=model,
-        release=release,
-        inputs=(spec,),
-        outputs=(spec,),
-        files=tuple(Attachment(blob=name, kind="config") for name in settings),
-        format=1 if sealed is None else 2,
-        sealed=sealed,
-        blobs=describe_blobs(blobs),
-    )
+    fields: dict[str, object] = {
+        "model": model,
+        "release": release,
+        "inputs": (spec,),
+        "outputs": (spec,),
+        "files": tuple(Attachment(blob=name, kind="config") for name in settings),
+        "format": 1 if sealed is None else 2,
+        "sealed": sealed,
+        "blobs": describe_blobs(blobs),
+    }
+    manifest = Manifest.model_validate(fields | changes)
     key = None if secret is None else content_key(secret, manifest)
-    return Made(model, release, encode_bundle(manifest, blobs), key)
+    return Made(model, release, encode_bundle(manifest, blobs), manifest, key)
 
 
 @dataclass
@@ -168,6 +181,13 @@ class SimRuntime:
     alive: bool = True
     gaps: int = 0
     proofs_hang: bool = False
+    operators: frozenset[str] = frozenset({"ADD/1", "CONV_2D/3"})
+    support_faults: list[DsopsError] = field(default_factory=list)
+
+    def supports(self, operators: tuple[str, ...]) -> Support:
+        if self.support_faults:
+            raise self.support_faults.pop()
+        return Support("ai-edge-litert", "2.3.0", tuple(n for n in operators if n not in self.operators))
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         self.fuse()
@@ -255,6 +275,21 @@ class SimBroker:
 
 
 @dataclass
+class SimRoom:
+    """A host with so much room."""
+
+    total_bytes: int = 10**9
+    memory_bytes: int = total_bytes
+    disk: int = 10**10
+
+    def memory(self) -> Memory:
+        return Memory(self.total_bytes, self.memory_bytes)
+
+    def disk_bytes(self) -> int:
+        return self.disk
+
+
+@dataclass
 class SimEvents:
     """Keeps events."""
 
@@ -295,6 +330,7 @@ class World:
         self.broker = SimBroker(self.fuse)
         self.events = SimEvents(self.fuse)
         self.listener = SimListener()
+        self.room = SimRoom()
         self.free_bytes = 10**9
         self.config = InstallConfig(probation_s=60.0, free_bytes=1000, window=4)
         self.last_seq = 0
@@ -303,6 +339,7 @@ class World:
         self.brings_keys = True
         self.gate = Gate()
         self.urgent = False
+        self.changes_contract = False
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -318,6 +355,7 @@ class World:
             chunks=self.broker,
             runtime=self.runtime,
             keys=ContentKeys("cam-1", self.journal, lambda: self.content_key),
+            room=self.room,
             events=self.events,
             listener=self.listener,
             clock=self.clock,
@@ -338,12 +376,14 @@ class World:
             self.trust.signed[bundle.path] = bundle.signed()
             index = index_of(bundle.data, CHUNK_BYTES)
             self.broker.chunks[index.digest] = index.encode()
+            self.broker.chunks[sha256_hex(bundle.needs)] = bundle.needs
             pieces = split(bundle.data, CHUNK_BYTES)
             self.broker.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in pieces}
 
     def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
         """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
-        slot = bundle.slot(deployment).model_copy(update={"urgent": self.urgent})
+        marks = {"urgent": self.urgent, "changes_contract": self.changes_contract}
+        slot = bundle.slot(deployment).model_copy(update=marks)
         if bundle.key is None or not self.brings_keys:
             return slot
         own = self.content_key.public_key()

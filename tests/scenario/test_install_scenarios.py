@@ -313,8 +313,10 @@ def test_full_disk_waits_and_goes_on_when_there_is_room(world: Any, bundle: Any)
     world.direct(2, two)
     world.steps(10, 1)
     state = world.state()
-    assert (state.install, state.active) == (Install.FETCHING, one.sha256)
+    assert (state.install, state.active) == (Install.TRUSTED, one.sha256)
     assert state.problem.code == "device.no_space"
+    index = two.signed().custom["index"]
+    assert index not in world.broker.asked, "it was asked for before there was room"
     world.free_bytes = 10**9
     assert world.settle(10).active == two.sha256
     assert world.state().problem is None

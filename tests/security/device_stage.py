@@ -20,12 +20,13 @@ from dsops.directive import DesiredSlot, Directive
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import ModelState
+from dsops.needs import Needs, needs_of
 from dsops.sealing import ContentKey
 from dsops.trust import Director, Policy
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, ProveLimits
+from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, Memory, ProveLimits, Support
 from dsops_agent.install.slots import Slots
 
 CHUNK_BYTES = 1024
@@ -42,6 +43,7 @@ class Made:
 
     release: int
     data: bytes
+    needs: Needs
 
     @property
     def sha256(self) -> str:
@@ -60,12 +62,13 @@ def make_bundle(release: int, payload: bytes = bytes(range(256)) * 20) -> Made:
     blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"g"}
     spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
     manifest = Manifest(model="digits", release=release, inputs=(spec,), outputs=(spec,), blobs=describe_blobs(blobs))
-    return Made(release, encode_bundle(manifest, blobs))
+    data = encode_bundle(manifest, blobs)
+    return Made(release, data, needs_of(manifest, len(data)))
 
 
 @dataclass
 class Surroundings:
-    """The installer's other ports. Implements chunks, the inference process, events and the listener."""
+    """The installer's other ports. Implements chunks, the inference process, the room, events and the listener."""
 
     chunks: dict[str, bytes] = field(default_factory=dict)
     asked: dict[str, None] = field(default_factory=dict)
@@ -82,6 +85,16 @@ class Surroundings:
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.asked |= dict.fromkeys(chunk.digest for chunk in chunks)
+
+    def supports(self, operators: tuple[str, ...]) -> Support:
+        assert not operators
+        return Support("ai-edge-litert", "2.3.0")
+
+    def memory(self) -> Memory:
+        return Memory(10**9, 10**9)
+
+    def disk_bytes(self) -> int:
+        return 10**10
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         assert path.is_file()
@@ -150,6 +163,7 @@ class Stage:
             trust=self.bench.store,
             chunks=self.around,
             runtime=self.around,
+            room=self.around,
             keys=ContentKeys(self.device, self.journal, X25519PrivateKey.generate),
             events=self.around,
             listener=self.around,
@@ -189,10 +203,11 @@ class Stage:
     def sign(self, made: Made, **custom: object) -> None:
         """Let the model's owners sign a bundle; the controller offers its chunks."""
         index = index_of(made.data, CHUNK_BYTES)
-        facts = {"model": "digits", "release": made.release, "variant": "int8", "index": index.digest}
+        facts = {"model": "digits", "release": made.release, "variant": "int8"}
+        facts |= {"index": index.digest, "needs": made.needs.digest}
         self.bench.repository.set_target("model-digits", made.path, made.data, {**facts, **custom})
         self.bench.repository.publish()
-        self.around.chunks |= {index.digest: index.encode()}
+        self.around.chunks |= {index.digest: index.encode(), made.needs.digest: made.needs.encode()}
         self.around.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in split(made.data, CHUNK_BYTES)}
 
     # Whoever writes to the broker.

@@ -119,7 +119,7 @@ class Repository:
         self.set_target(role, path, text.encode())
 
     def set_bundle(self, path: str, data: bytes, release: int, role: str = "model-digits") -> None:
-        custom = {"model": "digits", "release": release, "variant": "int8", "index": "0" * 64}
+        custom = {"model": "digits", "release": release, "variant": "int8", "index": "0" * 64, "needs": "0" * 64}
         self.set_target(role, path, data, custom)
 
     def publish(self, *, leave_out: str = "", version: int | None = None, issued: datetime = START) -> None:

@@ -1,4 +1,4 @@
-"""Fetches trust documents by digest and holds them until the head that they belong to can be judged whole.
+"""Fetches documents by digest and holds them until they can be judged: those of trust, and what bundles need.
 
 They come as bundles' chunks do: as retained messages, else from the controller itself. One that does not come is asked
 for again and again; it is never taken for one that does not exist.
@@ -35,6 +35,8 @@ class Documents:
         self._held: dict[str, bytes] = {}
         self._window = Window((), limit=pace.window, timeout_s=pace.timeout_s)
         self._again_s: float | None = None
+        self.failure = ""
+        """Why what is wanted does not come; empty while it is waited for."""
 
     @property
     def held(self) -> Mapping[str, bytes]:
@@ -83,11 +85,14 @@ class Documents:
         self._do(self._window.tick(now_s), now_s)
 
     def reconnected(self, now_s: float) -> None:
-        """Begin to wait anew for everything that is outstanding."""
+        """Begin to wait anew for everything that is outstanding; ask at once for what did not come before."""
+        if self._again_s is not None:
+            self._begin(now_s)
         self._window.reconnected(now_s)
 
     def _begin(self, now_s: float) -> None:
         self._again_s = None
+        self.failure = ""
         self._window = Window(self._wanted, limit=self._pace.window, timeout_s=self._pace.timeout_s)
         self._do(self._window.fill(now_s), now_s)
 
@@ -101,7 +106,8 @@ class Documents:
                 case Kind.NEED:
                     self._source.need(tuple(map(Chunk, action.digests)))
                 case Kind.FAIL:
-                    logger.warning("trust documents do not come: %s", action.reason)
+                    logger.warning("documents do not come: %s", action.reason)
+                    self.failure = action.reason
                     self._again_s = now_s + self._pace.timeout_s
                 case Kind.STORE:
                     pass  # held already

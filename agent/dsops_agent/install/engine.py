@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 from dsops.clock import Clock
 from dsops.errors import ContentSealed, DeviceError, DigestMismatch, DsopsError, NoSpace, RuntimeCrashed
 from dsops.states import Install
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.fitness import Fitness
 from dsops_agent.install.gate import ASK_S, ASKING, LOOK_S, Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake
@@ -28,6 +30,8 @@ from dsops_agent.install.view import tidings_of
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found", bound=Outcome | Wait | None)
+
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
 
 
@@ -38,6 +42,7 @@ class Engine:
     Attributes:
         steps: What each effect does.
         intake: Tells whether trust metadata is waited for.
+        fitness: Judges bundles before they are fetched.
         carrier: Runs transfers.
         proving: Runs throw-away processes.
         installs: The installs.
@@ -51,6 +56,7 @@ class Engine:
 
     steps: Steps
     intake: Intake
+    fitness: Fitness
     carrier: Carrier
     proving: Proving
     installs: Installs
@@ -106,6 +112,7 @@ class Engine:
 
     def _entered(self, row: InstallRow) -> None:
         self.installs.entered(row)
+        self.fitness.follow(self.installs.rows, self.clock.monotonic_s())
         if row.state.is_final or row.state is Install.RECEIVED:
             self.sweeper.sweep()
         self.board.publish()
@@ -252,12 +259,21 @@ class Engine:
             self.carrier.end()
         self.proving.end(model)
 
-    def _preflight(self, row: InstallRow) -> Outcome:
-        outcome = self.steps.preflight(row)
-        if outcome.problem and outcome.problem.code == NoSpace.code:
+    def preflight_again(self) -> None:
+        """Look again at what waits for the document that says what it needs."""
+        for row in self.installs.unfinished(Install.TRUSTED):
+            self._resume(row)
+
+    def _preflight(self, row: InstallRow) -> Outcome | Wait:
+        return self._with_room(lambda: self.fitness.preflight(row, self.clock.monotonic_s()))
+
+    def _with_room(self, look: Callable[[], Found]) -> Found:
+        """Look, and once more after what may go has gone, if there is no room."""
+        found = look()
+        if isinstance(found, Outcome) and found.problem and found.problem.code == NoSpace.code:
             self.sweeper.sweep(is_short=True)
-            return self.steps.preflight(row)
-        return outcome
+            return look()
+        return found
 
     def _fetch(self, row: InstallRow) -> Outcome | Wait:
         if self.carrier.model:
@@ -265,12 +281,7 @@ class Engine:
         held_back = None if self.steps.is_stored(row) else self._held_back(row, Phase.DOWNLOAD)
         if held_back:
             return held_back
-        ready = self._preflight(row)
-        if ready.event is not Event.FITS:
-            return ready
-        if self.steps.held(row):
-            return Outcome(Event.COMPLETE)
-        return self.carrier.start(row) or Wait()
+        return self._with_room(lambda: self.steps.check_room(row)) or self.carrier.start(row) or Wait()
 
     def _pause_transfer(self) -> None:
         """Stop the transfer under way when the rules do not allow it any more; what came stays."""

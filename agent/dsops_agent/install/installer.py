@@ -22,6 +22,7 @@ from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.engine import Engine
 from dsops_agent.install.fetch import Pace
+from dsops_agent.install.fitness import Fitness
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake, Trust
@@ -34,6 +35,7 @@ from dsops_agent.install.ports import (
     EventSink,
     InstallConfig,
     Listener,
+    Room,
     RuntimeControl,
 )
 from dsops_agent.install.proving import Proof, Proving
@@ -68,6 +70,7 @@ class Installer:
         chunks: Brings chunks of bundles and documents of trust.
         runtime: The inference process.
         keys: Finds the keys of sealed bundles.
+        room: Says what the host has room for.
         events: Keeps events.
         listener: Is told of changes.
         clock: Time.
@@ -82,6 +85,7 @@ class Installer:
     chunks: ChunkSource
     runtime: RuntimeControl
     keys: ContentKeys
+    room: Room
     events: EventSink
     listener: Listener
     clock: Clock
@@ -102,6 +106,13 @@ class Installer:
             installed=self.slots.installed,
             spending=Spending(self.config.transfer, self.journal, self.clock, self._date),
         )
+        self._fitness = Fitness(
+            config=self.config,
+            slots=self.slots,
+            runtime=self.runtime,
+            room=self.room,
+            documents=Documents(self.chunks, pace),
+        )
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
         self._proving = Proving(self.runtime, self._proof_ended)
@@ -119,6 +130,7 @@ class Installer:
         self._engine = Engine(
             steps=Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys),
             intake=self._intake,
+            fitness=self._fitness,
             carrier=self._carrier,
             proving=self._proving,
             installs=self._installs,
@@ -264,7 +276,8 @@ class Installer:
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
 
     def _moments(self) -> tuple[float | None, ...]:
-        return self._intake.next_s, self._documents.next_s, self._carrier.next_s, self._scrub.next_s
+        documents = (self._documents.next_s, self._fitness.documents.next_s)
+        return self._intake.next_s, *documents, self._carrier.next_s, self._scrub.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -278,13 +291,17 @@ class Installer:
             case mailbox.ChunkCame(digest=digest, data=data):
                 if self._intake.document(digest, data, self.clock.monotonic_s()):
                     self._take_in()
+                elif self._fitness.document(digest, data, self.clock.monotonic_s()):
+                    self._engine.preflight_again()
                 else:
                     self._engine.fetch_on(lambda: self._carrier.arrived(digest, data))
             case mailbox.ChunkLost(digest=digest, problem=problem):
                 self._documents.lost(digest, problem, self.clock.monotonic_s())
+                self._fitness.documents.lost(digest, problem, self.clock.monotonic_s())
                 self._engine.fetch_on(lambda: self._carrier.lost(digest, problem))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())
+                self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._engine.reconnected()
             case mailbox.RuntimeRestarted():
                 self._engine.revive(runtime_only=True)
@@ -299,6 +316,8 @@ class Installer:
         if self._refusals.turn():
             self._board.has_news()
         self._documents.tick(now_s)
+        if self._fitness.tick(now_s):
+            self._engine.preflight_again()
         if self._pardon_asked():
             self._reconciler.reconcile_all()
             self._board.publish()

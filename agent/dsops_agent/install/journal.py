@@ -27,7 +27,8 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE desired (model TEXT PRIMARY KEY, seq INTEGER NOT NULL, slot TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE install (
     model TEXT PRIMARY KEY, state TEXT NOT NULL, seq INTEGER NOT NULL, slot TEXT NOT NULL,
-    index_digest TEXT NOT NULL, attempt INTEGER NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
+    index_digest TEXT NOT NULL, needs_digest TEXT NOT NULL, attempt INTEGER NOT NULL,
+    code TEXT NOT NULL, message TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE slot (
     model TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, length_bytes INTEGER NOT NULL,
@@ -67,6 +68,7 @@ class InstallRow:
         index: Digest of the chunk index; empty until the trust rules named it.
         attempt: How often the present step was begun again.
         problem: What stands, or stood, in its way.
+        needs: Digest of the document that says what the bundle needs; empty until the trust rules named it.
     """
 
     model: str
@@ -76,6 +78,7 @@ class InstallRow:
     index: str = ""
     attempt: int = 0
     problem: Problem | None = None
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -301,9 +304,9 @@ class Journal:
     def put_install(self, row: InstallRow) -> None:
         """Keep a model's install."""
         problem = row.problem or Problem(code="")
-        values = (row.model, row.state.value, row.seq, row.wanted.model_dump_json(), row.index, row.attempt)
-        sql = "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        self._write(sql, (*values, problem.code, problem.message))
+        values = (row.model, row.state.value, row.seq, row.wanted.model_dump_json(), row.index, row.needs)
+        sql = "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._write(sql, (*values, row.attempt, problem.code, problem.message))
 
     def install(self, model: str) -> InstallRow | None:
         """Return a model's newest install."""
@@ -426,10 +429,10 @@ class Journal:
 
 
 def _install(row: tuple[Cell, ...]) -> InstallRow:
-    model, state, seq, slot, index, attempt, code, message = row
+    model, state, seq, slot, index, needs, attempt, code, message = row
     wanted = DesiredSlot.model_validate_json(str(slot))
     problem = Problem(code=str(code), message=str(message)) if code else None
-    return InstallRow(str(model), Install(str(state)), int(seq), wanted, str(index), int(attempt), problem)
+    return InstallRow(str(model), Install(str(state)), int(seq), wanted, str(index), int(attempt), problem, str(needs))
 
 
 def _slot(row: tuple[Cell, ...]) -> SlotRow:

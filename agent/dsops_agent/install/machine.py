@@ -43,7 +43,7 @@ class Effect(StrEnum):
     """What to do next."""
 
     DECIDE = "ask the trust rules"
-    PREFLIGHT = "check disk space"
+    PREFLIGHT = "ask what it needs, compare with the device"
     FETCH = "fetch missing chunks"
     PAUSE = "wait, then fetch again"
     STAGE = "store in the free slot"
@@ -85,7 +85,8 @@ def _table() -> dict[tuple[Install, Event], Step]:
         (s.RECEIVED, e.REFUSED): rejected,
         (s.RECEIVED, e.INTERRUPTED): Step(s.RECEIVED, (f.PAUSE,)),
         (s.TRUSTED, e.FITS): Step(s.FETCHING, (f.FETCH,)),
-        (s.TRUSTED, e.INTERRUPTED): Step(s.FETCHING, (f.PAUSE,)),
+        (s.TRUSTED, e.INTERRUPTED): Step(s.TRUSTED, (f.PAUSE,)),
+        (s.TRUSTED, e.REFUSED): rejected,
         (s.FETCHING, e.COMPLETE): Step(s.VERIFIED, (f.STAGE,)),
         (s.FETCHING, e.INTERRUPTED): Step(s.FETCHING, (f.PAUSE,)),
         (s.FETCHING, e.REFUSED): rejected,

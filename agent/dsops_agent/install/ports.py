@@ -26,6 +26,7 @@ class InstallConfig:
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
         transfer: How much may be fetched; a directive can lower it.
         scrub_hours: How often every stored bundle is read again; 0 never.
+        max_bundle_bytes: Longest bundle, with the files that it brings; 0 sets no limit.
     """
 
     probation_s: float = 60.0
@@ -40,6 +41,7 @@ class InstallConfig:
     prove_memory_bytes: int = 0
     transfer: TransferLimits = field(default_factory=TransferLimits)
     scrub_hours: float = 24.0
+    max_bundle_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ class ProveLimits:
 
     timeout_s: float
     memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a device can run: its TFLite runtime, and which of the operators asked for it does not know."""
+
+    runtime: str
+    version: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory that processes here may have: at all, and at this moment."""
+
+    total_bytes: int
+    free_bytes: int
 
 
 @dataclass(frozen=True)
@@ -100,12 +119,28 @@ class ChunkSource(Protocol):
         ...
 
 
+class Room(Protocol):
+    """What the host has room for."""
+
+    def memory(self) -> Memory:
+        """Return the memory that a process may have."""
+        ...
+
+    def disk_bytes(self) -> int:
+        """Return the size of the disk that bundles are kept on; raises StateDamaged."""
+        ...
+
+
 class RuntimeControl(Protocol):
     """The inference process.
 
     Every method raises RuntimeCrashed when the process is gone or silent, except ``is_serving``. A sealed bundle is
     opened with its content key, in the memory of the process that loads it.
     """
+
+    def supports(self, operators: tuple[str, ...]) -> Support:
+        """Ask the runtime itself which operators it knows, named as a manifest does; raises RuntimeMissing too."""
+        ...
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         """Run a bundle's golden inputs in a throw-away process. May be called from a thread of its own.

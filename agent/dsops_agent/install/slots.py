@@ -132,15 +132,15 @@ class Slots:
         """Return the committed bundle in the slot that does not hold ``digest``."""
         return next((file for file in self.stored(model) if file.digest != digest and file.committed), None)
 
-    def check_room(self, length_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
-        """Refuse to begin what would not fit: the bundle, at most as much again for its files, the reserve on top.
+    def check_room(self, needed_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
+        """Refuse to begin what would not fit: what is needed and not there already, the reserve on top.
 
         Raises:
             NoSpace: There is less.
         """
         with disk_errors("ask for the free disk space"):
             free = self._free_bytes(self.folder)
-        needed = max(0, 2 * length_bytes - already_bytes) + reserve_bytes
+        needed = max(0, needed_bytes - already_bytes) + reserve_bytes
         if free < needed:
             raise NoSpace("not enough disk space for the bundle", why=f"{free} bytes are free, {needed} are needed")
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dsops.bundle import Bundle, file_digest
 from dsops.directive import DesiredSlot
 from dsops.errors import (
     ContentSealed,
@@ -21,8 +22,9 @@ from dsops.errors import (
     UntrustedBundle,
 )
 from dsops.messages import Problem
+from dsops.needs import check_same
 from dsops.states import Install
-from dsops.trust import approve
+from dsops.trust import Approved, approve
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
@@ -42,11 +44,11 @@ _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended: the machine's event, the problem if there was one, and the index if it was learned."""
+    """How a step ended: the machine's event, the problem if there was one, and what is signed, if it was learned."""
 
     event: Event
     problem: Problem | None = None
-    index: str | None = None
+    approved: Approved | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def after(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
     counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
     attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
     kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
-    index = row.index if outcome.index is None else outcome.index
-    return replace(row, state=state, attempt=attempt, problem=outcome.problem or kept, index=index)
+    changed = replace(row, state=state, attempt=attempt, problem=outcome.problem or kept)
+    approved = outcome.approved
+    return replace(changed, index=approved.index, needs=approved.needs) if approved else changed
 
 
 def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
@@ -112,7 +115,7 @@ class Steps:
         if active and active.digest == row.wanted.sha256:
             return Outcome(Event.ALREADY_ACTIVE)
         try:
-            return Outcome(Event.APPROVED, index=self._approve(row.model, row.wanted))
+            return Outcome(Event.APPROVED, approved=self._approve(row.model, row.wanted))
         except IncompatibleBundle as error:
             return Outcome(Event.REFUSED, problem_of(error))
         except UntrustedBundle as error:
@@ -121,22 +124,22 @@ class Steps:
             logger.info("%s waits for newer trust metadata: %s", row.model, error)
             return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None, problem_of(error))
 
-    def _approve(self, model: str, wanted: DesiredSlot) -> str:
+    def _approve(self, model: str, wanted: DesiredSlot) -> Approved:
         policy = self.trust.policy(model)
         target = self.trust.target(model, wanted.path)
         facts = self.device
-        return approve(model, wanted, target, policy, device=facts.device, hardware=facts.hardware).index
+        return approve(model, wanted, target, policy, device=facts.device, hardware=facts.hardware)
 
-    def preflight(self, row: InstallRow) -> Outcome:
-        """Check that the disk can take the bundle; one that is in a slot already needs no room."""
+    def check_room(self, row: InstallRow) -> Outcome | None:
+        """Say that a bundle need not be fetched, for a slot holds it, or cannot be, for the disk is full; else None."""
         if self.held(row):
-            return Outcome(Event.FITS)
+            return Outcome(Event.COMPLETE)
         part = part_path(self.slots.folder.parent / "staging", row.wanted.sha256)
         try:
             self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, bytes_on_disk(part))
         except (NoSpace, StateDamaged) as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
-        return Outcome(Event.FITS)
+        return None
 
     def is_stored(self, row: InstallRow) -> bool:
         """Return whether a slot should hold the wanted bundle; :meth:`held` looks whether it is whole."""
@@ -154,12 +157,25 @@ class Steps:
         source = part_path(self.slots.folder.parent / "staging", wanted.sha256)
         try:
             self._check_key(source, wanted.sha256)
+            self._check_needs(row, source)
             self.slots.stage(row.model, content, source)
         except (ContentSealed, MalformedBundle) as error:
             return Outcome(Event.REFUSED, problem_of(error))
         except (DigestMismatch, NoSpace, StateDamaged) as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.STORED)
+
+    def _check_needs(self, row: InstallRow, source: Path) -> None:
+        """Refuse a bundle that needs something else than its owners signed, before it takes another one's place."""
+        try:
+            manifest = Bundle.open(source).manifest
+        except MalformedBundle:  # or moved already; what is wrong with a file is said when it is staged
+            return
+        try:
+            check_same(row.needs, manifest, row.wanted.length_bytes)
+        except MalformedBundle:
+            if file_digest(source)[0] == row.wanted.sha256:  # else it was damaged on the disk
+                raise
 
     def _check_key(self, source: Path, digest: str) -> None:
         """Refuse a sealed bundle that cannot be opened before it takes the place of the one to go back to."""

@@ -1,27 +1,18 @@
-"""What a model says to a request, and the outputs under which programs get it. Pure.
+"""What a model says to a request, and how the outputs that programs get are taken of it. Pure.
 
-Of a classification programs get ``scores`` (probabilities) and, when the bundle names labels, ``label``; of a
-reconstruction ``score`` and, when there is a threshold, ``anomaly``. These names mean the same for every model. The
-model's own outputs have their own names; one whose name is taken gets ``model_`` before it. The raw scores of a
-classification are left out of an answer unless they are asked for, and are not offered at all when they are the
-probabilities already.
+Which outputs there are, and their names, is said in :mod:`dsops.contract`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from dsops.contract import Derived, offers_of
 from dsops.decision import Decision
-from dsops.manifest import Manifest, Task, TensorSpec
+from dsops.manifest import Manifest, Task
 from dsops_agent.runtime.litert import Array
-
-SCORES = "scores"
-LABEL = "label"
-SCORE = "score"
-ANOMALY = "anomaly"
-_PREFIX = "model_"
 
 Values: TypeAlias = Array | list[bytes]
 
@@ -73,59 +64,33 @@ class Output:
 
 def outputs_of(manifest: Manifest) -> dict[str, Output]:
     """Return the outputs that programs may ask a model for, by name, in the order of an answer."""
-    derived = list(_derived(manifest))
-    taken = {output.name for output in derived} | {spec.name for spec in manifest.outputs}
-    own = []
-    for position, spec in enumerate(manifest.outputs):
-        if position or _is_offered_raw(manifest):
-            name = _free_name(spec.name, {output.name for output in derived}, taken)
-            own.append(_own(name, position, spec, by_default=position > 0 or not _is_classification(manifest)))
-    first, last = (derived, own) if _is_classification(manifest) else (own, derived)
-    return {output.name: output for output in (*first, *last)}
+    labels = [label.encode() for label in manifest.labels]
+    return {
+        offer.shown.name: Output(
+            offer.shown.name,
+            offer.shown.datatype,
+            offer.shown.shape,
+            _taking(offer.source, labels),
+            offer.by_default,
+        )
+        for offer in offers_of(manifest)
+    }
 
 
 def named_choice(manifest: Manifest, choice: int) -> str:
     """Return what a choice is called: the label, its index where labels have no names, or whether it is an anomaly."""
     if manifest.task is Task.RECONSTRUCTION:
-        return ANOMALY if choice else "normal"
+        return Derived.ANOMALY.value if choice else "normal"
     return manifest.labels[choice] if manifest.labels else str(choice)
 
 
-def _derived(manifest: Manifest) -> Iterator[Output]:
-    if _is_classification(manifest):
-        yield Output(SCORES, "FP32", (max(manifest.outputs[0].shape[-1], 2),), lambda answer: answer.scores)
-        if manifest.labels:
-            yield Output(LABEL, "BYTES", (), _naming([label.encode() for label in manifest.labels]))
-    elif manifest.task is Task.RECONSTRUCTION:
-        yield Output(SCORE, "FP32", (), lambda answer: answer.scores)
-        if manifest.postprocessing.threshold is not None:
-            yield Output(ANOMALY, "BOOL", (), lambda answer: answer.choices.astype(np.bool_))
-
-
-def _naming(labels: list[bytes]) -> Callable[[Answer], list[bytes]]:
-    return lambda answer: [labels[choice] for choice in answer.choices.tolist()]
-
-
-def _own(name: str, position: int, spec: TensorSpec, *, by_default: bool) -> Output:
-    is_real = bool(spec.scale) or spec.datatype in ("FP32", "FP16")
-    datatype = "FP32" if is_real else spec.datatype
-    return Output(name, datatype, spec.shape[1:], lambda answer: answer.outputs[position], by_default)
-
-
-def _is_classification(manifest: Manifest) -> bool:
-    return manifest.task is Task.CLASSIFICATION
-
-
-def _is_offered_raw(manifest: Manifest) -> bool:
-    if not _is_classification(manifest):
-        return True
-    return manifest.postprocessing.activation != "none" or manifest.outputs[0].shape[-1] == 1
-
-
-def _free_name(name: str, derived: set[str], taken: set[str]) -> str:
-    if name not in derived:
-        return name
-    while name in taken:
-        name = _PREFIX + name
-    taken.add(name)
-    return name
+def _taking(source: int | Derived, labels: list[bytes]) -> Callable[[Answer], Values]:
+    match source:
+        case Derived.SCORES | Derived.SCORE:
+            return lambda answer: answer.scores
+        case Derived.LABEL:
+            return lambda answer: [labels[choice] for choice in answer.choices.tolist()]
+        case Derived.ANOMALY:
+            return lambda answer: answer.choices.astype(np.bool_)
+    position = source
+    return lambda answer: answer.outputs[position]

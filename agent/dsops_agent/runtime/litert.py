@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput, InvalidModel, RuntimeMissing
+from dsops.needs import LITERT
 
 Array = NDArray[Any]
 
-LITERT = "ai-edge-litert"
 _CHOICES = (("ai_edge_litert.interpreter", LITERT), ("tflite_runtime.interpreter", "tflite-runtime"))
 
 

@@ -10,18 +10,18 @@ on memory and time.
 import argparse
 import json
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
-from dsops.errors import DsopsError, IncompatibleBundle
+from dsops.errors import DsopsError, IncompatibleBundle, OverMemory, OverSize, RuntimeTooOld, TooSlow
+from dsops.needs import is_new_enough
 from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
-from dsops_agent.runtime.litert import LITERT, Runtime, find_runtime
+from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
 
 TIMED_FRAMES = 100
@@ -40,12 +40,13 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
 
     Raises:
         BundleError: The bundle is damaged, sealed, cannot be loaded, or answers wrongly (GoldenMismatch).
-        IncompatibleBundle: It is too slow or too large for this device.
+        IncompatibleBundle: It is too slow or too large for this device, or its runtime too old: TooSlow, OverMemory,
+            OverSize, RuntimeTooOld.
     """
     bundle = Bundle.open(path)
     digest, length_bytes = file_digest(path)
     budgets = bundle.manifest.budgets
-    check_budget("the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
+    check_budget(OverSize, "the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
     served = load_bundle(bundle, digest, threads, key)
     try_drift(served)
@@ -53,10 +54,8 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
     rss_bytes = peak_bytes()
     limits_ms = [limit for limit in (max_latency_ms, budgets.max_latency_ms) if limit]
     if limits_ms and p50_ms > min(limits_ms):
-        raise IncompatibleBundle(
-            f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms"
-        )
-    check_budget("the model takes {} bytes of memory on this device", rss_bytes, budgets.max_memory_bytes)
+        raise TooSlow(f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms")
+    check_budget(OverMemory, "the model takes {} bytes of memory on this device", rss_bytes, budgets.max_memory_bytes)
     return {
         "ok": True,
         "latency_ms": p50_ms,
@@ -72,35 +71,24 @@ def try_drift(served: ServedModel) -> None:
     monitor.feed(dict.fromkeys(monitor.watched, 0.0))
 
 
-def check_budget(what: str, used: int, budget: int) -> None:
+def check_budget(error: type[IncompatibleBundle], what: str, used: int, budget: int) -> None:
     """Compare what is used with what the manifest allows; 0 sets no limit.
 
     Raises:
-        IncompatibleBundle: It is more.
+        IncompatibleBundle: It is more; ``error`` is its class.
     """
     if budget and used > budget:
-        raise IncompatibleBundle(what.format(used), why=f"its budget is {budget}", used=used, budget=budget)
+        raise error(what.format(used), why=f"its budget is {budget}", used=used, budget=budget)
 
 
 def check_runtime(runtime: Runtime, min_litert: str) -> None:
     """Check that the runtime is no older than a bundle needs; tflite-runtime is older than every LiteRT.
 
     Raises:
-        IncompatibleBundle: It is.
+        RuntimeTooOld: It is.
     """
-    if not min_litert:
-        return
-    if runtime.name != LITERT or _version(runtime.version) < _version(min_litert):
-        raise IncompatibleBundle(
-            f"this device has {runtime}", why=f"the bundle needs LiteRT {min_litert}", hint="update ai-edge-litert"
-        )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with; what is left out counts as 0."""
-    found = re.match(r"\d+(\.\d+){0,2}", text)
-    numbers = [int(number) for number in found[0].split(".")] if found else []
-    return tuple(numbers + [0] * (3 - len(numbers)))
+    if not is_new_enough(runtime.name, runtime.version, min_litert):
+        raise RuntimeTooOld(f"this device has {runtime}", why=f"the bundle needs LiteRT {min_litert}")
 
 
 def measure_latency_ms(served: ServedModel) -> tuple[float, float]:
@@ -135,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}
     except MemoryError:
-        refused = IncompatibleBundle("the model needs more memory than it may have on this device")
+        refused = OverMemory("the model needs more memory than it may have on this device")
         result = {"ok": False, "error": refused.as_dict()}
     sys.stdout.write(json.dumps(result) + "\n")
     return 0

@@ -179,7 +179,9 @@ def _variant_record(place: Workplace, name: str, finished: Finished) -> VariantR
         mode=finished.made.mode,
         inputs=runner.inputs,
         outputs=runner.outputs,
-        compatibility=Compatibility(hardware=section.hardware, min_litert=section.min_litert),
+        compatibility=Compatibility(
+            hardware=section.hardware, min_litert=section.min_litert, delegates=tuple(sorted(set(section.delegates)))
+        ),
         budgets=place.recipe.budgets_of(name),
         metrics=finished.made.report.evaluation.summary(),
         custom_operators=finished.made.custom_operators,

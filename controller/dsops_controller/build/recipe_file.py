@@ -26,9 +26,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dsops.errors import InvalidConfig
 from dsops.manifest import (
+    MAX_DELEGATES,
     MAX_HARDWARE,
     BlobName,
     Budgets,
+    DelegateName,
     Frozen,
     Hardware,
     Lineage,
@@ -121,6 +123,7 @@ class VariantSection(Frozen):
     measured_as: Variant | None = None
     hardware: tuple[Hardware, ...] = Field(default=(), max_length=MAX_HARDWARE)
     min_litert: MinLitert = ""
+    delegates: tuple[DelegateName, ...] = Field(default=(), max_length=MAX_DELEGATES)
     budgets: dict[str, float] = Field(default_factory=dict)
     gate: dict[str, Any] = Field(default_factory=dict)
 

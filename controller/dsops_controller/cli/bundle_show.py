@@ -149,7 +149,12 @@ def _print_tensors(manifest: Manifest) -> None:
 def _print_needs(manifest: Manifest) -> None:
     needs = manifest.compatibility.model_dump(mode="json") | manifest.budgets.model_dump(mode="json")
     needs["hardware"] = needs["hardware"] or "any"
-    section("NEEDS (0: no limit)", {key: value for key, value in needs.items() if value != ""})
+    operators = needs.pop("operators")
+    section("NEEDS (0: no limit)", {key: value for key, value in needs.items() if value not in ("", [])})
+    if operators:
+        title(f"OPERATORS ({len(operators)}, each with its version)")
+        for line in textwrap.wrap(", ".join(operators), WIDTH):
+            output.out.print(output.text(line), markup=False)
 
 
 def _print_sealed(manifest: Manifest) -> None:

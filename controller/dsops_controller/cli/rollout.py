@@ -25,6 +25,9 @@ def create(
     max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="failures that do not stop it")] = 0,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds a deployment may take")] = 3600.0,
     urgent: Annotated[bool, typer.Option("--urgent", help="devices pass their maintenance windows over")] = False,
+    changes_contract: Annotated[
+        bool, typer.Option("--changes-contract", help="other inputs and outputs than before are meant")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="follow it; the exit code is its result")] = False,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
@@ -50,6 +53,7 @@ def create(
         "max_failures": max_failures,
         "timeout_s": timeout_s,
         "urgent": urgent,
+        "changes_contract": changes_contract,
     }
     with session.connected(context) as client:
         made = client.create_rollout(plan)

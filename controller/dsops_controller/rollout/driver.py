@@ -155,7 +155,8 @@ class Driver:
         if is_installed:
             values["ended_ms"] = self._now_ms()
         connection.execute(update(tables.deployment).where(tables.deployment.c.id == deployment).values(values))
-        slot = slot_for(bundle, deployment, urgent=Plan.model_validate_json(row.plan).urgent)
+        plan = Plan.model_validate_json(row.plan)
+        slot = slot_for(bundle, deployment, urgent=plan.urgent, changes_contract=plan.changes_contract)
         slots = desired.slots_of(connection, part.device) | {row.model: slot}
         return part.device, desired.write(connection, self._director, part.device, slots, self._clock.now())
 

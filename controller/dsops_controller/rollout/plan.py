@@ -35,6 +35,7 @@ class Plan(Frozen):
         timeout_s: A deployment that has not ended so long after it was started has failed; what a connected device
             waits for its maintenance window does not count.
         urgent: Whether devices pass their maintenance windows over.
+        changes_contract: Whether inputs and outputs may be others than those of what devices run now.
     """
 
     model: Name
@@ -45,6 +46,7 @@ class Plan(Frozen):
     max_failures: int = Field(default=0, ge=0)
     timeout_s: float = Field(default=3600.0, gt=0)
     urgent: bool = False
+    changes_contract: bool = False
 
 
 def assign(

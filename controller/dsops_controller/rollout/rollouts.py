@@ -183,7 +183,7 @@ def model_states(connection: Connection, devices: Sequence[str], model: str) -> 
     return {device: report.models[model] for device, report in reports.items() if model in report.models}
 
 
-def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False) -> DesiredSlot:
+def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False, changes_contract: bool = False) -> DesiredSlot:
     """Return the directive's entry for one bundle row."""
     return DesiredSlot(
         path=bundle.path,
@@ -192,6 +192,7 @@ def slot_for(bundle: Row[Any], deployment: str, *, urgent: bool = False) -> Desi
         release=bundle.release,
         deployment=deployment,
         urgent=urgent,
+        changes_contract=changes_contract,
     )
 
 

@@ -10,6 +10,7 @@ from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.errors import BundleError, MalformedBundle, NotFound
 from dsops.manifest import Frozen
+from dsops.needs import Needs
 from dsops.states import Deployment, Device
 from dsops.strictjson import dumps
 from dsops.topics import Topics
@@ -45,8 +46,12 @@ class Chunks(Protocol):
         """Return a bundle's chunk index."""
         ...
 
+    def needs(self, sha256: str) -> Needs:
+        """Return what a bundle needs of a device."""
+        ...
+
     def chunk(self, digest: str) -> bytes | None:
-        """Return one chunk, or a chunk index, by its digest; None when no bundle has it."""
+        """Return one chunk, chunk index or document of needs by its digest; None when no bundle has it."""
         ...
 
 
@@ -147,14 +152,14 @@ class Publications:
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
     def digests(self, sha256: str) -> list[str]:
-        """Return what a device fetches of a file: its chunk index, then each of its chunks once.
+        """Return what a device fetches of a file: what it needs, its chunk index, then each of its chunks once.
 
         Raises:
             NotFound: There is no such file.
             DigestMismatch: It is no longer what was pushed.
         """
         index = self._chunks.index(sha256)
-        return [index.digest, *dict.fromkeys(index.digests)]
+        return [self._chunks.needs(sha256).digest, index.digest, *dict.fromkeys(index.digests)]
 
     def file(self, sha256: str) -> Iterator[Message]:
         """Yield a file's chunk index and chunks, after it was noted that they are offered."""

@@ -12,6 +12,7 @@ from dsops.directive import target_path
 from dsops.errors import Conflict, UntrustedBundle
 from dsops.ids import model_name
 from dsops.manifest import Manifest, first_problem
+from dsops.needs import check_length, needs_of
 from dsops.trust import TargetFacts, model_role
 from dsops_controller.trust.anchor import signed_by
 from dsops_controller.trust.roles import SignedRole, lifetime, read_role
@@ -93,12 +94,15 @@ def bundle_facts(manifest: Manifest, data: bytes) -> TargetFacts:
     Raises:
         MalformedBundle: It is too large to be sent.
     """
+    document = needs_of(manifest, len(data))
+    check_length(document.encode())
     return TargetFacts(
         model=manifest.model,
         release=manifest.release,
         variant=manifest.variant,
         hardware=manifest.compatibility.hardware,
         index=bundle_index(data).digest,
+        needs=document.digest,
     )
 
 

@@ -3,7 +3,7 @@
 from dsops.tflite_lint.checks_control import check_control
 from dsops.tflite_lint.flatbuffer import unsound
 from dsops.tflite_lint.limits import LintLimits
-from dsops.tflite_lint.model import Model, Operator
+from dsops.tflite_lint.model import Model, Operator, OperatorCode
 from dsops.tflite_lint.node import Node
 from dsops.tflite_lint.operator_table import RULES
 from dsops.tflite_lint.operators import check_rule
@@ -29,12 +29,18 @@ def check_operators(model: Model, limits: LintLimits) -> None:
 
 
 def _check_admitted(operator: Operator, limits: LintLimits) -> None:
-    kind = operator.kind
+    why = why_not_admitted(operator.kind, limits)
+    if why:
+        raise unsound(operator.where, why)
+
+
+def why_not_admitted(kind: OperatorCode, limits: LintLimits) -> str:
+    """Return why a kind of operator is refused wherever it is used, or empty when it is not."""
     if kind.op is Op.CUSTOM:
-        if kind.custom not in limits.custom_operators:
-            raise unsound(operator.where, "custom operators are not admitted, unless the runtime is known to have them")
-    elif kind.op in _CONTROL:
-        if not limits.control_flow:
-            raise unsound(operator.where, "operators that run other subgraphs are not admitted")
-    elif kind.op not in RULES and kind.name not in limits.unchecked_operators:
-        raise unsound(operator.where, "no rule says what is right for this operator, so it is not admitted")
+        known = kind.custom in limits.custom_operators
+        return "" if known else "custom operators are not admitted, unless the runtime is known to have them"
+    if kind.op in _CONTROL:
+        return "" if limits.control_flow else "operators that run other subgraphs are not admitted"
+    if kind.op not in RULES and kind.name not in limits.unchecked_operators:
+        return "no rule says what is right for this operator, so it is not admitted"
+    return ""

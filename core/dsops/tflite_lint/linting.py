@@ -8,7 +8,7 @@ from dsops.tflite_lint.checks_tensors import check_tensors
 from dsops.tflite_lint.facts import Facts, gather_facts
 from dsops.tflite_lint.flatbuffer import Reader, unsound
 from dsops.tflite_lint.limits import LintLimits
-from dsops.tflite_lint.model import ModelReader
+from dsops.tflite_lint.model import ModelReader, OperatorCode
 from dsops.tflite_lint.schema import IDENTIFIER, VERSION
 
 _SMALLEST = 16
@@ -45,3 +45,13 @@ def lint(data: bytes, limits: LintLimits = _DEFAULT_LIMITS) -> Facts:
     if trailing > limits.trailing_bytes:
         raise unsound("the file", f"{trailing} bytes follow the model, {limits.trailing_bytes} are allowed")
     return gather_facts(model, names, metadata, activations, trailing)
+
+
+def list_operators(data: bytes, limits: LintLimits = _DEFAULT_LIMITS) -> tuple[OperatorCode, ...]:
+    """Return the kinds of operators that a file declares. Whether it is sound is the business of :func:`lint`.
+
+    Raises:
+        InvalidModel: It cannot be read.
+    """
+    reader = Reader(data, limits.work)
+    return ModelReader(reader, limits).read(reader.root()).codes

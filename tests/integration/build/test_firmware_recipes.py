@@ -10,8 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsops.needs import needs_of
+from dsops_agent.install.fitness import DELEGATES
+from dsops_agent.install.preflight import Facts, check
+from dsops_agent.operators import OperatorQuery
+from dsops_agent.room import HostRoom
+from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.recipe import build_model
+from dsops_controller.build.record import BuildRecord
 from dsops_controller.demo.prepare import _recipe
 
 pytestmark = pytest.mark.integration
@@ -32,6 +39,20 @@ def prepare(name: str, folder: Path) -> Path:
     return folder
 
 
+def check_fit(built: Path, hardware: str) -> None:
+    """Assert that a device of a class of hardware, with the runtime and the room of this host, refuses no variant."""
+    query, room = OperatorQuery(), HostRoom(built)
+    for variant in BuildRecord.read(built).variants:
+        bundle = built / f"{variant.variant}.bundle"
+        manifest = build_bundle(built, 1, bundle, variant.variant)
+        needs = needs_of(manifest, bundle.stat().st_size)
+        assert needs.operators
+        found = query.ask(needs.operators)
+        check(needs, Facts(found, DELEGATES, needs.contract, room.memory(), room.disk_bytes(), 16 << 20))
+    offered = [variant.compatibility.hardware for variant in BuildRecord.read(built).variants]
+    assert any(not classes or hardware in classes for classes in offered)
+
+
 def model_of(built: Path, variant: str) -> LitertModel:
     return LitertModel((built / variant / "model.tflite").read_bytes())
 
@@ -48,6 +69,7 @@ def test_camera_watch_finds_each_fault_in_every_variant(tmp_path: Path) -> None:
     assert report.passed
     assert [variant.name for variant in report.variants] == ["int8", "int16x8", "weight8"]
     data = np.load(folder / "evaluation.npz")
+    check_fit(built, "aarch64")
     for variant in report.variants:
         errors = ((model_of(built, variant.name).run(data["x"]) - data["x"]) ** 2).mean(axis=1)
         assert area_under_curve(errors[data["y"] == 0], errors[data["y"] == 1]) >= 0.94
@@ -59,6 +81,7 @@ def test_camera_watch_finds_each_fault_in_every_variant(tmp_path: Path) -> None:
 def test_cell_nuclei_reads_rows_as_well_as_its_float_network(tmp_path: Path) -> None:
     folder, built = prepare("cell-nuclei", tmp_path / "recipe"), tmp_path / "built"
     assert build_model(folder, built).report.passed
+    check_fit(built, "aarch64")
     data = np.load(folder / "held_out.npz")
     accuracies = {
         variant: float((model_of(built, variant).run(data["x"]).argmax(axis=1) == data["y"]).mean())
@@ -73,6 +96,7 @@ def test_cell_nuclei_reads_rows_as_well_as_its_float_network(tmp_path: Path) -> 
 def test_digits_are_read_as_well_as_by_the_float_network(tmp_path: Path) -> None:
     folder, built = prepare("digits", tmp_path / "recipe"), tmp_path / "built"
     assert build_model(folder, built).report.passed
+    check_fit(built, "x86_64")
     data = np.load(folder / "evaluation.npz")
     assert float((model_of(built, "int8").run(data["x"]).argmax(axis=1) == data["y"]).mean()) >= 0.96
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from dsops.bundle import Bundle
+from dsops.bundle import Bundle, encode_bundle
 from dsops.chunks import ChunkIndex
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, DigestMismatch, MalformedBundle, NotFound, UntrustedBundle
 from dsops.files import write_atomically
+from dsops.manifest import Manifest
+from dsops.needs import needs_of, operators_of
 from dsops_controller.audit import Audit
 from dsops_controller.bundles import Bundles
 from dsops_controller.db.database import Database
@@ -23,6 +25,7 @@ from dsops_controller.trust.testing import FoundedFleet, MakeBundle
 
 pytestmark = pytest.mark.integration
 
+GOLDEN = Path(__file__).parents[3] / "firmware_bundles/golden/v1"
 BIG = bytes(range(256)) * 400  # about 100 kB: four chunks
 
 
@@ -60,7 +63,10 @@ def test_chunks_put_together_are_the_bundle(store: Bundles, fleet: FoundedFleet,
     assert index == store.index(record.sha256)
     parts = [store.chunk(digest) for digest in index.digests]
     assert b"".join(part for part in parts if part is not None) == path.read_bytes()
-    assert [digest for digest, _ in store.chunks(record.sha256)] == [index.digest, *index.digests]
+    needs = needs_of(record.manifest, record.length_bytes)
+    assert store.chunk(needs.digest) == needs.encode()
+    sent = [digest for digest, _ in store.chunks(record.sha256)]
+    assert sent == [needs.digest, index.digest, *index.digests]
     assert all(hashlib.sha256(part).hexdigest() == digest for digest, part in store.chunks(record.sha256))
     assert store.chunk("0" * 64) is None
 
@@ -118,11 +124,14 @@ def test_only_a_role_that_names_exactly_this_bundle_lets_it_in(
     online = sign_role(signed, [fleet.online("snapshot")])
     signed.targets["digits/1.int8.bundle"].custom["hardware"] = ["riscv64"]
     altered = sign_role(signed, owner)
+    signed.targets["digits/1.int8.bundle"].custom.update({"hardware": [], "needs": "0" * 64})
+    other_needs = sign_role(signed, owner)
     faces = fleet.sign(bundle(model="faces"), "faces")
     for data, role in (
         (other.read_bytes(), fleet.sign(path)),
         (path.read_bytes(), online),
         (path.read_bytes(), altered),
+        (path.read_bytes(), other_needs),
         (path.read_bytes(), faces),
         (path.read_bytes(), fleet.repository.role("model-digits")),
         (path.read_bytes(), b"no role"),
@@ -218,3 +227,27 @@ def test_a_damaged_file_is_not_served_and_a_push_puts_it_right(
     again.push(path.read_bytes(), role)
     assert again.chunk(digest) == store.chunk(digest)
     assert hashlib.sha256(again.chunk(digest) or b"").hexdigest() == digest
+
+
+def relabelled(folder: Path, *operators: str) -> Path:
+    """Write a bundle of a real model whose manifest names these operators."""
+    golden = Bundle.open(next(GOLDEN.glob("*.bundle")))
+    fields = golden.manifest.model_dump() | {"model": "digits", "release": 1, "variant": "int8"}
+    fields["compatibility"]["operators"] = operators
+    path = folder / "relabelled.bundle"
+    blobs = {blob.name: golden.read(blob.name) for blob in golden.manifest.blobs}
+    path.write_bytes(encode_bundle(Manifest.model_validate(fields), blobs))
+    return path
+
+
+def test_a_manifest_that_hides_an_operator_is_not_taken(store: Bundles, fleet: FoundedFleet, tmp_path: Path) -> None:
+    payload = Bundle.open(next(GOLDEN.glob("*.bundle"))).read("model.tflite")
+    honest = operators_of(payload)
+    for lie, why in ((honest[1:], f"{honest[0]} is missing"), ((*honest, "ZEROS_LIKE/1"), "ZEROS_LIKE/1 is not there")):
+        path = relabelled(tmp_path, *lie)
+        with pytest.raises(MalformedBundle, match="names other operators than its payload has") as refusal:
+            store.push(path.read_bytes(), fleet.sign(path))
+        assert refusal.value.why == why
+    assert store.list() == ()
+    path = relabelled(tmp_path, *honest)
+    assert store.push(path.read_bytes(), fleet.sign(path)).manifest.compatibility.operators == honest

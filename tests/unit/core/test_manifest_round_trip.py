@@ -58,6 +58,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         "compatibility": {
             "hardware": draw(st.lists(words, max_size=3)),
             "min_litert": draw(st.sampled_from(["", "2.1"])),
+            "operators": draw(st.sampled_from([[], ["CONV_2D/3", "custom:a b/1"]])),
+            "delegates": draw(st.sampled_from([[], ["edgetpu"]])),
         },
         "budgets": {"max_latency_ms": draw(limits), "max_disk_bytes": draw(counts)},
         "lineage": {"source_sha256": draw(st.none() | digests), "datasets": draw(maps), "facts": draw(maps)},

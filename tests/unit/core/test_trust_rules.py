@@ -25,9 +25,9 @@ from dsops.errors import (
 )
 from dsops.trust import RULES, SLOT_RULES, Approved, Director, Policy, Ring, SignedTarget, approve, explain
 
-SHA, INDEX = "1" * 64, "2" * 64
+SHA, INDEX, NEEDS = "1" * 64, "2" * 64, "4" * 64
 WANTED = DesiredSlot(path="digits/3.int8.bundle", sha256=SHA, length_bytes=9, release=3, deployment="de-1")
-FACTS = {"model": "digits", "release": 3, "variant": "int8", "hardware": ["x86_64"], "index": INDEX}
+FACTS = {"model": "digits", "release": 3, "variant": "int8", "hardware": ["x86_64"], "index": INDEX, "needs": NEEDS}
 SIGNED = SignedTarget(WANTED.path, SHA, 9, FACTS)
 
 
@@ -36,7 +36,7 @@ def decide(target: SignedTarget | None = SIGNED, policy: Policy | None = None, h
 
 
 def test_what_owners_and_policy_allow_is_approved() -> None:
-    assert decide() == Approved("digits", 3, WANTED.path, SHA, 9, INDEX, "de-1")
+    assert decide() == Approved("digits", 3, WANTED.path, SHA, 9, INDEX, NEEDS, "de-1")
 
 
 @pytest.mark.parametrize(

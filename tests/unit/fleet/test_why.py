@@ -13,7 +13,8 @@ POLICY = Policy(
 
 
 def signed(release: int, variant: str = "int8", hardware: tuple[str, ...] = ()) -> SignedTarget:
-    custom = {"model": "digits", "release": release, "variant": variant, "hardware": hardware, "index": "1" * 64}
+    custom = {"model": "digits", "release": release, "variant": variant, "hardware": hardware}
+    custom |= {"index": "1" * 64, "needs": "2" * 64}
     return SignedTarget(f"digits/{release}.{variant}.bundle", f"{release:064x}", 9, custom)
 
 

@@ -122,6 +122,12 @@ def test_a_release_with_several_variants_needs_one_named(fleet: Fleet) -> None:
     assert fleet.rollouts.get(rollout)["bundle"] == other
 
 
+@pytest.mark.parametrize("changes", [True, False])
+def test_devices_are_told_whether_a_change_of_contract_is_meant(fleet: Fleet, changes: bool) -> None:
+    fleet.start(1, changes_contract=changes)
+    assert fleet.wanted("b").slots["digits"].changes_contract is changes
+
+
 def test_after_a_change_of_the_directors_key_every_directive_is_signed_again(fleet: Fleet) -> None:
     fleet.start(1)
     fleet.commit("b")

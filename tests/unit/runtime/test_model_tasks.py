@@ -31,7 +31,7 @@ from dsops.api.v1 import inference_pb2 as pb
 from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
-from dsops.errors import GoldenMismatch, IncompatibleBundle, InvalidInput, InvalidModel
+from dsops.errors import GoldenMismatch, InvalidInput, InvalidModel, OverMemory, OverSize, RuntimeTooOld, TooSlow
 from dsops.golden_compare import distances
 from dsops.manifest import Budgets, Manifest, Postprocessing, Task, TensorSpec
 from dsops.signals import measure, signals_of
@@ -209,15 +209,19 @@ def test_a_label_is_checked_after_the_threshold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budgets", "text"),
+    ("budgets", "error", "text"),
     [
-        (Budgets(max_memory_bytes=1 << 20), r"takes \d{8,} bytes of memory on this device: its budget is 1048576"),
-        (Budgets(max_disk_bytes=1000), r"takes \d{4} bytes of disk: its budget is 1000"),
-        (Budgets(max_latency_ms=1e-6), r"a frame takes .* the limit is 1e-06 ms"),
+        (
+            Budgets(max_memory_bytes=1 << 20),
+            OverMemory,
+            r"takes \d{8,} bytes of memory .* its budget is 1048576",
+        ),
+        (Budgets(max_disk_bytes=1000), OverSize, r"takes \d{4} bytes of disk: its budget is 1000"),
+        (Budgets(max_latency_ms=1e-6), TooSlow, r"a frame takes .* the limit is 1e-06 ms"),
     ],
 )
-def test_budgets(tmp_path: Path, budgets: Budgets, text: str) -> None:
-    with pytest.raises(IncompatibleBundle, match=text):
+def test_budgets(tmp_path: Path, budgets: Budgets, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
         prove(make_line(tmp_path, budgets).path, 1, 0.0)
 
 
@@ -239,7 +243,7 @@ def test_the_runtime_must_be_new_enough(name: str, version: str, needed: str, is
     if is_enough:
         check_runtime(runtime, needed)
         return
-    with pytest.raises(IncompatibleBundle, match=f"this device has {name} {version}: the bundle needs LiteRT {needed}"):
+    with pytest.raises(RuntimeTooOld, match=f"this device has {name} {version}: the bundle needs LiteRT {needed}"):
         check_runtime(runtime, needed)
 
 

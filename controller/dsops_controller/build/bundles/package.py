@@ -10,14 +10,15 @@ from dsops.bundle import describe_blobs, encode_bundle, sha256_hex
 from dsops.errors import (
     DigestMismatch,
     GoldenMismatch,
-    IncompatibleBundle,
     InvalidInput,
     MalformedBundle,
+    OverSize,
     UntrustedBundle,
 )
 from dsops.files import write_atomically
 from dsops.golden import GoldenSet
 from dsops.manifest import FORMAT_SEALED, Blob, Documents, Manifest, Sealed, first_problem
+from dsops.needs import operators_of
 from dsops.profile import Profile, check_profile
 from dsops.sealing import Identity, seal
 from dsops.tflite_lint import LintLimits, lint
@@ -75,7 +76,7 @@ def build_bundle(
         InvalidModel: The payload is not sound, or not the one that the record describes.
         DigestMismatch: A file of the build was changed since.
         GoldenMismatch: The payload does not answer its golden inputs as expected, or the profile is another model's.
-        IncompatibleBundle: The bundle is larger than its own budget.
+        OverSize: The bundle is larger than its own budget.
         UntrustedBundle: The model's signature does not cover the source model.
         NoSpace: The disk is full.
     """
@@ -137,12 +138,13 @@ def _pack(
     _check_profile(entry, chosen, blobs[record.PROFILE])
     _check_golden(build_dir, entry, chosen, blobs)
     _check_signature(entry, blobs)
+    chosen = _with_operators(chosen, blobs[record.PAYLOAD])
     sealed = None if secret is None else _seal(secret, entry, chosen, release, blobs)
     documents = _add_documents(entry, chosen, release, payload, blobs, signer)
     manifest = _manifest(entry, chosen, release, documents, sealed, blobs)
     data = encode_bundle(manifest, blobs)
     if chosen.budgets.max_disk_bytes and len(data) > chosen.budgets.max_disk_bytes:
-        raise IncompatibleBundle(
+        raise OverSize(
             f"the bundle of {chosen.variant} has {len(data)} bytes",
             why=f"its budget max_disk_bytes is {chosen.budgets.max_disk_bytes}",
             hint="quantize further, shorten its files, or raise the budget in the recipe",
@@ -177,6 +179,12 @@ def _check_payload(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> Pa
         if (model.inputs, model.outputs) != (chosen.inputs, chosen.outputs):
             raise GoldenMismatch(f"the payload of {chosen.variant} has other inputs or outputs than were recorded")
     return payload
+
+
+def _with_operators(chosen: VariantRecord, payload: bytes) -> VariantRecord:
+    """Say of a variant what its payload needs of a runtime; a device asks before it fetches anything."""
+    compatibility = chosen.compatibility.model_copy(update={"operators": operators_of(payload)})
+    return chosen.model_copy(update={"compatibility": compatibility})
 
 
 def _check_profile(entry: BuildRecord, chosen: VariantRecord, data: bytes) -> None:

@@ -11,11 +11,12 @@ from dsops.bundle import Bundle, describe_blobs, sha256_hex
 from dsops.errors import (
     DigestMismatch,
     GoldenMismatch,
-    IncompatibleBundle,
     InvalidInput,
     InvalidModel,
+    OverSize,
     UntrustedBundle,
 )
+from dsops.needs import operators_of
 from dsops.profile import Profile
 from dsops_controller.build.bundles.documents.provenance import Signer
 from dsops_controller.build.bundles.package import build_bundle, build_bundles
@@ -46,6 +47,8 @@ def test_a_bundle_holds_the_build_and_its_documents(build: Path, tmp_path: Path)
     assert bundle.read("thresholds.json") == (build / "shared/thresholds.json").read_bytes()
     assert [(file.blob, file.kind) for file in manifest.files] == [("thresholds.json", "config")]
     assert manifest.documents.names() == ("modelcard.md", "sbom.cdx.json")
+    assert manifest.compatibility.operators == operators_of(bundle.read("model.tflite"))
+    assert manifest.compatibility.operators
 
 
 def test_the_same_build_release_and_signer_give_the_same_bytes(build: Path, tmp_path: Path) -> None:
@@ -132,11 +135,18 @@ def test_a_bundle_over_its_disk_budget_is_refused(build: Path, change: Change, t
     build_bundle(build, 1, tmp_path / "fits.bundle")
     size = (tmp_path / "fits.bundle").stat().st_size
     change(variant={"budgets": {"max_disk_bytes": size - 100}})
-    with pytest.raises(IncompatibleBundle, match=f"max_disk_bytes is {size - 100}"):
+    with pytest.raises(OverSize, match=f"max_disk_bytes is {size - 100}"):
         build_bundle(build, 1, tmp_path / "out.bundle")
     assert not (tmp_path / "out.bundle").exists()
     change(variant={"budgets": {"max_disk_bytes": size + 100}})
     build_bundle(build, 1, tmp_path / "out.bundle")
+
+
+def test_what_a_variant_cannot_run_without_is_in_its_manifest(build: Path, change: Change, tmp_path: Path) -> None:
+    plain = build_bundle(build, 1, tmp_path / "plain.bundle").compatibility
+    change(variant={"compatibility": {"delegates": ["edgetpu"], "min_litert": "2.1"}})
+    needed = build_bundle(build, 1, tmp_path / "needy.bundle").compatibility
+    assert (needed.delegates, needed.min_litert, needed.operators) == (("edgetpu",), "2.1", plain.operators)
 
 
 def test_every_variant_gets_a_bundle_of_its_own(build: Path, change: Change, tmp_path: Path) -> None:
@@ -160,7 +170,7 @@ def test_nothing_is_written_when_one_variant_is_wrong(build: Path, change: Chang
     first = BuildRecord.read(build).variants[0].model_dump()
     change(variants=[first, first | {"variant": "tpu", "budgets": {"max_disk_bytes": 1}}])
     (tmp_path / "bundles").mkdir()
-    with pytest.raises(IncompatibleBundle):
+    with pytest.raises(OverSize):
         build_bundles(build, 3, tmp_path / "bundles")
     assert list((tmp_path / "bundles").iterdir()) == []
 
