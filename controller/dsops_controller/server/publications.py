@@ -6,7 +6,6 @@ from typing import Protocol
 
 from sqlalchemy import select
 
-from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.manifest import Frozen
 from dsops.states import Device, Rollout
@@ -14,6 +13,8 @@ from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.deltas.files import Chunks
+from dsops_controller.deltas.table import of_targets
 from dsops_controller.server.link import Message
 from dsops_controller.trust.repository import Offer
 
@@ -31,18 +32,6 @@ class Trusted(Protocol):
 
     def offer(self) -> Offer:
         """Return the head of the trust metadata and every document that it leads to."""
-        ...
-
-
-class Chunks(Protocol):
-    """The pushed bundles, as far as they are published."""
-
-    def index(self, sha256: str) -> ChunkIndex:
-        """Return a bundle's chunk index."""
-        ...
-
-    def chunk(self, digest: str) -> bytes | None:
-        """Return one chunk, or a chunk index, by its digest; None when no bundle has it."""
         ...
 
 
@@ -109,13 +98,17 @@ class Publications:
             return sorted(connection.execute(select(tables.desired.c.device).union(gone)).scalars())
 
     def wanted(self) -> set[str]:
-        """Return the bundles that a rollout under way or any device wants."""
+        """Return the bundles that a rollout under way or any device wants, and the deltas of rollouts under way.
+
+        A device that comes back later asks for a delta's chunks itself; the broker need not hold them for years.
+        """
         final = [state.value for state in Rollout if state.is_final]
         with self._db.read() as connection:
             query = select(tables.rollout.c.bundle_sha256).where(tables.rollout.c.state.not_in(final))
             rolled = set(connection.execute(query).scalars())
+            deltas = set(of_targets(connection, rolled))
             slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars().all()
-        return rolled | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+        return rolled | deltas | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
 
     def chunk(self, digest: str) -> Message | None:
         """Return one retained chunk or trust document, or None when nothing has that digest."""
@@ -128,7 +121,7 @@ class Publications:
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
     def bundle(self, sha256: str) -> Iterator[Message]:
-        """Yield a bundle's chunk index and chunks."""
+        """Yield the chunk index and chunks of a bundle, or of a delta."""
         index = self._chunks.index(sha256)
         yield self._retained(index.digest, index.encode())
         for digest in dict.fromkeys(index.digests):
@@ -136,7 +129,7 @@ class Publications:
                 yield message
 
     def retirement(self, sha256: str) -> Iterator[Message]:
-        """Yield the empty messages that take a bundle's chunks from the broker, but for chunks still wanted."""
+        """Yield the empty messages that take a file's chunks from the broker, but for chunks still wanted."""
         kept = {digest for other in self.wanted() for digest in self._digests(other)}
         for digest in self._digests(sha256):
             if digest not in kept:
