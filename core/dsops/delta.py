@@ -35,6 +35,8 @@ MAX_PIECES = 1 << 16
 MAX_WINDOW_BYTES = 1 << 23
 """Memory that a frame may ask for to be unpacked."""
 BLOCK_BYTES = 1 << 16
+WORTH = 0.6
+"""A delta is worth its trouble when it has at most this share of the bytes: it saves at least 40 %."""
 _MAGIC = b"DSOPSDLT"
 _VERSION = 1
 _HEAD = struct.Struct("<8sII32sQ32sQ")
@@ -77,6 +79,11 @@ class Recipe:
         return head + b"".join(
             _PIECE.pack(piece.length, _NO_BASE if piece.source is None else piece.source) for piece in self.pieces
         )
+
+
+def is_worth(delta_bytes: int, other_bytes: int) -> bool:
+    """Return whether a delta saves enough of the bytes that are needed without it."""
+    return delta_bytes <= WORTH * other_bytes
 
 
 def add(a: bytes, b: bytes) -> bytes:
@@ -164,7 +171,7 @@ def _sizes(length: int) -> Iterator[int]:
 def _unpacked(frame: zstandard.ZstdDecompressionReader, size: int, *, is_end: bool = False) -> bytes:
     try:
         block = frame.read(size)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, OSError) as error:
         raise DeltaFailed("the delta's data are damaged", why=str(error)) from error
     if len(block) != size and not is_end:
         raise DeltaFailed("the delta is cut short")

@@ -1,16 +1,30 @@
 """Runs transfers for installs, one at a time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import BundleError, DsopsError
 from dsops.messages import Problem
 from dsops_agent.install import fetch
+from dsops_agent.install.delivery import Delivery, Ways
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
 from dsops_agent.install.ports import ChunkSource
 from dsops_agent.install.steps import Outcome, problem_of
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """What deltas need: ``base`` finds the bundle that an install's begins at, ``failed`` tells that it failed.
+
+    ``base`` raises ``DeltaFailed`` when no slot holds it whole, ``NoSpace`` when the disk cannot take the delta, too.
+    """
+
+    base: Callable[[InstallRow], Path]
+    failed: Callable[[InstallRow, DsopsError], None]
 
 
 class Carrier:
@@ -21,14 +35,16 @@ class Carrier:
         source: Where chunks are asked for.
         pace: How to ask.
         clock: Time.
+        deltas: What deltas need.
     """
 
-    def __init__(self, staging: Path, source: ChunkSource, pace: fetch.Pace, clock: Clock) -> None:
+    def __init__(self, staging: Path, source: ChunkSource, pace: fetch.Pace, clock: Clock, deltas: Deltas) -> None:
         self._staging = staging
         self._source = source
         self._pace = pace
         self._clock = clock
-        self._transfer: fetch.Transfer | None = None
+        self._deltas = deltas
+        self._transfer: Delivery | None = None
         self.model = ""
         """The model whose bundle is being fetched; empty when none is."""
 
@@ -44,9 +60,13 @@ class Carrier:
     def start(self, row: InstallRow) -> Outcome | None:
         """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
         wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
-        self._transfer = fetch.Transfer(self._staging, wanted, self._source, self._pace)
+        ways = Ways(self._begin, partial(self._deltas.base, row), partial(self._deltas.failed, row))
+        self._transfer = Delivery(self._staging, wanted, row.wanted.delta, ways)
         self.model = row.model
         return self._run(lambda transfer, now_s: transfer.start(now_s))
+
+    def _begin(self, wanted: fetch.Wanted) -> fetch.Transfer:
+        return fetch.Transfer(self._staging, wanted, self._source, self._pace)
 
     def arrived(self, digest: str, data: bytes) -> Outcome | None:
         """Take a chunk; return how the transfer ended, or None while it goes on."""
@@ -78,7 +98,7 @@ class Carrier:
         """
         fetch.sweep(self._staging, keep)
 
-    def _run(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
+    def _run(self, action: Callable[[Delivery, float], None]) -> Outcome | None:
         transfer = self._transfer
         if transfer is None:
             return None

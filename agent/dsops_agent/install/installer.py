@@ -17,8 +17,9 @@ from dsops.errors import Conflict, ContentSealed, DeviceError, DsopsError, Runti
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install import mailbox
-from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.carrier import Carrier, Deltas
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.delivery import names_of
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import Pace
 from dsops_agent.install.intake import Intake, Trust
@@ -93,7 +94,8 @@ class Installer:
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
-        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock)
+        deltas = Deltas(self._steps.delta_base, self._delta_failed)
+        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock, deltas)
         self._refusals = Refusals(self.journal, self.clock)
         self._actions = self._bind()
         self._publish()
@@ -462,6 +464,10 @@ class Installer:
             return Outcome(Event.COMPLETE)
         return self._carrier.start(row) or Wait()
 
+    def _delta_failed(self, row: InstallRow, error: DsopsError) -> None:
+        self._steps.delta_failed(row, error)
+        self._news = True
+
     def _fetch_on(self, action: Callable[[], Outcome | None]) -> None:
         model = self._carrier.model
         if not model:
@@ -487,7 +493,7 @@ class Installer:
     def _sweep(self) -> None:
         unfinished = (row for row in self._rows.values() if not row.state.is_final)
         try:
-            self._carrier.sweep(frozenset(row.wanted.sha256 for row in unfinished))
+            self._carrier.sweep(frozenset[str]().union(*(names_of(row.wanted) for row in unfinished)))
             self.journal.forget_keys()
         except DsopsError as error:
             logger.warning("%s", error)

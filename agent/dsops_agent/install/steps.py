@@ -8,6 +8,7 @@ from pathlib import Path
 from dsops.directive import DesiredSlot
 from dsops.errors import (
     ContentSealed,
+    DeltaFailed,
     DigestMismatch,
     DsopsError,
     GoldenMismatch,
@@ -24,9 +25,10 @@ from dsops.messages import Problem
 from dsops.states import Install
 from dsops.trust import approve
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.delivery import made_path
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
-from dsops_agent.install.journal import InstallRow, Journal, SlotRow
+from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.slots import SlotFile, Slots, damage
@@ -123,12 +125,41 @@ class Steps:
         """Check that the disk can take the bundle; one that is in a slot already needs no room."""
         if self.held(row):
             return Outcome(Event.FITS)
-        part = part_path(self.slots.folder.parent / "staging", row.wanted.sha256)
         try:
-            self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, bytes_on_disk(part))
+            self._check_room(row, 0)
         except (NoSpace, StateDamaged) as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.FITS)
+
+    def _check_room(self, row: InstallRow, besides_bytes: int) -> None:
+        staging, sha256 = self.slots.folder.parent / "staging", row.wanted.sha256
+        already = bytes_on_disk(part_path(staging, sha256)) + bytes_on_disk(made_path(staging, sha256))
+        self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, already - besides_bytes)
+
+    def delta_base(self, row: InstallRow) -> Path:
+        """Return the bundle that an install's delta begins at.
+
+        Raises:
+            DeltaFailed: No slot holds it whole.
+            NoSpace: The disk cannot take the delta besides the bundle.
+            StateDamaged: The disk fails.
+        """
+        offer = row.wanted.delta
+        file = self.slots.holding(row.model, offer.base) if offer else None
+        if offer is None or file is None:
+            raise DeltaFailed("what the delta begins at is not installed", why=f"no slot of {row.model} holds it")
+        wrong = damage(file, row.model)
+        if wrong:
+            raise DeltaFailed("what the delta begins at is damaged", why=wrong)
+        there = bytes_on_disk(part_path(self.slots.folder.parent / "staging", offer.sha256))
+        self._check_room(row, max(0, offer.length_bytes - there))
+        return file.path
+
+    def delta_failed(self, row: InstallRow, error: DsopsError) -> None:
+        """Keep that an install's delta failed, as an event."""
+        wanted, problem = row.wanted, problem_of(error)
+        tidings = Tidings("delta_failed", row.model, wanted.release, wanted.sha256, problem.code, problem.message)
+        self.journal.tell(tidings)
 
     def held(self, row: InstallRow) -> bool:
         """Return whether a slot holds the wanted bundle, whole."""

@@ -4,8 +4,7 @@ from dsops.delta import encode_delta
 from dsops_controller.deltas.matching import BundleBytes, match
 
 LEVEL = 9
-WORTH = 0.6
-"""A delta is offered when it has at most this share of the newer bundle's bytes: it saves at least 40 %."""
+"""Measured after a fine-tuning (docs/adr/0017-deltas.md): level 19 takes 15 times as long to save 2 % of the bundle."""
 
 
 def make_delta(old: BundleBytes, new: BundleBytes, level: int = LEVEL) -> bytes:
@@ -20,8 +19,3 @@ def make_delta(old: BundleBytes, new: BundleBytes, level: int = LEVEL) -> bytes:
         DeltaFailed: It would have too many pieces.
     """
     return b"".join(encode_delta(old.data, new.data, match(old, new), level))
-
-
-def is_worth(delta_bytes: int, bundle_bytes: int) -> bool:
-    """Return whether a delta saves enough to be offered."""
-    return delta_bytes <= WORTH * bundle_bytes

@@ -14,13 +14,14 @@ from sqlalchemy import Connection
 
 from dsops.bundle import Bundle, sha256_hex
 from dsops.clock import Clock
+from dsops.delta import is_worth
 from dsops.errors import DigestMismatch, DsopsError
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.db.times import to_ms
 from dsops_controller.deltas import table
 from dsops_controller.deltas.files import DeltaFiles
-from dsops_controller.deltas.making import is_worth, make_delta
+from dsops_controller.deltas.making import make_delta
 from dsops_controller.deltas.matching import BundleBytes
 
 log = logging.getLogger(__name__)

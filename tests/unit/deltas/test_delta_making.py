@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsops.bundle import sha256_hex
-from dsops.delta import Ends, Piece, apply_delta
+from dsops.delta import Ends, Piece, apply_delta, is_worth
 from dsops_controller.build.bundles.payload import read_payload
-from dsops_controller.deltas.making import is_worth, make_delta
+from dsops_controller.deltas.making import make_delta
 from dsops_controller.deltas.matching import BundleBytes, match
 
 OLD = digits()
