@@ -32,8 +32,10 @@ import zstandard
 from dsops.errors import DeltaFailed
 
 MAX_PIECES = 1 << 16
-MAX_WINDOW_BYTES = 1 << 23
+MAX_WINDOW_BYTES = 1 << 20
 """Memory that a frame may ask for to be unpacked."""
+_WINDOW_LOG = 17
+"""Small numbers repeat near by or not at all: a larger window costs a device memory and packs no better."""
 BLOCK_BYTES = 1 << 16
 WORTH = 0.6
 """A delta is worth its trouble when it has at most this share of the bytes: it saves at least 40 %."""
@@ -212,8 +214,7 @@ def encode_delta(base: bytes, target: bytes, pieces: Iterable[Piece], level: int
         raise DeltaFailed("the delta has too many pieces", why=f"{len(joined)}, {MAX_PIECES} are allowed")
     ends = Ends(hashlib.sha256(base).hexdigest(), hashlib.sha256(target).hexdigest(), len(target))
     yield Recipe(ends, len(base), joined).encode()
-    window = min(MAX_WINDOW_BYTES, max(1 << 10, len(target))).bit_length() - 1
-    settings = zstandard.ZstdCompressionParameters.from_level(level, source_size=len(target), window_log=window)
+    settings = zstandard.ZstdCompressionParameters.from_level(level, source_size=len(target), window_log=_WINDOW_LOG)
     packer = zstandard.ZstdCompressor(compression_params=settings).compressobj(size=len(target))
     start = 0
     for piece in joined:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from dsops.bundle import sha256_hex
 from dsops.chunks import ChunkIndex, index_of
@@ -14,6 +14,8 @@ from dsops.files import write_atomically
 from dsops.ids import digest as check_digest
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+
+_SHA256 = tables.delta.c.sha256
 
 
 class Chunks(Protocol):
@@ -57,6 +59,13 @@ class DeltaFiles:
             self._learn(sha256, index)
         return sha256, index.digest
 
+    def forget_lost(self) -> None:
+        """Forget the deltas whose files are gone, so that they are made again when they are needed."""
+        with self._db.write() as connection:
+            offered = connection.execute(select(_SHA256).where(_SHA256.is_not(None))).scalars().all()
+            lost = [sha256 for sha256 in offered if not (self._folder / sha256).exists()]
+            connection.execute(delete(tables.delta).where(_SHA256.in_(lost)))
+
     def index(self, sha256: str) -> ChunkIndex:
         """Return a delta's chunk index.
 
@@ -93,8 +102,7 @@ class DeltaFiles:
     def _search(self, digest: str) -> tuple[str, int] | None:
         """Look into the deltas that were not looked into yet; a stranger's digest costs that once."""
         with self._db.read() as connection:
-            query = select(tables.delta.c.sha256).where(tables.delta.c.sha256.is_not(None))
-            offered = set(connection.execute(query).scalars())
+            offered = set(connection.execute(select(_SHA256).where(_SHA256.is_not(None))).scalars())
         for sha256 in sorted(offered - set(self._indexes)):
             try:
                 self._learn(sha256, index_of(self._read(sha256)))

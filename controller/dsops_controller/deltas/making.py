@@ -3,19 +3,24 @@
 from dsops.delta import encode_delta
 from dsops_controller.deltas.matching import BundleBytes, match
 
-LEVEL = 9
-"""Measured after a fine-tuning (docs/adr/0017-deltas.md): level 19 takes 15 times as long to save 2 % of the bundle."""
+BEST_LEVEL, QUICK_LEVEL = 19, 12
+BEST_BYTES = 16_000_000
+"""Longer bundles are packed quickly: 50 MB take 3 s of processor time instead of 22 (docs/adr/0017-deltas.md)."""
 
 
-def make_delta(old: BundleBytes, new: BundleBytes, level: int = LEVEL) -> bytes:
+def level_for(length_bytes: int) -> int:
+    """Return zstd's level for a bundle of this length."""
+    return BEST_LEVEL if length_bytes <= BEST_BYTES else QUICK_LEVEL
+
+
+def make_delta(old: BundleBytes, new: BundleBytes) -> bytes:
     """Return the delta that makes ``new`` of ``old``; the same bundles give the same bytes.
 
     Args:
         old: What devices have.
         new: What they shall have.
-        level: zstd's level, 1 to 19.
 
     Raises:
         DeltaFailed: It would have too many pieces.
     """
-    return b"".join(encode_delta(old.data, new.data, match(old, new), level))
+    return b"".join(encode_delta(old.data, new.data, match(old, new), level_for(len(new.data))))

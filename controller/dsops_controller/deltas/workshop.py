@@ -82,6 +82,10 @@ class Workshop:
 
     def run(self, stop: threading.Event) -> None:
         """Make what is asked for until ``stop`` is set."""
+        try:
+            self._files.forget_lost()
+        except DsopsError as error:  # devices that are offered what is lost fetch the bundle
+            log.warning("lost deltas are not forgotten: %s", error)
         while not stop.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._asked_s, timeout=0.5)

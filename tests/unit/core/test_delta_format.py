@@ -68,6 +68,7 @@ def test_neighbours_that_read_on_become_one_piece() -> None:
     assert recipe.ends == ends()
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.randoms(use_true_random=False))
 def test_blocks_are_added_and_subtracted_byte_by_byte(a: bytes, random: object) -> None:
     b = bytes(random.randrange(256) for _ in a)  # type: ignore[attr-defined]
@@ -95,6 +96,7 @@ def cases(draw: st.DrawFn) -> tuple[bytes, bytes, tuple[Piece, ...]]:
     return base, target, tuple(pieces)
 
 
+@settings(deadline=None)
 @given(cases(), st.sampled_from([1, 3, 9, 19]))
 def test_any_pieces_make_any_target(case: tuple[bytes, bytes, tuple[Piece, ...]], level: int) -> None:
     base, target, pieces = case
@@ -102,13 +104,14 @@ def test_any_pieces_make_any_target(case: tuple[bytes, bytes, tuple[Piece, ...]]
     assert applied(delta, base, ends(base, target)) == target
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(DeltaFailed):
         applied(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_delta_never_makes_anything_else(data: st.DataObject) -> None:
     delta = bytearray(encoded())
@@ -122,6 +125,7 @@ def test_a_damaged_delta_never_makes_anything_else(data: st.DataObject) -> None:
     assert made == TARGET
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(encoded()) - 12))
 def test_a_cut_delta_is_refused(length: int) -> None:
     with pytest.raises(DeltaFailed):

@@ -231,6 +231,19 @@ def test_a_restarted_controller_serves_what_is_whole(fleet: DeltaFleet, is_damag
     assert again.chunk("0" * 64) is None
 
 
+def test_a_delta_whose_file_is_lost_is_forgotten(fleet: DeltaFleet, tmp_path: Path) -> None:
+    fleet.roll_out(NEW)
+    fleet.workshop.work()
+    fleet.driver.turn()
+    offer = fleet.offer()
+    assert offer is not None
+    fleet.files.forget_lost()
+    assert len(fleet.rows()) == 1
+    (tmp_path / "deltas" / offer.sha256).unlink()
+    fleet.files.forget_lost()
+    assert fleet.rows() == []
+
+
 def test_a_delta_leaves_the_broker_when_its_rollout_ends(fleet: DeltaFleet) -> None:
     rollout = fleet.roll_out(NEW)
     fleet.workshop.work()
