@@ -203,6 +203,7 @@ class Delivery:
             self._fall_back(error, now_s)
             return
         if self.done:
+            logger.info("made %s of a delta", self._wanted.sha256[:16])
             self._remove_delta()
 
     def _fall_back(self, error: DsopsError, now_s: float) -> None:
