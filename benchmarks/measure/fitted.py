@@ -46,7 +46,7 @@ def digits_network(seed: int) -> Fitted:
 
 def mobilenet_network(seed: int) -> Fitted:
     """Return a network of inverted residuals, trained."""
-    data, x, y = _frames()
+    data, x, y = frames()
     order = np.random.default_rng(seed).permutation(len(x))
     fit, held_out = np.split(order, [round(TRAIN_SHARE * len(x))])
     network = mobilenet_small(seed, x.shape[1])
@@ -54,7 +54,7 @@ def mobilenet_network(seed: int) -> Fitted:
     return Fitted(network, data, x[fit[:CALIBRATION_COUNT]], x[held_out], y[held_out])
 
 
-def _frames() -> tuple[str, Floats, NDArray[np.int64]]:
+def frames() -> tuple[str, Floats, NDArray[np.int64]]:
     """Return the data's name, frames [N, side, side, 1] in 0..1 and labels."""
     named = os.environ.get("DSOPS_MNIST")
     if named is None:

@@ -27,8 +27,11 @@ class Schedule:
     rate: float
 
 
-def train(network: Network, x: Floats, y: Labels, schedule: Schedule, seed: int) -> None:
-    """Change the weights of ``network`` to those that are learned from frames [N, H, W, C] and labels [N]."""
+def train(network: Network, x: Floats, y: Labels, schedule: Schedule, seed: int, only: str = "") -> None:
+    """Change the weights of ``network`` to those that are learned from frames [N, H, W, C] and labels [N].
+
+    Weights whose names do not begin with ``only`` stay as they are.
+    """
     rng = np.random.default_rng(seed)
     moments = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in network.weights.items()}
     steps = schedule.epochs * max(1, len(x) // BATCH)
@@ -38,7 +41,8 @@ def train(network: Network, x: Floats, y: Labels, schedule: Schedule, seed: int)
             for rows in np.array_split(rng.permutation(len(x)), max(1, len(x) // BATCH)):
                 done += 1
                 rate = schedule.rate * 0.5 * (1.0 + np.cos(np.pi * done / (steps + 1)))
-                _adam(network, gradients(network, x[rows], y[rows]), moments, done, rate)
+                found = gradients(network, x[rows], y[rows])
+                _adam(network, {n: g for n, g in found.items() if n.startswith(only)}, moments, done, rate)
 
 
 def forward(network: Network, x: Floats) -> tuple[Floats, list[Back]]:

@@ -192,6 +192,11 @@ class Bundles:
         record = self.by_digest(sha256)
         return needs_of(record.manifest, record.length_bytes)
 
+    def digests(self, sha256: str) -> tuple[str, ...]:
+        """Return what devices fetch of a bundle: needs, index, each chunk once. Errors as of :meth:`index`."""
+        index = self.index(sha256)
+        return (self.needs(sha256).digest, index.digest, *dict.fromkeys(index.digests))
+
     def chunks(self, sha256: str) -> Iterator[tuple[str, bytes]]:
         """Yield digest and bytes of everything that a device fetches of a bundle: needs, index, then each chunk.
 

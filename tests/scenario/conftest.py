@@ -15,7 +15,8 @@ from dsops import dsse
 from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
-from dsops.directive import DesiredSlot, Directive, target_path
+from dsops.delta import Piece, encode_delta
+from dsops.directive import DeltaOffer, DesiredSlot, Directive, target_path
 from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
 from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
@@ -94,10 +95,22 @@ class Made:
 
 
 def make_bundle(
-    release: int, *, model: str = MODEL, size: int = 3000, secret: bytes | None = None, **changes: object
+    release: int,
+    *,
+    model: str = MODEL,
+    size: int = 3000,
+    secret: bytes | None = None,
+    tuned_from: int = 0,
+    **changes: object,
 ) -> Made:
-    """Make a bundle; with a secret it is sealed. ``changes`` are the manifest's."""
-    payload = hashlib.shake_256(f"{model} {release}".encode()).digest(size)
+    """Make a bundle; with a secret it is sealed. Its payload may be that of another release, some bytes moved.
+
+    ``changes`` are the manifest's.
+    """
+    payload = hashlib.shake_256(f"{model} {tuned_from or release}".encode()).digest(size)
+    if tuned_from:
+        noise = hashlib.shake_256(f"{release} after {tuned_from}".encode()).digest(size)
+        payload = bytes((value + (drawn < 20)) & 0xFF for value, drawn in zip(payload, noise, strict=True))
     settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
     blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
     sealed = None
@@ -340,6 +353,7 @@ class World:
         self.gate = Gate()
         self.urgent = False
         self.changes_contract = False
+        self.offers: dict[str, DeltaOffer] = {}
         self.installer = self.boot()
 
     def boot(self) -> Installer:
@@ -380,10 +394,21 @@ class World:
             pieces = split(bundle.data, CHUNK_BYTES)
             self.broker.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in pieces}
 
+    def offer(self, old: Made, new: Made, lie: bytes | None = None) -> bytes:
+        """Offer a delta from one bundle to another, position by position; or a file that only claims to be one."""
+        both = min(len(old.data), len(new.data))
+        pieces = [Piece(both, 0), *([Piece(len(new.data) - both, None)] if len(new.data) > both else [])]
+        data = lie if lie is not None else b"".join(encode_delta(old.data, new.data, pieces, 3))
+        index, sha256 = index_of(data, CHUNK_BYTES), hashlib.sha256(data).hexdigest()
+        self.offers[new.sha256] = DeltaOffer(base=old.sha256, sha256=sha256, length_bytes=len(data), index=index.digest)
+        self.broker.chunks[index.digest] = index.encode()
+        self.broker.chunks |= {hashlib.sha256(piece).hexdigest(): piece for piece in split(data, CHUNK_BYTES)}
+        return data
+
     def slot(self, bundle: Made, deployment: str) -> DesiredSlot:
         """Return what a directive says of a bundle; the key of a sealed one is wrapped for this device, anew."""
         marks = {"urgent": self.urgent, "changes_contract": self.changes_contract}
-        slot = bundle.slot(deployment).model_copy(update=marks)
+        slot = bundle.slot(deployment).model_copy(update={**marks, "delta": self.offers.get(bundle.sha256)})
         if bundle.key is None or not self.brings_keys:
             return slot
         own = self.content_key.public_key()
@@ -454,7 +479,9 @@ class World:
             bundles = list((self.folder / "slots" / model).glob("[ab]/bundle"))
             assert len(bundles) <= 2, "more than two slots"
         parts = list((self.folder / "staging").glob("*.part"))
-        assert len(parts) <= 1, "more than one transfer is on disk"
+        deltas = {offer.sha256 for offer in self.offers.values()}
+        assert len([part for part in parts if part.stem not in deltas]) <= 1, "more than one transfer is on disk"
+        assert len(parts) <= 2, "more than one delta is on disk"
         assert {row.state for row in self.journal.installs().values()} <= set(Install)
 
     def check_files(self, model: str) -> None:

@@ -1,17 +1,38 @@
 """Runs transfers for installs, one at a time."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import BundleError, DsopsError
 from dsops.messages import Problem
 from dsops_agent.install import fetch
+from dsops_agent.install.delivery import Delivery, Ways
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
 from dsops_agent.install.ports import ChunkSource
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Outcome, problem_of
+
+
+@dataclass(frozen=True)
+class Means:
+    """What transfers need of the device.
+
+    Attributes:
+        base: Finds the bundle that an install's delta begins at; raises ``DeltaFailed`` when no slot holds it whole,
+            ``NoSpace`` when the disk cannot take the delta, too.
+        failed: Tells that an install's delta failed.
+        installed: Returns the bundles on the device.
+        spending: The device's transfer budget.
+    """
+
+    base: Callable[[InstallRow], Path]
+    failed: Callable[[InstallRow, DsopsError], None]
+    installed: Callable[[], Iterable[Path]] = tuple
+    spending: Spending | None = None
 
 
 class Carrier:
@@ -22,27 +43,16 @@ class Carrier:
         source: Where chunks are asked for.
         pace: How to ask.
         clock: Time.
-        installed: Returns the bundles on the device.
-        spending: The device's transfer budget.
+        means: What transfers need of the device.
     """
 
-    def __init__(
-        self,
-        staging: Path,
-        source: ChunkSource,
-        pace: fetch.Pace,
-        clock: Clock,
-        *,
-        installed: Callable[[], Iterable[Path]] = tuple,
-        spending: Spending | None = None,
-    ) -> None:
+    def __init__(self, staging: Path, source: ChunkSource, pace: fetch.Pace, clock: Clock, means: Means) -> None:
         self._staging = staging
         self._source = source
         self._pace = pace
         self._clock = clock
-        self._installed = installed
-        self._spending = spending
-        self._transfer: fetch.Transfer | None = None
+        self._means = means
+        self._transfer: Delivery | None = None
         self.model = ""
         """The model whose bundle is being fetched; empty when none is."""
 
@@ -62,11 +72,14 @@ class Carrier:
     def start(self, row: InstallRow) -> Outcome | None:
         """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
         wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
-        self._transfer = fetch.Transfer(
-            self._staging, wanted, self._source, self._pace, installed=self._installed(), spending=self._spending
-        )
+        ways = Ways(self._begin, partial(self._means.base, row), partial(self._means.failed, row))
+        self._transfer = Delivery(self._staging, wanted, row.wanted.delta, ways)
         self.model = row.model
         return self._run(lambda transfer, now_s: transfer.start(now_s))
+
+    def _begin(self, wanted: fetch.Wanted) -> fetch.Transfer:
+        installed, spending = self._means.installed(), self._means.spending
+        return fetch.Transfer(self._staging, wanted, self._source, self._pace, installed=installed, spending=spending)
 
     def arrived(self, digest: str, data: bytes) -> Outcome | None:
         """Take a chunk; return how the transfer ended, or None while it goes on."""
@@ -98,7 +111,7 @@ class Carrier:
         """Remove files under way; raises StateDamaged."""
         fetch.remove(self._staging, names)
 
-    def _run(self, action: Callable[[fetch.Transfer, float], None]) -> Outcome | None:
+    def _run(self, action: Callable[[Delivery, float], None]) -> Outcome | None:
         transfer = self._transfer
         if transfer is None:
             return None

@@ -17,7 +17,7 @@ from dsops.errors import DsopsError
 from dsops.messages import ModelState, Problem
 from dsops_agent.install import mailbox
 from dsops_agent.install.board import Board
-from dsops_agent.install.carrier import Carrier
+from dsops_agent.install.carrier import Carrier, Means
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.engine import Engine
@@ -26,7 +26,7 @@ from dsops_agent.install.fitness import Fitness
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.intake import Intake, Trust
-from dsops_agent.install.journal import Journal, QuarantineRow
+from dsops_agent.install.journal import InstallRow, Journal, QuarantineRow
 from dsops_agent.install.mailbox import Mailbox, Message
 from dsops_agent.install.pardons import PardonBox
 from dsops_agent.install.ports import (
@@ -98,14 +98,10 @@ class Installer:
         self._installs = Installs(self.journal)
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
-        self._carrier = Carrier(
-            self.slots.folder.parent / "staging",
-            self.chunks,
-            pace,
-            self.clock,
-            installed=self.slots.installed,
-            spending=Spending(self.config.transfer, self.journal, self.clock, self._date),
-        )
+        self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
+        spending = Spending(self.config.transfer, self.journal, self.clock, self._date)
+        means = Means(self._steps.delta_base, self._delta_failed, self.slots.installed, spending)
+        self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock, means)
         self._fitness = Fitness(
             config=self.config,
             slots=self.slots,
@@ -128,7 +124,7 @@ class Installer:
         )
         self._sweeper = Sweeper(self._carrier, self.slots, self.journal, self._installs)
         self._engine = Engine(
-            steps=Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys),
+            steps=self._steps,
             intake=self._intake,
             fitness=self._fitness,
             carrier=self._carrier,
@@ -159,6 +155,10 @@ class Installer:
 
     def _proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
         self._mailbox.put(mailbox.ProofEnded(proof, error))
+
+    def _delta_failed(self, row: InstallRow, error: DsopsError) -> None:
+        self._steps.delta_failed(row, error)
+        self._board.has_news()
 
     def _sure_now(self) -> datetime | None:
         return None if self.clock_suspect() else self.clock.now()

@@ -9,6 +9,7 @@ from dsops.bundle import Bundle, file_digest
 from dsops.directive import DesiredSlot
 from dsops.errors import (
     ContentSealed,
+    DeltaFailed,
     DigestMismatch,
     DsopsError,
     GoldenMismatch,
@@ -26,9 +27,10 @@ from dsops.needs import check_same
 from dsops.states import Install
 from dsops.trust import Approved, approve
 from dsops_agent.install.content_keys import ContentKeys
+from dsops_agent.install.delivery import made_path
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
-from dsops_agent.install.journal import InstallRow, Journal, SlotRow
+from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.proving import Proof
@@ -134,9 +136,8 @@ class Steps:
         """Say that a bundle need not be fetched, for a slot holds it, or cannot be, for the disk is full; else None."""
         if self.held(row):
             return Outcome(Event.COMPLETE)
-        part = part_path(self.slots.folder.parent / "staging", row.wanted.sha256)
         try:
-            self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, bytes_on_disk(part))
+            self._check_room(row, 0)
         except (NoSpace, StateDamaged) as error:
             return Outcome(Event.INTERRUPTED, problem_of(error))
         return None
@@ -144,6 +145,36 @@ class Steps:
     def is_stored(self, row: InstallRow) -> bool:
         """Return whether a slot should hold the wanted bundle; :meth:`held` looks whether it is whole."""
         return self.slots.holding(row.model, row.wanted.sha256) is not None
+
+    def _check_room(self, row: InstallRow, besides_bytes: int) -> None:
+        staging, sha256 = self.slots.folder.parent / "staging", row.wanted.sha256
+        already = bytes_on_disk(part_path(staging, sha256)) + bytes_on_disk(made_path(staging, sha256))
+        self.slots.check_room(row.wanted.length_bytes, self.config.free_bytes, already - besides_bytes)
+
+    def delta_base(self, row: InstallRow) -> Path:
+        """Return the bundle that an install's delta begins at.
+
+        Raises:
+            DeltaFailed: No slot holds it whole.
+            NoSpace: The disk cannot take the delta besides the bundle.
+            StateDamaged: The disk fails.
+        """
+        offer = row.wanted.delta
+        file = self.slots.holding(row.model, offer.base) if offer else None
+        if offer is None or file is None:
+            raise DeltaFailed("what the delta begins at is not installed", why=f"no slot of {row.model} holds it")
+        wrong = damage(file, row.model)
+        if wrong:
+            raise DeltaFailed("what the delta begins at is damaged", why=wrong)
+        there = bytes_on_disk(part_path(self.slots.folder.parent / "staging", offer.sha256))
+        self._check_room(row, max(0, offer.length_bytes - there))
+        return file.path
+
+    def delta_failed(self, row: InstallRow, error: DsopsError) -> None:
+        """Keep that an install's delta failed, as an event."""
+        wanted, problem = row.wanted, problem_of(error)
+        tidings = Tidings("delta_failed", row.model, wanted.release, wanted.sha256, problem.code, problem.message)
+        self.journal.tell(tidings)
 
     def held(self, row: InstallRow) -> bool:
         """Return whether a slot holds the wanted bundle, whole."""

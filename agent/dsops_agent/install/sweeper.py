@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dsops.errors import DsopsError
 from dsops_agent.install.carrier import Carrier
 from dsops_agent.install.collection import Held, HeldSlot, garbage
+from dsops_agent.install.delivery import names_of
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.slots import Slots
@@ -49,5 +50,4 @@ class Sweeper:
         return Held(self.carrier.staged_names(), slots, active)
 
     def _needed(self) -> frozenset[str]:
-        wanted = [row.wanted for row in self.installs.unfinished()]
-        return frozenset({slot.sha256 for slot in wanted} | {slot.delta.sha256 for slot in wanted if slot.delta})
+        return frozenset[str]().union(*(names_of(row.wanted) for row in self.installs.unfinished()))

@@ -73,7 +73,8 @@ def _print_update(update: Mapping[str, int]) -> None:
     shared = (
         f"{update['shared_chunks']} of {update['chunks']} chunks of {update['chunk_bytes']} bytes are there already"
     )
-    delta = "a delta of each tensor would have (estimate)"
+    offered = update["delta_offered"]
+    delta = "fetched as a delta" if offered else "a delta would have; it saves too little to be offered"
     rows = [
         {"bytes": length, "share": "", "what": "the whole bundle"},
         {"bytes": update["fetch_bytes"], "share": _share(update["fetch_bytes"], length), "what": f"fetched: {shared}"},

@@ -1,7 +1,8 @@
 """Desired state: what each device shall run, as a signed directive with a number that never repeats.
 
 The keys of sealed bundles are wrapped when a directive is written, for the key that the device has then, and only while
-it is accepted: who is suspended gets none. What is stored of the slots names no key.
+it is accepted: who is suspended gets none. Deltas are offered that begin at what the device reports as active then.
+What is stored of the slots names neither keys nor deltas.
 """
 
 import json
@@ -19,6 +20,7 @@ from dsops.sealing import ContentKey, recipient_key, wrap
 from dsops.states import Device
 from dsops_controller.db import tables
 from dsops_controller.db.database import upsert
+from dsops_controller.deltas.table import with_offers
 from dsops_controller.fleet import sites
 
 LIFE = timedelta(days=14)
@@ -50,7 +52,7 @@ def write(
     other directive any more, and does no harm to others.
     """
     seq = _next_seq(connection, device)
-    told = _with_keys(connection, device, slots)
+    told = with_offers(connection, device, _with_keys(connection, device, slots))
     directive = Directive(
         fleet=director.fleet,
         device=device,

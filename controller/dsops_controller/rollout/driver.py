@@ -18,6 +18,7 @@ from dsops.states import Deployment, Rollout
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.deltas.table import of_targets
 from dsops_controller.fleet import sites
 from dsops_controller.rollout import desired, outdated
 from dsops_controller.rollout.engine import Decision, DeploymentView, Move, Promote, RolloutView, Start, TimeOut, step
@@ -42,18 +43,42 @@ class Publisher(Protocol):
         ...
 
     def seed(self, bundle_sha256: str, model: str) -> None:
-        """Offer a bundle's chunks and its model's trust metadata, retained."""
+        """Offer the chunks of a bundle, or of a delta to one, and its model's trust metadata, retained."""
         ...
+
+
+class Deltas(Protocol):
+    """Makes deltas."""
+
+    def awaits(self, connection: Connection, device: str, model: str, target: str) -> bool:
+        """Return whether a device's directive should wait for the delta to ``target``; asks for it if nobody did."""
+        ...
+
+
+class NoDeltas:
+    """Makes none."""
+
+    def awaits(self, connection: Connection, device: str, model: str, target: str) -> bool:
+        """Return False."""
+        return False
 
 
 class Driver:
     """Drives every running rollout."""
 
-    def __init__(self, db: Database, publisher: Publisher, director: desired.Director, clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        publisher: Publisher,
+        director: desired.Director,
+        clock: Clock,
+        deltas: Deltas | None = None,
+    ) -> None:
         self._db = db
         self._publisher = publisher
         self._director = director
         self._clock = clock
+        self._deltas = deltas or NoDeltas()
         self._wake = threading.Event()
         self._repeats = Repeats()
         self._signing: set[str] = set()
@@ -103,23 +128,32 @@ class Driver:
 
     def _advance(self, rollout: str) -> int:
         """Take reports in and decide, a bounded number of each; return how many that were."""
-        seeds: set[tuple[str, str]] = set()
+        seeds: list[str] = []
         messages: list[tuple[str, bytes]] = []
         with self._db.write() as connection:
             row = find(connection, rollout)
             now_ms = self._now_ms()
             taken = take_reports(connection, row, now_ms)
-            decisions = step(now_ms, _view(connection, row, now_ms))[:AT_ONCE]
+            decisions = self._ready(connection, row, step(now_ms, _view(connection, row, now_ms))[:AT_ONCE])
             for decision in decisions:
                 message = self._persist(connection, row, decision)
                 if message:
                     messages.append(message)
-                    seeds.add((row.bundle_sha256, row.model))
-        for sha256, model in seeds:
-            self._publisher.seed(sha256, model)
+            if messages:
+                seeds = [*of_targets(connection, [row.bundle_sha256]), row.bundle_sha256]
+        for sha256 in seeds:
+            self._publisher.seed(sha256, row.model)
         for device, envelope in messages:
             self._publisher.publish_desired(device, envelope)
         return taken + len(decisions)
+
+    def _ready(self, connection: Connection, row: Row[Any], decisions: tuple[Decision, ...]) -> list[Decision]:
+        """Return decisions without the starts of devices whose delta is being made: the next turn decides them anew."""
+        starts = [one.deployment for one in decisions if isinstance(one, Start) and not one.is_installed]
+        of = tables.deployment.c
+        parts = connection.execute(select(of.id, of.device).where(of.id.in_(starts))).all() if starts else ()
+        held = {p.id for p in parts if self._deltas.awaits(connection, p.device, row.model, row.bundle_sha256)}
+        return [one for one in decisions if not (isinstance(one, Start) and one.deployment in held)]
 
     def _persist(self, connection: Connection, row: Row[Any], decision: Decision) -> tuple[str, bytes] | None:
         now_ms = self._now_ms()

@@ -5,7 +5,8 @@ inbox              commits what devices upload         lake     moves it into th
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
-rollouts           the rollout driver                  upkeep   renews trust metadata, forgets silent strangers
+rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+upkeep             renews trust metadata, forgets silent strangers
 """
 
 import errno
@@ -128,6 +129,7 @@ class Server:
             "evictions": parts.expulsion.run,
             "broker-checkup": parts.checkup.run,
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
+            "deltas": parts.workshop.run,
             "lake": lambda stop: self._flush(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }

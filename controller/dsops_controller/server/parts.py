@@ -13,6 +13,8 @@ from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
+from dsops_controller.deltas.files import DeltaFiles, Stock
+from dsops_controller.deltas.workshop import Workshop
 from dsops_controller.fleet.ca import REVOCATIONS, Authority
 from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
@@ -60,6 +62,7 @@ class Parts:
     revocations: Revocations
     expulsion: Expulsion
     enrolment: Enrolment
+    workshop: Workshop
     driver: Driver
     checkup: Checkup
     rest: ASGIApp
@@ -85,12 +88,15 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
-    driver = Driver(db, outbox, director, clock)
+    delta_files = DeltaFiles(db, folder / "deltas")
+    workshop = Workshop(db, bundles, delta_files, clock)
+    driver = Driver(db, outbox, director, clock, workshop)
+    workshop.made = driver.wake
     topics = Topics(config.broker.topic_prefix)
     expulsion = Expulsion(db, _evictor(folder, config, authority), clock)
     revocations = Revocations(db, authority, _revocation_files(folder, config), expulsion.follow, changes, clock)
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
-    publications = Publications(db, topics, repository, bundles, clock)
+    publications = Publications(db, topics, repository, Stock(bundles, delta_files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
     backend = Backend(
@@ -112,7 +118,19 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     )
     rest = guarded(backend, operator_token_sha256(folder))
     return Parts(
-        lake, inbox, ingest, repository, outbox, broker, revocations, expulsion, enrolment, driver, checkup, rest
+        lake,
+        inbox,
+        ingest,
+        repository,
+        outbox,
+        broker,
+        revocations,
+        expulsion,
+        enrolment,
+        workshop,
+        driver,
+        checkup,
+        rest,
     )
 
 

@@ -10,12 +10,12 @@ from dsops.chunks import ChunkIndex
 from dsops.clock import Clock, utc_text
 from dsops.errors import BundleError, MalformedBundle, NotFound
 from dsops.manifest import Frozen
-from dsops.needs import Needs
 from dsops.states import Deployment, Device
 from dsops.strictjson import dumps
 from dsops.topics import Topics
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.deltas.files import Chunks
 from dsops_controller.server.answers import Answer
 from dsops_controller.server.link import Message
 from dsops_controller.server.offers import CHUNK_LIFE_S, Offers
@@ -36,22 +36,6 @@ class Trusted(Protocol):
 
     def offer(self) -> Offer:
         """Return the head of the trust metadata and every document that it leads to."""
-        ...
-
-
-class Chunks(Protocol):
-    """The pushed bundles, as far as they are published."""
-
-    def index(self, sha256: str) -> ChunkIndex:
-        """Return a bundle's chunk index."""
-        ...
-
-    def needs(self, sha256: str) -> Needs:
-        """Return what a bundle needs of a device."""
-        ...
-
-    def chunk(self, digest: str) -> bytes | None:
-        """Return one chunk, chunk index or document of needs by its digest; None when no bundle has it."""
         ...
 
 
@@ -151,15 +135,14 @@ class Publications:
         data = self._find(digest)
         return Message(self._topics.chunk_answer(device), bytes.fromhex(digest) + data) if data else None
 
-    def digests(self, sha256: str) -> list[str]:
+    def digests(self, sha256: str) -> tuple[str, ...]:
         """Return what a device fetches of a file: what it needs, its chunk index, then each of its chunks once.
 
         Raises:
             NotFound: There is no such file.
             DigestMismatch: It is no longer what was pushed.
         """
-        index = self._chunks.index(sha256)
-        return [self._chunks.needs(sha256).digest, index.digest, *dict.fromkeys(index.digests)]
+        return self._chunks.digests(sha256)
 
     def file(self, sha256: str) -> Iterator[Message]:
         """Yield a file's chunk index and chunks, after it was noted that they are offered."""
@@ -176,13 +159,13 @@ class Publications:
             if digest not in kept:
                 yield Message(self._topics.chunk(digest), b"", retain=True)
 
-    def _readable(self, sha256: str) -> list[str]:
+    def _readable(self, sha256: str) -> tuple[str, ...]:
         """Return a file's digests; none of one that cannot be read any more, whose chunks expire by themselves."""
         try:
             return self.digests(sha256)
         except (NotFound, BundleError) as error:
             log.warning("the chunks of %s cannot be named any more: %s", sha256, error)
-            return []
+            return ()
 
     def _find(self, digest: str) -> bytes | None:
         found = self._chunks.chunk(digest)

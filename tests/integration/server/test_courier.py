@@ -1,6 +1,7 @@
 """The way of a bundle: pushed over HTTPS, offered over MQTT to an enrolled device, healed when the broker forgets."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from dsops.api.v1.enrolment_pb2_grpc import EnrolmentStub
 from dsops.bundle import bundle_index, describe_blobs, encode_bundle
 from dsops.chunks import ChunkIndex
 from dsops.clock import SystemClock
+from dsops.delta import Ends, apply_delta
 from dsops.directive import Directive, Recipient, check_directive
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import Connection, ModelState, Need, Observed
@@ -38,8 +40,8 @@ CAM = "cam-1"
 MODEL = "digits"
 
 
-def bundle_bytes(release: int, model: str = MODEL, size: int = 100_000) -> bytes:
-    blobs = {"model.tflite": os.urandom(size), "profile.json": b"{}", "golden.bin": b"g"}
+def bundle_bytes(release: int, model: str = MODEL, payload: bytes = b"") -> bytes:
+    blobs = {"model.tflite": payload or os.urandom(100_000), "profile.json": b"{}", "golden.bin": b"g"}
     tensor = TensorSpec(name="x", datatype="INT8", shape=(1, 64))
     manifest = Manifest(model=model, release=release, inputs=(tensor,), outputs=(tensor,), blobs=describe_blobs(blobs))
     return encode_bundle(manifest, blobs)
@@ -52,8 +54,8 @@ class Fleet:
     keys: Path
     operator: Client
 
-    def push(self, release: int, model: str = MODEL) -> tuple[bytes, dict[str, Any]]:
-        data = bundle_bytes(release, model)
+    def push(self, release: int, model: str = MODEL, payload: bytes = b"") -> tuple[bytes, dict[str, Any]]:
+        data = bundle_bytes(release, model, payload)
         path = self.keys.parent / f"{model}-{release}.bundle"
         path.write_bytes(data)
         role = ceremony.sign_bundle(path, self.keys, self.operator.role(f"model-{model}"))
@@ -231,6 +233,40 @@ def test_a_chunk_that_nobody_wants_is_answered_and_not_left_with_the_broker(flee
     device.publish(T.need(CAM), Need(digests=(digest,)).encode())
     assert gather(device, {T.chunk_answer(CAM)})[T.chunk_answer(CAM)][:32].hex() == digest
     assert device.drain() == []
+
+
+def test_a_device_that_has_the_release_before_is_offered_a_delta(
+    fleet: Fleet,
+    device: Any,
+    key: ec.EllipticCurvePrivateKey,
+    believer: Believer,
+    eventually: Callable[..., None],
+) -> None:
+    payload = os.urandom(100_000)
+    old, before = fleet.push(1, payload=payload)
+    data, pushed = fleet.push(2, payload=bytes((byte + (byte < 9)) & 0xFF for byte in payload))
+    eventually(lambda: fleet.operator.device(CAM)["online"], "the device is online")
+    state = ModelState(active=before["sha256"], active_release=1, install=Install.COMMITTED, progress=1.0)
+    device.publish(T.state(CAM), report(key, 1, 0, digits=state), retain=True)
+    eventually(lambda: MODEL in fleet.operator.device(CAM)["models"], "the report is taken")
+    fleet.operator.create_rollout({"model": MODEL, "release": 2})
+    device.subscribe(T.down(CAM), T.trust())
+    heard = gather(device, {T.desired(CAM), T.trust()})
+    slot = directive_in(heard, believer.director(heard[T.trust()])).slots[MODEL]
+    assert slot.delta is not None
+    assert (slot.sha256, slot.delta.base) == (pushed["sha256"], before["sha256"])
+    device.subscribe(T.chunk(slot.delta.index))
+    index = ChunkIndex.decode(gather(device, {T.chunk(slot.delta.index)})[T.chunk(slot.delta.index)])
+    device.publish(T.need(CAM), Need(digests=(index.digests[0],)).encode())
+    assert gather(device, {T.chunk_answer(CAM)})[T.chunk_answer(CAM)][:32].hex() == index.digests[0]
+    topics = {digest: T.chunk(digest) for digest in index.digests}
+    device.subscribe(*sorted(topics.values()))
+    heard = gather(device, set(topics.values()))
+    delta, made = b"".join(heard[topics[digest]] for digest in index.digests), io.BytesIO()
+    assert len(delta) == slot.delta.length_bytes < 0.6 * len(data)
+    for _ in apply_delta(io.BytesIO(delta), io.BytesIO(old), made, Ends(slot.delta.base, slot.sha256, len(data))):
+        pass
+    assert made.getvalue() == data
 
 
 def test_hostile_messages_are_counted_and_the_server_lives(

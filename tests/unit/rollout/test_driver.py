@@ -45,7 +45,7 @@ class Fleet:
         self.db = Database(f"sqlite:///{folder}/state.db")
         tables.metadata.create_all(self.db.writer)
         self.signing_keys = [Ed25519PrivateKey.generate()]
-        director = Director("fleet", lambda: tuple(self.signing_keys))
+        self.director = director = Director("fleet", lambda: tuple(self.signing_keys))
         self.courier = Courier()
         self.rollouts = Rollouts(self.db, director, self.clock)
         self.driver = Driver(self.db, self.courier, director, self.clock)

@@ -18,6 +18,7 @@ from dsops_controller.build.bundles.compare_size import UpdateSize, delta_size, 
 from dsops_controller.build.bundles.compare_weights import WeightChange, compare_weights
 from dsops_controller.build.bundles.payload import read_payload
 from dsops_controller.build.golden import array_of
+from dsops_controller.deltas.matching import BundleBytes
 
 _REPORTED = ("metrics", "labels", "blobs")
 """Parts of a manifest that have a place of their own in the report."""
@@ -129,10 +130,7 @@ def compare(old: Contents, new: Contents) -> Comparison:
     before, after = old.manifest, new.manifest
     old_payload, new_payload = old.blobs[before.payload], new.blobs[after.payload]
     earlier, later = read_payload(old_payload), read_payload(new_payload)
-    delta = delta_size(old.blobs, new.blobs, (after.payload, later), (before.payload, earlier))
-    if before.sealed or after.sealed:  # a difference of ciphertexts is as long as they are
-        held = {blob.sha256 for blob in before.blobs}
-        delta = sum(blob.size_bytes for blob in after.blobs if blob.sha256 not in held)
+    delta = delta_size(BundleBytes(old.data, before), BundleBytes(new.data, after))
     return Comparison(
         is_equal=old.data == new.data,
         fields=_differences(dict(_facts(before)), dict(_facts(after))),

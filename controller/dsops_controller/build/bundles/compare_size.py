@@ -1,23 +1,15 @@
-"""What an update costs over the air: the chunks that a device does not have yet, and what a delta would cost.
+"""What an update costs over the air: the chunks that a device does not have yet, and the delta that may be offered.
 
 Fine-tuning moves a few weights nearly everywhere, so hardly a chunk stays the same, while the difference of each tensor
-compresses well. Devices fetch chunks; the other figure tells what could be saved.
+packs well.
 """
 
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from dsops.bundle import sha256_hex
 from dsops.chunks import ChunkIndex
-from dsops_controller.build.bundles.compare_weights import pairs
-from dsops_controller.build.bundles.payload import Payload
-
-_LEVEL = 6
-_WINDOW = 1 << 15
-"""What deflate remembers, in bytes."""
+from dsops.delta import is_worth
+from dsops_controller.deltas.making import make_delta
+from dsops_controller.deltas.matching import BundleBytes
 
 
 @dataclass(frozen=True)
@@ -30,8 +22,7 @@ class UpdateSize:
         chunks: Number of its chunks.
         shared_chunks: How many of them the older bundle has, too.
         fetch_bytes: What is fetched: its other chunks, and the chunk index.
-        delta_bytes: Estimate of a delta: each tensor subtracted from its predecessor byte by byte, other new blobs
-            whole, all of it deflated.
+        delta_bytes: Length of the delta as the controller makes it; where there can be none, what is fetched.
     """
 
     length_bytes: int
@@ -50,71 +41,25 @@ class UpdateSize:
             "shared_chunks": self.shared_chunks,
             "fetch_bytes": self.fetch_bytes,
             "delta_bytes": self.delta_bytes,
+            "delta_offered": is_worth(self.delta_bytes, self.length_bytes),
         }
 
 
-def update_size(before: ChunkIndex, after: ChunkIndex, delta_bytes: int) -> UpdateSize:
+def update_size(before: ChunkIndex, after: ChunkIndex, delta_bytes: int | None) -> UpdateSize:
     """Return what going from one bundle file to another costs; ``delta_bytes`` comes from :func:`delta_size`."""
     held = set(before.digests)
     missing = {digest: number for number, digest in enumerate(after.digests) if digest not in held}
     fetched = sum(after.spans[number].length for number in missing.values())
     shared = sum(digest in held for digest in after.digests)
-    index_bytes = 0 if before == after else len(after.encode())
-    return UpdateSize(
-        after.length_bytes, after.chunk_bytes, len(after.digests), shared, fetched + index_bytes, delta_bytes
-    )
+    fetched += 0 if before == after else len(after.encode())
+    delta = fetched if delta_bytes is None else delta_bytes
+    return UpdateSize(after.length_bytes, after.chunk_bytes, len(after.digests), shared, fetched, delta)
 
 
-def delta_size(
-    old: Mapping[str, bytes], new: Mapping[str, bytes], payload: tuple[str, Payload], earlier: tuple[str, Payload]
-) -> int:
-    """Return the estimated length of a delta in bytes; see :class:`UpdateSize`.
-
-    Args:
-        old: The older bundle's blobs.
-        new: The newer bundle's blobs.
-        payload: Name and structure of the newer bundle's payload.
-        earlier: The same of the older bundle.
-    """
-    held = {sha256_hex(data) for data in old.values()}
-    name, structure = payload
-    total = 0
-    for blob, data in new.items():
-        if sha256_hex(data) in held:
-            continue
-        if blob == name:
-            total += _payload_delta(old[earlier[0]], earlier[1], data, structure)
-        else:
-            total += _deflated(data, old.get(blob, b""))
-    return total
-
-
-def _payload_delta(old: bytes, before: Payload, new: bytes, after: Payload) -> int:
-    known = pairs(before, after)
-    packer = zlib.compressobj(_LEVEL)
-    total, position = 0, 0
-    rest, old_rest = bytearray(), _without_weights(old, before)
-    for start, weight in sorted({weight.start: weight for weight in after.weights}.items()):
-        if start < position:
-            continue
-        rest += new[position:start]
-        position = start + weight.length_bytes
-        values = np.frombuffer(new, np.uint8, weight.length_bytes, start)
-        if weight in known:
-            values = values - np.frombuffer(old, np.uint8, weight.length_bytes, known[weight].start)
-        total += len(packer.compress(values.tobytes()))
-    rest += new[position:]
-    return total + len(packer.flush()) + _deflated(bytes(rest), old_rest)
-
-
-def _without_weights(data: bytes, payload: Payload) -> bytes:
-    kept, position = bytearray(), 0
-    for start, length in sorted({(weight.start, weight.length_bytes) for weight in payload.weights}):
-        kept += data[position:start]
-        position = max(position, start + length)
-    return bytes(kept + data[position:])
-
-
-def _deflated(data: bytes, known: bytes) -> int:
-    packer = zlib.compressobj(_LEVEL, zdict=known[-_WINDOW:])
-    return len(packer.compress(data)) + len(packer.flush())
+def delta_size(old: BundleBytes, new: BundleBytes) -> int | None:
+    """Return the length of the delta in bytes; None for sealed bundles, which have none: ciphertexts share nothing."""
+    if old.data == new.data:
+        return 0
+    if old.manifest.sealed or new.manifest.sealed:
+        return None
+    return len(make_delta(old, new))
