@@ -30,7 +30,8 @@ class Line:
         self._context = context
         self._out = bytearray()
         self._splitter = Splitter()
-        self._is_open = False
+        self.is_open = False
+        """Whether there is a connection, its TLS handshake done."""
         self._retry: type[OSError] | None = None
         self._sock = socket.socket()
         self._sock.setblocking(False)
@@ -45,7 +46,7 @@ class Line:
     @property
     def wants_write(self) -> bool:
         """Whether the socket should be watched for room to write."""
-        if not self._is_open:
+        if not self.is_open:
             return self._retry is not ssl.SSLWantReadError
         return bool(self._out)
 
@@ -62,7 +63,7 @@ class Line:
     def send(self, data: bytes) -> None:
         """Send, as soon as the connection is open and has room."""
         self._out += data
-        if self._is_open:
+        if self.is_open:
             self._flush()
 
     def turn(self) -> Iterator[Packet]:
@@ -71,7 +72,7 @@ class Line:
         Raises:
             OSError: The connection is lost.
         """
-        if not self._is_open and not self._open():
+        if not self.is_open and not self._open():
             return
         if self._out:
             self._flush()
@@ -93,7 +94,7 @@ class Line:
     @property
     def has_decrypted(self) -> bool:
         """Whether TLS holds bytes that polling the socket cannot see."""
-        return self._is_open and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return self.is_open and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def _open(self) -> bool:
         if code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -108,7 +109,7 @@ class Line:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
                 self._retry = type(error)
                 return False
-        self._is_open = True
+        self.is_open = True
         return True
 
     def _flush(self) -> None:

@@ -49,10 +49,10 @@ class ChaosProxy:
         """Messages as clients sent them, of topics for which ``keep`` is true."""
         self.keep: Callable[[str], bool] = lambda _topic: False
         self.ills = ills
-        """May be changed at any time; holds for connections that begin afterwards."""
         self._between = between
         self._draw = random.Random(seed)
         self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._listens = threading.Event()
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
@@ -61,6 +61,15 @@ class ChaosProxy:
         """Take connections from now on."""
         self._thread.start()
         assert self._listens.wait(20)
+
+    def become(self, ills: Ills) -> None:
+        """Change what happens from now on; the connections that there are end."""
+        self.ills = ills
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     def stop(self) -> None:
         """End everything."""
@@ -85,15 +94,17 @@ class ChaosProxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _join(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
-        writers = [client_out]
+        writers = {client_out}
         with suppress(OSError, asyncio.CancelledError):  # cancelled at the end, when nobody asks for the result
             context = self._context(_name(client_out))
             broker_in, broker_out = await asyncio.open_connection(
                 "127.0.0.1", self._between.broker_port, ssl=context, server_hostname="localhost"
             )
-            writers.append(broker_out)
+            writers.add(broker_out)
+            self._writers |= writers
             self.done["connection"] += 1
             await self._carry((client_in, broker_out), (broker_in, client_out))
+        self._writers -= writers
         for writer in writers:
             writer.transport.abort()
 

@@ -1,6 +1,7 @@
 """A bad courier between a device and a real broker: what was sent arrives, identical, in bounded memory."""
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ class Answering:
         self._seen = 0
         effects = Effects(answer=self._answer, wake=lambda: None, record=lambda *_: None)
         self._intake = Intake(T, self, effects, SystemClock())
+        while not controller.client.is_connected():
+            time.sleep(0.005)
         sent = [controller.client.publish(T.chunk(name), piece, 1, retain=True) for name, piece in self.chunks.items()]
         for info in sent:
             info.wait_for_publish(20)
@@ -49,6 +52,8 @@ class Answering:
                 self._intake.handle(topic, payload)
 
     def _answer(self, device: str, digest: str) -> None:
+        if digest not in self.chunks:  # the request was corrupted on its way
+            return
         self.answered += 1
         payload = bytes.fromhex(digest) + self.chunks[digest]
         self._controller.client.publish(T.chunk_answer(device), payload, qos=1)
@@ -104,10 +109,7 @@ def deliver(stage: Stage, controller: Any, ills: Ills, seed: int, size: int) -> 
     return proxy
 
 
-def test_a_transfer_through_a_bad_courier_ends_identical(
-    stage: Stage, controller: Any, eventually: Callable[[Callable[[], bool]], None]
-) -> None:
-    eventually(controller.client.is_connected)
+def test_a_transfer_through_a_bad_courier_ends_identical(stage: Stage, controller: Any) -> None:
     proxy = deliver(stage, controller, BAD, seed=3, size=4_200_000)
     assert all(proxy.done[ill] for ill in ("duplicate", "drop", "reorder", "corrupt", "reset")), proxy.done
 
