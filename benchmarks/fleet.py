@@ -1,8 +1,8 @@
 """What happens when the broker of 10,000 agents is killed and started again: how soon all are back, and is it a storm?
 
 Light agents in one process come back with the agent's own back-off, jitter and constants; in the same run the same
-fleet comes back without jitter. The controller's own link takes every birth. The broker is killed with SIGKILL, loses what it
-had not saved, and listens again a few seconds later. ``--quick`` takes 1,000 agents.
+fleet comes back without jitter. The controller's own link takes every birth. The broker is killed with SIGKILL, loses
+what it had not saved, and listens again a few seconds later. ``--quick`` takes 1,000 agents.
 """
 
 import os

@@ -19,7 +19,7 @@ from measure.place import Cargo, Place
 from measure.receivers import PACE
 from measure.swarm import Settings
 
-LAST_S = 300.0
+LAST_S = 900.0
 CHECKED_OF_MANY = 16
 """Of more than ten light agents, every so many chunks are hashed; hashing all would measure one process's hashing."""
 

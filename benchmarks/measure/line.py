@@ -61,10 +61,18 @@ class Line:
         return int(_RECEIVED.unpack_from(self._info(), _RECEIVED_AT)[0])
 
     def send(self, data: bytes) -> None:
-        """Send, as soon as the connection is open and has room."""
+        """Note what to send; it goes with the next :meth:`flush` or :meth:`turn`."""
         self._out += data
-        if self.is_open:
-            self._flush()
+
+    def flush(self) -> None:
+        """Send what was noted, as far as there is a connection and room; one call for much costs little."""
+        if not self.is_open:
+            return
+        try:
+            while self._out:
+                del self._out[: self._sock.send(self._out)]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            return
 
     def turn(self) -> Iterator[Packet]:
         """Go on; yield the packets that came.
@@ -74,8 +82,7 @@ class Line:
         """
         if not self.is_open and not self._open():
             return
-        if self._out:
-            self._flush()
+        self.flush()
         for _ in range(READS_A_TURN if self._context is None else 4 * READS_A_TURN):
             try:
                 size = self._sock.recv_into(_BUFFER)
@@ -111,13 +118,6 @@ class Line:
                 return False
         self.is_open = True
         return True
-
-    def _flush(self) -> None:
-        try:
-            while self._out:
-                del self._out[: self._sock.send(self._out)]
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            return
 
     def _info(self) -> bytes:
         return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)

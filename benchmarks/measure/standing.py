@@ -50,7 +50,7 @@ class Settings:
     keys: str
     jitter: bool
     seed: int = 1
-    patience_s: float = 240.0
+    patience_s: float = 600.0
 
     def encode(self) -> str:
         """Return it as JSON."""
@@ -198,6 +198,7 @@ class Fleet:
 
     def _watch(self, agent: Standing) -> None:
         assert agent.line is not None
+        agent.line.flush()
         fd = agent.line.fileno()
         events = select.EPOLLIN | (select.EPOLLOUT if agent.line.wants_write else 0)
         if fd not in self._watched:

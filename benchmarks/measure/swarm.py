@@ -145,6 +145,7 @@ class Swarm:
 
     def _watch(self, agent: LightAgent) -> None:
         assert agent.line is not None
+        agent.line.flush()
         fd = agent.line.fileno()
         events = select.EPOLLIN | (select.EPOLLOUT if agent.line.wants_write else 0)
         if fd not in self._watched:

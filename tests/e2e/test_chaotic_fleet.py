@@ -75,7 +75,7 @@ class ChaoticFleet(Fleet):
         return identity.certificate_path, identity.key_path
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2])
 def chaotic(request: pytest.FixtureRequest, tmp_path: Path, built: Path) -> Iterator[ChaoticFleet]:
     stage = ChaoticFleet(tmp_path / "f", built, request.param)
     stage.folder.mkdir()
