@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from measure.broker import RunningBroker, broker, cpu_s, running
 from measure.child import child
@@ -74,8 +75,8 @@ def come_back(place: Place, agents: int, *, tls: bool, jitter: bool) -> Comeback
         return _comeback(told, back_s, (cpu_s(after.pid), controller_s, agents_s))
 
 
-def _comeback(told: dict[str, list[list[float]]], back_s: float, used_s: tuple[float, float, float]) -> Comeback:
-    up_s = sorted(float(at) - back_s for at in told["up_s"])  # type: ignore[arg-type]
+def _comeback(told: dict[str, Any], back_s: float, used_s: tuple[float, float, float]) -> Comeback:
+    up_s = sorted(at - back_s for at in told["up_s"])
     tries = [[at - back_s for at in attempts if at >= back_s] for attempts in told["attempts"]]
     return Comeback(
         up_s=up_s,
@@ -83,7 +84,7 @@ def _comeback(told: dict[str, list[list[float]]], back_s: float, used_s: tuple[f
         peak_tries=_peak([at for attempts in tries for at in attempts]),
         most_tries=max(map(len, tries)),
         late=sum(len(attempts) > 1 + MORE_TRIES for attempts in tries),
-        retransmits=int(told["retransmits"]),  # type: ignore[call-overload]
+        retransmits=told["retransmits"],
         refused=sum(len(attempts) for attempts in told["attempts"]) - sum(map(len, tries)),
         broker_cpu_s=used_s[0],
         controller_cpu_s=used_s[1],
