@@ -1,4 +1,4 @@
-"""A cable between receivers and broker: forwards bytes, counts what comes down, and can be cut once."""
+"""A cable between receivers and broker: forwards bytes, counts what comes down, and can be cut."""
 
 import socket
 import threading
@@ -25,6 +25,7 @@ class Cable:
         self.port = int(self._listener.getsockname()[1])
         self.down_bytes: list[int] = []
         """Bytes that came down, of each connection."""
+        self._joined: list[tuple[socket.socket, socket.socket]] = []
 
     def run(self) -> None:
         """Take connections until the listener is closed."""
@@ -32,6 +33,13 @@ class Cable:
             while True:
                 device, _ = self._listener.accept()
                 self._join(device, socket.create_connection((HOST, self._to)))
+
+    def cut(self) -> None:
+        """End the connections that there are, without a word to either side."""
+        joined, self._joined = self._joined, []
+        for sock in (sock for pair in joined for sock in pair):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Take no more connections; those there are end with their own ends."""
@@ -42,6 +50,7 @@ class Cable:
     def _join(self, device: socket.socket, broker: socket.socket) -> None:
         number = len(self.down_bytes)
         self.down_bytes.append(0)
+        self._joined.append((device, broker))
         for sock in (device, broker):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

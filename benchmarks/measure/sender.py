@@ -30,7 +30,7 @@ EXPIRY_S = 7 * 86_400
 """As the controller sets it."""
 
 
-class _Silent(Listener):
+class Silent(Listener):
     """Waits for the session; nothing else is of interest here."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Silent(Listener):
 
 def chunks(port: int, keys: Credentials, data: bytes) -> Callable[[], None]:
     """Return a function that publishes index and chunks through the controller's own link."""
-    listener = _Silent()
+    listener = Silent()
     link = Link(
         LinkSettings(HOST, port, keys.ca, keys.certificate, keys.key, "controller", (("$SYS/none", 0),)), listener
     )

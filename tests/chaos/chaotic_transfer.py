@@ -1,0 +1,159 @@
+"""A device's session, mailbox and transfer, as the agent puts them together, for a courier that cannot be trusted."""
+
+import itertools
+import json
+import resource
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from typing_extensions import override
+
+from dsops.chunks import ChunkIndex
+from dsops.clock import SystemClock
+from dsops.errors import TransferFailed
+from dsops.topics import Topics
+from dsops_agent.commander import Commander
+from dsops_agent.identity import Identity
+from dsops_agent.install.fetch import Pace, Transfer, Wanted
+from dsops_agent.install.mailbox import _MAX_CHUNKS, ChunkCame, ChunkLost, Connected, Mailbox
+from dsops_agent.sources import MqttChunks
+from dsops_agent.transport.client import tls_context
+from dsops_agent.transport.mqtt import MAX_INBOX, Life, MqttSession, Settings
+from dsops_agent.transport.ports import Inbox
+
+T = Topics()
+PATIENCE_S = 120.0
+ATTEMPTS = 20
+"""A transfer that was given up is tried again by the agent, without end; here the test ends some time."""
+
+
+@dataclass
+class Most:
+    """The most of everything that waited at one time."""
+
+    chunks: int = 0
+    messages: int = 0
+
+    def look(self, mailbox: Mailbox, session: MqttSession) -> None:
+        self.chunks = max(self.chunks, len(mailbox._chunks))
+        self.messages = max(self.messages, session._arrived.qsize())
+
+
+@dataclass
+class Post(Inbox):
+    """The inbox of the session: routes by the agent's own rules, leaves chunks in the mailbox."""
+
+    device: str
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    first: dict[str, bytes] = field(default_factory=dict)
+    """What came first under each digest, right or wrong."""
+
+    def __post_init__(self) -> None:
+        self._commander = Commander(T, self.device, self)
+
+    @override
+    def message(self, topic: str, payload: bytes) -> None:
+        self._commander.on_message(topic, payload)
+
+    @override
+    def connected(self) -> None:
+        self.mailbox.put(Connected())
+
+    @override
+    def disconnected(self) -> None:
+        return
+
+    def chunk_arrived(self, digest: str, data: bytes) -> None:
+        self.first.setdefault(digest, data)
+        self.mailbox.put(ChunkCame(digest, data))
+
+    def on_directive(self, data: bytes) -> None:
+        raise AssertionError("nobody sent a directive")
+
+    def on_trust_head(self, data: bytes) -> None:
+        raise AssertionError("nobody sent a head")
+
+
+class Receiver:
+    """A device that fetches one file; its two threads run between :meth:`start` and :meth:`stop`."""
+
+    def __init__(self, identity: Identity, port: int, staging: Path, pace: Pace) -> None:
+        self.most = Most()
+        self.attempts = 0
+        self.wrong = 0
+        self._post = Post(identity.device)
+        self._clock = SystemClock()
+        settings = Settings(
+            identity.device, f"localhost:{port}", partial(tls_context, identity), keepalive_s=5, reconnect_max_s=0.2
+        )
+        life = Life(T.connection(identity.device), partial(next, itertools.count(1)), _life_message)
+        self.session = MqttSession(settings, life, self._post, self._clock)
+        self.session.subscribe(T.down(identity.device), 1)
+        self._chunks = MqttChunks(self.session, T, identity.device)
+        self._staging = staging
+        self._pace = pace
+        self._threads = [threading.Thread(target=body) for body in (self.session.run, self.session.dispatch)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self.session.stop()
+        for thread in self._threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+    def fetch(self, wanted: Wanted, meanwhile: Callable[[], None]) -> bytes:
+        """Return the file, which came whole and on the disk; ``meanwhile`` runs again and again."""
+        ends_s = self._clock.monotonic_s() + PATIENCE_S
+        while self.attempts < ATTEMPTS:
+            self.attempts += 1
+            transfer = Transfer(self._staging, wanted, self._chunks, self._pace)
+            try:
+                self._follow(transfer, meanwhile, ends_s)
+                return transfer.path.read_bytes()
+            except TransferFailed:
+                continue
+            finally:
+                self.wrong += transfer.wrong
+                transfer.close()
+        raise AssertionError("the transfer was given up again and again")
+
+    def believed(self, index: ChunkIndex) -> bytes:
+        """Return the file of a device that takes what comes for what it claims to be."""
+        return b"".join(self._post.first[digest] for digest in index.digests)
+
+    def check_bounds(self) -> None:
+        """Nothing that waits grows with what a courier sends."""
+        assert self.most.chunks <= _MAX_CHUNKS
+        assert self.most.messages <= MAX_INBOX + 8  # and what the session itself tells
+
+    def _follow(self, transfer: Transfer, meanwhile: Callable[[], None], ends_s: float) -> None:
+        transfer.start(self._clock.monotonic_s())
+        while not transfer.done:
+            assert self._clock.monotonic_s() < ends_s, f"{transfer.progress:.0%} came in {PATIENCE_S:g} s"
+            self.most.look(self._post.mailbox, self.session)
+            for message in self._post.mailbox.take(0.02):
+                now_s = self._clock.monotonic_s()
+                match message:
+                    case ChunkCame(digest=digest, data=data):
+                        transfer.arrived(digest, data, now_s)
+                    case ChunkLost(digest=digest, problem=problem):
+                        transfer.lost(digest, problem, now_s)
+                    case Connected():
+                        transfer.reconnected(now_s)
+            transfer.tick(self._clock.monotonic_s())
+            meanwhile()
+
+
+def resident_peak_kib() -> int:
+    """Return the most memory that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _life_message(seq: int, online: bool) -> bytes:
+    return json.dumps({"seq": seq, "online": online}).encode()
