@@ -1,0 +1,64 @@
+"""Where the fault harness works, what it needs from the machine, and the table that it prints at the end."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_crew import Crew, Tally, crew
+from fault_device import Kit
+from fault_disks import unmount_below
+
+_TALLIES: dict[str, Tally] = {}
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.fixture
+def tally() -> Any:
+    """Return the tally of a name, which the table at the end shows."""
+    return lambda name: _TALLIES.setdefault(name, Tally())
+
+
+@pytest.fixture(scope="session")
+def arena() -> Iterator[Path]:
+    """A folder in memory if there is one: there, an fsync costs nothing. What is mounted below it is unmounted."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30 else None
+    folder = Path(tempfile.mkdtemp(prefix="dsops-faults-", dir=parent))
+    try:
+        yield folder
+    finally:
+        unmount_below(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kit(arena: Path) -> Path:
+    (arena / "kit.world").mkdir()
+    Kit.make(arena / "kit.world").save(arena / "kit")
+    return arena / "kit"
+
+
+@pytest.fixture(scope="session")
+def strikers(arena: Path, kit: Path) -> Iterator[Crew]:
+    """Workers that kill and that fail calls."""
+    if shutil.which("strace") is None:
+        pytest.skip("kill points need strace, which is not installed")
+    with crew(kit, arena / "crew") as made:
+        yield made
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _TALLIES:
+        return
+    terminalreporter.section("faults")
+    for name, tally in _TALLIES.items():
+        terminalreporter.write_line(f"{name:48s} {tally.line()}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({name: asdict(tally) for name, tally in _TALLIES.items()}, indent=2)
+    (RESULTS / "faults.json").write_text(text + "\n", encoding="utf-8")
