@@ -35,7 +35,7 @@ from dsops_agent.install.ports import (
 )
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
-from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of
+from dsops_agent.install.steps import FORGIVEN, Outcome, Steps, Wait, after, problem_of
 from dsops_agent.install.view import model_state, progress_of, tidings_of
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -80,6 +80,7 @@ class Installer:
     clock: Clock
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _due: dict[str, float] = field(init=False, default_factory=dict)
+    _unreconciled: dict[str, float] = field(init=False, default_factory=dict)
     _awaiting: set[str] = field(init=False, default_factory=set)
     _doubts: dict[str, Problem] = field(init=False, default_factory=dict)
     _observed: dict[str, ModelState] = field(init=False, default_factory=dict)
@@ -187,7 +188,7 @@ class Installer:
             logger.exception("an install step failed")
 
     def _wait_s(self) -> float:
-        moments = [s for s in (*self._due.values(), *self._moments()) if s is not None]
+        moments = [s for s in (*self._due.values(), *self._unreconciled.values(), *self._moments()) if s is not None]
         rest_s = min(moments, default=float("inf")) - self.clock.monotonic_s()
         return min(_LONGEST_WAIT_S, max(0.01, rest_s))
 
@@ -222,6 +223,7 @@ class Installer:
         judge_s = self._intake.next_s
         if judge_s is not None and judge_s <= now_s:
             self._judge()
+        self._safely(self._reconcile_due)
         self._news |= self._refusals.turn()
         self._documents.tick(now_s)
         self._fetch_on(self._carrier.tick)
@@ -282,15 +284,25 @@ class Installer:
         judged = self._intake.judge(self.clock.monotonic_s())
         if judged is None:
             return
-        for model, wanted in judged.directive.slots.items() if judged.directive else ():
-            self._reconcile(model)
-            self._open_again(model, wanted)
+        slots = judged.directive.slots if judged.directive else {}
+        self._unreconciled |= dict.fromkeys(slots, self.clock.monotonic_s())
         self._believing(_DIRECTIVE, judged.outcome, judged.digest)
+        self._reconcile_due()
+        for model, wanted in slots.items():
+            self._open_again(model, wanted)
         self._publish()
 
     def _tell_the_rest(self) -> None:
         self._news |= self._refusals.tell_left_out()
         self._tell()
+
+    def _reconcile_due(self) -> None:
+        """Reconcile what a directive or the end of an install left to do; later again when the disk does not let it."""
+        now_s = self.clock.monotonic_s()
+        for model in [model for model, due_s in self._unreconciled.items() if due_s <= now_s]:
+            self._unreconciled[model] = now_s + self.config.retry_s
+            self._reconcile(model)
+            self._unreconciled.pop(model, None)
 
     def _reconcile(self, model: str) -> None:
         """Begin, change or leave a model's install, so that it leads to what is desired."""
@@ -355,7 +367,7 @@ class Installer:
         changed = after(row, taken.state, outcome)
         with self.journal.transaction():
             self.journal.put_install(changed)
-            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code != ContentSealed.code:
+            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code not in FORGIVEN:
                 self.journal.quarantine(changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
                 self.slots.commit(changed.model, changed.wanted.sha256)
@@ -368,7 +380,8 @@ class Installer:
             if effect in self._actions:
                 self._work(changed, effect)
         if changed.state.is_final:
-            self._reconcile(changed.model)
+            self._unreconciled[changed.model] = self.clock.monotonic_s()
+            self._reconcile_due()
 
     def _follow(self, row: InstallRow, result: Outcome | Wait) -> None:
         if isinstance(result, Outcome):

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -162,8 +162,8 @@ class Slots:
             if attachments.find_wrong(bundle, place):
                 self._rewrite(bundle, place)
         self._table.put_slot(model, replace(row, name=name))
-        with suppress(FileNotFoundError):
-            source.unlink()
+        with disk_errors("tidy the staging folder"):
+            source.unlink(missing_ok=True)
         return SlotFile(name, held, row.digest, row.length_bytes, row.release, row.committed)
 
     def activate(self, model: str, name: str) -> None:
@@ -174,14 +174,13 @@ class Slots:
             StateDamaged: The disk fails.
         """
         place = self.folder / model
-        if self._active_name(model) == name:
-            return
         with disk_errors(f"flip the active slot of {model}"):
-            fresh = place / f".{_LINK}.new"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(name)
-            fresh.replace(place / _LINK)
-            fsync_folder(place)
+            if self._active_name(model) != name:
+                fresh = place / f".{_LINK}.new"
+                fresh.unlink(missing_ok=True)
+                fresh.symlink_to(name)
+                fresh.replace(place / _LINK)
+            fsync_folder(place)  # also when it was flipped before: what came between may have kept it from the disk
 
     def deactivate(self, model: str) -> None:
         """Remove the link, durably."""
