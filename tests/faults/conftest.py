@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fault_crew import Crew, Tally, crew
 from fault_device import Kit
-from fault_disks import unmount_below
+from fault_disks import lacking, unmount_below
 
 _TALLIES: dict[str, Tally] = {}
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -45,10 +45,30 @@ def kit(arena: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def strikers(arena: Path, kit: Path) -> Iterator[Crew]:
-    """Workers that kill and that fail calls."""
+def needs_strace() -> None:
+    """Skip, by name, where no system call can be counted."""
     if shutil.which("strace") is None:
-        pytest.skip("kill points need strace, which is not installed")
+        pytest.skip("SKIPPED FAULTS: strace is not installed; nothing was killed at its system calls")
+
+
+@pytest.fixture(scope="session")
+def needs_root() -> None:
+    """Skip, by name, where no file system can be mounted."""
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED FAULTS: not root; no file system was mounted")
+
+
+@pytest.fixture(scope="session")
+def needs_loop(needs_strace: None, needs_root: None) -> None:
+    """Skip, by name, where no image can be mounted."""
+    missing = lacking()
+    if missing:
+        pytest.skip(f"SKIPPED FAULTS: {missing} is missing; no power was cut")
+
+
+@pytest.fixture(scope="session")
+def strikers(needs_strace: None, arena: Path, kit: Path) -> Iterator[Crew]:
+    """Workers that kill and that fail calls."""
     with crew(kit, arena / "crew") as made:
         yield made
 

@@ -87,7 +87,8 @@ def unmount_below(folder: Path) -> None:
             unmount(Path(place))
 
 
-def has_loop() -> bool:
-    """Return whether this process may mount images."""
-    tools = ("mount", "umount", "mkfs.ext4", "mkfs.xfs")
-    return os.geteuid() == 0 and all(shutil.which(tool) for tool in tools)
+def lacking() -> str:
+    """Return what this machine lacks for disks that lose power, or empty."""
+    tools = [tool for tool in ("mount", "umount", "mkfs.ext4", "mkfs.xfs") if shutil.which(tool) is None]
+    devices = [] if Path("/dev/loop-control").exists() else ["/dev/loop-control"]
+    return ", ".join(tools + devices)
