@@ -44,26 +44,30 @@ def kit(arena: Path) -> Path:
     return arena / "kit"
 
 
+def lack(what: str) -> None:
+    """Skip, loudly and by name; where ``FAULTS_REQUIRED`` is set, as in CI, fail instead."""
+    if os.environ.get("FAULTS_REQUIRED"):
+        pytest.fail(f"FAULTS REQUIRED: {what}")
+    pytest.skip(f"FAULTS NOT RUN: {what}")
+
+
 @pytest.fixture(scope="session")
 def needs_strace() -> None:
-    """Skip, by name, where no system call can be counted."""
     if shutil.which("strace") is None:
-        pytest.skip("SKIPPED FAULTS: strace is not installed; nothing was killed at its system calls")
+        lack("strace is not installed; nothing was killed at its system calls")
 
 
 @pytest.fixture(scope="session")
 def needs_root() -> None:
-    """Skip, by name, where no file system can be mounted."""
     if os.geteuid() != 0:
-        pytest.skip("SKIPPED FAULTS: not root; no file system was mounted")
+        lack("not root; no file system was mounted")
 
 
 @pytest.fixture(scope="session")
-def needs_loop(needs_strace: None, needs_root: None) -> None:
-    """Skip, by name, where no image can be mounted."""
-    missing = lacking()
+def needs_loop(needs_strace: None, needs_root: None, arena: Path) -> None:
+    missing = lacking(arena / "probe")
     if missing:
-        pytest.skip(f"SKIPPED FAULTS: {missing} is missing; no power was cut")
+        lack(f"{missing}; no power was cut")
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,16 @@ class WorkerProcess:
     def __init__(self, kit: Path, scratch: Path) -> None:
         environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(HERE)}
         command = [sys.executable, str(HERE / "fault_worker.py"), str(kit), str(scratch)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
 
     def ask(self, do: str, **request: Any) -> Any:
-        self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        self._requests.write(json.dumps({"do": do, **request}) + "\n")
+        self._requests.flush()
+        line = self._replies.readline()
         if not line:
             raise RuntimeError(f"a worker ended with {self._process.wait()}")
         reply = json.loads(line)
@@ -36,9 +39,9 @@ class WorkerProcess:
         return reply["result"]
 
     def end(self) -> None:
-        self._process.stdin.close()
+        self._requests.close()
         self._process.wait(60)
-        self._process.stdout.close()
+        self._replies.close()
 
 
 class Crew:

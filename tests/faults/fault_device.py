@@ -124,7 +124,18 @@ class Kit:
         bundles = {str(release): scenario.make_bundle(release) for release in (1, 2, 3, 9)}
         bundles["sealed"] = scenario.make_bundle(5, secret=_SECRET)
         world = Device(folder, cls(bundles, {}), Acks(Path(os.devnull)))
-        plan = [(1, "1"), (2, "2"), (2, "sealed"), (3, "3"), (3, "9"), (4, "3"), (9, "1"), (9, "2"), (9, "3"), (9, "sealed")]
+        plan = [
+            (1, "1"),
+            (2, "2"),
+            (2, "sealed"),
+            (3, "3"),
+            (3, "9"),
+            (4, "3"),
+            (9, "1"),
+            (9, "2"),
+            (9, "3"),
+            (9, "sealed"),
+        ]
         made = {(seq, name): world.signed(seq, bundles[name]) for seq, name in plan}
         world.journal.close()
         return cls(bundles, made)
@@ -139,7 +150,7 @@ class Kit:
         return kit
 
 
-class Device(scenario.World):  # type: ignore[misc]
+class Device(scenario.World):
     """The scenario tests' device with fixed keys, whose listener and event sink are outside.
 
     Args:
@@ -176,8 +187,8 @@ class Device(scenario.World):  # type: ignore[misc]
         self.installer.on_directive(self.kit.envelopes[seq, name])
         self.pack()
 
-    def report(self) -> None:
-        """Number a report, as the reporter does."""
+    def report(self) -> int:
+        """Number a report, as the reporter does; return the number."""
         numbers: list[int] = []
 
         def compose(number: int, before: str | None) -> bytes:
@@ -186,6 +197,7 @@ class Device(scenario.World):  # type: ignore[misc]
 
         self.journal.next_report(compose)
         self.acks.put(report=numbers[0])
+        return numbers[0]
 
     def end(self) -> Any:
         """Let time pass until what is desired has ended, and report."""

@@ -87,8 +87,14 @@ def unmount_below(folder: Path) -> None:
             unmount(Path(place))
 
 
-def lacking() -> str:
-    """Return what this machine lacks for disks that lose power, or empty."""
+def lacking(folder: Path) -> str:
+    """Return why this machine has no disks that lose power, or empty."""
     tools = [tool for tool in ("mount", "umount", "mkfs.ext4", "mkfs.xfs") if shutil.which(tool) is None]
-    devices = [] if Path("/dev/loop-control").exists() else ["/dev/loop-control"]
-    return ", ".join(tools + devices)
+    if tools:
+        return f"{', '.join(tools)} not installed"
+    for kind in KINDS:
+        try:
+            Disk.make(kind, folder).leave()
+        except (RuntimeError, OSError) as error:
+            return f"no image of {kind} can be mounted: {error}"
+    return ""

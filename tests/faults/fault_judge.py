@@ -1,5 +1,6 @@
 """The judge: what must hold after a fault, whatever was under way (invariants I1 to I8 of the design)."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from dsops.errors import DeviceError, DsopsError
 from dsops.states import Install
 from dsops_agent.install.fetch import part_path
 from dsops_agent.install.slots import Slots, damage
+
+logger = logging.getLogger(__name__)
 
 _AGAIN_SEQ = 9
 _ORDER = [
@@ -67,7 +70,8 @@ class Judge:
         try:
             device = Device(folder, self.kit, Acks(self.acks), self.slots)
             begin(device, self.story)
-        except Exception as error:  # noqa: BLE001  whatever it is, the device does not start
+        except Exception as error:
+            logger.exception("the device does not start")
             self.verdict.bricked.append(f"it does not start: {error!r}")
             return self.verdict
         self._check_serving(device, had=had or _has_committed(before))
@@ -103,10 +107,9 @@ class Judge:
         if states:
             self._check_state(device, states[-1])
         reports = [ack["report"] for ack in acks if "report" in ack]
-        numbers: list[int] = []
-        device.journal.next_report(lambda number, _before: numbers.append(number) or b"")
-        if reports and numbers[0] <= max(reports):
-            lost.append(f"report {numbers[0]} is numbered again")
+        number = device.report()
+        if reports and number <= max(reports):
+            lost.append(f"report {number} is numbered again")
 
     def _check_state(self, device: Device, acked: dict[str, Any]) -> None:
         lost, row = self.verdict.lost, device.row()

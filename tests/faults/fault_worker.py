@@ -33,7 +33,10 @@ CALLS = (
     *("symlink", "symlinkat", "link", "linkat", "mkdir", "mkdirat", "fsync", "fdatasync", "ftruncate", "fallocate"),
     *("open", "openat", "chmod", "fchmod", "fchmodat", "sendfile", "copy_file_range"),
 )
+logger = logging.getLogger(__name__)
+
 _LIMIT_S = 120
+_PR_SET_PTRACER, _ANY = 0x59616D61, ctypes.c_ulong(-1)
 _STOPPED, _CRASHED = 3, 4
 
 
@@ -69,9 +72,9 @@ def forked(action: Callable[[], None]) -> int:
         signal.alarm(_LIMIT_S)
         action()
         code = 0
-    except BaseException:  # noqa: BLE001  reported by its exit code; nothing of the parent may run here
-        traceback.print_exc()
-    finally:
+    except Exception:
+        logger.exception("a fork failed")
+    finally:  # nothing of the parent may run here
         os._exit(code)
 
 
@@ -208,7 +211,9 @@ class Worker:
         if story != "killed":
             return self._play(story, slots, None, trace)[1]
         child, _ = self._play("install", slots, None, trace)
-        flips = [p for p in _changes(trace, child, str(self._folder)) if p[0].startswith("rename") and ".active.new" in p[2]]
+        flips = [
+            p for p in _changes(trace, child, str(self._folder)) if p[0].startswith("rename") and ".active.new" in p[2]
+        ]
         self._arrange("install", slots)
         return self._play("install", slots, Strike(flips[-1][0], flips[-1][1], "SIGKILL"), trace)[1]
 
@@ -218,6 +223,7 @@ class Worker:
         ready, go = os.pipe(), os.pipe()
 
         def wait_for_strace() -> None:
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)  # strace is no ancestor
             os.write(ready[1], b"r")
             os.read(go[0], 1)
 
@@ -239,20 +245,20 @@ class Worker:
         acks = Acks(self._acks)
         logging.getLogger().handlers = [Logged(acks)]
         try:
-            moments = {"opening": lambda: None, "recovery": lambda: None, "directive": lambda: None}
-            moments[story.struck] = wait_for_strace
-            moments["opening"]()
+            if story.struck == "opening":
+                wait_for_strace()
             device = Device(self._folder, self._kit, acks, SLOTS[slots])
-            moments["recovery"]()
+            if story.struck == "recovery":
+                wait_for_strace()
             begin(device, story)
-            moments["directive"]()
+            if story.struck == "directive":
+                wait_for_strace()
             play(device, story)
         except DsopsError as error:
             acks.put(stopped=error.code)
             os._exit(_STOPPED)
-        except Exception as error:  # noqa: BLE001  an exception that is none of ours ends the process: a fault
-            where = traceback.format_exc().splitlines()[-4:]
-            acks.put(unnamed=repr(error), where=" ".join(line.strip() for line in where))
+        except Exception:  # it is none of ours, and ends the process: a fault
+            logger.exception("the device ended")
             os._exit(_CRASHED)
 
 
@@ -303,7 +309,8 @@ def main() -> None:
         for line in sys.stdin:
             try:
                 reply = {"result": worker.answer(json.loads(line))}
-            except Exception:  # noqa: BLE001  the harness raises it again
+            except Exception:
+                logger.exception("a request failed")
                 reply = {"error": traceback.format_exc()}
             print(json.dumps(reply), flush=True)
     finally:

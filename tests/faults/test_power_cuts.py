@@ -51,7 +51,9 @@ def test_a_power_cut_loses_nothing(disks: tuple[str, Crew], tally: Any, story: s
 
 
 @pytest.mark.parametrize("slots", ["overwrite in place", "rename without fsync", "flip without fsync"])
-def test_an_unsafe_installer_is_caught(disks: tuple[str, Crew], tally: Any, caught: dict[str, set[str]], slots: str) -> None:
+def test_an_unsafe_installer_is_caught(
+    disks: tuple[str, Crew], tally: Any, caught: dict[str, set[str]], slots: str
+) -> None:
     kind, made = disks
     caught.setdefault(slots, set())
     for noise in (False, True):

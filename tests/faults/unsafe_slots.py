@@ -1,6 +1,5 @@
 """Deliberately unsafe slots, by which the harness is proved: each is a mistake that real installers make."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def _flip(place: Path, name: str) -> None:
     fresh = place / ".active.new"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
-    os.replace(fresh, place / "active")  # noqa: PTH105  as such installers have it
+    fresh.replace(place / "active")
 
 
 SLOTS: dict[str, type[Slots]] = {
