@@ -19,7 +19,7 @@ class WorkerProcess:
     """One worker; see fault_worker."""
 
     def __init__(self, kit: Path, scratch: Path) -> None:
-        environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(HERE)}
+        environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": f"{HERE}:{HERE.parent / 'security'}"}
         command = [sys.executable, str(HERE / "fault_worker.py"), str(kit), str(scratch)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe)

@@ -5,7 +5,6 @@ that the harness owns, as it would go to the controller: it is *acknowledged*, a
 """
 
 import importlib.util
-import json
 import logging
 import os
 import pickle
@@ -19,6 +18,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from fault_acks import Acks
+from fault_trust import TrustKit
 
 from dsops import dsse
 from dsops.directive import Directive
@@ -47,21 +48,6 @@ def _scenario() -> ModuleType:
 
 scenario: Any = _scenario()
 MODEL: str = scenario.MODEL
-
-
-class Acks:
-    """What the device told the world outside; every line is out before the call returns."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self.changes = 0
-
-    def put(self, **fact: Any) -> None:
-        os.write(self._file, json.dumps(fact).encode() + b"\n")
-
-
-def read_acks(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @dataclass
@@ -117,13 +103,15 @@ class Kit:
 
     bundles: Mapping[str, Any]
     envelopes: Mapping[tuple[int, str], bytes]
+    trust: TrustKit
 
     @classmethod
     def make(cls, folder: Path) -> "Kit":
         """Make it, signed with the fixed keys."""
+        trust = TrustKit.make()
         bundles = {str(release): scenario.make_bundle(release) for release in (1, 2, 3, 9)}
         bundles["sealed"] = scenario.make_bundle(5, secret=_SECRET)
-        world = Device(folder, cls(bundles, {}), Acks(Path(os.devnull)))
+        world = Device(folder, cls(bundles, {}, trust), Acks(Path(os.devnull)))
         plan = [
             (1, "1"),
             (2, "2"),
@@ -138,7 +126,7 @@ class Kit:
         ]
         made = {(seq, name): world.signed(seq, bundles[name]) for seq, name in plan}
         world.journal.close()
-        return cls(bundles, made)
+        return cls(bundles, made, trust)
 
     def save(self, path: Path) -> None:
         path.write_bytes(pickle.dumps(self))

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fault_device import MODEL, Acks, Device, Kit, read_acks
+from fault_acks import Acks, read_acks
+from fault_device import MODEL, Device, Kit
 from fault_stories import Story, begin
+from fault_verdict import Verdict
 
 from dsops.bundle import file_digest
 from dsops.errors import DeviceError, DsopsError
@@ -23,25 +25,6 @@ _ORDER = [
     *("rolling_back", "rolled_back", "rejected", "failed", "committed"),
 ]
 _ORDER_OF = {Install(name): number for number, name in enumerate(_ORDER)}
-
-
-@dataclass
-class Verdict:
-    """What is wrong after a fault.
-
-    Attributes:
-        bricked: The device does not start, or serves nothing although it served something.
-        lost: What it had acknowledged is gone.
-        broken: Another invariant does not hold.
-        end: How the install ended.
-        repeated: Events that were told twice.
-    """
-
-    bricked: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    end: str = ""
-    repeated: int = 0
 
 
 @dataclass

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from fault_device import MODEL, Device, scenario
+from fault_acks import Acks
+from fault_device import MODEL, Device, Kit, scenario
+from fault_trust import fill, judge_spool, judge_trust, take_in
+from fault_verdict import Verdict
 
 from dsops.errors import GoldenMismatch
 from dsops.states import Install
@@ -52,7 +56,38 @@ def _is_in_probation(device: Device) -> bool:
     return device.install_state() is Install.PROBATION
 
 
-STORIES = {
+@dataclass(frozen=True)
+class Other:
+    """A story of another part than the installer.
+
+    Attributes:
+        play: Does it, in a folder; calls its last argument where faults may begin.
+        judge: Says what is wrong with the folder afterwards.
+        before: Stories that lead to where it begins.
+    """
+
+    play: Callable[[Path, Kit, Acks, Callable[[], None]], None]
+    judge: Callable[[Path, Kit, Path], Verdict]
+    before: tuple[str, ...] = ()
+
+
+_OTHERS = {
+    "trust_first": Other(
+        lambda folder, kit, acks, ready: take_in(folder, kit.trust, acks, ready, kit.trust.old),
+        lambda folder, kit, acks: judge_trust(folder, kit.trust, acks, is_update=False),
+    ),
+    "trust_update": Other(
+        lambda folder, kit, acks, ready: take_in(folder, kit.trust, acks, ready, kit.trust.new),
+        lambda folder, kit, acks: judge_trust(folder, kit.trust, acks, is_update=True),
+        before=("trust_first",),
+    ),
+    "spool": Other(
+        lambda folder, _kit, acks, ready: fill(folder, acks, ready),
+        lambda folder, _kit, acks: judge_spool(folder, acks),
+    ),
+}
+
+STORIES: dict[str, Story | Other] = _OTHERS | {
     "create": Story(struck="opening"),
     "first": Story(wants=(1, "1"), active=1),
     "start": Story(before=("first",), wants=(1, "1"), active=1, struck="opening"),

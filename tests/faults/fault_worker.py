@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fault_device import Acks, Device, Kit, Logged, read_acks
+from fault_acks import Acks, read_acks
+from fault_device import Device, Kit, Logged
 from fault_disks import Disk
 from fault_judge import Judge
-from fault_stories import STORIES, Story, begin, play
+from fault_stories import STORIES, Other, Story, begin, play
 from unsafe_slots import SLOTS
 
 from dsops.errors import DsopsError
@@ -173,8 +174,12 @@ class Worker:
         result = self._scratch / "verdict"
         result.unlink(missing_ok=True)
         is_disk_fault = fault not in ("SIGKILL", "none")
-        judge = Judge(self._kit, STORIES[story], self._acks, is_disk_fault, SLOTS[slots])
-        code = waited(forked(lambda: _keep(result, asdict(judge.judge(place)))))
+        told = STORIES[story]
+        if isinstance(told, Other):
+            code = waited(forked(lambda: _keep(result, asdict(told.judge(place, self._kit, self._acks)))))
+        else:
+            judge = Judge(self._kit, told, self._acks, is_disk_fault, SLOTS[slots])
+            code = waited(forked(lambda: _keep(result, asdict(judge.judge(place)))))
         if code:
             return {"bricked": [f"the judge ended with {code}"], "lost": [], "broken": [], "end": "", "repeated": 0}
         verdict = json.loads(result.read_text())
@@ -241,10 +246,13 @@ class Worker:
                 os.close(handle)
         return child, code
 
-    def _subject(self, story: Story, slots: str, wait_for_strace: Callable[[], None]) -> None:
+    def _subject(self, story: Story | Other, slots: str, wait_for_strace: Callable[[], None]) -> None:
         acks = Acks(self._acks)
         logging.getLogger().handlers = [Logged(acks)]
         try:
+            if isinstance(story, Other):
+                story.play(self._folder, self._kit, acks, wait_for_strace)
+                return
             if story.struck == "opening":
                 wait_for_strace()
             device = Device(self._folder, self._kit, acks, SLOTS[slots])

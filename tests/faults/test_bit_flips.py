@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_device import MODEL, Acks, Device, Kit, read_acks
+from fault_acks import Acks, read_acks
+from fault_device import MODEL, Device, Kit
 
 from dsops_agent.install.slots import damage
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_device import MODEL, Acks, Device, Kit, read_acks, scenario
+from fault_acks import Acks, read_acks
+from fault_device import MODEL, Device, Kit, scenario
 from fault_disks import unmount
 
 from dsops.errors import NoSpace
