@@ -42,3 +42,31 @@ def test_no_source_is_ignored_by_git() -> None:
     if asked.returncode == 128:
         pytest.skip("not a git checkout")
     assert asked.stdout == ""
+
+
+CI = ROOT / ".ci/run"
+
+
+@pytest.mark.skipif(not CI.exists(), reason="a source distribution has no CI script")
+def test_ci_runs_all_of_the_fault_harness() -> None:
+    """What the harness lacks makes it fail there: strace and the makers of file systems are installed before."""
+    script = CI.read_text(encoding="utf-8")
+    installed, ran = script.partition("FAULTS_REQUIRED=1")[::2]
+    assert "make faults" in ran
+    for package in ("strace", "xfsprogs", "e2fsprogs"):
+        assert package in installed
+
+
+def test_what_the_fault_harness_lacks_is_named_or_fails(tmp_path: Path) -> None:
+    """On a machine without strace the kill points are skipped by name; where they are required they fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/faults/test_kill_points.py", "-k"]
+    command += ["commit and SIGKILL"]
+    bare = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    skipped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare, check=False)
+    assert "FAULTS NOT RUN: strace is not installed" in skipped.stdout
+    assert (skipped.returncode, "1 skipped" in skipped.stdout) == (0, True)
+    required = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=bare | {"FAULTS_REQUIRED": "1"}, check=False
+    )
+    assert "FAULTS REQUIRED: strace is not installed" in required.stdout
+    assert required.returncode == 1

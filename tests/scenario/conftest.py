@@ -332,6 +332,8 @@ class SimListener:
 class World:
     """One device, its fleet's director and the network between them."""
 
+    slots_class: type[Slots] = Slots
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
@@ -359,7 +361,7 @@ class World:
     def boot(self) -> Installer:
         """Start a new control process on what is on disk."""
         self.journal = Journal(self.folder / "journal.db", self.fuse)
-        self.slots = Slots(self.folder / "slots", self.journal, lambda _folder: self.free_bytes)
+        self.slots = self.slots_class(self.folder / "slots", self.journal, lambda _folder: self.free_bytes)
         self.installer = Installer(
             config=self.config,
             device=DeviceFacts("cam-1", "north", "x86_64"),

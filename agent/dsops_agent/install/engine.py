@@ -24,7 +24,7 @@ from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, 
 from dsops_agent.install.maintenance import Phase
 from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.scrub import Damage
-from dsops_agent.install.steps import Outcome, Steps, Wait, after, problem_of, proved
+from dsops_agent.install.steps import FORGIVEN, Outcome, Steps, Wait, after, problem_of, proved
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.install.view import tidings_of
 
@@ -95,7 +95,7 @@ class Engine:
         changed = after(row, taken.state, outcome)
         with self._journal.transaction():
             self._journal.put_install(changed)
-            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code != ContentSealed.code:
+            if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code not in FORGIVEN:
                 self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
             if Effect.COMMIT in taken.effects:
                 self._slots.commit(changed.model, changed.wanted.sha256)

@@ -143,6 +143,8 @@ class Installer:
             runtime=self.runtime,
             installs=self._installs,
             engine=self._engine,
+            clock=self.clock,
+            retry_s=self.config.retry_s,
         )
         self._scrub = Scrub(
             slots=self.slots,
@@ -164,7 +166,7 @@ class Installer:
         return None if self.clock_suspect() else self.clock.now()
 
     def _turned(self, model: str) -> None:
-        self._reconciler.reconcile(model)
+        self._reconciler.look_at(model)
 
     def _date(self) -> datetime | None:
         """Return trusted time; None when the host's clock is ahead of everything that is known."""
@@ -237,7 +239,7 @@ class Installer:
         self._sweeper.sweep()
         self._intake.follow()
         self._engine.revive()
-        self._reconciler.reconcile_all()
+        self._reconciler.look_at_all()
         self._board.tell()
 
     def run(self, stop: threading.Event) -> None:
@@ -277,7 +279,7 @@ class Installer:
 
     def _moments(self) -> tuple[float | None, ...]:
         documents = (self._documents.next_s, self._fitness.documents.next_s)
-        return self._intake.next_s, *documents, self._carrier.next_s, self._scrub.next_s
+        return self._intake.next_s, self._reconciler.next_s, *documents, self._carrier.next_s, self._scrub.next_s
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -315,11 +317,12 @@ class Installer:
             self._judge()
         if self._refusals.turn():
             self._board.has_news()
+        self._safely(self._reconciler.go_on)
         self._documents.tick(now_s)
         if self._fitness.tick(now_s):
             self._engine.preflight_again()
         if self._pardon_asked():
-            self._reconciler.reconcile_all()
+            self._reconciler.look_at_all()
             self._board.publish()
         self._engine.tick()
         damage = self._scrub.turn()
@@ -362,9 +365,9 @@ class Installer:
         judged = self._intake.judge(self.clock.monotonic_s())
         if judged is None:
             return
+        self._board.attempt(_DIRECTIVE, judged.outcome, judged.digest)
         if judged.directive:
             self._reconciler.accepted(judged.directive)
-        self._board.attempt(_DIRECTIVE, judged.outcome, judged.digest)
         self._board.publish()
 
     def _tell_the_rest(self) -> None:

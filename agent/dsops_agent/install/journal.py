@@ -148,7 +148,10 @@ class Journal:
         self._lock = threading.RLock()
         self._depth = 0
         make_private(path)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise _explained(error, path.name) from error
         try:
             self._prepare(path)
         except BaseException:

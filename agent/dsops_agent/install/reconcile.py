@@ -1,7 +1,8 @@
 """Compares what is desired with the installs: begins, changes or leaves each, so that it leads to what is desired."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from dsops.clock import Clock
 from dsops.directive import DesiredSlot, Directive
 from dsops.errors import Cancelled, Conflict
 from dsops.states import Install
@@ -25,6 +26,8 @@ class Reconciler:
         runtime: The inference process.
         installs: The installs.
         engine: Brings them forward.
+        clock: Time.
+        retry_s: When to try again what the disk did not take.
     """
 
     journal: Journal
@@ -32,12 +35,20 @@ class Reconciler:
     runtime: RuntimeControl
     installs: Installs
     engine: Engine
+    clock: Clock
+    retry_s: float
+    _left: dict[str, float] = field(init=False, default_factory=dict)
+
+    @property
+    def next_s(self) -> float | None:
+        """When :meth:`go_on` has something to do."""
+        return min(self._left.values(), default=None)
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
         if directive.pardoned:
             self.pardoned()
-        self.reconcile_all()
+        self.look_at_all()
         for model, wanted in directive.slots.items():
             self._open_again(model, wanted)
 
@@ -46,10 +57,22 @@ class Reconciler:
         self.installs.reload()
         self.engine.board.has_news()
 
-    def reconcile_all(self) -> None:
+    def look_at_all(self) -> None:
         """Look at every model that is desired, or was."""
-        for model in sorted({*self.journal.desired(), *self.installs.rows}):
+        self.look_at(*sorted({*self.journal.desired(), *self.installs.rows}))
+
+    def look_at(self, *models: str) -> None:
+        """Look at models now; at what the disk does not let change, again later."""
+        self._left |= dict.fromkeys(models, self.clock.monotonic_s())
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Look at what is left."""
+        now_s = self.clock.monotonic_s()
+        for model in [model for model, due_s in self._left.items() if due_s <= now_s]:
+            self._left[model] = now_s + self.retry_s
             self.reconcile(model)
+            self._left.pop(model, None)
 
     def reconcile(self, model: str) -> None:
         """Begin, change, cancel or leave a model's install, so that it leads to what is desired."""

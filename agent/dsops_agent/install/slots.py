@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -172,8 +172,8 @@ class Slots:
             if attachments.find_wrong(bundle, place):
                 self._rewrite(bundle, place)
         self._table.put_slot(model, replace(row, name=name))
-        with suppress(FileNotFoundError):
-            source.unlink()
+        with disk_errors("tidy the staging folder"):
+            source.unlink(missing_ok=True)
         return SlotFile(name, held, row.digest, row.length_bytes, row.release, row.committed)
 
     def activate(self, model: str, name: str) -> None:
@@ -190,7 +190,7 @@ class Slots:
                 fresh.unlink(missing_ok=True)
                 fresh.symlink_to(name)
                 fresh.replace(place / _LINK)
-            fsync_folder(place)  # the flip may be that of a process which was killed before this
+            fsync_folder(place)  # also when it was flipped before: a kill or a failing disk may have come in between
 
     def deactivate(self, model: str) -> None:
         """Remove the link, durably."""

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
 """Faults of the bundle itself: its digest is never tried again."""
 
+FORGIVEN = frozenset({ContentSealed.code, NoSpace.code, StateDamaged.code})
+"""Codes of what undoes an activation through no fault of the bundle: its digest may be tried again."""
+
 _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
 
@@ -222,7 +225,7 @@ class Steps:
         except DsopsError as error:
             return proved(error)
 
-    def activate(self, row: InstallRow) -> Outcome:
+    def activate(self, row: InstallRow) -> Outcome | Wait:
         """Flip the slot, then change the runtime over."""
         try:
             candidate = self._candidate(row)
@@ -230,9 +233,18 @@ class Steps:
             self._serve(row.model, candidate)
         except RuntimeCrashed as error:
             return _crash(row, error)
+        except (NoSpace, StateDamaged) as error:
+            return self._try_again(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.ANSWERS)
+
+    def _try_again(self, row: InstallRow, error: DsopsError) -> Outcome | Wait:
+        """Return what a fault of the host means for a change: it is begun again as often as after a restart."""
+        if row.attempt < MAX_ATTEMPTS:
+            logger.warning("release %d of %s is tried again: %s", row.wanted.release, row.model, error)
+            return Wait(self.config.retry_s)
+        return Outcome(Event.FAULT, problem_of(error))
 
     def begin_probation(self, row: InstallRow) -> Outcome | Wait:
         """Check the live model once, then let time pass."""
@@ -250,15 +262,15 @@ class Steps:
             before = self.slots.other(row.model, row.wanted.sha256)
             if before and not damage(before, row.model):
                 self.slots.mend(before)
-                self.slots.activate(row.model, before.name)
-                self._serve(row.model, before)
+                try:
+                    self.slots.activate(row.model, before.name)
+                finally:  # the bundle before answers, even while the disk does not take the flip of the link
+                    self._serve(row.model, before)
             else:
                 self.slots.deactivate(row.model)
                 self.runtime.deactivate(row.model)
-        except RuntimeCrashed as error:
-            if row.attempt < MAX_ATTEMPTS:
-                return Wait(self.config.retry_s)
-            return Outcome(Event.FAULT, problem_of(error))
+        except (RuntimeCrashed, NoSpace, StateDamaged) as error:
+            return self._try_again(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)

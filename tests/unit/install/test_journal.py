@@ -148,6 +148,11 @@ def test_file_that_is_no_journal_is_told(path: Path) -> None:
         Journal(path)
 
 
+def test_journal_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StateDamaged, match=r"journal\.db"):
+        Journal(tmp_path / "absent" / "journal.db")
+
+
 def test_journal_of_a_newer_agent_is_refused(journal: Journal, path: Path) -> None:
     journal.close()
     with sqlite3.connect(path) as db:

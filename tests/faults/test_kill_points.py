@@ -1,0 +1,38 @@
+"""The device is killed at, and the disk fails at, every system call that changes its state folder."""
+
+import os
+from typing import Any
+
+import pytest
+from fault_crew import Crew
+
+pytestmark = pytest.mark.faults
+
+STORIES = ["create", "start", "first", "install", "sealed", "commit", "rollback", "collect", "recover"]
+OTHERS = ["trust_first", "trust_update", "spool"]
+EVERY = 1 if os.environ.get("FAULTS") == "all" else 16
+"""Opening a journal or a spool writes hundreds of pages of zeros; of these, errors strike at every 16th only."""
+
+
+def chosen(points: list[list[Any]], story: str, fault: str) -> list[list[Any]]:
+    """Return the points where a fault strikes: all, but for the like ones of a start (see ``EVERY``)."""
+    is_sparse = story == "spool" or (story in ("create", "start") and fault != "SIGKILL")
+    every = EVERY if is_sparse else 1
+    return [point for point in points if point[0] != "pwrite64" or point[1] % every == 0]
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "ENOSPC", "EIO"])
+@pytest.mark.parametrize("story", STORIES + OTHERS)
+def test_a_fault_at_every_call(strikers: Crew, tally: Any, story: str, fault: str) -> None:
+    points = strikers.ask("points", story=story)
+    assert len(points) > 20
+    requests = [
+        {"story": story, "fault": fault, "call": call, "number": number}
+        for call, number, _ in chosen(points, story, fault)
+    ]
+    found = tally(f"{fault} during {story}")
+    for request, result in strikers.strike(requests):
+        found.add(request, result)
+    assert found.examples == []
+    assert found.missed == 0
+    assert found.points == len(requests)

@@ -1,0 +1,91 @@
+"""The disk or the journal fails for a moment, or for long, while a bundle is changed over: no bundle is blamed."""
+
+from typing import Any
+
+import pytest
+
+from dsops.errors import GoldenMismatch, NoSpace, StateDamaged
+from dsops.states import Install
+from dsops_agent.install.slots import Slots
+
+
+class FailingLink(Slots):
+    """Slots whose link to one slot cannot be flipped so many times."""
+
+    faults: int = 0
+    target: str = "b"
+
+    def activate(self, model: str, name: str) -> None:
+        if self.faults and name == self.target:
+            self.faults -= 1
+            raise NoSpace(f"cannot flip the active slot of {model}", why="No space left on device")
+        super().activate(model, name)
+
+
+@pytest.fixture
+def device(new_world: Any, bundle: Any) -> Any:
+    """A device that runs release 1 from slot a."""
+    world = new_world()
+    world.journal.close()
+    world.slots_class = FailingLink
+    world.boot()
+    world.installer.recover()
+    world.install(1, bundle(1))
+    return world
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_a_change_over_waits_for_the_disk(device: Any, bundle: Any, faults: int) -> None:
+    device.slots.faults = faults
+    assert device.install(2, bundle(2)).install is Install.COMMITTED
+    device.check_end()
+
+
+def test_a_disk_that_stays_full_undoes_the_install_and_condemns_nothing(device: Any, bundle: Any) -> None:
+    device.slots.faults = 99
+    state = device.install(2, bundle(2))
+    assert (state.install, state.active) == (Install.ROLLED_BACK, bundle(1).sha256)
+    assert state.problem.code == NoSpace.code
+    assert device.journal.quarantined(bundle(2).sha256) is None
+    assert device.events.kinds() == ["committed", "rolled_back"]
+    device.slots.faults = 0
+    assert device.install(3, bundle(2)).install is Install.COMMITTED
+    device.check_end()
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_a_rollback_waits_for_the_disk_and_the_release_before_answers_meanwhile(
+    device: Any, bundle: Any, faults: int
+) -> None:
+    one, two = bundle(1), bundle(2)
+    device.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+    device.slots.faults, device.slots.target = faults, "a"
+    device.publish(two)
+    device.direct(2, two)
+    device.pack()
+    while device.slots.faults == faults:
+        device.step(1)
+    assert device.state().install is Install.ROLLING_BACK
+    assert device.runtime.serving == {one.model: one.sha256}
+    state = device.settle()
+    assert (state.install, state.active) == (Install.ROLLED_BACK, one.sha256)
+    device.check_end()
+
+
+def test_an_install_whose_first_row_could_not_be_kept_begins_later(device: Any, bundle: Any) -> None:
+    accepted = []
+
+    def fail_after_the_directive(moment: str) -> None:
+        if moment == "before" and accepted and len(accepted) < 3:
+            accepted.append(moment)
+            raise StateDamaged("cannot use the journal", why="disk I/O error")
+        if moment == "after" and device.journal.seq() == 2 and not accepted:
+            accepted.append(moment)
+
+    device.journal._hook = fail_after_the_directive
+    assert device.install(2, bundle(2)).deployment == "de-1"
+    device.steps(10, 10)
+    assert len(accepted) == 3
+    state = device.settle()
+    assert (state.install, state.active, state.deployment) == (Install.COMMITTED, bundle(2).sha256, "de-2")
+    device.check_end()
