@@ -18,7 +18,14 @@ from dsops_controller.cli.root import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_AGENT_WORDS = {"run": ["run"], "status": ["status"], "config": ["config", "show"], "identity": ["identity", "show"]}
+_AGENT_WORDS = {
+    "run": ["run"],
+    "status": ["status"],
+    "install": ["install"],
+    "quarantine": ["quarantine", "list"],
+    "config": ["config", "show"],
+    "identity": ["identity", "show"],
+}
 
 
 @pytest.fixture(scope="module")
