@@ -23,9 +23,9 @@ _AGENT_WORDS = {
     "run": ["run"],
     "status": ["status"],
     "install": ["install"],
+    "quarantine": ["quarantine", "list"],
     "config": ["config", "show"],
     "identity": ["identity", "show"],
-    "quarantine": ["quarantine", "list"],
 }
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from dsops.bundle import sha256_hex
 from dsops.chunks import index_of, split
 from dsops.errors import DeltaFailed
+from dsops.needs import Needs
 from dsops.states import Install
 from dsops_agent.install import delivery, rebuild
 from dsops_agent.install.delivery import held_bytes
@@ -71,7 +73,7 @@ def test_the_next_release_comes_as_a_delta(ready: Any, old: Any, new: Any) -> No
     play(ready, new)
     check_installed(ready, new, by_delta=True)
     assert EVENT not in ready.events.kept
-    assert set(ready.broker.asked) == chunks_of(delta) | {ready.offers[new.sha256].index}
+    assert set(ready.broker.asked) == chunks_of(delta) | {ready.offers[new.sha256].index, sha256_hex(new.needs)}
 
 
 def test_progress_rises_while_a_delta_is_fetched_and_applied(ready: Any, old: Any, new: Any) -> None:
@@ -172,7 +174,7 @@ def test_a_delta_without_chunks_is_given_up_when_others_come(ready: Any, old: An
 
 def test_a_silent_network_does_not_condemn_a_delta(ready: Any, old: Any, new: Any) -> None:
     ready.offer(old, new)
-    silent = set(ready.broker.chunks)
+    silent = set(ready.broker.chunks) - {sha256_hex(new.needs)}
     ready.broker.lost |= silent
     ready.direct(2, new)
     ready.pack()
@@ -212,7 +214,8 @@ def test_a_failed_delta_is_not_tried_again_after_a_restart(ready: Any, old: Any,
 
 def test_a_disk_that_cannot_take_the_delta_besides_takes_the_bundle(ready: Any, old: Any, new: Any) -> None:
     delta = ready.offer(old, new)
-    ready.free_bytes = 2 * len(new.data) + ready.config.free_bytes + len(delta) - 1
+    ready.free_bytes = len(new.data) + ready.config.free_bytes + len(delta) - 1
+    assert Needs.decode(new.needs).disk_bytes < len(new.data) + len(delta), "without the delta there is room"
     play(ready, new)
     check_installed(ready, new, by_delta=False)
     assert EVENT not in ready.events.kept

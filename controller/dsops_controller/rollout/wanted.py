@@ -1,7 +1,6 @@
 """Which files devices may have to fetch: the one place that decides what the broker is offered, and what leaves it."""
 
 import json
-from collections.abc import Iterable
 
 from sqlalchemy import Connection, select
 
@@ -15,17 +14,16 @@ RETAINED_BYTES = 256_000_000
 def wanted_files(connection: Connection) -> dict[str, int]:
     """Return the files whose chunks the broker should hold, digest to length in bytes.
 
-    A bundle is wanted while a rollout of it has not ended or any device's desired state names it; a delta while the
-    bundle that it makes is wanted.
+    A bundle is wanted while a rollout of it has not ended or any device's desired state names it; a delta while a
+    rollout of the bundle that it makes has not ended: who comes back later asks for its chunks itself.
     """
-    bundles = _bundles(connection)
-    return bundles | _deltas(connection, bundles)
-
-
-def _bundles(connection: Connection) -> dict[str, int]:
     final = [state.value for state in Rollout if state.is_final]
     query = select(tables.rollout.c.bundle_sha256).where(tables.rollout.c.state.not_in(final))
     rolled = set(connection.execute(query).scalars())
+    return _bundles(connection, rolled) | _deltas(connection, rolled)
+
+
+def _bundles(connection: Connection, rolled: set[str]) -> dict[str, int]:
     slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars()
     desired = {slot["sha256"] for text in slots for slot in json.loads(text).values()}
     bundle = tables.bundle.c
@@ -33,8 +31,7 @@ def _bundles(connection: Connection) -> dict[str, int]:
     return {row.sha256: row.length_bytes for row in rows if row.sha256 in rolled | desired}
 
 
-def _deltas(connection: Connection, bundles: Iterable[str]) -> dict[str, int]:
+def _deltas(connection: Connection, targets: set[str]) -> dict[str, int]:
     delta = tables.delta.c
     made = select(delta.sha256, delta.target_sha256, delta.length_bytes).where(delta.sha256.is_not(None))
-    targets = set(bundles)
     return {row.sha256: row.length_bytes for row in connection.execute(made) if row.target_sha256 in targets}

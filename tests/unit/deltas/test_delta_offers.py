@@ -23,6 +23,7 @@ from dsops_controller.deltas.matching import BundleBytes
 from dsops_controller.deltas.workshop import PATIENCE_S, Workshop
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.plan import Plan, WaveSpec
+from dsops_controller.rollout.wanted import wanted_files
 from dsops_controller.server.publications import Publications
 
 DIGITS_V2 = Path(__file__).parents[3] / "firmware_bundles/golden/v2/digits-1-int8.bundle"
@@ -49,6 +50,9 @@ class Folder:
         return Bundle.open(self.folder / sha256)
 
     def index(self, sha256: str) -> ChunkIndex:
+        raise NotFound(f"there is no bundle {sha256}")
+
+    def digests(self, sha256: str) -> tuple[str, ...]:
         raise NotFound(f"there is no bundle {sha256}")
 
     def chunk(self, digest: str) -> bytes | None:
@@ -93,6 +97,10 @@ class DeltaFleet(Fleet):
         rollout = self.rollouts.create(plan)
         self.driver.turn()
         return rollout
+
+    def offered(self) -> set[str]:
+        with self.db.read() as connection:
+            return set(wanted_files(connection))
 
     def offer(self, device: str = "b") -> DeltaOffer | None:
         return self.wanted(device).slots["digits"].delta
@@ -252,13 +260,13 @@ def test_a_delta_leaves_the_broker_when_its_rollout_ends(fleet: DeltaFleet) -> N
     assert offer is not None
     stock = Stock(fleet.bundles, fleet.files)
     publications = Publications(fleet.db, Topics(), None, stock, fleet.clock)  # type: ignore[arg-type]
-    assert {offer.sha256, fleet.sha[12]} <= publications.wanted()
-    topics = {message.topic for message in publications.bundle(offer.sha256)}
+    assert {offer.sha256, fleet.sha[12]} <= fleet.offered()
+    topics = {message.topic for message in publications.file(offer.sha256)}
     assert topics == {Topics().chunk(digest) for digest in (offer.index, *stock.index(offer.sha256).digests)}
     fleet.commit("b")
     assert fleet.state(rollout) == "succeeded"
-    assert offer.sha256 not in publications.wanted()
-    assert fleet.sha[12] in publications.wanted()
+    assert offer.sha256 not in fleet.offered()
+    assert fleet.sha[12] in fleet.offered()
     assert stock.chunk(offer.index) is not None, "a device that comes back may still ask for it"
 
 

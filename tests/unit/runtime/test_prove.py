@@ -53,7 +53,7 @@ def test_wrong_labels(tmp_path: Path) -> None:
 def test_too_slow_by_the_flag_or_by_the_manifest(tmp_path: Path, flag: bool) -> None:
     bundle = make_bundle(tmp_path, budgets=None if flag else Budgets(max_latency_ms=1e-6))
     result = prove(bundle.path, *(["--max-latency-ms", "0.000001"] if flag else []))
-    assert result["error"]["code"] == "bundle.incompatible"
+    assert result["error"]["code"] == "incompatible.latency"
     assert result["error"]["why"] == "the limit is 1e-06 ms"
 
 

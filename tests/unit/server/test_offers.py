@@ -55,6 +55,10 @@ class Files:
             raise NotFound(f"there is no file {sha256}")
         return index_of(self.held[sha256], CHUNK)
 
+    def digests(self, sha256: str) -> tuple[str, ...]:
+        index = self.index(sha256)
+        return (index.digest, *dict.fromkeys(index.digests))
+
     def chunk(self, digest: str) -> bytes | None:
         pieces = [piece for data in self.held.values() for piece in split(data, CHUNK)]
         indexes = [self.index(file).encode() for file in self.held]
@@ -129,6 +133,11 @@ class Stage:
             upsert(connection, tables.delta, base_sha256=base, target_sha256=target, **values)
         return file
 
+    def roll_out(self, bundle: str, state: Rollout = Rollout.RUNNING) -> None:
+        values = {"model": "m", "release": 1, "bundle_sha256": bundle, "state": state, "plan": "{}"}
+        with self.db.write() as connection:
+            upsert(connection, tables.rollout, id="r", **values, created_ms=0, updated_ms=0)
+
     def desire(self, *bundles: str) -> None:
         slots = json.dumps({f"m{number}": {"sha256": file} for number, file in enumerate(bundles)})
         with self.db.write() as connection:
@@ -182,14 +191,18 @@ def test_wherever_the_controller_is_killed_the_broker_holds_what_is_wanted_in_th
     assert lived > 10
 
 
-def test_a_delta_is_offered_while_its_target_is_wanted(stage: Stage) -> None:
+def test_a_delta_is_offered_while_its_target_is_rolled_out(stage: Stage) -> None:
     delta = stage.delta(stage.old, stage.new)
     stage.desire(stage.old)
     stage.settle()
     assert set(stage.broker) == stage.files.topics(stage.old)
     stage.desire(stage.new)
+    stage.roll_out(stage.new)
     stage.settle()
     assert set(stage.broker) == stage.files.topics(stage.new, delta)
+    stage.roll_out(stage.new, Rollout.SUCCEEDED)
+    stage.settle()
+    assert set(stage.broker) == stage.files.topics(stage.new)
     stage.desire()
     stage.settle()
     assert (stage.broker, stage.noted()) == ({}, set())
