@@ -72,6 +72,10 @@ class Counter:
         log = self._stage.processes.logs / f"agent-{device}.log"
         return f"made {sha256[:16]} of a delta" in log.read_text(errors="replace")
 
+    def is_connected(self, device: str) -> bool:
+        """Return whether a device says that it has a session with the broker."""
+        return bool(self.status(device)["connected"])
+
     def has_installed(self, device: str, sha256: str) -> bool:
         """Return whether a device says in its status that it runs a bundle for good."""
         model = self.status(device)["models"][MODEL]

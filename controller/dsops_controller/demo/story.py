@@ -218,13 +218,13 @@ class Story:
         ((device, code),) = codes.items()
         self._expect(code == RuntimeTooOld.code, f"release 4 was refused for another reason: {codes}")
         self.stage.wait_until(f"{device} says so itself", lambda: self.deliveries.problem(device) == code)
-        fetched, documents = (
-            self.deliveries.fetched_since(before, device),
-            self.deliveries.documents_since(before, bundle),
-        )
+        fetched = self.deliveries.fetched_since(before, device)
+        documents = self.deliveries.documents_since(before, bundle)
         self._expect(0 < fetched <= documents, f"{device} fetched {fetched} bytes, documents have {documents}")
         self.stage.commands.run("rollout", "abort", rollout, online=True)
-        self.report.record(unfit_release_refused=code, unfit_release_fetched_bytes=fetched - documents)
+        self.report.record(
+            unfit_release_refused=code, unfit_release_fetched_bytes=fetched, unfit_release_documents_bytes=documents
+        )
         self.report.outcome(f"{device}: {code}; it fetched {fetched} bytes of signed documents, none of the bundle")
 
     def let_a_thief_try(self) -> None:
@@ -252,27 +252,28 @@ class Story:
         stage, device, bundle = self.stage, self.bad_device, self._bundle(5)
         slips.number_anew(self._bundle(2), bundle, 5)
         row = self._hand_over(bundle)
-        before = self.deliveries.mark()
         stage.stop_broker()
-        self.report.say("the broker is stopped")
-        plan = ("rollout", "create", f"{MODEL}/5", "--device", device)
-        rollout = stage.online(*plan)["id"]
+        stage.wait_until("the devices are cut off", lambda: not any(map(self.deliveries.is_connected, self.devices)))
+        before = self.deliveries.mark()
+        self.report.say("the broker is stopped, and no device is connected")
+        rollout = stage.online("rollout", "create", f"{MODEL}/5", "--device", device)["id"]
         stage.wait_until("there is a directive", lambda: self._is_directed(device, row["sha256"]))
-        stick = stage.folder / "stick"
-        stage.online("device", "kit", device, "--out", stick)
-        said = stage.commands.run_on_device("install", stick, "--config", stage.home(device) / "agent.toml")
-        self.report.say(said.strip().splitlines()[-1])
+        stage.online("device", "kit", device, "--out", stage.folder / "stick")
+        config = stage.home(device) / "agent.toml"
+        said = stage.commands.run_on_device("install", stage.folder / "stick", "--config", config)
+        self.report.say(f"{device} says: {said.strip().splitlines()[-1]}")
         self._expect(self.deliveries.has_installed(device, row["sha256"]), f"{device} does not run release 5")
         by_broker = self.deliveries.fetched_since(before, device, "broker")
-        self._expect(by_broker == 0, f"{by_broker} bytes came over a broker that was stopped")
+        from_stick = self.deliveries.fetched_since(before, device, "folder")
+        self._expect(from_stick > by_broker == 0, f"{by_broker} bytes came over a broker that was stopped")
         self.programs[device].begin_tally()
-        stage.wait_until("release 5 answers", lambda: self.programs[device].tally.releases == {"5"})
+        stage.wait_until("release 5 answers", lambda: set(self.programs[device].tally.releases) == {"5"})
         stage.start_broker()
         stage.wait_until("the controller knows", lambda: stage.client.rollout(rollout)["state"] == "succeeded")
-        from_stick = self.deliveries.fetched_since(before, device)
-        self.report.record(kit_installed=True, kit_bytes=from_stick)
+        self.report.record(kit_bytes=from_stick, kit_bytes_over_the_network=by_broker)
         self.report.outcome(
-            f"{device} runs release 5, 0 bytes over the network; the broker is back, the rollout succeeded"
+            f"{device} runs release 5, {from_stick} bytes from the stick, {by_broker} over the network; "
+            "the broker is back, and the controller knows"
         )
 
     def count(self) -> None:
@@ -367,8 +368,8 @@ class Story:
             self._roll_out(release)
         except AwaitedFailure as error:
             self.report.say(str(error))
-        (rollout,) = [r for r in self.stage.online("rollout", "list") if r["release"] == release]
-        rollout = self.stage.online("rollout", "status", rollout["id"])
+        (rollout,) = [r for r in self.stage.client.rollouts() if r["release"] == release]
+        rollout = self.stage.client.rollout(rollout["id"])
         codes = {part["device"]: part["code"] for wave in rollout["waves"] for part in wave if part["code"]}
         asked = [part for wave in rollout["waves"][1:] for part in wave if part["state"] != "pending"]
         is_halted = rollout["state"] == "paused" and len(codes) == 1 and not asked
