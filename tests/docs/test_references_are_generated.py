@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from dsops_agent.config import known_keys
 from dsops_controller.cli.root import app
@@ -84,6 +85,23 @@ def test_commands_in_documents_exist(page: Path) -> None:
         known |= {option for parameter in command.params for option in parameter.opts}
         used = {word.partition("=")[0] for word in rest if re.fullmatch(r"--?[A-Za-z].*", word)}
         assert used <= known, f"dsops {' '.join(words)}"
+
+
+def all_commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from all_commands(below, (*words, name))
+
+
+def test_every_command_shows_its_help() -> None:
+    runner = CliRunner()
+    found = {words: runner.invoke(app, [*words, "--help"]) for words in all_commands(get_command(app))}
+    assert len(found) > 40
+    assert {
+        words: done.exception for words, done in found.items() if done.exit_code or "Usage" not in done.output
+    } == {}
+    texts = {words: done.output for words, done in found.items()}
+    assert [words for words, text in texts.items() if re.search(r"\( \w|under  ", text)] == [], "eaten as markup"
 
 
 def test_readme_shows_commands() -> None:

@@ -26,9 +26,15 @@ def test_the_demonstration_shows_the_whole_loop(tmp_path: Path) -> None:
     assert figures["drift_false_alarms"] == 0
     assert figures["accuracy_bad_camera_after"] > figures["accuracy_bad_camera_before"] + 0.1
     assert figures["bad_release_halted"] is True
+    assert 0 < figures["delta_bytes"] < figures["fetched_bytes"] < figures["update_bytes"]
+    assert figures["delta_bytes"] <= 0.6 * figures["update_bytes"]
+    assert figures["unfit_release_refused"] == "incompatible.runtime"
+    assert 0 < figures["unfit_release_fetched_bytes"] <= figures["unfit_release_documents_bytes"]
+    assert figures["kit_bytes"] > 0
+    assert figures["kit_bytes_over_the_network"] == 0
     assert figures["records_produced"] == figures["records_stored"] + figures["records_dropped"] > 0
     assert figures["duplicates"] == 0
     assert figures["inference_failures"] == 0
-    assert figures["mqtt_bytes"] > 2 * 2 * 10_000  # two releases of at least the payload's size to two devices
+    assert figures["mqtt_bytes"] > 2 * (figures["update_bytes"] + figures["delta_bytes"])  # a whole bundle, a delta
     assert figures["grpc_bytes"] > 0
     assert "\x1b[" not in done.stdout  # piped, it prints plain lines

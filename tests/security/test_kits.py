@@ -65,7 +65,7 @@ class Offline:
         repository = self.stage.bench.repository
         index: ChunkIndex = bundle_index(made.data)
         head = head or repository.head
-        files = [made.data, index.encode(), directive, head, *repository.documents().values()]
+        files = [made.data, index.encode(), made.needs.encode(), directive, head, *repository.documents().values()]
         for data in files:
             (self.stick / sha256_hex(data)).write_bytes(data)
         now = self.stage.bench.clock.now()
@@ -80,8 +80,9 @@ class Offline:
         (self.stick / KIT_FILE).write_bytes(strictjson.dumps(kit.model_dump(mode="json")))
 
     def sign(self, made: Made) -> None:
-        """Let the owners sign a bundle with the index that a real controller makes."""
-        facts = {"model": "digits", "release": made.release, "variant": "int8", "index": bundle_index(made.data).digest}
+        """Let the owners sign a bundle with the index and the needs that a real controller makes."""
+        facts = {"model": "digits", "release": made.release, "variant": "int8"}
+        facts |= {"index": bundle_index(made.data).digest, "needs": made.needs.digest}
         self.stage.bench.repository.set_target("model-digits", made.path, made.data, facts)
         self.stage.bench.repository.publish()
 
@@ -213,6 +214,7 @@ def test_a_bare_bundle_serves_a_directive_that_wants_it_and_no_other(offline: Of
     offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
     (offline.stick / made.sha256).unlink()
     (offline.stick / bundle_index(made.data).digest).unlink()
+    (offline.stick / made.needs.digest).unlink()
     offline.offer(offline.stick)
     offline.until(lambda: "digits" in offline.installer.observed())
     offline.offer(offline.stick / "2.bundle")

@@ -16,13 +16,14 @@ from typing import Protocol
 from pydantic import Field
 
 from dsops import strictjson
-from dsops.bundle import file_digest, file_index, sha256_hex
+from dsops.bundle import Bundle, file_digest, file_index, sha256_hex
 from dsops.clock import Clock
 from dsops.errors import Conflict, DsopsError, InvalidInput, SourceLies
 from dsops.files import write_atomically
 from dsops.kit import KIT_FILE, MAX_KIT_BYTES, Kit
 from dsops.manifest import Frozen
 from dsops.messages import MAX_MESSAGE_BYTES, ModelState, Problem, decode
+from dsops.needs import needs_of
 from dsops_agent.sources.folder import FolderSource, Place
 from dsops_agent.sources.regular import read_whole
 from dsops_agent.status import OfferStatus
@@ -181,7 +182,9 @@ class Offers:
                 why=f"its digest is {sha256}",
                 hint="bring what the device shall run as well: dsops device kit DEVICE --out FOLDER",
             )
-        self._source.place = Place(files={sha256: path}, held={index.digest: index.encode()})
+        needs = needs_of(Bundle.open(path).manifest, index.length_bytes)
+        held = {index.digest: index.encode(), needs.digest: needs.encode()}
+        self._source.place = Place(files={sha256: path}, held=held)
         self._chain.renewed(self._source.name)
         return {wanted[0]: sha256}
 

@@ -186,12 +186,14 @@ def diff(
 
 @app.command()
 def export(
-    what: Annotated[list[str], typer.Argument(help="bundle files, or MODEL/RELEASE[/VARIANT] of the server")],
+    what: Annotated[
+        list[str], typer.Argument(help="bundle files, or those of the server by MODEL/RELEASE or MODEL/RELEASE/VARIANT")
+    ],
     to: Annotated[Path, typer.Option("--out", help="folder to write into; made if it is not there")],
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Write bundles by their digest, for a web server from which devices fetch them ([transfer] http).
+    """Write bundles by their digest, for a web server from which devices fetch them (transfer.http in agent.toml).
 
     Example: dsops bundle export digits/2 --out /srv/bundles
 

@@ -12,6 +12,7 @@ from dsops.bundle import Bundle, bundle_index, sha256_hex
 from dsops.errors import DigestMismatch, InvalidInput
 from dsops.files import write_atomically
 from dsops.kit import KIT_FILE, Kit, KitBundle
+from dsops.needs import needs_of
 from dsops_controller.cli import output
 from dsops_controller.client import Client
 
@@ -46,10 +47,11 @@ class Files:
         return digest
 
     def put_bundle(self, data: bytes) -> Row:
-        """Write a bundle and its chunk index."""
-        index = bundle_index(data)
+        """Write a bundle, its chunk index, and the document of what it needs."""
+        index, sha256 = bundle_index(data), self.put(data)
         self.put(index.encode())
-        return {"sha256": self.put(data), "length_bytes": len(data), "index_sha256": index.digest}
+        self.put(needs_of(Bundle.open(self.folder / sha256).manifest, len(data)).encode())
+        return {"sha256": sha256, "length_bytes": len(data), "index_sha256": index.digest}
 
     def _refusal(self, error: OSError) -> InvalidInput:
         return InvalidInput(f"cannot write into {self.folder}", why=str(error.strerror), hint="name a folder")

@@ -7,7 +7,7 @@ import typer
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Bound what the devices of a site fetch together.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="site, as agent.toml names it under [transfer] site")]
+Name = Annotated[str, typer.Argument(help="site, as the key transfer.site in agent.toml names it")]
 
 
 @app.command("set")

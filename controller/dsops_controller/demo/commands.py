@@ -46,10 +46,24 @@ class Commands:
         words += ["-o", "json"]
         if online:
             words += ["--context", self._short(self.context)]
-        done = self._wait_for([sys.executable, "-m", "dsops_controller.cli.app", *words])
+        said = self._end_of([sys.executable, "-m", "dsops_controller.cli.app", *words])
+        return json.loads(said) if said.strip() else None
+
+    def run_on_device(self, *arguments: str | Path) -> str:
+        """Run ``dsops-agent ...`` and return what it prints.
+
+        Raises:
+            DsopsError: The command failed.
+        """
+        words = [self._short(argument) for argument in arguments]
+        self.show("dsops-agent " + shlex.join(words))
+        return self._end_of([sys.executable, "-m", "dsops_agent", *words])
+
+    def _end_of(self, command: list[str]) -> str:
+        done = self._wait_for(command)
         if done.returncode:
             raise _error(done)
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        return done.stdout
 
     def _wait_for(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

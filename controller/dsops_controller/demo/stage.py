@@ -105,6 +105,10 @@ class Stage:
         self.wait_until("the broker listens", lambda: _listens(self.ports.broker), child)
         return child
 
+    def stop_broker(self) -> None:
+        """Stop mosquitto."""
+        self.processes.stop(*[child for child in self.processes.children if child.name == "mosquitto"])
+
     def start_agent(self, device: str) -> Child:
         """Give a device its token and configuration, and start its agent."""
         home = self.home(device)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.bundle import Bundle
 from dsops.directive import DesiredSlot
-from dsops.errors import AwaitedFailure, BelowFloor, DsopsError, UnsignedDirective
-from dsops.files import write_atomically
-from dsops_controller.demo import digits
+from dsops.errors import AwaitedFailure, BelowFloor, DsopsError, RuntimeTooOld, UnsignedDirective
+from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
+from dsops_controller.demo.delivery import Counter, Mark
 from dsops_controller.demo.digits import Images, Labelled
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.programs import Inference, Program
@@ -66,6 +66,7 @@ class Story:
         self.bad_stream = self.data.test.take(rows[:BAD_STREAM])
         self.bad_evaluation = self._seen_badly(self.data.test.take(rows[BAD_STREAM:]))
         self.bad_device = self.devices[self.seed % len(self.devices)]
+        self.deliveries = Counter(self.stage, self.devices)
 
     def tell(self) -> None:
         """Run every step.
@@ -82,7 +83,9 @@ class Story:
             ("One camera goes bad", self.spoil_a_camera),
             ("Retrain with the returned samples; release 2", self.retrain),
             ("A bad release 3 stops itself", self.release_a_bad_one),
+            ("Release 4 needs what no device has", self.release_an_unfit_one),
             ("A thief has the controller's keys", self.let_a_thief_try),
+            ("The broker dies; release 5 comes on a stick", self.install_from_a_kit),
             ("Count every record", self.count),
         )
         for title, act in steps:
@@ -177,10 +180,12 @@ class Story:
         returned = self._label(archive)
         self.report.say(f"{len(returned)} returned frames labelled")
         self._build(2, returned)
+        before_release = self.deliveries.mark()
         self.publish(2)
         self._compare(self._bundle(1), self._bundle(2))
         self._look_for_false_alarms()
         updated = self._succeeded(self._roll_out(2))
+        self._show_delta(before_release)
         after, before = self._bad_accuracy(), float(self.report.figures["accuracy_bad_camera_before"])
         self.report.record(accuracy_bad_camera_after=after, devices_updated=updated, returned_samples=len(returned))
         self._expect(after > before + 0.1, f"the bad camera went from {before:.2%} to {after:.2%} only")
@@ -189,26 +194,38 @@ class Story:
     def release_a_bad_one(self) -> None:
         """Sign a release whose labels are in the wrong order; the devices refuse it."""
         bundle = self._bundle(3)
-        _permute_labels(self._bundle(2), bundle)
+        slips.permute_labels(self._bundle(2), bundle, 3)
         self._hand_over(bundle)
         for program in self.programs.values():
             program.begin_tally()
-        try:
-            self._roll_out(3)
-        except AwaitedFailure as error:
-            self.report.say(str(error))
-        (rollout,) = [r for r in self.stage.online("rollout", "list") if r["release"] == 3]
-        rollout = self.stage.online("rollout", "status", rollout["id"])
-        codes = {part["device"]: part["code"] for wave in rollout["waves"] for part in wave if part["code"]}
-        asked = [part for wave in rollout["waves"][1:] for part in wave if part["state"] != "pending"]
-        halted = rollout["state"] == "paused" and set(codes.values()) == {"bundle.golden_mismatch"} and not asked
+        rollout, codes = self._roll_out_in_vain(3)
+        halted = set(codes.values()) == {"bundle.golden_mismatch"}
         self.stage.wait_until("every device answers", lambda: self._every_tally() >= 1)
         answered_by = {release for program in self.programs.values() for release in program.tally.releases}
         self.report.record(bad_release_halted=halted)
-        self._expect(halted, f"release 3 was not halted at the canary: {rollout['state']} {codes}")
+        self._expect(halted, f"release 3 was refused for another reason: {codes}")
         self._expect(answered_by == {"2"}, f"release {', '.join(sorted(answered_by))} answered, not 2 alone")
-        self.stage.commands.run("rollout", "abort", rollout["id"], online=True)
+        self.stage.commands.run("rollout", "abort", rollout, online=True)
         self.report.outcome(f"refused by {', '.join(codes)}; halted at the canary; release 2 answers")
+
+    def release_an_unfit_one(self) -> None:
+        """Sign a release for a runtime that no device has; it is refused before a byte of it is asked for."""
+        bundle = self._bundle(4)
+        slips.need_future_runtime(self._bundle(2), bundle, 4)
+        before = self.deliveries.mark()
+        self._hand_over(bundle)
+        rollout, codes = self._roll_out_in_vain(4)
+        ((device, code),) = codes.items()
+        self._expect(code == RuntimeTooOld.code, f"release 4 was refused for another reason: {codes}")
+        self.stage.wait_until(f"{device} says so itself", lambda: self.deliveries.problem(device) == code)
+        fetched = self.deliveries.fetched_since(before, device)
+        documents = self.deliveries.documents_since(before, bundle)
+        self._expect(0 < fetched <= documents, f"{device} fetched {fetched} bytes, documents have {documents}")
+        self.stage.commands.run("rollout", "abort", rollout, online=True)
+        self.report.record(
+            unfit_release_refused=code, unfit_release_fetched_bytes=fetched, unfit_release_documents_bytes=documents
+        )
+        self.report.outcome(f"{device}: {code}; it fetched {fetched} bytes of signed documents, none of the bundle")
 
     def let_a_thief_try(self) -> None:
         """Forge a directive; then misuse every online key for an old release. The device refuses both, and answers."""
@@ -230,6 +247,35 @@ class Story:
         self.report.record(forgery_refused=FORGERY, stolen_keys_refused=BELOW_FLOOR)
         self.report.outcome(f"refused by {device}: {FORGERY}, {BELOW_FLOOR}; release 2 answers")
 
+    def install_from_a_kit(self) -> None:
+        """Stop the broker, bring a device its next release in a folder, and start the broker again."""
+        stage, device, bundle = self.stage, self.bad_device, self._bundle(5)
+        slips.number_anew(self._bundle(2), bundle, 5)
+        row = self._hand_over(bundle)
+        stage.stop_broker()
+        stage.wait_until("the devices are cut off", lambda: not any(map(self.deliveries.is_connected, self.devices)))
+        before = self.deliveries.mark()
+        self.report.say("the broker is stopped, and no device is connected")
+        rollout = stage.online("rollout", "create", f"{MODEL}/5", "--device", device)["id"]
+        stage.wait_until("there is a directive", lambda: self._is_directed(device, row["sha256"]))
+        stage.online("device", "kit", device, "--out", stage.folder / "stick")
+        config = stage.home(device) / "agent.toml"
+        said = stage.commands.run_on_device("install", stage.folder / "stick", "--config", config)
+        self.report.say(f"{device} says: {said.strip().splitlines()[-1]}")
+        self._expect(self.deliveries.has_installed(device, row["sha256"]), f"{device} does not run release 5")
+        by_broker = self.deliveries.fetched_since(before, device, "broker")
+        from_stick = self.deliveries.fetched_since(before, device, "folder")
+        self._expect(from_stick > by_broker == 0, f"{by_broker} bytes came over a broker that was stopped")
+        self.programs[device].begin_tally()
+        stage.wait_until("release 5 answers", lambda: set(self.programs[device].tally.releases) == {"5"})
+        stage.start_broker()
+        stage.wait_until("the controller knows", lambda: stage.client.rollout(rollout)["state"] == "succeeded")
+        self.report.record(kit_bytes=from_stick, kit_bytes_over_the_network=by_broker)
+        self.report.outcome(
+            f"{device} runs release 5, {from_stick} bytes from the stick, {by_broker} over the network; "
+            "the broker is back, and the controller knows"
+        )
+
     def count(self) -> None:
         """Stop the programs and the devices; compare what was produced with what is stored."""
         for program in self.programs.values():
@@ -237,7 +283,7 @@ class Story:
         self._look_for_false_alarms()
         self.report.record(drift_false_alarms=len(self.false_alarms))
         self.stage.processes.stop(*self.stage.agents())
-        spools = [self._agent_status(device)["spool"] for device in self.devices]
+        spools = [self.deliveries.status(device)["spool"] for device in self.devices]
         kinds = [kind for spool in spools for kind in spool.values()]
         produced, dropped = (sum(kind[name] for kind in kinds) for name in ("produced", "dropped"))
         summary = self.stage.online("server", "status")
@@ -285,10 +331,24 @@ class Story:
         """Show what an update brings and costs."""
         found = self.stage.commands.run("bundle", "diff", old, new)
         update = found["update"]
-        self.report.record(update_bytes=update["length_bytes"], delta_bytes=update["delta_bytes"])
+        self.report.record(update_bytes=update["length_bytes"])
+        self.report.say(f"{len(found['weights'])} of its tensors changed")
+
+    def _show_delta(self, since: Mark) -> None:
+        """Show what the devices fetched for release 2, and that it was a delta."""
+        (row,) = [row for row in self.stage.client.bundles() if row["release"] == 2]
+        sha256, length = row["sha256"], int(row["length_bytes"])
+        self.stage.wait_until("every device says that it runs release 2", lambda: self._all_installed(sha256))
+        made = [self.deliveries.was_made_of_a_delta(device, sha256) for device in self.devices]
+        self._expect(all(made), "a device fetched the whole bundle")
+        fetched = [self.deliveries.fetched_since(since, device) for device in self.devices]
+        offers = [self.deliveries.delta_of(device) for device in self.devices]
+        delta = max(offer.length_bytes if offer else 0 for offer in offers)
+        self._expect(0 < delta < min(fetched) <= max(fetched) < length, f"they fetched {fetched} of {length} bytes")
+        self.report.record(delta_bytes=delta, fetched_bytes=max(fetched))
         self.report.say(
-            f"{len(found['weights'])} of its tensors changed; {update['length_bytes']} bytes, "
-            f"as a delta of each tensor it would be {update['delta_bytes'] / update['length_bytes']:.0%}"
+            f"each device made it of a delta of {delta} bytes: it fetched {max(fetched)} bytes, "
+            f"trust documents and all, for a bundle of {length} ({max(fetched) / length:.0%})"
         )
 
     def _hand_over(self, bundle: Path) -> Json:
@@ -297,6 +357,27 @@ class Story:
 
     def _roll_out(self, release: int) -> Json:
         return self.stage.online("rollout", "create", f"{MODEL}/{release}", "--wave", "1", "--wait", "--timeout", "60")
+
+    def _roll_out_in_vain(self, release: int) -> tuple[str, dict[str, str]]:
+        """Roll out what the canary refuses; return the rollout's id, and the code by device.
+
+        Raises:
+            DemoFailed: It was not halted at the canary.
+        """
+        try:
+            self._roll_out(release)
+        except AwaitedFailure as error:
+            self.report.say(str(error))
+        (rollout,) = [r for r in self.stage.client.rollouts() if r["release"] == release]
+        rollout = self.stage.client.rollout(rollout["id"])
+        codes = {part["device"]: part["code"] for wave in rollout["waves"] for part in wave if part["code"]}
+        asked = [part for wave in rollout["waves"][1:] for part in wave if part["state"] != "pending"]
+        is_halted = rollout["state"] == "paused" and len(codes) == 1 and not asked
+        self._expect(is_halted, f"release {release} was not halted at the canary: {rollout['state']} {codes}")
+        return rollout["id"], codes
+
+    def _is_directed(self, device: str, sha256: str) -> bool:
+        return sha256 in {bundle["sha256"] for bundle in self.stage.client.directive(device)["bundles"]}
 
     def _succeeded(self, rollout: Json) -> int:
         return sum(part["state"] == "succeeded" for wave in rollout["waves"] for part in wave)
@@ -326,6 +407,9 @@ class Story:
         """Return whether a device is where the controller wants it, and refuses nothing any more."""
         view = self.stage.client.device(device)
         return view["refused"] is None and view["models"][MODEL]["install"] == "committed"
+
+    def _all_installed(self, sha256: str) -> bool:
+        return all(self.deliveries.has_installed(device, sha256) for device in self.devices)
 
     def _all_online(self) -> bool:
         rows = self.stage.client.devices()
@@ -375,9 +459,6 @@ class Story:
         rows = [int(name.removeprefix(f"{BAD}-")) for name in names if name.startswith(f"{BAD}-")]
         return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
 
-    def _agent_status(self, device: str) -> Json:
-        return json.loads((self.stage.home(device) / "state" / "status.json").read_text())
-
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
             raise DemoFailed(otherwise, hint=f"see the logs in {self.stage.processes.logs}")
@@ -390,14 +471,3 @@ def _latency_us(measured: Json) -> float:
 def _telemetry_line(row: Json) -> str:
     latency = f"p50 {row['p50_us']:.0f} us, p95 {row['p95_us']:.0f} us"
     return f"{row['count']} answers, {latency}, confidence {row['confidence']:.3f}, bundle {row['digest'][:12]}..."
-
-
-def _permute_labels(good: Path, bad: Path) -> None:
-    """Write release 3: release 2 with its labels in another order, as a slip in a packaging script leaves it."""
-    opened = Bundle.open(good)
-    blobs = {blob.name: opened.read(blob.name) for blob in opened.manifest.blobs}
-    labels = opened.manifest.labels
-    manifest = opened.manifest.model_copy(
-        update={"release": 3, "labels": (*labels[1:], labels[0]), "blobs": describe_blobs(blobs)}
-    )
-    write_atomically(bad, encode_bundle(manifest, blobs))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from http_servers import RangeServer
 
-from dsops.bundle import bundle_index, sha256_hex
+from dsops.bundle import Bundle, bundle_index, sha256_hex
 from dsops.chunks import ChunkIndex
+from dsops.needs import needs_of
 from dsops_agent.install.ports import Chunk
 from dsops_agent.sources.http_answer import next_part
 from dsops_agent.sources.http_fetch import HttpFetcher
@@ -27,7 +28,8 @@ def test_a_bundle_file_is_exported_without_a_controller_and_fetched_whole_by_ran
     data = bundle.read_bytes()
     (row,) = done.result
     assert row["sha256"] == sha256_hex(data)
-    assert {path.name for path in folder.iterdir()} == {row["sha256"], row["index_sha256"]}
+    needs = needs_of(Bundle.open(bundle).manifest, len(data)).digest
+    assert {path.name for path in folder.iterdir()} == {row["sha256"], row["index_sha256"], needs}
     came: dict[str, bytes] = {}
     server = RangeServer(folder)
     fetcher = HttpFetcher(server.url, lambda: pytest.fail("no TLS here"), Limits())
