@@ -59,6 +59,7 @@ class Story:
     seed: int
     programs: dict[str, Program] = field(default_factory=dict)
     false_alarms: set[str] = field(default_factory=set)
+    mqtt_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.data = digits.splits(self.seed)
@@ -252,6 +253,7 @@ class Story:
         stage, device, bundle = self.stage, self.bad_device, self._bundle(5)
         slips.number_anew(self._bundle(2), bundle, 5)
         row = self._hand_over(bundle)
+        self.mqtt_bytes += self._mqtt_bytes()  # a broker counts from its start
         stage.stop_broker()
         stage.wait_until("the devices are cut off", lambda: not any(map(self.deliveries.is_connected, self.devices)))
         before = self.deliveries.mark()
@@ -297,7 +299,7 @@ class Story:
             duplicates=duplicates,
             inferences=answered,
             inference_failures=failed,
-            mqtt_bytes=summary["mqtt"]["bytes_in"] + summary["mqtt"]["bytes_out"],
+            mqtt_bytes=self.mqtt_bytes + self._mqtt_bytes(),
             grpc_bytes=summary["grpc_bytes"],
         )
         self.report.outcome(
@@ -375,6 +377,10 @@ class Story:
         is_halted = rollout["state"] == "paused" and len(codes) == 1 and not asked
         self._expect(is_halted, f"release {release} was not halted at the canary: {rollout['state']} {codes}")
         return rollout["id"], codes
+
+    def _mqtt_bytes(self) -> int:
+        mqtt = self.stage.client.summary()["mqtt"]
+        return int(mqtt["bytes_in"] + mqtt["bytes_out"])
 
     def _is_directed(self, device: str, sha256: str) -> bool:
         return sha256 in {bundle["sha256"] for bundle in self.stage.client.directive(device)["bundles"]}
