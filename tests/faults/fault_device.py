@@ -168,7 +168,7 @@ class Device(scenario.World):
             seq=seq,
             issued=START,
             expires=START + timedelta(days=9),
-            slots={MODEL: self.slot(bundle, f"de-{seq}") for bundle in bundles},
+            slots={MODEL: self.slot(bundles[-1], f"de-{seq}")} if bundles else {},
             pardoned=pardoned,
         )
         return directive.sign(self.key)

@@ -104,9 +104,8 @@ class Judge:
                 lost.append(f"the install that was {state.value}")
             return
         active = device.slots.active(MODEL)
-        if row.wanted.deployment != acked["of"]:  # a newer directive, accepted and durable, took its place
-            return
-        if self.story.ill and state.is_final:  # what was acknowledged was damaged since, and is installed again
+        is_replaced = row.wanted.deployment != acked["of"]  # by a newer directive, accepted and durable
+        if is_replaced or (self.story.ill and state.is_final):  # or it was damaged since, and is installed again
             return
         if state.is_final and row.state.is_final and (active.digest if active else None) != acked["active"]:
             lost.append(f"{state.value} was acknowledged with another active bundle")

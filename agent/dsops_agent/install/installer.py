@@ -264,7 +264,7 @@ class Installer:
         self._safely(self.trust.keep_time)
         self._safely(self._board.tell)
 
-    def _safely(self, action: Callable[[], None]) -> None:
+    def _safely(self, action: Callable[[], object]) -> None:
         """Run one piece of work at the worker's border, which must survive whatever happens inside."""
         try:
             action()

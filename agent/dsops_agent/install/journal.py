@@ -4,6 +4,7 @@ Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power 
 """
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
 from dsops_agent.install.budget import Today
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """

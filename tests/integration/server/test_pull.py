@@ -147,7 +147,7 @@ def puller(site: Any, operator: Client, pushed: bytes, tmp_path: Path) -> Iterat
 
 
 def test_a_bundle_that_the_broker_lost_is_pulled_and_offered_again(
-    site: Any, mosquitto: Any, operator: Client, puller: Puller, pushed: bytes, join: Any, eventually: Any
+    site: Any, mosquitto: Any, operator: Client, *, puller: Puller, pushed: bytes, join: Any, eventually: Any
 ) -> None:
     mosquitto.kill()
     acl = site.folder / "mosquitto" / "acl"
