@@ -55,6 +55,8 @@ def test_a_fault_at_every_call(strikers: Crew, tally: Any, story: str, fault: st
 )
 def test_a_story_comes_to_what_it_is_for(strikers: Crew, kit: Path, story: str, call: str, place: str) -> None:
     """Else every fault would strike before, and nothing would be proved."""
-    named = place.format_map({name: made.sha256 for name, made in Kit.load(kit).bundles.items()})
+    named = place
+    for name, made in Kit.load(kit).bundles.items():
+        named = named.replace(f"{{{name}}}", made.sha256)
     points = strikers.ask("points", story=story)
     assert [text for name, _, text in points if name == call and text.startswith(f'"{named}"')] != []
