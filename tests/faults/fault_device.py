@@ -155,6 +155,7 @@ class Device(scenario.World):
         self.delta = self.offer(kit.bundles["2"], kit.bundles["delta"])
 
     def boot(self) -> Installer:
+        vars(self).pop("installer", None)  # the one before has no journal any more: nothing is read of it
         self.events = AckedEvents(self.acks)
         self.listener = AckedStates(self.acks, self)
         installer = super().boot()
