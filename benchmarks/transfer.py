@@ -51,6 +51,7 @@ def swarm_rows(place: Place, cargo: Cargo, count: int, most: int, *, tls: bool) 
         Row(f"{name}: broker, processor", "s", _middle(run.broker_cpu_s for run in runs)),
         Row(f"{name}: all agents, processor", "s", _middle(run.agents_cpu_s for run in runs)),
         Row(f"{name}: broker, peak resident", "MB", max(run.broker_mb for run in runs), limit=broker_limit),
+        Row(f"{name}: broker grows while they fetch", "MB", max(run.broker_grown_mb for run in runs)),
         *(_controller_rows(name, runs) if count == most else []),
     ]
 

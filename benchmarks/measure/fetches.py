@@ -12,7 +12,7 @@ from typing import Any
 
 from dsops.errors import TransferFailed
 from dsops_agent.identity import Identity
-from measure.broker import RunningBroker, broker, cpu_s
+from measure.broker import RunningBroker, broker, cpu_s, resident_mb
 from measure.cable import Cable, cable
 from measure.child import child
 from measure.place import Cargo, Place
@@ -45,6 +45,7 @@ class SwarmRun:
     agents_cpu_s: float
     broker_cpu_s: float
     broker_mb: float
+    broker_grown_mb: float
     seed_s: float
     seed_cpu_s: float
     controller_cpu_s: float
@@ -108,6 +109,7 @@ def to_swarm(place: Place, cargo: Cargo, agents: int, *, tls: bool, interruption
             patience_s=LAST_S,
         )
         with child("measure.swarm", settings.encode()) as swarm:
+            idle_mb = resident_mb(running.pid)
             before_s, controller_s = running.cpu_s, cpu_s(held.controller)
             say(swarm)
             result = answer(swarm, "the swarm")
@@ -119,6 +121,7 @@ def to_swarm(place: Place, cargo: Cargo, agents: int, *, tls: bool, interruption
                 agents_cpu_s=result["cpu_s"],
                 broker_cpu_s=running.cpu_s - before_s,
                 broker_mb=running.peak_mb,
+                broker_grown_mb=running.peak_mb - idle_mb,
                 seed_s=held.took_s,
                 seed_cpu_s=held.cpu_s,
                 controller_cpu_s=cpu_s(held.controller) - controller_s,

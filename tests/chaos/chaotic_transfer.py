@@ -14,32 +14,21 @@ from typing_extensions import override
 from dsops.chunks import ChunkIndex
 from dsops.clock import SystemClock
 from dsops.errors import TransferFailed
+from dsops.messages import Problem
 from dsops.topics import Topics
 from dsops_agent.commander import Commander
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
 from dsops_agent.install.mailbox import _MAX_CHUNKS, ChunkCame, ChunkLost, Connected, Mailbox
-from dsops_agent.sources import MqttChunks
+from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.client import tls_context
-from dsops_agent.transport.mqtt import MAX_INBOX, Life, MqttSession, Settings
+from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.transport.ports import Inbox
 
 T = Topics()
 PATIENCE_S = 120.0
 ATTEMPTS = 20
 """A transfer that was given up is tried again by the agent, without end; here the test ends some time."""
-
-
-@dataclass
-class Most:
-    """The most of everything that waited at one time."""
-
-    chunks: int = 0
-    messages: int = 0
-
-    def look(self, mailbox: Mailbox, session: MqttSession) -> None:
-        self.chunks = max(self.chunks, len(mailbox._chunks))
-        self.messages = max(self.messages, session._arrived.qsize())
 
 
 @dataclass
@@ -52,7 +41,7 @@ class Post(Inbox):
     """What came first under each digest, right or wrong."""
 
     def __post_init__(self) -> None:
-        self._commander = Commander(T, self.device, self)
+        self._commander = Commander(T, self.device, self, self.chunk_arrived)
 
     @override
     def message(self, topic: str, payload: bytes) -> None:
@@ -70,6 +59,9 @@ class Post(Inbox):
         self.first.setdefault(digest, data)
         self.mailbox.put(ChunkCame(digest, data))
 
+    def chunk_lost(self, digest: str, problem: Problem) -> None:
+        self.mailbox.put(ChunkLost(digest, problem))
+
     def on_directive(self, data: bytes) -> None:
         raise AssertionError("nobody sent a directive")
 
@@ -78,10 +70,11 @@ class Post(Inbox):
 
 
 class Receiver:
-    """A device that fetches one file; its two threads run between :meth:`start` and :meth:`stop`."""
+    """A device that fetches one file; its thread runs between :meth:`start` and :meth:`stop`."""
 
     def __init__(self, identity: Identity, port: int, staging: Path, pace: Pace) -> None:
-        self.most = Most()
+        self.most_waiting = 0
+        """The most chunks that waited at one time."""
         self.attempts = 0
         self.wrong = 0
         self._post = Post(identity.device)
@@ -92,20 +85,18 @@ class Receiver:
         life = Life(T.connection(identity.device), partial(next, itertools.count(1)), _life_message)
         self.session = MqttSession(settings, life, self._post, self._clock)
         self.session.subscribe(T.down(identity.device), 1)
-        self._chunks = MqttChunks(self.session, T, identity.device)
+        self._chunks = MqttChunks(self.session, T, identity.device, self._post.chunk_lost)
         self._staging = staging
         self._pace = pace
-        self._threads = [threading.Thread(target=body) for body in (self.session.run, self.session.dispatch)]
+        self._thread = threading.Thread(target=self.session.run)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         self.session.stop()
-        for thread in self._threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in self._threads)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
 
     def fetch(self, wanted: Wanted, meanwhile: Callable[[], None]) -> bytes:
         """Return the file, which came whole and on the disk; ``meanwhile`` runs again and again."""
@@ -129,14 +120,13 @@ class Receiver:
 
     def check_bounds(self) -> None:
         """Nothing that waits grows with what a courier sends."""
-        assert self.most.chunks <= _MAX_CHUNKS
-        assert self.most.messages <= MAX_INBOX + 8  # and what the session itself tells
+        assert self.most_waiting <= _MAX_CHUNKS
 
     def _follow(self, transfer: Transfer, meanwhile: Callable[[], None], ends_s: float) -> None:
         transfer.start(self._clock.monotonic_s())
         while not transfer.done:
             assert self._clock.monotonic_s() < ends_s, f"{transfer.progress:.0%} came in {PATIENCE_S:g} s"
-            self.most.look(self._post.mailbox, self.session)
+            self.most_waiting = max(self.most_waiting, len(self._post.mailbox._chunks))
             for message in self._post.mailbox.take(0.02):
                 now_s = self._clock.monotonic_s()
                 match message:

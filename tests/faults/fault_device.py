@@ -31,6 +31,11 @@ from dsops_agent.install.slots import Slots
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 _DIRECTOR_KEY, _CONTENT_KEY, _SECRET = b"d" * 32, b"c" * 32, b"s" * 32
+_PLAN = (
+    *((1, "1"), (2, "2"), (2, "sealed"), (3, "3"), (3, "9"), (3, "delta"), (4, "3")),
+    *((9, name) for name in ("1", "2", "3", "sealed", "delta")),
+)
+"""Directives by ``seq`` and what they want; the ninth wants it once more, after a disk that failed."""
 
 
 def _scenario() -> ModuleType:
@@ -111,20 +116,12 @@ class Kit:
         trust = TrustKit.make()
         bundles = {str(release): scenario.make_bundle(release) for release in (1, 2, 3, 9)}
         bundles["sealed"] = scenario.make_bundle(5, secret=_SECRET)
+        bundles["delta"] = scenario.make_bundle(4, tuned_from=2)
         world = Device(folder, cls(bundles, {}, trust), Acks(Path(os.devnull)))
-        plan = [
-            (1, "1"),
-            (2, "2"),
-            (2, "sealed"),
-            (3, "3"),
-            (3, "9"),
-            (4, "3"),
-            (9, "1"),
-            (9, "2"),
-            (9, "3"),
-            (9, "sealed"),
-        ]
-        made = {(seq, name): world.signed(seq, bundles[name]) for seq, name in plan}
+        made = {(seq, name): world.signed(seq, (bundles[name],)) for seq, name in _PLAN}
+        made[4, "nothing"] = world.signed(4, ())
+        made[4, "pardoned"] = world.signed(4, (bundles["3"],), pardoned=(bundles["3"].sha256,))
+        made[9, "pardoned"] = world.signed(9, (bundles["3"],), pardoned=(bundles["3"].sha256,))
         world.journal.close()
         return cls(bundles, made, trust)
 
@@ -155,18 +152,25 @@ class Device(scenario.World):
         self.trust.director_ = Director(fleet="north", keys=(dsse.public_pem(self.key.public_key()),))
         self.content_key = X25519PrivateKey.from_private_bytes(_CONTENT_KEY)
         self.publish(*kit.bundles.values())
+        self.delta = self.offer(kit.bundles["2"], kit.bundles["delta"])
 
     def boot(self) -> Installer:
+        vars(self).pop("installer", None)  # the one before has no journal any more: nothing is read of it
         self.events = AckedEvents(self.acks)
         self.listener = AckedStates(self.acks, self)
         installer = super().boot()
         assert isinstance(installer, Installer)
         return installer
 
-    def signed(self, seq: int, bundle: Any) -> bytes:
-        slot = self.slot(bundle, f"de-{seq}")
+    def signed(self, seq: int, bundles: tuple[Any, ...], pardoned: tuple[str, ...] = ()) -> bytes:
         directive = Directive(
-            fleet="north", device="cam-1", seq=seq, issued=START, expires=START + timedelta(days=9), slots={MODEL: slot}
+            fleet="north",
+            device="cam-1",
+            seq=seq,
+            issued=START,
+            expires=START + timedelta(days=9),
+            slots={MODEL: self.slot(bundles[-1], f"de-{seq}")} if bundles else {},
+            pardoned=pardoned,
         )
         return directive.sign(self.key)
 
@@ -191,7 +195,8 @@ class Device(scenario.World):
         """Let time pass until what is desired has ended, and report."""
         for _ in range(5):
             state = self.settle()
-            if self.row().wanted.deployment == self.journal.desired()[MODEL][1].deployment:
+            _, desired = self.journal.desired().get(MODEL, (0, None))
+            if desired is None or self.row().wanted.deployment == desired.deployment:
                 break
         else:
             raise AssertionError(f"the desired install was never begun: {state}")

@@ -104,7 +104,8 @@ class Judge:
                 lost.append(f"the install that was {state.value}")
             return
         active = device.slots.active(MODEL)
-        if row.wanted.deployment != acked["of"]:  # a newer directive, accepted and durable, took its place
+        is_replaced = row.wanted.deployment != acked["of"]  # by a newer directive, accepted and durable
+        if is_replaced or (self.story.ill and state.is_final):  # or it was damaged since, and is installed again
             return
         if state.is_final and row.state.is_final and (active.digest if active else None) != acked["active"]:
             lost.append(f"{state.value} was acknowledged with another active bundle")
@@ -128,7 +129,8 @@ class Judge:
             return
         row = device.row()
         verdict.end = row.state.value
-        if device.broker.asked and not self.is_disk_fault and _was_fetched(before, row.wanted.deployment):
+        is_again = self.is_disk_fault or self.story.ill is not None
+        if device.broker.asked and not is_again and _was_fetched(before, row.wanted.deployment):
             verdict.broken.append("chunks were asked for again, although all of them were there")
         if row.state is not self.story.end:
             self._check_refusal(device, row)

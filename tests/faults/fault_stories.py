@@ -1,4 +1,4 @@
-"""What the device does while faults strike: install, commit, rollback, collection, start, and start after a kill."""
+"""What the device does while faults strike: each thing that the agent can be told, or comes upon."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ class Story:
         end: How it must end.
         active: The release that must answer then; 0 for none.
         under: Makes the device what it is before it starts, such as a runtime that finds a bundle wrong.
+        ill: What befalls it once it has started, before faults strike.
+        goes_on: Lets what the directive does not bring about happen.
         stop: Where it stops of itself; at the end when absent.
         struck: From when on faults strike: from the opening of the journal, the recovery, or the directive.
     """
@@ -33,6 +35,8 @@ class Story:
     end: Install = Install.COMMITTED
     active: int = 0
     under: Callable[[Device], None] = lambda _device: None
+    ill: Callable[[Device], None] | None = None
+    goes_on: Callable[[Device], None] = lambda _device: None
     stop: Callable[[Device], bool] | None = None
     struck: Literal["opening", "recovery", "directive"] = "directive"
 
@@ -48,8 +52,23 @@ def _chunks_lost(device: Device) -> None:
     device.broker.lost = {scenario.hashlib.sha256(piece).hexdigest() for piece in pieces[3:]}
 
 
+def _flip_a_bit(device: Device) -> None:
+    """Damage the active bundle, as a worn-out flash does."""
+    active = device.slots.active(MODEL)
+    assert active is not None
+    data = bytearray(active.path.read_bytes())
+    data[700] ^= 4
+    active.path.write_bytes(data)
+
+
+def _scrub(device: Device) -> None:
+    """Let a day pass, and a round over the stored bundles with it."""
+    device.step(24 * 3600)
+    device.steps(80, 1)
+
+
 def _is_half(device: Device) -> bool:
-    return device.installer.observed()[MODEL].progress > 0
+    return device.install_state() is Install.FETCHING and device.state().progress > 0
 
 
 def _is_in_probation(device: Device) -> bool:
@@ -100,6 +119,12 @@ STORIES: dict[str, Story | Other] = _OTHERS | {
     ),
     "half": Story(before=("first", "install"), wants=(3, "9"), active=2, under=_chunks_lost, stop=_is_half),
     "collect": Story(before=("first", "install", "half"), wants=(4, "3"), active=3),
+    "delta": Story(before=("first", "install"), wants=(3, "delta"), active=4),
+    "cancel": Story(
+        before=("first", "install", "half"), wants=(4, "nothing"), end=Install.REJECTED, active=2, under=_chunks_lost
+    ),
+    "pardon": Story(before=("first", "install", "rollback"), wants=(4, "pardoned"), active=3),
+    "scrub": Story(before=("first", "install"), wants=(2, "2"), active=2, ill=_flip_a_bit, goes_on=_scrub),
     "killed": Story(before=("first",), wants=(2, "2"), active=2),
     "recover": Story(before=("first", "killed"), wants=(2, "2"), active=2, struck="recovery"),
 }
@@ -117,8 +142,12 @@ def play(device: Device, story: Story) -> None:
     if story.wants is None:
         return
     device.wants(*story.wants)
-    for _ in range(60 if story.stop else 0):
-        if story.stop and story.stop(device):
+    story.goes_on(device)
+    if story.stop is None:
+        device.end()
+        return
+    for _ in range(60):
+        if story.stop(device):
             return
         device.step(1)
-    device.end()
+    raise AssertionError("it does not come to where it stops")

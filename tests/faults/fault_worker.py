@@ -259,6 +259,8 @@ class Worker:
             if story.struck == "recovery":
                 wait_for_strace()
             begin(device, story)
+            if story.ill:
+                story.ill(device)
             if story.struck == "directive":
                 wait_for_strace()
             play(device, story)

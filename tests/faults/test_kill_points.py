@@ -1,14 +1,19 @@
 """The device is killed at, and the disk fails at, every system call that changes its state folder."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_crew import Crew
+from fault_device import Kit
 
 pytestmark = pytest.mark.faults
 
-STORIES = ["create", "start", "first", "install", "sealed", "commit", "rollback", "collect", "recover"]
+STORIES = [
+    *("create", "start", "first", "install", "sealed", "delta", "commit", "rollback", "collect", "recover"),
+    *("cancel", "pardon", "scrub"),
+]
 OTHERS = ["trust_first", "trust_update", "spool"]
 EVERY = 1 if os.environ.get("FAULTS") == "all" else 16
 """Opening a journal or a spool writes hundreds of pages of zeros; of these, errors strike at every 16th only."""
@@ -36,3 +41,22 @@ def test_a_fault_at_every_call(strikers: Crew, tally: Any, story: str, fault: st
     assert found.examples == []
     assert found.missed == 0
     assert found.points == len(requests)
+
+
+@pytest.mark.parametrize(
+    ("story", "call", "place"),
+    [
+        ("delta", "rename", "/staging/{delta}.made"),
+        ("collect", "unlink", "/staging/{9}.part"),
+        ("cancel", "unlink", "/staging/{9}.part"),
+        ("scrub", "rename", "/slots/digits/.active.new"),
+        ("rollback", "rename", "/slots/digits/.active.new"),
+    ],
+)
+def test_a_story_comes_to_what_it_is_for(strikers: Crew, kit: Path, story: str, call: str, place: str) -> None:
+    """Else every fault would strike before, and nothing would be proved."""
+    named = place
+    for name, made in Kit.load(kit).bundles.items():
+        named = named.replace(f"{{{name}}}", made.sha256)
+    points = strikers.ask("points", story=story)
+    assert [text for name, _, text in points if name == call and text.startswith(f'"{named}"')] != []

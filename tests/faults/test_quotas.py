@@ -12,8 +12,10 @@ from fault_acks import Acks, read_acks
 from fault_device import MODEL, Device, Kit, scenario
 from fault_disks import unmount
 
+from dsops.bundle import sha256_hex
 from dsops.errors import NoSpace
 from dsops.states import Install
+from dsops_agent.install.pardons import PardonBox
 from dsops_agent.install.slots import damage, disk_free_bytes
 
 pytestmark = pytest.mark.faults
@@ -69,7 +71,7 @@ def device(small: Small, kit: Path, tmp_path: Path) -> Iterator[Device]:
 def want_big(device: Device) -> Any:
     big = scenario.make_bundle(7, size=BIG_BYTES)
     device.publish(big)
-    device.envelopes[(2, "", (big,))] = device.signed(2, big)
+    device.envelopes[(2, "", (big,))] = device.signed(2, (big,))
     device.direct(2, big)
     device.pack()
     return big
@@ -86,7 +88,7 @@ def assert_refused_by_name(device: Device, tmp_path: Path) -> None:
     """Assert that release 1 answers, whole, and that what keeps the other away is said by name."""
     device.steps(120, 2)
     state = device.state()
-    assert state.install is Install.FETCHING
+    assert state.install in (Install.TRUSTED, Install.FETCHING)
     assert state.problem is not None
     assert state.problem.code == NoSpace.code
     assert_serves(device)
@@ -102,12 +104,13 @@ def assert_it_goes_on(device: Device, big: Any) -> None:
 
 
 def test_a_full_disk_is_seen_before_the_first_chunk(device: Device, small: Small, tmp_path: Path) -> None:
+    """All that is fetched is the document which says how much room the bundle needs."""
     small.limit(size=small.used_bytes() + BIG_BYTES // 2)
     device.slots._free_bytes = disk_free_bytes  # what the agent asks; the simulated device has no end of room
     device.broker.asked.clear()
     big = want_big(device)
     assert_refused_by_name(device, tmp_path)
-    assert device.broker.asked == []
+    assert set(device.broker.asked) == {sha256_hex(big.needs)}
     small.limit(size=MORE)
     assert_it_goes_on(device, big)
 
@@ -155,3 +158,26 @@ def test_the_inodes_end_in_any_step(device: Device, small: Small, spare: int) ->
     assert state.install in {Install.COMMITTED, Install.ROLLED_BACK}
     assert state.install is Install.COMMITTED or state.problem is None or state.problem.code == NoSpace.code
     assert device.journal.quarantined(big.sha256) is None
+
+
+@pytest.mark.parametrize("is_pardoned", [False, True])
+@pytest.mark.parametrize("under_way", [False, True])
+def test_a_device_whose_disk_is_full_starts_and_serves(
+    device: Device, small: Small, tmp_path: Path, under_way: bool, is_pardoned: bool
+) -> None:
+    """Whatever was under way, and although somebody asked for a pardon that the journal may not take."""
+    big = want_big(device) if under_way else None
+    device.steps(3, 2)
+    if is_pardoned:
+        PardonBox(device.folder / "pardons").ask("0" * 64)
+    other = small.fill(0)
+    device.runtime.serving.clear()
+    device.restart()
+    device.steps(20, 2)
+    assert_serves(device)
+    assert [ack for ack in read_acks(tmp_path / "acks") if "unnamed" in ack] == []
+    other.unlink()
+    if big:
+        device.direct(2, big)
+        device.pack()
+        assert_it_goes_on(device, big)

@@ -102,16 +102,21 @@ class Engine:
             if Effect.TELL in taken.effects:
                 self._journal.tell(tidings_of(changed))
         self.board.has_news()
-        self._entered(changed)
-        logger.info("%s release %d: %s", changed.model, changed.wanted.release, changed.state.value)
-        for effect in taken.effects:
-            if effect in self._actions:
-                self._work(changed, effect)
-        if changed.state.is_final or changed.state is Install.PROBATION:
-            self.turned(changed.model)
+        try:
+            self._entered(changed)
+            logger.info("%s release %d: %s", changed.model, changed.wanted.release, changed.state.value)
+            for effect in taken.effects:
+                if effect in self._actions:
+                    self._work(changed, effect)
+        finally:
+            if changed.state.is_final or changed.state is Install.PROBATION:
+                self.turned(changed.model)
 
     def _entered(self, row: InstallRow) -> None:
+        """Take note of a state that is durable; its effect runs later should the disk fail before it could run now."""
         self.installs.entered(row)
+        if not row.state.is_final:
+            self._postpone(row.model)
         self.fitness.follow(self.installs.rows, self.clock.monotonic_s())
         if row.state.is_final or row.state is Install.RECEIVED:
             self.sweeper.sweep()

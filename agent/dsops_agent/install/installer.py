@@ -231,18 +231,19 @@ class Installer:
     def recover(self) -> None:
         """Finish or undo what the runtime was changed for, and serve the active slots; the rest goes on in ``run``.
 
-        Needs no network. The runtime should answer already; one that does not is waited for.
+        Needs no network. The runtime should answer already; one that does not is waited for. Where the disk takes
+        nothing, what is active is served all the same.
 
         Raises:
-            DsopsError: The state folder cannot be read or written.
+            DsopsError: The state folder cannot be read, or an interrupted change of the runtime not be kept.
         """
-        self.slots.sweep()
-        self._pardon_asked()
+        self._safely(self.slots.sweep)
+        self._safely(self._pardon_asked)
         self._sweeper.sweep()
         self._intake.follow()
         self._engine.revive()
-        self._reconciler.look_at_all()
-        self._board.tell()
+        self._safely(self._reconciler.look_at_all)
+        self._safely(self._board.tell)
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -265,7 +266,7 @@ class Installer:
         self._safely(self.trust.keep_time)
         self._safely(self._board.tell)
 
-    def _safely(self, action: Callable[[], None]) -> None:
+    def _safely(self, action: Callable[[], object]) -> None:
         """Run one piece of work at the worker's border, which must survive whatever happens inside."""
         try:
             action()
@@ -323,13 +324,17 @@ class Installer:
         self._documents.tick(now_s)
         if self._fitness.tick(now_s):
             self._engine.preflight_again()
-        if self._pardon_asked():
-            self._reconciler.look_at_all()
-            self._board.publish()
+        self._safely(self._pardon)
         self._engine.tick()
         damage = self._scrub.turn()
         if damage:
             self._engine.slot_damaged(damage)
+            self._scrub.done()
+
+    def _pardon(self) -> None:
+        if self._pardon_asked():
+            self._reconciler.look_at_all()
+            self._board.publish()
 
     def _pardon_asked(self) -> bool:
         """Clear what somebody at the device asks for; a request goes once that is durable. Return whether any came."""
@@ -367,7 +372,7 @@ class Installer:
         judged = self._intake.judge(self.clock.monotonic_s())
         if judged is None:
             return
-        self._board.attempt(_DIRECTIVE, judged.outcome, judged.digest)
+        self._safely(partial(self._board.attempt, _DIRECTIVE, judged.outcome, judged.digest))
         if judged.directive:
             self._reconciler.accepted(judged.directive)
         self._board.publish()

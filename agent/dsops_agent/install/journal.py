@@ -4,6 +4,7 @@ Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power 
 """
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
 from dsops_agent.install.budget import Today
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -163,17 +166,26 @@ class Journal:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > _SCHEMA_VERSION:
                 raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
-            claim(self._db, path, _FILE_BYTES)
             make_durable(self._db, _LOG_BYTES)
             if version == 0:
                 self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
-            fill_log(self._db, _LOG_BYTES)
+            self._claim(path)
             for folder in (path.parent, path.parent.parent):  # or the file is durable, and its name is not
                 fsync_folder(folder)
         except sqlite3.DatabaseError as error:
             raise _explained(error, path.name) from error
         except OSError as error:
             raise StateDamaged(f"cannot use {path.name}", why=error.strerror or str(error)) from error
+
+    def _claim(self, path: Path) -> None:
+        """Take the file's room at once. A disk that is full already keeps nobody from reading what is installed."""
+        try:
+            claim(self._db, path, _FILE_BYTES)
+            fill_log(self._db, _LOG_BYTES)
+        except sqlite3.OperationalError as error:
+            if not _is_full(error):
+                raise
+            logger.warning("the disk has no room for the journal to grow; nothing is installed until there is some")
 
     def close(self) -> None:
         """Close the file."""
@@ -443,7 +455,11 @@ def _slot(row: tuple[Cell, ...]) -> SlotRow:
     return SlotRow(str(name), str(digest), int(length_bytes), int(release), bool(committed))
 
 
+def _is_full(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 def _explained(error: sqlite3.DatabaseError, name: str) -> NoSpace | StateDamaged:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    if _is_full(error):
         return NoSpace(f"cannot write {name}", why=str(error))
     return StateDamaged(f"cannot use {name}", why=str(error))

@@ -35,13 +35,22 @@ class PardonBox:
             write_atomically(self._folder / digest, b"")
 
     def asked(self) -> tuple[str, ...]:
-        """Return the digests that are asked for."""
-        try:
-            return tuple(sorted(path.name for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name)))
-        except FileNotFoundError:
-            return ()
+        """Return the digests that are asked for.
+
+        Raises:
+            StateDamaged: The folder cannot be read.
+        """
+        with disk_errors("look at what is asked for"):
+            try:
+                return tuple(sorted(path.name for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name)))
+            except FileNotFoundError:
+                return ()
 
     def done(self, digest: str) -> None:
-        """Remove a request."""
+        """Remove a request.
+
+        Raises:
+            StateDamaged: The disk fails.
+        """
         with disk_errors("remove a request"):
             (self._folder / digest).unlink(missing_ok=True)

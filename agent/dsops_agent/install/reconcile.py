@@ -46,11 +46,14 @@ class Reconciler:
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
+        self._left |= dict.fromkeys(directive.slots, self.clock.monotonic_s())  # however early the disk fails
         if directive.pardoned:
             self.pardoned()
-        self.look_at_all()
-        for model, wanted in directive.slots.items():
-            self._open_again(model, wanted)
+        try:
+            self.look_at_all()
+        finally:
+            for model, wanted in directive.slots.items():
+                self._open_again(model, wanted)
 
     def pardoned(self) -> None:
         """Act on bundles that left the quarantine."""

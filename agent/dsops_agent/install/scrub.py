@@ -49,6 +49,7 @@ class Scrub:
     is_changing: Callable[[str], bool]
     next_s: float | None = field(init=False)
     _round: Iterator[Damage | None] | None = field(init=False, default=None)
+    _found: Damage | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Look once the start is over, which has other work to do."""
@@ -60,7 +61,7 @@ class Scrub:
         return datetime.fromisoformat(text) if text else None
 
     def turn(self) -> Damage | None:
-        """Read one slice when it is time; return what turned out to be damaged."""
+        """Read one slice when it is time; return what turned out to be damaged, again and again until :meth:`done`."""
         now_s = self.clock.monotonic_s()
         if self.next_s is None or now_s < self.next_s:
             return None
@@ -69,13 +70,21 @@ class Scrub:
         if self._round is None:
             self.next_s = now_s + _LOOK_S
             return None
+        if self._found and self._stands(self._found):
+            self.next_s = now_s + _LOOK_S
+            return self._found
         self.next_s = now_s + REST_S
         try:
-            return next(self._round)
+            self._found = next(self._round)
         except StopIteration:
-            self._round = None
+            self._found = self._round = None
+            self.next_s = now_s + _LOOK_S  # a disk that does not take the date is not read without a pause
             self.journal.set(_SCRUBBED, utc_text(self.clock.now()))
-            return None
+        return self._found
+
+    def done(self) -> None:
+        """Take note that what was found is dealt with."""
+        self._found = None
 
     def _is_due(self) -> bool:
         """Return whether a round is due; one that seems to lie ahead was timed by a clock that was wrong."""
@@ -102,8 +111,13 @@ class Scrub:
             why = "" if (state.hexdigest(), length) == (file.digest, file.length_bytes) else "its bytes have changed"
         except OSError as error:
             why = error.strerror or str(error)
-        if why and file in self.slots.stored(model) and not self.is_changing(model):
-            yield Damage(model, file, why)
+        found = Damage(model, file, why)
+        if why and self._stands(found):
+            yield found
+
+    def _stands(self, found: Damage) -> bool:
+        """Return whether the slot still holds what was found damaged."""
+        return found.file in self.slots.stored(found.model) and not self.is_changing(found.model)
 
 
 def _forget_cache(handle: int) -> None:

@@ -240,12 +240,12 @@ class MqttSession:
         failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
         self._hurry.wait(draw() * self._settings.first_contact_max_s)
         while not self._is_over():
-            began_s = self._clock.monotonic_s()
+            began_s, before = self._clock.monotonic_s(), self.figures.connections
             refused = self._one_connection()
             if not refused:
                 refusals.reset()
             spread_s = 0.0
-            if self._clock.monotonic_s() - began_s > STEADY_S:
+            if self.figures.connections > before and self._clock.monotonic_s() - began_s > STEADY_S:
                 failures.reset()
                 spread_s = draw() * self._settings.first_contact_max_s
             self._hurry.wait(max(spread_s, (refusals if refused else failures).next_s()))

@@ -110,7 +110,7 @@ def deliver(stage: Stage, controller: Any, ills: Ills, seed: int, size: int) -> 
     receiver.check_bounds()
     print(
         f"seed {seed}: {dict(proxy.done)}, {receiver.session.figures.connections} connections, {receiver.wrong} wrong,"
-        f" {answering.answered} answered, {receiver.attempts} attempts, at most {receiver.most},"
+        f" {answering.answered} answered, {receiver.attempts} attempts, at most {receiver.most_waiting} chunks waited,"
         f" peak memory of the whole test process +{resident_peak_kib() - before_kib} KiB"
     )
     return proxy, receiver

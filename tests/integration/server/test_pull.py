@@ -46,7 +46,7 @@ class Puller:
         birth = Connection(device=CAM, online=True, boot_id="b", conn_seq=1).encode()
         life = Life(T.connection(CAM), lambda: 1, lambda _seq, _online: birth)
         settings = Settings(CAM, f"127.0.0.1:{port}", tls, keepalive_s=5, reconnect_max_s=0.2, will_delay_s=0)
-        self.commander = Commander(T, CAM, self)
+        self.commander = Commander(T, CAM, self, self.chunk_arrived)
         self.session = MqttSession(settings, life, self, self.clock)
         self.session.subscribe(T.down(CAM), 1)
         chunks = MqttChunks(self.session, T, CAM, self.chunk_lost)
@@ -121,7 +121,7 @@ def bundle(size: int) -> bytes:
 
 @pytest.fixture
 def pushed(site: Any, operator: Client, tmp_path: Path) -> bytes:
-    """A bundle of 5 MB that no rollout wants: the controller has it, the broker does not."""
+    """A bundle of 5 MB that no rollout wants yet: the controller has it, the broker does not."""
     data = bundle(5_000_000)
     keys = tmp_path / "keys"
     ceremony.init(keys, site.folder, fleet="test")
@@ -147,15 +147,26 @@ def puller(site: Any, operator: Client, pushed: bytes, tmp_path: Path) -> Iterat
 
 
 def test_a_bundle_that_the_broker_lost_is_pulled_and_offered_again(
-    site: Any, mosquitto: Any, puller: Puller, pushed: bytes, join_as: Any, eventually: Any
+    site: Any, mosquitto: Any, operator: Client, *, puller: Puller, pushed: bytes, join: Any, eventually: Any
 ) -> None:
+    mosquitto.kill()
+    acl = site.folder / "mosquitto" / "acl"
+    acl.write_text(f"user cam-2\ntopic write {T.chunk('#')}\n\n{acl.read_text()}")  # a broker that does not keep faith
+    mosquitto.start()
     eventually(lambda: puller.session.is_connected, "the device is connected")
+    eventually(lambda: operator.summary()["mqtt"]["connected"], "the server is connected")
+    operator.create_rollout({"model": MODEL, "release": 1, "cohort": [CAM]})
+    index, other = bundle_index(pushed), join("cam-2")
+    topics = [T.chunk(digest) for digest in (index.digest, *index.digests)]
+    other.subscribe(*topics)
+    assert {other.next()[0] for _ in topics} == set(topics), "the broker is offered everything"
+    for topic in topics:
+        assert other.publish(topic, b"", retain=True) in (0, 0x10)
+    other.drain()
     assert puller.fetch() == pushed
     assert puller.chunk_bytes < 1.05 * len(pushed), "what is offered again does not come twice"
-    index = bundle_index(pushed)
-    other = join_as(site.identity("cam-2", site.folder.parent))
-    other.subscribe(*(T.chunk(digest) for digest in index.digests[:3]))
-    assert {other.next()[0] for _ in range(3)} == {T.chunk(digest) for digest in index.digests[:3]}
+    other.subscribe(*topics)
+    assert {other.next()[0] for _ in topics} == set(topics), "the broker has it again"
 
 
 def test_from_a_broker_that_retains_nothing_everything_is_pulled(

@@ -115,6 +115,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "POST /devices/{device}/reject", "POST /devices/{device}/decommission", "POST /devices/preauthorised",
         "POST /devices/{device}/pardon", "GET /trust", "POST /trust", "GET /trust/{role}", "POST /trust/keys/{role}",
         "GET /bundles", "GET /bundles/{model}/{release}", "POST /bundles", "GET /rollouts", "POST /rollouts",
+        "GET /bundles/{model}/{release}/file", "GET /devices/{device}/directive",
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
         "GET /events", "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
     }  # fmt: skip

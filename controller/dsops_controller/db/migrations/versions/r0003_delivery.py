@@ -13,7 +13,6 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Add the tables; deployments tell what their devices wait for, and which report they show."""
-    op.add_column("deployment", sa.Column("counter", _BIG, nullable=False, server_default="0"))
     op.create_table(
         "delta",
         sa.Column("base_sha256", sa.String(64), primary_key=True),
@@ -46,3 +45,4 @@ def upgrade() -> None:
     op.add_column("deployment", sa.Column("waiting", sa.String(200), nullable=False, server_default=""))
     op.add_column("deployment", sa.Column("waiting_since_ms", _BIG))
     op.add_column("deployment", sa.Column("waited_ms", _BIG, nullable=False, server_default="0"))
+    op.add_column("deployment", sa.Column("counter", _BIG, nullable=False, server_default="0"))
