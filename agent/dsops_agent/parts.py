@@ -233,6 +233,7 @@ class Parts:
             listener=self,
             clock=self.clock,
             gate=gate(self.config, self.clock),
+            is_at_hand=self._sources.folder.has,
         )
 
     def _first_root(self) -> bytes:

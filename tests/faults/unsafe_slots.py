@@ -46,7 +46,7 @@ class FlipWithoutSync(RenameWithoutSync):
     """D: two places and a link that is flipped, but no fsync."""
 
     def _only_place(self, model: str) -> Path:
-        place = self.folder / model / ("b" if self._active_name(model) == "a" else "a")
+        place = self.folder / model / ("b" if self.active_name(model) == "a" else "a")
         place.mkdir(parents=True, exist_ok=True)
         return place
 

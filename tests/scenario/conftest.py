@@ -353,6 +353,8 @@ class World:
         self.content_key = X25519PrivateKey.generate()
         self.brings_keys = True
         self.gate = Gate()
+        self.at_hand: set[str] = set()
+        """Bundles that lie on the device as files."""
         self.urgent = False
         self.changes_contract = False
         self.offers: dict[str, DeltaOffer] = {}
@@ -376,6 +378,7 @@ class World:
             listener=self.listener,
             clock=self.clock,
             gate=self.gate,
+            is_at_hand=self.at_hand.__contains__,
         )
         return self.installer
 

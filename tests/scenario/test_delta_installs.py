@@ -114,6 +114,15 @@ def test_what_is_there_of_the_bundle_counts(ready: Any, old: Any, new: Any) -> N
     assert not chunks_of(delta) & set(ready.broker.asked)
 
 
+def test_a_bundle_that_lies_on_the_device_needs_no_delta(ready: Any, old: Any, new: Any) -> None:
+    delta = ready.offer(old, new)
+    ready.at_hand.add(new.sha256)
+    play(ready, new)
+    check_installed(ready, new, by_delta=False)
+    assert EVENT not in ready.events.kept
+    assert not chunks_of(delta) & set(ready.broker.asked)
+
+
 def test_a_base_that_is_not_installed_is_passed_over(ready: Any, new: Any, bundle: Any) -> None:
     ready.offer(bundle(3, size=SIZE, tuned_from=1), new)
     play(ready, new)

@@ -1,7 +1,7 @@
 """Runs transfers for installs, one at a time."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +27,14 @@ class Means:
         failed: Tells that an install's delta failed.
         installed: Returns the bundles on the device.
         spending: The device's transfer budget.
+        is_at_hand: Tells whether a bundle lies on the device as a file, for example on a stick.
     """
 
     base: Callable[[InstallRow], Path]
     failed: Callable[[InstallRow, DsopsError], None]
     installed: Callable[[], Iterable[Path]] = tuple
     spending: Spending | None = None
+    is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
 
 
 class Carrier:
@@ -72,7 +74,8 @@ class Carrier:
     def start(self, row: InstallRow) -> Outcome | None:
         """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
         wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
-        ways = Ways(self._begin, partial(self._means.base, row), partial(self._means.failed, row))
+        base, failed = partial(self._means.base, row), partial(self._means.failed, row)
+        ways = Ways(self._begin, base, failed, partial(self._means.is_at_hand, wanted.sha256))
         self._transfer = Delivery(self._staging, wanted, row.wanted.delta, ways)
         self.model = row.model
         return self._run(lambda transfer, now_s: transfer.start(now_s))

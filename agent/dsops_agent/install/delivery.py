@@ -38,11 +38,13 @@ class Ways:
         base: Returns the installed bundle that the delta begins at; raises ``DeltaFailed`` when there is none, and
             ``NoSpace`` when the disk cannot take the delta besides.
         failed: Tells that the delta failed.
+        is_at_hand: Tells whether the whole bundle lies on this device: then a delta saves nothing.
     """
 
     begin: Callable[[Wanted], Transfer]
     base: Callable[[], Path]
     failed: Callable[[DsopsError], None]
+    is_at_hand: Callable[[], bool]
 
 
 class Delivery:
@@ -147,6 +149,8 @@ class Delivery:
     def _choose(self) -> Path | None:
         """Return the base when the delta shall be used."""
         if self._offer is None or self._has_failed(self._offer) or not self._saves(self._offer):
+            return None
+        if self._ways.is_at_hand():
             return None
         try:
             return self._ways.base()

@@ -75,6 +75,7 @@ class Installer:
         listener: Is told of changes.
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
+        is_at_hand: Tells whether a bundle lies on this device as a file, for example on a stick.
     """
 
     config: InstallConfig
@@ -90,6 +91,7 @@ class Installer:
     listener: Listener
     clock: Clock
     gate: Gate = field(default_factory=Gate)
+    is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class Installer:
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
         spending = Spending(self.config.transfer, self.journal, self.clock, self._date)
-        means = Means(self._steps.delta_base, self._delta_failed, self.slots.installed, spending)
+        means = Means(self._steps.delta_base, self._delta_failed, self.slots.installed, spending, self.is_at_hand)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock, means)
         self._fitness = Fitness(
             config=self.config,

@@ -42,6 +42,10 @@ class Place:
             return read_part(self._path(chunk.file), chunk.offset, chunk.length)
         return read_whole(self._path(chunk.file or chunk.digest), MAX_CHUNK_BYTES)
 
+    def has(self, sha256: str) -> bool:
+        """Return whether a file is here; not whether it is what its name says."""
+        return sha256 in self.files or (self.folder is not None and (self.folder / sha256).is_file())
+
     def _path(self, sha256: str) -> Path:
         if sha256 in self.files:
             return self.files[sha256]
@@ -70,6 +74,10 @@ class FolderSource:
         self._is_over = False
         self.place = Place()
         """Where files are; set anew at any time."""
+
+    def has(self, sha256: str) -> bool:
+        """Return whether a file is here at this moment; not whether it is what its name says."""
+        return self.place.has(sha256)
 
     def request(self, chunk: Chunk) -> None:
         """Read a chunk."""
