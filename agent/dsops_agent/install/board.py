@@ -44,7 +44,7 @@ class Board:
     _is_stale: bool = field(init=False, default=False)
 
     def publish(self) -> None:
-        """Look at everything anew; tell the listener if it is not what it was. A disk that fails is asked again soon."""
+        """Look at everything anew; tell the listener if it is not what it was. What fails is done again soon."""
         self._is_stale = True
         models = sorted({*self.slots.models(), *self.installs.rows})
         self.newest_refusal = self.refusals.newest
