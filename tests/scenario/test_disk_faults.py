@@ -89,3 +89,64 @@ def test_an_install_whose_first_row_could_not_be_kept_begins_later(device: Any, 
     state = device.settle()
     assert (state.install, state.active, state.deployment) == (Install.COMMITTED, bundle(2).sha256, "de-2")
     device.check_end()
+
+
+def test_a_directive_counts_although_the_refusal_before_it_cannot_be_cleared(device: Any, bundle: Any) -> None:
+    device.installer.on_directive(b"{}")
+    device.steps(2)
+    assert device.installer.refused() is not None
+    moments = []
+
+    def fail_after_the_directive(moment: str) -> None:
+        if moment == "before" and moments == ["accepted"]:
+            moments.append("failed")
+            raise StateDamaged("cannot use the journal", why="disk I/O error")
+        if moment == "after" and device.journal.seq() == 2 and not moments:
+            moments.append("accepted")
+
+    device.journal._hook = fail_after_the_directive
+    assert device.install(2, bundle(2)).deployment == "de-2"
+    assert moments == ["accepted", "failed"]
+    assert device.state().active == bundle(2).sha256
+    device.check_end()
+
+
+class BlindLink(Slots):
+    """Slots of which the disk does not tell, the ``blind``-th time that it is asked, which one is active."""
+
+    asked: int = 0
+    blind: int = 0
+
+    def active_name(self, model: str) -> str:
+        self.asked += 1
+        if self.asked == self.blind:
+            raise StateDamaged(f"cannot read which slot of {model} is active", why="Input/output error")
+        return super().active_name(model)
+
+
+@pytest.mark.slow
+def test_an_install_ends_whenever_the_disk_does_not_tell_for_a_moment_what_is_active(
+    new_world: Any, bundle: Any
+) -> None:
+    def ready() -> Any:
+        world = new_world()
+        world.journal.close()
+        world.slots_class = BlindLink
+        world.boot()
+        world.installer.recover()
+        world.install(1, bundle(1))
+        world.slots.asked = 0
+        return world
+
+    calm = ready()
+    calm.install(2, bundle(2))
+    assert calm.slots.asked > 20
+    for at in range(1, calm.slots.asked + 1):
+        world = ready()
+        world.slots.blind = at
+        state = world.install(2, bundle(2))
+        world.steps(10, 10)
+        assert (state.install, world.state().active) == (Install.COMMITTED, bundle(2).sha256), at
+        world.restart()  # tidies what could not be tidied
+        world.check_end()
+        world.journal.close()

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from dsops.clock import utc_text
-from dsops.errors import GoldenMismatch
+from dsops.errors import GoldenMismatch, StateDamaged
 from dsops.states import Install
+from dsops_agent.install.slots import Slots
 
 DAY_S = 24 * 3600.0
 
@@ -140,3 +141,48 @@ def test_a_candidate_makes_room_for_another_model_when_the_disk_is_short(world: 
     assert world.state().active == one.sha256
     assert world.state("words").active == other.sha256
     world.check_end()
+
+
+class FailingFlip(Slots):
+    """Slots whose link cannot be flipped so many times."""
+
+    faults: int = 0
+
+    def activate(self, model: str, name: str) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise StateDamaged(f"cannot flip the active slot of {model}", why="Input/output error")
+        super().activate(model, name)
+
+
+def test_damage_is_dealt_with_later_when_the_disk_does_not_take_the_way_back(new_world: Any, bundle: Any) -> None:
+    world = new_world()
+    world.journal.close()
+    world.slots_class = FailingFlip
+    world.boot()
+    world.installer.recover()
+    one, _ = two_releases(world, bundle)
+    spoil(world.slots.active("digits").path)
+    world.broker.lost = set(world.broker.chunks)
+    world.slots.faults = 2
+    world.step(DAY_S)
+    world.steps(20, 30)
+    assert (world.slots.faults, world.state().active) == (0, one.sha256)
+    assert world.runtime.is_serving("digits", one.sha256)
+    assert world.events.kinds().count("slot_damaged") == 1
+
+
+def test_a_disk_that_does_not_take_the_date_is_not_read_without_a_pause(world: Any, bundle: Any) -> None:
+    two_releases(world, bundle)
+    before, failed = world.installer.scrubbed(), []
+
+    def fail(moment: str) -> None:
+        if moment == "before":
+            failed.append(world.clock.monotonic_s())
+            raise StateDamaged("cannot use the journal", why="disk I/O error")
+
+    world.journal._hook = fail
+    world.step(DAY_S)
+    world.steps(600, 0.5)
+    assert 2 <= len(failed) <= 6
+    assert world.installer.scrubbed() == before

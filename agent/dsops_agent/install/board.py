@@ -41,12 +41,15 @@ class Board:
     newest_refusal: Problem | None = field(init=False, default=None)
     _shown: object = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
+    _is_stale: bool = field(init=False, default=False)
 
     def publish(self) -> None:
-        """Look at everything anew; tell the listener if it is not what it was."""
+        """Look at everything anew; tell the listener if it is not what it was. What fails is done again soon."""
+        self._is_stale = True
         models = sorted({*self.slots.models(), *self.installs.rows})
         self.newest_refusal = self.refusals.newest
         self.observed = {model: self._state(model) for model in models}
+        self._is_stale = False
         shown = (self.observed, self.newest_refusal, self.journal.seq())
         if shown != self._shown:
             self._shown = shown
@@ -73,14 +76,14 @@ class Board:
         self._news = True
 
     def tell(self) -> None:
-        """Hand over the events that nobody was told."""
-        if not self._news:
-            return
-        for number, tidings in self.journal.untold():
+        """Hand over the events that nobody was told, and publish what could not be read before."""
+        for number, tidings in self.journal.untold() if self._news else ():
             t = tidings
             self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
             self.journal.told(number)
         self._news = False
+        if self._is_stale:
+            self.publish()
 
     def tell_of(self, tidings: Tidings) -> None:
         """Make an event durable; it is handed over soon."""
