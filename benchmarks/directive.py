@@ -113,6 +113,10 @@ class NoSource:
         """Refuse."""
         raise AssertionError(digest)
 
+    def has_near(self, chunk: Chunk) -> bool:
+        """Refuse."""
+        raise AssertionError(chunk)
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Refuse."""
         raise AssertionError(chunks)

@@ -206,6 +206,7 @@ class Parts:
             device=device,
             topics=self._topics,
             deliver=self._chunk_came,
+            lost=self._chunk_lost,
             events=self._events,
             clock=self.clock,
             trusted_now=self._trusted_now,

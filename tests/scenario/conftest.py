@@ -275,6 +275,9 @@ class SimBroker:
     def cancel(self, digest: str) -> None:
         self.subscribed.pop(digest, None)
 
+    def has_near(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()
         assert 1 <= len(chunks) <= 16

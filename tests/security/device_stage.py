@@ -83,6 +83,9 @@ class Surroundings:
     def cancel(self, digest: str) -> None:
         self.asked.pop(digest, None)
 
+    def has_near(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.asked |= dict.fromkeys(chunk.digest for chunk in chunks)
 

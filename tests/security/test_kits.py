@@ -20,6 +20,7 @@ from dsops import strictjson
 from dsops.bundle import bundle_index, sha256_hex
 from dsops.chunks import ChunkIndex
 from dsops.kit import KIT_FILE, Kit, KitBundle
+from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.install.ports import Chunk
 from dsops_agent.sources.chain import Chain
@@ -31,6 +32,7 @@ class NoNetwork:
     """The broker of a device that has no network."""
 
     name = "broker"
+    is_near = False
 
     def request(self, chunk: Chunk) -> None:
         return
@@ -47,7 +49,7 @@ class Offline:
 
     def __init__(self, stage: Stage, stick: Path) -> None:
         self.stage, self.stick = stage, stick
-        self.chain = Chain(self._deliver, stage.around, stage.bench.clock)
+        self.chain = Chain(self._deliver, self._lost, stage.around, stage.bench.clock)
         self.folder = FolderSource(self.chain)
         self.chain.use((self.folder,), NoNetwork())
         self.chain.withdrawn("folder")
@@ -56,6 +58,9 @@ class Offline:
         self.offers = Offers(stage.folder / "offers", self.folder, self.chain, self.installer, stage.bench.clock)
         self.thread = threading.Thread(target=self.folder.run)
         self.thread.start()
+
+    def _lost(self, digest: str, problem: Problem) -> None:
+        self.installer.chunk_lost(digest, problem)
 
     def _deliver(self, digest: str, data: bytes) -> None:
         self.installer.chunk_arrived(digest, data)

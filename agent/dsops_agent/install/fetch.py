@@ -23,6 +23,8 @@ from dsops_agent.install.window import Action, Kind, Window
 
 MAX_OUTSTANDING_BYTES = 512 * 1024
 """Chunks asked for at one time hold at most this, whatever their size: the broker and the agent keep them in memory."""
+LOOK_S = 10.0
+"""A transfer that waits for its budget looks so often for a source that costs nothing of it, such as a stick."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Transfer:
         self._part: PartFile | None = None
         self._window = Window((), limit=1, timeout_s=pace.timeout_s)
         self._asked: set[str] = set()
+        self._near: set[str] = set()
+        """Chunks that were asked for only where that costs nothing."""
         self.copied_bytes = 0
         """Bytes of chunks that were on the device already, in other bundles."""
         self.wrong = 0
@@ -170,12 +174,18 @@ class Transfer:
         return min((s for s in (self._window.next_s, self._goes_on_s) if s is not None), default=None)
 
     def take(self, digest: str) -> bool:
-        """Return whether the budget covers a chunk now; if so, it is spent."""
-        return self._spending is None or self._spending.take(self._length(digest))
+        """Return whether the budget covers a chunk now; if so, it is spent, unless it comes from near by."""
+        if self._spending is None:
+            return True
+        self._near.discard(digest)
+        if self._source.has_near(self._chunk(digest)):
+            self._near.add(digest)
+            return True
+        return self._spending.take(self._length(digest))
 
     def spend(self, digest: str) -> None:
-        """Spend what a chunk costs that is asked for again."""
-        if self._spending is not None:
+        """Spend what a chunk costs that is asked for again, unless it comes from near by."""
+        if self._spending is not None and digest not in self._near:
             self._spending.spend(self._length(digest))
 
     def start(self, now_s: float) -> None:
@@ -208,7 +218,11 @@ class Transfer:
 
     def lost(self, digest: str, problem: Problem, now_s: float) -> None:
         """Ask elsewhere for a chunk that a source cannot bring. Errors as in :meth:`start`."""
-        if not self.done and digest in self._asked:
+        if self.done or digest not in self._asked:
+            return
+        if digest in self._near:
+            self._do(self._window.put_back(digest, now_s), b"", now_s)
+        else:
             self._do(self._window.lost(digest, str(problem.message or problem.code), now_s), b"", now_s)
 
     def tick(self, now_s: float) -> None:
@@ -262,6 +276,7 @@ class Transfer:
                 case Kind.CANCEL:
                     self._cancel(action.digests[0])
                 case Kind.NEED:
+                    self._leave_the_near(action.digests)
                     self._asked.update(action.digests)
                     self._source.need(tuple(map(self._chunk, action.digests)))
                 case Kind.STORE:
@@ -270,13 +285,19 @@ class Transfer:
                     raise TransferFailed("the bundle could not be fetched", why=action.reason)
         self._look_at_the_budget(now_s)
 
+    def _leave_the_near(self, digests: Iterable[str]) -> None:
+        """Spend what chunks cost that are asked of the controller after all."""
+        for digest in self._near.intersection(digests):
+            self._near.discard(digest)
+            self.spend(digest)
+
     def _look_at_the_budget(self, now_s: float) -> None:
         """Note until when, and why, nothing more is asked for."""
         self._goes_on_s, self.waiting = None, ""
-        if self._spending and self._window.has_room:
+        if self._spending and self._window.has_room and not self._source.has_near(self._chunk(self._window.coming)):
             length = self._length(self._window.coming)
             wait_s = self._spending.wait_s(length)
-            self._goes_on_s = now_s + wait_s if wait_s else None
+            self._goes_on_s = now_s + min(wait_s, LOOK_S) if wait_s else None
             self.waiting = self._spending.explain(length)
 
     def _length(self, digest: str) -> int:
@@ -286,10 +307,11 @@ class Transfer:
         return self._part.place(digest)[1].length
 
     def _chunk(self, digest: str) -> Chunk:
+        near = digest in self._near
         if self._part is None:
-            return Chunk(digest)
+            return Chunk(digest, near=near)
         number, span = self._part.place(digest)
-        return Chunk(digest, self._wanted.sha256, span.offset, span.length, self._wanted.index, number)
+        return Chunk(digest, self._wanted.sha256, span.offset, span.length, self._wanted.index, number, near)
 
     def _cancel(self, digest: str) -> None:
         self._asked.discard(digest)

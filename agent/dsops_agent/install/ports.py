@@ -89,6 +89,8 @@ class Chunk:
         length: Its length in bytes; 0 when that is not known.
         index: Digest of that file's chunk index; empty when it is a file of its own.
         number: Its number in that index.
+        near: Whether only sources may be asked that cost the device's link to the network nothing; it is lost if there
+            is none.
     """
 
     digest: str
@@ -97,6 +99,7 @@ class Chunk:
     length: int = 0
     index: str = ""
     number: int = 0
+    near: bool = False
 
 
 class ChunkSource(Protocol):
@@ -112,6 +115,10 @@ class ChunkSource(Protocol):
 
     def cancel(self, digest: str) -> None:
         """Stop waiting for a chunk."""
+        ...
+
+    def has_near(self, chunk: Chunk) -> bool:
+        """Return whether a chunk would be asked for now where that costs the device's link to the network nothing."""
         ...
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:

@@ -177,6 +177,13 @@ class Window:
             return self._give_up(reason)
         return [self._ask(digest, replace(asked, tries=asked.tries + 1, way=_other(asked.way)), now_s)]
 
+    def put_back(self, digest: str, now_s: float) -> list[Action]:
+        """Ask for a chunk anew, as for one that was never asked for, within the budget."""
+        if self._failed or self._asked.pop(digest, None) is None:
+            return []
+        self._todo.appendleft(digest)
+        return [Action(Kind.CANCEL, (digest,)), *self.fill(now_s)]
+
     def tick(self, now_s: float) -> list[Action]:
         """Ask again for late chunks, give up after some tries; ask for more if the budget allows it by now."""
         late = [(digest, asked) for digest, asked in self._asked.items() if asked.late_s <= now_s]

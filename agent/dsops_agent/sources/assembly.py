@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.messages import ModelState
+from dsops.messages import ModelState, Problem
 from dsops.topics import Topics
 from dsops_agent.config import Config, SiteCache, Transfer
 from dsops_agent.install.ports import EventSink
@@ -31,6 +31,7 @@ class Surroundings:
         device: Its name.
         topics: Spells the topics.
         deliver: Takes chunks, by digest.
+        lost: Told of a chunk that does not come, and why.
         events: Keeps events.
         clock: Time.
         trusted_now: Returns a lower bound of the true time while the clock is known to be behind, else None.
@@ -40,6 +41,7 @@ class Surroundings:
     device: str
     topics: Topics
     deliver: Callable[[str, bytes], None]
+    lost: Callable[[str, Problem], None]
     events: EventSink
     clock: Clock
     trusted_now: Callable[[], datetime | None]
@@ -92,7 +94,7 @@ class Sources:
     """
 
     def __init__(self, config: Config, around: Surroundings, broker: LastSource) -> None:
-        self.chain = Chain(around.deliver, around.events, around.clock)
+        self.chain = Chain(around.deliver, around.lost, around.events, around.clock)
         self.folder = FolderSource(self.chain)
         self.site = Site(config, around, self.chain) if config.site_cache.broker else None
         transfer = config.transfer

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dsops.chunks import MAX_CHUNK_BYTES
@@ -16,6 +16,7 @@ from dsops.clock import Clock
 from dsops.errors import SourceFailed, SourceLacks, SourceLies, SourceSlow
 from dsops.messages import Problem
 from dsops_agent.install.ports import Chunk, EventSink
+from dsops_agent.install.steps import problem_of
 from dsops_agent.sources.choice import Choice, Setback
 from dsops_agent.sources.ports import Source
 from dsops_agent.status import SourceStatus
@@ -49,12 +50,20 @@ class Chain:
 
     Args:
         deliver: Takes chunks, by digest.
+        lost: Told of a chunk that nobody near by has, if only they may be asked, and why.
         events: Keeps events; one of each kind for each source and file.
         clock: Time.
     """
 
-    def __init__(self, deliver: Callable[[str, bytes], None], events: EventSink, clock: Clock) -> None:
+    def __init__(
+        self,
+        deliver: Callable[[str, bytes], None],
+        lost: Callable[[str, Problem], None],
+        events: EventSink,
+        clock: Clock,
+    ) -> None:
         self._deliver = deliver
+        self._lost = lost
         self._events = events
         self._clock = clock
         self._lock = threading.RLock()
@@ -67,6 +76,7 @@ class Chain:
         self._last = last
         self._sources: dict[str, Source] = {source.name: source for source in (*others, last)}
         self._choice = Choice([source.name for source in (*others, last)])
+        self._near = frozenset(source.name for source in others if source.is_near)
 
     def observe(self, observer: Callable[[str, Chunk, bytes], None]) -> None:
         """Show every chunk with the right bytes to an observer, with the name of its source."""
@@ -78,11 +88,16 @@ class Chain:
         """Ask for a chunk; asked again, the source that did not bring it is passed over."""
         with self._lock:
             asked = self._asked.setdefault(chunk.digest, _Asked(chunk))
-            before = asked.at
+            before, asked.chunk = asked.at, chunk
             if before:
                 self._set_back(before, asked.file, _late(before))
             if asked.at == before:
                 self._ask_next(asked)
+
+    def has_near(self, chunk: Chunk) -> bool:
+        """Return whether a chunk would be asked for now at a source that costs the link nothing."""
+        with self._lock:
+            return self._choice.pick(chunk.file or chunk.digest, (), self._clock.monotonic_s()) in self._near
 
     def cancel(self, digest: str) -> None:
         """Stop waiting for a chunk, wherever it was asked for."""
@@ -95,6 +110,8 @@ class Chain:
         """Ask the controller itself: the other sources had their time."""
         with self._lock:
             asked = [self._asked[chunk.digest] for chunk in chunks if chunk.digest in self._asked]
+            for one in asked:
+                one.chunk = replace(one.chunk, near=False)
             for name, file in {one.at: one.file for one in asked}.items():
                 self._set_back(name, file, _late(name))
             for one in asked:
@@ -163,7 +180,19 @@ class Chain:
         name = self._choice.pick(asked.file, asked.tried, self._clock.monotonic_s())
         if name in asked.tried:
             asked.tried.clear()  # every one had its turn: begin anew
-        self._move(asked, name)
+        if asked.chunk.near and name not in self._near:
+            self._give_up(asked)
+        else:
+            self._move(asked, name)
+
+    def _give_up(self, asked: _Asked) -> None:
+        """Say that nobody near by brings a chunk; whoever asked decides whether it may come from afar."""
+        before, asked.at = asked.at, ""
+        if self._asked.pop(asked.chunk.digest, None) is not asked:
+            return
+        if before:
+            self._sources[before].cancel(asked.chunk.digest)
+        self._lost(asked.chunk.digest, problem_of(SourceLacks("no source near by brings it", why=asked.chunk.digest)))
 
     def _move(self, asked: _Asked, name: str) -> None:
         if asked.at and asked.at != name:

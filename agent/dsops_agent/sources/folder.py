@@ -66,6 +66,7 @@ class FolderSource:
     """
 
     name = "folder"
+    is_near = True
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery

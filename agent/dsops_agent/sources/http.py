@@ -28,6 +28,8 @@ class HttpSource:
         limits: How patient to be.
     """
 
+    is_near = False
+
     def __init__(
         self, base: str, delivery: Delivery, tls: Callable[[], ssl.SSLContext], limits: Limits = PATIENCE
     ) -> None:

@@ -24,6 +24,7 @@ class MqttChunks:
     """
 
     name = "broker"
+    is_near = False
 
     def __init__(self, broker: Broker, topics: Topics, device: str, lost: Callable[[str, Problem], None]) -> None:
         self._broker = broker
@@ -41,6 +42,10 @@ class MqttChunks:
     def cancel(self, digest: str) -> None:
         """Stop waiting for a chunk."""
         self._broker.unsubscribe(self._topics.chunk(digest))
+
+    def has_near(self, chunk: Chunk) -> bool:
+        """Return False: everything comes over the network."""
+        return False
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself, and the broker no more, for the controller offers it what it sends, too."""

@@ -14,6 +14,11 @@ class Source(Protocol):
         """What people read in the log and in the status."""
         ...
 
+    @property
+    def is_near(self) -> bool:
+        """Whether what it brings costs the device's link to the network nothing, so that no budget counts it."""
+        ...
+
     def request(self, chunk: Chunk) -> None:
         """Bring a chunk, or say soon that it is lost. A source that is silent is passed over after a while."""
         ...

@@ -57,6 +57,7 @@ class SiteSource:
     """
 
     name = "site cache"
+    is_near = True
 
     def __init__(self, topics: Topics, delivery: Delivery, clock: Clock, wait_s: float) -> None:
         self._topics = topics

@@ -131,6 +131,7 @@ class Device:
             device=name,
             topics=TOPICS,
             deliver=lambda digest, data: self.mailbox.put(ChunkCame(digest, data)) and None,
+            lost=self.lost,
             events=self,
             clock=clock,
             trusted_now=lambda: None,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dsops.clock import ManualClock
 from dsops.directive import TransferLimits
 from dsops.errors import DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged, TransferFailed
 from dsops.manifest import Attachment, Manifest, TensorSpec
+from dsops.messages import Problem
 from dsops_agent.install.fetch import Pace, Transfer, Wanted, bytes_on_disk, part_path, remove, staged_names
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk
@@ -32,13 +34,18 @@ class Source:
     asked: list[str] = field(default_factory=list)
     open: dict[str, None] = field(default_factory=dict)
     needed: list[str] = field(default_factory=list)
+    near: bool = False
 
     def request(self, chunk: Chunk) -> None:
+        assert chunk.near <= self.near
         self.asked.append(chunk.digest)
         self.open[chunk.digest] = None
 
     def cancel(self, digest: str) -> None:
         self.open.pop(digest, None)
+
+    def has_near(self, chunk: Chunk) -> bool:
+        return self.near
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.needed += [chunk.digest for chunk in chunks]
@@ -62,11 +69,11 @@ def begin(folder: Path, what: Wanted | None = None) -> tuple[Transfer, Source]:
     return transfer, source
 
 
-def feed(transfer: Transfer, source: Source, chunks: dict[str, bytes], limit: int = 1000) -> None:
+def feed(transfer: Transfer, source: Source, chunks: dict[str, bytes], limit: int = 1000, now_s: float = 1.0) -> None:
     while source.open and limit:
         limit -= 1
         digest = next(iter(source.open))
-        transfer.arrived(digest, chunks[digest], 1.0)
+        transfer.arrived(digest, chunks[digest], now_s)
 
 
 def test_file_is_fetched_index_first(tmp_path: Path) -> None:
@@ -322,21 +329,84 @@ def test_a_slot_that_is_no_bundle_is_passed_over(tmp_path: Path, harm: str) -> N
     assert asked == 1
 
 
-def test_a_transfer_waits_for_the_next_day_and_says_so(tmp_path: Path) -> None:
+@pytest.fixture
+def thrifty(tmp_path: Path) -> Iterator[tuple[Transfer, Source, ManualClock, dict[str, bytes]]]:
+    """A transfer of eight chunks on a device that may fetch three a day."""
     clock = ManualClock()
     journal = Journal(tmp_path / "journal.db")
     spending = Spending(TransferLimits(bytes_per_day=100_000), journal, clock, clock.now)
     data = os.urandom(250_000)
     index = index_of(data)
     source = Source()
-    pace = Pace(window=4, timeout_s=5)
     what = Wanted(sha256_hex(data), len(data), index.digest)
-    transfer = Transfer(tmp_path / "staging", what, source, pace, spending=spending)
+    transfer = Transfer(tmp_path / "staging", what, source, Pace(window=4, timeout_s=5), spending=spending)
     transfer.start(clock.monotonic_s())
-    chunks = {index.digest: index.encode(), **{sha256_hex(piece): piece for piece in split(data)}}
+    yield transfer, source, clock, {index.digest: index.encode(), **{sha256_hex(piece): piece for piece in split(data)}}
+    transfer.close()
+    journal.close()
+
+
+Thrifty = tuple[Transfer, Source, ManualClock, dict[str, bytes]]
+
+
+def test_what_a_stick_brings_costs_nothing_also_when_the_day_is_used_up(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    assert transfer.waiting, "three chunks are fetched, the others wait for tomorrow"
+    source.near = True
+    assert transfer.next_s is not None
+    clock.advance(transfer.next_s - clock.monotonic_s())
+    transfer.tick(clock.monotonic_s())
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    assert transfer.done
+    assert clock.now().day == 1
+
+
+def test_what_nobody_near_by_has_waits_for_the_budget(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    fetched = len(source.asked)
+    source.near = True
+    clock.advance(20)
+    transfer.tick(clock.monotonic_s())
+    near = source.asked[fetched:]
+    assert near
+    assert source.open.keys() == set(near)
+    source.near = False
+    for digest in near:
+        transfer.lost(digest, Problem(code="source.not_found", message="the stick was pulled out"), clock.monotonic_s())
+    assert len(source.asked) == fetched + len(near), "the network is not asked"
+    assert not source.open
+    assert "goes on at 2026-01-02" in transfer.waiting
+    feed_days = 0
+    while not transfer.done:
+        clock.advance(86_400)
+        transfer.tick(clock.monotonic_s())
+        feed(transfer, source, chunks, now_s=clock.monotonic_s())
+        feed_days += 1
+    assert feed_days == 2, "three more chunks a day"
+
+
+def test_what_the_controller_is_asked_for_instead_is_spent(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    source.near = True
+    clock.advance(86_400)
+    transfer.tick(clock.monotonic_s())
+    while not source.needed:  # late again and again: then the controller itself is asked
+        clock.advance(6)
+        transfer.tick(clock.monotonic_s())
+    source.near = False
+    for digest in source.needed:
+        transfer.arrived(digest, chunks[digest], clock.monotonic_s())
+    assert "goes on at 2026-01-03" in transfer.waiting
+
+
+def test_a_transfer_waits_for_the_next_day_and_says_so(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
     said: set[str] = set()
     while not transfer.done:
-        feed(transfer, source, chunks)
+        feed(transfer, source, chunks, now_s=clock.monotonic_s())
         if not transfer.done:
             said.add(transfer.waiting)
             assert transfer.next_s is not None
@@ -346,5 +416,3 @@ def test_a_transfer_waits_for_the_next_day_and_says_so(tmp_path: Path) -> None:
     assert said == {goes_on.format(day) for day in (2, 3)}, "eight chunks of 32 KiB, three a day"
     assert len(source.asked) == len(set(source.asked)), "who waits for a budget does not take a chunk for late"
     assert transfer.waiting == ""
-    transfer.close()
-    journal.close()

@@ -22,6 +22,9 @@ class Source:
     def cancel(self, digest: str) -> None:
         self.log.append(f"cancel {digest[:2]}")
 
+    def has_near(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.log.append(f"need {chunks[0].digest[:2]}")
 

@@ -29,6 +29,7 @@ class SimSource:
     """Keeps what it is asked for."""
 
     name: str
+    is_near: bool = False
     wanted: dict[str, Chunk] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
@@ -60,13 +61,17 @@ class Stage:
         self.clock = ManualClock()
         self.events = SimEvents()
         self.came: list[tuple[str, bytes]] = []
-        self.chain = Chain(lambda digest, data: self.came.append((digest, data)), self.events, self.clock)
-        self.site, self.http, self.broker = SimSource("site"), SimSource("http"), SimSource("broker")
+        self.lost: list[str] = []
+        self.chain = Chain(self._came, lambda digest, _problem: self.lost.append(digest), self.events, self.clock)
+        self.site, self.http, self.broker = SimSource("site", is_near=True), SimSource("http"), SimSource("broker")
         self.chain.use((self.site, self.http), self.broker)
 
-    def ask(self, text: str, file: str = FILE) -> str:
+    def _came(self, digest: str, data: bytes) -> None:
+        self.came.append((digest, data))
+
+    def ask(self, text: str, file: str = FILE, *, near: bool = False) -> str:
         digest = hashlib.sha256(text.encode()).hexdigest()
-        self.chain.request(Chunk(digest, file))
+        self.chain.request(Chunk(digest, file, near=near))
         return digest
 
     def where(self, digest: str) -> list[str]:
@@ -226,3 +231,32 @@ def test_a_source_with_something_new_is_asked_for_everything(stage: Stage) -> No
     assert stage.aside() == {}
     assert len(stage.site.wanted) == 3
     assert not stage.http.wanted
+
+
+def test_who_asks_near_by_only_is_told_when_nobody_there_has_it(stage: Stage) -> None:
+    chunk = Chunk("0" * 64, FILE)
+    assert stage.chain.has_near(chunk)
+    one, two, far = stage.ask("one", near=True), stage.ask("two", near=True), stage.ask("far")
+    assert stage.where(one) == stage.where(two) == ["site"]
+    stage.fail(stage.site, one, error=SourceLacks("not here"))
+    assert (stage.lost, stage.where(one)) == ([one], [])
+    assert not stage.chain.has_near(chunk)
+    assert stage.chain.has_near(Chunk("0" * 64, "e" * 64)), "it may have other files"
+    stage.ask("two", near=True)  # it is late
+    assert (stage.lost, stage.where(two)) == ([one, two], [])
+    assert stage.where(far) == ["site"]
+    three = stage.ask("three", near=True)
+    assert stage.lost == [one, two, three]
+    assert stage.where(stage.ask("one")) == ["http"], "asked anew, from anywhere"
+    stage.clock.advance(LACKING_FIRST_S)
+    assert stage.chain.has_near(chunk)
+
+
+def test_near_by_is_not_far_when_it_is_withdrawn_or_the_controller_is_asked(stage: Stage) -> None:
+    one, two = stage.ask("one", near=True), stage.ask("two", near=True)
+    stage.chain.need((Chunk(one, FILE),))
+    assert (stage.where(one), stage.broker.needed) == ([], [one])
+    stage.chain.withdrawn("site")
+    assert stage.lost == [two]
+    stage.fail(stage.http, one)
+    assert not stage.http.asked
