@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,16 +107,19 @@ class RangeHandler(BaseHTTPRequestHandler):
 class RangeServer:
     """A file server over one folder; ``asked`` has the name and the range of every request."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[tuple[str, str]] = []
         handler = type("Handler", (RangeHandler,), {"folder": folder, "asked": self.asked})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/bundles"
+        return f"{self._scheme}://127.0.0.1:{self.server.server_port}/bundles"
 
     def close(self) -> None:
         self.server.shutdown()

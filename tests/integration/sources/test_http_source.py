@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from http_servers import RangeServer, hostile, range_of
+from source_authority import TestAuthority
 
 from dsops.errors import (
     SourceEndless,
@@ -122,6 +123,48 @@ def test_chunks_that_adjoin_come_in_one_request_and_the_connection_stays(
     assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in fetch.receiver.came_.items())
     assert not fetch.receiver.lost_
     assert fetch.source.read_bytes < 7 * SIZE + 3 * 400
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> TestAuthority:
+    return TestAuthority(tmp_path / "authority")
+
+
+@pytest.fixture
+def secure(tmp_path: Path, authority: TestAuthority) -> Iterator[RangeServer]:
+    (tmp_path / FILE).write_bytes(DATA)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.certificate, authority.key)
+    made = RangeServer(tmp_path, context)
+    yield made
+    made.close()
+
+
+def believing(ca: Path) -> Callable[[], ssl.SSLContext]:
+    return lambda: ssl.create_default_context(cafile=str(ca))
+
+
+def test_chunks_come_by_https_from_a_server_that_the_authority_vouches_for(
+    run: Callable[..., Running], secure: RangeServer, authority: TestAuthority
+) -> None:
+    fetch = run(secure.url, believing(authority.ca))
+    assert fetch.source.name.startswith("https://")
+    fetch.ask(*pieces(0, 1, 2))
+    fetch.wait(lambda: len(fetch.receiver.came_) == 3)
+    assert fetch.receiver.came_[digest_of(2)] == DATA[2 * SIZE : 3 * SIZE]
+    assert secure.asked == [(FILE, "bytes=0-2999")]
+    assert not fetch.receiver.lost_
+
+
+def test_a_server_of_another_authority_is_not_asked(
+    run: Callable[..., Running], secure: RangeServer, tmp_path: Path
+) -> None:
+    fetch = run(secure.url, believing(TestAuthority(tmp_path / "other").ca))
+    fetch.ask(*pieces(0))
+    error = fetch.error()
+    assert isinstance(error, SourceUnreachable)
+    assert "certificate" in str(error)
+    assert (secure.asked, fetch.receiver.came_) == ([], {})
 
 
 def test_a_file_that_is_not_there_is_named(run: Callable[..., Running], server: RangeServer) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from source_authority import TestAuthority
 
 from dsops.bundle import bundle_index, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import split
@@ -43,7 +44,7 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 class Mosquitto:
-    """A broker without TLS, as one may run on a site's gateway; a new one has lost everything."""
+    """A broker as one may run on a site's gateway, without TLS at first; a new one has lost everything."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as sock:
@@ -66,6 +67,13 @@ class Mosquitto:
                 return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
         eventually(answers)
+
+    def secure(self, authority: TestAuthority) -> None:
+        """Start anew with TLS."""
+        self.stop()
+        with self._conf.open("a") as conf:
+            conf.write(f"certfile {authority.certificate}\nkeyfile {authority.key}\nuser root\n")
+        self.start()
 
     def stop(self) -> None:
         self.process.kill()
@@ -389,3 +397,30 @@ def test_a_message_without_an_end_is_not_even_begun(
     device.fetch(made)
     assert device.chunks()["broker"] == len(made.chunks)
     fake.close()
+
+
+def test_a_site_with_tls_serves_whoever_knows_its_authority_and_nobody_talks_to_a_strangers(
+    brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device], tmp_path: Path
+) -> None:
+    main, site = brokers
+    authority, other = TestAuthority(tmp_path / "authority"), TestAuthority(tmp_path / "other")
+    made = Made(1)
+    main.put(made.chunks)
+    site.secure(authority)
+    first = make_device(serve=True, ca=authority.ca)
+    eventually(lambda: is_up(first))
+    first.fetch(made)
+    shelf = first.sources.site.shelf if first.sources.site else None
+    assert shelf is not None
+    eventually(lambda: len(shelf._left) == len(made.chunks) and not shelf._broker.waiting)
+    second = make_device(ca=authority.ca)
+    eventually(lambda: is_up(second))
+    second.fetch(made)
+    assert second.chunks() == {"site cache": len(made.chunks), "broker": 0}
+    stranger = make_device(ca=other.ca)
+    eventually(lambda: stranger.sources.problem)
+    stranger.fetch(made)
+    assert stranger.chunks() == {"site cache": 0, "broker": len(made.chunks)}
+    assert ("source_failed", "source.unreachable") in stranger.events
+    assert "certificate" in (stranger.sources.problem or "")
+    assert not is_up(stranger)
