@@ -86,6 +86,7 @@ class Settings:
         first_contact_max_s: The first connection, and the one after a loss, wait a random time up to this: a broker
             that comes back meets its whole fleet at once.
         tls: Called for each connection; returns None where there is no TLS.
+        draw: Returns a number in ``[0, 1)``, for every wait.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
     """
@@ -97,6 +98,7 @@ class Settings:
     first_contact_max_s: float = 0.0
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
+    draw: Callable[[], float] = random.SystemRandom().random
     accepted: Callable[[], None] = _ignore
     refused: Callable[[], None] = _ignore
 
@@ -236,7 +238,7 @@ class MqttSession:
 
     def run(self) -> None:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
-        draw, most_s = random.SystemRandom().random, self._settings.reconnect_max_s
+        draw, most_s = self._settings.draw, self._settings.reconnect_max_s
         failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
         self._hurry.wait(draw() * self._settings.first_contact_max_s)
         while not self._is_over():

@@ -134,6 +134,13 @@ class RealBroker:
             f"acl_file {folder}/acl\nuser root\n"
         )
 
+    def configure(self, line: str) -> None:
+        """Start anew with one more line of configuration; what was retained is lost."""
+        self.kill()
+        with (self._folder / "broker.conf").open("a") as conf:
+            conf.write(f"{line}\n")
+        self.start()
+
     def revoke(self, crl: bytes) -> None:
         """Start anew with a list of revoked certificates."""
         self.kill()
@@ -317,6 +324,7 @@ class Controller:
     """The other side: a plain client with the controller's certificate."""
 
     def __init__(self, pki: Pki, port: int) -> None:
+        self.pki = pki
         self.messages: list[tuple[str, bytes]] = []
         self.client = Client(CallbackAPIVersion.VERSION2, client_id="controller", protocol=MQTTv5)
         context = ssl.create_default_context(cafile=str(pki.folder / "ca.crt"))

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -12,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from dsops.clock import SystemClock
+from dsops.clock import Clock, ManualClock, SystemClock
 from dsops.errors import InvalidInput
 from dsops_agent.transport.client import tls_context
-from dsops_agent.transport.mqtt import Life, MqttSession, Settings
+from dsops_agent.transport.mqtt import STEADY_S, Life, MqttSession, Settings
 
 pytestmark = pytest.mark.integration
 
@@ -45,11 +46,11 @@ class Recorder:
 class Device:
     """A session with its threads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.inbox = Recorder()
         numbers = count(1)
         life = Life(f"dsops/v1/d/{settings.device}/up/conn", lambda: next(numbers), _life_message)
-        self.session = MqttSession(settings, life, self.inbox, SystemClock())
+        self.session = MqttSession(settings, life, self.inbox, clock or SystemClock())
         self.threads = [threading.Thread(target=self.session.run)]
 
     def start(self) -> MqttSession:
@@ -74,11 +75,11 @@ def _life_message(seq: int, online: bool) -> bytes:
 def make_device(tmp_path: Path, pki: Any, broker: Any) -> Iterator[Callable[..., Device]]:
     made: list[Device] = []
 
-    def make(name: str = "cam-1", **changes: Any) -> Device:
+    def make(name: str = "cam-1", clock: Clock | None = None, **changes: Any) -> Device:
         identity = pki.identity(tmp_path / f"identity-{len(made)}", name, broker.address, "localhost:1")
         values = {"keepalive_s": 5, "reconnect_max_s": 0.5, "will_delay_s": 0, **changes}
         settings = Settings(name, broker.address, partial(tls_context, identity), **values)
-        made.append(Device(settings))
+        made.append(Device(settings, clock))
         return made[-1]
 
     yield make
@@ -241,3 +242,61 @@ def test_a_server_that_has_no_certificate_for_its_name_is_not_talked_to(
     eventually(lambda: device.session.problem is not None)
     device.stop()
     assert device.session.figures.connections == 0
+
+
+def test_from_a_broker_that_retains_nothing_a_device_is_heard_all_the_same_and_retained_once_it_does(
+    make_device: Callable[..., Device], broker: Any, controller: Any, eventually: Eventually
+) -> None:
+    topic = "dsops/v1/d/cam-1/up/conn"
+    broker.configure("retain_available false")
+    eventually(controller.client.is_connected)
+    session = make_device().start()
+    eventually(lambda: session.is_connected)
+    assert session.figures.connections == 1, "the connection whose will was to be retained was refused"
+    assert not session.retains
+    eventually(lambda: controller.got(topic) == [b'{"seq": 2, "online": true}'])
+    session.publish("dsops/v1/d/cam-1/up/state", b"news", retain=True)
+    eventually(lambda: controller.got("dsops/v1/d/cam-1/up/state") == [b"news"])
+    connection = session._connection
+    assert connection is not None
+    sock = connection.client.socket()
+    assert isinstance(sock, socket.socket)
+    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    eventually(lambda: controller.got(topic)[1:2] == [b'{"seq": 2, "online": false}'])
+    broker.configure("retain_available true")
+    eventually(lambda: session.is_connected and session.retains)
+    late = type(controller)(controller.pki, broker.port)
+    eventually(lambda: len(late.got(topic)) == 1)
+    late.client.disconnect()
+    late.client.loop_stop()
+
+
+def test_first_contacts_are_spread_and_those_after_a_steady_connection(
+    make_device: Callable[..., Device], broker: Any, eventually: Eventually
+) -> None:
+    clock = ManualClock()
+    drawn: list[float] = []
+
+    def draw() -> float:
+        drawn.append(0.5)
+        return 0.5
+
+    device = make_device(clock=clock, keepalive_s=30, first_contact_max_s=10_000.0, draw=draw)
+    session = device.start()
+    eventually(lambda: drawn == [0.5])
+    time.sleep(0.5)
+    assert session.problem is None
+    assert session.figures.connections == 0, "it waits for its turn"
+    session.reconnect(broker.address)
+    eventually(lambda: session.is_connected)
+    broker.configure("")
+    eventually(lambda: session.figures.connections == 2)  # it did not last: it is made again without waiting for a turn
+    eventually(lambda: session.is_connected)
+    clock.advance(STEADY_S + 1)
+    before = len(drawn)
+    broker.configure("")
+    eventually(lambda: len(drawn) >= before + 2)
+    time.sleep(0.5)
+    assert session.figures.connections == 2, "a fleet that lost its broker does not come back at once"
+    session.reconnect(broker.address)
+    eventually(lambda: session.figures.connections == 3)
