@@ -133,7 +133,9 @@ def _default(setting: config.Setting) -> str:
 
 def error_codes() -> str:
     """Return the table of the error tree."""
-    tree = sorted((code, cls) for code, cls in errors.every_error().items() if cls.__module__ == errors.__name__)
+    tree = sorted(
+        (code, cls) for code, cls in errors.every_error().items() if cls.__module__.startswith(errors.__name__)
+    )
     rows = [
         f"| `{code}` | {int(exit_code(cls('')))} | {_first_line(cls)} | {cls.default_hint or '-'} |"
         for code, cls in tree

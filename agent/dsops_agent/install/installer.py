@@ -104,12 +104,9 @@ class Installer:
         spending = Spending(self.config.transfer, self.journal, self.clock, self._date)
         means = Means(self._steps.delta_base, self._delta_failed, self.slots.installed, spending, self.is_at_hand)
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock, means)
+        needs = Documents(self.chunks, pace)
         self._fitness = Fitness(
-            config=self.config,
-            slots=self.slots,
-            runtime=self.runtime,
-            room=self.room,
-            documents=Documents(self.chunks, pace),
+            config=self.config, slots=self.slots, runtime=self.runtime, room=self.room, documents=needs
         )
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)

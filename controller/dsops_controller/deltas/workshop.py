@@ -59,7 +59,7 @@ class Workshop:
     def __init__(self, db: Database, bundles: Opener, files: DeltaFiles, clock: Clock) -> None:
         self._db = db
         self._bundles = bundles
-        self._files = files
+        self.files = files
         self._clock = clock
         self._changed = threading.Condition()
         self._asked_s: dict[Wish, float] = {}
@@ -83,7 +83,7 @@ class Workshop:
     def run(self, stop: threading.Event) -> None:
         """Make what is asked for until ``stop`` is set."""
         try:
-            self._files.forget_lost()
+            self.files.forget_lost()
         except DsopsError as error:  # devices that are offered what is lost fetch the bundle
             log.warning("lost deltas are not forgotten: %s", error)
         while not stop.is_set():
@@ -125,7 +125,7 @@ class Workshop:
             return
         data = make_delta(old, new)
         offered = is_worth(len(data), len(new.data))
-        self._remember(wish, len(data), self._files.keep(data) if offered else None)
+        self._remember(wish, len(data), self.files.keep(data) if offered else None)
         share, took_s = len(data) / len(new.data), self._clock.monotonic_s() - began_s
         what = "is offered" if offered else "saves too little"
         log.info(

@@ -76,27 +76,24 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         StateDamaged: A file of the folder cannot be read.
     """
     keys = OnlineKeys.load(folder / "keys")
-    rules, told = config.identity.rules(), _reply(config)
-    changes = Changes(db)
+    rules, told, changes = config.identity.rules(), _reply(config), Changes(db)
     registry = Registry(db, clock, RefusalGuard(clock), changes, rules.grace)
     enrolment = Enrolment(db, authority, clock, told, rules, changes)
     renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
-    lake = Lake(db, config.lake_folder(folder))
-    inbox = Inbox(db, clock)
+    lake, inbox = Lake(db, config.lake_folder(folder)), Inbox(db, clock)
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
-    delta_files = DeltaFiles(db, folder / "deltas")
-    workshop = Workshop(db, bundles, delta_files, clock)
+    workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock)
     driver = Driver(db, outbox, director, clock, workshop)
     workshop.made = driver.wake
     topics = Topics(config.broker.topic_prefix)
     expulsion = Expulsion(db, _evictor(folder, config, authority), clock)
     revocations = Revocations(db, authority, _revocation_files(folder, config), expulsion.follow, changes, clock)
     intake = Intake(topics, registry, _effects(outbox, driver, Audit(db, clock), expulsion), clock)
-    publications = Publications(db, topics, repository, Stock(bundles, delta_files), clock)
+    publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
     backend = Backend(
@@ -116,7 +113,6 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
-    rest = guarded(backend, operator_token_sha256(folder))
     return Parts(
         lake,
         inbox,
@@ -130,7 +126,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         workshop,
         driver,
         checkup,
-        rest,
+        guarded(backend, operator_token_sha256(folder)),
     )
 
 

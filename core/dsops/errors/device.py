@@ -1,0 +1,58 @@
+"""What is wrong with the host."""
+
+from dsops.errors.base import DsopsError
+
+
+class DeviceError(DsopsError):
+    """The host is at fault."""
+
+    code = "device"
+
+
+class NoSpace(DeviceError):
+    """The disk is full, or would be."""
+
+    code = "device.no_space"
+    default_hint = "free disk space; what was installed before keeps running"
+
+
+class NoMemory(DeviceError):
+    """Memory is short at the moment."""
+
+    code = "device.no_memory"
+    default_hint = "end what else needs memory on the device; what was installed before keeps running"
+
+
+class PortBusy(DeviceError):
+    """An address is already in use."""
+
+    code = "device.port_busy"
+    default_hint = "stop the program that holds it, or choose another port"
+
+
+class RuntimeMissing(DeviceError):
+    """No TFLite runtime can be loaded."""
+
+    code = "device.runtime_missing"
+    default_hint = "pip install 'dsops[agent]'"
+
+
+class RuntimeCrashed(DeviceError):
+    """The inference process died or did not answer in time."""
+
+    code = "device.runtime_crashed"
+    default_hint = "see the agent's log; the model may be damaged or too large for this device"
+
+
+class StateDamaged(DeviceError):
+    """State on disk cannot be read."""
+
+    code = "device.state_damaged"
+    default_hint = "restore the state folder from a backup, or enrol the device again"
+
+
+class AlreadyRunning(DeviceError):
+    """Another process holds the state folder."""
+
+    code = "device.already_running"
+    default_hint = "stop the other process first, or use another state folder"
