@@ -13,6 +13,8 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers docs protos protos-check lock clean
 
 BIN := .venv/bin
+# Tests of one file stay together, and share what they made; not more processes than the machine has processors, or four.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
 WITH_BROKER = DSOPS_MOSQUITTO="$$(tools/broker.sh --path)"
 
@@ -35,7 +37,7 @@ demo: setup ## Show the whole loop on this machine (DEMO_ARGS=...)
 	@$(WITH_BROKER) $(BIN)/dsops demo $(DEMO_ARGS)
 
 test: setup ## Run the tests (PYTEST_ARGS=...)
-	@$(WITH_BROKER) $(BIN)/pytest -q -m "not slow and not faults" $(PYTEST_ARGS)
+	@$(WITH_BROKER) $(BIN)/pytest -q $(WORKERS) -m "not slow and not faults" $(PYTEST_ARGS)
 
 test-slow: setup ## Run the fault suites and heavy models that `make test` leaves out
 	@$(WITH_BROKER) $(BIN)/pytest -q -m slow $(PYTEST_ARGS)

@@ -128,7 +128,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path, make_program: MakeProgram)
         f"child = os.fork()\nopen({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} ')\ntime.sleep(60)"
     )
     with pytest.raises(UnsupportedModel, match="had not finished"):
-        ExternalConverter(program, timeout_s=1.5).convert(strange().SerializeToString())
+        ExternalConverter(program, timeout_s=5.0).convert(strange().SerializeToString())
     pids = [int(pid) for pid in (tmp_path / "pid").read_text().split()]
     assert len(pids) == 2
     assert all(_is_gone(pid) for pid in pids)
