@@ -21,8 +21,8 @@ from measure.model import SEED, Packed, make_bundle
 from measure.report import Limit, Report, Row, run
 from measure.runtime import serving
 
-from dsops.api.v1 import inference_pb2 as pb
-from dsops.api.v1 import inference_pb2_grpc as rpc
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.errors import GoldenMismatch
 from dsops_controller.demo.digits import splits
 

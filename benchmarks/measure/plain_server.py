@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from dsops.api.v1 import inference_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from measure.child import wait_for_end_of_input
 from measure.interpreter import BareInterpreter
 

@@ -19,6 +19,7 @@ import grpc
 from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
+from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
@@ -78,7 +79,7 @@ class RuntimeProcess:
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
-            server = start_server(self._models, inference)
+            server = start_server(Dispatcher(self._models), inference)
             made.callback(inference.unlink, missing_ok=True)
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dsops.api.v1 import inference_pb2 as pb
-from dsops.errors import InvalidInput, NotFound
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.errors import InvalidInput
 from dsops_agent.runtime.answer import Answer, Output
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
@@ -127,16 +127,6 @@ def wanted_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[O
                 f"model {served.name} has the outputs {', '.join(offered)}", why=f"got {wanted.name[:64]!r}"
             )
     return [offered[wanted.name] for wanted in request.outputs]
-
-
-def check_version(served: ServedModel, version: str) -> None:
-    """Check that a request which names a version names the one that is active.
-
-    Raises:
-        NotFound: It names another.
-    """
-    if version and version != str(served.release):
-        raise NotFound(f"release {version[:32]} of model {served.name} is not active", why=f"{served.release} is")
 
 
 def describe(served: ServedModel) -> pb.ModelMetadataResponse:

@@ -11,14 +11,14 @@ import grpc
 from typing_extensions import override
 
 import dsops
-from dsops.api.v1 import inference_pb2 as pb
-from dsops.api.v1 import inference_pb2_grpc
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.errors import DsopsError, InvalidInput, NotFound, PortBusy
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sockets import make_room
-from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ SOCKET_MODE = 0o660
 Result = TypeVar("Result")
 
 
-class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceService(open_inference_grpc_pb2_grpc.GRPCInferenceServiceServicer):
     """The six calls of the protocol over the models that are active."""
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
 
     @override
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
@@ -44,13 +44,13 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     @override
     def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
         """Tell whether any model is active."""
-        return pb.ServerReadyResponse(ready=bool(self._models.names()))
+        return pb.ServerReadyResponse(ready=bool(self._dispatcher.names()))
 
     @override
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
         """Tell whether a model is active, in the version that is named, if one is."""
         try:
-            oip.check_version(self._models.get(request.name).model, request.version)
+            self._dispatcher.find(request.name, request.version)
         except NotFound:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -75,19 +75,15 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return self._guarded(context, lambda: self._infer(request))
 
     def _describe(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        served = self._models.get(request.name).model
-        oip.check_version(served, request.version)
-        return oip.describe(served)
+        return oip.describe(self._dispatcher.find(request.name, request.version).model)
 
     def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        serving = self._models.get(request.model_name)  # once: the whole request is answered by one bundle
-        served = serving.model
-        oip.check_version(served, request.model_version)
-        oip.wanted_outputs(request, served)
-        inputs = oip.decode_inputs(request, served)
-        answer = _answer(serving, inputs)
-        _tell(serving, inputs, answer, request.id)
-        return oip.encode_answer(request, served, answer)
+        def decode(served: ServedModel) -> Mapping[str, Array]:
+            oip.wanted_outputs(request, served)  # a name that there is not must not cost an inference
+            return oip.decode_inputs(request, served)
+
+        answered = self._dispatcher.infer(request.model_name, request.model_version, request.id, decode)
+        return oip.encode_answer(request, answered.served, answered.answer)
 
     def _guarded(self, context: grpc.ServicerContext, work: Callable[[], Result]) -> Result:
         """Return what ``work`` returns, or end the call with the status that fits its error."""
@@ -98,34 +94,17 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _status_of(self, error: DsopsError) -> grpc.StatusCode:
         if isinstance(error, NotFound):
-            return grpc.StatusCode.NOT_FOUND if self._models.names() else grpc.StatusCode.UNAVAILABLE
+            return grpc.StatusCode.NOT_FOUND if self._dispatcher.names() else grpc.StatusCode.UNAVAILABLE
         if isinstance(error, InvalidInput):
             return grpc.StatusCode.INVALID_ARGUMENT
         return grpc.StatusCode.INTERNAL
-
-
-def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
-    try:
-        return serving.model.infer(inputs)
-    except InvalidInput:
-        raise
-    except DsopsError:
-        serving.watch.failed()
-        raise
-
-
-def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-    try:
-        serving.watch.answered(inputs, answer, request_id)
-    except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
-        logger.exception("model %s: an answer could not be recorded", serving.model.name)
 
 
 def _text(error: DsopsError) -> str:
     return f"{error} ({error.hint})" if error.hint else str(error)
 
 
-def start_server(models: Models, path: Path) -> grpc.Server:
+def start_server(dispatcher: Dispatcher, path: Path) -> grpc.Server:
     """Start answering on a Unix socket; a stale socket file is replaced.
 
     Raises:
@@ -139,7 +118,7 @@ def start_server(models: Models, path: Path) -> grpc.Server:
         ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
     ]
     server = grpc.server(workers, options=options, maximum_concurrent_rpcs=MAX_WAITING_REQUESTS)
-    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(models), server)
+    open_inference_grpc_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(dispatcher), server)
     before = os.umask(0o777 & ~SOCKET_MODE)
     try:
         server.add_insecure_port(f"unix:{path.resolve()}")

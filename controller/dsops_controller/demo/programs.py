@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from dsops.api.v1 import inference_pb2 as pb
-from dsops.api.v1 import inference_pb2_grpc as rpc
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.errors import RuntimeCrashed
 from dsops_controller.demo.digits import Images, Labelled
 

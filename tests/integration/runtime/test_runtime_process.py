@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bundle
 
-from dsops.api.v1 import inference_pb2 as pb
-from dsops.api.v1 import inference_pb2_grpc, samples_pb2, telemetry_pb2
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc, samples_pb2, telemetry_pb2
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidModel, NotFound
 from dsops_agent.runtime.channel import Channel
 
@@ -106,9 +106,9 @@ class Device:
             release=bundle.manifest.release,
         )
 
-    def stub(self) -> tuple[grpc.Channel, inference_pb2_grpc.GRPCInferenceServiceStub]:
+    def stub(self) -> tuple[grpc.Channel, open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub]:
         channel = grpc.insecure_channel(f"unix:{self.folder / 'inference.sock'}")
-        return channel, inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return channel, open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     def intervals(self) -> list[telemetry_pb2.ModelInterval]:
         return [record.model for record in self.telemetry if record.WhichOneof("kind") == "model"]

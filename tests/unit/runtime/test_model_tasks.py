@@ -27,7 +27,7 @@ from runtime_tasks import (
     pair_model,
 )
 
-from dsops.api.v1 import inference_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runtime_bundles import CLASSES, LABELS, SHAPE, frames, make_bundle
+from runtime_bundles import CLASSES, SHAPE, frames, make_bundle
 
-from dsops.api.v1 import inference_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.errors import InvalidInput, NotFound
+from dsops.errors import InvalidInput
 from dsops_agent.runtime import oip
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 
@@ -148,11 +148,3 @@ def test_a_model_without_labels_has_scores_only(tmp_path: Path) -> None:
     assert [
         o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer({"image": frames(1)})).outputs
     ] == ["scores"]
-
-
-def test_versions(served: ServedModel) -> None:
-    oip.check_version(served, "")
-    oip.check_version(served, "1")
-    with pytest.raises(NotFound, match="release 2"):
-        oip.check_version(served, "2")
-    assert served.manifest.labels == LABELS

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from dsops.api.v1 import inference_pb2 as dsops_dot_api_dot_v1_dot_inference__pb2
+from dsops.api.v1 import open_inference_grpc_pb2 as dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in dsops/api/v1/inference_pb2_grpc.py depends on'
+        + ' but the generated code in dsops/api/v1/open_inference_grpc_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Inference Server GRPC endpoints.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -36,71 +37,85 @@ class GRPCInferenceServiceStub:
         """
         self.ServerLive = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerLive',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveResponse.FromString,
                 _registered_method=True)
         self.ServerReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerReady',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyResponse.FromString,
                 _registered_method=True)
         self.ModelReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelReady',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyResponse.FromString,
                 _registered_method=True)
         self.ServerMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerMetadata',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelMetadata',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelInfer = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelInfer',
-                request_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferRequest.SerializeToString,
-                response_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferResponse.FromString,
+                request_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
 
 
 class GRPCInferenceServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Inference Server GRPC endpoints.
+    """
 
     def ServerLive(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The ServerLive API indicates if the inference server is able to receive 
+        and respond to metadata and inference requests.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The ServerReady API indicates if the server is ready for inferencing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The ModelReady API indicates if a specific model is ready for inferencing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The ServerMetadata API provides information about the server. Errors are 
+        indicated by the google.rpc.Status returned for the request. The OK code 
+        indicates success and other codes indicate failure.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The per-model metadata API provides information about a model. Errors are 
+        indicated by the google.rpc.Status returned for the request. The OK code 
+        indicates success and other codes indicate failure.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The ModelInfer API performs inference using the specified model. Errors are
+        indicated by the google.rpc.Status returned for the request. The OK code 
+        indicates success and other codes indicate failure.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -110,33 +125,33 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ServerLive': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerLive,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveResponse.SerializeToString,
             ),
             'ServerReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerReady,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyResponse.SerializeToString,
             ),
             'ModelReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelReady,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyResponse.SerializeToString,
             ),
             'ServerMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerMetadata,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataResponse.SerializeToString,
             ),
             'ModelMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelMetadata,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataResponse.SerializeToString,
             ),
             'ModelInfer': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfer,
-                    request_deserializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferRequest.FromString,
-                    response_serializer=dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferResponse.SerializeToString,
+                    request_deserializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferRequest.FromString,
+                    response_serializer=dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -147,7 +162,8 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Missing associated documentation comment in .proto file."""
+    """Inference Server GRPC endpoints.
+    """
 
     @staticmethod
     def ServerLive(request,
@@ -164,8 +180,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerLive',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerLiveResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerLiveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -191,8 +207,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerReady',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerReadyResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -218,8 +234,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelReady',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelReadyResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -245,8 +261,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerMetadata',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ServerMetadataResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ServerMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -272,8 +288,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelMetadata',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelMetadataResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -299,8 +315,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelInfer',
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferRequest.SerializeToString,
-            dsops_dot_api_dot_v1_dot_inference__pb2.ModelInferResponse.FromString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferRequest.SerializeToString,
+            dsops_dot_api_dot_v1_dot_open__inference__grpc__pb2.ModelInferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,84 @@
+"""The way of every request through the data process, whatever it came by: its model, the answer, who is told of it."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dsops.errors import DsopsError, InvalidInput, NotFound
+from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.swap import Models, Serving
+
+logger = logging.getLogger(__name__)
+
+Decode = Callable[[ServedModel], Mapping[str, Array]]
+"""Returns the inputs of a request for the model that answers it, or raises InvalidInput; a transport's part."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and which bundle gave it."""
+
+    served: ServedModel
+    answer: Answer
+
+
+class Dispatcher:
+    """Answers requests. Safe to call from several threads."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def infer(self, model: str, version: str, request_id: str, decode: Decode) -> Answered:
+        """Answer a request by one bundle, from its beginning to its end.
+
+        Args:
+            model: Name of the model.
+            version: The release that must be active; empty for any.
+            request_id: What the caller calls the request; a sample that is kept of it bears it.
+            decode: Returns its inputs.
+
+        Raises:
+            NotFound: No such model, or no such release of it, is active.
+            InvalidInput: The inputs are not the model's.
+            InvalidModel: The interpreter fails.
+        """
+        serving = self.find(model, version)
+        inputs = decode(serving.model)
+        answer = _answer(serving, inputs)
+        _tell(serving, inputs, answer, request_id)
+        return Answered(serving.model, answer)
+
+    def find(self, model: str, version: str = "") -> Serving:
+        """Return what serves a model now, if it is the release that is named.
+
+        Raises:
+            NotFound: No such model, or no such release of it, is active.
+        """
+        serving = self._models.get(model)
+        release = serving.model.release
+        if version and version != str(release):
+            raise NotFound(f"release {version[:32]} of model {model} is not active", why=f"{release} is")
+        return serving
+
+    def names(self) -> list[str]:
+        """Return the names of the active models, sorted."""
+        return self._models.names()
+
+
+def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
+    try:
+        return serving.model.infer(inputs)
+    except InvalidInput:
+        raise
+    except DsopsError:
+        serving.watch.failed()
+        raise
+
+
+def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+    try:
+        serving.watch.answered(inputs, answer, request_id)
+    except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
+        logger.exception("model %s: an answer could not be recorded", serving.model.name)
