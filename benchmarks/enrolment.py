@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from measure.broker import HOST, free_ports, running
+from measure.broker import HOST, running
 from measure.child import child, stop
 from measure.joining import AT_ONCE, Task
 from measure.report import Limit, Report, Row, run
 
 from dsops.errors import ServerUnreachable, TimedOut
 from dsops_controller.client import Access, Client
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.server.init import Ports, init_server
 
 DEVICES = 1000

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dsops.clock import SystemClock
 from dsops.errors import BrokerUnreachable, NotFound
 from dsops_agent.identity import Fleet, Identity, IdentityFolder
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.fleet.ca import Authority, Issued
 from dsops_controller.server.mosquitto import BrokerFiles, write_broker_files
 from dsops_controller.server.tls import Credentials
@@ -185,10 +186,3 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.02)
     raise BrokerUnreachable("mosquitto did not start", why=log.read_text()[-500:])
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at this moment."""
-    with ExitStack() as made:
-        sockets = [made.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [int(sock.getsockname()[1]) for sock in sockets]

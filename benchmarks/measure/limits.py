@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsops.errors import BrokerUnreachable, TransferFailed
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.server.tls import Credentials
-from measure.broker import HOST, RunningBroker, free_ports
+from measure.broker import HOST, RunningBroker
 from measure.child import stop
 from measure.sender import SINGLE_TOPIC
 

@@ -20,10 +20,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, built: Path) -> Iterator[Fleet]:
+def fleet(short_path: Path, built: Path) -> Iterator[Fleet]:
     """A fleet whose two devices are enrolled and online; everything is stopped afterwards."""
-    stage = Fleet(tmp_path / "f", built)
-    stage.folder.mkdir()
+    stage = Fleet(short_path, built)
     try:
         stage.raise_curtain()
         for device in DEVICES:

@@ -212,9 +212,9 @@ def ends_with_everything(fleet: Fleet, name: str, number: signal.Signals) -> Non
 
 
 @pytest.fixture
-def fleet_on_a_small_disk(tmp_path: Path, built: Path) -> Iterator[Fleet]:
+def fleet_on_a_small_disk(short_path: Path, built: Path) -> Iterator[Fleet]:
     """A fleet whose devices have a file system of their own, of ``DISK_BYTES``."""
-    stage = Fleet(tmp_path / "f", built)
+    stage = Fleet(short_path, built)
     disk = stage.folder / "devices"
     disk.mkdir(parents=True)
     if os.geteuid() != 0:

@@ -25,9 +25,8 @@ class Forgetful(Fleet):
 
 
 @pytest.fixture
-def forgetful(tmp_path: Path, built: Path) -> Iterator[Forgetful]:
-    stage = Forgetful(tmp_path / "f", built)
-    stage.folder.mkdir()
+def forgetful(short_path: Path, built: Path) -> Iterator[Forgetful]:
+    stage = Forgetful(short_path, built)
     try:
         stage.raise_curtain()
         stage.start_agent(CANARY)

@@ -76,9 +76,8 @@ class ChaoticFleet(Fleet):
 
 
 @pytest.fixture(params=[1, 2])
-def chaotic(request: pytest.FixtureRequest, tmp_path: Path, built: Path) -> Iterator[ChaoticFleet]:
-    stage = ChaoticFleet(tmp_path / "f", built, request.param)
-    stage.folder.mkdir()
+def chaotic(request: pytest.FixtureRequest, short_path: Path, built: Path) -> Iterator[ChaoticFleet]:
+    stage = ChaoticFleet(short_path, built, request.param)
     try:
         stage.raise_curtain()
         for device in DEVICES:

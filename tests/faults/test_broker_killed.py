@@ -18,6 +18,7 @@ from fleet_stage import DEVICES, Fleet, plan, wait_for
 
 from dsops.bundle import file_digest
 from dsops_controller.build.recipe import build_model
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.processes import Child
 from dsops_controller.demo.stage import HOST, MODEL
@@ -36,8 +37,7 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server((HOST, port))
-        with socket.create_server((HOST, 0)) as free:
-            self.broker_port = int(free.getsockname()[1])
+        [self.broker_port] = free_ports(1)
         self._lock = threading.Lock()
         self.down_bytes = 0
 
@@ -98,11 +98,10 @@ class FleetBehindRelay(Fleet):
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetBehindRelay]:
+def fleet(tmp_path: Path, short_path: Path) -> Iterator[FleetBehindRelay]:
     prepare(tmp_path / "recipe", seed=7)
     build_model(tmp_path / "recipe", tmp_path / "built")
-    stage = FleetBehindRelay(tmp_path / "f", tmp_path / "built")
-    stage.folder.mkdir()
+    stage = FleetBehindRelay(short_path, tmp_path / "built")
     stage.relay = Relay(stage.ports.broker)
     threading.Thread(target=stage.relay.run, daemon=True).start()
     try:

@@ -6,16 +6,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.errors import MissingExtra, TimedOut
 from dsops_controller.client import Access, Client
 from dsops_controller.demo.commands import Commands, Json
+from dsops_controller.demo.ports import HOST, free_ports
 from dsops_controller.demo.processes import Child, Processes
 
-HOST = "127.0.0.1"
 MODEL = "digits"
 FLEET = "demo"
 _AGENT_TOML = """\
@@ -59,9 +58,7 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Return four ports that were free a moment ago."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(4)]
-            return cls(*(s.getsockname()[1] for s in sockets))
+        return cls(*free_ports(4))
 
 
 class Stage:

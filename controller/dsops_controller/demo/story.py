@@ -19,10 +19,11 @@ from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.delivery import Counter, Mark
 from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.programs import Inference, Program
 from dsops_controller.demo.report import Report
-from dsops_controller.demo.stage import FLEET, HOST, MODEL, Stage
+from dsops_controller.demo.stage import FLEET, MODEL, Stage
 from dsops_controller.demo.thief import Thief
 
 VARIANT = "int8"

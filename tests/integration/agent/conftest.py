@@ -33,6 +33,7 @@ from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch, TelemetryRecord
 from dsops.renewal import check_proof
 from dsops_agent.identity import Fleet, Identity, IdentityFolder
 from dsops_agent.status import Status, read_status
+from dsops_controller.demo.ports import free_ports
 
 MOSQUITTO = os.environ.get("DSOPS_MOSQUITTO") or shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
@@ -109,17 +110,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return pki
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class RealBroker:
     """mosquitto with mutual TLS; it can be killed, frozen and started again on the same port."""
 
     def __init__(self, folder: Path, pki: Pki) -> None:
-        self.port = free_port()
+        [self.port] = free_ports(1)
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "acl").write_text(
@@ -220,8 +215,7 @@ class RealStore(
         self.refusal = ""
         self.break_after_commit = 0
         self.refuse: grpc.StatusCode | None = None
-        self.port = free_port()
-        self.enrolment_port = free_port()
+        self.port, self.enrolment_port = free_ports(2)
         self._server: grpc.Server | None = None
 
     @property

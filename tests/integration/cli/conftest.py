@@ -1,7 +1,6 @@
 """A real controller as a process, without a broker; the command line runs in this process, or in one of its own."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from dsops.files import write_atomically
 from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
 from dsops_controller.cli import app
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.server.init import Ports, init_server
 from dsops_controller.trust import ceremony
@@ -58,17 +58,9 @@ class Site:
         return self.server / "trust" / "metadata" / "1.root.json"
 
 
-def free_ports() -> Ports:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return Ports(*ports)
-
-
 def found(folder: Path) -> Site:
     site = Site(folder / "server", folder / "keys")
-    init_server(site.server, fleet="fleet", ports=free_ports())
+    init_server(site.server, fleet="fleet", ports=Ports(*free_ports(4)))
     ceremony.init(site.keys, site.server, root_keys=3, threshold=2)
     ceremony.grant(site.keys, site.server, MODEL)
     return site

@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from dsops.clock import SystemClock
 from dsops_controller.client import Access, Client
+from dsops_controller.demo.ports import free_ports
 from dsops_controller.fleet.ca import Authority, Issued
 from dsops_controller.server.init import Ports, init_server
 
@@ -33,14 +34,6 @@ def wait_until(holds: Callable[[], bool], what: str, patience_s: float = PATIENC
     while not holds():
         assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 def answers(port: int) -> bool:

@@ -29,6 +29,7 @@ from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.threads import Threads
 from dsops_agent.transport.mqtt import MqttSession, Settings
+from dsops_controller.demo.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -47,9 +48,7 @@ class Mosquitto:
     """A broker as one may run on a site's gateway, without TLS at first; a new one has lost everything."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        [self.port] = free_ports(1)
         folder.mkdir()
         self._conf = folder / "conf"
         self._conf.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
