@@ -102,9 +102,9 @@ class Carrier:
 
     def end(self) -> None:
         """Stop the transfer; what came stays on disk."""
-        if self._transfer:
-            self._transfer.close()
-        self._transfer, self.model = None, ""
+        transfer, self._transfer, self.model = self._transfer, None, ""
+        if transfer:
+            transfer.close()
 
     def staged_names(self) -> frozenset[str]:
         """Return the names of the files under way; raises StateDamaged."""
@@ -125,6 +125,9 @@ class Carrier:
             # When the signed bytes themselves are at fault, trying again cannot help.
             event = Event.REFUSED if isinstance(error, BundleError) else Event.INTERRUPTED
             return Outcome(event, problem_of(error))
+        except BaseException:
+            self.end()  # or no other transfer could ever begin
+            raise
         if transfer.done:
             self.end()
             return Outcome(Event.COMPLETE)

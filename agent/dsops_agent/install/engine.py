@@ -244,7 +244,11 @@ class Engine:
         model = self.carrier.model
         if not model:
             return
-        outcome = action()
+        try:
+            outcome = action()
+        except Exception:
+            self._postpone(model)  # the transfer ended; it begins again later
+            raise
         if outcome:
             self._postpone(model)
             self.advance(self.installs.rows[model], outcome)
