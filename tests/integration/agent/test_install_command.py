@@ -1,6 +1,8 @@
 """`dsops-agent install` with a running agent: what it refuses, what it prints, and what Ctrl-C ends."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 
 from dsops.bundle import describe_blobs, encode_bundle
-from dsops.errors import DsopsError
+from dsops.errors import DsopsError, InvalidInput
 from dsops.kit import KIT_FILE
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
-from dsops_agent.install_command import Follower
+from dsops_agent.config import load
+from dsops_agent.install_command import Follower, install
 from dsops_agent.status import OfferStatus, Status
 
 pytestmark = pytest.mark.integration
@@ -43,6 +46,7 @@ def test_what_cannot_be_installed_is_said_in_a_few_lines(
     eventually(agent.is_well, 60)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no bundle")
+    (tmp_path / "circle").symlink_to("circle")
     kit = tmp_path / "kit"
     kit.mkdir()
     (kit / KIT_FILE).write_text("{}")
@@ -50,6 +54,8 @@ def test_what_cannot_be_installed_is_said_in_a_few_lines(
         (tmp_path / "nothing", 2, "request.invalid_input"),
         (tmp_path / "empty", 2, "request.invalid_input"),
         (Path("/dev/zero"), 2, "request.invalid_input"),
+        (tmp_path / "circle", 2, "request.invalid_input"),
+        (tmp_path / ("long" * 100), 2, "request.invalid_input"),
         (tmp_path / "text", 7, "bundle.malformed"),
         (kit, 2, "request.invalid_input"),
         (bundle, 6, "request.conflict"),
@@ -86,6 +92,23 @@ def test_an_interrupt_ends_the_following_and_says_that_the_install_goes_on(
     assert "the install goes on" in errors
     eventually(lambda: agent.status.offer is not None)
     assert agent.status.offer.problem.code == "request.invalid_input"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_looked_into_is_said(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent.toml").write_text('device = "cam-1"\nstate = "state"\n[trust]\nroot = "r"\n')
+    config = load(tmp_path / "agent.toml").config
+
+    def fail(path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(InvalidInput, match="cannot look at") as caught:
+        install(config, tmp_path, print)
+    assert caught.value.why == os.strerror(number)
+    assert caught.value.hint
 
 
 def status(*, problem: Problem | None = None, **models: ModelState) -> Status:
