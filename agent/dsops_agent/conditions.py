@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from dsops.clock import Clock
+from dsops.errors import InvalidConfig
 from dsops_agent.install.maintenance import Conditions
 
 _ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
@@ -97,6 +98,27 @@ class _Run:
 
     child: subprocess.Popen[bytes]
     ends_s: float
+
+
+def require_program(program: Path) -> None:
+    """Return if the veto program can be run, as far as can be told without running it.
+
+    Raises:
+        InvalidConfig: It cannot; every install would wait for ever.
+    """
+    try:
+        why = "" if program.is_file() else "it is no file" if program.exists() else "it does not exist"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if not why and not os.access(program, os.X_OK):
+        why = "it is not executable"
+    if why:
+        raise InvalidConfig(
+            f"the program {program} cannot be asked",
+            why=f"maintenance.veto names it: {why}",
+            hint="correct the key, or put the program there; without the key nothing is asked",
+            key="maintenance.veto",
+        )
 
 
 class VetoProgram:
