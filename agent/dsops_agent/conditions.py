@@ -141,6 +141,7 @@ class VetoProgram:
 
     def ask(self, question: tuple[str, ...]) -> str | None:
         """Return its objection, empty when it has none, None until it ended."""
+        self._sweep(question)
         run = self._runs.get(question)
         if run is None:
             return self._start(question)
@@ -149,6 +150,16 @@ class VetoProgram:
             return None
         del self._runs[question]
         return self._answer(run.child, code)
+
+    def _sweep(self, question: tuple[str, ...]) -> None:
+        """End the programs of other questions whose time is up: whoever asked may never come back for the answer.
+
+        An answer that is there stays for as long as a program may take, for other installs wait at the same time.
+        """
+        now_s = self._clock.monotonic_s()
+        for other in [other for other, run in self._runs.items() if other != question and now_s >= run.ends_s]:
+            run = self._runs.pop(other)
+            self._answer(run.child, run.child.poll())
 
     def _start(self, question: tuple[str, ...]) -> str | None:
         try:
