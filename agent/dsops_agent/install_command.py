@@ -43,6 +43,8 @@ class Follower:
         if offer.problem:
             raise _error(offer.problem, offer.hint)
         yield from self._news("", f"{offer.path}: {', '.join(sorted(offer.bundles))}")
+        if not offer.is_reached:
+            return
         targets = {model: status.models.get(model) for model in offer.bundles}
         for model, state in targets.items():
             if state is not None and state.target == offer.bundles[model]:

@@ -111,8 +111,8 @@ def test_a_folder_that_cannot_be_looked_into_is_said(
     assert caught.value.hint
 
 
-def status(*, problem: Problem | None = None, **models: ModelState) -> Status:
-    offer = OfferStatus(id="1", path="/kit", bundles={"digits": DIGEST}, problem=problem)
+def status(*, problem: Problem | None = None, is_reached: bool = True, **models: ModelState) -> Status:
+    offer = OfferStatus(id="1", path="/kit", bundles={"digits": DIGEST}, is_reached=is_reached, problem=problem)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return Status(device="cam-1", version="1", pid=1, updated=now, offer=offer, models=models)
 
@@ -141,6 +141,15 @@ def test_a_refusal_is_the_error_that_the_agent_named() -> None:
         with pytest.raises(DsopsError) as caught:
             list(Follower("1").look(one))
         assert (caught.value.code, caught.value.why) == (refused.code, "0 keys signed, 1 is needed")
+
+
+def test_the_end_of_an_install_before_is_none_of_ours() -> None:
+    follower, trouble = Follower("1"), Problem(code="device.no_space", message="full")
+    assert list(follower.look(status(is_reached=False, digits=at(Install.COMMITTED)))) == ["/kit: digits"]
+    assert list(follower.look(status(is_reached=False, digits=at(Install.REJECTED, problem=trouble)))) == []
+    assert not follower.is_over
+    list(follower.look(status(digits=at(Install.COMMITTED))))
+    assert follower.is_over
 
 
 def test_another_offer_is_none_of_ours() -> None:
