@@ -174,7 +174,7 @@ class Maintenance(Section):
         default=100.0, gt=0, le=100, description="other programs must use less of the processors than this; 100: any"
     )
     metered: tuple[str, ...] = Field(
-        default=(), description='network interfaces over which nothing is fetched, for example ["wwan*", "ppp0"]'
+        default=(), description='network interfaces over which no bundle is fetched, for example ["wwan*", "ppp0"]'
     )
     max_temperature_c: float = Field(
         default=0.0, ge=0, description="nothing is done, however urgent, while the device is hotter; 0: no limit"
