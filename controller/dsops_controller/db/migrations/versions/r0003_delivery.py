@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(64)),
         sa.Column("length_bytes", _BIG, nullable=False),
         sa.Column("index_sha256", sa.String(64)),
+        sa.Column("withheld", sa.String(100), nullable=False, server_default=""),
         sa.Column("created_ms", _BIG, nullable=False),
     )
     op.create_table(
