@@ -40,6 +40,8 @@ LONGEST_WAIT_S = 10.0
 MAX_PACKET_BYTES = 128 * 1024
 RETAIN_NOT_SUPPORTED = 0x9A
 """Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
+ALONE_S = 1.0
+"""A suspected message waits so long at most for one that the broker does not answer."""
 _OVERHEAD_BYTES = 32
 _JITTER = random.SystemRandom()
 
@@ -107,6 +109,11 @@ class _Session:
     ended: str = ""
     limits: Limits = field(default_factory=Limits)
     in_flight: dict[int, str] = field(default_factory=dict)
+    sent_s: dict[int, float] = field(default_factory=dict)
+
+    def on_their_way(self, now_s: float) -> list[str]:
+        """Return the topics of messages that the broker may still be about to answer."""
+        return [topic for mid, topic in self.in_flight.items() if now_s - self.sent_s[mid] < ALONE_S]
 
 
 class Link:
@@ -272,7 +279,7 @@ class Link:
         window = min(WINDOW, session.limits.receive_maximum)
         while session.is_open and len(session.in_flight) < window:
             with self._changed:
-                if not self._queue or not self._suspicion.may_send(self._queue[0].topic, session.in_flight.values()):
+                if not self._queue or not self._may_send(session, self._queue[0]):
                     return
                 message = self._queue.popleft()
                 self._in_flight = len(session.in_flight) + 1
@@ -281,6 +288,9 @@ class Link:
             with self._changed:
                 self._in_flight = len(session.in_flight)
                 self._changed.notify_all()
+
+    def _may_send(self, session: _Session, message: Message) -> bool:
+        return self._suspicion.may_send(message.topic, session.on_their_way(time.monotonic()))
 
     def _send(self, session: _Session, message: Message) -> None:
         size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
@@ -298,6 +308,7 @@ class Link:
         properties = _publish_properties(message) if message.expiry_s else None
         info = session.client.publish(message.topic, message.payload, 1, retain, properties)
         session.in_flight[info.mid] = message.topic
+        session.sent_s[info.mid] = time.monotonic()
 
     def _on_connect(self, session: _Session, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
@@ -318,6 +329,7 @@ class Link:
 
     def _on_publish(self, session: _Session, mid: int, reason: ReasonCode) -> None:
         topic = session.in_flight.pop(mid, "")
+        session.sent_s.pop(mid, None)
         self._suspicion.acknowledged(topic)
         if reason.is_failure:
             self.counters.refused += 1

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message
+from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message, _Session
 from dsops_controller.server.tls import controller_credentials
 
 pytestmark = pytest.mark.integration
@@ -203,3 +204,14 @@ def test_after_a_lost_session_messages_go_side_by_side_again(
         most = max(most, link._in_flight)
     assert link.flush(20)
     assert most > 1
+
+
+def test_a_message_that_the_broker_never_answers_holds_up_no_suspect(
+    mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    link._suspicion.ended([TOPIC], 0x80, 0.0)
+    stuck = _Session(link._make().client, heard_s=0.0, in_flight={1: "other"}, sent_s={1: time.monotonic()})
+    suspect = Message(TOPIC, b"x")
+    assert not link._may_send(stuck, suspect)
+    eventually(lambda: link._may_send(stuck, suspect), "it goes all the same")
