@@ -33,7 +33,6 @@ state = "/var/lib/dsops"
 [enrolment]
 address = "controller:8445"
 ca = "/etc/dsops/ca.crt"
-token = "/etc/dsops/token"
 [trust]
 root = "/etc/dsops/1.root.json"
 """

@@ -18,6 +18,7 @@ from types import FrameType
 import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, Interrupted, InvalidConfig
+from dsops_agent.conditions import require_program
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
@@ -71,10 +72,13 @@ class Agent:
         """Run until :meth:`stop`; then stop everything within ten seconds.
 
         Raises:
+            InvalidConfig: The program that is to be asked about installs cannot be run.
             AlreadyRunning: Another process uses the state folder.
             EnrolmentRefused: The device has no identity, and the controller gives it none.
             DsopsError: The state folder cannot be used.
         """
+        if self._config.maintenance.veto:
+            require_program(self._config.maintenance.veto)
         self._lock.take()
         try:
             self._threads.start("status", lambda: self._status.run(self._stop))

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from dsops.clock import Clock
+from dsops.errors import InvalidConfig
 from dsops_agent.install.maintenance import Conditions
 
 _ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
@@ -99,6 +100,27 @@ class _Run:
     ends_s: float
 
 
+def require_program(program: Path) -> None:
+    """Return if the veto program can be run, as far as can be told without running it.
+
+    Raises:
+        InvalidConfig: It cannot; every install would wait for ever.
+    """
+    try:
+        why = "" if program.is_file() else "it is no file" if program.exists() else "it does not exist"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if not why and not os.access(program, os.X_OK):
+        why = "it is not executable"
+    if why:
+        raise InvalidConfig(
+            f"the program {program} cannot be asked",
+            why=f"maintenance.veto names it: {why}",
+            hint="correct the key, or put the program there; without the key nothing is asked",
+            key="maintenance.veto",
+        )
+
+
 class VetoProgram:
     """Runs a local program to ask whether an install may go on: exit status 0 allows it.
 
@@ -119,6 +141,7 @@ class VetoProgram:
 
     def ask(self, question: tuple[str, ...]) -> str | None:
         """Return its objection, empty when it has none, None until it ended."""
+        self._sweep(question)
         run = self._runs.get(question)
         if run is None:
             return self._start(question)
@@ -127,6 +150,16 @@ class VetoProgram:
             return None
         del self._runs[question]
         return self._answer(run.child, code)
+
+    def _sweep(self, question: tuple[str, ...]) -> None:
+        """End the programs of other questions whose time is up: whoever asked may never come back for the answer.
+
+        An answer that is there stays for as long as a program may take, for other installs wait at the same time.
+        """
+        now_s = self._clock.monotonic_s()
+        for other in [other for other, run in self._runs.items() if other != question and now_s >= run.ends_s]:
+            run = self._runs.pop(other)
+            self._answer(run.child, run.child.poll())
 
     def _start(self, question: tuple[str, ...]) -> str | None:
         try:

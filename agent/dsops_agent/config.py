@@ -30,6 +30,16 @@ SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (unix(7): ``sun_path`` has 108 bytes, one of them the end)."""
 
 
+_DAY_S = 86_400
+"""A wait of more than a day is a mistake, and far below what clocks and waits of the system can take."""
+
+
+def _no_empty_path(value: object) -> object:
+    if value == "":
+        raise ValueError("it is empty; leave the key out")
+    return value
+
+
 def _against_file(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder", Path())
     return Path(folder) / path
@@ -70,24 +80,34 @@ def _base_url(text: str) -> str:
         is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError as error:
         raise ValueError(f"{text!r} is not a URL: {error}") from error
-    if not is_one or url.query or url.fragment or url.username or not text.isascii() or not text.isprintable():
+    is_plain = text.isascii() and text.isprintable() and not set(text) & set(" @?#")
+    if not is_one or not is_plain:
         raise ValueError(f"{text!r} is not https://host/path or http://host/path")
-    return text.rstrip("/")
+    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
+
+
+def _each_once(urls: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [url for number, url in enumerate(urls) if url in urls[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice")
+    return urls
 
 
 def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-FilePath = Annotated[Path, AfterValidator(_against_file)]
+FilePath = Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(_against_file)]
 Address = Annotated[str, AfterValidator(_address)]
-BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more)]
+BaseUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more), AfterValidator(_each_once)
+]
 
 
 class Section(BaseModel):
-    """A table of the file: immutable, and an unknown key is an error."""
+    """A table of the file: immutable, and an unknown key is an error, as is a number without end."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, allow_inf_nan=False)
 
 
 class Enrolment(Section):
@@ -99,7 +119,9 @@ class Enrolment(Section):
         default=None,
         description="file with the one-time enrolment token, deleted after it was used; without it an operator accepts",
     )
-    retry_max_s: float = Field(default=60.0, gt=0, description="longest wait between two tries while nothing answers")
+    retry_max_s: float = Field(
+        default=60.0, gt=0, le=_DAY_S, description="longest wait between two tries while nothing answers"
+    )
 
 
 class Trust(Section):
@@ -118,8 +140,12 @@ class Inference(Section):
 class Install(Section):
     """How a bundle comes onto the device."""
 
-    probation_s: float = Field(default=60.0, ge=0, description="how long a new bundle must answer before it is kept")
-    chunk_timeout_s: float = Field(default=5.0, gt=0, description="how long a chunk may take before it is asked again")
+    probation_s: float = Field(
+        default=60.0, ge=0, le=30 * _DAY_S, description="how long a new bundle must answer before it is kept"
+    )
+    chunk_timeout_s: float = Field(
+        default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"
+    )
     window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
     max_bundle_bytes: int = Field(default=0, ge=0, description="longest bundle, with its files; 0: what the disk takes")
@@ -130,7 +156,9 @@ class Install(Section):
         description="how many times as long as the active bundle's a frame of a new one may take that states no "
         "latency budget; 0: any",
     )
-    scrub_hours: float = Field(default=24.0, ge=0, description="how often stored bundles are read again; 0: never")
+    scrub_hours: float = Field(
+        default=24.0, ge=0, le=24 * 366, description="how often stored bundles are read again; 0: never"
+    )
 
 
 class Maintenance(Section):
@@ -153,7 +181,7 @@ class Maintenance(Section):
         default=100.0, gt=0, le=100, description="other programs must use less of the processors than this; 100: any"
     )
     metered: tuple[str, ...] = Field(
-        default=(), description='network interfaces over which nothing is fetched, for example ["wwan*", "ppp0"]'
+        default=(), description='network interfaces over which no bundle is fetched, for example ["wwan*", "ppp0"]'
     )
     max_temperature_c: float = Field(
         default=0.0, ge=0, description="nothing is done, however urgent, while the device is hotter; 0: no limit"
@@ -226,9 +254,13 @@ class SiteCache(Section):
 class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
-    interval_s: float = Field(default=10.0, gt=0, description="length of an interval that one record describes")
+    interval_s: float = Field(
+        default=10.0, gt=0, le=_DAY_S, description="length of an interval that one record describes"
+    )
     spool_bytes: int = Field(default=16 << 20, ge=1 << 20, description="size of the spool; all of it is taken at once")
-    retry_max_s: float = Field(default=60.0, gt=0, description="longest wait between two tries to reach the store")
+    retry_max_s: float = Field(
+        default=60.0, gt=0, le=_DAY_S, description="longest wait between two tries to reach the store"
+    )
 
 
 class Samples(Section):
@@ -238,7 +270,9 @@ class Samples(Section):
     burst_bytes: int = Field(default=500_000, ge=0, description="budget that may be spent at once")
     random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
     low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
-    min_gap_s: float = Field(default=1.0, ge=0, description="least time between two samples for the same reason")
+    min_gap_s: float = Field(
+        default=1.0, ge=0, le=_DAY_S, description="least time between two samples for the same reason"
+    )
 
 
 class Drift(Section):
@@ -252,10 +286,15 @@ class Mqtt(Section):
 
     keepalive_s: int = Field(default=30, ge=1, le=1160, description="time without traffic after which a ping is sent")
     first_contact_max_s: float = Field(
-        default=10.0, ge=0, description="after a start, and after a connection was lost, up to so long is waited"
+        default=10.0,
+        ge=0,
+        le=_DAY_S,
+        description="after a start, and after a connection was lost, up to so long is waited",
     )
-    reconnect_max_s: float = Field(default=60.0, gt=0, description="longest wait between two connections")
-    will_delay_s: int = Field(default=10, ge=0, description="how long the broker waits before it says we are gone")
+    reconnect_max_s: float = Field(default=60.0, gt=0, le=_DAY_S, description="longest wait between two connections")
+    will_delay_s: int = Field(
+        default=10, ge=0, le=_DAY_S, description="how long the broker waits before it says we are gone"
+    )
 
 
 class Config(Section):

@@ -14,6 +14,7 @@ from dsops_agent.sources.offers import leave
 from dsops_agent.status import Status, is_running, read_status
 
 _LOOK_S = 0.3
+_SHOWN = 200
 _HINT = "see: dsops-agent status"
 
 
@@ -42,6 +43,8 @@ class Follower:
         if offer.problem:
             raise _error(offer.problem, offer.hint)
         yield from self._news("", f"{offer.path}: {', '.join(sorted(offer.bundles))}")
+        if not offer.is_reached:
+            return
         targets = {model: status.models.get(model) for model in offer.bundles}
         for model, state in targets.items():
             if state is not None and state.target == offer.bundles[model]:
@@ -107,6 +110,15 @@ def say(line: str) -> None:
 
 
 def _check(path: Path) -> Path:
+    try:
+        return _found(path)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that lead in a circle
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        hint = "name a bundle file, or the folder of a kit, that this user can read"
+        raise InvalidInput(f"cannot look at {str(path)[:_SHOWN]}", why=why, hint=hint) from error
+
+
+def _found(path: Path) -> Path:
     place = path.resolve()
     if place.is_dir():
         if not (place / KIT_FILE).is_file():

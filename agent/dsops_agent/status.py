@@ -45,13 +45,17 @@ class SourceStatus(BaseModel):
 
 
 class OfferStatus(BaseModel):
-    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken."""
+    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken.
+
+    Until ``is_reached`` the installer has not acted on its directive: an end that a model shows is of another install.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     path: str
     bundles: Mapping[str, str] = {}
+    is_reached: bool = False
     problem: Problem | None = None
     hint: str = ""
 

@@ -1,9 +1,10 @@
 """Child processes of a benchmark. Each ends with its standard input, so none outlives the benchmark, even if killed."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def answer_once(answer: Callable[[], object]) -> None:
+    """Say that this process is ready, answer in one line of JSON when a line comes, and wait until it shall end."""
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    sys.stdout.write(json.dumps(answer()) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 def wait_for_end_of_input() -> None:

@@ -8,7 +8,6 @@ after a line comes, it waits until each of them has lost its connection and has 
 import heapq
 import json
 import random
-import select
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,9 @@ from dsops_agent.transport.mqtt import ANSWER_S, FIRST_WAIT_S, STEADY_S
 from dsops_agent.transport.mqtt import Settings as SessionSettings
 from measure import packets
 from measure.broker import HOST, PREFIX, context, light_credentials
-from measure.child import READY
+from measure.child import answer_once
 from measure.line import Line
+from measure.watched import Watched
 
 CONNECTS_AT_ONCE = 50
 RECONNECT_MAX_S = float(SessionSettings.reconnect_max_s)
@@ -85,21 +85,23 @@ class Fleet:
             Standing(f"light-{number}", Backoff(FIRST_WAIT_S, RECONNECT_MAX_S, draw))
             for number in range(settings.agents)
         ]
-        self._epoll = select.epoll()
+        self._lines = Watched()
         self._by_fd: dict[int, Standing] = {}
-        self._watched: dict[int, int] = {}
         self._due: list[tuple[float, int]] = []
         self._pending: dict[int, None] = {}
         self._looked_s = 0.0
         self._up = 0
+        self._served_a_second = 0.0
 
     def gather(self) -> None:
-        """Connect all, a few at a time."""
+        """Connect all, each as soon as the broker is done with another: as fast as broker and fleet can together."""
+        began_s = time.monotonic()
         ends_s, waiting = time.monotonic() + self._settings.patience_s, list(range(len(self._agents)))
         while self._up < len(self._agents):
             while waiting and len(self._pending) < CONNECTS_AT_ONCE:
                 self._connect(waiting.pop())
             self._turn(ends_s)
+        self._served_a_second = len(self._agents) / (time.monotonic() - began_s)
 
     def lose_and_return(self) -> dict[str, object]:
         """Wait until every one has lost its connection and has another one; tell when."""
@@ -116,6 +118,7 @@ class Fleet:
             "attempts": [agent.attempts for agent in self._agents],
             "retransmits": sum(agent.retransmits for agent in self._agents),
             "retransmitted": sum(agent.retransmits > 0 for agent in self._agents),
+            "served_a_second": self._served_a_second,
             "cpu_s": time.process_time(),
         }
 
@@ -126,7 +129,7 @@ class Fleet:
         while self._due and self._due[0][0] <= now_s:
             self._connect(heapq.heappop(self._due)[1])
         wait_s = min(0.05, max(0.0, self._due[0][0] - now_s)) if self._due else 0.05
-        for fd, _ in self._epoll.poll(wait_s, 512):
+        for fd in self._lines.ready(wait_s, 512):
             self._serve(fd)
         if now_s - self._looked_s > 1.0:
             self._looked_s = now_s
@@ -176,9 +179,8 @@ class Fleet:
         if agent.line is not None:
             if not agent.is_up:
                 agent.retransmits += agent.line.retransmits
-            fd = agent.line.fileno()
-            self._by_fd.pop(fd, None)
-            self._watched.pop(fd, None)
+            self._by_fd.pop(agent.line.fileno(), None)
+            self._lines.forget(agent.line)
             agent.line.close()
             agent.line = None
         self._up -= agent.is_up
@@ -198,14 +200,7 @@ class Fleet:
 
     def _watch(self, agent: Standing) -> None:
         assert agent.line is not None
-        agent.line.flush()
-        fd = agent.line.fileno()
-        events = select.EPOLLIN | (select.EPOLLOUT if agent.line.wants_write else 0)
-        if fd not in self._watched:
-            self._epoll.register(fd, events)
-        elif self._watched[fd] != events:
-            self._epoll.modify(fd, events)
-        self._watched[fd] = events
+        self._lines.watch(agent.line)
 
 
 def _number(agent: Standing) -> int:
@@ -216,12 +211,7 @@ def main() -> None:
     """Connect, wait for the word, come back, tell when."""
     fleet = Fleet(Settings(**json.loads(sys.argv[1])))
     fleet.gather()
-    sys.stdout.write(f"{READY}\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    sys.stdout.write(json.dumps(fleet.lose_and_return()) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
+    answer_once(fleet.lose_and_return)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Says ``ready`` when all are connected, begins when a line comes, and answers wit
 
 import json
 import random
-import select
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from dsops.errors import TransferFailed
 from measure.broker import HOST, context, light_credentials
-from measure.child import READY
+from measure.child import answer_once
 from measure.light import Errand, LightAgent
+from measure.watched import Watched
 
 CONNECTS_AT_ONCE = 50
 """Below the backlog of mosquitto's listener, 100: beyond it the kernel lets first packets wait a second."""
@@ -70,9 +70,8 @@ class Swarm:
         tls = context(light_credentials(Path(settings.keys))) if settings.keys else None
         errand = Errand((HOST, settings.port), tls, settings.index, settings.check_every)
         self._agents = [LightAgent(f"light-{number}", errand) for number in range(settings.agents)]
-        self._epoll = select.epoll()
+        self._lines = Watched()
         self._by_fd: dict[int, LightAgent] = {}
-        self._watched: dict[int, int] = {}
         self._waiting: dict[str, LightAgent] = {agent.name: agent for agent in self._agents}
         """Those without a connection; they connect a few at a time."""
         self._due: dict[str, list[float]] = {
@@ -108,7 +107,7 @@ class Swarm:
 
     def _turn(self, ends_s: float) -> None:
         self._connect_some()
-        for fd, _ in self._epoll.poll(0.05):
+        for fd in self._lines.ready(0.05):
             agent = self._by_fd[fd]
             agent.turn(time.monotonic())
             self._interrupt_if_due(agent)
@@ -145,14 +144,7 @@ class Swarm:
 
     def _watch(self, agent: LightAgent) -> None:
         assert agent.line is not None
-        agent.line.flush()
-        fd = agent.line.fileno()
-        events = select.EPOLLIN | (select.EPOLLOUT if agent.line.wants_write else 0)
-        if fd not in self._watched:
-            self._epoll.register(fd, events)
-        elif self._watched[fd] != events:
-            self._epoll.modify(fd, events)
-        self._watched[fd] = events
+        self._lines.watch(agent.line)
 
     def _interrupt_if_due(self, agent: LightAgent) -> None:
         due = self._due[agent.name]
@@ -160,8 +152,8 @@ class Swarm:
             return
         due.pop()
         assert agent.line is not None
-        fd = agent.line.fileno()
-        del self._by_fd[fd], self._watched[fd]
+        del self._by_fd[agent.line.fileno()]
+        self._lines.forget(agent.line)
         agent.interrupt(kill=self._draw.random() < 0.5)
         self._back.append((time.monotonic() + self._draw.random() * AWAY_S, agent))
 
@@ -170,13 +162,7 @@ def main() -> None:
     """Connect, wait for the word, fetch, tell what came of it."""
     swarm = Swarm(Settings(**json.loads(sys.argv[1])))
     swarm.gather()
-    sys.stdout.write(f"{READY}\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    result = swarm.fetch()
-    sys.stdout.write(json.dumps(asdict(result)) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
+    answer_once(lambda: asdict(swarm.fetch()))
 
 
 if __name__ == "__main__":

@@ -204,6 +204,14 @@ def repeats(data: bytes, accepted: str) -> bool:
     return payload_digest(data) == accepted
 
 
+def claimed_seq(data: bytes) -> int:
+    """Return the ``seq`` that an envelope claims, whoever signed it; more than any can have when it claims none."""
+    try:
+        return _parsed(dsse.decode(data, PAYLOAD_TYPE).content()).seq
+    except UntrustedBundle:
+        return MAX_SEQ + 1
+
+
 def _parsed(payload: bytes) -> Directive:
     try:
         return Directive.model_validate(strictjson.loads(payload))

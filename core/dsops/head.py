@@ -28,20 +28,41 @@ def roots_named(head: bytes) -> tuple[str, ...]:
     """
     if len(head) > MAX_HEAD_BYTES:
         return ()  # refused by its length, when it is read
-    try:
-        document = strictjson.loads(head)
-    except strictjson.JsonRefused as error:
-        raise MalformedMetadata("the head of the trust metadata is not strict JSON", why=str(error)) from error
-    signed = document.get("signed") if isinstance(document, dict) else None
-    named = signed.get(ROOTS_FIELD) if isinstance(signed, dict) else None
+    named = _signed(head).get(ROOTS_FIELD)
     if not isinstance(named, list) or not 0 < len(named) <= MAX_ROOTS or not all(map(_is_digest, named)):
         raise MalformedMetadata("the head of the trust metadata names no roots", why=f"see its field {ROOTS_FIELD}")
     return tuple(named)
 
 
+def expires(head: bytes) -> datetime:
+    """Return after which moment an unverified timestamp must not be accepted any more.
+
+    Raises:
+        MalformedMetadata: It cannot be parsed, or does not say so in aware time.
+    """
+    moment = _moment(_signed(head).get("expires"))
+    if moment is None:
+        raise MalformedMetadata(
+            "the head of the trust metadata does not say when it expires", why="see its field expires"
+        )
+    return moment
+
+
 def issued(fields: Mapping[str, object]) -> datetime | None:
     """Return when a verified timestamp says that it was signed, from its fields that TUF does not know."""
-    text = fields.get(ISSUED_FIELD)
+    return _moment(fields.get(ISSUED_FIELD))
+
+
+def _signed(head: bytes) -> Mapping[str, object]:
+    try:
+        document = strictjson.loads(head)
+    except strictjson.JsonRefused as error:
+        raise MalformedMetadata("the head of the trust metadata is not strict JSON", why=str(error)) from error
+    signed = document.get("signed") if isinstance(document, dict) else None
+    return signed if isinstance(signed, dict) else {}
+
+
+def _moment(text: object) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import resource
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from dsops.chunks import ChunkIndex
+from dsops.bundle import sha256_hex
 from dsops.clock import SystemClock
 from dsops.errors import TransferFailed
 from dsops.messages import Problem
@@ -19,7 +18,7 @@ from dsops.topics import Topics
 from dsops_agent.commander import Commander
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
-from dsops_agent.install.mailbox import _MAX_CHUNKS, ChunkCame, ChunkLost, Connected, Mailbox
+from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
@@ -37,8 +36,8 @@ class Post(Inbox):
 
     device: str
     mailbox: Mailbox = field(default_factory=Mailbox)
-    first: dict[str, bytes] = field(default_factory=dict)
-    """What came first under each digest, right or wrong."""
+    first: dict[str, str] = field(default_factory=dict)
+    """The digest of what came first under each digest, right or wrong."""
 
     def __post_init__(self) -> None:
         self._commander = Commander(T, self.device, self, self.chunk_arrived)
@@ -56,7 +55,7 @@ class Post(Inbox):
         return
 
     def chunk_arrived(self, digest: str, data: bytes) -> None:
-        self.first.setdefault(digest, data)
+        self.first.setdefault(digest, sha256_hex(data))
         self.mailbox.put(ChunkCame(digest, data))
 
     def chunk_lost(self, digest: str, problem: Problem) -> None:
@@ -73,8 +72,6 @@ class Receiver:
     """A device that fetches one file; its thread runs between :meth:`start` and :meth:`stop`."""
 
     def __init__(self, identity: Identity, port: int, staging: Path, pace: Pace) -> None:
-        self.most_waiting = 0
-        """The most chunks that waited at one time."""
         self.attempts = 0
         self.wrong = 0
         self._post = Post(identity.device)
@@ -98,15 +95,15 @@ class Receiver:
         self._thread.join(20)
         assert not self._thread.is_alive()
 
-    def fetch(self, wanted: Wanted, meanwhile: Callable[[], None]) -> bytes:
-        """Return the file, which came whole and on the disk; ``meanwhile`` runs again and again."""
+    def fetch(self, wanted: Wanted, meanwhile: Callable[[], None]) -> Path:
+        """Return where the file is, which came whole; ``meanwhile`` runs again and again."""
         ends_s = self._clock.monotonic_s() + PATIENCE_S
         while self.attempts < ATTEMPTS:
             self.attempts += 1
             transfer = Transfer(self._staging, wanted, self._chunks, self._pace)
             try:
                 self._follow(transfer, meanwhile, ends_s)
-                return transfer.path.read_bytes()
+                return transfer.path
             except TransferFailed:
                 continue
             finally:
@@ -114,19 +111,15 @@ class Receiver:
                 transfer.close()
         raise AssertionError("the transfer was given up again and again")
 
-    def believed(self, index: ChunkIndex) -> bytes:
-        """Return the file of a device that takes what comes for what it claims to be."""
-        return b"".join(self._post.first[digest] for digest in index.digests)
-
-    def check_bounds(self) -> None:
-        """Nothing that waits grows with what a courier sends."""
-        assert self.most_waiting <= _MAX_CHUNKS
+    @property
+    def is_deceived(self) -> bool:
+        """Whether a device that takes what comes for what it claims to be would have a wrong file."""
+        return any(came != digest for digest, came in self._post.first.items())
 
     def _follow(self, transfer: Transfer, meanwhile: Callable[[], None], ends_s: float) -> None:
         transfer.start(self._clock.monotonic_s())
         while not transfer.done:
             assert self._clock.monotonic_s() < ends_s, f"{transfer.progress:.0%} came in {PATIENCE_S:g} s"
-            self.most_waiting = max(self.most_waiting, len(self._post.mailbox._chunks))
             for message in self._post.mailbox.take(0.02):
                 now_s = self._clock.monotonic_s()
                 match message:
@@ -138,11 +131,6 @@ class Receiver:
                         transfer.reconnected(now_s)
             transfer.tick(self._clock.monotonic_s())
             meanwhile()
-
-
-def resident_peak_kib() -> int:
-    """Return the most memory that this process ever had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _life_message(seq: int, online: bool) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_stage import DEVICES, Fleet, wait_for
+from fleet_stage import Fleet, raised
 
 from dsops_controller.build.recipe import build_model
 from dsops_controller.demo.prepare import prepare
@@ -23,11 +23,5 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fleet(short_path: Path, built: Path) -> Iterator[Fleet]:
     """A fleet whose two devices are enrolled and online; everything is stopped afterwards."""
     stage = Fleet(short_path, built)
-    try:
-        stage.raise_curtain()
-        for device in DEVICES:
-            stage.start_agent(device)
-        wait_for("devices are online", lambda: stage.online_devices() == set(DEVICES))
+    with raised(stage):
         yield stage
-    finally:
-        stage.processes.stop_all()

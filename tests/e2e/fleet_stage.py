@@ -1,7 +1,8 @@
 """The demonstration's stage as end-to-end tests use it: bundles by hand, a client, waiting."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ class Fleet(Stage):
 
     def online_devices(self) -> set[str]:
         return {row["id"] for row in self.client.devices() if row["online"]}
+
+
+@contextmanager
+def raised(stage: Fleet) -> Iterator[None]:
+    """Enrol and connect both devices; everything is stopped afterwards."""
+    try:
+        stage.raise_curtain()
+        for device in DEVICES:
+            stage.start_agent(device)
+        wait_for("devices are online", lambda: stage.online_devices() == set(DEVICES))
+        yield
+    finally:
+        stage.processes.stop_all()
 
 
 def plan(release: int) -> dict[str, Any]:

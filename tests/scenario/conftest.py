@@ -1,6 +1,7 @@
 """A simulated device around the real installer: everything it needs is in memory, but journal, slots and staging."""
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,18 +11,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sim_bundles import CHUNK_BYTES, MODEL, Made, make_bundle
 
 from dsops import dsse
-from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
+from dsops.bundle import Bundle, sha256_hex
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.delta import Piece, encode_delta
-from dsops.directive import DeltaOffer, DesiredSlot, Directive, target_path
+from dsops.directive import DeltaOffer, DesiredSlot, Directive
 from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
-from dsops.manifest import Attachment, Manifest, TensorSpec
 from dsops.messages import ModelState
-from dsops.needs import needs_of
-from dsops.sealing import ContentKey, Identity, content_key, read_blob, seal, wrap
+from dsops.sealing import ContentKey, read_blob, wrap
 from dsops.states import Install
 from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.content_keys import ContentKeys
@@ -31,9 +31,6 @@ from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, Memory, ProveLimits, Support
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.trust.trusted_time import ClockState
-
-MODEL = "digits"
-CHUNK_BYTES = 512
 
 
 class SimulatedCrash(BaseException):
@@ -51,87 +48,6 @@ class Fuse:
         self.count += 1
         if self.count == self.at:
             raise SimulatedCrash
-
-
-@dataclass(frozen=True)
-class Made:
-    """A bundle with what its owners signed."""
-
-    model: str
-    release: int
-    data: bytes
-    manifest: Manifest = field(compare=False)
-    key: ContentKey | None = None
-    said: bytes = b""
-    """A document of its needs that its owners signed, if it is not the right one."""
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @property
-    def path(self) -> str:
-        return target_path(self.model, self.release, "int8")
-
-    def slot(self, deployment: str) -> DesiredSlot:
-        return DesiredSlot(
-            path=self.path,
-            sha256=self.sha256,
-            length_bytes=len(self.data),
-            release=self.release,
-            deployment=deployment,
-        )
-
-    def signed(self) -> SignedTarget:
-        index = index_of(self.data, CHUNK_BYTES)
-        facts = {"model": self.model, "release": self.release, "variant": "int8", "index": index.digest}
-        facts |= {"hardware": self.manifest.compatibility.hardware, "needs": sha256_hex(self.needs)}
-        return SignedTarget(self.path, self.sha256, len(self.data), facts)
-
-    @property
-    def needs(self) -> bytes:
-        """What its owners say that it needs of a device."""
-        return self.said or needs_of(self.manifest, len(self.data)).encode()
-
-
-def make_bundle(
-    release: int,
-    *,
-    model: str = MODEL,
-    size: int = 3000,
-    secret: bytes | None = None,
-    tuned_from: int = 0,
-    **changes: object,
-) -> Made:
-    """Make a bundle; with a secret it is sealed. Its payload may be that of another release, some bytes moved.
-
-    ``changes`` are the manifest's.
-    """
-    payload = hashlib.shake_256(f"{model} {tuned_from or release}".encode()).digest(size)
-    if tuned_from:
-        noise = hashlib.shake_256(f"{release} after {tuned_from}".encode()).digest(size)
-        payload = bytes((value + (drawn < 20)) & 0xFF for value, drawn in zip(payload, noise, strict=True))
-    settings = {"camera.toml": f"release = {release}".encode(), f"zones-{release}.json": b"[]" * release}
-    blobs = {"model.tflite": payload, "profile.json": b"{}", "golden.bin": b"golden", **settings}
-    sealed = None
-    if secret is not None:
-        parts = {name: blobs[name] for name in ("model.tflite", "golden.bin")}
-        sealed, ciphertexts = seal(secret, Identity(model, release, "int8"), parts)
-        blobs |= ciphertexts
-    spec = TensorSpec(name="x", datatype="FP32", shape=(1, 2))
-    fields: dict[str, object] = {
-        "model": model,
-        "release": release,
-        "inputs": (spec,),
-        "outputs": (spec,),
-        "files": tuple(Attachment(blob=name, kind="config") for name in settings),
-        "format": 1 if sealed is None else 2,
-        "sealed": sealed,
-        "blobs": describe_blobs(blobs),
-    }
-    manifest = Manifest.model_validate(fields | changes)
-    key = None if secret is None else content_key(secret, manifest)
-    return Made(model, release, encode_bundle(manifest, blobs), manifest, key)
 
 
 @dataclass
@@ -547,3 +463,10 @@ def bundle() -> Callable[..., Made]:
 @pytest.fixture
 def crash() -> type[BaseException]:
     return SimulatedCrash
+
+
+@pytest.fixture
+def no_surprise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail when the worker met an error that nobody expected."""
+    yield
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR and r.name.startswith("dsops_agent")]

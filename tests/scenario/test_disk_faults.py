@@ -1,5 +1,6 @@
 """The disk or the journal fails for a moment, or for long, while a bundle is changed over: no bundle is blamed."""
 
+import errno
 from typing import Any
 
 import pytest
@@ -150,3 +151,59 @@ def test_an_install_ends_whenever_the_disk_does_not_tell_for_a_moment_what_is_ac
         world.restart()  # tidies what could not be tidied
         world.check_end()
         world.journal.close()
+
+
+class FailingStick(set[str]):
+    """A medium that fails so many times when it is asked whether a bundle lies on it."""
+
+    faults: int = 0
+
+    def __contains__(self, sha256: object) -> bool:
+        self.faults -= 1
+        if self.faults >= 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().__contains__(sha256)
+
+
+def test_a_medium_that_fails_while_a_transfer_begins_keeps_nothing_from_coming(device: Any, bundle: Any) -> None:
+    two, other = bundle(2, tuned_from=1), bundle(1, model="words")
+    device.at_hand = FailingStick()
+    device.restart()
+    device.offer(bundle(1), two)
+    device.publish(two, other)
+    device.at_hand.faults = 1
+    device.direct(2, two, other)
+    device.pack()
+    device.pack("words")
+    device.settle()
+    assert device.at_hand.faults < 0, "it was asked, and failed"
+    states = device.installer.observed()
+    assert {model: state.install for model, state in states.items()} == {
+        "digits": Install.COMMITTED,
+        "words": Install.COMMITTED,
+    }
+    device.check_end()
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_source_that_fails_in_a_way_nobody_thought_of_costs_a_pause(
+    device: Any, bundle: Any, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = bundle(2, size=20_000)
+    request, asked = device.broker.request, []
+
+    def fail_once(chunk: Any) -> None:
+        asked.append(chunk)
+        if chunk.file and sum(bool(one.file) for one in asked) == nth:
+            raise OSError(errno.EIO, "Input/output error")
+        request(chunk)
+
+    monkeypatch.setattr(device.broker, "request", fail_once)
+    device.publish(two)
+    device.direct(2, two)
+    device.pack()
+    device.steps(20)
+    assert device.state().install is Install.FETCHING
+    assert len(asked) < 40, "it is not asked again and again at once"
+    assert device.settle().active == two.sha256
+    device.check_end()

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from dsops.errors import GoldenMismatch
 from dsops.states import Install
 from dsops_agent.install.gate import Gate
@@ -187,6 +189,48 @@ def test_a_program_can_hold_an_activation_back_even_if_it_is_urgent(world: Any, 
     world.steps(30, 1)
     assert world.state().install is Install.PROBATION
     assert set(veto.asked) == {("download", "digits", "1"), ("activate", "digits", "1")}
+
+
+@pytest.mark.parametrize("download", [OPEN, CLOSED])
+def test_a_bundle_on_a_stick_waits_for_no_link_and_no_download_window(
+    world: Any, bundle: Any, download: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.broker, "has_near", lambda chunk: chunk.file in world.at_hand)
+    gate = limit(world, download, CLOSED, metered=("wwan*",))
+    gate.host = SimHost(Conditions(links=("wwan0",)))
+    one = bundle(1)
+    begin(world, 1, one)
+    assert world.state().install is Install.FETCHING
+    assert ("metered link wwan0" if download == OPEN else "download window") in world.state().waiting
+    world.at_hand.add(one.sha256)
+    world.steps(10, 1)
+    assert world.state().install is Install.PROVED
+    assert "activation window" in world.state().waiting, "which is not about the link"
+
+
+def test_a_stick_that_is_pulled_out_leaves_the_rest_to_the_rules(
+    world: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.broker, "has_near", lambda chunk: chunk.file in world.at_hand)
+    gate = limit(world, metered=("wwan*",), on_power=True)
+    gate.host = host = SimHost(Conditions(links=("wwan0",), on_power=False))
+    one = bundle(1, size=20_000)
+    world.at_hand.add(one.sha256)
+    world.publish(one)
+    world.broker.lost = set(sorted(set(world.broker.chunks) - {one.signed().custom["index"]})[:3])
+    begin(world, 1, one)
+    assert world.state().waiting == "on battery", "the host's own conditions hold for a stick too"
+    gate.host = host = SimHost(Conditions(links=("wwan0",)))
+    world.steps(20, 1)
+    assert 0 < world.state().progress < 1
+    world.at_hand.clear()
+    world.steps(10, 1)
+    assert world.state().waiting == "metered link wwan0"
+    assert not world.broker.subscribed
+    host.now = Conditions()
+    world.broker.lost.clear()
+    world.steps(20, 1)
+    assert world.state().install is Install.PROBATION
 
 
 def test_one_install_that_waits_does_not_hold_up_another(world: Any, bundle: Any) -> None:

@@ -3,6 +3,7 @@
 The device has the real chain of sources, folder source, installer and trust store; there is no network at all.
 """
 
+import errno
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from dsops.chunks import ChunkIndex
 from dsops.kit import KIT_FILE, Kit, KitBundle
 from dsops.messages import Problem
 from dsops.states import Install
+from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.ports import Chunk
 from dsops_agent.sources.chain import Chain
 from dsops_agent.sources.folder import FolderSource
@@ -242,6 +244,57 @@ def test_an_agent_that_is_started_again_goes_on_with_the_offer(offline: Offline,
     again = Offline(stage, offline.stick)
     again.until(lambda: again.is_installed(made))
     again.close()
+
+
+def test_the_end_of_an_install_before_is_not_the_outcome_of_an_offer(offline: Offline, stage: Stage) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    full = Problem(code="device.no_space", message="full")
+    stage.installer.journal.put_install(
+        InstallRow("digits", Install.REJECTED, 0, made.slot(deployment="de-old"), problem=full)
+    )
+    offline.close()
+    again = Offline(stage, offline.stick)
+    assert again.installer.observed()["digits"].target == made.sha256
+    again.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    again.offer(again.stick)
+    for _ in range(3):  # the installer has not come to it yet
+        again.offers.look()
+    status = again.offers.status()
+    assert status is not None
+    assert not status.is_reached
+    assert again.folder.place.folder == again.stick
+    assert (stage.folder / "offers/offer.json").exists()
+    again.until(lambda: again.is_installed(made))
+    again.until(lambda: not (stage.folder / "offers/offer.json").exists())
+    status = again.offers.status()
+    assert status is not None
+    assert status.is_reached
+    again.close()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_an_offer_that_cannot_be_removed_ends_nothing(
+    offline: Offline, stage: Stage, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_bundle(1)
+    offline.sign(made)
+    offline.kit(made, stage.directive(1, made.slot()).sign(stage.key))
+    offline.offer(offline.stick)
+    unlink = Path.unlink
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "offer.json":
+            raise OSError(number, os.strerror(number), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    offline.until(lambda: offline.is_installed(made))
+    offline.until(lambda: not offline.folder.place.folder)
+    (stage.folder / "offers/offer.json").write_bytes(b"{}")
+    offline.offers.look()
+    offline.offers.look()
+    assert offline.is_installed(made)
 
 
 @pytest.mark.parametrize(

@@ -39,18 +39,20 @@ class Board:
     held: Callable[[str], str]
     observed: dict[str, ModelState] = field(init=False, default_factory=dict)
     newest_refusal: Problem | None = field(init=False, default=None)
+    seq: int = field(init=False, default=0)
     _shown: object = field(init=False, default=None)
     _news: bool = field(init=False, default=True)
-    _is_stale: bool = field(init=False, default=False)
+    is_stale: bool = field(init=False, default=False)
 
     def publish(self) -> None:
         """Look at everything anew; tell the listener if it is not what it was. What fails is done again soon."""
-        self._is_stale = True
+        self.is_stale = True
         models = sorted({*self.slots.models(), *self.installs.rows})
         self.newest_refusal = self.refusals.newest
         self.observed = {model: self._state(model) for model in models}
-        self._is_stale = False
-        shown = (self.observed, self.newest_refusal, self.journal.seq())
+        self.seq = self.journal.seq()
+        self.is_stale = False
+        shown = (self.observed, self.newest_refusal, self.seq)
         if shown != self._shown:
             self._shown = shown
             self.listener.changed()
@@ -82,7 +84,7 @@ class Board:
             self.events.event(t.kind, t.model, t.release, t.digest, t.code, t.message)
             self.journal.told(number)
         self._news = False
-        if self._is_stale:
+        if self.is_stale:
             self.publish()
 
     def tell_of(self, tidings: Tidings) -> None:

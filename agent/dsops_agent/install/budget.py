@@ -1,8 +1,10 @@
 """How much a device may fetch: a rate in bytes per second, and an allowance per day. Pure; time comes in as values.
 
-The rate is a token bucket that holds one window at most, so that what is asked for at one moment never exceeds the rate
-by more than that. A day is one of UTC by trusted time, which never goes back; a clock that is known to be ahead ends no
-day. So that no wrong clock blocks for ever, a day also ends after 24 hours of the device's own running.
+The rate is a token bucket that holds a few seconds of the rate, and one window at most, so that what is asked for at
+one moment never exceeds the rate by more than that. A chunk is asked for whole, so the bucket holds one however low the
+rate is. It is empty at the start: devices of a site that start together ask for nothing at once, and a restart brings
+nothing. A day is one of UTC by trusted time, which never goes back; a clock that is known to be ahead ends no day. So
+that no wrong clock blocks for ever, a day also ends after 24 hours of the device's own running.
 
 Source: the token bucket of RFC 2697 (1999), section 3, with one colour.
 """
@@ -10,10 +12,12 @@ Source: the token bucket of RFC 2697 (1999), section 3, with one colour.
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 
+from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.directive import TransferLimits
 
 BURST_BYTES = 512 * 1024
 """One window: what a transfer has outstanding at most."""
+BURST_S = 4.0
 DAY_S = 86_400.0
 
 
@@ -35,6 +39,11 @@ class Moment:
 
     now_s: float
     date: datetime | None
+
+
+def burst(bytes_per_s: int) -> int:
+    """Return the bytes that may be asked for at one moment at most."""
+    return max(MAX_CHUNK_BYTES, min(BURST_BYTES, int(BURST_S * bytes_per_s)))
 
 
 def lowest(own: TransferLimits, told: TransferLimits) -> TransferLimits:
@@ -60,7 +69,7 @@ class Budget:
 
     def __init__(self, limits: TransferLimits, today: Today, now_s: float) -> None:
         self._limits = limits
-        self._tokens = float(BURST_BYTES)
+        self._tokens = 0.0
         self._since_s = now_s
         self.today = today
 
@@ -93,7 +102,7 @@ class Budget:
             return self._until_tomorrow_s(now)
         if not self._limits.bytes_per_s:
             return 0.0
-        return max(0.0, (min(length_bytes, BURST_BYTES) - self._tokens) / self._limits.bytes_per_s)
+        return max(0.0, (min(length_bytes, burst(self._limits.bytes_per_s)) - self._tokens) / self._limits.bytes_per_s)
 
     def is_used_up(self, length_bytes: int) -> bool:
         """Return whether the day's allowance does not cover so many bytes; a whole allowance covers any one chunk."""
@@ -115,7 +124,8 @@ class Budget:
         """Let time pass: tokens come back, and a new day begins with nothing fetched. The date never goes back."""
         passed_s = max(0.0, now.now_s - self._since_s)
         self._since_s = max(self._since_s, now.now_s)
-        self._tokens = min(float(BURST_BYTES), self._tokens + passed_s * self._limits.bytes_per_s)
+        rate = self._limits.bytes_per_s
+        self._tokens = min(float(burst(rate)), self._tokens + passed_s * rate)
         ran_s = self.today.ran_s + passed_s
         day = now.date.astimezone(UTC).date().isoformat() if now.date else ""
         is_new = day > self.today.day or ran_s >= DAY_S

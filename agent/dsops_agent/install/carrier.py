@@ -12,7 +12,7 @@ from dsops_agent.install import fetch
 from dsops_agent.install.delivery import Delivery, Ways
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
-from dsops_agent.install.ports import ChunkSource
+from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Outcome, problem_of
 
@@ -71,6 +71,11 @@ class Carrier:
         """Return what the transfer of a model's bundle waits for; empty when it goes on, or when there is none."""
         return self._transfer.waiting if self._transfer and self.model == model else ""
 
+    def is_at_hand(self, row: InstallRow) -> bool:
+        """Return whether an install's bundle lies on the device, on a medium that is not set aside for its faults."""
+        sha256 = row.wanted.sha256
+        return self._means.is_at_hand(sha256) and self._source.has_near(Chunk(row.index, sha256))
+
     def start(self, row: InstallRow) -> Outcome | None:
         """Begin or resume an install's transfer; None while it goes on. There must be none under way."""
         wanted = fetch.Wanted(row.wanted.sha256, row.wanted.length_bytes, row.index)
@@ -102,9 +107,9 @@ class Carrier:
 
     def end(self) -> None:
         """Stop the transfer; what came stays on disk."""
-        if self._transfer:
-            self._transfer.close()
-        self._transfer, self.model = None, ""
+        transfer, self._transfer, self.model = self._transfer, None, ""
+        if transfer:
+            transfer.close()
 
     def staged_names(self) -> frozenset[str]:
         """Return the names of the files under way; raises StateDamaged."""
@@ -125,6 +130,9 @@ class Carrier:
             # When the signed bytes themselves are at fault, trying again cannot help.
             event = Event.REFUSED if isinstance(error, BundleError) else Event.INTERRUPTED
             return Outcome(event, problem_of(error))
+        except BaseException:
+            self.end()  # or no other transfer could ever begin
+            raise
         if transfer.done:
             self.end()
             return Outcome(Event.COMPLETE)

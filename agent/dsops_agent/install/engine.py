@@ -244,7 +244,11 @@ class Engine:
         model = self.carrier.model
         if not model:
             return
-        outcome = action()
+        try:
+            outcome = action()
+        except Exception:
+            self._postpone(model)  # the transfer ended; it begins again later
+            raise
         if outcome:
             self._postpone(model)
             self.advance(self.installs.rows[model], outcome)
@@ -293,7 +297,7 @@ class Engine:
         row, now_s = self.installs.get(self.carrier.model), self.clock.monotonic_s()
         if row is None or self.gate.is_open_always or now_s < self._look_s:
             return
-        why = self.gate.obstacle(row, Phase.DOWNLOAD, self.now())
+        why = self._obstacle(row, Phase.DOWNLOAD)
         self._look_s = now_s + (ASK_S if why == ASKING else LOOK_S)
         if why and why != ASKING:
             logger.info("%s release %d: the transfer pauses: %s", row.model, row.wanted.release, why)
@@ -305,13 +309,17 @@ class Engine:
         """Return a wait while the rules do not allow a phase."""
         if self.gate.is_open_always:
             return None
-        why = self.gate.obstacle(row, phase, self.now())
+        why = self._obstacle(row, phase)
         if not why:
             self.installs.waiting.pop(row.model, None)
             return None
         if why != ASKING:
             self.installs.waiting[row.model] = why
         return Wait(ASK_S if why == ASKING else LOOK_S)
+
+    def _obstacle(self, row: InstallRow, phase: Phase) -> str:
+        at_hand = phase is Phase.DOWNLOAD and self.carrier.is_at_hand(row)
+        return self.gate.obstacle(row, phase, self.now(), at_hand=at_hand)
 
     def _proceed(self, row: InstallRow) -> Outcome | Wait:
         return self._held_back(row, Phase.ACTIVATE) or Outcome(Event.CHANGE_OVER)

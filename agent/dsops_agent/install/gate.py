@@ -55,10 +55,13 @@ class Gate:
         has_windows = rules.download.windows or rules.activate.windows
         return not has_windows and self.veto is None and not rules.ask_the_host
 
-    def obstacle(self, row: InstallRow, phase: Phase, now: datetime | None) -> str:
-        """Return why an install may not go on now, or an empty text; ``now`` is None without a clock to trust."""
+    def obstacle(self, row: InstallRow, phase: Phase, now: datetime | None, *, at_hand: bool = False) -> str:
+        """Return why an install may not go on now, or an empty text; ``now`` is None without a clock to trust.
+
+        ``at_hand`` says that the bundle lies on the device.
+        """
         host = self.host.conditions() if self.host else Conditions()
-        wrong = obstacle(self.rules, phase, now, host, urgent=row.wanted.urgent)
+        wrong = obstacle(self.rules, phase, now, host, urgent=row.wanted.urgent, at_hand=at_hand)
         if wrong or self.veto is None:
             return wrong[:MAX_REASON]
         said = self.veto.ask((phase.value, row.model, str(row.wanted.release)))

@@ -93,6 +93,7 @@ class Installer:
     gate: Gate = field(default_factory=Gate)
     is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
+    _reached: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Join the parts; nothing starts."""
@@ -207,6 +208,10 @@ class Installer:
         """Return the ``seq`` of the newest accepted directive; 0 before the first."""
         return self.journal.seq()
 
+    def reached(self) -> int:
+        """Return the ``seq`` of the newest directive that :meth:`observed` shows the effect of; 0 before the first."""
+        return self._reached
+
     def refused(self) -> Problem | None:
         """Return why the newest message of the controller was refused, if it was."""
         return self._board.newest_refusal
@@ -262,6 +267,8 @@ class Installer:
         self._safely(self._tick)
         self._safely(self.trust.keep_time)
         self._safely(self._board.tell)
+        if self._reconciler.next_s is None and not self._board.is_stale:  # what it wants was begun, and is shown
+            self._reached = self._board.seq
 
     def _safely(self, action: Callable[[], object]) -> None:
         """Run one piece of work at the worker's border, which must survive whatever happens inside."""

@@ -19,38 +19,11 @@ from dsops.files import fsync_folder, make_private
 from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
+from dsops_agent.install import schema
 from dsops_agent.install.budget import Today
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE desired (model TEXT PRIMARY KEY, seq INTEGER NOT NULL, slot TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE install (
-    model TEXT PRIMARY KEY, state TEXT NOT NULL, seq INTEGER NOT NULL, slot TEXT NOT NULL,
-    index_digest TEXT NOT NULL, needs_digest TEXT NOT NULL, attempt INTEGER NOT NULL,
-    code TEXT NOT NULL, message TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE slot (
-    model TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, length_bytes INTEGER NOT NULL,
-    release INTEGER NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (model, name)
-) WITHOUT ROWID;
-CREATE TABLE content_key (digest TEXT PRIMARY KEY, opened TEXT NOT NULL, newest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE quarantine (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, model TEXT NOT NULL,
-    code TEXT NOT NULL, message TEXT NOT NULL
-);
-CREATE TABLE outbox (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, model TEXT NOT NULL, release INTEGER NOT NULL,
-    digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
-);
-CREATE TABLE refusal (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL UNIQUE,
-    digest TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
-);
-"""
 _FILE_BYTES = 256 * 1024
 _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
@@ -163,12 +136,10 @@ class Journal:
 
     def _prepare(self, path: Path) -> None:
         try:
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA_VERSION:
+            if schema.version_of(self._db) > schema.VERSION:
                 raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
             make_durable(self._db, _LOG_BYTES)
-            if version == 0:
-                self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
+            schema.bring_up(self._db)
             self._claim(path)
             for folder in (path.parent, path.parent.parent):  # or the file is durable, and its name is not
                 fsync_folder(folder)

@@ -177,12 +177,23 @@ class Rules:
         return self.on_power or self.idle_percent < 100 or bool(self.metered) or self.max_temperature_c > 0
 
 
-def obstacle(rules: Rules, phase: Phase, now: datetime | None, host: Conditions, *, urgent: bool = False) -> str:
+def obstacle(
+    rules: Rules,
+    phase: Phase,
+    now: datetime | None,
+    host: Conditions,
+    *,
+    urgent: bool = False,
+    at_hand: bool = False,
+) -> str:
     """Return in words why a device may not go on now, or an empty text.
 
     An urgent bundle passes over everything but the temperature, which protects the device. Without a clock that can be
     trusted no window of time counts as open: it could be the middle of the working day. Such a device gets what is
     urgent, and everything else once its clock is set.
+
+    Download windows and metered links are about the device's link to the network. Reading a bundle that lies on the
+    device, for example on a stick that somebody brought, costs that nothing: it passes over both.
 
     Args:
         rules: What must hold.
@@ -190,12 +201,15 @@ def obstacle(rules: Rules, phase: Phase, now: datetime | None, host: Conditions,
         now: The time; None when the host's clock cannot be trusted.
         host: The host now.
         urgent: Whether an operator said that it must not wait.
+        at_hand: Whether the bundle lies on the device.
     """
     if rules.max_temperature_c and host.temperature_c > rules.max_temperature_c:
         return f"hotter than {rules.max_temperature_c:g} °C"
     if urgent:
         return ""
-    return _closed(rules.schedule(phase), phase, now) or _busy(rules, phase, host)
+    fetches = phase is Phase.DOWNLOAD and not at_hand
+    closed = "" if phase is Phase.DOWNLOAD and at_hand else _closed(rules.schedule(phase), phase, now)
+    return closed or _busy(rules, host, fetches=fetches)
 
 
 def _closed(schedule: Schedule, phase: Phase, now: datetime | None) -> str:
@@ -212,12 +226,12 @@ def _closed(schedule: Schedule, phase: Phase, now: datetime | None) -> str:
     return f"{name} window opens {opens.astimezone(schedule.zone):%Y-%m-%d %H:%M} {schedule.zone.key}"
 
 
-def _busy(rules: Rules, phase: Phase, host: Conditions) -> str:
+def _busy(rules: Rules, host: Conditions, *, fetches: bool) -> str:
     if rules.on_power and not host.on_power:
         return "on battery"
     if host.cpu_percent >= rules.idle_percent and rules.idle_percent < 100:
         return f"not idle: other programs use {rules.idle_percent:g} % of the processors or more"
-    if phase is Phase.DOWNLOAD:
+    if fetches:
         metered = [link for link in host.links if any(fnmatchcase(link, pattern) for pattern in rules.metered)]
         if metered:
             return f"metered link {metered[0]}"

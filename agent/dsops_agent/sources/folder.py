@@ -43,8 +43,13 @@ class Place:
         return read_whole(self._path(chunk.file or chunk.digest), MAX_CHUNK_BYTES)
 
     def has(self, sha256: str) -> bool:
-        """Return whether a file is here; not whether it is what its name says."""
-        return sha256 in self.files or (self.folder is not None and (self.folder / sha256).is_file())
+        """Return whether a file is here; not whether it is what its name says. A medium that fails has none."""
+        if sha256 in self.files:
+            return True
+        try:
+            return self.folder is not None and (self.folder / sha256).is_file()
+        except OSError:
+            return False
 
     def _path(self, sha256: str) -> Path:
         if sha256 in self.files:

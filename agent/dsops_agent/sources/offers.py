@@ -18,6 +18,7 @@ from pydantic import Field
 from dsops import strictjson
 from dsops.bundle import Bundle, file_digest, file_index, sha256_hex
 from dsops.clock import Clock
+from dsops.directive import claimed_seq
 from dsops.errors import Conflict, DsopsError, InvalidInput, SourceLies
 from dsops.files import write_atomically
 from dsops.kit import KIT_FILE, MAX_KIT_BYTES, Kit
@@ -74,6 +75,10 @@ class Taker(Protocol):
         """Return the state of every model."""
         ...
 
+    def reached(self) -> int:
+        """Return the ``seq`` of the newest directive that :meth:`observed` shows the effect of."""
+        ...
+
     def refused(self) -> Problem | None:
         """Return why the newest message was refused, if it was."""
         ...
@@ -93,12 +98,14 @@ class Attention(Protocol):
 
 @dataclass
 class _Taken:
-    """An offer that the agent works with."""
+    """An offer that the agent works with; ``seq`` is of the directive that it brings, 0 when it brings none."""
 
     offer: Offer
     since_s: float
     refused_before: Problem | None
     bundles: Mapping[str, str]
+    seq: int = 0
+    is_reached: bool = False
     problem: Problem | None = None
     hint: str = ""
     is_over: bool = False
@@ -122,6 +129,7 @@ class Offers:
         self._taker = taker
         self._clock = clock
         self._taken: _Taken | None = None
+        self._doubt = ""
 
     def run(self, stop: threading.Event) -> None:
         """Look for offers until ``stop`` is set."""
@@ -129,13 +137,16 @@ class Offers:
             self.look()
 
     def look(self) -> None:
-        """Take a new offer, or see how the one before goes."""
+        """Take a new offer, or see how the one before goes. A disk that fails costs the offer, and nothing else."""
         try:
             offer = self._read()
-        except DsopsError as error:
-            logger.warning("an offer is not taken: %s", error)
-            self._path.unlink(missing_ok=True)
+        except (DsopsError, OSError) as error:
+            if str(error) != self._doubt:
+                logger.warning("an offer is not taken: %s", error)
+            self._doubt = str(error)
+            self._remove()
             return
+        self._doubt = ""
         if offer and (self._taken is None or self._taken.offer.id != offer.id):
             self._take(offer)
         elif self._taken and not self._taken.is_over:
@@ -147,7 +158,14 @@ class Offers:
         if taken is None:
             return None
         offer, bundles = taken.offer, dict(taken.bundles)
-        return OfferStatus(id=offer.id, path=offer.path, bundles=bundles, problem=taken.problem, hint=taken.hint)
+        return OfferStatus(
+            id=offer.id,
+            path=offer.path,
+            bundles=bundles,
+            is_reached=taken.is_reached,
+            problem=taken.problem,
+            hint=taken.hint,
+        )
 
     def _read(self) -> Offer | None:
         if not self._path.exists():
@@ -159,19 +177,22 @@ class Offers:
         taken = _Taken(offer, self._clock.monotonic_s(), self._taker.refused(), {})
         try:
             path = Path(offer.path)
-            taken.bundles = self._take_kit(path) if path.is_dir() else self._take_bundle(path)
+            if path.is_dir():
+                taken.bundles, taken.seq = self._take_kit(path)
+            else:
+                taken.bundles = self._take_bundle(path)
         except (DsopsError, OSError) as error:
             self._end(taken, error)
         self._taken = taken
 
-    def _take_kit(self, folder: Path) -> Mapping[str, str]:
+    def _take_kit(self, folder: Path) -> tuple[Mapping[str, str], int]:
         kit = decode(Kit, read_whole(folder / KIT_FILE, MAX_KIT_BYTES))
         head, directive = (_checked(folder, digest) for digest in (kit.head, kit.directive))
         self._source.place = Place(folder)
         self._chain.renewed(self._source.name)
         self._taker.on_trust_head(head)
         self._taker.on_directive(directive)
-        return {bundle.model: bundle.sha256 for bundle in kit.bundles}
+        return {bundle.model: bundle.sha256 for bundle in kit.bundles}, claimed_seq(directive)
 
     def _take_bundle(self, path: Path) -> Mapping[str, str]:
         index, sha256 = file_index(path), file_digest(path)[0]
@@ -189,7 +210,8 @@ class Offers:
         return {wanted[0]: sha256}
 
     def _follow(self, taken: _Taken) -> None:
-        observed = self._taker.observed()
+        taken.is_reached = taken.is_reached or self._taker.reached() >= taken.seq
+        observed = self._taker.observed() if taken.is_reached else {}  # before, it shows how another install ended
         states = [observed[model] for model, sha in taken.bundles.items() if _has_target(observed, model, sha)]
         if len(states) == len(taken.bundles):
             taken.problem = None
@@ -203,7 +225,7 @@ class Offers:
 
     def _end(self, taken: _Taken, error: DsopsError | OSError | None = None) -> None:
         taken.is_over = True
-        self._path.unlink(missing_ok=True)
+        self._remove()
         self._source.place = Place()
         self._chain.withdrawn(self._source.name)
         if error:
@@ -212,6 +234,13 @@ class Offers:
             )
             logger.warning("%s is not taken: %s", taken.offer.path, named)
             taken.problem, taken.hint = Problem(code=named.code, message=str(named)[:1000]), named.hint
+
+    def _remove(self) -> None:
+        """Remove the offer's file; where that fails it is taken once more after the next start, which does no harm."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.debug("an offer stays on disk: %s", error)
 
 
 def _has_target(observed: Mapping[str, ModelState], model: str, sha256: str) -> bool:

@@ -54,8 +54,15 @@ def _pread(handle: int, offset: int, length: int) -> bytes:
 
 
 def _named(path: Path, error: OSError) -> SourceLacks | SourceRefused | SourceUnreachable:
-    if error.errno == errno.ENOENT and path.parent.is_dir():
+    if error.errno == errno.ENOENT and _is_folder(path.parent):
         return SourceLacks(f"{path.parent} does not have the file", why=path.name)
     if error.errno in (errno.ELOOP, errno.ENXIO):
         return SourceRefused(f"{path.name} is not a regular file", why=str(error.strerror))
     return SourceUnreachable(f"{path} cannot be read", why=str(error.strerror))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # the medium fails
+        return False

@@ -67,6 +67,8 @@ class Shelf:
         self._anew = threading.Event()
         self._left: dict[str, _Left] = {}
         self._work: Iterator[None] = iter(())
+        self._is_full = False
+        """Whether a chunk was refused for want of room; nothing more is read for the shelf until there is some."""
         self.left_bytes = 0
         """Bytes that are there by us."""
 
@@ -107,6 +109,7 @@ class Shelf:
             self._anew.clear()
             self._left.clear()
             self.left_bytes = 0
+            self._is_full = False
         self._work = self._round()
 
     def _step(self) -> None:
@@ -137,6 +140,8 @@ class Shelf:
         if self._leave(index.digest, index.encode(), sha256):
             yield
         for digest, span in zip(index.digests, index.spans, strict=True):
+            if self._is_full:
+                return
             if digest not in self._left and path:
                 data = read_part(path, span.offset, span.length)
                 if hashlib.sha256(data).hexdigest() == digest and self._leave(digest, data, sha256):
@@ -153,7 +158,9 @@ class Shelf:
                 gone |= {index.digest, *index.digests}
         for digest in gone - kept:
             left = self._left.pop(digest, None)
-            self.left_bytes -= left.size_bytes if left else 0
+            if left:
+                self.left_bytes -= left.size_bytes
+                self._is_full = False
             self._broker.publish(self._topics.chunk(digest), b"", retain=True)
             yield
         for file in files:
@@ -179,6 +186,7 @@ class Shelf:
                 self._left[digest] = _Left(len(data), file)
             return False
         if self.left_bytes + len(data) > self._max_bytes:
+            self._is_full = True
             return False
         self._left[digest] = _Left(len(data), file)
         self.left_bytes += len(data)

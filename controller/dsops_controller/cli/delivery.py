@@ -11,6 +11,7 @@ from dsops import strictjson
 from dsops.bundle import Bundle, bundle_index, sha256_hex
 from dsops.errors import DigestMismatch, InvalidInput
 from dsops.files import write_atomically
+from dsops.head import expires
 from dsops.kit import KIT_FILE, Kit, KitBundle
 from dsops.needs import needs_of
 from dsops_controller.cli import output
@@ -80,6 +81,7 @@ def make_kit(client: Client, device: str, files: Files) -> Kit:
 
     Raises:
         NotFound: The device is not known, or nothing is to be installed there.
+        MalformedMetadata: The controller's head of trust cannot be read.
         DsopsError: A bundle is damaged, or the folder cannot be written.
     """
     said = client.directive(device)
@@ -88,10 +90,9 @@ def make_kit(client: Client, device: str, files: Files) -> Kit:
     for row in said["bundles"]:
         data = _fetched(client, row)
         bundles.append(KitBundle(model=row["model"], release=row["release"], **_facts(files.put_bundle(data))))
-    ends = strictjson.loads(head)["signed"]["expires"]  # type: ignore[index]
     kit = Kit(
         device=device,
-        expires=min(datetime.fromisoformat(said["expires"]), datetime.fromisoformat(ends)),
+        expires=min(datetime.fromisoformat(said["expires"]), expires(head)),
         head=files.put(head),
         directive=files.put(base64.b64decode(said["envelope"])),
         bundles=tuple(bundles),

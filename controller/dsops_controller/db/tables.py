@@ -158,9 +158,10 @@ delta = Table(
     metadata,
     Column("base_sha256", String(64), primary_key=True),
     Column("target_sha256", String(64), primary_key=True),
-    Column("sha256", String(64)),  # of the delta's file; null when a delta saves too little
+    Column("sha256", String(64)),  # of the delta's file; null when it is not offered
     Column("length_bytes", _BIG, nullable=False),
     Column("index_sha256", String(64)),
+    Column("withheld", String(100), nullable=False, server_default=""),  # why it is not offered
     Column("created_ms", _BIG, nullable=False),
 )
 

@@ -14,6 +14,7 @@ from dsops.files import write_atomically
 from dsops.ids import digest as check_digest
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.deltas.unwanted import forget_unwanted
 
 _SHA256 = tables.delta.c.sha256
 
@@ -48,6 +49,8 @@ class DeltaFiles:
         self._lock = threading.Lock()
         self._indexes: dict[str, ChunkIndex] = {}
         self._places: dict[str, tuple[str, int]] = {}
+        self._unreadable: set[str] = set()
+        """What was found to be lost or damaged, so that it is not looked into again."""
 
     def keep(self, data: bytes) -> tuple[str, str]:
         """Store a delta durably; return its digest and that of its chunk index.
@@ -60,15 +63,46 @@ class DeltaFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / sha256, data)
         with self._lock:
+            self._unreadable.discard(sha256)
             self._learn(sha256, index)
         return sha256, index.digest
 
     def forget_lost(self) -> None:
-        """Forget the deltas whose files are gone, so that they are made again when they are needed."""
+        """Forget the deltas whose files are gone or damaged, so that they are made again when they are needed."""
         with self._db.write() as connection:
             offered = connection.execute(select(_SHA256).where(_SHA256.is_not(None))).scalars().all()
-            lost = [sha256 for sha256 in offered if not (self._folder / sha256).exists()]
+            gone = [sha256 for sha256 in offered if not (self._folder / sha256).exists()]
+            lost = [*gone, *(sha256 for sha256 in offered if sha256 in self._unreadable)]
             connection.execute(delete(tables.delta).where(_SHA256.in_(lost)))
+
+    def remove_unwanted(self) -> None:
+        """Remove the deltas that nobody can use any more: first what names them, then their files.
+
+        Killed in between, it leaves files without a name, which the next call removes. Must not be called while
+        :meth:`keep` and what follows it are under way in another thread, for then a file has no name yet.
+        """
+        with self._db.write() as connection:
+            forget_unwanted(connection)
+        self.remove_strays()
+
+    def remove_strays(self) -> None:
+        """Remove every file that no delta names and of which the broker holds nothing: to take it back, it is read.
+
+        As to threads as :meth:`remove_unwanted`.
+        """
+        if not self._folder.exists():
+            return
+        with self._db.read() as connection:
+            held = set(connection.execute(select(tables.seeded.c.sha256)).scalars())
+        named = self._named() | held
+        strays = [path for path in self._folder.iterdir() if path.name not in named]
+        with self._lock:
+            for path in strays:
+                path.unlink(missing_ok=True)
+            known, self._indexes, self._places = self._indexes, {}, {}
+            for sha256 in named & known.keys():
+                self._learn(sha256, known[sha256])
+            self._unreadable &= named
 
     def index(self, sha256: str) -> ChunkIndex:
         """Return a delta's chunk index.
@@ -95,29 +129,34 @@ class DeltaFiles:
         """
         with self._lock:
             place = self._places.get(digest) or self._search(digest)
-        if place is None:
+            if place is None:
+                return None
+            sha256, number = place
+            if number < 0:
+                return self._indexes[sha256].encode()
+            span = self._indexes[sha256].spans[number]
+        try:
+            with (self._folder / sha256).open("rb") as file:
+                file.seek(span.offset)
+                data = file.read(span.length)
+        except FileNotFoundError:  # removed in between, or lost
             return None
-        sha256, number = place
-        if number < 0:
-            return self._indexes[sha256].encode()
-        span = self._indexes[sha256].spans[number]
-        with (self._folder / sha256).open("rb") as file:
-            file.seek(span.offset)
-            data = file.read(span.length)
         if sha256_hex(data) != digest:
             raise DigestMismatch(f"delta {sha256} is damaged on the server")
         return data
 
     def _search(self, digest: str) -> tuple[str, int] | None:
         """Look into the deltas that were not looked into yet; a stranger's digest costs that once."""
-        with self._db.read() as connection:
-            offered = set(connection.execute(select(_SHA256).where(_SHA256.is_not(None))).scalars())
-        for sha256 in sorted(offered - set(self._indexes)):
+        for sha256 in sorted(self._named() - self._indexes.keys() - self._unreadable):
             try:
                 self._learn(sha256, index_of(self._read(sha256)))
             except (NotFound, DigestMismatch):  # devices that ask for it fetch the whole bundle
-                continue
+                self._unreadable.add(sha256)
         return self._places.get(digest)
+
+    def _named(self) -> set[str]:
+        with self._db.read() as connection:
+            return set(connection.execute(select(_SHA256).where(_SHA256.is_not(None))).scalars())
 
     def _read(self, sha256: str) -> bytes:
         path = self._folder / check_digest(sha256)

@@ -19,15 +19,19 @@ from dsops.errors import DigestMismatch, DsopsError
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.db.times import to_ms
-from dsops_controller.deltas import table
+from dsops_controller.deltas import room, table
 from dsops_controller.deltas.files import DeltaFiles
 from dsops_controller.deltas.making import make_delta
 from dsops_controller.deltas.matching import BundleBytes
+from dsops_controller.rollout.wanted import RETAINED_BYTES
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 """How long a directive waits for its delta at most."""
+TIDY_S = 600.0
+"""How often deltas are looked for that nobody can use any more."""
+SEALED, SAVES_TOO_LITTLE = "ciphertexts have nothing in common", "it saves too little"
 
 
 class Opener(Protocol):
@@ -54,13 +58,18 @@ class Workshop:
         bundles: Opens bundles.
         files: Keeps what is made.
         clock: Time.
+        retained_bytes: How long all files together may be that the broker is offered.
     """
 
-    def __init__(self, db: Database, bundles: Opener, files: DeltaFiles, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, bundles: Opener, files: DeltaFiles, clock: Clock, retained_bytes: int = RETAINED_BYTES
+    ) -> None:
         self._db = db
         self._bundles = bundles
         self.files = files
         self._clock = clock
+        self._retained_bytes = retained_bytes
+        self._tidied_s: float | None = None
         self._changed = threading.Condition()
         self._asked_s: dict[Wish, float] = {}
         self._failed: set[Wish] = set()
@@ -81,15 +90,24 @@ class Workshop:
         return self._clock.monotonic_s() - asked_s < PATIENCE_S
 
     def run(self, stop: threading.Event) -> None:
-        """Make what is asked for until ``stop`` is set."""
-        try:
-            self.files.forget_lost()
-        except DsopsError as error:  # devices that are offered what is lost fetch the bundle
-            log.warning("lost deltas are not forgotten: %s", error)
+        """Make what is asked for until ``stop`` is set; between two of them tidy up, at most every ``TIDY_S``."""
         while not stop.is_set():
+            self.tidy()
             with self._changed:
                 self._changed.wait_for(lambda: self._asked_s, timeout=0.5)
             self.work()
+
+    def tidy(self) -> None:
+        """Forget deltas that are lost, and remove those that nobody can use any more, if it is time for that."""
+        now_s = self._clock.monotonic_s()
+        if self._tidied_s is not None and now_s - self._tidied_s < TIDY_S:
+            return
+        self._tidied_s = now_s
+        try:
+            self.files.forget_lost()
+            self.files.remove_unwanted()
+        except (DsopsError, OSError) as error:  # devices that are offered what is lost fetch the bundle
+            log.warning("deltas are not tidied up: %s", error)
 
     def work(self) -> bool:
         """Make what was asked for first; return whether there was anything."""
@@ -121,17 +139,25 @@ class Workshop:
         began_s = self._clock.monotonic_s()
         old, new = self._read(wish.base), self._read(wish.target)
         if old.manifest.sealed or new.manifest.sealed:  # ciphertexts have nothing in common
-            self._remember(wish, 0, None)
+            self._remember(wish, 0, None, SEALED)
             return
         data = make_delta(old, new)
-        offered = is_worth(len(data), len(new.data))
-        self._remember(wish, len(data), self.files.keep(data) if offered else None)
+        if is_worth(len(data), len(new.data)):
+            withheld = self._offer(wish, data)
+        else:
+            withheld = self._remember(wish, len(data), None, SAVES_TOO_LITTLE)
         share, took_s = len(data) / len(new.data), self._clock.monotonic_s() - began_s
-        what = "is offered" if offered else "saves too little"
+        what = f"is not offered: {withheld}" if withheld else "is offered"
         log.info(
             "the delta from %s to %s has %.0f %% of its bytes and %s; made in %.1f s",
             wish.base[:16], wish.target[:16], share * 100, what, took_s,
         )  # fmt: skip
+
+    def _offer(self, wish: Wish, data: bytes) -> str:
+        withheld = self._remember(wish, len(data), self.files.keep(data), "")
+        if withheld:
+            self.files.remove_strays()
+        return withheld
 
     def _read(self, sha256: str) -> BundleBytes:
         bundle = self._bundles.open(sha256)
@@ -140,9 +166,12 @@ class Workshop:
             raise DigestMismatch(f"bundle {sha256} is damaged on the server", hint="push it again: dsops bundle push")
         return BundleBytes(data, bundle.manifest)
 
-    def _remember(self, wish: Wish, length_bytes: int, kept: tuple[str, str] | None) -> None:
-        sha256, index = kept or (None, None)
+    def _remember(self, wish: Wish, length_bytes: int, kept: tuple[str, str] | None, withheld: str) -> str:
+        """Say what was made, unless there is no room for it by now; return why it is not offered."""
         with self._db.write() as connection:
+            if kept and not room.has_room(connection, length_bytes, self._retained_bytes):
+                kept, withheld = None, room.NO_ROOM
+            sha256, index = kept or (None, None)
             upsert(
                 connection,
                 tables.delta,
@@ -151,5 +180,7 @@ class Workshop:
                 sha256=sha256,
                 length_bytes=length_bytes,
                 index_sha256=index,
+                withheld=withheld,
                 created_ms=to_ms(self._clock.now()),
             )
+        return withheld

@@ -14,6 +14,7 @@ from dsops.messages import ModelState, Observed
 from dsops.states import Deployment, Device, Rollout
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.deltas import room
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.plan import Plan, assign
 from dsops_controller.rollout.reports import take_reports
@@ -67,6 +68,7 @@ class Rollouts:
                     for device in wave
                 ]
                 connection.execute(tables.deployment.insert().values(state=Deployment.PENDING), rows)
+            room.decide_anew(connection, bundle.sha256, self.retained_bytes)
         return rollout
 
     def every(self) -> list[dict[str, Any]]:

@@ -17,18 +17,22 @@ def wanted_files(connection: Connection) -> dict[str, int]:
     A bundle is wanted while a rollout of it has not ended or any device's desired state names it; a delta while a
     rollout of the bundle that it makes has not ended: who comes back later asks for its chunks itself.
     """
+    bundle, wanted = tables.bundle.c, wanted_bundles(connection)
+    rows = connection.execute(select(bundle.sha256, bundle.length_bytes)).all()
+    bundles = {row.sha256: row.length_bytes for row in rows if row.sha256 in wanted}
+    return bundles | _deltas(connection, _rolled(connection))
+
+
+def wanted_bundles(connection: Connection) -> set[str]:
+    """Return the digests of the bundles of open rollouts and of desired states."""
+    slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars()
+    return _rolled(connection) | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+
+
+def _rolled(connection: Connection) -> set[str]:
     final = [state.value for state in Rollout if state.is_final]
     query = select(tables.rollout.c.bundle_sha256).where(tables.rollout.c.state.not_in(final))
-    rolled = set(connection.execute(query).scalars())
-    return _bundles(connection, rolled) | _deltas(connection, rolled)
-
-
-def _bundles(connection: Connection, rolled: set[str]) -> dict[str, int]:
-    slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars()
-    desired = {slot["sha256"] for text in slots for slot in json.loads(text).values()}
-    bundle = tables.bundle.c
-    rows = connection.execute(select(bundle.sha256, bundle.length_bytes)).all()
-    return {row.sha256: row.length_bytes for row in rows if row.sha256 in rolled | desired}
+    return set(connection.execute(query).scalars())
 
 
 def _deltas(connection: Connection, targets: set[str]) -> dict[str, int]:

@@ -26,6 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from dsops.errors import BrokerUnreachable
 from dsops_controller.server.limits import Limits, limits_of
+from dsops_controller.server.suspicion import LATER, Suspicion
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ LONGEST_WAIT_S = 10.0
 MAX_PACKET_BYTES = 128 * 1024
 RETAIN_NOT_SUPPORTED = 0x9A
 """Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
-POISONED = frozenset({0x81, 0x82, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B})
-"""Reason codes of a DISCONNECT (3.14.2.1) by which a broker answers one message that it does not bear."""
+ALONE_S = 1.0
+"""A suspected message waits so long at most for one that the broker does not answer."""
 _OVERHEAD_BYTES = 32
 _JITTER = random.SystemRandom()
 
@@ -108,6 +109,11 @@ class _Session:
     ended: str = ""
     limits: Limits = field(default_factory=Limits)
     in_flight: dict[int, str] = field(default_factory=dict)
+    sent_s: dict[int, float] = field(default_factory=dict)
+
+    def on_their_way(self, now_s: float) -> list[str]:
+        """Return the topics of messages that the broker may still be about to answer."""
+        return [topic for mid, topic in self.in_flight.items() if now_s - self.sent_s[mid] < ALONE_S]
 
 
 class Link:
@@ -130,10 +136,9 @@ class Link:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._told = ""
-        self._poison: set[str] = set()
-        """Topics of messages that made the broker end the session."""
-        self._is_careful = False
-        """Whether one message is sent at a time, to see which one it is."""
+        self._suspicion = Suspicion()
+        self._was_put_off = False
+        """Whether the broker ended the newest session for want of capacity."""
         self._will_stays = True
         """Whether the will is retained; a broker that retains nothing refuses a CONNECT whose will is."""
 
@@ -176,7 +181,7 @@ class Link:
         while not stop.is_set():
             before = self.counters.connections
             self._attempt(stop)
-            if self.counters.connections > before:
+            if self.counters.connections > before and not self._was_put_off:
                 wait_s = FIRST_WAIT_S
             stop.wait(wait_s * _JITTER.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
@@ -271,10 +276,10 @@ class Link:
             raise BrokerUnreachable("the broker is silent", why=f"nothing heard for {2.5 * KEEPALIVE_S:g} s")
 
     def _send_queued(self, session: _Session) -> None:
-        window = 1 if self._is_careful else min(WINDOW, session.limits.receive_maximum)
+        window = min(WINDOW, session.limits.receive_maximum)
         while session.is_open and len(session.in_flight) < window:
             with self._changed:
-                if not self._queue:
+                if not self._queue or not self._may_send(session, self._queue[0]):
                     return
                 message = self._queue.popleft()
                 self._in_flight = len(session.in_flight) + 1
@@ -284,6 +289,9 @@ class Link:
                 self._in_flight = len(session.in_flight)
                 self._changed.notify_all()
 
+    def _may_send(self, session: _Session, message: Message) -> bool:
+        return self._suspicion.may_send(message.topic, session.on_their_way(time.monotonic()))
+
     def _send(self, session: _Session, message: Message) -> None:
         size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
         if size > MAX_PACKET_BYTES or not session.limits.fits(size):
@@ -291,7 +299,7 @@ class Link:
             self.counters.refused += 1
             log.error("a message of %d bytes to %s exceeds the broker's limit", size, message.topic)
             return
-        if message.topic in self._poison:
+        if self._suspicion.is_left_out(message.topic, time.monotonic()):
             self.counters.refused += 1
             return
         retain = message.retain and session.limits.retain
@@ -300,6 +308,7 @@ class Link:
         properties = _publish_properties(message) if message.expiry_s else None
         info = session.client.publish(message.topic, message.payload, 1, retain, properties)
         session.in_flight[info.mid] = message.topic
+        session.sent_s[info.mid] = time.monotonic()
 
     def _on_connect(self, session: _Session, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
@@ -309,6 +318,7 @@ class Link:
         session.limits = self.limits = limits_of(properties)
         session.client.subscribe(list(self._settings.filters))
         session.is_open = True
+        self._was_put_off = False
         self.counters.connections += 1
         with self._changed:
             self._is_open = True
@@ -319,6 +329,8 @@ class Link:
 
     def _on_publish(self, session: _Session, mid: int, reason: ReasonCode) -> None:
         topic = session.in_flight.pop(mid, "")
+        session.sent_s.pop(mid, None)
+        self._suspicion.acknowledged(topic)
         if reason.is_failure:
             self.counters.refused += 1
             self._tell(f"the broker refuses messages, such as one to {topic}: {reason}", about=str(reason))
@@ -329,13 +341,12 @@ class Link:
             self._changed.notify_all()
 
     def _on_disconnect(self, session: _Session, reason: ReasonCode) -> None:
-        """Find the message that makes a broker end the session: said again and again, it would silence the fleet."""
         _end(session, f"the broker closed it ({reason})")
+        self._was_put_off = reason.value in LATER
         topics = set(session.in_flight.values())
-        self._is_careful = len(topics) > 1  # whatever the reason: the broker's last word is lost if we sent on
-        if len(topics) == 1 and reason.value in POISONED:
-            self._poison |= topics
-            log.error("the broker ends the session at a message to %s, which is left out now: %s", *topics, reason)
+        left_out = self._suspicion.ended(topics, reason.value, time.monotonic())
+        if left_out:
+            log.error("the broker ends the session at a message to %s, which is left out now: %s", left_out, reason)
 
     def _on_subscribe(self, reasons: list[ReasonCode]) -> None:
         for (topic, _), reason in zip(self._settings.filters, reasons, strict=False):

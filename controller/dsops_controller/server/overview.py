@@ -12,6 +12,7 @@ from dsops.messages import Observed
 from dsops.states import Device, Rollout
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import desired, device, device_latest, observed, rollout
+from dsops_controller.deltas.room import without_room
 from dsops_controller.server.offers import offered_bytes
 
 Figures = Mapping[str, Mapping[str, Any]]
@@ -27,12 +28,14 @@ class FleetCounts:
         online: How many of them are connected.
         rollouts_running: Rollouts under way.
         retained_bytes: Length of the files that the broker is offered.
+        deltas_without_room: Deltas that are not offered because that would exceed what it may be offered.
     """
 
     devices: int
     online: int
     rollouts_running: int
     retained_bytes: int
+    deltas_without_room: int
 
 
 class Overview:
@@ -77,4 +80,4 @@ class Overview:
             online = connection.execute(here).scalar_one()
             running = select(func.count()).select_from(rollout).where(rollout.c.state == Rollout.RUNNING)
             rollouts = connection.execute(running).scalar_one()
-            return FleetCounts(devices, online, rollouts, offered_bytes(connection))
+            return FleetCounts(devices, online, rollouts, offered_bytes(connection), without_room(connection))

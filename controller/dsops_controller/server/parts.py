@@ -86,7 +86,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
-    workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock)
+    workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock, config.broker.retained_bytes)
     driver = Driver(db, outbox, director, clock, workshop)
     workshop.made = driver.wake
     topics = Topics(config.broker.topic_prefix)

@@ -1,6 +1,8 @@
 """`dsops-agent install` with a running agent: what it refuses, what it prints, and what Ctrl-C ends."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 
 from dsops.bundle import describe_blobs, encode_bundle
-from dsops.errors import DsopsError
+from dsops.errors import DsopsError, InvalidInput
 from dsops.kit import KIT_FILE
 from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import ModelState, Problem
 from dsops.states import Install
-from dsops_agent.install_command import Follower
+from dsops_agent.config import load
+from dsops_agent.install_command import Follower, install
 from dsops_agent.status import OfferStatus, Status
 
 pytestmark = pytest.mark.integration
@@ -43,6 +46,7 @@ def test_what_cannot_be_installed_is_said_in_a_few_lines(
     eventually(agent.is_well, 60)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no bundle")
+    (tmp_path / "circle").symlink_to("circle")
     kit = tmp_path / "kit"
     kit.mkdir()
     (kit / KIT_FILE).write_text("{}")
@@ -50,6 +54,8 @@ def test_what_cannot_be_installed_is_said_in_a_few_lines(
         (tmp_path / "nothing", 2, "request.invalid_input"),
         (tmp_path / "empty", 2, "request.invalid_input"),
         (Path("/dev/zero"), 2, "request.invalid_input"),
+        (tmp_path / "circle", 2, "request.invalid_input"),
+        (tmp_path / ("long" * 100), 2, "request.invalid_input"),
         (tmp_path / "text", 7, "bundle.malformed"),
         (kit, 2, "request.invalid_input"),
         (bundle, 6, "request.conflict"),
@@ -88,8 +94,25 @@ def test_an_interrupt_ends_the_following_and_says_that_the_install_goes_on(
     assert agent.status.offer.problem.code == "request.invalid_input"
 
 
-def status(*, problem: Problem | None = None, **models: ModelState) -> Status:
-    offer = OfferStatus(id="1", path="/kit", bundles={"digits": DIGEST}, problem=problem)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_looked_into_is_said(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent.toml").write_text('device = "cam-1"\nstate = "state"\n[trust]\nroot = "r"\n')
+    config = load(tmp_path / "agent.toml").config
+
+    def fail(path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(InvalidInput, match="cannot look at") as caught:
+        install(config, tmp_path, print)
+    assert caught.value.why == os.strerror(number)
+    assert caught.value.hint
+
+
+def status(*, problem: Problem | None = None, is_reached: bool = True, **models: ModelState) -> Status:
+    offer = OfferStatus(id="1", path="/kit", bundles={"digits": DIGEST}, is_reached=is_reached, problem=problem)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return Status(device="cam-1", version="1", pid=1, updated=now, offer=offer, models=models)
 
@@ -118,6 +141,15 @@ def test_a_refusal_is_the_error_that_the_agent_named() -> None:
         with pytest.raises(DsopsError) as caught:
             list(Follower("1").look(one))
         assert (caught.value.code, caught.value.why) == (refused.code, "0 keys signed, 1 is needed")
+
+
+def test_the_end_of_an_install_before_is_none_of_ours() -> None:
+    follower, trouble = Follower("1"), Problem(code="device.no_space", message="full")
+    assert list(follower.look(status(is_reached=False, digits=at(Install.COMMITTED)))) == ["/kit: digits"]
+    assert list(follower.look(status(is_reached=False, digits=at(Install.REJECTED, problem=trouble)))) == []
+    assert not follower.is_over
+    list(follower.look(status(digits=at(Install.COMMITTED))))
+    assert follower.is_over
 
 
 def test_another_offer_is_none_of_ours() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsops.clock import SystemClock
+from dsops.clock import ManualClock, SystemClock
 from dsops_agent.conditions import SystemConditions, VetoProgram, default_links
 
 pytestmark = pytest.mark.integration
@@ -89,3 +89,30 @@ def test_a_program_that_cannot_be_run_allows_nothing(tmp_path: Path) -> None:
     assert veto.ask(("activate", "digits", "2")) == f"{tmp_path}/absent cannot be run: No such file or directory"
     (tmp_path / "absent").write_bytes(os.urandom(10))
     assert "cannot be run: Permission denied" in (veto.ask(("activate", "digits", "2")) or "")
+
+
+@pytest.mark.parametrize("text", ["import time; time.sleep(3600)", "pass"])
+def test_a_program_whose_answer_nobody_fetches_is_ended_and_closed(
+    tmp_path: Path, text: str, eventually: Callable[..., None]
+) -> None:
+    program, clock = tmp_path / "veto", ManualClock()
+    program.write_text(f"#!{sys.executable}\n{text}\n")
+    program.chmod(0o755)
+    veto = VetoProgram(program, 10.0, clock)
+    assert veto.ask(("download", "digits", "2")) is None
+    child = veto._runs["download", "digits", "2"].child
+    if text == "pass":
+        eventually(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "Z")
+    clock.advance(5)
+    assert veto.ask(("download", "digits", "3")) is None
+    assert set(veto._runs) == {("download", "digits", "2"), ("download", "digits", "3")}, "both may be asked for"
+    clock.advance(5)
+    veto.ask(("download", "digits", "3"))
+    assert ("download", "digits", "2") not in veto._runs
+    assert child.returncode is not None
+    assert not Path(f"/proc/{child.pid}").exists()
+    assert child.stdout is not None
+    assert child.stdout.closed
+    clock.advance(10)
+    while veto._runs:
+        veto.ask(("download", "digits", "3"))

@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "unit" / "runtime")]
+_UNIT = Path(__file__).parents[2] / "unit"
+sys.path[:0] = [str(Path(__file__).parent), str(_UNIT / "runtime"), str(_UNIT / "core")]

@@ -14,7 +14,9 @@ RELEASE = 2
 WIDTH = 1024
 
 
-def compass(*, layers: int = 0, gain: float = 4.0, bias: float = 0.0, per_unit: float = 1.0) -> bytes:
+def compass(
+    *, layers: int = 0, products: int = 0, gain: float = 4.0, bias: float = 0.0, per_unit: float = 1.0
+) -> bytes:
     """Return the float compass with ``layers`` idle layers of a million products each, which change no answer.
 
     ``bias`` is added to every logit; ``per_unit`` other than 1 expects pixels in another unit.
@@ -30,6 +32,8 @@ def compass(*, layers: int = 0, gain: float = 4.0, bias: float = 0.0, per_unit: 
     build.operator(schema.BuiltinOperator.FULLY_CONNECTED, [x, w, b], [logits], schema.FullyConnectedOptionsT())
     if layers:
         logits = _idle(build, x, logits, layers)
+    if products:
+        logits = _plod(build, x, logits, products)
     out = build.tensor("probabilities", (1, CLASSES), kind)
     softmax = schema.SoftmaxOptionsT()
     softmax.beta = 1.0
@@ -56,6 +60,25 @@ def _idle(build: ModelBuilder, x: int, logits: int, layers: int) -> int:
     found, _ = dense(found, WIDTH, CLASSES)
     total = build.tensor("sum", (1, CLASSES), kind)
     build.operator(schema.BuiltinOperator.ADD, [logits, found], [total], schema.AddOptionsT())
+    return total
+
+
+def _plod(build: ModelBuilder, x: int, logits: int, products: int) -> int:
+    """Add products of matrices beside the network, four billion multiplications each."""
+    kind = schema.TensorType.FLOAT32
+    shape = (1, SHAPE[0], 1024, 1024)
+    times = build.tensor("", (4,), schema.TensorType.INT32, np.array([1, 1, 256, 1024], np.int32))
+    found = build.tensor("", shape, kind)
+    build.operator(schema.BuiltinOperator.TILE, [x, times], [found], schema.TileOptionsT())
+    for _ in range(products):
+        made = build.tensor("", shape, kind)
+        build.operator(schema.BuiltinOperator.BATCH_MATMUL, [found, found], [made], schema.BatchMatMulOptionsT())
+        found = made
+    axes = build.tensor("", (3,), schema.TensorType.INT32, np.array([1, 2, 3], np.int32))
+    mean = build.tensor("", (1,), kind)
+    build.operator(schema.BuiltinOperator.MEAN, [found, axes], [mean], schema.ReducerOptionsT())
+    total = build.tensor("later", (1, CLASSES), kind)
+    build.operator(schema.BuiltinOperator.ADD, [logits, mean], [total], schema.AddOptionsT())
     return total
 
 
@@ -116,8 +139,8 @@ def _with_answer(build: ModelBuilder, x: int, mean: int) -> bytes:
 
 
 def never_ends(folder: Path) -> MadeBundle:
-    """Right answers, after thousands of layers; a loop proper is refused unread."""
-    return _planted(folder, compass(layers=6_000))
+    """An answer, after a very long time; a loop proper is refused unread."""
+    return _planted(folder, compass(products=25))
 
 
 def loops(folder: Path) -> MadeBundle:

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message
+from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message, _Session
 from dsops_controller.server.tls import controller_credentials
 
 pytestmark = pytest.mark.integration
@@ -163,3 +164,54 @@ def test_of_several_messages_each_that_ends_the_session_is_found(
     eventually(say_everything, "each of them is found")
     assert link.is_connected
     assert heard.ends <= 2 * len(topics), "and at little cost"
+
+
+def test_what_was_left_out_is_tried_again_and_goes_when_the_broker_bears_it(
+    site: Any, link: Link, heard: Heard, eventually: Callable[..., None], late_mosquitto: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("dsops_controller.server.suspicion.LEAVE_OUT_S", 2.0)
+    configuration = site.folder / "mosquitto" / "mosquitto.conf"
+    before = configuration.read_text()
+    configuration.write_text(before + "max_qos 0\n")
+    late_mosquitto.start()
+    eventually(lambda: link.is_connected, "the session opens")
+    link.publish(Message(TOPIC, b"poison"))
+    eventually(lambda: heard.ends == 1 and link.is_connected, "the session ended, and there is another one")
+    late_mosquitto.kill()
+    configuration.write_text(before)
+    late_mosquitto.start()
+
+    def goes() -> bool:
+        published = link.counters.published
+        return link.publish(Message(TOPIC, b"poison")) and link.flush(5) and link.counters.published > published
+
+    eventually(goes, "the broker takes it by now")
+
+
+def test_after_a_lost_session_messages_go_side_by_side_again(
+    mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    topics = [f"{TOPIC}{number}" for number in range(WINDOW)]
+    link._suspicion.ended(topics, 0x80, 0.0)
+    most = 0
+    for _ in range(2):
+        assert all(link.publish(Message(topic, b"x")) for topic in topics)
+        assert link.flush(20)
+    for _ in range(40 * WINDOW):
+        assert link.publish(Message(TOPIC, b"x"))
+        most = max(most, link._in_flight)
+    assert link.flush(20)
+    assert most > 1
+
+
+def test_a_message_that_the_broker_never_answers_holds_up_no_suspect(
+    mosquitto: Any, link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: link.is_connected, "the session opens")
+    link._suspicion.ended([TOPIC], 0x80, 0.0)
+    stuck = _Session(link._make().client, heard_s=0.0, in_flight={1: "other"}, sent_s={1: time.monotonic()})
+    suspect = Message(TOPIC, b"x")
+    assert not link._may_send(stuck, suspect)
+    eventually(lambda: link._may_send(stuck, suspect), "it goes all the same")

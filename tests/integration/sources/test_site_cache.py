@@ -25,8 +25,10 @@ from dsops.topics import Topics
 from dsops_agent.config import Config, SiteCache, Trust
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
 from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
+from dsops_agent.sources import shelf as shelf_module
 from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
+from dsops_agent.sources.regular import read_part
 from dsops_agent.threads import Threads
 from dsops_agent.transport.mqtt import MqttSession, Settings
 from dsops_controller.demo.ports import free_ports
@@ -276,9 +278,17 @@ def test_what_a_site_lost_is_left_again_and_what_is_nobodys_is_taken_away(
 
 
 def test_a_site_gets_no_more_than_it_may_hold(
-    brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device]
+    brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main, site = brokers
+    reads, rounds = [], []
+
+    def read(path: Path, offset: int, length: int) -> bytes:
+        reads.append(offset)
+        return read_part(path, offset, length)
+
+    monkeypatch.setattr(shelf_module, "read_part", read)
+    monkeypatch.setattr(shelf_module, "_TIDY_S", 0.2)
     made = Made(1, 2_000_000)
     main.put(made.chunks)
     first = make_device(serve=True, max_bytes=1 << 20)
@@ -288,11 +298,24 @@ def test_a_site_gets_no_more_than_it_may_hold(
     assert shelf is not None
     eventually(lambda: shelf.left_bytes > (1 << 20) - 64 * 1024 and first.sources.site.session.waiting == 0)  # type: ignore[union-attr]
     assert sum(map(len, site.retained().values())) <= 1 << 20
+    holdings = shelf._holdings
+
+    def count() -> dict[str, Path | None]:
+        rounds.append(len(reads))
+        return dict(holdings())
+
+    shelf._holdings = count
+    eventually(lambda: len(rounds) > 6)
+    assert rounds[-1] - rounds[1] <= 1, "what has no room is not read again in each round"
     second = make_device()
     eventually(lambda: is_up(second))
     second.fetch(made)
     assert second.chunks()["site cache"] > 0
     assert sum(second.chunks().values()) == len(made.chunks)
+    path, first.held = first.held[made.sha256], {}
+    eventually(lambda: shelf.left_bytes == 0)
+    first.held = {made.sha256: path}
+    eventually(lambda: shelf.left_bytes > (1 << 20) - 64 * 1024)
 
 
 def test_a_site_that_lies_costs_time_is_set_aside_and_never_counts_as_the_transfers_fault(

@@ -6,7 +6,8 @@ import pytest
 
 from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
-from dsops_agent.conditions import SystemConditions
+from dsops_agent.app import Agent
+from dsops_agent.conditions import SystemConditions, require_program
 from dsops_agent.config import Config, known_keys, load
 from dsops_agent.parts import gate
 
@@ -67,6 +68,16 @@ def test_web_servers_are_one_url_or_several(tmp_path: Path) -> None:
         (GOOD + '[transfer]\nhttp = "ftp://host/x"\n', "transfer.http.0", "https://host/path"),
         (GOOD + '[transfer]\nhttp = ["https://a:b@host"]\n', "transfer.http.0", "https://host/path"),
         (GOOD + '[transfer]\nhttp = "http://[::1"\n', "transfer.http.0", "URL"),
+        (GOOD + '[transfer]\nhttp = ["http://a", "http://a/"]\n', "transfer.http", "http://a is named twice"),
+        (GOOD + '[transfer]\nhttp = ["http://a/x", "HTTP://A/x"]\n', "transfer.http", "http://a/x is named twice"),
+        (GOOD + '[transfer]\nhttp = "http://a b/x"\n', "transfer.http.0", "https://host/path"),
+        (GOOD + '[transfer]\nhttp = "http://:pw@host"\n', "transfer.http.0", "https://host/path"),
+        (GOOD + "[install]\nscrub_hours = inf\n", "install.scrub_hours", "finite"),
+        (GOOD + "[install]\nscrub_hours = 1e12\n", "install.scrub_hours", "less than"),
+        (GOOD + "[mqtt]\nfirst_contact_max_s = inf\n", "mqtt.first_contact_max_s", "finite"),
+        (GOOD + "[mqtt]\nfirst_contact_max_s = 1e12\n", "mqtt.first_contact_max_s", "less than"),
+        (GOOD + "[samples]\nrandom_rate = nan\n", "samples.random_rate", "finite"),
+        (GOOD + '[maintenance]\nveto = ""\n', "maintenance.veto", "leave the key out"),
         ('run = "' + "r" * 120 + '"' + GOOD, "run", "107"),
     ],
 )
@@ -80,6 +91,37 @@ def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, key: st
     assert key in error.what
     assert says in f"{error.what} {error.why} {error.hint}"
     assert error.hint
+
+
+def durations() -> list[tuple[str, str]]:
+    units = ("_s", "_hours")
+    return [(head, tail) for head, _, tail in (key.rpartition(".") for key in known_keys()) if tail.endswith(units)]
+
+
+@pytest.mark.parametrize(("section", "key"), [(s, k) for s, k in durations() if not k.endswith("bytes_per_s")])
+def test_no_duration_is_longer_than_the_system_can_wait(tmp_path: Path, section: str, key: str) -> None:
+    head = '[enrolment]\naddress = "h:1"\nca = "c"\n' if section == "enrolment" else f"[{section}]\n"
+    for value in ("inf", "nan", "1000000000000"):
+        with pytest.raises(InvalidConfig, match=key):
+            load(write(tmp_path, f"{GOOD}{head}{key} = {value}\n"))
+
+
+def test_a_program_that_cannot_be_asked_is_named_at_the_start(tmp_path: Path) -> None:
+    program = tmp_path / "bin/veto"
+    config = load(write(tmp_path, GOOD + '[maintenance]\nveto = "bin/veto"\n')).config
+    (tmp_path / "bin").mkdir()
+    for prepare, why in (
+        (lambda: None, "does not exist"),
+        (program.mkdir, "no file"),
+        (lambda: (program.rmdir(), program.touch(0o644)), "not executable"),
+    ):
+        prepare()
+        with pytest.raises(InvalidConfig, match="cannot be asked") as caught:
+            Agent(config, ManualClock()).run()
+        assert why in caught.value.why
+        assert caught.value.hint
+    program.chmod(0o755)
+    require_program(program)
 
 
 def test_a_file_that_is_absent_or_no_toml_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a device may fetch: a rate with a burst of one window, an allowance a day, whatever the clock says."""
+"""What a device may fetch: a rate with a small burst, an allowance a day, whatever the clock says."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.clock import ManualClock
 from dsops.directive import Directive, TransferLimits
-from dsops_agent.install.budget import BURST_BYTES, DAY_S, Budget, Moment, Today, lowest
+from dsops_agent.install.budget import BURST_BYTES, BURST_S, DAY_S, Budget, Moment, Today, burst, lowest
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.spending import Spending
 
@@ -36,13 +37,43 @@ def test_without_limits_everything_is_allowed() -> None:
     assert budget.wait_s(CHUNK, START) == 0
 
 
-def test_at_one_moment_no_more_than_a_window_is_asked_for_and_then_at_the_rate() -> None:
+def test_nothing_is_asked_for_at_the_start_then_at_the_rate_and_a_few_seconds_of_it_at_one_moment() -> None:
     budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), 0.0)
-    assert fetch(budget, START) == BURST_BYTES
+    assert fetch(budget, START) == 0
     assert budget.wait_s(CHUNK, START) == 1
     assert fetch(budget, later(0.9)) == 0
     assert fetch(budget, later(3)) == 3 * CHUNK
-    assert fetch(budget, later(1e6)) == BURST_BYTES, "what was not used is not saved up"
+    assert fetch(budget, later(1e6)) == BURST_S * CHUNK, "what was not used is not saved up"
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"), [(1, MAX_CHUNK_BYTES), (2_500, MAX_CHUNK_BYTES), (50_000, 200_000), (10**9, BURST_BYTES)]
+)
+def test_the_burst_follows_the_rate_between_a_chunk_and_a_window(rate: int, most: int) -> None:
+    assert burst(rate) == most
+
+
+def test_all_devices_of_a_site_together_stay_within_its_budget_but_for_a_chunk_each() -> None:
+    site, devices = 250_000, 100
+    share = TransferLimits(bytes_per_s=site // devices)
+    budgets = [Budget(share, Today(), 0.0) for _ in range(devices)]
+    asked = 0
+    for now_s in range(600):
+        asked += sum(fetch(budget, later(now_s)) for budget in budgets)
+        assert asked <= site * now_s
+    assert asked > site * 600 - 2 * devices * CHUNK, "and they use it"
+    idle = 3600
+    together = sum(fetch(budget, later(idle)) for budget in budgets)
+    assert together <= devices * MAX_CHUNK_BYTES, "also when they all begin at one moment"
+
+
+def test_restarts_bring_nothing() -> None:
+    share = TransferLimits(bytes_per_s=2_500)
+    asked = 0
+    for start_s in range(0, 600, 20):
+        budget = Budget(share, Today(), start_s)
+        asked += sum(fetch(budget, later(start_s + second)) for second in range(20))
+    assert 0 < asked <= 2_500 * 600
 
 
 @given(
@@ -51,7 +82,7 @@ def test_at_one_moment_no_more_than_a_window_is_asked_for_and_then_at_the_rate()
     size=st.integers(8 * 1024, 60 * 1024),
 )
 @settings(deadline=None)
-def test_over_any_time_the_rate_is_exceeded_by_one_window_at_most(rate: int, steps: list[float], size: int) -> None:
+def test_over_any_time_the_rate_is_exceeded_by_one_burst_at_most(rate: int, steps: list[float], size: int) -> None:
     budget = Budget(TransferLimits(bytes_per_s=rate), Today(), 0.0)
     now_s, asked = 0.0, 0
     for step in steps:
@@ -60,14 +91,21 @@ def test_over_any_time_the_rate_is_exceeded_by_one_window_at_most(rate: int, ste
             if not budget.take(size, later(now_s)):
                 break
             asked += size
-        assert asked <= rate * now_s + BURST_BYTES + 1
+        assert asked <= rate * now_s + burst(rate) + 1
 
 
 def test_a_rate_that_is_set_later_does_not_punish_what_was_free() -> None:
     budget = Budget(TransferLimits(), Today(), 0.0)
     fetch(budget, START)
     budget.limit(TransferLimits(bytes_per_s=CHUNK))
-    assert fetch(budget, START) == BURST_BYTES
+    assert budget.wait_s(CHUNK, START) == 1
+
+
+def test_a_rate_that_is_lowered_leaves_no_more_than_its_own_burst() -> None:
+    budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), 0.0)
+    budget.turn(later(1e3))
+    budget.limit(TransferLimits(bytes_per_s=2_500))
+    assert fetch(budget, later(1e3)) <= MAX_CHUNK_BYTES
 
 
 def test_the_days_allowance_ends_at_midnight_by_trusted_time() -> None:
@@ -110,7 +148,6 @@ def test_an_allowance_smaller_than_a_chunk_still_brings_one_a_day() -> None:
 
 def test_chunks_that_are_asked_for_again_count() -> None:
     budget = Budget(TransferLimits(bytes_per_s=CHUNK), Today(), 0.0)
-    fetch(budget, START)
     budget.spend(5 * CHUNK, START)
     assert budget.wait_s(CHUNK, START) == 6
 
@@ -178,9 +215,12 @@ def test_what_the_directive_says_holds_after_a_restart_and_until_the_next_one(tm
     device = Device(tmp_path)
     device.journal.accept(directive(bytes_per_s=CHUNK), "d1")
     device.spending.follow()
-    assert device.fetch() == BURST_BYTES
+    assert (device.fetch(), device.spending.wait_s(CHUNK)) == (0, 1)
+    device.clock.advance(60)
+    assert device.fetch() == BURST_S * CHUNK
+    device.clock.advance(60)
     device.restart()
-    device.fetch()
+    assert device.fetch() == 0
     assert device.spending.wait_s(CHUNK) == 1
     device.journal.accept(directive(), "d2")
     device.spending.follow()

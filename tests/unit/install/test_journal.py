@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -214,4 +215,57 @@ def test_a_refusal_stands_for_its_source_until_it_is_cleared(journal: Journal, p
     for row in (first, RefusalRow("pack words", "", pack.problem)):
         again.put_refusal(row, 2)
     assert [row.source for row in again.refusals()] == ["directive", "pack words"]
+    again.close()
+
+
+OLD = Path(__file__).parent / "journals"
+"""Dumps of files that agents of those ages wrote, all of version 1."""
+
+
+def old_journal(path: Path, name: str) -> Path:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((OLD / name).read_text())
+    return path
+
+
+@pytest.mark.parametrize("name", ["first.sql", "before_needs.sql"])
+def test_journal_of_an_older_agent_is_brought_up(path: Path, name: str) -> None:
+    for _ in range(2):  # and is of the new version from then on
+        journal = Journal(old_journal(path, name) if not path.exists() else path)
+        faces, digits = journal.installs()["faces"], journal.installs()["digits"]
+        assert (faces.state, faces.wanted.release, faces.index, faces.needs) == (Install.COMMITTED, 4, "f" * 64, "")
+        assert (digits.state, digits.attempt, digits.wanted) == (Install.RECEIVED, 0, WANTED)
+        assert journal.desired() == {"digits": (3, WANTED)}
+        assert journal.slot("faces", "a") == SlotRow("a", "c" * 64, 10, 4, committed=True)
+        assert [(row.model, row.digest) for row in journal.quarantine_list()] == [("digits", "a" * 64)]
+        assert len(journal.refusals()) == (name == "before_needs.sql")
+        assert [tidings.model for _, tidings in journal.untold()] == ["digits"]
+        journal.close()
+    journal = Journal(path)
+    assert journal.next("report") == 4
+    journal.put_install(ROW)
+    assert journal.install("digits") == ROW
+    journal.close()
+
+
+def test_journal_of_an_older_agent_stays_as_it_was_while_it_cannot_be_brought_up(path: Path) -> None:
+    old_journal(path, "first.sql")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE old (a)")  # in the way of the step, after a part of its work
+        before = list(db.iterdump())
+    with pytest.raises(StateDamaged):
+        Journal(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert list(db.iterdump()) == before
+        db.execute("DROP TABLE old")
+    Journal(path).close()
+
+
+def test_journal_of_this_schema_that_bears_the_old_number_is_kept(journal: Journal, path: Path) -> None:
+    journal.put_install(ROW)
+    journal.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=1")
+    again = Journal(path)
+    assert again.install("digits") == ROW
     again.close()

@@ -1,5 +1,6 @@
 """Files that somebody else put there: what is read, and what each hostile thing on a stick is called."""
 
+import errno
 import hashlib
 import os
 import socket
@@ -118,3 +119,24 @@ def test_a_source_brings_what_is_there_and_names_what_is_not(tmp_path: Path) -> 
     thread.join(10)
     assert receiver.log[:2] == [(PART.digest, DATA[100:300]), ("b" * 64, b"held")]
     assert isinstance(receiver.log[2][1], SourceLacks)
+
+
+def test_a_medium_that_cannot_be_asked_has_nothing(tmp_path: Path) -> None:
+    unreachable = tmp_path / ("a" * 300)
+    with pytest.raises(OSError, match="File name too long"):
+        unreachable.is_file()
+    source = FolderSource(Receiver())
+    source.place = Place(unreachable)
+    assert source.has(FILE) is False
+    assert Place(unreachable, files={FILE: tmp_path}).has(FILE) is True
+
+
+def test_a_medium_that_fails_while_it_is_told_what_is_wrong_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "is_dir", fail)
+    with pytest.raises(SourceUnreachable):
+        Place(tmp_path).read(Chunk(FILE))

@@ -51,6 +51,8 @@ class Summary(Frozen):
     """Length of the bundles and deltas that the broker is offered."""
     retained_limit_bytes: int
     """What it may come to (``[broker] retained_bytes``); a rollout that would exceed it is refused."""
+    deltas_without_room: int
+    """Deltas that are not offered, for with them it would exceed that."""
     mqtt: Mqtt
     grpc_bytes: int
     trust_due: dict[str, datetime]
@@ -80,6 +82,7 @@ def router(backend: Backend) -> APIRouter:
             dropped=stored.dropped,
             retained_bytes=fleet.retained_bytes,
             retained_limit_bytes=backend.rollouts.retained_bytes,
+            deltas_without_room=fleet.deltas_without_room,
             mqtt=_mqtt(backend.mqtt()),
             grpc_bytes=backend.grpc_bytes(),
             trust_due=backend.repository.due() if backend.repository.is_established else {},
