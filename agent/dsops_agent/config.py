@@ -149,6 +149,13 @@ class Install(Section):
     window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
     max_bundle_bytes: int = Field(default=0, ge=0, description="longest bundle, with its files; 0: what the disk takes")
+    max_slowdown: float = Field(
+        default=2.0,
+        ge=0,
+        le=1000,
+        description="how many times as long as the active bundle's a frame of a new one may take that states no "
+        "latency budget; 0: any",
+    )
     scrub_hours: float = Field(
         default=24.0, ge=0, le=24 * 366, description="how often stored bundles are read again; 0: never"
     )

@@ -78,6 +78,7 @@ def install_config(config: Config) -> InstallConfig:
         free_bytes=config.install.free_bytes,
         max_bundle_bytes=config.install.max_bundle_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
+        max_slowdown=config.install.max_slowdown,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
         scrub_hours=config.install.scrub_hours,
     )

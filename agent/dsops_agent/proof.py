@@ -68,6 +68,8 @@ class Prover:
     ) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
         command += [] if key is None else ["--sealed"]
+        if limits.champion is not None:
+            command += ["--champion", str(limits.champion), "--slowdown", str(limits.slowdown)]
         with _input(key) as given, self._lock:
             self._child = child = subprocess.Popen(
                 command, stdin=given, stdout=output, env=runtime_environment(), process_group=0

@@ -24,6 +24,7 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        max_slowdown: How many times the latency of the active bundle a candidate may take; 0 sets no limit.
         transfer: How much may be fetched; a directive can lower it.
         scrub_hours: How often every stored bundle is read again; 0 never.
         max_bundle_bytes: Longest bundle, with the files that it brings; 0 sets no limit.
@@ -39,6 +40,7 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    max_slowdown: float = 2.0
     transfer: TransferLimits = field(default_factory=TransferLimits)
     scrub_hours: float = 24.0
     max_bundle_bytes: int = 0
@@ -55,10 +57,19 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class ProveLimits:
-    """What the throw-away process may use; ``memory_bytes`` 0 sets no limit."""
+    """What the throw-away process may use, and how slow the candidate may be there.
+
+    Attributes:
+        timeout_s: How long the process may take.
+        memory_bytes: Its address space; 0 sets no limit.
+        champion: The bundle that answers now, which is measured beside the candidate; None compares with nothing.
+        slowdown: How many times the champion's latency a candidate may take that states no budget of its own.
+    """
 
     timeout_s: float
     memory_bytes: int = 0
+    champion: Path | None = None
+    slowdown: float = 0.0
 
 
 @dataclass(frozen=True)

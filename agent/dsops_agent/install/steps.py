@@ -218,7 +218,13 @@ class Steps:
 
     def proof(self, row: InstallRow) -> Proof | Outcome:
         """Return what a throw-away process has to try, or why it cannot."""
-        limits = ProveLimits(self.config.prove_timeout_s, self.config.prove_memory_bytes)
+        champion = self.slots.active(row.model) if self.config.max_slowdown else None
+        limits = ProveLimits(
+            self.config.prove_timeout_s,
+            self.config.prove_memory_bytes,
+            champion.path if champion else None,
+            self.config.max_slowdown,
+        )
         try:
             path = self._candidate(row).path
             return Proof(row.model, row.wanted.sha256, path, limits, self.keys.of(path, row.wanted.sha256))

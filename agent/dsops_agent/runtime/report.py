@@ -47,7 +47,7 @@ class Reporter:
         self._source = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._watches: list[ModelWatch] = []
-        self._served: set[int] = set()
+        self._idle: set[int] = set()
         self._wake = threading.Event()
         self._stopped = False
 
@@ -85,9 +85,10 @@ class Reporter:
         with self._lock:
             watches = list(self._watches)
         quiet = {id(watch) for watch in watches if not watch.end_interval()}
-        over = (self._served & quiet) - active  # one that was never served is about to be
+        idle = quiet - active
+        over = self._idle & idle  # one that is idle for the first time may be about to be served
+        self._idle = idle - over
         with self._lock:
-            self._served = (self._served | active) - over
             self._watches = [watch for watch in self._watches if id(watch) not in over]
 
     def send(self, timeout_s: float) -> bool:

@@ -41,7 +41,7 @@ from dsops_agent.runtime.answer import outputs_of
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array, Runtime
-from dsops_agent.runtime.prove import check_runtime, prove
+from dsops_agent.runtime.prove import Bounds, check_runtime, prove
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.watch import ModelWatch
 
@@ -56,7 +56,7 @@ def load(bundle: MadeBundle) -> ServedModel:
 
 @pytest.mark.parametrize("make", EVERY, ids=lambda make: make.__name__.removeprefix("make_"))
 def test_every_model_is_proved(tmp_path: Path, make: Callable[[Path], MadeBundle]) -> None:
-    result = prove(make(tmp_path).path, 1, 0.0)
+    result = prove(make(tmp_path).path, Bounds())
     assert result["ok"] is True
 
 
@@ -222,7 +222,7 @@ def test_a_label_is_checked_after_the_threshold(tmp_path: Path) -> None:
 )
 def test_budgets(tmp_path: Path, budgets: Budgets, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        prove(make_line(tmp_path, budgets).path, 1, 0.0)
+        prove(make_line(tmp_path, budgets).path, Bounds())
 
 
 @pytest.mark.parametrize(
