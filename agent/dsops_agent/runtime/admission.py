@@ -80,6 +80,12 @@ class Admission:
         """Requests that found no place."""
         return self._shed
 
+    def places(self, model: str) -> int:
+        """Return how many requests of a model are under way."""
+        with self._lock:
+            line = self._lines.get(model)
+            return line.places if line else 0
+
     @contextmanager
     def place(self, model: str) -> Iterator["Place"]:
         """Hold a place in a model's queue.

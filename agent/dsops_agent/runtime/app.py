@@ -1,7 +1,7 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
-Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends records,
-each control connection has a reader and workers, and the main thread waits for the end.
+Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
+records, each control connection has a reader and workers, and the main thread waits for the end.
 """
 
 import logging
