@@ -44,6 +44,8 @@ RENEWAL = "tests/integration/ingest/test_identity_grpc.py"
 INGEST = "tests/integration/ingest/test_ingest_grpc.py"
 UNFIT = "tests/scenario/test_unfit_bundles.py"
 PUSHES = "tests/integration/controller_trust/test_bundle_store.py"
+MEMORY = "agent/dsops_agent/runtime/shared_memory.py"
+REGIONS = "tests/unit/runtime/test_shared_memory.py"
 COPY = "tests/integration/controller_trust/test_copied_device.py"
 
 
@@ -485,4 +487,51 @@ PREFLIGHT = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*DIRECTIVES, *BUNDLES, *REPORT_RULES, *REFUSED_ONCE, *TUF, *IDENTITIES, *PREFLIGHT)
+SHARED_MEMORY = (
+    Mutant(
+        "owner of a shared memory object",
+        MEMORY,
+        "if not self._may_share(found.st_uid):",
+        "if False:",
+        (f"{REGIONS}::test_a_refused_object_leaves_no_descriptor_open",),
+    ),
+    Mutant(
+        "links below the folder of shared memory",
+        MEMORY,
+        "os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW",
+        "os.O_RDWR | os.O_CLOEXEC",
+        (f"{REGIONS}::test_neither_links_nor_pipes_nor_folders_are_followed",),
+    ),
+    Mutant(
+        "slashes in the key of a shared memory object",
+        MEMORY,
+        'and "/" not in name',
+        "",
+        (f"{REGIONS}::test_a_key_is_a_name_and_no_path",),
+    ),
+    Mutant(
+        "length of an object that its owner shrank",
+        MEMORY,
+        "            if not got:\n                raise self._shortened()\n",
+        "            if not got:\n                break\n",
+        (f"{REGIONS}::test_an_object_that_its_owner_shrinks_is_an_error_and_no_sigbus",),
+    ),
+    Mutant(
+        "addresses for inference that other machines reach",
+        "agent/dsops_agent/config.py",
+        "    if not is_loopback:\n",
+        "    if False:\n",
+        ("tests/unit/agent/test_agent_config.py::test_a_mistake_names_the_file_and_the_key",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (
+    *DIRECTIVES,
+    *BUNDLES,
+    *REPORT_RULES,
+    *REFUSED_ONCE,
+    *TUF,
+    *IDENTITIES,
+    *PREFLIGHT,
+    *SHARED_MEMORY,
+)

@@ -1,14 +1,70 @@
-"""Unix sockets as files: their length limit, and what an earlier process left behind."""
+"""Unix sockets as files: their length limit, what an earlier process left behind, and who may connect.
 
+To connect is to write to the file (unix(7)), so that the kernel keeps strangers out by the file's permissions and its
+access list.
+"""
+
+import grp
 import os
+import pwd
 import socket
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
+from dsops import access_list
 from dsops.errors import InvalidConfig, PortBusy
 
 MAX_PATH_BYTES = 107
 """``sun_path`` of ``struct sockaddr_un`` has 108 bytes, the last of which is 0 (unix(7))."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may connect to a socket, besides root and the user of the process.
+
+    Attributes:
+        uids: Users; none of them means everybody in the process's group.
+    """
+
+    uids: tuple[int, ...] = ()
+
+    @property
+    def first_mode(self) -> int:
+        """Permissions of the file when it is made: nobody more than in the end."""
+        return 0o600 if self.uids else 0o660
+
+    def grant(self, path: Path) -> None:
+        """Let them connect.
+
+        Raises:
+            InvalidConfig: The file system keeps no access lists.
+        """
+        path.chmod(self.first_mode)
+        if not self.uids:
+            return
+        try:
+            os.setxattr(path, access_list.ATTRIBUTE, access_list.for_users(self.uids))
+        except OSError as error:
+            raise InvalidConfig(
+                f"users cannot be allowed at the socket {path}",
+                why=f"its file system keeps no access lists: {error.strerror}",
+                hint="put the socket on a file system that does, as tmpfs, ext4 or XFS, or empty inference.allow",
+            ) from error
+
+    def permits(self, uid: int) -> bool:
+        """Tell whether a user may connect."""
+        if uid in (0, os.geteuid()) or uid in self.uids:
+            return True
+        return not self.uids and _is_in_group(uid, os.getegid())
+
+
+def _is_in_group(uid: int, gid: int) -> bool:
+    try:
+        user = pwd.getpwuid(uid)
+        return user.pw_gid == gid or user.pw_name in grp.getgrgid(gid).gr_mem
+    except KeyError:  # a user or group without an entry
+        return False
 
 
 def make_room(path: Path) -> None:
