@@ -39,11 +39,12 @@ class Interval:
         self._confidence_ppm = Histogram()
         self._labels: list[int] = []
         self._errors = 0
+        self._unobserved = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing happened."""
-        return not self._latency_us.count and not self._errors
+        return not (self._latency_us.count or self._errors or self._unobserved)
 
     def answered(self, answer: Answer, confidences: Sequence[float] | None) -> None:
         """Count the frames of an answer; ``confidences`` has the largest probability of each, if there are such."""
@@ -59,6 +60,10 @@ class Interval:
     def failed(self) -> None:
         """Count a request that the model could not answer."""
         self._errors += 1
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that drift monitor and sampler are not shown."""
+        self._unobserved += frames
 
     def encode(self, now_s: float, drift_score: float, drift_frames: int) -> bytes:
         """Return the serialized TelemetryRecord of the interval that ends now."""
@@ -76,6 +81,7 @@ class Interval:
                 labels=self._labels,
                 drift_score=drift_score,
                 drift_frames=drift_frames,
+                unobserved=self._unobserved,
             )
         )
         return record.SerializeToString()

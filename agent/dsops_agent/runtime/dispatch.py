@@ -8,6 +8,7 @@ from dsops.errors import DsopsError, InvalidInput, NotFound
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,16 @@ class Answered:
 
 
 class Dispatcher:
-    """Answers requests. Safe to call from several threads."""
+    """Answers requests. Safe to call from several threads.
 
-    def __init__(self, models: Models) -> None:
+    Args:
+        models: The active models.
+        observers: Are told of every answered request.
+    """
+
+    def __init__(self, models: Models, observers: Observers) -> None:
         self._models = models
+        self._observers = observers
 
     def infer(self, model: str, version: str, request_id: str, decode: Decode) -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
@@ -47,7 +54,7 @@ class Dispatcher:
         serving = self.find(model, version)
         inputs = decode(serving.model)
         answer = _answer(serving, inputs)
-        _tell(serving, inputs, answer, request_id)
+        self._observers.offer(Observation(serving, inputs, answer, request_id))
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:
@@ -69,16 +76,18 @@ class Dispatcher:
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return serving.model.infer(inputs)
+        answer = serving.model.infer(inputs)
     except InvalidInput:
         raise
     except DsopsError:
         serving.watch.failed()
         raise
+    _count(serving, answer)
+    return answer
 
 
-def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+def _count(serving: Serving, answer: Answer) -> None:
     try:
-        serving.watch.answered(inputs, answer, request_id)
+        serving.watch.answered(answer)
     except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
-        logger.exception("model %s: an answer could not be recorded", serving.model.name)
+        logger.exception("model %s: an answer could not be counted", serving.model.name)

@@ -6,7 +6,7 @@ classification or else the first output.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dsops.manifest import Manifest, Task
 from dsops.signals import measure, signals_of, watched_inputs
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
 from dsops_agent.drift.sampler import Kept, Sampler
-from dsops_agent.runtime.answer import Answer, named_choice
+from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval, micros
 from dsops_agent.runtime.engine import DTYPES, ServedModel
 from dsops_agent.runtime.litert import Array
@@ -81,32 +81,46 @@ class ModelWatch:
             verdict = self._verdict
             return Totals(self._requests, self._errors, verdict.level.name.lower(), verdict.score)
 
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        """Take note of an answered request: ``inputs`` by name as the caller sent them, each [n, ...]."""
-        served = self._served
-        first = inputs[served.manifest.inputs[0].name]
-        confidences = confidences_of(served.manifest, answer.decision)
-        kept_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+    def answered(self, answer: Answer) -> None:
+        """Count an answered request."""
+        is_sure = self._task is Task.CLASSIFICATION
+        confidences = confidences_of(self._served.manifest, answer.decision) if is_sure else None
         with self._lock:
-            self._requests += len(first)
-            self._interval.answered(answer, confidences if self._task is Task.CLASSIFICATION else None)
-            watched = self._watched_frames(inputs)
-            output, scores = answer.outputs[0], answer.decision.scores
-            for row in range(len(first)):
-                if self._monitor:
-                    frames = [(at, real[row]) for at, real in watched]
-                    signals = measure(self._task, frames, output[row], None if scores is None else scores[row])
-                    self._feed(self._monitor.feed(signals))
-                kept = self._choose(kept_bytes, confidences[row] if confidences else None)
-                if kept is not None:
-                    record = self._record(kept, first[row : row + 1], answer, row, request_id)
-                    self._put(Kind.SAMPLES, record, False)
+            self._requests += len(answer.latency_us)
+            self._interval.answered(answer, confidences)
 
     def failed(self) -> None:
-        """Take note of a request that the model could not answer."""
+        """Count a request that the model could not answer."""
         with self._lock:
             self._errors += 1
             self._interval.failed()
+
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Measure drift and keep samples; one thread at a time."""
+        for exchange in exchanges:
+            self._observe(exchange)
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that were not looked at."""
+        with self._lock:
+            self._interval.shed(frames)
+
+    def _observe(self, exchange: Exchange) -> None:
+        answer = exchange.answer
+        first = exchange.inputs[self._served.manifest.inputs[0].name]
+        confidences = confidences_of(self._served.manifest, answer.decision)
+        kept_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+        watched = self._watched_frames(exchange.inputs)
+        output, scores = answer.outputs[0], answer.decision.scores
+        for row in range(len(first)):
+            if self._monitor:
+                frames = [(at, real[row]) for at, real in watched]
+                signals = measure(self._task, frames, output[row], None if scores is None else scores[row])
+                self._feed(self._monitor.feed(signals))
+            kept = self._choose(kept_bytes, confidences[row] if confidences else None)
+            if kept is not None:
+                record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
+                self._put(Kind.SAMPLES, record, False)
 
     def end_interval(self) -> bool:
         """Put the record of the interval and begin the next; False when nothing happened in it."""

@@ -37,7 +37,7 @@ from dsops.manifest import Budgets, Manifest, Postprocessing, Task, TensorSpec
 from dsops.signals import measure, signals_of
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.answer import outputs_of
+from dsops_agent.runtime.answer import Exchange, outputs_of
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array, Runtime
@@ -409,7 +409,9 @@ class Watched:
         )  # fmt: skip
 
     def ask(self, **inputs: Array) -> None:
-        self.watch.answered(inputs, self.served.infer(inputs), "r-1")
+        answer = self.served.infer(inputs)
+        self.watch.answered(answer)
+        self.watch.observe([Exchange(inputs, answer, "r-1")])
 
     def interval(self) -> telemetry_pb2.ModelInterval:
         assert self.watch.end_interval()
