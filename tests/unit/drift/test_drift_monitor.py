@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
 from dsops_agent.drift.correlation import correlation_time, thinning
-from dsops_agent.drift.monitor import DriftMonitor, Level, slack
+from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict, slack
 
 ORDINAL = ("confidence", "margin", "entropy", "input_mean")
 CLASSES = 10
@@ -43,9 +44,15 @@ def shifted(frames: list[dict[str, float]], by: float) -> list[dict[str, float]]
     return [{name: value + by if name in ORDINAL else value for name, value in frame.items()} for frame in frames]
 
 
+def one(monitor: DriftMonitor, frame: Mapping[str, float]) -> Verdict:
+    """Feed one frame."""
+    (verdict,) = monitor.feed({name: [value] for name, value in frame.items()})
+    return verdict
+
+
 def first_alarm(monitor: DriftMonitor, frames: list[dict[str, float]]) -> int | None:
     for number, frame in enumerate(frames):
-        if monitor.feed(frame).level is Level.ALARM:
+        if one(monitor, frame).level is Level.ALARM:
             return number
     return None
 
@@ -55,14 +62,14 @@ def test_one_step_by_hand() -> None:
     signal = Signal(name="confidence", kind="ordinal", edges=(0.5,), counts=(100, 100))
     monitor = DriftMonitor(Profile(n_ref=200, signals=(signal,), horizons=(3,), bet=0.5))
     kappa = slack(2, 200, 0.5)
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(math.log(1.0) - kappa)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(math.log(1.0) - kappa)
     # The upper bin now has 0.5 * 0.5 + 0.5 = 0.75 of the recent histogram, against 0.5 of the reference.
     second = math.log(0.5 + 0.5 * 0.75 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(second)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(second)
     third = second + math.log(0.5 + 0.5 * 0.875 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(third)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(third)
     below = math.log(0.5 + 0.5 * 0.0625 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.1}).score == pytest.approx(third + below)
+    assert one(monitor, {"confidence": 0.1}).score == pytest.approx(third + below)
     assert monitor.contributions() == {"confidence": pytest.approx(third + below)}
 
 
@@ -86,7 +93,7 @@ def test_no_false_alarm_when_every_frame_comes_five_times() -> None:
 def test_independent_frames_are_all_used() -> None:
     monitor = DriftMonitor(make_profile(1))
     for frame in stream(1, 600):
-        monitor.feed(frame)
+        one(monitor, frame)
     assert monitor.thin == (1, 1, 1, 1, 1)
 
 
@@ -111,7 +118,7 @@ def test_the_shifted_signal_leads_the_contributions() -> None:
     monitor = DriftMonitor(make_profile(4))
     verdict = None
     for frame in stream(6, 600):
-        verdict = monitor.feed({**frame, "margin": frame["margin"] + 2.0})
+        verdict = one(monitor, {**frame, "margin": frame["margin"] + 2.0})
     assert verdict is not None
     assert verdict.level is Level.ALARM
     assert next(iter(verdict.signals)) == "margin"
@@ -122,20 +129,20 @@ def test_the_shifted_signal_leads_the_contributions() -> None:
 def test_an_alarm_stays_until_a_reset_and_scoring_goes_on() -> None:
     monitor = DriftMonitor(make_profile(5))
     for frame in shifted(stream(7, 300), 2.0):
-        high = monitor.feed(frame)
+        high = one(monitor, frame)
     assert high.level is Level.ALARM
     for frame in stream(8, 1500):
-        calm = monitor.feed(frame)
+        calm = one(monitor, frame)
     assert calm.level is Level.ALARM
     assert calm.score < high.score / 2
     monitor.reset()
-    after = monitor.feed(stream(9, 1)[0])
+    after = one(monitor, stream(9, 1)[0])
     assert (after.level, after.frames, after.signals) == (Level.NONE, 1, {})
 
 
 def test_the_warning_comes_before_the_alarm() -> None:
     monitor = DriftMonitor(make_profile(6))
-    levels = [monitor.feed(frame).level for frame in stream(10, 300) + shifted(stream(11, 300), 0.7)]
+    levels = [one(monitor, frame).level for frame in stream(10, 300) + shifted(stream(11, 300), 0.7)]
     assert levels.index(Level.WARNING) < levels.index(Level.ALARM)
 
 
@@ -160,8 +167,8 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
     with caplog.at_level(logging.WARNING):
         monitor = DriftMonitor(Profile(n_ref=200, signals=(known, strange)), {"confidence", "margin"})
-        monitor.feed({"confidence": 0.2})
-        monitor.feed({"confidence": 0.7})
+        one(monitor, {"confidence": 0.2})
+        one(monitor, {"confidence": 0.7})
     assert monitor.watched == ("confidence",)
     assert [record.getMessage() for record in caplog.records if "humidity" in record.getMessage()] != []
     assert len(caplog.records) == 1
@@ -169,7 +176,7 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
 
 def test_a_profile_without_a_known_signal_gives_no_verdict() -> None:
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
-    verdict = DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}).feed({"confidence": 0.1})
+    verdict = one(DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}), {"confidence": 0.1})
     assert (verdict.score, verdict.level, verdict.frames) == (0.0, Level.NONE, 0)
 
 
@@ -177,7 +184,7 @@ def test_the_state_is_small() -> None:
     monitor = DriftMonitor(make_profile(8))
     assert monitor.state_bytes <= 16 * 1024
     for frame in stream(13, 600):
-        monitor.feed(frame)
+        one(monitor, frame)
     assert monitor.state_bytes <= 4 * 1024
 
 

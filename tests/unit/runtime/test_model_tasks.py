@@ -473,9 +473,9 @@ def test_drift_of_every_task_is_found(
 
 def test_a_frame_of_one_number_has_signals() -> None:
     spec = TensorSpec(name="x", datatype="FP32", shape=(1,))
-    found = measure(Task.REGRESSION, [(0, np.float32(3.0))], np.float32(2.0), None)
+    found = measure(Task.REGRESSION, [(0, np.array([3.0], np.float32))], np.array([2.0], np.float32), None)
     assert list(found) == list(signals_of(Task.REGRESSION, [spec]))
-    assert (found["input_mean"], found["input_gradient"], found["output_mean"]) == (3.0, 0.0, 2.0)
+    assert (found["input_mean"], found["input_gradient"], found["output_mean"]) == ([3.0], [0.0], [2.0])
 
 
 def test_a_sample_of_a_classification_holds_probabilities(tmp_path: Path) -> None:
