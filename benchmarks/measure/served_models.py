@@ -112,9 +112,7 @@ def _pack(folder: Path, name: str, built: Path, variant: str, frames: Floats) ->
     if spec.datatype == "INT8":
         stored = np.rint(frames / np.float32(spec.scale)) + np.float32(spec.zero_point)
         frames = np.clip(stored, -128, 127).astype(np.int8)
-    return ServedModel(
-        f"{name} {variant}", Packed(path, file_digest(path)[0], manifest, payload, profile), frames
-    )
+    return ServedModel(f"{name} {variant}", Packed(path, file_digest(path)[0], manifest, payload, profile), frames)
 
 
 def digest_of(model: ServedModel) -> str:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dsops.errors import DsopsError, InvalidInput, NotFound
+from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
+from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
@@ -12,6 +13,9 @@ from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
+
+QUEUE = 16
+CAPACITY = 56
 
 Decode = Callable[[ServedModel], Mapping[str, Array]]
 """Returns the inputs of a request for the model that answers it, or raises InvalidInput; a transport's part."""
@@ -31,13 +35,16 @@ class Dispatcher:
     Args:
         models: The active models.
         observers: Are told of every answered request.
+        queue: Requests of one model that may wait while one is answered.
+        capacity: Requests of all models that may be under way.
     """
 
-    def __init__(self, models: Models, observers: Observers) -> None:
+    def __init__(self, models: Models, observers: Observers, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
         self._models = models
         self._observers = observers
+        self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
-    def infer(self, model: str, version: str, request_id: str, decode: Decode) -> Answered:
+    def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
 
         Args:
@@ -45,15 +52,23 @@ class Dispatcher:
             version: The release that must be active; empty for any.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
+            caller: Who waits for it, and for how long.
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
+            QueueFull: Too many requests of the model are under way.
+            TimedOut: The caller's deadline passed before the request was run.
+            Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails.
         """
         serving = self.find(model, version)
-        inputs = decode(serving.model)
-        answer = _answer(serving, inputs)
+        with self.admission.place(serving.model.name) as place:
+            inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
+            with place.turn(caller):
+                answer = _answer(serving, inputs)
+        _count(serving, answer)
         self._observers.offer(Observation(serving, inputs, answer, request_id))
         return Answered(serving.model, answer)
 
@@ -62,8 +77,14 @@ class Dispatcher:
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
         """
-        serving = self._models.get(model)
+        try:
+            serving = self._models.get(model)
+        except NotFound as error:
+            if self._models.names():
+                raise
+            raise NotServing("no model is active on this device") from error
         release = serving.model.release
         if version and version != str(release):
             raise NotFound(f"release {version[:32]} of model {model} is not active", why=f"{release} is")
@@ -73,17 +94,19 @@ class Dispatcher:
         """Return the names of the active models, sorted."""
         return self._models.names()
 
+    def models(self) -> list[ServedModel]:
+        """Return what is served, by name."""
+        return [serving.model for serving in self._models.all()]
+
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        answer = serving.model.infer(inputs)
+        return serving.model.infer(inputs)
     except InvalidInput:
         raise
     except DsopsError:
         serving.watch.failed()
         raise
-    _count(serving, answer)
-    return answer
 
 
 def _count(serving: Serving, answer: Answer) -> None:
