@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 
@@ -64,16 +65,16 @@ def raw_contents(address: str, model: str, output: str) -> Iterator[Ask]:
 def shared_memory(address: str, model: str, output: str, most_bytes: int) -> Iterator[Ask]:
     """Ask a server; frames are written to shared memory, as Triton's clients do."""
     key = f"/dsops-bench-{secrets.token_hex(4)}"
-    descriptor = os.open(f"/dev/shm{key}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    path = Path(f"/dev/shm{key}")
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         os.ftruncate(descriptor, most_bytes)
         with mmap.mmap(descriptor, most_bytes) as area, grpc.insecure_channel(address) as channel:
             stub = rpc.GRPCInferenceServiceStub(channel)
             _register(channel, key, most_bytes)
-            place = np.frombuffer(area, np.uint8)
 
             def ask(frames: Frames) -> Floats:
-                place[: frames.nbytes] = frames.reshape(-1).view(np.uint8)
+                np.frombuffer(area, np.uint8, frames.nbytes)[:] = frames.reshape(-1).view(np.uint8)
                 request = pb.ModelInferRequest(model_name=model)
                 tensor = request.inputs.add(name="image", datatype=_DATATYPES[frames.dtype.name], shape=frames.shape)
                 tensor.parameters["shared_memory_region"].string_param = key
@@ -81,22 +82,19 @@ def shared_memory(address: str, model: str, output: str, most_bytes: int) -> Ite
                 return _scores(stub.ModelInfer(request, timeout=TIMEOUT_S), output, len(frames))
 
             yield ask
-            del ask, place
     finally:
         os.close(descriptor)
-        os.unlink(f"/dev/shm{key}")
+        path.unlink()
 
 
 def _register(channel: grpc.Channel, key: str, size_bytes: int) -> None:
-    """Register a region as Triton's clients do; the message is written by its field numbers: name, key, byte size."""
-    import tritonclient.grpc.service_pb2 as triton
-
+    """Register a region, as Triton's clients do; its name is its key."""
     call = channel.unary_unary(
         "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
-        request_serializer=triton.SystemSharedMemoryRegisterRequest.SerializeToString,
-        response_deserializer=triton.SystemSharedMemoryRegisterResponse.FromString,
+        request_serializer=extensions.SystemSharedMemoryRegisterRequest.SerializeToString,
+        response_deserializer=extensions.SystemSharedMemoryRegisterResponse.FromString,
     )
-    call(triton.SystemSharedMemoryRegisterRequest(name=key, key=key, offset=0, byte_size=size_bytes), timeout=TIMEOUT_S)
+    call(extensions.SystemSharedMemoryRegisterRequest(name=key, key=key, byte_size=size_bytes), timeout=TIMEOUT_S)
 
 
 def _scores(response: pb.ModelInferResponse, output: str, count: int) -> Floats:

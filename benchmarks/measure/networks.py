@@ -147,7 +147,7 @@ def keyword_spotting(seed: int) -> Network:
 
 
 def visual_wake_words(seed: int) -> Network:
-    """Return a network of the size of MLPerf Tiny's visual wake words: MobileNetV1 0.25 (Howard et al., 2017), 96 x 96."""
+    """Return a network of the size of MLPerf Tiny's visual wake words: MobileNetV1 0.25 (Howard et al., 2017)."""
     draw = Drawing("vww", 3, 96, seed)
     value = draw.plain("relu6", draw.conv("input", 8, 3, 2))
     for depth, stride in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)):
