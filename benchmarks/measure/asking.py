@@ -45,6 +45,10 @@ class Loop:
         scores: Floats = np.concatenate(rows).astype(np.float32)
         return (scores - np.float32(zero)) * np.float32(scale) if scale else scores
 
+    def warm_up(self) -> None:
+        """Answer some frames of zeros."""
+        self(np.zeros((20, *self._in["shape"][1:]), self._in["dtype"]))
+
 
 @contextmanager
 def raw_contents(address: str, model: str, output: str) -> Iterator[Ask]:

@@ -7,11 +7,11 @@ the model's turn until it comes, its deadline passes, or the caller is gone; aft
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 
-from dsops.errors import Abandoned, QueueFull, TimedOut
+from dsops.errors import Abandoned, DsopsError, QueueFull, TimedOut
 
 _LOOK_S = 0.1
 """How often a request that waits looks whether its caller is still there."""
@@ -80,49 +80,85 @@ class Admission:
         """Requests that found no place."""
         return self._shed
 
-    @contextmanager
-    def place(self, model: str) -> Iterator["Place"]:
-        """Hold a place in a model's queue.
+    def places(self, model: str) -> int:
+        """Return how many requests of a model are under way."""
+        with self._lock:
+            line = self._lines.get(model)
+            return line.places if line else 0
+
+    def place(self, model: str) -> "Place":
+        """Return a place in a model's queue, to be held by ``with``; to enter raises QueueFull when all are taken."""
+        return Place(self, model)
+
+    def enter(self, model: str) -> threading.Lock:
+        """Take a place; returns the model's turn.
 
         Raises:
             QueueFull: All are taken.
         """
-        line = self._enter(model)
-        try:
-            yield Place(line.turn)
-        finally:
-            with self._lock:
-                line.places -= 1
-
-    def _enter(self, model: str) -> _Line:
         places = max(1, min(self._queue + 1, self._capacity // max(1, self._models())))
         with self._lock:
-            line = self._lines.setdefault(model, _Line())
+            line = self._lines.get(model)
+            if line is None:
+                line = self._lines[model] = _Line()
             if line.places < places:
                 line.places += 1
-                return line
+                return line.turn
             self._shed += 1
         raise QueueFull(f"model {model} has too many requests", why=f"{places} are under way")
 
+    def leave(self, model: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._lines[model].places -= 1
 
-@dataclass(frozen=True)
+
 class Place:
-    """A place in a model's queue."""
+    """A place in a model's queue. Of plain classes, as every request makes one: generators take 5 us more."""
 
-    _turn: threading.Lock
+    __slots__ = ("_admission", "_model", "_turn")
 
-    @contextmanager
-    def turn(self, caller: Caller) -> Iterator[None]:
-        """Wait for the model, and hold it.
+    def __init__(self, admission: Admission, model: str) -> None:
+        self._admission, self._model = admission, model
 
-        Raises:
-            TimedOut: The caller's deadline passed before.
-            Abandoned: The caller was gone before.
+    def __enter__(self) -> "Place":
+        self._turn = self._admission.enter(self._model)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave(self._model)
+
+    def turn(self, caller: Caller) -> "Turn":
+        """Return the model's turn, to be held by ``with``.
+
+        To enter raises TimedOut when the caller's deadline passes before, and Abandoned when the caller is gone before.
         """
-        while not self._turn.acquire(timeout=min(caller.check(), _LOOK_S)):
-            pass
+        return Turn(self._turn, caller)
+
+
+class Turn:
+    """A caller's turn at a model."""
+
+    __slots__ = ("_caller", "_turn")
+
+    def __init__(self, turn: threading.Lock, caller: Caller) -> None:
+        self._turn, self._caller = turn, caller
+
+    def __enter__(self) -> None:
+        left_s = self._caller.check()
+        if self._turn.acquire(blocking=False):
+            return
+        while not self._turn.acquire(timeout=min(left_s, _LOOK_S)):
+            left_s = self._caller.check()
         try:
-            caller.check()  # what it waited for may have come too late
-            yield
-        finally:
+            self._caller.check()  # what it waited for may have come too late
+        except DsopsError:
             self._turn.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turn.release()

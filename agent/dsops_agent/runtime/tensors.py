@@ -164,10 +164,13 @@ def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
 
 
 def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
-    if dtype.kind not in "iu":
-        return np.array(values, dtype)
-    wide = np.array(values, np.int64)
-    limits = np.iinfo(dtype)
-    if wide.min() < limits.min or wide.max() > limits.max:
-        raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
-    return wide.astype(dtype)
+    try:
+        with np.errstate(over="ignore"):  # it becomes infinity, which is refused
+            found = np.array(values, np.int64 if dtype.kind in "iu" else dtype)
+    except OverflowError as error:
+        raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if found.min() < limits.min or found.max() > limits.max:
+            raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
+    return found.astype(dtype, copy=False)
