@@ -1,9 +1,10 @@
 """Who looks at what was asked and answered, after the caller has the answer.
 
 The request path only offers: into a queue with bounds, which never blocks. One thread hands what waits to the watch of
-the bundle that answered, in slices, and rests as long as each slice took: watching takes at most half a processor, and
-never holds the interpreter's lock for longer than a slice. What does not fit into the queue is let go and counted in
-the bundle's telemetry. Counts of requests, errors and latency do not come this way; they are never let go.
+the bundle that answered, in slices, and rests four times as long as each slice took: watching takes at most a fifth of
+a processor, and never holds the interpreter's lock for longer than a slice. What does not fit into the queue is let go
+and counted in the bundle's telemetry. Counts of requests, errors and latency do not come this way; they are never let
+go.
 """
 
 import logging
@@ -30,7 +31,7 @@ GATHER_S = 0.02
 """How long frames gather while there is traffic, so that they are looked at together and the queue wakes nobody."""
 _QUIET_S = 1.0
 """After so long without traffic the thread sleeps until it is woken."""
-_REST = 1.0
+_REST = 4.0
 """Rest after a slice, in times of what it took."""
 
 
@@ -179,7 +180,8 @@ class Observers:
             for exchanges in _slices([observation.exchange for observation in batch]):
                 began_s = time.perf_counter()
                 _show(batch[0].serving, exchanges)
-                time.sleep((time.perf_counter() - began_s) * _REST)
+                if not self._stopped:
+                    time.sleep((time.perf_counter() - began_s) * _REST)
             self._let_go(batch)
         return found
 

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SAMPLE_BYTES = (1 << 20) - (8 << 10)
 """A larger sample is never kept: it would not fit into a batch of 1 MiB on its way to the store."""
+MAX_UNCOUNTED = 128
+"""Answered requests that may wait to be added up."""
 _RECORD_BYTES = 256
 """What names, digest and times of a sample take besides its tensors, about."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -71,6 +73,7 @@ class ModelWatch:
         self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
         self._verdict = Verdict(0.0, Level.NONE, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
+        self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
@@ -83,12 +86,12 @@ class ModelWatch:
             return Totals(self._requests, self._errors, verdict.level.name.lower(), verdict.score)
 
     def answered(self, answer: Answer) -> None:
-        """Count an answered request."""
-        is_sure = self._task is Task.CLASSIFICATION
-        confidences = confidences_of(self._served.manifest, answer.decision) if is_sure else None
+        """Take note of an answered request; its caller waits, so that what can be counted later is."""
         with self._lock:
             self._requests += len(answer.latency_us)
-            self._interval.answered(answer, confidences)
+            self._uncounted.append((answer.latency_us, answer.decision))
+            if len(self._uncounted) >= MAX_UNCOUNTED:
+                self._count()
 
     def failed(self) -> None:
         """Count a request that the model could not answer."""
@@ -98,6 +101,8 @@ class ModelWatch:
 
     def observe(self, exchanges: Sequence[Exchange]) -> None:
         """Measure drift and keep samples; one thread at a time. What is shown together costs less."""
+        with self._lock:
+            self._count()
         if self._monitor:
             verdicts = self._monitor.feed(self._measure(exchanges))
         else:
@@ -116,6 +121,7 @@ class ModelWatch:
     def end_interval(self) -> bool:
         """Put the record of the interval and begin the next; False when nothing happened in it."""
         with self._lock:
+            self._count()
             interval = self._interval
             now_s = self._clock.monotonic_s()
             self._interval = Interval(self._identity, self._clock.now(), now_s)
@@ -123,6 +129,13 @@ class ModelWatch:
                 return False
             self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
             return True
+
+    def _count(self) -> None:
+        is_sure = self._task is Task.CLASSIFICATION
+        for latency_us, decision in self._uncounted:
+            confidences = confidences_of(self._served.manifest, decision) if is_sure else None
+            self._interval.answered(latency_us, decision, confidences)
+        self._uncounted.clear()
 
     def _measure(self, exchanges: Sequence[Exchange]) -> dict[str, list[float]]:
         served, answers = self._served, [exchange.answer for exchange in exchanges]
