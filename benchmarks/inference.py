@@ -29,9 +29,9 @@ from dsops.errors import GoldenMismatch
 
 BARE, RAW, SHARED = "LiteRT in process", "ours, raw", "ours, shared memory"
 SERVER, PEER = "gRPC server, LiteRT only", "MLServer"
-ROUNDS = 9
+ROUNDS = 5
 ROUND_S = 1.0
-SINGLES = (60, 400)
+SINGLES = (60, 300)
 """Fewest and most requests of a round; between them it lasts about ``ROUND_S``."""
 BATCH = 32
 BATCHES = 6
@@ -40,7 +40,7 @@ BATCH_BYTES = 8 << 20
 WARM_UP = 30
 CALLERS = 4
 CALLERS_ROUNDS = 3
-CALLERS_S = 2.0
+CALLERS_S = 1.5
 MARK_BYTES = 150_528
 """The issue's marks of latency are for inputs of this size: 224 x 224 x 3."""
 
