@@ -60,7 +60,8 @@ class Monitor:
 
     def alarm(self, frame: Frame) -> bool:
         """Feed one frame."""
-        is_alarm = self._monitor.feed(frame).level is Level.ALARM
+        verdict = self._monitor.feed({name: [value] for name, value in frame.items()})[-1]
+        is_alarm = verdict.level is Level.ALARM
         if is_alarm:
             self._monitor.reset()
         return is_alarm

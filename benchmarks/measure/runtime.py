@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dsops.errors import RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Header
-from measure.child import ENVIRONMENT, stop
+from dsops_agent.runtime_process import runtime_environment
+from measure.child import stop
 from measure.model import Packed
 
 START_S = 20.0
@@ -29,7 +30,7 @@ def serving(folder: Path, bundle: Packed) -> Iterator[subprocess.Popen[bytes]]:
     settings = json.dumps({"interval_s": INTERVAL_S})
     command = [sys.executable, "-m", "dsops_agent.runtime", "--run-folder", str(folder), "--settings", settings]
     with (folder / "runtime.log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, env=ENVIRONMENT)
+        process = subprocess.Popen(command, stderr=log, env=runtime_environment())
     try:
         channel = _connect(folder / "control.sock", process)
         try:

@@ -3,7 +3,7 @@
 Which outputs there are, and their names, is said in :mod:`dsops.contract`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,6 +41,35 @@ class Answer:
     def choices(self) -> Array:
         """The decision's choices, of a model that chooses."""
         return np.asarray(self.decision.choices)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What was asked and answered, of one request or of some consecutive frames of it.
+
+    Attributes:
+        inputs: Every input by name, each [n, ...], as the caller sent it.
+        answer: The answer to these frames.
+        request_id: What the caller calls the request.
+    """
+
+    inputs: Mapping[str, Array]
+    answer: Answer
+    request_id: str
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(next(iter(self.inputs.values())))
+
+    def part(self, start: int, stop: int) -> "Exchange":
+        """Return frames ``start`` to ``stop``; the memory stays the same."""
+        rows, answer = slice(start, stop), self.answer
+        scores, choices = answer.decision.scores, answer.decision.choices
+        decision = Decision(None if scores is None else scores[rows], None if choices is None else choices[rows])
+        outputs = tuple(output[rows] for output in answer.outputs)
+        inputs = {name: array[rows] for name, array in self.inputs.items()}
+        return Exchange(inputs, Answer(outputs, decision, answer.latency_us[rows]), self.request_id)
 
 
 @dataclass(frozen=True)

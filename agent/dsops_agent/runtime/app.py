@@ -1,7 +1,8 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
 Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
-records, each control connection has a reader and workers, and the main thread waits for the end.
+records, ``observe`` shows the watches what was answered, each control connection has a reader and workers, and the main
+thread waits for the end.
 """
 
 import logging
@@ -23,6 +24,7 @@ from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
+from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
@@ -58,11 +60,13 @@ class RuntimeProcess:
         self._end = threading.Event()
         self._was_signalled = False
         self._models = Models(settings.threads, self._watch)
+        self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
             self._models.all,
             lambda: self._link.channel() if self._link else None,
+            self._observers.settle,
             settings.interval_s,
             clock,
         )
@@ -83,7 +87,8 @@ class RuntimeProcess:
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
             access = Access(self._settings.allow)
-            dispatcher, regions = Dispatcher(self._models, self._settings.queue), Regions(access.permits)
+            dispatcher = Dispatcher(self._models, self._observers, self._settings.queue)
+            regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
             if self._settings.rest:
@@ -105,10 +110,13 @@ class RuntimeProcess:
     def _serve(self, server: grpc.Server, link: ControlLink) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
-        control.start()
-        report.start()
+        observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
+        for thread in (control, report, observe):
+            thread.start()
         self._wait(link)
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
+        self._observers.stop()
+        observe.join(_GRACE_S / 2)
         self._reporter.stop()
         report.join(_GRACE_S / 2)
         self._reporter.finish()

@@ -9,6 +9,7 @@ from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,14 @@ class Dispatcher:
 
     Args:
         models: The active models.
+        observers: Are told of every answered request.
         queue: Requests of one model that may wait while one is answered.
         capacity: Requests of all models that may be under way.
     """
 
-    def __init__(self, models: Models, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
+    def __init__(self, models: Models, observers: Observers, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
         self._models = models
+        self._observers = observers
         self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
     def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
@@ -65,7 +68,8 @@ class Dispatcher:
             inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
             with place.turn(caller):
                 answer = _answer(serving, inputs)
-        _tell(serving, inputs, answer, request_id)
+        _count(serving, answer)
+        self._observers.offer(Observation(serving, inputs, answer, request_id))
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:
@@ -105,8 +109,8 @@ def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
         raise
 
 
-def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+def _count(serving: Serving, answer: Answer) -> None:
     try:
-        serving.watch.answered(inputs, answer, request_id)
+        serving.watch.answered(answer)
     except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
-        logger.exception("model %s: an answer could not be recorded", serving.model.name)
+        logger.exception("model %s: an answer could not be counted", serving.model.name)

@@ -146,7 +146,7 @@ def _load_champion(bounds: Bounds) -> ServedModel | None:
 def try_drift(served: ServedModel) -> None:
     """Arm a drift monitor and feed it once: a profile that it cannot work with shall fail here, not in service."""
     monitor = DriftMonitor(served.profile)
-    monitor.feed(dict.fromkeys(monitor.watched, 0.0))
+    monitor.feed({name: [0.0] for name in monitor.watched})
 
 
 def check_budget(error: type[IncompatibleBundle], what: str, used: int, budget: int) -> None:

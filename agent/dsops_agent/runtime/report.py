@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _LAST_TIMEOUT_S = 1.5
+_SETTLE_S = 1.0
 
 
 class Reporter:
@@ -26,6 +27,7 @@ class Reporter:
         make_watch: Makes the watch of a bundle; it puts its records by the function that it is given.
         serving: Returns everything that is served now.
         channel: Returns the channel to the control process, or None.
+        settle: Waits, at most so many seconds, until the watches have been shown what was answered before.
         interval_s: Length of an interval.
         clock: Tells the time.
     """
@@ -35,6 +37,7 @@ class Reporter:
         make_watch: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch],
         serving: Callable[[], list[Serving]],
         channel: Callable[[], Channel | None],
+        settle: Callable[[float], object],
         interval_s: float,
         clock: Clock,
     ) -> None:
@@ -42,6 +45,7 @@ class Reporter:
         self._make_watch = make_watch
         self._serving = serving
         self._channel = channel
+        self._settle = settle
         self._interval_s = interval_s
         self._clock = clock
         self._source = secrets.token_hex(8)
@@ -81,6 +85,7 @@ class Reporter:
 
     def end_intervals(self) -> None:
         """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten."""
+        self._settle(_SETTLE_S)
         active = {id(serving.watch) for serving in self._serving()}
         with self._lock:
             watches = list(self._watches)

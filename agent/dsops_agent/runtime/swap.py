@@ -6,7 +6,7 @@ answered a frame; the old model's memory goes when its last request is done, bec
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,8 @@ from typing import Protocol
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops.sealing import ContentKey
-from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
-from dsops_agent.runtime.litert import Array
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +38,20 @@ class Watch(Protocol):
         """What happened since the bundle was activated."""
         ...
 
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        """Take note of an answered request."""
+    def answered(self, answer: Answer) -> None:
+        """Count an answered request, before the caller has the answer."""
         ...
 
     def failed(self) -> None:
-        """Take note of a request that the model could not answer."""
+        """Count a request that the model could not answer."""
+        ...
+
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Look at what was asked and answered; the part that takes time, and that may be left out under load."""
+        ...
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that were not looked at."""
         ...
 
 

@@ -231,12 +231,12 @@ def _features(
     runner: LitertModel, data: DataSet, outputs: Mapping[str, Array], meaning: Meaning
 ) -> NDArray[np.float64]:
     """Return what frames are told apart by: their signals, standardized, and their class."""
-    rows = measure_frames(runner, data, outputs, meaning)
-    table = np.array([[value for name, value in row.items() if name != "predicted_class"] for row in rows])
+    measured = measure_frames(runner, data, outputs, meaning)
+    table = np.column_stack([values for name, values in measured.items() if name != "predicted_class"])
     spread = table.std(axis=0)
     table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    if "predicted_class" in rows[0]:
-        classes = np.array([row["predicted_class"] for row in rows])
+    if "predicted_class" in measured:
+        classes = np.array(measured["predicted_class"])
         one_hot = (classes[:, None] == np.unique(classes)[None]).astype(np.float64)
         table = np.concatenate([table, one_hot * np.sqrt(table.shape[1])], axis=1)
     return table

@@ -171,7 +171,7 @@ def _check_record(record: Record) -> None:
 def _check_interval(interval: ModelInterval) -> None:
     _check_time(interval.start_us)
     _check_model(interval.model, interval.release, interval.digest)
-    _check_counts(interval.count, interval.errors, interval.drift_frames, *interval.labels)
+    _check_counts(interval.count, interval.errors, interval.drift_frames, interval.unobserved, *interval.labels)
     _require(len(interval.labels) <= MAX_LABELS, f"{len(interval.labels)} labels are too many")
     _check_histogram(interval.latency_us)
     _check_histogram(interval.confidence_ppm)

@@ -77,7 +77,7 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
     LakeTable.TELEMETRY: {
         **_IDENTITY,
         **_MODEL,
-        **dict.fromkeys(("interval_ms", "count", "errors", "drift_frames"), Column.INT),
+        **dict.fromkeys(("interval_ms", "count", "errors", "drift_frames", "unobserved"), Column.INT),
         "drift_score": Column.FLOAT,
         "labels": Column.INTS,
         **_histogram_columns("latency"),
@@ -191,6 +191,7 @@ def _interval(interval: ModelInterval) -> dict[str, object]:
         "count": interval.count,
         "errors": interval.errors,
         "drift_frames": interval.drift_frames,
+        "unobserved": interval.unobserved,
         "drift_score": _finite(interval.drift_score),
         "labels": list(interval.labels),
         **_histogram("latency", interval.latency_us),

@@ -286,18 +286,10 @@ def _profile(loaded: LoadedModel, specs: Sequence[TensorSpec], rows: Mapping[str
     outputs = answers_of(loaded, rows)
     given = [rows[spec.name] for spec in specs]
     scores = decide(wanted.task, wanted.postprocessing, given, outputs).scores
-    measured = [
-        measure(
-            wanted.task,
-            [(at, given[at][row]) for at in watched_inputs(specs)],
-            outputs[0][row],
-            None if scores is None else scores[row],
-        )
-        for row in range(len(given[0]))
-    ]
+    measured = measure(wanted.task, [(at, given[at]) for at in watched_inputs(specs)], outputs[0], scores)
     signals = []
     for name, kind in signals_of(wanted.task, specs).items():
-        values = np.array([row[name] for row in measured])
+        values = np.array(measured[name])
         if kind == "categorical":
             counts, edges = np.bincount(values.astype(int), minlength=max(len(wanted.labels), 2)), ()
         else:
@@ -305,4 +297,4 @@ def _profile(loaded: LoadedModel, specs: Sequence[TensorSpec], rows: Mapping[str
             edges = tuple(np.unique([values.min() - 1e-6, *inner, values.max() + 1e-6]).tolist())
             counts = np.bincount([bin_of(edges, value) for value in values], minlength=len(edges) + 1)
         signals.append(Signal(name=name, kind=kind, edges=edges, counts=tuple(counts.tolist())))
-    return Profile(n_ref=len(measured), signals=tuple(signals), arl0=wanted.arl0)
+    return Profile(n_ref=len(given[0]), signals=tuple(signals), arl0=wanted.arl0)

@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 from runtime_bundles import frames, make_bundle, tflite
+from runtime_watches import Witness
 from sealed_compass import SealedBundle, sealed
-from test_prove import Unwatched
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.errors import BundleError, ContentSealed, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle
@@ -32,7 +32,7 @@ def test_a_sealed_bundle_is_proved_and_answers_as_the_clear_one(tmp_path: Path) 
     clear = make_bundle(tmp_path)
     bundle = sealed(clear, record_bytes=4096)
     Prover(1).prove(bundle.path, LIMITS, bundle.key)
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     served = models.activate("compass", bundle.path, bundle.digest, 1, bundle.key).model
     expected = load_bundle(Bundle.open(clear.path), clear.digest, 1).infer({"image": frames(8)})
     assert np.array_equal(served.infer({"image": frames(8)}).scores, expected.scores)
@@ -44,7 +44,7 @@ def test_without_its_key_it_is_neither_proved_nor_served(tmp_path: Path, key: Co
     bundle = sealed(make_bundle(tmp_path))
     with pytest.raises(ContentSealed):
         Prover(1).prove(bundle.path, LIMITS, key)
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     with pytest.raises(ContentSealed):
         models.activate("compass", bundle.path, bundle.digest, 1, key)
     assert models.names() == []
@@ -82,7 +82,7 @@ def test_a_key_for_a_clear_bundle_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_control_channel_takes_the_key_as_its_body(tmp_path: Path) -> None:
     bundle = sealed(make_bundle(tmp_path))
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     requests = ControlRequests(models, lambda: None)
     with pytest.raises(ContentSealed):
         requests.handle("activate", activation(bundle), b"")

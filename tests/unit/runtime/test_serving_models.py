@@ -3,37 +3,21 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bundle, tflite
+from runtime_watches import Witness
 
 from dsops.bundle import Bundle, sha256_hex
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle, NotFound
-from dsops_agent.runtime.answer import Answer, named_choice
+from dsops_agent.runtime.answer import named_choice
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array
-from dsops_agent.runtime.swap import Models, Totals
-
-
-class Witness:
-    """A watch that only counts."""
-
-    def __init__(self) -> None:
-        self.answers = 0
-
-    @property
-    def totals(self) -> Totals:
-        return Totals(self.answers, 0)
-
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        self.answers += 1
-
-    def failed(self) -> None:
-        raise AssertionError("no request may fail")
+from dsops_agent.runtime.swap import Models
 
 
 def load(bundle: MadeBundle) -> ServedModel:

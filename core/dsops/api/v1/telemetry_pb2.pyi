@@ -128,6 +128,7 @@ class ModelInterval(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DRIFT_SCORE_FIELD_NUMBER: _builtins.int
     DRIFT_FRAMES_FIELD_NUMBER: _builtins.int
+    UNOBSERVED_FIELD_NUMBER: _builtins.int
     start_us: _builtins.int
     """device time, microseconds since 1970 UTC"""
     interval_ms: _builtins.int
@@ -142,6 +143,8 @@ class ModelInterval(_message.Message):
     """newest score of the drift monitor"""
     drift_frames: _builtins.int
     """frames that the monitor has been fed since it was armed"""
+    unobserved: _builtins.int
+    """answered frames that drift monitor and sampler were not shown, for want of time"""
     @_builtins.property
     def latency_us(self) -> Global___Histogram:
         """time in the interpreter, per request"""
@@ -169,10 +172,11 @@ class ModelInterval(_message.Message):
         labels: _abc.Iterable[_builtins.int] | None = ...,
         drift_score: _builtins.float = ...,
         drift_frames: _builtins.int = ...,
+        unobserved: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "latency_us", b"latency_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "count", b"count", "digest", b"digest", "drift_frames", b"drift_frames", "drift_score", b"drift_score", "errors", b"errors", "interval_ms", b"interval_ms", "labels", b"labels", "latency_us", b"latency_us", "model", b"model", "release", b"release", "start_us", b"start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "count", b"count", "digest", b"digest", "drift_frames", b"drift_frames", "drift_score", b"drift_score", "errors", b"errors", "interval_ms", b"interval_ms", "labels", b"labels", "latency_us", b"latency_us", "model", b"model", "release", b"release", "start_us", b"start_us", "unobserved", b"unobserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
