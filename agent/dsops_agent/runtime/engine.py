@@ -17,8 +17,10 @@ import numpy as np
 from dsops.bundle import Bundle
 from dsops.decision import Decision, decide
 from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
+from dsops.forms import Accepted, Form, accepted_forms, form_of
 from dsops.golden import GoldenSet
-from dsops.manifest import Manifest, Task, TensorSpec
+from dsops.manifest import Manifest, Preprocessing, Task, TensorSpec
+from dsops.preprocess import prepare
 from dsops.profile import Profile, check_profile
 from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
@@ -56,22 +58,48 @@ class InputForm:
 
     Attributes:
         name: Its name.
-        shape: The shape of one frame.
-        datatypes: Open Inference Protocol types: that of real values first, then the tensor's own.
+        shape: The shape of one frame of the model's own input.
+        datatypes: Open Inference Protocol types of that shape: that of real values first, then the tensor's own.
         dtypes: The same as NumPy types.
+        spec: The input as the manifest tells it.
+        section: How a raw frame becomes the input; None when the device is given no raw frames.
+        accepted: Every form in which it may be given, that of metadata first.
     """
 
     name: str
     shape: tuple[int, ...]
     datatypes: tuple[str, ...]
     dtypes: tuple[np.dtype[Any], ...]
+    spec: TensorSpec
+    section: Preprocessing | None
+    accepted: tuple[Accepted, ...]
 
     @classmethod
-    def of(cls, spec: TensorSpec) -> "InputForm":
+    def of(cls, spec: TensorSpec, section: Preprocessing | None) -> "InputForm":
         """Return the form of an input as the manifest tells it."""
-        is_real = spec.scale or spec.datatype in ("FP32", "FP16")
-        datatypes = tuple(dict.fromkeys(("FP32", spec.datatype) if is_real else (spec.datatype,)))
-        return cls(spec.name, spec.shape[1:], datatypes, tuple(DTYPES[name] for name in datatypes))
+        accepted = accepted_forms(spec, section)
+        datatypes = tuple(one.datatype for one in accepted if one.form is not Form.RAW)
+        dtypes = tuple(DTYPES[name] for name in datatypes)
+        return cls(
+            spec.name, spec.shape[1:], datatypes, dtypes, spec, section if section and section.raw else None, accepted
+        )
+
+    def form_of(self, datatype: str, shape: Sequence[int], said: str = "") -> Form:
+        """Return what frames of a type and shape are; see :func:`dsops.forms.form_of`.
+
+        Args:
+            datatype: Their Open Inference Protocol type.
+            shape: Their shape, the axis of frames included.
+            said: The request's parameter ``form``.
+
+        Raises:
+            InvalidInput: They are not what the model takes, or more than one form fits.
+        """
+        return form_of(self.name, self.accepted, datatype, tuple(shape)[1:], said)
+
+    def prepared(self, frames: Array, form: Form) -> Array:
+        """Return frames as :meth:`ServedModel.infer` takes them: real values of raw ones, others as they are."""
+        return prepare(self.section, self.spec, frames) if self.section and form is Form.RAW else frames
 
     def __str__(self) -> str:
         """Return the shape with its batch axis."""
@@ -113,7 +141,8 @@ class ServedModel:
     @cached_property
     def forms(self) -> dict[str, InputForm]:
         """What a request must give, by name, in the model's order."""
-        return {spec.name: InputForm.of(spec) for spec in self.manifest.inputs}
+        sections = {section.input: section for section in self.manifest.preprocessing}
+        return {spec.name: InputForm.of(spec, sections.get(spec.name)) for spec in self.manifest.inputs}
 
     @cached_property
     def max_frames(self) -> int:

@@ -13,11 +13,14 @@ import numpy as np
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.errors import InvalidInput
+from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer, Output
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
 
 PLATFORM = "tflite"
+FORM = "form"
+"""Parameter of a request, or of one of its inputs: ``real``, ``stored`` or ``raw``, where type and shape do not tell."""
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _TYPED = {
     "FP32": "fp32_contents",
@@ -48,21 +51,28 @@ def decode_inputs(request: pb.ModelInferRequest, served: ServedModel) -> dict[st
         form = forms.get(tensor.name)
         if form is None or tensor.name in found:
             raise wrong_names(served.manifest, [one.name for one in request.inputs])
-        shape = _checked_shape(tensor, form, served.max_frames)
-        found[form.name] = _raw_array(tensor, shape, raw[position]) if raw else _typed_values(tensor, shape)
+        shape, kind = _checked_shape(tensor, form, served.max_frames, _said(request, tensor))
+        values = _raw_array(tensor, shape, raw[position]) if raw else _typed_values(tensor, shape)
+        found[form.name] = form.prepared(values, kind)
     return found
 
 
-def _checked_shape(tensor: _InputTensor, form: InputForm, max_frames: int) -> tuple[int, ...]:
-    if tensor.datatype not in form.datatypes:
-        wanted = " or ".join(form.datatypes)
-        raise InvalidInput(f"input {form.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
+def _said(request: pb.ModelInferRequest, tensor: _InputTensor) -> str:
+    """Return what a request says of an input's form: the input's own parameter, or that of the whole request."""
+    for parameters in (tensor.parameters, request.parameters):
+        if FORM in parameters:
+            return parameters[FORM].string_param
+    return ""
+
+
+def _checked_shape(tensor: _InputTensor, form: InputForm, max_frames: int, said: str) -> tuple[tuple[int, ...], Form]:
     shape = tuple(tensor.shape)
-    if shape[1:] != form.shape or not shape or not 1 <= shape[0] <= max_frames:
+    kind = form.form_of(tensor.datatype, shape, said)
+    if not shape or not 1 <= shape[0] <= max_frames:
         raise InvalidInput(
             f"input {form.name!r} has shape {form}, n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
         )
-    return shape
+    return shape, kind
 
 
 def _raw_array(tensor: _InputTensor, shape: tuple[int, ...], raw: bytes) -> Array:
@@ -134,6 +144,7 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     response = pb.ModelMetadataResponse(name=served.name, versions=[str(served.release)], platform=PLATFORM)
     for form in served.forms.values():
         response.inputs.add(name=form.name, datatype=form.datatypes[0], shape=[-1, *form.shape])
+        response.properties[f"{form.name}.forms"] = "; ".join(map(str, form.accepted))
     for output in served.offered.values():
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
     return response
@@ -141,7 +152,7 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
 
 def _add(response: pb.ModelInferResponse, output: Output, answer: Answer, *, raw: bool) -> None:
     values = output.take(answer)
-    shape = [len(values), *output.shape]
+    shape = [answer.frames, *output.shape]
     tensor = response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
     if raw:
         response.raw_output_contents.append(_packed(values, output.datatype))
