@@ -63,7 +63,7 @@ def probabilities(rule: Postprocessing, scores: Array) -> Array:
 
 
 def best(scores: Array, count: int) -> Array:
-    """Return the indices [n, count] of each frame's largest probabilities [n, C], largest first; of equals the first."""
+    """Return the indices [n, count] of each frame's largest probabilities [n, C], in order; of equals the first."""
     return (-scores).argsort(axis=1, kind="stable")[:, :count]
 
 

@@ -50,6 +50,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
 }
 """Open Inference Protocol names of the types that a payload's tensors may have."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,23 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsops.errors import GoldenMismatch, InvalidInput
+from dsops.forms import Form
 from dsops.golden import TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
 from dsops.manifest import TensorSpec
 from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array, TensorDetails
+from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
+from dsops_agent.runtime.litert import Array
 
-_DTYPES = {"float32": "<f4", "int32": "<i4", "int64": "<i8", "bool": "?"}
+_DTYPES = {
+    "float32": "<f4",
+    "int32": "<i4",
+    "int64": "<i8",
+    "bool": "?",
+    "uint8": "u1",
+    "int8": "i1",
+    "int16": "<i2",
+}
 
 
 def check_golden(served: ServedModel) -> tuple[float, ...]:
@@ -26,7 +35,7 @@ def check_golden(served: ServedModel) -> tuple[float, ...]:
         InvalidModel: The interpreter fails.
     """
     golden, manifest = served.golden, served.manifest
-    given = _inputs(golden.inputs, manifest.inputs, served.loaded.inputs)
+    given = _inputs(served)
     expected = _expected(golden.outputs, manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
@@ -64,11 +73,24 @@ def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 
 
-def _inputs(
-    tensors: tuple[TensorBytes, ...], specs: tuple[TensorSpec, ...], details: tuple[TensorDetails, ...]
-) -> dict[str, Array]:
-    own = {spec.name: detail.dtype for spec, detail in zip(specs, details, strict=True) if not detail.is_real}
-    return {tensor.name: _as_stored(array_of(tensor), own.get(tensor.name)) for tensor in tensors}
+def _inputs(served: ServedModel) -> dict[str, Array]:
+    """Return golden inputs as the model takes them; real values are made of raw frames as of a caller's."""
+    plain = {detail.name: detail.dtype for detail in served.loaded.inputs if not detail.is_real}
+    found = {}
+    for tensor in served.golden.inputs:
+        values, form = array_of(tensor), served.forms.get(tensor.name)
+        if form is not None and tensor.name in served.golden.raw:
+            values = _prepared(form, values)
+        found[tensor.name] = _as_stored(values, plain.get(tensor.name))
+    return found
+
+
+def _prepared(form: InputForm, values: Array) -> Array:
+    try:
+        kind = form.form_of(NAMES[values.dtype], values.shape, Form.RAW)
+    except InvalidInput as error:
+        raise GoldenMismatch("the golden inputs are not the raw frames of the manifest", why=str(error)) from error
+    return form.prepared(values, kind)
 
 
 def _as_stored(values: Array, dtype: np.dtype[np.generic] | None) -> Array:

@@ -20,7 +20,7 @@ from dsops_agent.runtime.litert import Array
 
 PLATFORM = "tflite"
 FORM = "form"
-"""Parameter of a request, or of one of its inputs: ``real``, ``stored`` or ``raw``, where type and shape do not tell."""
+"""Parameter of a request or of one input: ``real``, ``stored`` or ``raw``, where type and shape do not tell."""
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _TYPED = {
     "FP32": "fp32_contents",
