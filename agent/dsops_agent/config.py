@@ -108,11 +108,27 @@ class Trust(Section):
     root: FilePath = Field(description="first TUF root metadata of the fleet, put there by who sets up the device")
 
 
+class DelegateSection(Section):
+    """An accelerator for the models; where it cannot be used, the processor does its work, and that is reported."""
+
+    library: str = Field(min_length=1, description="shared library of the delegate, for example libedgetpu.so.1")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", description="what bundles call it, for example edgetpu")
+    options: dict[str, str] = Field(default_factory=dict, description="options that it is made with, a table of texts")
+    operators: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
+        default=(), description='custom operators that it brings, for example ["edgetpu-custom-op"]; no others may run'
+    )
+
+
 class Inference(Section):
     """How programs on this device ask for inference."""
 
     socket: Path = Field(default=Path(), description="Unix socket of the Open Inference Protocol; empty: in `run`")
     threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+    cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(
+        default=(), max_length=256, description="processors for the inference process, for example [0, 1]; empty: all"
+    )
+    nice: int = Field(default=0, ge=0, le=19, description="how far other processes go before the inference process")
+    delegate: DelegateSection | None = Field(default=None, description="an accelerator for the models")
 
 
 class Install(Section):

@@ -26,8 +26,9 @@ _LOOK_S = 0.05
 class Prover:
     """Runs ``python -m dsops_agent.runtime.prove``, one at a time."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, delegate_json: str = "") -> None:
         self._threads = threads
+        self._delegate_json = delegate_json
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -68,6 +69,7 @@ class Prover:
     ) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
         command += [] if key is None else ["--sealed"]
+        command += ["--delegate", self._delegate_json] if self._delegate_json else []
         with _input(key) as given, self._lock:
             self._child = child = subprocess.Popen(
                 command, stdin=given, stdout=output, env=runtime_environment(), process_group=0

@@ -10,6 +10,7 @@ from dsops.golden import TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
 from dsops.manifest import TensorSpec
 from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
 from dsops_agent.runtime.litert import Array
 
@@ -25,7 +26,7 @@ _DTYPES = {
 
 
 def check_golden(served: ServedModel) -> tuple[float, ...]:
-    """Ask every golden input; return the time of each in the interpreter, in microseconds.
+    """Ask every golden input by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
     the label of a classification is the golden one, a reconstruction is an anomaly when the expected one is.
@@ -60,6 +61,18 @@ def check_golden(served: ServedModel) -> tuple[float, ...]:
     return tuple(latency_us)
 
 
+def try_batches(served: ServedModel) -> State:
+    """Ask golden inputs many at once, and return whether the model may be run in batches.
+
+    In a throw-away process: a model that crashes when it is resized shall do so there.
+    """
+    given = _inputs(served)
+    count = len(served.golden)
+    rows = np.arange(min(max(count, TRIED_FRAMES), served.max_frames)) % count
+    served.infer({name: frames[rows] for name, frames in given.items()})
+    return served.batches.state
+
+
 def array_of(tensor: TensorBytes) -> Array:
     """Return a golden tensor as an array."""
     values = np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tensor.shape)
@@ -68,7 +81,7 @@ def array_of(tensor: TensorBytes) -> Array:
 
 def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return served.infer(inputs)
+        return served.infer(inputs, alone=True)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 

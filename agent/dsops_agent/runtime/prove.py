@@ -19,8 +19,9 @@ from dsops.errors import DsopsError, IncompatibleBundle, OverMemory, OverSize, R
 from dsops.needs import is_new_enough
 from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
+from dsops_agent.runtime.delegate import Delegate, why_unusable
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, try_batches
 from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
 
@@ -29,7 +30,9 @@ TIMED_S = 2.0
 """The golden inputs are repeated until there are so many timed frames, or so much time in the interpreter."""
 
 
-def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | None = None) -> dict[str, object]:
+def prove(
+    path: Path, threads: int, max_latency_ms: float, key: ContentKey | None = None, delegate: Delegate | None = None
+) -> dict[str, object]:
     """Load a bundle, check its golden inputs, and its budgets of latency, memory and disk.
 
     Args:
@@ -37,6 +40,7 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
         threads: Threads of the interpreter.
         max_latency_ms: Limit of the median besides the manifest's own; 0 sets none.
         key: The content key of a sealed bundle.
+        delegate: The accelerator of this device; one that cannot be used is left out, as it is in the data process.
 
     Raises:
         BundleError: The bundle is damaged, sealed, cannot be loaded, or answers wrongly (GoldenMismatch).
@@ -48,9 +52,11 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
     budgets = bundle.manifest.budgets
     check_budget(OverSize, "the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
-    served = load_bundle(bundle, digest, threads, key)
+    usable = delegate if delegate and not why_unusable(delegate) else None
+    served = load_bundle(bundle, digest, threads, key, delegate=usable)
     try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
+    try_batches(served)
     rss_bytes = peak_bytes()
     limits_ms = [limit for limit in (max_latency_ms, budgets.max_latency_ms) if limit]
     if limits_ms and p50_ms > min(limits_ms):
@@ -116,10 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-latency-ms", type=float, default=0.0)
     parser.add_argument("--sealed", action="store_true")
+    parser.add_argument("--delegate", default="", help="JSON")
     options = parser.parse_args(arguments)
     try:
         key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
-        result = prove(options.bundle, options.threads, options.max_latency_ms, key)
+        delegate = Delegate.model_validate_json(options.delegate) if options.delegate else None
+        result = prove(options.bundle, options.threads, options.max_latency_ms, key, delegate)
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}
     except MemoryError:

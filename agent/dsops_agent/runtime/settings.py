@@ -1,11 +1,14 @@
 """Settings of the data process, as the control process hands them over."""
 
+from typing import Annotated
+
 from pydantic import Field, ValidationError
 
 from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_agent.drift.sampler import SamplerSettings
+from dsops_agent.runtime.delegate import Delegate
 
 
 class RuntimeSettings(Frozen):
@@ -15,6 +18,9 @@ class RuntimeSettings(Frozen):
         socket: Path of the inference socket; empty is ``inference.sock`` in the run folder.
         control_socket: Path of the control socket; empty is ``control.sock`` in the run folder.
         threads: Threads of each interpreter.
+        cpus: Processors to run on; none named: all.
+        nice: By how much other processes go first, as nice(2) says.
+        delegate: An accelerator to use.
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
@@ -24,6 +30,9 @@ class RuntimeSettings(Frozen):
     socket: str = ""
     control_socket: str = ""
     threads: int = Field(default=1, ge=1, le=64)
+    cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)
+    nice: int = Field(default=0, ge=0, le=19)
+    delegate: Delegate | None = None
     interval_s: float = Field(default=10.0, gt=0)
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True
