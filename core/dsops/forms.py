@@ -44,7 +44,7 @@ class Accepted:
         return (
             datatype == self.datatype
             and len(shape) == len(self.shape)
-            and all(wanted in (size, ANY) for size, wanted in zip(shape, self.shape, strict=True))
+            and all(size > 0 and wanted in (size, ANY) for size, wanted in zip(shape, self.shape, strict=True))
         )
 
     def __str__(self) -> str:

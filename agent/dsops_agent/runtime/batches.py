@@ -28,7 +28,8 @@ TRIED_FRAMES = 32
 """So many frames must be answered alike before batches are trusted."""
 MOST_BYTES = 16 << 20
 """Inputs and outputs of a batch are no larger: with large frames nothing is gained, and much memory taken."""
-_FASTER = 0.95
+MOST_TIME = 0.95
+"""A frame of a batch must take no more than this share of what a single one takes."""
 
 
 class State(Enum):
@@ -47,10 +48,12 @@ class Batches:
 
     Args:
         single: The model's own interpreter, which runs frame by frame.
+        most_time: The share of its time that a frame of a batch may take.
     """
 
-    def __init__(self, single: Interpreter) -> None:
+    def __init__(self, single: Interpreter, most_time: float = MOST_TIME) -> None:
         self._single = single
+        self._most_time = most_time
         self._batched: Interpreter | None = None
         self._trying = threading.Lock()
         self._alike = 0
@@ -104,7 +107,7 @@ class Batches:
             self._alike += BATCH_FRAMES
         if self._alike < TRIED_FRAMES:
             return
-        if min(self._batch_ns) > _FASTER * min(self._single_ns):  # the least disturbed of each
+        if min(self._batch_ns) > self._most_time * min(self._single_ns):  # the least disturbed of each
             self._refuse("it takes no less time")
             return
         self.state = State.TRUSTED

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dsops.needs import needs_of
-
 from dsops_agent.install.preflight import Facts, check
 from dsops_agent.operators import OperatorQuery
 from dsops_agent.room import HostRoom

@@ -13,7 +13,6 @@ from dsops.errors import RuntimeCrashed
 from dsops.needs import needs_of, operators_of
 from dsops.sealing import read_blob
 from dsops.tflite_lint.operator_table import RULES
-
 from dsops_agent.install.ports import Support
 from dsops_agent.install.preflight import Facts, check
 from dsops_agent.operators import OperatorQuery
