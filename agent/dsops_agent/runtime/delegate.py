@@ -20,7 +20,7 @@ from dsops.errors import DsopsError
 from dsops.manifest import DelegateName, Frozen
 from dsops_agent.runtime.litert import find_runtime, load_delegate
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
 _MOST_TEXT = 400
 
 
