@@ -1,17 +1,20 @@
 """The data process with the keys of agent.toml that say how it computes: processors, niceness, delegate, batches."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_bundles import LABELS, frames, make_bundle
+from runtime_bundles import LABELS, frames, make_bundle, with_section
 from test_runtime_process import Device, wait_for
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.manifest import Postprocessing, Preprocessing
 from dsops_agent.config import load
 from dsops_agent.parts import launch
 from dsops_agent.runtime.settings import RuntimeSettings
@@ -89,6 +92,45 @@ def test_a_request_of_many_frames_is_answered_as_many_requests_of_one(
             together = stub.ModelInfer(request(rows))
             assert together.raw_output_contents[0] == b"".join(one.raw_output_contents[0] for one in singly)
             assert labels(together) == [label for one in singly for label in labels(one)]
+
+
+TRITON = """
+import json, sys
+import numpy as np
+import tritonclient.grpc as triton
+client = triton.InferenceServerClient("unix:" + sys.argv[1])
+data = np.load(sys.argv[2])
+tensor = triton.InferInput("image", list(data.shape), "UINT8")
+tensor.set_data_from_numpy(data)
+wanted = [triton.InferRequestedOutput(name) for name in ("top_labels", "top_scores")]
+result = client.infer("compass", [tensor], outputs=wanted, parameters={"form": "raw"})
+print(json.dumps({
+    "labels": [[label.decode() for label in row] for row in result.as_numpy("top_labels")],
+    "scores": result.as_numpy("top_scores").tolist(),
+}))
+"""
+
+
+def test_tritonclient_sends_pictures_of_a_camera_and_gets_the_best_labels(
+    devices: list[Device], short_path: Path, tmp_path: Path
+) -> None:
+    device = started(devices, short_path)
+    told = {"input": "image", "layout": "NHWC", "color": "GRAY", "raw": "UINT8", "raw_color": "BGR"}
+    section = Preprocessing.model_validate(told | {"resize": "stretch", "interpolation": "area", "scale": (1 / 255,)})
+    device.activate(with_section(make_bundle(tmp_path, postprocessing=Postprocessing(top_k=2)), section))
+    pictures = np.rint(frames(6) * 255).astype(np.uint8).repeat(5, 1).repeat(3, 2).repeat(3, 3)
+    np.save(tmp_path / "x.npy", pictures)
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON, str(device.folder / "inference.sock"), str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # in a process of its own: the client brings protobuf definitions of the same names
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [row[0] for row in said["labels"]] == [LABELS[row % 4] for row in range(6)]
+    assert all(first >= second for first, second in said["scores"])
 
 
 def test_agent_toml_says_how_the_data_process_computes(tmp_path: Path) -> None:

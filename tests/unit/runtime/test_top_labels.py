@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from runtime_bundles import LABELS, MadeBundle, frames, make_bundle
+from runtime_bundles import LABELS, MadeBundle, frames, make_bundle, with_section
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.bundle import Bundle, encode_bundle, sha256_hex
+from dsops.bundle import Bundle
 from dsops.contract import breaches, contract_of
 from dsops.errors import InvalidInput
-from dsops.manifest import Manifest, Postprocessing, Preprocessing
+from dsops.manifest import Postprocessing, Preprocessing
 from dsops.needs import Needs, needs_of
 from dsops_agent.runtime import oip
 from dsops_agent.runtime.engine import ServedModel, load_bundle
@@ -19,15 +19,6 @@ from dsops_agent.runtime.engine import ServedModel, load_bundle
 
 def load(bundle: MadeBundle) -> ServedModel:
     return load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
-
-
-def with_section(bundle: MadeBundle, section: Preprocessing) -> MadeBundle:
-    """The same bundle with a preprocessing, as its manifest tells it."""
-    opened = Bundle.open(bundle.path)
-    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"preprocessing": (section.model_dump(),)})
-    data = encode_bundle(manifest, {blob.name: opened.read(blob.name) for blob in manifest.blobs})
-    bundle.path.write_bytes(data)
-    return MadeBundle(bundle.path, sha256_hex(data), manifest)
 
 
 def asked(
