@@ -1,6 +1,8 @@
 """The agent's configuration: one TOML file, read once at start, frozen, every key with its meaning."""
 
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -112,11 +114,31 @@ class DelegateSection(Section):
     """An accelerator for the models; where it cannot be used, the processor does its work, and that is reported."""
 
     library: str = Field(min_length=1, description="shared library of the delegate, for example libedgetpu.so.1")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", description="what bundles call it, for example edgetpu")
+    name: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9._-]{0,31})?$",
+        description="what bundles call it, for example edgetpu; empty: as its library is called",
+    )
     options: dict[str, str] = Field(default_factory=dict, description="options that it is made with, a table of texts")
     operators: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
         default=(), description='custom operators that it brings, for example ["edgetpu-custom-op"]; no others may run'
     )
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> "DelegateSection":
+        if not self.called:
+            raise ValueError("its library has no name that bundles could use: set name")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What bundles call it: its name, or what stands between ``lib`` and ``.so`` in that of its library."""
+        found = re.fullmatch(r"(?:lib)?([a-z0-9][a-z0-9_-]{0,31})\.so(\.[0-9]+)*", Path(self.library).name)
+        return self.name or (found[1] if found else "")
+
+    def as_json(self) -> str:
+        """Return it as the data process takes it."""
+        return json.dumps(self.model_dump(mode="json") | {"name": self.called})
 
 
 class Inference(Section):

@@ -61,7 +61,8 @@ def launch(config: Config) -> Launch:
     """Return how the inference process is started."""
     settings = {
         "socket": str(config.inference_socket),
-        **config.inference.model_dump(mode="json", include={"threads", "cpus", "nice", "delegate"}),
+        **config.inference.model_dump(mode="json", include={"threads", "cpus", "nice"}),
+        "delegate": json.loads(delegate_json(config) or "null"),
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
@@ -72,7 +73,7 @@ def launch(config: Config) -> Launch:
 def delegate_json(config: Config) -> str:
     """Return the delegate as the throw-away process takes it; empty when there is none."""
     found = config.inference.delegate
-    return found.model_dump_json() if found else ""
+    return found.as_json() if found else ""
 
 
 def install_config(config: Config) -> InstallConfig:

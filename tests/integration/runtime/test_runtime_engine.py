@@ -138,7 +138,7 @@ def test_agent_toml_says_how_the_data_process_computes(tmp_path: Path) -> None:
     path.write_text(
         'device = "d1"\nstate = "state"\n[trust]\nroot = "root.json"\n'
         "[inference]\nthreads = 2\ncpus = [0, 1]\nnice = 5\n"
-        '[inference.delegate]\nname = "edgetpu"\nlibrary = "libedgetpu.so.1"\noperators = ["edgetpu-custom-op"]\n'
+        '[inference.delegate]\nlibrary = "libedgetpu.so.1"\noperators = ["edgetpu-custom-op"]\n'
         '[inference.delegate.options]\ndevice = "usb"\n'
     )
     found = RuntimeSettings.parse(launch(load(path).config).settings_json)
