@@ -1,7 +1,9 @@
 """The agent's configuration: one TOML file, read once at start, frozen, every key with its meaning."""
 
 import difflib
+import json
 import pwd
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -165,6 +167,37 @@ class Trust(Section):
     root: FilePath = Field(description="first TUF root metadata of the fleet, put there by who sets up the device")
 
 
+class DelegateSection(Section):
+    """An accelerator for the models; where it cannot be used, the processor does its work, and that is reported."""
+
+    library: str = Field(min_length=1, description="shared library of the delegate, for example libedgetpu.so.1")
+    name: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9._-]{0,31})?$",
+        description="what bundles call it, for example edgetpu; empty: as its library is called",
+    )
+    options: dict[str, str] = Field(default_factory=dict, description="options that it is made with, a table of texts")
+    operators: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
+        default=(), description='custom operators that it brings, for example ["edgetpu-custom-op"]; no others may run'
+    )
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> "DelegateSection":
+        if not self.called:
+            raise ValueError("its library has no name that bundles could use: set name")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What bundles call it: its name, or what stands between ``lib`` and ``.so`` in that of its library."""
+        found = re.fullmatch(r"(?:lib)?([a-z0-9][a-z0-9_-]{0,31})\.so(\.[0-9]+)*", Path(self.library).name)
+        return self.name or (found[1] if found else "")
+
+    def as_json(self) -> str:
+        """Return it as the data process takes it."""
+        return json.dumps(self.model_dump(mode="json") | {"name": self.called})
+
+
 class Inference(Section):
     """How programs on this device ask for inference."""
 
@@ -184,6 +217,11 @@ class Inference(Section):
     )
     queue: int = Field(default=16, ge=0, le=256, description="requests of one model that may wait; more are refused")
     threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+    cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(
+        default=(), max_length=256, description="processors for the inference process, for example [0, 1]; empty: all"
+    )
+    nice: int = Field(default=0, ge=0, le=19, description="how far other processes go before the inference process")
+    delegate: DelegateSection | None = Field(default=None, description="an accelerator for the models")
 
     def uids(self) -> tuple[int, ...]:
         """Return the users who may ask."""

@@ -61,16 +61,20 @@ def launch(config: Config) -> Launch:
     """Return how the inference process is started."""
     settings = {
         "socket": str(config.inference_socket),
-        "grpc": config.inference.grpc,
-        "rest": config.inference.rest,
+        **config.inference.model_dump(mode="json", include={"grpc", "rest", "queue", "threads", "cpus", "nice"}),
         "allow": config.inference.uids(),
-        "queue": config.inference.queue,
-        "threads": config.inference.threads,
+        "delegate": json.loads(delegate_json(config) or "null"),
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
     }
     return Launch(config.run_folder, json.dumps(settings))
+
+
+def delegate_json(config: Config) -> str:
+    """Return the delegate as the throw-away process takes it; empty when there is none."""
+    found = config.inference.delegate
+    return found.as_json() if found else ""
 
 
 def install_config(config: Config) -> InstallConfig:
@@ -131,7 +135,7 @@ class Parts:
         self._events = SpoolEvents(self._spool, self.clock)
         self._supervisor = RuntimeSupervisor(
             launch(self.config),
-            Prover(self.config.inference.threads),
+            Prover(self.config.inference.threads, delegate_json(self.config)),
             self._spool,
             self._events,
             self.clock,
@@ -346,6 +350,7 @@ class Parts:
             "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
+            "delegate": self._supervisor.delegate_problem,
         }
         return base.model_copy(
             update={

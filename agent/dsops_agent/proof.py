@@ -26,8 +26,9 @@ _LOOK_S = 0.05
 class Prover:
     """Runs ``python -m dsops_agent.runtime.prove``, one at a time."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, delegate_json: str = "") -> None:
         self._threads = threads
+        self._delegate_json = delegate_json
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +71,7 @@ class Prover:
         command += [] if key is None else ["--sealed"]
         if limits.champion is not None:
             command += ["--champion", str(limits.champion), "--slowdown", str(limits.slowdown)]
+        command += ["--delegate", self._delegate_json] if self._delegate_json else []
         with _input(key) as given, self._lock:
             self._child = child = subprocess.Popen(
                 command, stdin=given, stdout=output, env=runtime_environment(), process_group=0

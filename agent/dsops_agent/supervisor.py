@@ -3,13 +3,14 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits, Support
-from dsops_agent.operators import OperatorQuery
+from dsops_agent.operators import Accelerated, OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
@@ -58,6 +59,7 @@ class RuntimeSupervisor:
         self._clock = clock
         self._started = started
         self._operators = OperatorQuery()
+        self._delegate = Accelerated()
         self._leaving = threading.Event()
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
@@ -69,6 +71,11 @@ class RuntimeSupervisor:
         process = self._process
         return None if process is None or process.channel.closed.is_set() else process.pid
 
+    @property
+    def delegate_problem(self) -> str:
+        """Why models run on the processor instead of the delegate that the configuration names; empty: they do not."""
+        return self._delegate.problem
+
     # The thread that keeps the process running.
 
     def run(self) -> None:
@@ -79,6 +86,7 @@ class RuntimeSupervisor:
             began_s = self._clock.monotonic_s()
             try:
                 self._process = self._begin(adopting=is_first)
+                self._is_healthy(self._process)
                 self.ready.set()
                 self._started(is_first)
                 is_first = False
@@ -124,17 +132,23 @@ class RuntimeSupervisor:
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
-            process.channel.call("status", timeout_s=SILENT_S)
+            status, _ = process.channel.call("status", timeout_s=SILENT_S)
         except DsopsError as error:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
+        self._delegate = Accelerated.of(status.get("delegate"))
         return True
 
     # What the installer asks for.
 
     def supports(self, operators: tuple[str, ...]) -> Support:
-        """Ask a throw-away process which operators it can run; see :meth:`dsops_agent.operators.OperatorQuery.ask`."""
-        return self._operators.ask(operators)
+        """Ask a throw-away process which operators it can run; see :meth:`dsops_agent.operators.OperatorQuery.ask`.
+
+        Those that a delegate brings are known as long as the inference process can use it.
+        """
+        delegate = self._delegate
+        found = self._operators.ask(tuple(name for name in operators if not delegate.brings(name)))
+        return replace(found, delegates=delegate.usable)
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""

@@ -17,9 +17,6 @@ from dsops_agent.install.ports import InstallConfig, Memory, Room, RuntimeContro
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.install.steps import Outcome, Wait, problem_of
 
-DELEGATES: frozenset[str] = frozenset()
-"""Accelerators that the runtime can use: it loads no delegate, so there are none."""
-
 
 @dataclass(kw_only=True)
 class Fitness:
@@ -98,10 +95,10 @@ class Fitness:
         return None
 
     def _check(self, row: InstallRow, needs: Needs) -> None:
-        memory = self._memory()
+        memory, support = self._memory(), self.runtime.supports(needs.operators)
         facts = preflight.Facts(
-            support=self.runtime.supports(needs.operators),
-            delegates=DELEGATES,
+            support=support,
+            delegates=frozenset(support.delegates),
             contract=None if row.wanted.changes_contract else self._contract(row.model),
             memory=memory,
             disk_bytes=self.room.disk_bytes(),

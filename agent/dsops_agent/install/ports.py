@@ -74,11 +74,12 @@ class ProveLimits:
 
 @dataclass(frozen=True)
 class Support:
-    """What a device can run: its TFLite runtime, and which of the operators asked for it does not know."""
+    """What a device can run: its TFLite runtime, which of the operators asked for it lacks, and its delegates."""
 
     runtime: str
     version: str
     missing: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dsops.contract import Derived, offers_of
-from dsops.decision import Decision
+from dsops.decision import Decision, best
 from dsops.manifest import Manifest, Task
 from dsops_agent.runtime.litert import Array
 
@@ -31,6 +31,11 @@ class Answer:
     outputs: tuple[Array, ...]
     decision: Decision
     latency_us: tuple[float, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames were answered."""
+        return len(self.outputs[0])
 
     @property
     def scores(self) -> Array:
@@ -80,7 +85,7 @@ class Output:
         name: Its name.
         datatype: Its Open Inference Protocol type.
         shape: The shape of one frame.
-        take: Returns its values [n, ...] of an answer; those of BYTES as a list.
+        take: Returns its values [n, ...] of an answer; those of BYTES as a list, row by row.
         by_default: Whether it is part of an answer to a request that names no outputs.
     """
 
@@ -99,7 +104,7 @@ def outputs_of(manifest: Manifest) -> dict[str, Output]:
             offer.shown.name,
             offer.shown.datatype,
             offer.shown.shape,
-            _taking(offer.source, labels),
+            _taking(offer.source, labels, manifest.postprocessing.top_k),
             offer.by_default,
         )
         for offer in offers_of(manifest)
@@ -113,7 +118,7 @@ def named_choice(manifest: Manifest, choice: int) -> str:
     return manifest.labels[choice] if manifest.labels else str(choice)
 
 
-def _taking(source: int | Derived, labels: list[bytes]) -> Callable[[Answer], Values]:
+def _taking(source: int | Derived, labels: list[bytes], top_k: int) -> Callable[[Answer], Values]:
     match source:
         case Derived.SCORES | Derived.SCORE:
             return lambda answer: answer.scores
@@ -121,5 +126,9 @@ def _taking(source: int | Derived, labels: list[bytes]) -> Callable[[Answer], Va
             return lambda answer: [labels[choice] for choice in answer.choices.tolist()]
         case Derived.ANOMALY:
             return lambda answer: answer.choices.astype(np.bool_)
+        case Derived.TOP_LABELS:
+            return lambda answer: [labels[place] for place in best(answer.scores, top_k).ravel().tolist()]
+        case Derived.TOP_SCORES:
+            return lambda answer: np.take_along_axis(answer.scores, best(answer.scores, top_k), axis=1)
     position = source
     return lambda answer: answer.outputs[position]

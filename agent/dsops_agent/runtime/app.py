@@ -20,11 +20,13 @@ import grpc
 from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
+from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.placement import place
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
@@ -59,7 +61,8 @@ class RuntimeProcess:
         self._clock = clock
         self._end = threading.Event()
         self._was_signalled = False
-        self._models = Models(settings.threads, self._watch)
+        self._accelerator = Accelerator(settings.delegate, self._fell_back)
+        self._models = Models(settings.threads, self._watch, self._accelerator)
         self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
@@ -78,6 +81,9 @@ class RuntimeProcess:
             InvalidConfig: A socket path cannot be used.
             PortBusy: Another process listens on one.
         """
+        if problem := place(self._settings.cpus, self._settings.nice):
+            self._reporter.event("placement_refused", problem)
+        self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
@@ -127,6 +133,9 @@ class RuntimeProcess:
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return
+
+    def _fell_back(self, delegate: str, why: str) -> None:
+        self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
     def _watch(self, served: ServedModel) -> ModelWatch:
         return self._reporter.watch(served)

@@ -90,6 +90,7 @@ class ControlRequests:
             "version": dsops.__version__,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
+            "delegate": self._models.accelerator.status(),
         }
 
     def _figures(self, serving: Serving) -> dict[str, object]:

@@ -15,6 +15,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
@@ -22,8 +23,9 @@ from dsops.errors import DsopsError, IncompatibleBundle, InvalidModel, OverMemor
 from dsops.needs import is_new_enough
 from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
+from dsops_agent.runtime.delegate import Delegate, why_unusable
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, try_batches
 from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
 
@@ -47,12 +49,19 @@ class Bounds:
         max_latency_ms: Limit of the median; 0 sets none.
         champion: The bundle that answers now; None compares with nothing.
         slowdown: How many times the champion's median latency a candidate may take.
+        delegate: The accelerator of this device; one that cannot be used is left out, as it is in the data process.
     """
 
     threads: int = 1
     max_latency_ms: float = 0.0
     champion: Path | None = None
     slowdown: float = 0.0
+    delegate: Delegate | None = None
+
+    @cached_property
+    def usable(self) -> Delegate | None:
+        """The accelerator, if it can be used."""
+        return self.delegate if self.delegate and not why_unusable(self.delegate) else None
 
 
 def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str, object]:
@@ -73,9 +82,10 @@ def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str
     budgets = bundle.manifest.budgets
     check_budget(OverSize, "the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
-    served = _load(bundle, digest, bounds.threads, key)
+    served = _load(bundle, digest, bounds, key)
     try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
+    try_batches(served)
     rss_bytes = peak_bytes()
     limits_ms = [limit for limit in (bounds.max_latency_ms, budgets.max_latency_ms) if limit]
     if limits_ms and p50_ms > min(limits_ms):
@@ -92,11 +102,11 @@ def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str
     }
 
 
-def _load(bundle: Bundle, digest: str, threads: int, key: ContentKey | None) -> ServedModel:
+def _load(bundle: Bundle, digest: str, bounds: Bounds, key: ContentKey | None) -> ServedModel:
     """Load the candidate; what fails for want of memory is told as that."""
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        return load_bundle(bundle, digest, threads, key)
+        return load_bundle(bundle, digest, bounds.threads, key, delegate=bounds.usable)
     except InvalidModel as error:
         if (
             error.why or limit_bytes == resource.RLIM_INFINITY
@@ -135,7 +145,9 @@ def _load_champion(bounds: Bounds) -> ServedModel | None:
         return None
     try:
         bundle = Bundle.open(bounds.champion)
-        champion = load_bundle(bundle, file_digest(bounds.champion)[0], bounds.threads, is_proved=True)
+        champion = load_bundle(
+            bundle, file_digest(bounds.champion)[0], bounds.threads, is_proved=True, delegate=bounds.usable
+        )
         check_golden(champion)
     except DsopsError as error:
         logger.warning("the active release is not compared with: %s", error)
@@ -196,10 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--champion", type=Path)
     parser.add_argument("--slowdown", type=float, default=0.0)
     parser.add_argument("--sealed", action="store_true")
+    parser.add_argument("--delegate", default="", help="JSON")
     options = parser.parse_args(arguments)
     try:
         key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
-        bounds = Bounds(options.threads, options.max_latency_ms, options.champion, options.slowdown)
+        delegate = Delegate.model_validate_json(options.delegate) if options.delegate else None
+        bounds = Bounds(options.threads, options.max_latency_ms, options.champion, options.slowdown, delegate)
         result = prove(options.bundle, bounds, key)
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}

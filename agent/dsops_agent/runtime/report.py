@@ -5,9 +5,11 @@ import secrets
 import threading
 from collections.abc import Callable
 
+from dsops.api.v1 import telemetry_pb2
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops_agent.runtime.channel import Channel
+from dsops_agent.runtime.collect import micros
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.records import BATCH_BYTES, Kind, RecordBuffer
 from dsops_agent.runtime.swap import Serving
@@ -61,6 +63,11 @@ class Reporter:
         with self._lock:
             self._watches.append(made)
         return made
+
+    def event(self, kind: str, message: str) -> None:
+        """Report something that is of no model."""
+        event = telemetry_pb2.Event(time_us=micros(self._clock.now()), kind=kind, message=message)
+        self._put(Kind.TELEMETRY, telemetry_pb2.TelemetryRecord(event=event).SerializeToString(), True)
 
     def run(self) -> None:
         """Report until :meth:`stop`; the body of a thread."""

@@ -8,6 +8,7 @@ from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_agent.drift.sampler import SamplerSettings
+from dsops_agent.runtime.delegate import Delegate
 
 
 class RuntimeSettings(Frozen):
@@ -21,6 +22,9 @@ class RuntimeSettings(Frozen):
         allow: Users who may use the sockets; empty is the group of the process.
         queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
+        cpus: Processors to run on; none named: all.
+        nice: By how much other processes go first, as nice(2) says.
+        delegate: An accelerator to use.
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
@@ -34,6 +38,9 @@ class RuntimeSettings(Frozen):
     allow: tuple[Annotated[int, Field(ge=0, lt=0xFFFFFFFF)], ...] = Field(default=(), max_length=32)
     queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
+    cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)
+    nice: int = Field(default=0, ge=0, le=19)
+    delegate: Delegate | None = None
     interval_s: float = Field(default=10.0, gt=0)
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dsops.bundle import Bundle, file_digest
+from dsops.bundle import Bundle
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops.sealing import ContentKey
+from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
-from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
+from dsops_agent.runtime.engine import ServedModel, load_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +70,14 @@ class Models:
     Args:
         threads: Threads of each interpreter.
         watch: Makes the watch of a model before it takes its first request.
+        delegate: The device's accelerator, if it has one.
     """
 
-    def __init__(self, threads: int, watch: Callable[[ServedModel], Watch]) -> None:
+    def __init__(
+        self, threads: int, watch: Callable[[ServedModel], Watch], delegate: Accelerator | None = None
+    ) -> None:
         self._threads = threads
+        self.accelerator = delegate or Accelerator(None)
         self._watch = watch
         self._serving: dict[str, Serving] = {}
         self._lock = threading.Lock()
@@ -136,13 +141,13 @@ class Models:
 
     def _load(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None) -> Serving:
         bundle = Bundle.open(path)
-        check_digest(file_digest(path)[0], digest, path.name)
         manifest = bundle.manifest
         if (manifest.model, manifest.release) != (name, release):
             raise MalformedBundle(
                 f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
             )
-        served = load_bundle(bundle, digest, self._threads, key, is_proved=True)
+        served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
+        self.accelerator.loaded(served.loaded.runtime)
         try:
             served.warm_up()
         except InvalidInput as error:

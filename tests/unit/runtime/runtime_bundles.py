@@ -14,10 +14,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from dsops.bundle import describe_blobs, encode_bundle, sha256_hex
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.decision import decide
 from dsops.golden import GoldenSet, TensorBytes
-from dsops.manifest import Attachment, Budgets, Compatibility, Manifest, Postprocessing, Task, TensorSpec
+from dsops.manifest import (
+    Attachment,
+    Budgets,
+    Compatibility,
+    Manifest,
+    Postprocessing,
+    Preprocessing,
+    Task,
+    TensorSpec,
+)
 from dsops.profile import Profile, Signal
 from dsops.signals import bin_of, measure, signals_of, watched_inputs
 from dsops_agent.runtime.litert import Array, LoadedModel
@@ -197,6 +206,15 @@ def make_bundle(
     )
     golden, reference = {"image": frames(8, seed=77, noise=0.02)}, {"image": frames(600, seed=99)}
     return pack(folder, tflite(int8=int8, gain=gain), golden, reference, wanted, payload)
+
+
+def with_section(bundle: MadeBundle, section: Preprocessing) -> MadeBundle:
+    """The same bundle with a preprocessing, as its manifest tells it."""
+    opened = Bundle.open(bundle.path)
+    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"preprocessing": (section.model_dump(),)})
+    data = encode_bundle(manifest, {blob.name: opened.read(blob.name) for blob in manifest.blobs})
+    bundle.path.write_bytes(data)
+    return MadeBundle(bundle.path, sha256_hex(data), manifest)
 
 
 def pack(

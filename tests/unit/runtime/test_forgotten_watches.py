@@ -25,7 +25,7 @@ def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Pa
     made = make_bundle(tmp_path)
     served = load_bundle(Bundle.open(made.path), made.digest, 1)
     serving: list[Serving] = []
-    reporter = Reporter(make_watch, lambda: serving, lambda: None, 10.0, SystemClock())
+    reporter = Reporter(make_watch, lambda: serving, lambda: None, lambda patience_s: None, 10.0, SystemClock())
     quick = weakref.ref(reporter.watch(served))  # never served when an interval ends
     stays = Serving(served, reporter.watch(served))
     serving.append(stays)

@@ -126,8 +126,8 @@ from dsops.sealing import ContentKey
 from dsops_agent.runtime.engine import load_bundle
 is_dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 before = is_dumpable()
-key = ContentKey(bytes.fromhex(sys.argv[2])) if len(sys.argv) > 2 else None
-load_bundle(Bundle.open(Path(sys.argv[1])), "0" * 64, 1, key)
+key = ContentKey(bytes.fromhex(sys.argv[3])) if len(sys.argv) > 3 else None
+load_bundle(Bundle.open(Path(sys.argv[1])), sys.argv[2], 1, key)
 print(before, is_dumpable(), resource.getrlimit(resource.RLIMIT_CORE)[0])
 """
 
@@ -140,5 +140,5 @@ def test_a_process_that_holds_a_sealed_model_leaves_no_core_dump(tmp_path: Path)
         command = [sys.executable, "-c", DUMPABLE, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
-    assert ask(str(clear.path))[:2] == ["1", "1"]
-    assert ask(str(bundle.path), bundle.key.data.hex()) == ["1", "0", "0"]
+    assert ask(str(clear.path), clear.digest)[:2] == ["1", "1"]
+    assert ask(str(bundle.path), bundle.digest, bundle.key.data.hex()) == ["1", "0", "0"]

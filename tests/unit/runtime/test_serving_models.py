@@ -11,7 +11,7 @@ import pytest
 from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bundle, tflite
 from runtime_watches import Witness
 
-from dsops.bundle import Bundle, sha256_hex
+from dsops.bundle import Bundle, encode_bundle, sha256_hex
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle, NotFound
 from dsops_agent.runtime.answer import named_choice
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
@@ -30,6 +30,26 @@ def models() -> Models:
 
 def activate(where: Models, bundle: MadeBundle) -> None:
     where.activate(bundle.manifest.model, bundle.path, bundle.digest, bundle.manifest.release)
+
+
+def test_the_manifest_is_hashed_with_the_bytes_that_are_loaded(tmp_path: Path) -> None:
+    right = make_bundle(tmp_path)
+    data = right.path.read_bytes()
+    forged = right.manifest.model_copy(update={"labels": LABELS[::-1]})
+    blobs = {blob.name: Bundle.open(right.path).read(blob.name) for blob in forged.blobs}
+    right.path.write_bytes(encode_bundle(forged, blobs))
+    opened = Bundle.open(right.path)
+    right.path.write_bytes(data)  # put back before anybody hashes the file
+    with pytest.raises(DigestMismatch, match="not the one that was asked for"):
+        load_bundle(opened, right.digest, 1)
+
+
+def test_a_payload_is_no_mapped_file_that_can_be_cut_short(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    served = load(bundle)
+    bundle.path.write_bytes(b"")
+    assert served.infer({"image": frames(4)}).choices.tolist() == [0, 1, 2, 3]
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("int8", [True, False])

@@ -228,7 +228,7 @@ def _seal(secret: bytes, entry: BuildRecord, chosen: VariantRecord, release: int
 
 
 def _meaning(entry: BuildRecord) -> Meaning:
-    return Meaning(entry.task, entry.postprocessing, entry.labels)
+    return Meaning(entry.task, entry.postprocessing, entry.labels, entry.preprocessing)
 
 
 def _add_documents(
