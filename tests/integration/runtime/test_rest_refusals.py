@@ -140,6 +140,11 @@ def test_a_path_that_leads_nowhere_is_told_so(caller: Caller, method: str, path:
     assert list(json.loads(found)) == ["error"]
 
 
+def test_a_page_in_a_browser_may_not_ask(caller: Caller) -> None:
+    status, found, _ = caller.send("POST", INFER, body(), {"Origin": "https://elsewhere.example"})
+    assert (status, "browser" in json.loads(found)["error"]) == (403, True)
+
+
 def test_a_body_that_is_too_long_is_not_read(caller: Caller) -> None:
     status, _, _ = caller.send("POST", INFER, b"", {"Content-Length": str(MAX_BODY_BYTES + 2)})
     assert status == 413
