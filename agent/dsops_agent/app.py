@@ -21,10 +21,13 @@ from dsops.errors import DsopsError, Interrupted, InvalidConfig
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
+from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
+from dsops_agent.launching import EarlyStart
 from dsops_agent.parts import Parts
 from dsops_agent.renewal import Renewer
+from dsops_agent.service_manager import ServiceManager
 from dsops_agent.status import StateLock, Status, StatusWriter
 from dsops_agent.threads import Threads
 
@@ -39,11 +42,15 @@ class Agent:
     Args:
         config: The configuration.
         clock: Time.
+        early: An inference process that was started already.
     """
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, early: EarlyStart | None = None) -> None:
         self._config = config
         self._clock = clock
+        self._early = early or EarlyStart()
+        self._hearts = Heartbeats()
+        self._manager = ServiceManager(self._hearts)
         self._stop = threading.Event()
         self._was_signalled = False
         self._lock = StateLock(config.state)
@@ -80,11 +87,14 @@ class Agent:
             self._threads.start("status", lambda: self._status.run(self._stop))
             self._threads.start("enrol", self._enter)
             while not self._was_signalled and not self._stop.wait(_LOOK_S):
-                continue
+                self._manager.turn(self._clock.monotonic_s(), self._is_ready(), self._summary())
             self._stop.set()
+            self._manager.stopping()
             logger.info("the agent stops")
             self._leave()
         finally:
+            self._manager.close()
+            self._early.end()
             self._lock.release()
         if self._threads.failure is not None and not isinstance(self._threads.failure, Interrupted):
             raise self._threads.failure
@@ -102,7 +112,9 @@ class Agent:
         self._renewer = Renewer(
             self._config.device, self._identities, credentials, applicant, renew_over_grpc, self._clock
         )
-        self._parts = parts = Parts(config, credentials, self._clock, self._inventory, self._status.changed)
+        self._parts = parts = Parts(
+            config, credentials, self._clock, self._inventory, self._status.changed, self._hearts, self._early
+        )
         parts.start(self._threads, self._stop)
         self._threads.start("renewal", lambda: self._renewer.run(self._stop) if self._renewer else None)
         self._status.changed()
@@ -146,6 +158,15 @@ class Agent:
         self._status.write()
         if self._parts is not None:
             self._parts.close()
+
+    def _is_ready(self) -> bool:
+        """Whether the agent does what it can: a device that waits to be accepted may do so for days."""
+        return bool(self._enrolment_problem) if self._parts is None else self._parts.is_ready
+
+    def _summary(self) -> str:
+        if self._parts is not None:
+            return self._parts.summary()
+        return f"not enrolled: {self._enrolment_problem}" if self._enrolment_problem else "starts"
 
     def _read_status(self) -> Status:
         base = Status(

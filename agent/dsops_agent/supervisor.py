@@ -8,11 +8,12 @@ from pathlib import Path
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
+from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import ProveLimits, Support
 from dsops_agent.operators import OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
-from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
+from dsops_agent.runtime_process import Launch, RuntimeProcess, Starting, adopt, await_answer, start
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
 
@@ -62,6 +63,10 @@ class RuntimeSupervisor:
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
+        self.beat: Beat = unwatched
+        """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
+        self.early: Callable[[], Starting | None] = lambda: None
+        """Returns a process that was started already, once."""
 
     @property
     def pid(self) -> int | None:
@@ -89,6 +94,7 @@ class RuntimeSupervisor:
                 logger.exception("keeping the inference process running failed")
             if self._clock.monotonic_s() - began_s > STEADY_S:
                 wait_s = FIRST_WAIT_S
+            self.beat(wait_s)
             self._leaving.wait(wait_s)
             wait_s = min(MOST_WAIT_S, 2 * wait_s)
         if self._process is not None:
@@ -101,13 +107,17 @@ class RuntimeSupervisor:
 
     def _begin(self, *, adopting: bool) -> RuntimeProcess:
         self._launch.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may ask for inference
-        found = adopt(self._launch, self._handle) if adopting else None
-        return found or spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        starting = self.early()
+        if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
+            return found
+        starting = starting or start(self._launch)
+        return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.is_set)
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
         next_check_s = self._clock.monotonic_s() + HEALTH_S
         while not self._leaving.wait(0.1):
+            self.beat(0.0)
             if process.channel.closed.is_set():
                 break
             if self._clock.monotonic_s() >= next_check_s:

@@ -64,8 +64,11 @@ class RuntimeProcess:
             clock,
         )
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
+
+        Args:
+            ready: Called once both sockets answer.
 
         Raises:
             InvalidConfig: A socket path cannot be used.
@@ -83,7 +86,7 @@ class RuntimeProcess:
             made.callback(inference.unlink, missing_ok=True)
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, link)
+            self._serve(server, link, ready)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -93,11 +96,12 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, link: ControlLink) -> None:
+    def _serve(self, server: grpc.Server, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         control.start()
         report.start()
+        ready()
         self._wait(link)
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
         self._reporter.stop()
