@@ -8,6 +8,7 @@ Besides those, gRPC and the control channel have threads of their own.
 """
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from dsops.errors import DsopsError, Interrupted, InvalidConfig
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
+from dsops_agent.give_back import give_back
 from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
@@ -34,6 +36,8 @@ from dsops_agent.threads import Threads
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+_AT_WORK_S = 10.0
+"""So long after it is ready the agent has connected, and what it needs only for that is over."""
 
 
 class Agent:
@@ -60,6 +64,7 @@ class Agent:
         self._parts: Parts | None = None
         self._renewer: Renewer | None = None
         self._enrolment_problem = ""
+        self._give_back_s: float | None = None
         self._status = StatusWriter(config.state / "status.json", self._read_status)
 
     def stop_on_signals(self) -> None:
@@ -87,7 +92,7 @@ class Agent:
             self._threads.start("status", lambda: self._status.run(self._stop))
             self._threads.start("enrol", self._enter)
             while not self._was_signalled and not self._stop.wait(_LOOK_S):
-                self._manager.turn(self._clock.monotonic_s(), self._is_ready(), self._summary())
+                self._look()
             self._stop.set()
             self._manager.stopping()
             logger.info("the agent stops")
@@ -98,6 +103,16 @@ class Agent:
             self._lock.release()
         if self._threads.failure is not None and not isinstance(self._threads.failure, Interrupted):
             raise self._threads.failure
+
+    def _look(self) -> None:
+        """A turn of the main loop: tell who supervises us, and give back what the start needed."""
+        now_s, is_ready = self._clock.monotonic_s(), self._is_ready()
+        self._manager.turn(now_s, is_ready, self._summary())
+        if is_ready and self._give_back_s is None:
+            self._give_back_s = now_s + _AT_WORK_S
+        if self._give_back_s is not None and now_s >= self._give_back_s:
+            self._give_back_s = math.inf
+            give_back()
 
     def _enter(self) -> None:
         """Get an identity, put everything together, start it."""

@@ -181,8 +181,11 @@ def offer_to_oom_killer(pid: int) -> None:
 
 
 def runtime_environment() -> dict[str, str]:
-    """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
+
+    So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX), unless somebody has set their number.
+    """
+    return {"MALLOC_ARENA_MAX": "2", **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def describe_exit(code: int | None) -> str:
