@@ -162,6 +162,16 @@ class Inference(Section):
     )
     queue: int = Field(default=16, ge=0, le=256, description="requests of one model that may wait; more are refused")
     threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+    max_temperature_c: float = Field(
+        default=0.0, ge=0, description="while the device is hotter, inference may use a tenth of a core; 0: no limit"
+    )
+    cpu_percent: float = Field(
+        default=0.0,
+        ge=0,
+        le=6400,
+        description="percent of one core that inference may use, drift and samples included; requests beyond it wait a "
+        "moment, or are refused; 0: no limit",
+    )
 
     def uids(self) -> tuple[int, ...]:
         """Return the users who may ask."""

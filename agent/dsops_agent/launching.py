@@ -26,6 +26,8 @@ def launch(config: Config) -> Launch:
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
+        "max_temperature_c": config.inference.max_temperature_c,
+        "cpu_percent": config.inference.cpu_percent,
     }
     return Launch(config.run_folder, json.dumps(settings))
 

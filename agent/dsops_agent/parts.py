@@ -362,6 +362,7 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "inference": self._supervisor.held_back,
             "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,

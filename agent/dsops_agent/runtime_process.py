@@ -145,8 +145,13 @@ def start(launch: Launch) -> Starting:
     return Starting(child, ready)
 
 
+def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]) -> RuntimeProcess:
+    """Start a process and wait until it answers; see :func:`await_answer`."""
+    return await_answer(start(launch), launch, handle, clock, wait)
+
+
 def await_answer(
-    starting: Starting, launch: Launch, handle: Handler, clock: Clock, is_over: Callable[[], bool]
+    starting: Starting, launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]
 ) -> RuntimeProcess:
     """Wait until a process answers.
 
@@ -155,13 +160,13 @@ def await_answer(
         launch: How it was started.
         handle: Answers its requests.
         clock: Time.
-        is_over: True when the agent stops.
+        wait: Waits so many seconds, or less; true when the agent stops.
 
     Raises:
         RuntimeCrashed: It ended, or did not answer in time, or the agent stops.
     """
     child, ends_s = starting.child, clock.monotonic_s() + START_S
-    while not is_over() and clock.monotonic_s() < ends_s and not starting.is_over(_LOOK_S):
+    while not starting.is_over(_LOOK_S) and not wait(0.0) and clock.monotonic_s() < ends_s:
         continue
     channel = _connect(launch, handle) if child.poll() is None else None
     if channel is None:

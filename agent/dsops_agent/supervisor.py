@@ -13,7 +13,7 @@ from dsops_agent.install.ports import ProveLimits, Support
 from dsops_agent.operators import OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
-from dsops_agent.runtime_process import Launch, RuntimeProcess, Starting, adopt, await_answer, start
+from dsops_agent.runtime_process import Launch, RuntimeProcess, Starting, adopt, await_answer, spawn
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
 
@@ -67,6 +67,8 @@ class RuntimeSupervisor:
         """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
         self.early: Callable[[], Starting | None] = lambda: None
         """Returns a process that was started already, once."""
+        self.held_back = ""
+        """Why requests are held back, as the newest look at the process said; empty when they are not."""
 
     @property
     def pid(self) -> int | None:
@@ -110,8 +112,9 @@ class RuntimeSupervisor:
         starting = self.early()
         if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
             return found
-        starting = starting or start(self._launch)
-        return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.is_set)
+        if starting is None:
+            return spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
@@ -134,11 +137,20 @@ class RuntimeSupervisor:
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
-            process.channel.call("status", timeout_s=SILENT_S)
+            status, _ = process.channel.call("status", timeout_s=SILENT_S)
         except DsopsError as error:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
+        self._look_at_throttle(status)
         return True
+
+    def _look_at_throttle(self, status: Header) -> None:
+        throttle = status.get("throttle")
+        because = throttle.get("because") if isinstance(throttle, dict) else ""
+        because = because if isinstance(because, str) else ""
+        if bool(because) != bool(self.held_back):
+            self._events.event("inference_held_back" if because else "inference_free", message=because)
+        self.held_back = because
 
     # What the installer asks for.
 

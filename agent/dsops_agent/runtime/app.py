@@ -19,6 +19,7 @@ import grpc
 from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
+from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
@@ -32,6 +33,7 @@ from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
+from dsops_agent.runtime.throttle import ThrottleLimits
 from dsops_agent.runtime.watch import ModelWatch
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class RuntimeProcess:
         self._end = threading.Event()
         self._was_signalled = False
         self._models = Models(settings.threads, self._watch)
+        self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -80,13 +83,14 @@ class RuntimeProcess:
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set)
+        requests = ControlRequests(self._models, self._end.set, self._brake.state)
         with ExitStack() as made:  # removes what this process made, and nothing that was there before
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
             access = Access(self._settings.allow)
-            dispatcher, regions = Dispatcher(self._models, self._settings.queue), Regions(access.permits)
+            dispatcher = Dispatcher(self._models, self._settings.queue, hold=self._brake.hold)
+            regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
             if self._settings.rest:
@@ -120,6 +124,7 @@ class RuntimeProcess:
 
     def _wait(self, link: ControlLink) -> None:
         while not self._was_signalled and not self._end.wait(_LOOK_S):
+            self._brake.look()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return
