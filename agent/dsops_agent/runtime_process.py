@@ -117,7 +117,13 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
 
 def is_found(launch: Launch) -> bool:
     """Return whether a process is there that :func:`adopt` has to judge."""
-    return _pid_of(launch) is not None or launch.control_socket.exists()
+    return _pid_of(launch) is not None or _listens(launch.control_socket)
+
+
+def _listens(path: Path) -> bool:
+    """Return whether anybody listens; a socket that was left behind by a power cut is a file without a listener."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def start(launch: Launch) -> Starting:
