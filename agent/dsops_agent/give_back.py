@@ -12,7 +12,7 @@ import ctypes
 import gc
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -28,24 +28,24 @@ def give_back() -> None:
     gc.freeze()  # what is there now stays: later collections need not look through it
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.malloc_trim(0)
         libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        ranges = list(clean_file_ranges(_SMAPS.read_text()))
+        with _SMAPS.open() as lines:
+            ranges = list(clean_file_ranges(lines))
+        for begin, end in ranges:
+            libc.madvise(begin, end - begin, _MADV_DONTNEED)
+        libc.malloc_trim(0)
     except (OSError, AttributeError) as error:  # not Linux, or not glibc
         logger.debug("no memory is given back: %s", error)
-        return
-    for begin, end in ranges:
-        libc.madvise(begin, end - begin, _MADV_DONTNEED)
 
 
-def clean_file_ranges(smaps: str) -> Iterator[tuple[int, int]]:
+def clean_file_ranges(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Return the ranges of addresses of files that cannot be written, and of which no page was ever changed.
 
     Args:
-        smaps: Text of ``/proc/PID/smaps``. A library's constants that the loader relocated are pages that were changed.
+        smaps: Lines of ``/proc/PID/smaps``. A library's constants that the loader relocated are pages that were changed.
     """
     head: re.Match[str] | None = None
-    for line in smaps.splitlines():
+    for line in smaps:
         if found := _HEAD.match(line):
             head = found
         elif line.startswith("Anonymous:") and head is not None:

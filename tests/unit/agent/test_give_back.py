@@ -25,7 +25,7 @@ Anonymous:             0 kB
 
 
 def test_what_was_written_may_be_written_is_shared_or_has_no_file_is_left_alone() -> None:
-    assert list(clean_file_ranges(SMAPS)) == [(0x1000, 0x3000), (0x7000, 0x9000)]
+    assert list(clean_file_ranges(SMAPS.splitlines())) == [(0x1000, 0x3000), (0x7000, 0x9000)]
 
 
 def resident_kb(name: str) -> int:
