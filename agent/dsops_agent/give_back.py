@@ -42,7 +42,7 @@ def clean_file_ranges(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Return the ranges of addresses of files that cannot be written, and of which no page was ever changed.
 
     Args:
-        smaps: Lines of ``/proc/PID/smaps``. A library's constants that the loader relocated are pages that were changed.
+        smaps: Lines of ``/proc/PID/smaps``. Constants of a library that the loader relocated were changed, too.
     """
     head: re.Match[str] | None = None
     for line in smaps:
