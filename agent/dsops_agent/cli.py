@@ -119,9 +119,13 @@ def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
-    agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock())
-    agent.stop_on_signals()
-    agent.run()
+    early = _module("dsops_agent.launching").EarlyStart.of(loaded.config)
+    try:
+        agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock(), early)
+        agent.stop_on_signals()
+        agent.run()
+    finally:
+        early.end()
 
 
 def _module(name: str) -> ModuleType:

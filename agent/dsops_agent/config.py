@@ -222,6 +222,16 @@ class Inference(Section):
     )
     nice: int = Field(default=0, ge=0, le=19, description="how far other processes go before the inference process")
     delegate: DelegateSection | None = Field(default=None, description="an accelerator for the models")
+    max_temperature_c: float = Field(
+        default=0.0, ge=0, description="while the device is hotter, inference may use a tenth of a core; 0: no limit"
+    )
+    cpu_percent: float = Field(
+        default=0.0,
+        ge=0,
+        le=6400,
+        description="percent of one core that inference may use, drift and samples included; requests beyond it wait a "
+        "moment, or are refused; 0: no limit",
+    )
 
     def uids(self) -> tuple[int, ...]:
         """Return the users who may ask."""

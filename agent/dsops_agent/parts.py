@@ -1,6 +1,5 @@
 """The parts of a control process that has an identity, joined, started and stopped in order."""
 
-import json
 import logging
 import platform
 import random
@@ -23,6 +22,7 @@ from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
+from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
@@ -31,10 +31,10 @@ from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import DeviceFacts, InstallConfig
 from dsops_agent.install.slots import Slots
+from dsops_agent.launching import EarlyStart, launch
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.room import HostRoom
-from dsops_agent.runtime_process import Launch
 from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
@@ -55,20 +55,9 @@ logger = logging.getLogger(__name__)
 PROVE_MEMORY_BYTES = 2 << 30
 _RUNTIME_READY_S = 20.0
 _UPLOAD_WAIT_S = 1.0
-
-
-def launch(config: Config) -> Launch:
-    """Return how the inference process is started."""
-    settings = {
-        "socket": str(config.inference_socket),
-        **config.inference.model_dump(mode="json", include={"grpc", "rest", "queue", "threads", "cpus", "nice"}),
-        "allow": config.inference.uids(),
-        "delegate": json.loads(delegate_json(config) or "null"),
-        "interval_s": config.telemetry.interval_s,
-        "samples": config.samples.model_dump(mode="json"),
-        "drift_enabled": config.drift.enabled,
-    }
-    return Launch(config.run_folder, json.dumps(settings))
+_INSTALLER, _MQTT, _SUPERVISOR = "the installer", "the connection to the broker", "the supervisor of the runtime"
+_WITHIN_S = {_INSTALLER: 600.0, _MQTT: 120.0, _SUPERVISOR: 120.0}
+"""The longest rounds: a step that reads a large bundle from a slow disk and changes over; a handshake; a start."""
 
 
 def delegate_json(config: Config) -> str:
@@ -123,12 +112,14 @@ class Parts:
     clock: Clock
     inventory: Inventory
     status_changed: Callable[[], None]
+    hearts: Heartbeats
+    early: EarlyStart
 
     def __post_init__(self) -> None:
         """Join the parts."""
         self.identity = self.credentials.current
         state, device = self.config.state, self.identity.device
-        self._recovering = threading.Event()
+        self._recovering, self._recovered = threading.Event(), threading.Event()
         self._topics = Topics(self.identity.fleet.topic_prefix)
         self._journal = Journal(state / "journal.db")
         self._spool = Spool(state / "spool", self.config.telemetry.spool_bytes)
@@ -141,6 +132,7 @@ class Parts:
             self.clock,
             self._runtime_started,
         )
+        self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
@@ -195,6 +187,7 @@ class Parts:
             will_delay_s=self.config.mqtt.will_delay_s,
             accepted=self.credentials.accepted,
             refused=self.credentials.refused,
+            beat=self._beat(_MQTT),
         )
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
@@ -244,6 +237,7 @@ class Parts:
             clock=self.clock,
             gate=gate(self.config, self.clock),
             is_at_hand=self._sources.folder.has,
+            beat=self._beat(_INSTALLER),
         )
 
     def _first_root(self) -> bytes:
@@ -296,16 +290,43 @@ class Parts:
             self._installer.runtime_restarted()
         self.status_changed()
 
+    # Who watches over the loops.
+
+    def _beat(self, name: str) -> Callable[[float], None]:
+        return lambda rest_s: self.hearts.beat(name, self.clock.monotonic_s(), rest_s)
+
+    def _watched(self, threads: Threads, thread: str, name: str, body: Callable[[], None]) -> None:
+        """Start a thread whose loop must make progress until it comes to its end."""
+        self.hearts.expect(name, _WITHIN_S[name], self.clock.monotonic_s())
+
+        def run() -> None:
+            body()
+            self.hearts.forget(name)
+
+        threads.start(thread, run)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything that is installed answers, or the inference process was waited for in vain."""
+        return self._recovered.is_set()
+
+    def summary(self) -> str:
+        """Return a line for people."""
+        active = {name: state.active_release for name, state in self._installer.observed().items() if state.active}
+        models = ", ".join(f"{name}/{release}" for name, release in sorted(active.items())) or "no model yet"
+        answers = f"answers {models}" if self._supervisor.pid else "the inference process is not running"
+        return f"{answers}; {'connected' if self._session.is_connected else self._session.problem or 'not connected'}"
+
     # Start and end.
 
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
-        threads.start("runtime", self._supervisor.run)
+        self._watched(threads, "runtime", _SUPERVISOR, self._supervisor.run)
         threads.start("prover", lambda: self._installer.prove(stop))
-        threads.start("installer", lambda: self._install(stop))
+        self._watched(threads, "installer", _INSTALLER, lambda: self._install(stop))
         self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))
-        threads.start("mqtt", self._session.run)
+        self._watched(threads, "mqtt", _MQTT, self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
         threads.start("upload-telemetry", self._telemetry.run)
@@ -320,6 +341,7 @@ class Parts:
             return
         self._recovering.set()
         self._installer.recover()
+        self._recovered.set()
         self._installer.run(stop)
 
     def stop(self, threads: Threads) -> None:
@@ -347,6 +369,7 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "inference": self._supervisor.held_back,
             "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,

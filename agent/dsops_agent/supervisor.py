@@ -9,11 +9,12 @@ from pathlib import Path
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
+from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import ProveLimits, Support
 from dsops_agent.operators import Accelerated, OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
-from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
+from dsops_agent.runtime_process import Launch, RuntimeProcess, Starting, adopt, await_answer, spawn
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
 
@@ -64,6 +65,12 @@ class RuntimeSupervisor:
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
+        self.beat: Beat = unwatched
+        """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
+        self.early: Callable[[], Starting | None] = lambda: None
+        """Returns a process that was started already, once."""
+        self.held_back = ""
+        """Why requests are held back, as the newest look at the process said; empty when they are not."""
 
     @property
     def pid(self) -> int | None:
@@ -97,6 +104,7 @@ class RuntimeSupervisor:
                 logger.exception("keeping the inference process running failed")
             if self._clock.monotonic_s() - began_s > STEADY_S:
                 wait_s = FIRST_WAIT_S
+            self.beat(wait_s)
             self._leaving.wait(wait_s)
             wait_s = min(MOST_WAIT_S, 2 * wait_s)
         if self._process is not None:
@@ -109,13 +117,18 @@ class RuntimeSupervisor:
 
     def _begin(self, *, adopting: bool) -> RuntimeProcess:
         self._launch.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may ask for inference
-        found = adopt(self._launch, self._handle) if adopting else None
-        return found or spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        starting = self.early()
+        if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
+            return found
+        if starting is None:
+            return spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
         next_check_s = self._clock.monotonic_s() + HEALTH_S
         while not self._leaving.wait(0.1):
+            self.beat(0.0)
             if process.channel.closed.is_set():
                 break
             if self._clock.monotonic_s() >= next_check_s:
@@ -137,7 +150,16 @@ class RuntimeSupervisor:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
         self._delegate = Accelerated.of(status.get("delegate"))
+        self._look_at_throttle(status)
         return True
+
+    def _look_at_throttle(self, status: Header) -> None:
+        throttle = status.get("throttle")
+        because = throttle.get("because") if isinstance(throttle, dict) else ""
+        because = because if isinstance(because, str) else ""
+        if bool(because) != bool(self.held_back):
+            self._events.event("inference_held_back" if because else "inference_free", message=because)
+        self.held_back = because
 
     # What the installer asks for.
 

@@ -31,6 +31,7 @@ WITHHELD = f"{_ATTACKS}::test_whoever_withholds_newer_metadata_gets_no_replaced_
 RULES = "tests/unit/core/test_directive_rules.py"
 SLOTS = "tests/unit/core/test_trust_rules.py"
 OTHER_BYTES = f"{SLOTS}::test_a_stolen_controller_cannot_choose_other_bytes"
+NOTIFIED = "tests/integration/agent/test_service_manager.py"
 WIRE = "tests/unit/core/test_wire_values.py"
 STORE = "tests/unit/agent_trust/test_trust_store.py"
 METADATA = "tests/security/test_metadata_attacks.py"
@@ -525,6 +526,30 @@ SHARED_MEMORY = (
     ),
 )
 
+SERVICE = (
+    Mutant(
+        "watchdog of a thread that hangs",
+        "agent/dsops_agent/service_manager.py",
+        "self._period_s is not None and not late and now_s",
+        "self._period_s is not None and now_s",
+        (f"{NOTIFIED}::test_one_loop_that_hangs_is_enough_to_feed_it_no_more_and_is_named",),
+    ),
+    Mutant(
+        "heat",
+        "agent/dsops_agent/runtime/throttle.py",
+        "                self._is_hot = now_c > (most - COOLER_C if self._is_hot else most)\n",
+        "                self._is_hot = False\n",
+        ("tests/unit/runtime/test_throttle.py::test_heat_leaves_a_trickle_until_the_device_is_cooler_by_a_margin",),
+    ),
+    Mutant(
+        "margin of heat",
+        "agent/dsops_agent/runtime/throttle.py",
+        "(most - COOLER_C if self._is_hot else most)",
+        "most",
+        ("tests/unit/runtime/test_throttle.py::test_heat_leaves_a_trickle_until_the_device_is_cooler_by_a_margin",),
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *DIRECTIVES,
     *BUNDLES,
@@ -534,4 +559,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *IDENTITIES,
     *PREFLIGHT,
     *SHARED_MEMORY,
+    *SERVICE,
 )

@@ -15,6 +15,7 @@ from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import ModelState, Problem
+from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install import mailbox
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier, Means
@@ -76,6 +77,7 @@ class Installer:
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
         is_at_hand: Tells whether a bundle lies on this device as a file, for example on a stick.
+        beat: Is told of each round of the worker.
     """
 
     config: InstallConfig
@@ -92,6 +94,7 @@ class Installer:
     clock: Clock
     gate: Gate = field(default_factory=Gate)
     is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
+    beat: Beat = unwatched
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _reached: int = field(init=False, default=0)
 
@@ -250,6 +253,7 @@ class Installer:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
         while not stop.is_set():
+            self.beat(0.0)
             self.work(self._wait_s())
         self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()

@@ -21,6 +21,7 @@ from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
+from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
@@ -36,6 +37,7 @@ from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
+from dsops_agent.runtime.throttle import ThrottleLimits
 from dsops_agent.runtime.watch import ModelWatch
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class RuntimeProcess:
         self._was_signalled = False
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
         self._models = Models(settings.threads, self._watch, self._accelerator)
+        self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
         self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
@@ -74,8 +77,11 @@ class RuntimeProcess:
             clock,
         )
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
+
+        Args:
+            ready: Called once both sockets answer.
 
         Raises:
             InvalidConfig: A socket path cannot be used.
@@ -87,13 +93,13 @@ class RuntimeProcess:
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set)
+        requests = ControlRequests(self._models, self._end.set, self._brake.state)
         with ExitStack() as made:  # removes what this process made, and nothing that was there before
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
             access = Access(self._settings.allow)
-            dispatcher = Dispatcher(self._models, self._observers, self._settings.queue)
+            dispatcher = Dispatcher(self._models, self._observers, self._settings.queue, hold=self._brake.hold)
             regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
@@ -103,7 +109,7 @@ class RuntimeProcess:
                 rest.start()
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, link)
+            self._serve(server, link, ready)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -113,12 +119,13 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, link: ControlLink) -> None:
+    def _serve(self, server: grpc.Server, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
         for thread in (control, report, observe):
             thread.start()
+        ready()
         self._wait(link)
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
         self._observers.stop()
@@ -130,6 +137,7 @@ class RuntimeProcess:
 
     def _wait(self, link: ControlLink) -> None:
         while not self._was_signalled and not self._end.wait(_LOOK_S):
+            self._brake.look()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return

@@ -37,11 +37,20 @@ class Dispatcher:
         observers: Are told of every answered request.
         queue: Requests of one model that may wait while one is answered.
         capacity: Requests of all models that may be under way.
+        hold: Keeps a request waiting while inference is held back, or raises Throttled.
     """
 
-    def __init__(self, models: Models, observers: Observers, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        models: Models,
+        observers: Observers,
+        queue: int = QUEUE,
+        capacity: int = CAPACITY,
+        hold: Callable[[], None] = lambda: None,
+    ) -> None:
         self._models = models
         self._observers = observers
+        self._hold = hold
         self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
     def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
@@ -58,12 +67,14 @@ class Dispatcher:
             NotFound: No such model, or no such release of it, is active.
             NotServing: No model is.
             QueueFull: Too many requests of the model are under way.
+            Throttled: Inference is held back, for longer than a caller should wait.
             TimedOut: The caller's deadline passed before the request was run.
             Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails.
         """
         serving = self.find(model, version)
+        self._hold()
         with self.admission.place(serving.model.name) as place:
             inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
             with place.turn(caller):

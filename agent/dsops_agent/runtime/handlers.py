@@ -16,6 +16,7 @@ from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
+from dsops_agent.runtime.throttle import ThrottleState
 
 
 class _Activate(Frozen):
@@ -42,10 +43,14 @@ class ControlRequests:
     Args:
         models: The active models.
         shutdown: Begins the end of the process.
+        throttle: Returns how requests are held back.
     """
 
-    def __init__(self, models: Models, shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self, models: Models, shutdown: Callable[[], None], throttle: Callable[[], ThrottleState] = ThrottleState
+    ) -> None:
         self._models = models
+        self._throttle = throttle
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
             "deactivate": self._deactivate,
@@ -91,6 +96,7 @@ class ControlRequests:
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
             "delegate": self._models.accelerator.status(),
+            "throttle": asdict(self._throttle()),
         }
 
     def _figures(self, serving: Serving) -> dict[str, object]:

@@ -28,6 +28,8 @@ class RuntimeSettings(Frozen):
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
+        max_temperature_c: Above it inference is held back; 0 for no limit.
+        cpu_percent: Share of one core that the process may use; 0 for no limit.
         orphan_grace_s: How long to go on without a control process.
     """
 
@@ -44,6 +46,8 @@ class RuntimeSettings(Frozen):
     interval_s: float = Field(default=10.0, gt=0)
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True
+    max_temperature_c: float = Field(default=0.0, ge=0)
+    cpu_percent: float = Field(default=0.0, ge=0)
     orphan_grace_s: float = Field(default=30.0, gt=0)
 
     @classmethod

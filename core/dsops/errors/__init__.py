@@ -44,6 +44,7 @@ from dsops.errors.device import (
     RuntimeCrashed,
     RuntimeMissing,
     StateDamaged,
+    Throttled,
 )
 from dsops.errors.request import (
     Abandoned,
@@ -197,6 +198,7 @@ __all__ = [
     "SourceUnreachable",
     "StateDamaged",
     "StoreUnreachable",
+    "Throttled",
     "TimedOut",
     "TokenExpired",
     "TokenUnknown",

@@ -10,7 +10,8 @@ from runtime_bundles import tflite
 
 from dsops.bundle import Bundle
 from dsops.errors import RuntimeCrashed
-from dsops.needs import needs_of, operators_of
+from dsops.needs import needs_of
+from dsops.operators import operators_of
 from dsops.sealing import read_blob
 from dsops.tflite_lint.operator_table import RULES
 from dsops_agent.install.ports import Support

@@ -284,7 +284,9 @@ Global___HostInterval: _TypeAlias = HostInterval  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart."""
+    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart,
+    inference_held_back, inference_free.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
