@@ -29,7 +29,8 @@ from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, InstallConfig
+from dsops_agent.install.ports import Death, DeviceFacts, InstallConfig
+from dsops_agent.install.probation import Rules
 from dsops_agent.install.slots import Slots
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
@@ -39,7 +40,7 @@ from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
@@ -66,7 +67,7 @@ def launch(config: Config) -> Launch:
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
     }
-    return Launch(config.run_folder, json.dumps(settings))
+    return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
 
 
 def install_config(config: Config) -> InstallConfig:
@@ -80,6 +81,14 @@ def install_config(config: Config) -> InstallConfig:
         prove_memory_bytes=PROVE_MEMORY_BYTES,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
         scrub_hours=config.install.scrub_hours,
+        rules=Rules(
+            failures=config.install.probation_failures,
+            slower=config.install.probation_slower,
+            distance=config.install.probation_distance,
+            false_alarms=config.install.probation_false_alarms,
+        ),
+        strikes=config.install.strikes,
+        strike_span_s=config.install.strike_span_s,
     )
 
 
@@ -130,7 +139,7 @@ class Parts:
             self._spool,
             self._events,
             self.clock,
-            self._runtime_started,
+            Told(self._runtime_started, self._runtime_died),
         )
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
@@ -286,6 +295,9 @@ class Parts:
         if not is_first or self._recovering.is_set():
             self._installer.runtime_restarted()
         self.status_changed()
+
+    def _runtime_died(self, death: Death) -> None:
+        self._installer.runtime_died(death)
 
     # Start and end.
 

@@ -16,6 +16,7 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Handler
+from dsops_agent.runtime.flight import forget_flight
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,12 @@ class Launch:
     Attributes:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
+        hang_s: How long one frame may take until the process counts as hung.
     """
 
     run_folder: Path
     settings_json: str
+    hang_s: float = 20.0
 
     @property
     def control_socket(self) -> Path:
@@ -102,6 +105,7 @@ def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float],
         RuntimeCrashed: It ended, or did not answer in time, or the agent stops.
     """
     launch.control_socket.unlink(missing_ok=True)
+    forget_flight(launch.run_folder)
     child = subprocess.Popen(
         launch.command(),
         stdin=subprocess.DEVNULL,

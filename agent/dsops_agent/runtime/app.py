@@ -21,6 +21,7 @@ from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.flight import FlightRecorder, fault_file
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.records import Kind
@@ -54,7 +55,7 @@ class RuntimeProcess:
         self._clock = clock
         self._end = threading.Event()
         self._was_signalled = False
-        self._models = Models(settings.threads, self._watch)
+        self._models = Models(settings.threads, self._watch, FlightRecorder(folder), clock)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -81,6 +82,7 @@ class RuntimeProcess:
             made.callback(link.stop)
             server = start_server(Dispatcher(self._models), inference)
             made.callback(inference.unlink, missing_ok=True)
+            made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
             self._serve(server, link)

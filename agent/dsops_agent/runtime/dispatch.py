@@ -42,7 +42,7 @@ class Dispatcher:
         Raises:
             NotFound: No such model, or no such release of it, is active.
             InvalidInput: The inputs are not the model's.
-            InvalidModel: The interpreter fails.
+            InvalidModel: The interpreter fails, or an output is not finite.
         """
         serving = self.find(model, version)
         inputs = decode(serving.model)
@@ -69,12 +69,15 @@ class Dispatcher:
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return serving.model.infer(inputs)
+        answer = serving.model.infer(inputs)
+        serving.health.answered(answer)
     except InvalidInput:
         raise
     except DsopsError:
+        serving.health.failed()
         serving.watch.failed()
         raise
+    return answer
 
 
 def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:

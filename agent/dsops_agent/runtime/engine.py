@@ -23,6 +23,7 @@ from dsops.profile import Profile, check_profile
 from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
+from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 from dsops_agent.runtime.memory import forbid_dumps
 
@@ -85,6 +86,7 @@ class ServedModel:
     Attributes:
         digest: SHA-256 of the bundle file.
         max_answer_bytes: Values that one request may be answered with.
+        marks: Is told what the interpreter runs.
     """
 
     manifest: Manifest
@@ -94,6 +96,7 @@ class ServedModel:
     loaded: LoadedModel
     lock: threading.Lock = field(default_factory=threading.Lock)
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    marks: Marks = field(default_factory=Unmarked)
 
     @property
     def name(self) -> str:
@@ -139,9 +142,13 @@ class ServedModel:
         rows = []
         with self.lock:
             for number in range(len(given[0])):
-                start = time.perf_counter_ns()
-                rows.append(self.loaded.run_stored([frames[number : number + 1] for frames in stored]))
-                latency_us.append((time.perf_counter_ns() - start) / 1000)
+                self.marks.begin()
+                try:
+                    start = time.perf_counter_ns()
+                    rows.append(self.loaded.run_stored([frames[number : number + 1] for frames in stored]))
+                    latency_us.append((time.perf_counter_ns() - start) / 1000)
+                finally:
+                    self.marks.end()
         outputs = [
             dequantize(np.concatenate([row[at] for row in rows]), tensor)  # at once: one by one takes longer
             for at, tensor in enumerate(self.loaded.outputs)

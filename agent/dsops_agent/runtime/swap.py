@@ -7,15 +7,18 @@ answered a frame; the old model's memory goes when its last request is done, bec
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from dsops.bundle import Bundle, file_digest
+from dsops.clock import Clock, SystemClock
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops.sealing import ContentKey
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
+from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.litert import Array
 
 logger = logging.getLogger(__name__)
@@ -50,10 +53,11 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Serving:
-    """A served model and who watches it; they come and go together."""
+    """A served model, who watches it, and what it did; they come and go together."""
 
     model: ServedModel
     watch: Watch
+    health: Health
 
 
 class Models:
@@ -62,11 +66,21 @@ class Models:
     Args:
         threads: Threads of each interpreter.
         watch: Makes the watch of a model before it takes its first request.
+        flights: Keeps what the interpreters run where it outlives this process.
+        clock: Tells the time.
     """
 
-    def __init__(self, threads: int, watch: Callable[[ServedModel], Watch]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        watch: Callable[[ServedModel], Watch],
+        flights: FlightRecorder | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._threads = threads
         self._watch = watch
+        self._flights = flights
+        self._clock = clock or SystemClock()
         self._serving: dict[str, Serving] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -136,10 +150,12 @@ class Models:
                 f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
             )
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True)
+        if self._flights:
+            served = replace(served, marks=self._flights.open(name, digest))
         try:
             served.warm_up()
         except InvalidInput as error:
             raise MalformedBundle(
                 "the payload does not take the input that the manifest tells", why=str(error)
             ) from error
-        return Serving(served, self._watch(served))
+        return Serving(served, self._watch(served), Health(served, self._clock))
