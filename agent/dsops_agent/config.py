@@ -126,7 +126,7 @@ class Install(Section):
         default=2.0, ge=1, description="how many times the old bundle's 95th percentile of latency the new one's may be"
     )
     probation_distance: float = Field(
-        default=0.4,
+        default=0.3,
         ge=0,
         le=1,
         description="total variation distance of its answers from the old one's and from its profile at most; 1: any",

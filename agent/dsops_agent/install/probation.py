@@ -49,7 +49,7 @@ class Rules:
 
     failures: float = 0.02
     slower: float = 2.0
-    distance: float = 0.4
+    distance: float = 0.3
     false_alarms: float = 0.001
 
 

@@ -26,7 +26,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
-SLOTS = 256
+SLOTS = 64
 _RUNNING = struct.Struct("@QQ")
 """When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
 _WHO = struct.Struct("@64s128s")
@@ -120,7 +120,7 @@ class FlightRecorder:
             _RUNNING.pack_into(memory, offset, 0, 0)
             _WHO.pack_into(memory, offset + _RUNNING.size, digest.encode(), model.encode()[:128])
         slot = Slot(memory, offset)
-        weakref.finalize(slot, self._give_back, number)
+        weakref.finalize(slot, self._give_back, memory, number)
         return slot
 
     def _make(self) -> mmap.mmap:
@@ -129,8 +129,9 @@ class FlightRecorder:
             os.posix_fallocate(file.fileno(), 0, SLOTS * _SLOT_BYTES)  # a hole could end the process on a full disk
             return mmap.mmap(file.fileno(), SLOTS * _SLOT_BYTES)
 
-    def _give_back(self, number: int) -> None:
+    def _give_back(self, memory: mmap.mmap, number: int) -> None:
         with self._lock:
+            _RUNNING.pack_into(memory, number * _SLOT_BYTES, 0, 0)
             self._free.append(number)
 
 
