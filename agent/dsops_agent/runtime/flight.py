@@ -100,7 +100,7 @@ class FlightRecorder:
         self._path = folder / FILE
         self._memory: mmap.mmap | None = None
         self._free = list(reversed(range(SLOTS)))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a slot may be given back while another is taken, by the garbage collector
 
     def open(self, model: str, digest: str) -> Marks:
         """Return the marks of a bundle; they are given back with the last reference to them.
