@@ -57,6 +57,7 @@ class Breakdowns:
             self.engine.advance(row, Outcome(Event.FAULT, self._problem(guilty, death)))
         elif row is None or row.state.is_final or row.state in SUPERSEDABLE:
             self._stop(guilty, self._problem(guilty, death), row)
+        self.strikes.forget(guilty)  # not before: what the disk does not take is tried again with the next death
         self.engine.board.publish()
 
     def _problem(self, guilty: Suspect, death: Death) -> Problem:

@@ -26,7 +26,7 @@ class Strikes:
     _times: dict[Suspect, list[float]] = field(default_factory=dict)
 
     def add(self, death: Death, now_s: float, newness: Callable[[Suspect], int]) -> Suspect | None:
-        """Count a death; return the bundle that has too many now, if one has, and forget its own.
+        """Count a death; return the bundle that has too many now, if one has.
 
         Args:
             death: What is known of it.
@@ -41,6 +41,8 @@ class Strikes:
         guilty = [one for one in set(death.suspects) if len(self._times[one]) >= self.most]
         if not guilty:
             return None
-        taken = max(guilty, key=lambda one: (newness(one), one.model))
-        del self._times[taken]
-        return taken
+        return max(guilty, key=lambda one: (newness(one), one.model))
+
+    def forget(self, suspect: Suspect) -> None:
+        """Take note that a bundle is out of service, for good: a pardon begins at nothing."""
+        self._times.pop(suspect, None)

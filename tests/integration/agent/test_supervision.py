@@ -80,6 +80,7 @@ def test_a_killed_process_is_replaced_and_told(supervised: Supervised, eventuall
         os.kill(pid, signal.SIGKILL)
         eventually(lambda before=pid: supervisor.pid not in (None, before), 60)
     eventually(lambda: supervised.starts == [True, False, False])
+    assert [death.suspects for death in supervised.deaths] == [(), ()], "nothing ran: it is nobody's fault"
     assert supervised.spool.counters()["telemetry"].produced >= 2
 
 

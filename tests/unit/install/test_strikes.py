@@ -34,7 +34,9 @@ def test_of_two_that_always_ran_the_newer_goes_first_and_then_the_other() -> Non
     strikes = Strikes(3, 600)
     found = [strikes.add(Death("x", (OLD, NEW)), at_s, newness) for at_s in (0.0, 1.0, 2.0)]
     assert found == [None, None, NEW]
-    assert strikes.add(Death("x", (OLD,)), 3.0, newness) == OLD
+    assert strikes.add(Death("x", (OLD, NEW)), 3.0, newness) == NEW, "it is in service still"
+    strikes.forget(NEW)
+    assert strikes.add(Death("x", (OLD,)), 4.0, newness) == OLD
 
 
 def test_one_that_ran_each_time_goes_before_one_that_ran_twice() -> None:
@@ -55,6 +57,7 @@ def test_who_is_taken_had_so_many_strikes_in_time(deaths: list[tuple[float, set[
             assert taken in suspects
             assert sum(at_s > now_s - 100.0 and suspect == taken for at_s, suspect in counted) >= most
             counted = [one for one in counted if one[1] != taken]
+            strikes.forget(taken)
         else:
             for suspect in suspects:
                 assert sum(at_s > now_s - 100.0 and one == suspect for at_s, one in counted) < most
