@@ -21,7 +21,7 @@ from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.flight import FlightRecorder, fault_file
+from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.records import Kind
@@ -82,6 +82,7 @@ class RuntimeProcess:
             made.callback(link.stop)
             server = start_server(Dispatcher(self._models), inference)
             made.callback(inference.unlink, missing_ok=True)
+            made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
