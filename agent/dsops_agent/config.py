@@ -244,6 +244,34 @@ class Install(Section):
     probation_s: float = Field(
         default=60.0, ge=0, le=30 * _DAY_S, description="how long a new bundle must answer before it is kept"
     )
+    probation_failures: float = Field(
+        default=0.02, ge=0, le=1, description="share of requests that a new bundle may fail at, if the old one did not"
+    )
+    probation_slower: float = Field(
+        default=2.0,
+        ge=1,
+        le=1000,
+        description="how many times the old bundle's 95th percentile of latency the new one's may be",
+    )
+    probation_distance: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="total variation distance of its answers from the old one's and from its profile at most; 1: any",
+    )
+    probation_false_alarms: float = Field(
+        default=0.001,
+        gt=0,
+        le=0.5,
+        description="probability that a bundle within these limits is rolled back all the same",
+    )
+    strikes: int = Field(
+        default=3, ge=1, le=100, description="so many ends of the inference process by one bundle roll it back"
+    )
+    strike_span_s: float = Field(default=600.0, gt=0, le=30 * _DAY_S, description="how long such an end counts")
+    hang_s: float = Field(
+        default=20.0, gt=0, le=3600, description="a frame that takes longer ends the inference process"
+    )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"
     )

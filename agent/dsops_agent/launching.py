@@ -28,7 +28,7 @@ def launch(config: Config) -> Launch:
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
     }
-    return Launch(config.run_folder, json.dumps(settings))
+    return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
 
 
 class EarlyStart:

@@ -29,7 +29,8 @@ from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, InstallConfig
+from dsops_agent.install.ports import Death, DeviceFacts, InstallConfig
+from dsops_agent.install.probation import Rules
 from dsops_agent.install.slots import Slots
 from dsops_agent.launching import EarlyStart, launch
 from dsops_agent.proof import Prover
@@ -39,7 +40,7 @@ from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
@@ -78,6 +79,14 @@ def install_config(config: Config) -> InstallConfig:
         max_slowdown=config.install.max_slowdown,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
         scrub_hours=config.install.scrub_hours,
+        rules=Rules(
+            failures=config.install.probation_failures,
+            slower=config.install.probation_slower,
+            distance=config.install.probation_distance,
+            false_alarms=config.install.probation_false_alarms,
+        ),
+        strikes=config.install.strikes,
+        strike_span_s=config.install.strike_span_s,
     )
 
 
@@ -130,7 +139,7 @@ class Parts:
             self._spool,
             self._events,
             self.clock,
-            self._runtime_started,
+            Told(self._runtime_started, self._runtime_died),
         )
         self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
         built = datetime.fromisoformat(dsops.BUILD_TIME)
@@ -316,6 +325,9 @@ class Parts:
         models = ", ".join(f"{name}/{release}" for name, release in sorted(active.items())) or "no model yet"
         answers = f"answers {models}" if self._supervisor.pid else "the inference process is not running"
         return f"{answers}; {'connected' if self._session.is_connected else self._session.problem or 'not connected'}"
+
+    def _runtime_died(self, death: Death) -> None:
+        self._installer.runtime_died(death)
 
     # Start and end.
 

@@ -17,6 +17,7 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Handler
+from dsops_agent.runtime.flight import forget_flight
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ class Launch:
     Attributes:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
+        hang_s: How long one frame may take until the process counts as hung.
     """
 
     run_folder: Path
     settings_json: str
+    hang_s: float = 20.0
 
     @property
     def control_socket(self) -> Path:
@@ -133,6 +136,7 @@ def start(launch: Launch) -> Starting:
         OSError: It cannot be started.
     """
     launch.control_socket.unlink(missing_ok=True)
+    forget_flight(launch.run_folder)
     ready, theirs = os.pipe()
     try:
         child = subprocess.Popen(

@@ -3,18 +3,28 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.heartbeats import Beat, unwatched
-from dsops_agent.install.ports import ProveLimits, Support
+from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
 from dsops_agent.operators import Accelerated, OperatorQuery
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.channel import Header
-from dsops_agent.runtime_process import Launch, RuntimeProcess, Starting, adopt, await_answer, spawn
+from dsops_agent.runtime.figures import Figures
+from dsops_agent.runtime.flight import InFlight, read_crashed, read_flight
+from dsops_agent.runtime_process import (
+    Launch,
+    RuntimeProcess,
+    Starting,
+    adopt,
+    await_answer,
+    describe_exit,
+    spawn,
+)
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
 
@@ -23,9 +33,24 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_S, MOST_WAIT_S = 0.2, 10.0
 STEADY_S = 60.0
 """A process that lived so long is started again without delay."""
-HEALTH_S = 15.0
-SILENT_S = 30.0
+HEALTH_S = 5.0
+SILENT_S = 20.0
+_LOOK_S = 1.0
+"""How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of the inference process, on the thread that keeps it running.
+
+    Attributes:
+        started: Called with true after the first start, with false after each other one.
+        died: Called with each end that nobody asked for, before the next start.
+    """
+
+    started: Callable[[bool], None]
+    died: Callable[[Death], None]
 
 
 class RuntimeSupervisor:
@@ -41,7 +66,7 @@ class RuntimeSupervisor:
         spool: Takes the process's records.
         events: Is told of restarts.
         clock: Time.
-        started: Called with true after the first start, with false after each other one.
+        told: Who is told of starts and ends.
     """
 
     def __init__(
@@ -51,14 +76,14 @@ class RuntimeSupervisor:
         spool: Spool,
         events: SpoolEvents,
         clock: Clock,
-        started: Callable[[bool], None],
+        told: Told,
     ) -> None:
         self._launch = launch
         self._prover = prover
         self._spool = spool
         self._events = events
         self._clock = clock
-        self._started = started
+        self._told = told
         self._operators = OperatorQuery()
         self._delegate = Accelerated()
         self._leaving = threading.Event()
@@ -95,7 +120,7 @@ class RuntimeSupervisor:
                 self._process = self._begin(adopting=is_first)
                 self._is_healthy(self._process)
                 self.ready.set()
-                self._started(is_first)
+                self._told.started(is_first)
                 is_first = False
                 self._follow(self._process)
             except RuntimeCrashed as error:
@@ -126,22 +151,47 @@ class RuntimeSupervisor:
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
-        next_check_s = self._clock.monotonic_s() + HEALTH_S
-        while not self._leaving.wait(0.1):
-            self.beat(0.0)
-            if process.channel.closed.is_set():
-                break
-            if self._clock.monotonic_s() >= next_check_s:
-                if not self._is_healthy(process):
-                    break
-                next_check_s = self._clock.monotonic_s() + HEALTH_S
-        else:
+        stuck = self._await_end(process)
+        if stuck is None:
             return
         process.end()
         self._process = None
-        if not self._leaving.is_set():
-            self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid} ended")
-            raise RuntimeCrashed("the inference process ended and is started again", why=f"process {process.pid}")
+        if self._leaving.is_set():
+            return
+        death = self._explain(process, stuck)
+        self._told.died(death)
+        self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid}: {death.why}")
+        raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
+
+    def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
+        """Return when the process is gone, silent or hung, with the frames that hang; None when the agent leaves."""
+        now_s = self._clock.monotonic_s()
+        next_look_s, next_check_s = now_s + _LOOK_S, now_s + HEALTH_S
+        while not self._leaving.wait(0.1):
+            self.beat(0.0)
+            now_s = self._clock.monotonic_s()
+            if process.channel.closed.is_set():
+                return ()
+            if now_s >= next_look_s:
+                stuck = tuple(one for one in read_flight(self._launch.run_folder) if one.for_s > self._launch.hang_s)
+                if stuck:
+                    return stuck
+                next_look_s = now_s + _LOOK_S
+            if now_s >= next_check_s:
+                if not self._is_healthy(process):
+                    return ()
+                next_check_s = self._clock.monotonic_s() + HEALTH_S
+        return None
+
+    def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...]) -> Death:
+        """Return whose fault the end of a process may be: of what hangs, else of what ran when it died."""
+        ran = stuck or read_crashed(self._launch.run_folder)
+        suspects = tuple(Suspect(one.model, one.digest) for one in ran)
+        if stuck:
+            return Death(f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s", suspects, is_hang=True)
+        how = "it is gone" if process.child is None else describe_exit(process.child.poll())
+        named = ", ".join(sorted({one.model for one in ran}))
+        return Death(f"{how}, with a frame of {named} in flight" if named else how, suspects)
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
@@ -208,6 +258,16 @@ class RuntimeSupervisor:
             self._ask("deactivate", ACTIVATE_S, model=model)
         except NotFound:
             logger.debug("model %s was not served", model)
+
+    def figures(self, model: str) -> Figures | None:
+        """Return what the bundle that serves a model did since its activation; None when none does.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        models = self._ask("status", SILENT_S).get("models")
+        entry = models.get(model) if isinstance(models, dict) else None
+        return Figures.parse(entry.get("health")) if isinstance(entry, dict) else None
 
     def is_serving(self, model: str, digest: str) -> bool:
         """Return whether the model answers from that bundle; False when the process is gone."""

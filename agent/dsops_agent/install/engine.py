@@ -83,7 +83,7 @@ class Engine:
             Effect.PROCEED: self._proceed,
             Effect.ACTIVATE: steps.activate,
             Effect.AWAIT: self._await,
-            Effect.WATCH: steps.begin_probation,
+            Effect.WATCH: self._begin_probation,
             Effect.RESTORE: steps.restore,
         }
 
@@ -97,6 +97,7 @@ class Engine:
             self._journal.put_install(changed)
             if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code not in FORGIVEN:
                 self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
+                self._slots.discredit(changed.model, changed.wanted.sha256)
             if Effect.COMMIT in taken.effects:
                 self._slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:
@@ -158,7 +159,8 @@ class Engine:
     def _on_time(self, row: InstallRow) -> None:
         self._postpone(row.model)
         if row.state is Install.PROBATION:
-            self._follow(row, self.steps.end_probation(row))
+            now_s = self.clock.monotonic_s()
+            self._follow(row, self.steps.watch(row, now_s - self.installs.watched_since.get(row.model, now_s)))
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
         else:
@@ -342,6 +344,10 @@ class Engine:
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))
+
+    def _begin_probation(self, row: InstallRow) -> Outcome | Wait:
+        self.installs.watched_since[row.model] = self.clock.monotonic_s()
+        return self.steps.begin_probation(row)
 
     def _await(self, row: InstallRow) -> Wait:
         self.installs.awaiting.add(row.model)

@@ -18,6 +18,7 @@ from dsops.messages import ModelState, Problem
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install import mailbox
 from dsops_agent.install.board import Board
+from dsops_agent.install.breakdowns import Breakdowns
 from dsops_agent.install.carrier import Carrier, Means
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
@@ -32,6 +33,7 @@ from dsops_agent.install.mailbox import Mailbox, Message
 from dsops_agent.install.pardons import PardonBox
 from dsops_agent.install.ports import (
     ChunkSource,
+    Death,
     DeviceFacts,
     EventSink,
     InstallConfig,
@@ -46,6 +48,7 @@ from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
+from dsops_agent.install.strikes import Strikes
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -149,6 +152,15 @@ class Installer:
             clock=self.clock,
             retry_s=self.config.retry_s,
         )
+        self._breakdowns = Breakdowns(
+            strikes=Strikes(self.config.strikes, self.config.strike_span_s),
+            engine=self._engine,
+            installs=self._installs,
+            journal=self.journal,
+            slots=self.slots,
+            steps=self._steps,
+            clock=self.clock,
+        )
         self._scrub = Scrub(
             slots=self.slots,
             journal=self.journal,
@@ -200,6 +212,10 @@ class Installer:
     def runtime_restarted(self) -> None:
         """Take note of a new inference process: everything is activated in it. Not for its first start."""
         self._mailbox.put(mailbox.RuntimeRestarted())
+
+    def runtime_died(self, death: Death) -> None:
+        """Take note of the end of an inference process that nobody asked for, before the next one is started."""
+        self._mailbox.put(mailbox.RuntimeDied(death))
 
     # What others read.
 
@@ -316,8 +332,16 @@ class Installer:
                 self._documents.reconnected(self.clock.monotonic_s())
                 self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._engine.reconnected()
+            case _:
+                self._handle_process(message)
+
+    def _handle_process(self, message: Message) -> None:
+        """Act on what became of a process."""
+        match message:
             case mailbox.RuntimeRestarted():
                 self._engine.revive(runtime_only=True)
+            case mailbox.RuntimeDied(death=death):
+                self._breakdowns.runtime_died(death)
             case mailbox.ProofEnded(proof=proof, error=error):
                 self._engine.proof_ended(proof, error)
 

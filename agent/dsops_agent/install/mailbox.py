@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsops.errors import DsopsError
 from dsops.messages import Problem
+from dsops_agent.install.ports import Death
 from dsops_agent.install.proving import Proof
 
 _MAX_CHUNKS = 64
@@ -54,6 +55,13 @@ class RuntimeRestarted:
 
 
 @dataclass(frozen=True, eq=False)
+class RuntimeDied:
+    """The inference process ended though nobody asked for it."""
+
+    death: Death
+
+
+@dataclass(frozen=True, eq=False)
 class ProofEnded:
     """A throw-away process ended; ``error`` is what it found, None when the candidate was proved."""
 
@@ -61,7 +69,7 @@ class ProofEnded:
     error: DsopsError | None
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | ProofEnded
+Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | RuntimeDied | ProofEnded
 
 
 class Mailbox:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from dsops.directive import TransferLimits
 from dsops.sealing import ContentKey
+from dsops_agent.install.probation import Rules
+from dsops_agent.runtime.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class InstallConfig:
         transfer: How much may be fetched; a directive can lower it.
         scrub_hours: How often every stored bundle is read again; 0 never.
         max_bundle_bytes: Longest bundle, with the files that it brings; 0 sets no limit.
+        rules: What a bundle may do on probation.
+        strikes: How often a bundle may end the inference process, within ``strike_span_s``; then it is rolled back.
+        strike_span_s: How long such a death counts, in seconds.
     """
 
     probation_s: float = 60.0
@@ -44,6 +49,9 @@ class InstallConfig:
     transfer: TransferLimits = field(default_factory=TransferLimits)
     scrub_hours: float = 24.0
     max_bundle_bytes: int = 0
+    rules: Rules = field(default_factory=Rules)
+    strikes: int = 3
+    strike_span_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,29 @@ class Memory:
 
     total_bytes: int
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A bundle that was in flight when the inference process died."""
+
+    model: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of an inference process that nobody asked for.
+
+    Attributes:
+        why: How it ended.
+        suspects: The bundles whose frames it ran, as far as their threads can have been the cause.
+        is_hang: Whether it was ended because a frame did not come back.
+    """
+
+    why: str
+    suspects: tuple[Suspect, ...] = ()
+    is_hang: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +214,10 @@ class RuntimeControl(Protocol):
 
     def deactivate(self, model: str) -> None:
         """Stop serving a model; one that is not served is no error."""
+        ...
+
+    def figures(self, model: str) -> Figures | None:
+        """Return what the bundle that serves a model did since its activation; None when none does."""
         ...
 
     def is_serving(self, model: str, digest: str) -> bool:

@@ -207,6 +207,13 @@ class Slots:
             row = SlotRow(file.name, file.digest, file.length_bytes, file.release, committed=True)
             self._table.put_slot(model, row)
 
+    def discredit(self, model: str, digest: str) -> None:
+        """Take the mark back: it is nothing to go back to any more."""
+        file = self.holding(model, digest)
+        if file and file.committed:
+            row = SlotRow(file.name, file.digest, file.length_bytes, file.release, committed=False)
+            self._table.put_slot(model, row)
+
     def sound(self, model: str) -> tuple[SlotFile | None, str]:
         """Return the active bundle if it is whole, else fall back to the previous one if that is.
 

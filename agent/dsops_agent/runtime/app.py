@@ -24,6 +24,7 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
@@ -64,7 +65,7 @@ class RuntimeProcess:
         self._end = threading.Event()
         self._was_signalled = False
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
-        self._models = Models(settings.threads, self._watch, self._accelerator)
+        self._models = Models(settings.threads, self._watch, self._accelerator, FlightRecorder(folder), clock)
         self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
         self._observers = Observers()
         self._link: ControlLink | None = None
@@ -107,6 +108,8 @@ class RuntimeProcess:
                 rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
                 made.callback(rest.stop, _GRACE_S)
                 rest.start()
+            made.callback(forget_flight, self._folder)
+            made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
             self._serve(server, link, ready)

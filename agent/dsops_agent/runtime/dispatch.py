@@ -71,7 +71,7 @@ class Dispatcher:
             TimedOut: The caller's deadline passed before the request was run.
             Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
-            InvalidModel: The interpreter fails.
+            InvalidModel: The interpreter fails, or an output is not finite.
         """
         serving = self.find(model, version)
         self._hold()
@@ -112,12 +112,15 @@ class Dispatcher:
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return serving.model.infer(inputs)
+        answer = serving.model.infer(inputs)
+        serving.health.answered(answer)
     except InvalidInput:
         raise
     except DsopsError:
+        serving.health.failed()
         serving.watch.failed()
         raise
+    return answer
 
 
 def _count(serving: Serving, answer: Answer) -> None:

@@ -27,6 +27,7 @@ from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 from dsops_agent.runtime.memory import forbid_dumps
@@ -117,6 +118,7 @@ class ServedModel:
     Attributes:
         digest: SHA-256 of the bundle file.
         max_answer_bytes: Values that one request may be answered with.
+        marks: Is told what the interpreter runs.
     """
 
     manifest: Manifest
@@ -126,6 +128,7 @@ class ServedModel:
     loaded: Interpreter
     lock: threading.Lock = field(default_factory=threading.Lock)
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    marks: Marks = field(default_factory=Unmarked)
 
     @property
     def name(self) -> str:
@@ -175,8 +178,13 @@ class ServedModel:
         given = self._checked(inputs)
         stored = list(map(quantize, given, self.loaded.inputs))
         answered, latency_us = self._run(stored, alone=alone)
-        if len(latency_us) >= BATCH_FRAMES and not alone:
-            self.batches.try_on(stored, answered, latency_us)
+        if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
+            with self.lock:
+                self.marks.begin()
+                try:
+                    self.batches.try_on(stored, answered, latency_us)
+                finally:
+                    self.marks.end()
         outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
 
@@ -190,9 +198,13 @@ class ServedModel:
             while (start := len(latency_us)) < count:
                 size = BATCH_FRAMES if in_batches and count - start >= BATCH_FRAMES else 1
                 run = self.loaded.run_stored if size == 1 else self.batches.run
-                began_ns = time.perf_counter_ns()
-                parts.append(run([frames[start : start + size] for frames in stored]))
-                latency_us += [(time.perf_counter_ns() - began_ns) / 1000 / size] * size
+                self.marks.begin()
+                try:
+                    began_ns = time.perf_counter_ns()
+                    parts.append(run([frames[start : start + size] for frames in stored]))
+                    latency_us += [(time.perf_counter_ns() - began_ns) / 1000 / size] * size
+                finally:
+                    self.marks.end()
         if len(parts) == 1:
             return parts[0], latency_us
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)], latency_us

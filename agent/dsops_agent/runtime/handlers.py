@@ -104,6 +104,7 @@ class ControlRequests:
             "digest": serving.model.digest,
             "release": serving.model.release,
             **asdict(serving.watch.totals),
+            "health": serving.health.figures().model_dump(mode="json"),
         }
 
     def _end(self, header: Header) -> Header:
