@@ -18,6 +18,7 @@ from dsops.messages import ModelState, Problem
 from dsops_agent.install import mailbox
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier, Means
+from dsops_agent.install.challengers import ChallengerRuntimes, Challengers, NoChallengerRuntimes
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.engine import Engine
@@ -29,6 +30,7 @@ from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, QuarantineRow
 from dsops_agent.install.mailbox import Mailbox, Message
 from dsops_agent.install.pardons import PardonBox
+from dsops_agent.install.places import challenger_place, is_challenger
 from dsops_agent.install.ports import (
     ChunkSource,
     DeviceFacts,
@@ -76,6 +78,7 @@ class Installer:
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
         is_at_hand: Tells whether a bundle lies on this device as a file, for example on a stick.
+        challengers: The processes of challengers.
     """
 
     config: InstallConfig
@@ -92,6 +95,7 @@ class Installer:
     clock: Clock
     gate: Gate = field(default_factory=Gate)
     is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
+    challengers: ChallengerRuntimes = field(default_factory=NoChallengerRuntimes)
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
 
     def __post_init__(self) -> None:
@@ -136,12 +140,20 @@ class Installer:
             now=self._sure_now,
             turned=self._turned,
         )
+        self._challengers = Challengers(
+            journal=self.journal,
+            slots=self.slots,
+            runtime=self.runtime,
+            installs=self._installs,
+            processes=self.challengers,
+        )
         self._reconciler = Reconciler(
             journal=self.journal,
             slots=self.slots,
             runtime=self.runtime,
             installs=self._installs,
             engine=self._engine,
+            challengers=self._challengers,
             clock=self.clock,
             retry_s=self.config.retry_s,
         )
@@ -196,6 +208,10 @@ class Installer:
     def runtime_restarted(self) -> None:
         """Take note of a new inference process: everything is activated in it. Not for its first start."""
         self._mailbox.put(mailbox.RuntimeRestarted())
+
+    def challenger_started(self, model: str, *, has_ended: bool) -> None:
+        """Take note of a new process of a model's challenger; ``has_ended`` if one before it ended by itself."""
+        self._mailbox.put(mailbox.RuntimeRestarted(model, has_ended))
 
     # What others read.
 
@@ -260,6 +276,7 @@ class Installer:
         for message in self._mailbox.take(timeout_s):
             self._safely(partial(self._handle, message))
         self._safely(self._tick)
+        self._safely(self._challengers.turn)
         self._safely(self.trust.keep_time)
         self._safely(self._board.tell)
 
@@ -306,9 +323,19 @@ class Installer:
                 self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._engine.reconnected()
             case mailbox.RuntimeRestarted():
-                self._engine.revive(runtime_only=True)
+                self._revive(message)
             case mailbox.ProofEnded(proof=proof, error=error):
                 self._engine.proof_ended(proof, error)
+
+    def _revive(self, restarted: mailbox.RuntimeRestarted) -> None:
+        model, place = restarted.challenger, challenger_place(restarted.challenger)
+        if not model:
+            self._challengers.champions_restarted()
+            self._engine.revive(runtime_only=True, only=lambda one: not is_challenger(one))
+        elif restarted.has_ended and self._challengers.ended(model, self.clock.monotonic_s()):
+            self._reconciler.look_at(place)
+        else:
+            self._engine.revive(runtime_only=True, only=lambda one: one == place)
 
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()
