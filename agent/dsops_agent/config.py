@@ -113,6 +113,9 @@ class Inference(Section):
 
     socket: Path = Field(default=Path(), description="Unix socket of the Open Inference Protocol; empty: in `run`")
     threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+    challenger_wait_s: float = Field(
+        default=0.25, gt=0, description="longest wait for a challenger's answer; then the champion answers"
+    )
 
 
 class Install(Section):

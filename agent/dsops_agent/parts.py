@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import dsops
 from dsops.clock import Clock
-from dsops.directive import TransferLimits
+from dsops.directive import Mode, TransferLimits
 from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
+from dsops_agent.challenger_processes import SOCKET, ChallengerProcesses, Runtimes
 from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
@@ -65,8 +67,16 @@ def launch(config: Config) -> Launch:
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
+        "challenger_wait_s": config.inference.challenger_wait_s,
     }
     return Launch(config.run_folder, json.dumps(settings))
+
+
+def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
+    """Return how the process of a challenger is started: drift is the champion's, samples come from real requests."""
+    settings = json.loads(launch(config).settings_json)
+    own = {"socket": str(folder / SOCKET), "drift_enabled": False, "shadow": mode is Mode.SHADOW}
+    return Launch(folder, json.dumps(settings | own), "challenger_restart")
 
 
 def install_config(config: Config) -> InstallConfig:
@@ -132,6 +142,12 @@ class Parts:
             self.clock,
             self._runtime_started,
         )
+        self._challengers = ChallengerProcesses(
+            self.config.run_folder,
+            self._challenger_supervisor,
+            partial(launch_challenger, self.config),
+            lambda model, has_ended: self._installer.challenger_started(model, has_ended=has_ended),
+        )
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
@@ -171,6 +187,10 @@ class Parts:
             encode=encode_samples,
             backoff=self._upload_backoff(),
         )
+
+    def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        prover = Prover(self.config.inference.threads)  # never asked: candidates are proved for the champions' one
+        return RuntimeSupervisor(how, prover, self._spool, self._events, self.clock, started)
 
     def _upload_backoff(self) -> Backoff:
         return Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
@@ -220,6 +240,7 @@ class Parts:
 
     def _make_installer(self) -> Installer:
         state = self.config.state
+        runtimes = Runtimes(self._supervisor, self._challengers)
         return Installer(
             config=install_config(self.config),
             device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
@@ -227,7 +248,8 @@ class Parts:
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
             chunks=self._sources.chain,
-            runtime=self._supervisor,
+            runtime=runtimes,
+            challengers=runtimes,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             room=HostRoom(state),
             events=self._events,
@@ -319,7 +341,9 @@ class Parts:
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
+        self._challengers.leave()
         threads.join(5.5, "runtime", "prover", "mqtt")
+        self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")

@@ -32,10 +32,12 @@ class Launch:
     Attributes:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
+        restart_event: Kind of the event that tells of its end.
     """
 
     run_folder: Path
     settings_json: str
+    restart_event: str = "runtime_restart"
 
     @property
     def control_socket(self) -> Path:

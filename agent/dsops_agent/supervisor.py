@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dsops.clock import Clock
@@ -11,6 +11,7 @@ from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits, Support
 from dsops_agent.operators import OperatorQuery
 from dsops_agent.proof import Prover
+from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
 from dsops_agent.telemetry.collect import SpoolEvents
@@ -119,7 +120,9 @@ class RuntimeSupervisor:
         process.end()
         self._process = None
         if not self._leaving.is_set():
-            self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid} ended")
+            self._events.event(
+                self._launch.restart_event, code=RuntimeCrashed.code, message=f"process {process.pid} ended"
+            )
             raise RuntimeCrashed("the inference process ended and is started again", why=f"process {process.pid}")
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
@@ -172,6 +175,15 @@ class RuntimeSupervisor:
             self._ask("deactivate", ACTIVATE_S, model=model)
         except NotFound:
             logger.debug("model %s was not served", model)
+
+    def compare(self, rivals: Mapping[str, Rival]) -> None:
+        """Have these challengers compared with their champions, and no other.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        told = {model: rival.model_dump(mode="json") for model, rival in rivals.items()}
+        self._ask("compare", SILENT_S, rivals=told)
 
     def is_serving(self, model: str, digest: str) -> bool:
         """Return whether the model answers from that bundle; False when the process is gone."""

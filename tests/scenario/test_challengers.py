@@ -11,7 +11,8 @@ from dsops.directive import Challenger, Directive, Mode
 from dsops.errors import GoldenMismatch, RuntimeCrashed, UnsupportedModel
 from dsops.messages import ChallengerState, ModelState
 from dsops.states import Install
-from dsops_agent.install.challengers import CRASHES, Endpoint, Rival
+from dsops_agent.install.challengers import CRASHES, Endpoint
+from dsops_agent.rival import Rival
 
 PLACE = "digits@challenger"
 
@@ -56,6 +57,11 @@ def challenge(world: Any, seq: int, champion: Any, challenger: Any | None, mode:
         challengers={"digits": rival} if rival else {},
     )
     world.installer.on_directive(directive.sign(world.key))
+
+
+def bring(world: Any, seq: int, champion: Any, challenger: Any) -> None:
+    challenge(world, seq, champion, challenger)
+    world.settle()
 
 
 def told(world: Any) -> ChallengerState:
@@ -249,8 +255,7 @@ def test_a_killed_agent_goes_on_with_the_challenger(world: Any, bundle: Any, cra
         seq = world.journal.seq() + 1
         world.fuse.count, world.fuse.at = 0, at
         with pytest.raises(crash):
-            challenge(world, seq, one, two)
-            world.settle()
+            bring(world, seq, one, two)
         world.fuse.at = 0
         world.restart()
         world.pack()

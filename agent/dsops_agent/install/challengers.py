@@ -1,9 +1,9 @@
-"""Champion and challenger: keeps of each challenger what is wanted and no more, and says who runs and who is compared.
+"""Champion and challenger: keeps of each challenger what is wanted and no more, says who runs and who is compared.
 
 A challenger goes through the install machine as any bundle does, in a place of its own
-(:mod:`dsops_agent.install.places`). What differs is here. It takes nobody's place, so nothing is kept to go back to: one bundle at most is stored, and one
-that is not wanted any more, or is condemned, goes at once. It runs in a process of its own, there only while there is
-something to run; one that ends again and again condemns the challenger.
+(:mod:`dsops_agent.install.places`). What differs is here. It takes nobody's place, so nothing is kept to go back to:
+one bundle at most is stored, and one that is not wanted any more, or is condemned, goes at once. It runs in a process
+of its own, there only while there is something to run; one that ends again and again condemns the challenger.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from typing import Protocol
 
 from dsops.directive import Challenger, Mode
 from dsops.errors import RuntimeCrashed
-from dsops.manifest import Frozen
 from dsops.states import Install
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
@@ -20,36 +19,13 @@ from dsops_agent.install.places import challenger_place
 from dsops_agent.install.ports import RuntimeControl
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import problem_of
+from dsops_agent.rival import Rival
 
 CRASHES, CRASHES_S = 3, 600.0
 """So many ends of its process within so many seconds condemn a challenger."""
 
 _RUNS = frozenset({Install.STAGED, Install.PROVED, Install.ACTIVATING, Install.PROBATION, Install.ROLLING_BACK})
 """Besides a committed one that is active: the process starts while the bundle is proved elsewhere."""
-
-
-class Rival(Frozen):
-    """A challenger that is ready, as the runtime of its champion is told.
-
-    Attributes:
-        socket: Where its process answers.
-        pid: That process.
-        digest: Its bundle.
-        release: Its release.
-        mode: What it is asked.
-        share: Of the requests or of the keys.
-        cpu_share: Time of a processor that a shadow may take.
-        salt: Of the split.
-    """
-
-    socket: str
-    pid: int
-    digest: str
-    release: int
-    mode: Mode
-    share: float
-    cpu_share: float
-    salt: str
 
 
 @dataclass(frozen=True)

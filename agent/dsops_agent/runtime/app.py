@@ -1,7 +1,8 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
 Threads besides gRPC's own workers: ``control`` takes control connections, ``report`` ends intervals and sends records,
-each control connection has a reader and workers, and the main thread waits for the end.
+each control connection has a reader and workers, each challenger has ``duel-<model>``, and the main thread waits for
+the end.
 """
 
 import logging
@@ -20,6 +21,7 @@ from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
@@ -63,6 +65,7 @@ class RuntimeProcess:
             settings.interval_s,
             clock,
         )
+        self._duels = Duels(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock)
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
@@ -71,15 +74,17 @@ class RuntimeProcess:
             InvalidConfig: A socket path cannot be used.
             PortBusy: Another process listens on one.
         """
+        if self._settings.shadow:
+            leave_the_processor()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set)
+        requests = ControlRequests(self._models, self._end.set, self._duels)
         with ExitStack() as made:  # removes what this process made, and nothing that was there before
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
-            server = start_server(Dispatcher(self._models), inference)
+            server = start_server(Dispatcher(self._models, self._duels), inference)
             made.callback(inference.unlink, missing_ok=True)
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
@@ -100,6 +105,7 @@ class RuntimeProcess:
         report.start()
         self._wait(link)
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
+        self._duels.stop()
         self._reporter.stop()
         report.join(_GRACE_S / 2)
         self._reporter.finish()
@@ -116,5 +122,18 @@ class RuntimeProcess:
 
     def _make_watch(self, served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
         chance = random.SystemRandom().random
+        if self._settings.shadow:
+            put = _report_nothing
         sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
         return ModelWatch(served, sampler, put, self._clock, drift_enabled=self._settings.drift_enabled)
+
+
+def leave_the_processor() -> None:
+    """Run only when nobody else wants to: threads that start later do so too."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _report_nothing(_kind: Kind, _record: bytes, _urgent: bool) -> None:
+    """Let a record go: it is about answers that nobody got."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsops.errors import DsopsError, InvalidInput, NotFound
 from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.swap import Models, Serving
@@ -25,12 +26,18 @@ class Answered:
 
 
 class Dispatcher:
-    """Answers requests. Safe to call from several threads."""
+    """Answers requests. Safe to call from several threads.
 
-    def __init__(self, models: Models) -> None:
+    Args:
+        models: The active models.
+        duels: Their challengers.
+    """
+
+    def __init__(self, models: Models, duels: Duels | None = None) -> None:
         self._models = models
+        self._duels = duels
 
-    def infer(self, model: str, version: str, request_id: str, decode: Decode) -> Answered:
+    def infer(self, model: str, version: str, request_id: str, decode: Decode, key: str = "") -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
 
         Args:
@@ -38,6 +45,7 @@ class Dispatcher:
             version: The release that must be active; empty for any.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
+            key: Who or what asks, which decides between champion and challenger; without one the request's id does.
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
@@ -46,8 +54,14 @@ class Dispatcher:
         """
         serving = self.find(model, version)
         inputs = decode(serving.model)
+        if self._duels and not version:  # who names a release gets that one
+            told = self._duels.answer(serving.model, inputs, key or request_id, request_id)
+            if told:
+                return Answered(*told)
         answer = _answer(serving, inputs)
         _tell(serving, inputs, answer, request_id)
+        if self._duels:
+            self._duels.watch(serving.model, inputs, answer, request_id)
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:

@@ -53,6 +53,14 @@ def decode_inputs(request: pb.ModelInferRequest, served: ServedModel) -> dict[st
     return found
 
 
+def key_of(request: pb.ModelInferRequest) -> str:
+    """Return the parameter ``key`` of a request: who or what asks; empty when it has none."""
+    if "key" not in request.parameters:  # a look would make one
+        return ""
+    key = request.parameters["key"]
+    return key.string_param or (str(key.int64_param) if key.WhichOneof("parameter_choice") == "int64_param" else "")
+
+
 def _checked_shape(tensor: _InputTensor, form: InputForm, max_frames: int) -> tuple[int, ...]:
     if tensor.datatype not in form.datatypes:
         wanted = " or ".join(form.datatypes)
@@ -106,6 +114,7 @@ def encode_answer(request: pb.ModelInferRequest, served: ServedModel, answer: An
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.release), id=request.id)
     response.parameters["digest"].string_param = served.digest
     response.parameters["release"].int64_param = served.release
+    response.parameters["latency_us"].int64_param = round(sum(answer.latency_us))
     raw = bool(request.raw_input_contents)
     for output in wanted_outputs(request, served):
         _add(response, output, answer, raw=raw)

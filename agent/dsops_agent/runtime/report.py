@@ -53,7 +53,7 @@ class Reporter:
 
     def watch(self, served: ServedModel) -> ModelWatch:
         """Return the watch of a bundle that is about to be served."""
-        made = self._make_watch(served, self._put)
+        made = self._make_watch(served, self.put)
         with self._lock:
             self._watches.append(made)
         return made
@@ -110,7 +110,8 @@ class Reporter:
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 
-    def _put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+    def put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+        """Take a finished record; one that is urgent is sent at once."""
         self.buffer.add(kind, record)
         if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
             self._wake.set()

@@ -82,7 +82,9 @@ class InferenceService(open_inference_grpc_pb2_grpc.GRPCInferenceServiceServicer
             oip.wanted_outputs(request, served)  # a name that there is not must not cost an inference
             return oip.decode_inputs(request, served)
 
-        answered = self._dispatcher.infer(request.model_name, request.model_version, request.id, decode)
+        answered = self._dispatcher.infer(
+            request.model_name, request.model_version, request.id, decode, oip.key_of(request)
+        )
         return oip.encode_answer(request, answered.served, answered.answer)
 
     def _guarded(self, context: grpc.ServicerContext, work: Callable[[], Result]) -> Result:

@@ -19,6 +19,9 @@ class RuntimeSettings(Frozen):
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
         orphan_grace_s: How long to go on without a control process.
+        challenger_wait_s: How long a request that a challenger shall answer waits for it.
+        shadow: Whether it only answers copies of requests: it leaves the processor to everybody else, and reports
+            nothing, for nobody gets its answers.
     """
 
     socket: str = ""
@@ -28,6 +31,8 @@ class RuntimeSettings(Frozen):
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True
     orphan_grace_s: float = Field(default=30.0, gt=0)
+    challenger_wait_s: float = Field(default=0.25, gt=0)
+    shadow: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "RuntimeSettings":
