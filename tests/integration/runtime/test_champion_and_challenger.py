@@ -150,9 +150,7 @@ def total(comparisons: list[telemetry_pb2.ComparisonInterval], name: str) -> int
     return int(sum(getattr(one, name) for one in comparisons))
 
 
-def test_copies_go_to_a_shadow_and_its_answers_to_nobody(
-    device: Device, pair: tuple[MadeBundle, MadeBundle]
-) -> None:
+def test_copies_go_to_a_shadow_and_its_answers_to_nobody(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
     champion, challenger = pair
     device.begin(champion, challenger, Mode.SHADOW, 1.0)
     for _ in range(20):

@@ -13,6 +13,7 @@ from sealed_compass import SealedBundle, sealed
 from test_prove import Unwatched
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.clock import SystemClock
 from dsops.errors import BundleError, ContentSealed, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
@@ -124,7 +125,6 @@ import ctypes, resource, sys
 from pathlib import Path
 from dsops.bundle import Bundle
 from dsops.sealing import ContentKey
-from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import load_bundle
 is_dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 before = is_dumpable()
