@@ -79,7 +79,7 @@ def _relative(ours: Values, theirs: Values) -> tuple[float, ...]:
     left, right = _frames(ours), _frames(theirs)
     above = np.abs(left - right).sum(axis=1)
     below = (np.abs(left) + np.abs(right)).sum(axis=1)
-    return _shares(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+    return _shares(np.divide(above, below, out=np.zeros_like(above), where=below != 0))
 
 
 def _frames(values: Values) -> np.ndarray[Any, np.dtype[Any]]:

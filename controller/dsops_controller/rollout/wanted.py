@@ -14,7 +14,8 @@ RETAINED_BYTES = 256_000_000
 def wanted_files(connection: Connection) -> dict[str, int]:
     """Return the files whose chunks the broker should hold, digest to length in bytes.
 
-    A bundle is wanted while a rollout of it has not ended or any device's desired state names it; a delta while a
+    A bundle is wanted while a rollout of it has not ended, any device's desired state names it, or it is a challenger;
+    a delta while a
     rollout of the bundle that it makes has not ended: who comes back later asks for its chunks itself.
     """
     final = [state.value for state in Rollout if state.is_final]
@@ -26,6 +27,7 @@ def wanted_files(connection: Connection) -> dict[str, int]:
 def _bundles(connection: Connection, rolled: set[str]) -> dict[str, int]:
     slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars()
     desired = {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+    desired |= set(connection.execute(select(tables.challenger.c.bundle_sha256).distinct()).scalars())
     bundle = tables.bundle.c
     rows = connection.execute(select(bundle.sha256, bundle.length_bytes)).all()
     return {row.sha256: row.length_bytes for row in rows if row.sha256 in rolled | desired}
