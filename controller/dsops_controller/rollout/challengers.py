@@ -196,14 +196,14 @@ def _with_champions(connection: Connection, challenge: Challenge, bundle: Row[An
     without = [device for device, slot in champions.items() if slot is None]
     same = [device for device, slot in champions.items() if slot is not None and slot.sha256 == bundle.sha256]
     left = [device for device in devices if device not in {*without, *same}]
-    if (without and (challenge.cohort or not left)) or (not left and not same):
+    if same and (challenge.cohort or not left):
+        raise Conflict(f"{model} {challenge.release} is the champion of {same[0]} itself")
+    if without and (challenge.cohort or not left):
         raise Conflict(
             f"{without[0]} has no champion of {model}",
             why="a challenger is compared with what a rollout brought",
             hint=f"first: dsops rollout create {model}/RELEASE",
         )
-    if same and (challenge.cohort or not left):
-        raise Conflict(f"{model} {challenge.release} is the champion of {same[0]} itself")
     return left
 
 
