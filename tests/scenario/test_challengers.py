@@ -270,3 +270,28 @@ def test_a_killed_agent_goes_on_with_the_challenger(world: Any, bundle: Any, cra
         world.settle()
         world.steps(2, 2.0)
         world.check_end()
+
+
+def test_a_challenger_that_becomes_the_champion_stays_until_its_chunks_were_copied(
+    world: Any, bundle: Any, champion: Any, processes: SimProcesses
+) -> None:
+    two = bundle(2)
+    world.publish(two)
+    challenge(world, 2, champion, two)
+    world.settle()
+    world.direct(3, two)
+    seen = set()
+    for _ in range(100):
+        world.step(0.1)
+        install = world.state().install
+        if install in (Install.TRUSTED, Install.FETCHING):
+            seen.add(install)
+            assert bundles_on_disk(world, PLACE) == 1, "nothing is left to copy its chunks from"
+    assert Install.FETCHING in seen
+    state = world.settle()
+    world.steps(2, 2.0)
+    assert (state.active, state.previous) == (two.sha256, champion.sha256)
+    assert world.state().challenger is None
+    assert not (world.folder / "slots" / PLACE).exists()
+    assert world.runtime.serving == {"digits": two.sha256}
+    world.check_end()

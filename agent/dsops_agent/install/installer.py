@@ -177,7 +177,8 @@ class Installer:
         return None if self.clock_suspect() else self.clock.now()
 
     def _turned(self, model: str) -> None:
-        self._reconciler.look_at(model)
+        places = (model,) if is_challenger(model) else (model, challenger_place(model))
+        self._reconciler.look_at(*places)
 
     def _date(self) -> datetime | None:
         """Return trusted time; None when the host's clock is ahead of everything that is known."""

@@ -11,7 +11,7 @@ from dsops_agent.install.engine import Engine
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
 from dsops_agent.install.machine import SUPERSEDABLE, Event
-from dsops_agent.install.places import challenger_place, is_challenger
+from dsops_agent.install.places import challenger_place, is_challenger, model_of
 from dsops_agent.install.ports import RuntimeControl
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, problem_of
@@ -108,6 +108,8 @@ class Reconciler:
     def _ends_challenger(self, place: str) -> bool:
         """Give up what a challenger's place holds and nobody wants; true when the machine looks here again, later."""
         desired, row = self.journal.desired().get(place), self.installs.get(place)
+        if desired is None and self._moves_up(place):
+            return True
         is_wanted = desired is not None and row is not None and desired[1].sha256 == row.wanted.sha256
         if row and not is_wanted and row.state is Install.PROBATION:
             why = Cancelled(f"release {row.wanted.release} of {place} is not wanted any more", why="a newer directive")
@@ -119,6 +121,12 @@ class Reconciler:
         self.challengers.tidy(place)
         self.engine.board.publish()
         return False
+
+    def _moves_up(self, place: str) -> bool:
+        """Return whether the champion's install wants the bundle of a challenger that is stored: it is copied, then."""
+        row = self.installs.get(model_of(place))
+        is_under_way = row is not None and row.state in SUPERSEDABLE
+        return is_under_way and row is not None and self.slots.holding(place, row.wanted.sha256) is not None
 
     def _open_again(self, model: str, wanted: DesiredSlot) -> None:
         """Serve an active sealed bundle that could not be opened until this key came."""

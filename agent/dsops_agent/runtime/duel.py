@@ -32,17 +32,20 @@ MAX_WAITING_BYTES = 8 << 20
 SHADOW_TIMEOUT_S = 5.0
 REST_S = 1.0
 """How long a challenger that gave no answer is not asked for one that a caller waits for."""
+AFTER_S = 0.01
+"""How long after its answer a copy waits at least: until then the champion's answer is on its way out."""
 _LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A request that the champion answered."""
+    """A request that the champion answered; ``due_s`` is when the challenger may be asked."""
 
     served: ServedModel
     inputs: Mapping[str, Array]
     answer: Answer
     request_id: str
+    due_s: float
 
     @property
     def size_bytes(self) -> int:
@@ -90,10 +93,11 @@ class Duel:
 
     # On the request path.
 
-    def watch(self, copy: Copy) -> None:
+    def watch(self, served: ServedModel, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
         """Take note of an answered request; of a share of them a copy is kept for the challenger. Never waits."""
         if self.rival.mode is not Mode.SHADOW or self._chance() >= self.rival.share:
             return
+        copy = Copy(served, inputs, answer, request_id, self._clock.monotonic_s() + AFTER_S)
         size = copy.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
@@ -143,6 +147,7 @@ class Duel:
         self._stopped.set()
 
     def _compare(self, copy: Copy) -> None:
+        self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
         with self._lock:
             self._waiting_bytes -= copy.size_bytes
         if not self._may_spend():

@@ -9,7 +9,7 @@ from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.duel import Copy, Duel
+from dsops_agent.runtime.duel import Duel
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
@@ -51,7 +51,7 @@ class Duels:
         """Take note of a request that a champion answered. Never waits."""
         pair = self._duels.get(served.name)
         if pair:
-            pair[0].watch(Copy(served, inputs, answer, request_id))
+            pair[0].watch(served, inputs, answer, request_id)
 
     def answer(
         self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str
