@@ -107,7 +107,7 @@ class Challengers:
             bundle = find_bundle(connection, challenge.plan())
             check_room(connection, bundle, self._retained_bytes)
             devices = _with_champions(connection, challenge, bundle)
-            deployment = ids.new_deployment_id()
+            deployment = _deployment(connection, challenge.model, bundle.sha256)
             for device in devices:
                 desired.check_key(connection, device, bundle.sha256)
                 values = {"bundle_sha256": bundle.sha256, "deployment": deployment, "mode": challenge.mode.value}
@@ -205,6 +205,15 @@ def _with_champions(connection: Connection, challenge: Challenge, bundle: Row[An
             hint=f"first: dsops rollout create {model}/RELEASE",
         )
     return left
+
+
+def _deployment(connection: Connection, model: str, sha256: str) -> str:
+    """Return the id of the deployment: that of a challenger that is there already, so that its keys stay its own."""
+    c = tables.challenger.c
+    query = (
+        select(c.deployment).where((c.model == model) & (c.bundle_sha256 == sha256)).order_by(c.created_ms, c.device)
+    )
+    return str(connection.execute(query.limit(1)).scalar() or ids.new_deployment_id())
 
 
 def _challenged(connection: Connection, model: str, cohort: tuple[str, ...]) -> list[str]:

@@ -108,6 +108,20 @@ def test_another_one_takes_its_place(fleet: Fleet) -> None:
     assert [one and (one.bundle.sha256, one.mode) for one in told] == [(THREE, Mode.SPLIT), (TWO, Mode.SHADOW)]
 
 
+def test_a_larger_share_of_the_same_bundle_keeps_the_keys_that_it_has(fleet: Fleet) -> None:
+    fleet.challengers.set(WANTED, "operator")
+    before = fleet.challenger("cam-1")
+    fleet.challengers.set(WANTED.model_copy(update={"share": 0.9, "mode": Mode.SPLIT}), "operator")
+    after = fleet.challenger("cam-1")
+    assert before is not None
+    assert after is not None
+    assert (after.bundle, after.share) == (before.bundle, 0.9), "the device would install it again, and draw anew"
+    fleet.challengers.set(WANTED.model_copy(update={"release": 3}), "operator")
+    other = fleet.challenger("cam-1")
+    assert other is not None
+    assert other.bundle.deployment != before.bundle.deployment
+
+
 @pytest.mark.parametrize(
     ("update", "error", "text"),
     [

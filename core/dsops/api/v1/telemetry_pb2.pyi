@@ -379,7 +379,9 @@ Global___HostInterval: _TypeAlias = HostInterval  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart."""
+    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart,
+    challenger_committed, challenger_refused, challenger_rolled_back, challenger_restart.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
