@@ -24,12 +24,15 @@ END_S = 8.0
 SOCKET = "inference.sock"
 
 
-def challenger_folder(run_folder: Path, model: str) -> Path:
-    """Return the run folder of the process of a model's challenger; one whose sockets have room for their names."""
-    folder = run_folder / f"challenger-{model}"
+def challenger_folder(run_folder: Path, model: str, mode: Mode) -> Path:
+    """Return the run folder of the process of a model's challenger; its sockets have room for their names.
+
+    Each mode has its own: a process that outlived the agent must not be taken over for another mode.
+    """
+    folder = run_folder / f"{mode.value}-{model}"
     if len(str(folder / SOCKET).encode()) <= SOCKET_PATH_BYTES:
         return folder
-    return run_folder / f"c-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    return run_folder / f"{mode.value}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,12 @@ class ChallengerProcesses:
             process.thread.join(timeout_s)
 
     def _begin(self, model: str, mode: Mode) -> _Process:
-        folder = challenger_folder(self._run_folder, model)
+        folder = challenger_folder(self._run_folder, model, mode)
         supervisor = self._make(self._launch(folder, mode), lambda is_first: self._started(model, not is_first))
         before = self._ending.pop(model, None)
 
         def run() -> None:
-            if before is not None:  # it has the sockets
+            if before is not None:  # two would have twice the memory
                 before.join(END_S)
             supervisor.run()
 

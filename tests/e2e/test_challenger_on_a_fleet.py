@@ -79,7 +79,7 @@ def test_a_challenger_is_set_compared_killed_split_and_promoted(fleet: Fleet) ->
     assert found["challenger_p50_us"] > 0
     assert found["confidence"] == pytest.approx(found["challenger_confidence"], abs=1e-3)
 
-    pid = int((fleet.inference_socket(CANARY).parent / "challenger-digits" / "runtime.pid").read_text())
+    pid = int((fleet.inference_socket(CANARY).parent / "shadow-digits" / "runtime.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     before = compared(fleet)
     wait_for("it is compared again", lambda: compared(fleet) > before + 20, 120)

@@ -20,7 +20,7 @@ from dsops.messages import Problem
 from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
 from dsops_agent.install.budget import Today
-from dsops_agent.install.places import challenger_place, model_of
+from dsops_agent.install.places import desired_places, model_of
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +278,7 @@ class Journal:
             self.set(_DIRECTIVE, digest)
             self.set(_LIMITS, directive.transfer.model_dump_json())
             self._write("DELETE FROM desired", ())
-            for place, slot in _places(directive).items():
+            for place, slot in desired_places(directive).items():
                 row = (place, directive.seq, slot.model_dump_json())
                 self._write("INSERT INTO desired VALUES (?, ?, ?)", row)
                 if slot.content_key is not None:
@@ -454,11 +454,6 @@ class Journal:
     def told(self, number: int) -> None:
         """Forget an event that the sink has."""
         self._write("DELETE FROM outbox WHERE id = ?", (number,))
-
-
-def _places(directive: Directive) -> dict[str, DesiredSlot]:
-    rivals = {challenger_place(model): challenger.bundle for model, challenger in directive.challengers.items()}
-    return {**directive.slots, **rivals}
 
 
 def _install(row: tuple[Cell, ...]) -> InstallRow:

@@ -4,6 +4,8 @@ A place is the key of an install, of its slots and of their folder. That of a mo
 challenger has a mark behind the name which no model's name can have.
 """
 
+from dsops.directive import DesiredSlot, Directive
+
 _MARK = "@challenger"
 
 
@@ -20,3 +22,9 @@ def model_of(place: str) -> str:
 def is_challenger(place: str) -> bool:
     """Return whether a place is a challenger's."""
     return place.endswith(_MARK)
+
+
+def desired_places(directive: Directive) -> dict[str, DesiredSlot]:
+    """Return what a directive wants in each place that it names."""
+    rivals = {challenger_place(model): challenger.bundle for model, challenger in directive.challengers.items()}
+    return {**directive.slots, **rivals}

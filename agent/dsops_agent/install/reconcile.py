@@ -11,7 +11,7 @@ from dsops_agent.install.engine import Engine
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
 from dsops_agent.install.machine import SUPERSEDABLE, Event
-from dsops_agent.install.places import challenger_place, is_challenger, model_of
+from dsops_agent.install.places import desired_places, is_challenger, model_of
 from dsops_agent.install.ports import RuntimeControl
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, problem_of
@@ -50,16 +50,16 @@ class Reconciler:
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
-        named = (*directive.slots, *map(challenger_place, directive.challengers))
-        self._left |= dict.fromkeys(named, self.clock.monotonic_s())  # however early the disk fails
+        wanted = desired_places(directive)
+        self._left |= dict.fromkeys(wanted, self.clock.monotonic_s())  # however early the disk fails
         self.challengers.accepted()
         if directive.pardoned:
             self.pardoned()
         try:
             self.look_at_all()
         finally:
-            for model, wanted in directive.slots.items():
-                self._open_again(model, wanted)
+            for place, slot in wanted.items():
+                self._open_again(place, slot)
 
     def pardoned(self) -> None:
         """Act on bundles that left the quarantine."""
