@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from fleet_stage import DEVICES, Fleet, plan, wait_for
-from test_kills_during_a_rollout import finish, status
+from test_kills_during_a_rollout import finish, kill_agent, status
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
@@ -83,6 +83,10 @@ def test_a_challenger_is_set_compared_killed_split_and_promoted(fleet: Fleet) ->
     os.kill(pid, signal.SIGKILL)
     before = compared(fleet)
     wait_for("it is compared again", lambda: compared(fleet) > before + 20, 120)
+    kill_agent(fleet, CANARY)
+    fleet.run_agent(CANARY)
+    before = compared(fleet)
+    wait_for("a new agent goes on with it", lambda: compared(fleet) > before + 20, 120)
     assert set(program.releases) == {1}, "the champion noticed"
 
     fleet.commands.run("challenger", "set", "digits/2", "--device", CANARY, "--split", "50", online=True)
