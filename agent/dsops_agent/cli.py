@@ -13,6 +13,7 @@ import dsops
 from dsops.clock import SystemClock
 from dsops.errors import AwaitedFailure, DsopsError, MissingExtra
 from dsops.exits import Exit, describe, exit_code
+from dsops.messages import ChallengerState
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
 from dsops_agent.status import Status, is_running, read_status
@@ -232,10 +233,18 @@ def _model_rows(status: Status) -> Iterable[tuple[str, ...]]:
             yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
+        if model.challenger:
+            yield "", _challenger_row(model.challenger)
     for one in status.quarantine:
         yield "quarantined", f"{one.model} {one.digest[:12]}: {one.problem.code}: {one.problem.message}"
     if status.scrubbed is not None:
         yield "stored bundles", f"read again {status.scrubbed.isoformat(timespec='seconds')}"
+
+
+def _challenger_row(challenger: ChallengerState) -> str:
+    active = f"release {challenger.release} is compared" if challenger.active else "nothing is compared"
+    problem = f"; {challenger.problem.code}: {challenger.problem.message}" if challenger.problem else ""
+    return f"challenger: {active}; newest install: {challenger.install.value} {challenger.progress:.0%}{problem}"
 
 
 def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:

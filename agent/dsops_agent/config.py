@@ -232,6 +232,9 @@ class Inference(Section):
         description="percent of one core that inference may use, drift and samples included; requests beyond it wait a "
         "moment, or are refused; 0: no limit",
     )
+    challenger_wait_s: float = Field(
+        default=0.25, gt=0, le=60, description="longest wait for a challenger's answer; then the champion answers"
+    )
 
     def uids(self) -> tuple[int, ...]:
         """Return the users who may ask."""

@@ -8,12 +8,24 @@ import json
 import logging
 from pathlib import Path
 
+from dsops.directive import Mode
 from dsops_agent.config import Config
 from dsops_agent.runtime_process import Launch, Starting, is_found, start
 
+CHALLENGER_SOCKET = "inference.sock"
 logger = logging.getLogger(__name__)
 
-_AS_IT_IS = {"grpc", "rest", "queue", "threads", "cpus", "nice", "max_temperature_c", "cpu_percent"}
+_AS_IT_IS = {
+    "grpc",
+    "rest",
+    "queue",
+    "threads",
+    "cpus",
+    "nice",
+    "max_temperature_c",
+    "cpu_percent",
+    "challenger_wait_s",
+}
 
 
 def launch(config: Config) -> Launch:
@@ -29,6 +41,22 @@ def launch(config: Config) -> Launch:
         "drift_enabled": config.drift.enabled,
     }
     return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
+
+
+def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
+    """Return how the process of a challenger is started.
+
+    Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it.
+    """
+    settings = json.loads(launch(config).settings_json)
+    own = {
+        "socket": str(folder / CHALLENGER_SOCKET),
+        "grpc": "",
+        "rest": "",
+        "drift_enabled": False,
+        "shadow": mode is Mode.SHADOW,
+    }
+    return Launch(folder, json.dumps(settings | own), config.install.hang_s, "challenger_restart")
 
 
 class EarlyStart:

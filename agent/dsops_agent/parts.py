@@ -18,6 +18,7 @@ from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
+from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
@@ -32,10 +33,11 @@ from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Death, DeviceFacts, InstallConfig
 from dsops_agent.install.probation import Rules
 from dsops_agent.install.slots import Slots
-from dsops_agent.launching import EarlyStart, launch
+from dsops_agent.launching import EarlyStart, launch, launch_challenger
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.room import HostRoom
+from dsops_agent.runtime_process import Launch
 from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
@@ -142,6 +144,12 @@ class Parts:
             Told(self._runtime_started, self._runtime_died),
         )
         self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
+        self._challengers = ChallengerProcesses(
+            self.config.run_folder,
+            self._challenger_supervisor,
+            partial(launch_challenger, self.config),
+            lambda model, has_ended: self._installer.challenger_started(model, has_ended=has_ended),
+        )
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
@@ -181,6 +189,11 @@ class Parts:
             encode=encode_samples,
             backoff=self._upload_backoff(),
         )
+
+    def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        prover = Prover(self.config.inference.threads)  # never asked: candidates are proved for the champions' one
+        told = Told(started, lambda _death: None)  # how often it ended is counted by whom the start is told
+        return RuntimeSupervisor(how, prover, self._spool, self._events, self.clock, told)
 
     def _upload_backoff(self) -> Backoff:
         return Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
@@ -231,6 +244,7 @@ class Parts:
 
     def _make_installer(self) -> Installer:
         state = self.config.state
+        runtimes = Runtimes(self._supervisor, self._challengers)
         return Installer(
             config=install_config(self.config),
             device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
@@ -238,7 +252,8 @@ class Parts:
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
             chunks=self._sources.chain,
-            runtime=self._supervisor,
+            runtime=runtimes,
+            challengers=runtimes,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             room=HostRoom(state),
             events=self._events,
@@ -362,7 +377,9 @@ class Parts:
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
+        self._challengers.leave()
         threads.join(5.5, "runtime", "prover", "mqtt")
+        self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")

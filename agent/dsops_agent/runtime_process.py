@@ -38,11 +38,13 @@ class Launch:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
+        restart_event: Kind of the event that tells of its end.
     """
 
     run_folder: Path
     settings_json: str
     hang_s: float = 20.0
+    restart_event: str = "runtime_restart"
 
     @property
     def control_socket(self) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
 from dsops_agent.operators import Accelerated, OperatorQuery
 from dsops_agent.proof import Prover
+from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime.flight import InFlight, read_crashed, read_flight
@@ -160,7 +161,8 @@ class RuntimeSupervisor:
             return
         death = self._explain(process, stuck)
         self._told.died(death)
-        self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid}: {death.why}")
+        message = f"process {process.pid}: {death.why}"
+        self._events.event(self._launch.restart_event, code=RuntimeCrashed.code, message=message)
         raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
 
     def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
@@ -268,6 +270,15 @@ class RuntimeSupervisor:
         models = self._ask("status", SILENT_S).get("models")
         entry = models.get(model) if isinstance(models, dict) else None
         return Figures.parse(entry.get("health")) if isinstance(entry, dict) else None
+
+    def compare(self, rivals: Mapping[str, Rival]) -> None:
+        """Have these challengers compared with their champions, and no other.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        told = {model: rival.model_dump(mode="json") for model, rival in rivals.items()}
+        self._ask("compare", SILENT_S, rivals=told)
 
     def is_serving(self, model: str, digest: str) -> bool:
         """Return whether the model answers from that bundle; False when the process is gone."""

@@ -153,7 +153,7 @@ DIRECTIVES = (
     Mutant(
         "newer metadata on their way",
         INTAKE,
-        "return bool(self._missing.get(model))",
+        "return bool(self._missing.get(model_of(model)))",
         "return False",
         (WITHHELD, f"{_ATTACKS}::test_a_release_is_not_given_up_while_newer_metadata_are_on_their_way"),
     ),

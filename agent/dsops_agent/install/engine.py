@@ -22,6 +22,7 @@ from dsops_agent.install.intake import Intake
 from dsops_agent.install.journal import InstallRow, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
 from dsops_agent.install.maintenance import Phase
+from dsops_agent.install.places import model_of
 from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.scrub import Damage
 from dsops_agent.install.steps import FORGIVEN, Outcome, Steps, Wait, after, problem_of, proved
@@ -166,9 +167,9 @@ class Engine:
         else:
             self._resume(row)
 
-    def revive(self, *, runtime_only: bool = False) -> None:
-        """Serve what is active and go on with what a restart interrupted."""
-        for model in sorted({*self._slots.models(), *self.installs.rows}):
+    def revive(self, *, runtime_only: bool = False, only: Callable[[str], bool] = lambda _place: True) -> None:
+        """Serve what is active and go on with what a restart interrupted; in ``only`` the places that it is true of."""
+        for model in filter(only, sorted({*self._slots.models(), *self.installs.rows})):
             row = self.installs.get(model)
             if row is None or row.state.is_final or row.state in SUPERSEDABLE:
                 self.serve(model)
@@ -183,7 +184,7 @@ class Engine:
         problem = self.steps.serve(model)
         if problem:
             kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
-            self.board.tell_of(Tidings(kind, model, 0, "", problem.code, problem.message))
+            self.board.tell_of(Tidings(kind, model_of(model), 0, "", problem.code, problem.message))
 
     def slot_damaged(self, damage: Damage) -> None:
         """Give a stored bundle up that is damaged; a model whose active one it is falls back to the one before."""
@@ -197,7 +198,7 @@ class Engine:
             what = f"the stored release {damage.file.release} of {damage.model} is damaged"
             problem = problem_of(DigestMismatch(what, why=damage.why))
             release, digest = damage.file.release, damage.file.digest
-            told = Tidings("slot_damaged", damage.model, release, digest, problem.code, problem.message)
+            told = Tidings("slot_damaged", model_of(damage.model), release, digest, problem.code, problem.message)
             self.board.tell_of(told)
         self.board.publish()
         self.turned(damage.model)

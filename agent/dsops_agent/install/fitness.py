@@ -13,6 +13,7 @@ from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
+from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import InstallConfig, Memory, Room, RuntimeControl
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.install.steps import Outcome, Wait, problem_of
@@ -99,7 +100,7 @@ class Fitness:
         facts = preflight.Facts(
             support=support,
             delegates=frozenset(support.delegates),
-            contract=None if row.wanted.changes_contract else self._contract(row.model),
+            contract=None if row.wanted.changes_contract else self._contract(model_of(row.model)),
             memory=memory,
             disk_bytes=self.room.disk_bytes(),
             reserve_bytes=self.config.free_bytes,

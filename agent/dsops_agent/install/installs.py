@@ -64,6 +64,12 @@ class Installs:
         self.doubts.pop(row.model, None)
         self.waiting.pop(row.model, None)
 
+    def forget(self, model: str) -> None:
+        """Forget an install that has ended."""
+        self.journal.forget_install(model)
+        self.rows.pop(model, None)
+        self.due.pop(model, None)
+
     def save(self, row: InstallRow) -> None:
         """Keep a row that changed within its state."""
         self.journal.put_install(row)

@@ -51,7 +51,14 @@ class Connected:
 
 @dataclass(frozen=True)
 class RuntimeRestarted:
-    """The inference process is a new one, which serves nothing yet."""
+    """The inference process is a new one, which serves nothing yet.
+
+    ``challenger`` names the model of whose challenger's process that is true; empty for that of the champions.
+    ``has_ended`` tells whether one before it ended by itself.
+    """
+
+    challenger: str = ""
+    has_ended: bool = True
 
 
 @dataclass(frozen=True, eq=False)

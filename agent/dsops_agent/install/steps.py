@@ -32,6 +32,7 @@ from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
+from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.probation import LOOK_S, GoBack, Watch, judge
 from dsops_agent.install.proving import Proof
@@ -128,14 +129,14 @@ class Steps:
         if active and active.digest == row.wanted.sha256:
             return Outcome(Event.ALREADY_ACTIVE)
         try:
-            return Outcome(Event.APPROVED, approved=self._approve(row.model, row.wanted))
+            return Outcome(Event.APPROVED, approved=self._approve(model_of(row.model), row.wanted))
         except IncompatibleBundle as error:
             return Outcome(Event.REFUSED, problem_of(error))
         except UntrustedBundle as error:
             if waited:
                 return Outcome(Event.REFUSED, problem_of(error))
             logger.info("%s waits for newer trust metadata: %s", row.model, error)
-            return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None, problem_of(error))
+            return Wait(self.config.trust_wait_s if self.trust.knows(model_of(row.model)) else None, problem_of(error))
 
     def _approve(self, model: str, wanted: DesiredSlot) -> Approved:
         policy = self.trust.policy(model)

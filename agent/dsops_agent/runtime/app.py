@@ -1,8 +1,8 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
 Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
-records, ``observe`` shows the watches what was answered, each control connection has a reader and workers, and the main
-thread waits for the end.
+records, ``observe`` shows the watches and duels what was answered, each control connection has a reader and workers,
+each challenger has ``duel-<model>``, and the main thread waits for the end.
 """
 
 import logging
@@ -23,6 +23,7 @@ from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
@@ -77,6 +78,8 @@ class RuntimeProcess:
             settings.interval_s,
             clock,
         )
+        self._duels = Duels(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock)
+        self._observers.listen(self._duels.watch)
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
@@ -90,17 +93,21 @@ class RuntimeProcess:
         """
         if problem := place(self._settings.cpus, self._settings.nice):
             self._reporter.event("placement_refused", problem)
+        if self._settings.shadow:
+            leave_the_processor()
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set, self._brake.state)
+        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state)
         with ExitStack() as made:  # removes what this process made, and nothing that was there before
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
             access = Access(self._settings.allow)
-            dispatcher = Dispatcher(self._models, self._observers, self._settings.queue, hold=self._brake.hold)
+            dispatcher = Dispatcher(
+                self._models, self._observers, self._duels, self._settings.queue, hold=self._brake.hold
+            )
             regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
@@ -133,6 +140,7 @@ class RuntimeProcess:
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
         self._observers.stop()
         observe.join(_GRACE_S / 2)
+        self._duels.stop()
         self._reporter.stop()
         report.join(_GRACE_S / 2)
         self._reporter.finish()
@@ -153,5 +161,18 @@ class RuntimeProcess:
 
     def _make_watch(self, served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
         chance = random.SystemRandom().random
+        if self._settings.shadow:
+            put = _report_nothing
         sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
         return ModelWatch(served, sampler, put, self._clock, drift_enabled=self._settings.drift_enabled)
+
+
+def leave_the_processor() -> None:
+    """Run only when nobody else wants to: threads that start later do so too."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _report_nothing(_kind: Kind, _record: bytes, _urgent: bool) -> None:
+    """Let a record go: it is about answers that nobody got."""

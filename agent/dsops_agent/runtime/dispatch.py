@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation, Observers
@@ -34,7 +35,8 @@ class Dispatcher:
 
     Args:
         models: The active models.
-        observers: Are told of every answered request.
+        observers: Are told of every request that a champion answered.
+        duels: The models' challengers.
         queue: Requests of one model that may wait while one is answered.
         capacity: Requests of all models that may be under way.
         hold: Keeps a request waiting while inference is held back, or raises Throttled.
@@ -44,16 +46,27 @@ class Dispatcher:
         self,
         models: Models,
         observers: Observers,
+        duels: Duels | None = None,
         queue: int = QUEUE,
         capacity: int = CAPACITY,
         hold: Callable[[], None] = lambda: None,
     ) -> None:
         self._models = models
         self._observers = observers
+        self._duels = duels
         self._hold = hold
         self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
-    def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
+    def infer(
+        self,
+        model: str,
+        version: str,
+        request_id: str,
+        decode: Decode,
+        *,
+        key: str = "",
+        caller: Caller = PATIENT,
+    ) -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
 
         Args:
@@ -61,6 +74,7 @@ class Dispatcher:
             version: The release that must be active; empty for any.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
+            key: Who or what asks, which decides between champion and challenger; without one the request's id does.
             caller: Who waits for it, and for how long.
 
         Raises:
@@ -77,6 +91,10 @@ class Dispatcher:
         self._hold()
         with self.admission.place(serving.model.name) as place:
             inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
+            if self._duels and not version:  # who names a release gets that one
+                told = self._duels.answer(serving.model, inputs, key or request_id, request_id)
+                if told:
+                    return Answered(*told)
             with place.turn(caller):
                 answer = _answer(serving, inputs)
         _count(serving, answer)

@@ -31,6 +31,10 @@ EXTENSIONS = ("model_repository(index)", "system_shared_memory", "binary_tensor_
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 FORM = "form"
 """Parameter of a request or of one input: ``real``, ``stored`` or ``raw``, where type and shape do not tell."""
+KEY = "key"
+"""Parameter of a request: who or what asks."""
+LATENCY = "latency_us"
+"""Parameter of an answer: microseconds in the interpreter, all frames together."""
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _OutputTensor: TypeAlias = pb.ModelInferRequest.InferRequestedOutputTensor
 _TYPED = {
@@ -84,6 +88,14 @@ def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tu
     return wanted_outputs([_asked(output) for output in request.outputs], served)
 
 
+def key_of(request: pb.ModelInferRequest) -> str:
+    """Return the parameter ``key`` of a request: who or what asks; empty when it has none."""
+    if KEY not in request.parameters:  # a look would make one
+        return ""
+    key = request.parameters[KEY]
+    return key.string_param or (str(key.int64_param) if key.WhichOneof("parameter_choice") == "int64_param" else "")
+
+
 def encode_answer(
     request: pb.ModelInferRequest, served: ServedModel, answer: Answer, memory: Memory = NOTHING_SHARED
 ) -> pb.ModelInferResponse:
@@ -96,6 +108,7 @@ def encode_answer(
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.release), id=request.id)
     response.parameters["digest"].string_param = served.digest
     response.parameters["release"].int64_param = served.release
+    response.parameters[LATENCY].int64_param = round(sum(answer.latency_us))
     is_typed = any(tensor.HasField("contents") for tensor in request.inputs) and not request.raw_input_contents
     for output, span in asked_outputs(request, served):
         if span is not None:

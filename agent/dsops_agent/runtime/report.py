@@ -59,7 +59,7 @@ class Reporter:
 
     def watch(self, served: ServedModel) -> ModelWatch:
         """Return the watch of a bundle that is about to be served."""
-        made = self._make_watch(served, self._put)
+        made = self._make_watch(served, self.put)
         with self._lock:
             self._watches.append(made)
         return made
@@ -67,7 +67,7 @@ class Reporter:
     def event(self, kind: str, message: str) -> None:
         """Report something that is of no model."""
         event = telemetry_pb2.Event(time_us=micros(self._clock.now()), kind=kind, message=message)
-        self._put(Kind.TELEMETRY, telemetry_pb2.TelemetryRecord(event=event).SerializeToString(), True)
+        self.put(Kind.TELEMETRY, telemetry_pb2.TelemetryRecord(event=event).SerializeToString(), True)
 
     def run(self) -> None:
         """Report until :meth:`stop`; the body of a thread."""
@@ -123,7 +123,8 @@ class Reporter:
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 
-    def _put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+    def put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+        """Take a finished record; one that is urgent is sent at once."""
         self.buffer.add(kind, record)
         if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
             self._wake.set()

@@ -31,6 +31,9 @@ class RuntimeSettings(Frozen):
         max_temperature_c: Above it inference is held back; 0 for no limit.
         cpu_percent: Share of one core that the process may use; 0 for no limit.
         orphan_grace_s: How long to go on without a control process.
+        challenger_wait_s: How long a request that a challenger shall answer waits for it.
+        shadow: Whether it only answers copies of requests: it leaves the processor to everybody else, and reports
+            nothing, for nobody gets its answers.
     """
 
     socket: str = ""
@@ -49,6 +52,8 @@ class RuntimeSettings(Frozen):
     max_temperature_c: float = Field(default=0.0, ge=0)
     cpu_percent: float = Field(default=0.0, ge=0)
     orphan_grace_s: float = Field(default=30.0, gt=0)
+    challenger_wait_s: float = Field(default=0.25, gt=0)
+    shadow: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "RuntimeSettings":
