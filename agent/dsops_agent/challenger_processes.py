@@ -10,7 +10,7 @@ from pathlib import Path
 from dsops.directive import Mode
 from dsops.errors import RuntimeCrashed
 from dsops.sealing import ContentKey
-from dsops_agent.config import SOCKET_PATH_BYTES
+from dsops_agent.config_values import SOCKET_PATH_BYTES
 from dsops_agent.install.challengers import Endpoint
 from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import ProveLimits, Support

@@ -519,7 +519,7 @@ SHARED_MEMORY = (
     ),
     Mutant(
         "addresses for inference that other machines reach",
-        "agent/dsops_agent/config.py",
+        "agent/dsops_agent/config_values.py",
         "    if not is_loopback:\n",
         "    if False:\n",
         ("tests/unit/agent/test_agent_config.py::test_a_mistake_names_the_file_and_the_key",),

@@ -24,7 +24,7 @@ from dsops_agent.runtime.swap import Serving
 logger = logging.getLogger(__name__)
 
 MAX_FRAMES = 4096
-MAX_BYTES = 8 << 20
+MAX_BYTES = 4 << 20
 SLICE_FRAMES = 16
 SLICE_BYTES = 256 << 10
 GATHER_S = 0.02

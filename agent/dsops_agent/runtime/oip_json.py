@@ -16,7 +16,7 @@ from dsops.errors import InvalidInput
 from dsops.manifest import first_problem
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.oip import FORM, OFFSET, PLATFORM, REGION, SIZE
+from dsops_agent.runtime.oip import FORM, KEY, OFFSET, PLATFORM, REGION, SIZE
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import MAX_OUTPUTS, Asked, Given, Memory, packed, values_of, wanted_outputs
 
@@ -58,6 +58,7 @@ class Request:
 
     Attributes:
         id: What the caller calls it.
+        key: The parameter ``key``, who or what asks; empty when there is none.
         timeout_us: The parameter ``timeout``, unchecked; 0 for none.
         given: Its inputs.
         asked: The outputs that it names.
@@ -66,6 +67,7 @@ class Request:
     """
 
     id: str
+    key: str
     timeout_us: object
     given: tuple[Given, ...]
     asked: tuple[Asked, ...]
@@ -96,6 +98,7 @@ def read_request(body: bytes, json_size: int | None) -> Request:
         raise InvalidInput("the body goes on after the last input", why=f"by {len(tail)} bytes")
     return Request(
         id=told.id,
+        key=_key(told.parameters),
         timeout_us=told.parameters.get("timeout", 0),
         given=tuple(given),
         asked=tuple(_asked(output) for output in told.outputs),
@@ -110,6 +113,11 @@ def _said(parameters: Parameters) -> str:
     if not isinstance(said, str):
         raise InvalidInput(f"the parameter {FORM} is a text", why=f"got {type(said).__name__}")
     return said
+
+
+def _key(parameters: Parameters) -> str:
+    key = parameters.get(KEY, "")
+    return str(key) if isinstance(key, str | int) and not isinstance(key, bool) else ""
 
 
 def write_answer(request: Request, served: ServedModel, answer: Answer, memory: Memory) -> tuple[bytes, int | None]:

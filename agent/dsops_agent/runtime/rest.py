@@ -178,6 +178,7 @@ class RestService:
             call.names.get("version", ""),
             request.id,
             decode,
+            key=request.key,
             caller=call.caller(request.timeout_us),
         )
         return Reply(*oip_json.write_answer(request, answered.served, answered.answer, self._regions))

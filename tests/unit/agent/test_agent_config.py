@@ -10,7 +10,8 @@ from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
 from dsops_agent.app import Agent
 from dsops_agent.conditions import SystemConditions, require_program
-from dsops_agent.config import Config, DelegateSection, known_keys, load
+from dsops_agent.config import Config, known_keys, load
+from dsops_agent.config_inference import DelegateSection
 from dsops_agent.parts import gate, launch
 from dsops_agent.runtime.settings import RuntimeSettings
 

@@ -21,6 +21,7 @@ from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime.flight import FlightRecorder, forget_flight, read_crashed, read_flight
 from dsops_agent.runtime.health import SPAN_S
+from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.swap import Models
 
 DIES = """
@@ -53,7 +54,7 @@ class Service:
         self.models = Models(1, lambda _: Witness(), clock=self.clock)
         self.name = bundle.manifest.model
         self.models.activate(self.name, bundle.path, bundle.digest, bundle.manifest.release)
-        self.dispatcher = Dispatcher(self.models)
+        self.dispatcher = Dispatcher(self.models, Observers())
 
     def ask(self, **inputs: np.ndarray) -> None:
         self.dispatcher.infer(self.name, "", "", lambda _: inputs)
