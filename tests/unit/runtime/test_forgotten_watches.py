@@ -11,6 +11,7 @@ from dsops.bundle import Bundle
 from dsops.clock import SystemClock
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.swap import Serving
@@ -27,7 +28,7 @@ def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Pa
     serving: list[Serving] = []
     reporter = Reporter(make_watch, lambda: serving, lambda: None, lambda patience_s: None, 10.0, SystemClock())
     quick = weakref.ref(reporter.watch(served))  # never served when an interval ends
-    stays = Serving(served, reporter.watch(served))
+    stays = Serving(served, reporter.watch(served), Health(served, SystemClock()))
     serving.append(stays)
     reporter.end_intervals()
     assert quick() is not None  # it might be about to be served

@@ -12,8 +12,10 @@ from runtime_watches import Witness
 from typing_extensions import override
 
 from dsops.bundle import Bundle
+from dsops.clock import SystemClock
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import SLICE_FRAMES, Observation, Observers
 from dsops_agent.runtime.swap import Serving
@@ -33,7 +35,7 @@ class Bench:
     def __init__(self, served: ServedModel, *, is_broken: bool = False, **limits: int) -> None:
         self.served = served
         self.witness = Witness(is_broken=is_broken)
-        self.serving = Serving(served, self.witness)
+        self.serving = Serving(served, self.witness, Health(served, SystemClock()))
         self.observers = Observers(**limits)
 
     def observation(self, count: int = 1, request_id: str = "", serving: Serving | None = None) -> Observation:
@@ -58,7 +60,7 @@ def test_everything_that_is_offered_is_seen_in_order(served: ServedModel) -> Non
 
 def test_the_two_bundles_of_a_swap_see_their_own_requests_only(served: ServedModel) -> None:
     bench, other = Bench(served), Witness()
-    after = Serving(served, other)
+    after = Serving(served, other, Health(served, SystemClock()))
     for number in range(6):
         bench.observers.offer(bench.observation(1, str(number), after if number % 2 else None))
     bench.finish()
@@ -141,7 +143,7 @@ class Mute(Witness):
 
 def test_an_offer_never_raises(served: ServedModel) -> None:
     bench = Bench(served, max_frames=1)
-    mute = Serving(served, Mute())
+    mute = Serving(served, Mute(), Health(served, SystemClock()))
     assert bench.observers.offer(bench.observation(1, serving=mute))
     assert not bench.observers.offer(bench.observation(1, serving=mute))
 
