@@ -1,9 +1,11 @@
 """The agent's configuration: one TOML file, read once at start, frozen, every key with its meaning."""
 
 import difflib
+import pwd
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -74,6 +76,37 @@ def _address(text: str) -> str:
     return text
 
 
+def _loopback(text: str) -> str:
+    if not text:
+        return text
+    host = _address(text).rpartition(":")[0]
+    try:
+        is_loopback = ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError("only programs on this device may ask: it is no loopback address as 127.0.0.1:8000")
+    return text
+
+
+def _loopback_or_socket(text: str, info: ValidationInfo) -> str:
+    return str(_against_file(Path(text), info)) if "/" in text else _loopback(text)
+
+
+def _uid(user: str) -> int:
+    return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+
+
+def _user(text: str) -> str:
+    try:
+        uid = _uid(text)
+    except KeyError as error:
+        raise ValueError(f"there is no user {text} on this device") from error
+    if not 0 <= uid < 0xFFFFFFFF:
+        raise ValueError(f"{text} is no number of a user")
+    return text
+
+
 def _base_url(text: str) -> str:
     try:
         url = urlsplit(text)
@@ -99,6 +132,8 @@ def _one_or_more(value: object) -> object:
 
 FilePath = Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(_against_file)]
 Address = Annotated[str, AfterValidator(_address)]
+Loopback = Annotated[str, AfterValidator(_loopback)]
+LoopbackOrSocket = Annotated[str, AfterValidator(_loopback_or_socket)]
 BaseUrls = Annotated[
     tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more), AfterValidator(_each_once)
 ]
@@ -134,7 +169,25 @@ class Inference(Section):
     """How programs on this device ask for inference."""
 
     socket: Path = Field(default=Path(), description="Unix socket of the Open Inference Protocol; empty: in `run`")
+    grpc: Loopback = Field(
+        default="", description="loopback address, for example 127.0.0.1:8001, that answers gRPC too; empty: none"
+    )
+    rest: LoopbackOrSocket = Field(
+        default="",
+        description="loopback address, for example 127.0.0.1:8000, or path of a Unix socket, that answers REST; "
+        "empty: none",
+    )
+    allow: tuple[Annotated[str, AfterValidator(_user)], ...] = Field(
+        default=(),
+        max_length=32,
+        description='users who may ask, by name or number, for example ["camera", "1001"]; empty: the agent\'s group',
+    )
+    queue: int = Field(default=16, ge=0, le=256, description="requests of one model that may wait; more are refused")
     threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+
+    def uids(self) -> tuple[int, ...]:
+        """Return the users who may ask."""
+        return tuple(map(_uid, self.allow))
 
 
 class Install(Section):

@@ -61,6 +61,10 @@ def launch(config: Config) -> Launch:
     """Return how the inference process is started."""
     settings = {
         "socket": str(config.inference_socket),
+        "grpc": config.inference.grpc,
+        "rest": config.inference.rest,
+        "allow": config.inference.uids(),
+        "queue": config.inference.queue,
         "threads": config.inference.threads,
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),

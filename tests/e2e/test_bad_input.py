@@ -21,7 +21,7 @@ from fleet_stage import DEVICES, Fleet, plan, wait_for
 from dsops.errors import RuntimeCrashed
 from dsops_controller.demo import digits
 from dsops_controller.demo.processes import Child
-from dsops_controller.demo.programs import Inference
+from dsops_controller.demo.programs import Classifier
 from dsops_controller.demo.stage import MODEL
 from dsops_controller.server.init import Ports, init_server
 
@@ -76,7 +76,7 @@ def status(fleet: Fleet, device: str) -> dict[str, Any]:
 
 
 def release_that_answers(fleet: Fleet, device: str) -> str:
-    inference = Inference(fleet.inference_socket(device), MODEL)
+    inference = Classifier(fleet.inference_socket(device), MODEL)
     try:
         return inference.classify(digits.splits(7).test.x[0], "bad-input").release
     except RuntimeCrashed:

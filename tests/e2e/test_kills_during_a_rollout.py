@@ -12,7 +12,7 @@ from fleet_stage import DEVICES, Fleet, plan, wait_for
 
 from dsops.errors import RuntimeCrashed
 from dsops_controller.demo import digits
-from dsops_controller.demo.programs import Inference, Program
+from dsops_controller.demo.programs import Classifier, Program
 from dsops_controller.demo.stage import MODEL
 
 PADDING_BYTES = 6_000_000
@@ -65,7 +65,7 @@ def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -
     assert finish(fleet, first)["state"] == "succeeded"
 
     frames = digits.splits(7).test
-    program = Program(canary, Inference(fleet.inference_socket(canary), MODEL), frames, rate_hz=20, seed=1)
+    program = Program(canary, Classifier(fleet.inference_socket(canary), MODEL), frames, rate_hz=20, seed=1)
     program.start()
     fleet.publish(2, PADDING_BYTES)
     second = fleet.client.create_rollout(plan(2))["id"]
@@ -87,7 +87,7 @@ def test_a_rollout_survives_the_death_of_every_part(fleet: Fleet, built: Path) -
     assert ended["state"] == "succeeded", ended
 
     for device in DEVICES:
-        inference = Inference(fleet.inference_socket(device), MODEL)
+        inference = Classifier(fleet.inference_socket(device), MODEL)
         wait_for("the device answers", lambda inference=inference: answers(inference, frames.x[0]) == "2")
         inference.close()
 
@@ -110,7 +110,7 @@ def test_a_runtime_killed_on_probation_does_not_condemn_the_release(fleet: Fleet
     assert status(fleet, canary)["runtime_pid"] != killed
 
 
-def answers(inference: Inference, frame: digits.Images) -> str:
+def answers(inference: Classifier, frame: digits.Images) -> str:
     try:
         return inference.classify(frame, "after").release
     except RuntimeCrashed:

@@ -11,7 +11,7 @@ from test_kills_during_a_rollout import answers, finish, runtime_of, status
 from dsops.bundle import Bundle
 from dsops.sealing import content_key
 from dsops_controller.demo import digits
-from dsops_controller.demo.programs import Inference
+from dsops_controller.demo.programs import Classifier
 from dsops_controller.demo.stage import MODEL
 
 CANARY = DEVICES[0]
@@ -27,7 +27,7 @@ def publish_sealed(fleet: Fleet, release: int, keyfile: Path) -> Path:
 
 
 def answers_from(fleet: Fleet, device: str, release: int) -> None:
-    inference = Inference(fleet.inference_socket(device), MODEL)
+    inference = Classifier(fleet.inference_socket(device), MODEL)
     frame = digits.splits(7).test.x[0]
     wait_for(f"{device} answers from release {release}", lambda: answers(inference, frame) == str(release))
     inference.close()

@@ -1,7 +1,7 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
-Threads besides gRPC's own workers: ``control`` takes control connections, ``report`` ends intervals and sends records,
-each control connection has a reader and workers, and the main thread waits for the end.
+Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
+records, each control connection has a reader and workers, and the main thread waits for the end.
 """
 
 import logging
@@ -25,9 +25,12 @@ from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
+from dsops_agent.runtime.rest import RestService
+from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
-from dsops_agent.runtime.sockets import listen
+from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.watch import ModelWatch
 
@@ -79,8 +82,14 @@ class RuntimeProcess:
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
-            server = start_server(Dispatcher(self._models), inference)
+            access = Access(self._settings.allow)
+            dispatcher, regions = Dispatcher(self._models, self._settings.queue), Regions(access.permits)
+            server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
+            if self._settings.rest:
+                rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
+                made.callback(rest.stop, _GRACE_S)
+                rest.start()
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
             self._serve(server, link)

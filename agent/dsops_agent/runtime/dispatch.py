@@ -4,13 +4,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dsops.errors import DsopsError, InvalidInput, NotFound
+from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
+from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
+
+QUEUE = 16
+CAPACITY = 56
 
 Decode = Callable[[ServedModel], Mapping[str, Array]]
 """Returns the inputs of a request for the model that answers it, or raises InvalidInput; a transport's part."""
@@ -25,12 +29,19 @@ class Answered:
 
 
 class Dispatcher:
-    """Answers requests. Safe to call from several threads."""
+    """Answers requests. Safe to call from several threads.
 
-    def __init__(self, models: Models) -> None:
+    Args:
+        models: The active models.
+        queue: Requests of one model that may wait while one is answered.
+        capacity: Requests of all models that may be under way.
+    """
+
+    def __init__(self, models: Models, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
         self._models = models
+        self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
-    def infer(self, model: str, version: str, request_id: str, decode: Decode) -> Answered:
+    def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
 
         Args:
@@ -38,15 +49,22 @@ class Dispatcher:
             version: The release that must be active; empty for any.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
+            caller: Who waits for it, and for how long.
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
+            QueueFull: Too many requests of the model are under way.
+            TimedOut: The caller's deadline passed before the request was run.
+            Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails.
         """
         serving = self.find(model, version)
-        inputs = decode(serving.model)
-        answer = _answer(serving, inputs)
+        with self.admission.place(serving.model.name) as place:
+            inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
+            with place.turn(caller):
+                answer = _answer(serving, inputs)
         _tell(serving, inputs, answer, request_id)
         return Answered(serving.model, answer)
 
@@ -55,8 +73,14 @@ class Dispatcher:
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
         """
-        serving = self._models.get(model)
+        try:
+            serving = self._models.get(model)
+        except NotFound as error:
+            if self._models.names():
+                raise
+            raise NotServing("no model is active on this device") from error
         release = serving.model.release
         if version and version != str(release):
             raise NotFound(f"release {version[:32]} of model {model} is not active", why=f"{release} is")
@@ -65,6 +89,10 @@ class Dispatcher:
     def names(self) -> list[str]:
         """Return the names of the active models, sorted."""
         return self._models.names()
+
+    def models(self) -> list[ServedModel]:
+        """Return what is served, by name."""
+        return [serving.model for serving in self._models.all()]
 
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:

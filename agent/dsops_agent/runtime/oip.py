@@ -1,24 +1,36 @@
-"""The Open Inference Protocol, version 2: its messages to arrays and back. Pure.
+"""The Open Inference Protocol, version 2, as gRPC messages: requests to tensors, answers to responses.
 
-Input and output tensors travel raw (``raw_input_contents``: little-endian, row by row; BYTES as length and bytes) or
-typed (``contents``); an answer uses the form of its request.
+Input tensors travel raw (``raw_input_contents``), typed (``contents``) or in shared memory, as clients of Triton use
+it; outputs go into shared memory where a request wants them there. Otherwise an answer is typed when its request is,
+and raw when not.
 """
 
-import math
-import struct
-from collections.abc import Iterable
-from typing import Any, TypeAlias
-
-import numpy as np
+import time
+from typing import TypeAlias
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.errors import InvalidInput
 from dsops_agent.runtime.answer import Answer, Output
-from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
+from dsops_agent.runtime.engine import ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.shared_memory import Span
+from dsops_agent.runtime.tensors import (
+    NOTHING_SHARED,
+    Asked,
+    Given,
+    Memory,
+    arrays_of,
+    packed,
+    values_of,
+    wanted_outputs,
+)
 
 PLATFORM = "tflite"
+EXTENSIONS = ("model_repository(index)", "system_shared_memory", "binary_tensor_data", "schedule_policy(timeout)")
+"""What is answered beside the protocol; the names are Triton's where it has one."""
+REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
+_OutputTensor: TypeAlias = pb.ModelInferRequest.InferRequestedOutputTensor
 _TYPED = {
     "FP32": "fp32_contents",
     "BOOL": "bool_contents",
@@ -31,102 +43,93 @@ _TYPED = {
 }
 
 
-def decode_inputs(request: pb.ModelInferRequest, served: ServedModel) -> dict[str, Array]:
-    """Return the inputs of a request by name, each [n, ...], in the type that was sent.
+def decode_inputs(
+    request: pb.ModelInferRequest, served: ServedModel, memory: Memory = NOTHING_SHARED
+) -> dict[str, Array]:
+    """Return the inputs of a request by name.
 
     Raises:
-        InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
-            model's; the text says which it has.
+        InvalidInput: See :func:`dsops_agent.runtime.tensors.arrays_of`.
+        NotFound: An input is in shared memory that is not registered.
     """
-    forms, raw = served.forms, request.raw_input_contents
-    if len(request.inputs) != len(forms):
+    if len(request.inputs) != len(served.forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in request.inputs])
-    if raw and len(raw) != len(forms):
-        raise InvalidInput(f"a request with {len(forms)} inputs has as many raw contents", why=f"got {len(raw)}")
-    found: dict[str, Array] = {}
-    for position, tensor in enumerate(request.inputs):
-        form = forms.get(tensor.name)
-        if form is None or tensor.name in found:
-            raise wrong_names(served.manifest, [one.name for one in request.inputs])
-        shape = _checked_shape(tensor, form, served.max_frames)
-        found[form.name] = _raw_array(tensor, shape, raw[position]) if raw else _typed_values(tensor, shape)
-    return found
+    raw = list(request.raw_input_contents)
+    given = []
+    outside = 0
+    for tensor in request.inputs:
+        span = _span(tensor)
+        if span is None and raw:
+            if outside == len(raw):
+                raise _raw_count(request, len(raw))
+            given.append(_given(tensor, raw[outside]))
+            outside += 1
+        elif span is None:
+            given.append(_given(tensor, _typed(tensor)))
+        else:
+            given.append(_given(tensor, span))
+    if outside != len(raw):
+        raise _raw_count(request, len(raw))
+    return arrays_of(given, served, memory)
 
 
-def _checked_shape(tensor: _InputTensor, form: InputForm, max_frames: int) -> tuple[int, ...]:
-    if tensor.datatype not in form.datatypes:
-        wanted = " or ".join(form.datatypes)
-        raise InvalidInput(f"input {form.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
-    shape = tuple(tensor.shape)
-    if shape[1:] != form.shape or not shape or not 1 <= shape[0] <= max_frames:
-        raise InvalidInput(
-            f"input {form.name!r} has shape {form}, n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
-        )
-    return shape
+def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tuple[Output, Span | None]]:
+    """Return the outputs that a request wants, and where in shared memory.
+
+    Raises:
+        InvalidInput: There is no such output, or it shall be answered in a form that there is not.
+    """
+    return wanted_outputs([_asked(output) for output in request.outputs], served)
 
 
-def _raw_array(tensor: _InputTensor, shape: tuple[int, ...], raw: bytes) -> Array:
-    dtype = DTYPES[tensor.datatype]
-    size_bytes = math.prod(shape) * dtype.itemsize
-    if len(raw) != size_bytes:
-        raise InvalidInput(
-            f"input {tensor.name!r} of shape {list(shape)} has {size_bytes} bytes", why=f"got {len(raw)}"
-        )
-    if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
-        return np.frombuffer(raw, np.uint8).reshape(shape).astype(np.bool_)
-    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
-
-
-def _typed_values(tensor: _InputTensor, shape: tuple[int, ...]) -> Array:
-    if tensor.datatype not in _TYPED:
-        raise InvalidInput(f"{tensor.datatype} values travel in raw_input_contents")
-    count = math.prod(shape)
-    values = getattr(tensor.contents, _TYPED[tensor.datatype])
-    if len(values) != count:
-        raise InvalidInput(f"input {tensor.name!r} of shape {list(shape)} has {count} values", why=f"got {len(values)}")
-    return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(shape)
-
-
-def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
-    if dtype.kind not in "iu":
-        return np.array(values, dtype)
-    wide = np.array(values, np.int64)
-    limits = np.iinfo(dtype)
-    if wide.min() < limits.min or wide.max() > limits.max:
-        raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
-    return wide.astype(dtype)
-
-
-def encode_answer(request: pb.ModelInferRequest, served: ServedModel, answer: Answer) -> pb.ModelInferResponse:
+def encode_answer(
+    request: pb.ModelInferRequest, served: ServedModel, answer: Answer, memory: Memory = NOTHING_SHARED
+) -> pb.ModelInferResponse:
     """Return the response to a request: the outputs that it asked for, or all.
 
     Raises:
-        InvalidInput: It asks for an output that there is not.
+        InvalidInput: It asks for an output that there is not, or that does not go where it shall.
+        NotFound: An output shall go into shared memory that is not registered.
     """
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.release), id=request.id)
     response.parameters["digest"].string_param = served.digest
     response.parameters["release"].int64_param = served.release
-    raw = bool(request.raw_input_contents)
-    for output in wanted_outputs(request, served):
-        _add(response, output, answer, raw=raw)
+    is_typed = any(tensor.HasField("contents") for tensor in request.inputs) and not request.raw_input_contents
+    for output, span in asked_outputs(request, served):
+        if span is not None:
+            _place(response, output, answer, span, memory)
+        elif is_typed:
+            _add_typed(response, output, answer)
+        else:
+            _add_raw(response, output, answer)
     return response
 
 
-def wanted_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[Output]:
-    """Return the outputs that a request wants.
+def patience_s(request: pb.ModelInferRequest, remaining_s: float | None) -> float:
+    """Return until when, as time.monotonic() tells it, a caller waits.
+
+    Args:
+        request: Its parameter ``timeout``, in microseconds, is the caller's limit for waiting, as with Triton.
+        remaining_s: How much of the call's own deadline is left; None when it has none.
 
     Raises:
-        InvalidInput: There is no such output.
+        InvalidInput: The timeout is no number of microseconds.
     """
-    offered = served.offered
-    if not request.outputs:
-        return [output for output in offered.values() if output.by_default]
-    for wanted in request.outputs:
-        if wanted.name not in offered:
-            raise InvalidInput(
-                f"model {served.name} has the outputs {', '.join(offered)}", why=f"got {wanted.name[:64]!r}"
-            )
-    return [offered[wanted.name] for wanted in request.outputs]
+    limits_s = [] if remaining_s is None else [remaining_s]
+    if "timeout" in request.parameters:
+        limits_s.append(timeout_s(request.parameters["timeout"].int64_param))
+    return time.monotonic() + min(limits_s) if limits_s else float("inf")
+
+
+def timeout_s(timeout_us: object) -> float:
+    """Return a request's parameter ``timeout`` in seconds; 0 is no limit.
+
+    Raises:
+        InvalidInput: It is no number of microseconds.
+    """
+    if not isinstance(timeout_us, int) or isinstance(timeout_us, bool) or timeout_us < 0:
+        raise InvalidInput("the parameter timeout is a number of microseconds", why=f"got {str(timeout_us)[:32]}")
+    return timeout_us / 1e6 if timeout_us else float("inf")
 
 
 def describe(served: ServedModel) -> pb.ModelMetadataResponse:
@@ -139,18 +142,59 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     return response
 
 
-def _add(response: pb.ModelInferResponse, output: Output, answer: Answer, *, raw: bool) -> None:
-    values = output.take(answer)
-    shape = [len(values), *output.shape]
+def _raw_count(request: pb.ModelInferRequest, found: int) -> InvalidInput:
+    outside = sum(_span(tensor) is None for tensor in request.inputs)
+    return InvalidInput(
+        f"a request with {outside} inputs outside shared memory has as many raw contents", why=f"got {found}"
+    )
+
+
+def _given(tensor: _InputTensor, values: bytes | list[object] | Span) -> Given:
+    return Given(tensor.name, tensor.datatype, tuple(tensor.shape), values)
+
+
+def _typed(tensor: _InputTensor) -> list[object]:
+    if tensor.datatype not in _TYPED:
+        raise InvalidInput(f"{tensor.datatype[:16]} values travel in raw_input_contents")
+    return list(getattr(tensor.contents, _TYPED[tensor.datatype]))
+
+
+def _asked(output: _OutputTensor) -> Asked:
+    if "classification" in output.parameters:
+        raise InvalidInput("the classification extension is not offered", hint="ask for the outputs label and scores")
+    return Asked(output.name, _span(output))
+
+
+def _span(tensor: _InputTensor | _OutputTensor) -> Span | None:
+    parameters = tensor.parameters
+    if not parameters or REGION not in parameters:  # reading an absent key of a map would make it
+        return None
+    if SIZE not in parameters:
+        raise InvalidInput(f"{tensor.name[:64]!r} is in shared memory, and its parameter {SIZE} is missing")
+    offset = parameters[OFFSET].int64_param if OFFSET in parameters else 0
+    return Span(parameters[REGION].string_param, parameters[SIZE].int64_param, offset)
+
+
+def _place(response: pb.ModelInferResponse, output: Output, answer: Answer, span: Span, memory: Memory) -> None:
+    values, shape = values_of(output, answer)
+    data = packed(values, output.datatype)
+    memory.get(span.region).write(span, data)
     tensor = response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
-    if raw:
-        response.raw_output_contents.append(_packed(values, output.datatype))
-    else:
-        plain = values if isinstance(values, list) else values.ravel().tolist()
-        getattr(tensor.contents, _TYPED[output.datatype]).extend(plain)
+    tensor.parameters[REGION].string_param = span.region
+    tensor.parameters[SIZE].int64_param = len(data)
+    if span.offset:
+        tensor.parameters[OFFSET].int64_param = span.offset
+    response.raw_output_contents.append(b"")  # clients count on an entry an output
 
 
-def _packed(values: Array | list[bytes], datatype: str) -> bytes:
-    if isinstance(values, list):
-        return b"".join(struct.pack("<I", len(text)) + text for text in values)
-    return values.astype(DTYPES[datatype].newbyteorder("<"), copy=False).tobytes()
+def _add_raw(response: pb.ModelInferResponse, output: Output, answer: Answer) -> None:
+    values, shape = values_of(output, answer)
+    response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
+    response.raw_output_contents.append(packed(values, output.datatype))
+
+
+def _add_typed(response: pb.ModelInferResponse, output: Output, answer: Answer) -> None:
+    values, shape = values_of(output, answer)
+    tensor = response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
+    plain = values if isinstance(values, list) else values.ravel().tolist()
+    getattr(tensor.contents, _TYPED[output.datatype]).extend(plain)

@@ -1,5 +1,7 @@
 """Settings of the data process, as the control process hands them over."""
 
+from typing import Annotated
+
 from pydantic import Field, ValidationError
 
 from dsops import strictjson
@@ -14,6 +16,10 @@ class RuntimeSettings(Frozen):
     Attributes:
         socket: Path of the inference socket; empty is ``inference.sock`` in the run folder.
         control_socket: Path of the control socket; empty is ``control.sock`` in the run folder.
+        grpc: Loopback address, host:port, where gRPC is answered as well; empty for none.
+        rest: Loopback address, or path of a Unix socket, where REST is answered; empty for none.
+        allow: Users who may use the sockets; empty is the group of the process.
+        queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept.
@@ -23,6 +29,10 @@ class RuntimeSettings(Frozen):
 
     socket: str = ""
     control_socket: str = ""
+    grpc: str = ""
+    rest: str = ""
+    allow: tuple[Annotated[int, Field(ge=0, lt=0xFFFFFFFF)], ...] = Field(default=(), max_length=32)
+    queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
     interval_s: float = Field(default=10.0, gt=0)
     samples: SamplerSettings = SamplerSettings()

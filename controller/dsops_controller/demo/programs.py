@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import numpy as np
 
-from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
-from dsops.errors import RuntimeCrashed
+from dsops.client import Inference
+from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_controller.demo.digits import Images, Labelled
 
 Camera = Callable[[Images], Images]
@@ -42,13 +40,11 @@ class Answer:
     release: str
 
 
-class Inference:
-    """The local inference API of one device (Open Inference Protocol v2 over gRPC on a Unix socket)."""
+class Classifier:
+    """A model of one device that names what it sees."""
 
     def __init__(self, socket: Path, model: str) -> None:
-        self._channel = grpc.insecure_channel(f"unix:{socket.absolute()}")
-        self._stub = rpc.GRPCInferenceServiceStub(self._channel)
-        self._model = model
+        self._inference = Inference(socket, model, timeout_s=CALL_S)
 
     def classify(self, frame: Images, request_id: str) -> Answer:
         """Classify one frame float32 [8, 8, 1].
@@ -56,15 +52,11 @@ class Inference:
         Raises:
             RuntimeCrashed: The device did not answer.
         """
-        tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=[1, *frame.shape])
-        request = pb.ModelInferRequest(
-            model_name=self._model, id=request_id, inputs=[tensor], raw_input_contents=[frame.tobytes()]
-        )
         try:
-            response = self._stub.ModelInfer(request, timeout=CALL_S)
-        except grpc.RpcError as error:
+            answer = self._inference.infer(image=frame[None], request_id=request_id)
+        except DsopsError as error:
             raise RuntimeCrashed("a device did not answer", why=str(error)) from error
-        return Answer(_label(response), response.model_version)
+        return Answer(str(answer["label"][0]), str(answer.release))
 
     def accuracy(self, data: Labelled) -> float:
         """Return the share of frames whose label the device names right."""
@@ -73,13 +65,13 @@ class Inference:
 
     def close(self) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._inference.close()
 
 
 class Program(threading.Thread):
     """Sends one frame after another, in a random order, until it is stopped; never gives up on a failure."""
 
-    def __init__(self, device: str, inference: Inference, frames: Labelled, *, rate_hz: float, seed: int) -> None:
+    def __init__(self, device: str, inference: Classifier, frames: Labelled, *, rate_hz: float, seed: int) -> None:
         super().__init__(name=f"program-{device}", daemon=True)
         self.device = device
         self.tally = Tally()
@@ -134,11 +126,3 @@ class Program(threading.Thread):
 
 def _as_it_is(frames: Images) -> Images:
     return frames
-
-
-def _label(response: pb.ModelInferResponse) -> str:
-    names = [output.name for output in response.outputs]
-    place = names.index("label")
-    if response.raw_output_contents:
-        return response.raw_output_contents[place][4:].decode()  # BYTES elements carry a u32 length
-    return response.outputs[place].contents.bytes_contents[0].decode()

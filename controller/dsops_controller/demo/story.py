@@ -21,7 +21,7 @@ from dsops_controller.demo.delivery import Counter, Mark
 from dsops_controller.demo.digits import Images, Labelled
 from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
-from dsops_controller.demo.programs import Inference, Program
+from dsops_controller.demo.programs import Classifier, Program
 from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import FLEET, MODEL, Stage
 from dsops_controller.demo.thief import Thief
@@ -142,7 +142,7 @@ class Story:
     def ask(self) -> None:
         """Have a program on each device classify held-back digits; show what reached the store."""
         for number, device in enumerate(self.devices):
-            inference = Inference(self.stage.inference_socket(device), MODEL)
+            inference = Classifier(self.stage.inference_socket(device), MODEL)
             program = Program(device, inference, self.data.held_out, rate_hz=RATE_HZ, seed=self.seed * 1000 + number)
             self.programs[device] = program
             program.start()
@@ -452,7 +452,7 @@ class Story:
         return Labelled(digits.bad_camera(data.x, self.seed + 1), data.y)
 
     def _bad_accuracy(self) -> float:
-        inference = Inference(self.stage.inference_socket(self.bad_device), MODEL)
+        inference = Classifier(self.stage.inference_socket(self.bad_device), MODEL)
         try:
             return inference.accuracy(self.bad_evaluation)
         finally:

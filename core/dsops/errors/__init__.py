@@ -38,12 +38,15 @@ from dsops.errors.device import (
     DeviceError,
     NoMemory,
     NoSpace,
+    NotServing,
     PortBusy,
+    QueueFull,
     RuntimeCrashed,
     RuntimeMissing,
     StateDamaged,
 )
 from dsops.errors.request import (
+    Abandoned,
     AwaitedFailure,
     Cancelled,
     Conflict,
@@ -116,6 +119,7 @@ from dsops.errors.trust import (
 )
 
 __all__ = [
+    "Abandoned",
     "AccuracyGateFailed",
     "AlreadyRunning",
     "AwaitedFailure",
@@ -165,6 +169,7 @@ __all__ = [
     "NoMemory",
     "NoSpace",
     "NotFound",
+    "NotServing",
     "OldMetadata",
     "OperatorMissing",
     "OutsideRing",
@@ -172,6 +177,7 @@ __all__ = [
     "OverSize",
     "Overloaded",
     "PortBusy",
+    "QueueFull",
     "Refusal",
     "ReplayedDirective",
     "ReplayedReport",

@@ -44,6 +44,20 @@ class RuntimeCrashed(DeviceError):
     default_hint = "see the agent's log; the model may be damaged or too large for this device"
 
 
+class NotServing(DeviceError):
+    """No model is active on the device yet."""
+
+    code = "device.not_serving"
+    default_hint = "ask again when the agent has activated a model"
+
+
+class QueueFull(DeviceError):
+    """More requests wait than the device takes."""
+
+    code = "device.queue_full"
+    default_hint = "ask again in a moment, ask less often, or send several frames in a request"
+
+
 class StateDamaged(DeviceError):
     """State on disk cannot be read."""
 

@@ -81,3 +81,10 @@ class Interrupted(RequestError):
     """The user interrupted the command."""
 
     code = "request.interrupted"
+
+
+class Abandoned(RequestError):
+    """The caller went away before its request was run."""
+
+    code = "request.abandoned"
+    default_hint = "nothing to do"

@@ -1,5 +1,6 @@
 """agent.toml: what is accepted, what each mistake says, and what `config show` prints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from dsops.errors import InvalidConfig
 from dsops_agent.app import Agent
 from dsops_agent.conditions import SystemConditions, require_program
 from dsops_agent.config import Config, known_keys, load
-from dsops_agent.parts import gate
+from dsops_agent.parts import gate, launch
+from dsops_agent.runtime.settings import RuntimeSettings
 
 GOOD = """
 device = "cam-1"
@@ -51,9 +53,26 @@ def test_web_servers_are_one_url_or_several(tmp_path: Path) -> None:
     assert "https://a, http://b:8080/c" in [setting.value for setting in two.settings()]
 
 
+def test_who_may_ask_for_inference_and_how(tmp_path: Path) -> None:
+    text = '[inference]\ngrpc = "127.0.0.1:8001"\nrest = "[::1]:8000"\nallow = ["root", "1001"]\nqueue = 0\n'
+    config = load(write(tmp_path, GOOD + text)).config
+    assert config.inference.uids() == (0, 1001)
+    told = json.loads(launch(config).settings_json)
+    assert told["allow"] == [0, 1001]
+    assert RuntimeSettings.parse(launch(config).settings_json).queue == 0
+    assert load(write(tmp_path, GOOD + '[inference]\nrest = "/run/r.sock"\n')).config.inference.rest == "/run/r.sock"
+    relative = load(write(tmp_path, GOOD + '[inference]\nrest = "./r.sock"\n')).config
+    assert relative.inference.rest == str(tmp_path / "r.sock")
+
+
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
+        (GOOD + '[inference]\nrest = "0.0.0.0:8000"\n', "inference.rest", "loopback"),
+        (GOOD + '[inference]\ngrpc = "localhost:8000"\n', "inference.grpc", "loopback"),
+        (GOOD + '[inference]\ngrpc = "127.0.0.1"\n', "inference.grpc", "host:port"),
+        (GOOD + '[inference]\nallow = ["nobody-here"]\n', "inference.allow.0", "no user nobody-here"),
+        (GOOD + '[inference]\nallow = ["4294967295"]\n', "inference.allow.0", "no number of a user"),
         (GOOD + "[mqtt]\nkeep_alive_s = 3\n", "mqtt.keep_alive_s", "mqtt.keepalive_s"),
         (GOOD + "colour = 1\n", "trust.colour", "trust"),
         (GOOD.replace('device = "cam-1"', ""), "device", "name of this device"),

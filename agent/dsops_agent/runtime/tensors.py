@@ -1,0 +1,176 @@
+"""Tensors of requests and answers, whatever they came by: checked against the model, to arrays and back. Pure.
+
+A tensor's values are raw bytes (little-endian, row by row; BYTES as length and bytes), plain numbers, or a part of
+shared memory with such bytes.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from dsops.errors import InvalidInput, NotFound
+from dsops_agent.runtime.answer import Answer, Output, Values
+from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
+from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.shared_memory import Region, Span
+
+MAX_OUTPUTS = 64
+"""Outputs that one request may name; a model has fewer."""
+Raw: TypeAlias = bytes | memoryview
+
+
+class Memory(Protocol):
+    """Where parts of shared memory are found."""
+
+    def get(self, name: str) -> Region:
+        """Return a region, or raise NotFound."""
+        ...
+
+
+class _NothingShared:
+    def get(self, name: str) -> Region:
+        raise NotFound(f"no shared memory {name[:64]!r} is registered")
+
+
+NOTHING_SHARED: Memory = _NothingShared()
+"""For requests without shared memory."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input of a request.
+
+    Attributes:
+        name: Its name.
+        datatype: Its Open Inference Protocol type.
+        shape: Its shape, batch axis included.
+        values: Raw bytes, plain values, or where in shared memory the bytes are.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Raw | Sequence[Any] | Span
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An output that a request names, and where in shared memory it shall go, if there."""
+
+    name: str
+    span: Span | None = None
+
+
+def arrays_of(given: Sequence[Given], served: ServedModel, memory: Memory) -> dict[str, Array]:
+    """Return the inputs of a request by name, each [n, ...], in the type that was sent.
+
+    Raises:
+        InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
+            model's; the text says which it has.
+        NotFound: An input is in shared memory that is not registered.
+    """
+    forms = served.forms
+    if len(given) != len(forms):
+        raise wrong_names(served.manifest, [tensor.name for tensor in given])
+    found: dict[str, Array] = {}
+    for tensor in given:
+        form = forms.get(tensor.name)
+        if form is None or tensor.name in found:
+            raise wrong_names(served.manifest, [one.name for one in given])
+        _check_form(tensor, form, served.max_frames)
+        found[tensor.name] = _array(tensor, memory)
+    return found
+
+
+def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
+    """Return the outputs that a request wants: those that it names, or else the model's default ones.
+
+    Raises:
+        InvalidInput: There is no such output.
+    """
+    offered = served.offered
+    if not asked:
+        return [(output, None) for output in offered.values() if output.by_default]
+    if len(asked) > MAX_OUTPUTS:
+        raise InvalidInput(f"a request names at most {MAX_OUTPUTS} outputs", why=f"got {len(asked)}")
+    for one in asked:
+        if one.name not in offered:
+            raise InvalidInput(
+                f"model {served.name} has the outputs {', '.join(offered)}", why=f"got {one.name[:64]!r}"
+            )
+    return [(offered[one.name], one.span) for one in asked]
+
+
+def packed(values: Values, datatype: str) -> bytes:
+    """Return an output's raw bytes."""
+    if isinstance(values, list):
+        return b"".join(struct.pack("<I", len(text)) + text for text in values)
+    return values.astype(DTYPES[datatype].newbyteorder("<"), copy=False).tobytes()
+
+
+def values_of(output: Output, answer: Answer) -> tuple[Values, list[int]]:
+    """Return an output's values and shape."""
+    values = output.take(answer)
+    return values, [len(values), *output.shape]
+
+
+def _check_form(tensor: Given, form: InputForm, max_frames: int) -> None:
+    if tensor.datatype not in form.datatypes:
+        wanted = " or ".join(form.datatypes)
+        raise InvalidInput(f"input {form.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
+    shape = tensor.shape
+    if shape[1:] != form.shape or not shape or not 1 <= shape[0] <= max_frames:
+        raise InvalidInput(
+            f"input {form.name!r} has shape {form}, n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
+        )
+
+
+def _array(tensor: Given, memory: Memory) -> Array:
+    if isinstance(tensor.values, Span):
+        _check_length(tensor, tensor.values.size)  # before a byte is read
+        return _raw_array(tensor, memory.get(tensor.values.region).read(tensor.values).data)
+    if isinstance(tensor.values, bytes | memoryview):
+        _check_length(tensor, len(tensor.values))
+        return _raw_array(tensor, tensor.values)
+    return _plain_array(tensor, tensor.values)
+
+
+def _check_length(tensor: Given, found: int) -> None:
+    size_bytes = math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+    if found != size_bytes:
+        raise InvalidInput(
+            f"input {tensor.name!r} of shape {list(tensor.shape)} has {size_bytes} bytes", why=f"got {found}"
+        )
+
+
+def _raw_array(tensor: Given, raw: Raw) -> Array:
+    dtype = DTYPES[tensor.datatype]
+    if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
+        return np.frombuffer(raw, np.uint8).reshape(tensor.shape).astype(np.bool_)
+    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+
+
+def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
+    count = math.prod(tensor.shape)
+    if len(values) != count:
+        raise InvalidInput(
+            f"input {tensor.name!r} of shape {list(tensor.shape)} has {count} values", why=f"got {len(values)}"
+        )
+    return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(tensor.shape)
+
+
+def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
+    try:
+        with np.errstate(over="ignore"):  # it becomes infinity, which is refused
+            found = np.array(values, np.int64 if dtype.kind in "iu" else dtype)
+    except OverflowError as error:
+        raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if found.min() < limits.min or found.max() > limits.max:
+            raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
+    return found.astype(dtype, copy=False)

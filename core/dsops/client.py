@@ -1,0 +1,275 @@
+"""Asks the agent of this device for inference: NumPy arrays in, NumPy arrays out.
+
+    from dsops.client import Inference
+
+    with Inference("/run/dsops/inference.sock", "digits") as digits:
+        answer = digits.infer(frame[None])
+        print(answer["label"], answer.release)
+
+It speaks the Open Inference Protocol over gRPC; every other client of that protocol works as well. This module alone of
+its package needs NumPy and gRPC: ``pip install 'dsops[inference]'``.
+"""
+
+import mmap
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from dsops.api.v1 import inference_extensions_pb2 as extensions
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
+from dsops.errors import (
+    DsopsError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    NotServing,
+    QueueFull,
+    RuntimeCrashed,
+    TimedOut,
+)
+
+TIMEOUT_S = 10.0
+Array: TypeAlias = NDArray[Any]
+Result = TypeVar("Result")
+_SHM = Path("/dev", "shm")
+_SERVICE = "/inference.GRPCInferenceService/"
+_TYPES = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+}
+_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+_ERRORS: dict[grpc.StatusCode, type[DsopsError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
+    grpc.StatusCode.UNAVAILABLE: NotServing,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
+}
+
+
+@dataclass(frozen=True)
+class Answer(Mapping[str, Array]):
+    """The outputs of a model by name, each [n, ...]; those of text are arrays of str.
+
+    Attributes:
+        outputs: The outputs.
+        release: The release that answered.
+        digest: SHA-256 of its bundle.
+    """
+
+    outputs: Mapping[str, Array]
+    release: int
+    digest: str
+
+    def __getitem__(self, name: str) -> Array:
+        return self.outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+class Inference:
+    """One model of the agent on this device. Safe to call from several threads, unless it shares memory.
+
+    Args:
+        address: Path of the agent's inference socket, or a loopback address, host:port.
+        model: Name of the model.
+        timeout_s: How long an answer may take.
+        shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
+            which is faster from about 100 KB on. The agent must be allowed to open it: it runs as root, or as the
+            same user.
+    """
+
+    def __init__(
+        self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
+    ) -> None:
+        self._channel = grpc.insecure_channel(_target(address))
+        self._stub = rpc.GRPCInferenceServiceStub(self._channel)
+        self._model = model
+        self._timeout_s = timeout_s
+        self._shared = _Shared(self._channel, timeout_s) if shared_memory else None
+        self._metadata: pb.ModelMetadataResponse | None = None
+
+    def __enter__(self) -> "Inference":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and give shared memory back."""
+        if self._shared:
+            self._shared.close()
+        self._channel.close()
+
+    def metadata(self) -> pb.ModelMetadataResponse:
+        """Return what the agent says of the model: its inputs and outputs, their types and shapes.
+
+        Raises:
+            NotFound: The model is not active.
+            DsopsError: See :meth:`infer`.
+        """
+        return _called(
+            lambda: self._stub.ModelMetadata(pb.ModelMetadataRequest(name=self._model), timeout=self._timeout_s)
+        )
+
+    def infer(
+        self, frames: Array | None = None, *, request_id: str = "", outputs: tuple[str, ...] = (), **inputs: Array
+    ) -> Answer:
+        """Ask the model.
+
+        Args:
+            frames: The input [n, ...] of a model with one input.
+            request_id: What you call the request; a sample that the agent keeps of it bears it.
+            outputs: Which outputs are wanted; none named is the model's own choice.
+            inputs: Inputs by name, each [n, ...].
+
+        Raises:
+            InvalidInput: The inputs are not the model's.
+            NotFound: The model is not active.
+            NotServing: No model is active, or no agent is there.
+            QueueFull: Too many requests wait.
+            TimedOut: No answer came in time.
+            Forbidden: You may not do this.
+            RuntimeCrashed: The agent failed.
+        """
+        given = inputs if frames is None else {self._only_input(): frames, **inputs}
+        request = pb.ModelInferRequest(model_name=self._model, id=request_id)
+        for name in outputs:
+            request.outputs.add(name=name)
+        ready = [(name, _plain(name, values)) for name, values in given.items()]
+        for name, values in ready:
+            request.inputs.add(name=name, datatype=_NAMES[values.dtype], shape=values.shape)
+        if self._shared:
+            self._shared.put(request, [values for _, values in ready])
+        else:
+            request.raw_input_contents.extend(values.tobytes() for _, values in ready)
+        return _answer(_called(lambda: self._stub.ModelInfer(request, timeout=self._timeout_s)))
+
+    def _only_input(self) -> str:
+        if self._metadata is None:
+            self._metadata = self.metadata()
+        names = [tensor.name for tensor in self._metadata.inputs]
+        if len(names) != 1:
+            raise InvalidInput(f"model {self._model} has the inputs {', '.join(names)}", hint="give each by its name")
+        return names[0]
+
+
+class _Shared:
+    """A region of shared memory that inputs are put into, made anew when it is too small."""
+
+    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._register = channel.unary_unary(
+            f"{_SERVICE}SystemSharedMemoryRegister",
+            request_serializer=extensions.SystemSharedMemoryRegisterRequest.SerializeToString,
+            response_deserializer=extensions.SystemSharedMemoryRegisterResponse.FromString,
+        )
+        self._unregister = channel.unary_unary(
+            f"{_SERVICE}SystemSharedMemoryUnregister",
+            request_serializer=extensions.SystemSharedMemoryUnregisterRequest.SerializeToString,
+            response_deserializer=extensions.SystemSharedMemoryUnregisterResponse.FromString,
+        )
+        self._name = ""
+        self._memory: mmap.mmap | None = None
+
+    def put(self, request: pb.ModelInferRequest, tensors: list[Array]) -> None:
+        """Put the values of a request's inputs into the region, and say in the request where they are."""
+        memory = self._with_room(sum(values.nbytes for values in tensors))
+        at = 0
+        for tensor, values in zip(request.inputs, tensors, strict=True):
+            np.frombuffer(memory, values.dtype, values.size, at).reshape(values.shape)[...] = values
+            tensor.parameters["shared_memory_region"].string_param = self._name
+            tensor.parameters["shared_memory_offset"].int64_param = at
+            tensor.parameters["shared_memory_byte_size"].int64_param = values.nbytes
+            at += values.nbytes
+
+    def close(self) -> None:
+        """Give the region back, also when the agent is gone."""
+        if self._memory is None:
+            return
+        with suppress(grpc.RpcError):
+            self._unregister(extensions.SystemSharedMemoryUnregisterRequest(name=self._name), timeout=self._timeout_s)
+        self._memory = None
+
+    def _with_room(self, size: int) -> mmap.mmap:
+        if self._memory is not None and len(self._memory) >= size:
+            return self._memory
+        self.close()
+        name = f"dsops-{os.getpid()}-{secrets.token_hex(8)}"
+        path = _SHM / name
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a signal later
+            memory = mmap.mmap(descriptor, size)
+            wanted = extensions.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
+            _called(lambda: self._register(wanted, timeout=self._timeout_s))
+        finally:
+            os.close(descriptor)
+            path.unlink()  # both sides have it open; nothing is left behind, however this process ends
+        self._name, self._memory = name, memory
+        return memory
+
+
+def _target(address: str | Path) -> str:
+    if isinstance(address, Path) or "/" in address:
+        return f"unix:{Path(address).absolute()}"
+    return address
+
+
+def _plain(name: str, values: Array) -> Array:
+    found = np.asarray(values)
+    if found.dtype == np.float64:
+        found = found.astype(np.float32)
+    if found.dtype not in _NAMES:
+        raise InvalidInput(f"input {name!r} cannot be of type {found.dtype}")
+    return np.ascontiguousarray(found)
+
+
+def _called(call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        code, details = error.code(), error.details() or ""
+        kind = _ERRORS.get(code, RuntimeCrashed)
+        raise kind("the agent did not answer", why=details or code.name) from error
+
+
+def _answer(response: pb.ModelInferResponse) -> Answer:
+    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
+    found = {output.name: _array(output.datatype, raw).reshape(tuple(output.shape)) for output, raw in pairs}
+    parameters = response.parameters
+    return Answer(found, parameters["release"].int64_param, parameters["digest"].string_param)
+
+
+def _array(datatype: str, raw: bytes) -> Array:
+    if datatype != "BYTES":
+        return np.frombuffer(raw, _TYPES[datatype])
+    texts, at = [], 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        texts.append(raw[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return np.array(texts, dtype=np.str_)

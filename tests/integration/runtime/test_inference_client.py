@@ -1,0 +1,64 @@
+"""The client of the distribution against the data process as the agent starts it."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_bundles import LABELS, frames, make_bundle
+from serving_runtime import serving
+
+from dsops.client import Inference
+from dsops.errors import InvalidInput, NotFound, NotServing, RuntimeCrashed
+from dsops_controller.demo.ports import free_ports
+
+pytestmark = pytest.mark.integration
+ROWS = frames(12, seed=2, noise=0.02)
+
+
+def ours() -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"dsops-{os.getpid()}-*")]
+
+
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_arrays_in_and_arrays_out(short_path: Path, tmp_path: Path, shared_memory: bool) -> None:
+    made = make_bundle(tmp_path, release=3)
+    with (
+        serving(short_path, made),
+        Inference(short_path / "inference.sock", "compass", shared_memory=shared_memory) as compass,
+    ):
+        answer = compass.infer(ROWS)
+        assert answer["label"].tolist() == [LABELS[row % 4] for row in range(12)]
+        assert answer["scores"].shape == (12, 4)
+        assert (answer.release, answer.digest) == (3, made.digest)
+        by_name = compass.infer(image=ROWS[:1].astype(np.float64), outputs=("label",))
+        assert {name: list(found) for name, found in by_name.items()} == {"label": ["north"]}
+        many = np.repeat(ROWS, 20, axis=0)  # does not fit into the memory that was shared first
+        assert np.array_equal(compass.infer(many)["scores"][::20], answer["scores"])
+        assert np.array_equal(compass.infer(ROWS)["scores"], answer["scores"])
+        assert ours() == []
+
+
+def test_what_is_wrong_is_an_error_of_the_tree(short_path: Path, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with serving(short_path, make_bundle(tmp_path), grpc=f"127.0.0.1:{port}") as process:
+        with Inference(f"127.0.0.1:{port}", "sundial") as sundial, pytest.raises(NotFound, match="no model 'sundial'"):
+            sundial.infer(ROWS)
+        with Inference(f"127.0.0.1:{port}", "compass", timeout_s=5) as compass:
+            with pytest.raises(InvalidInput, match="has shape"):
+                compass.infer(ROWS[:, :2])
+            with pytest.raises(InvalidInput, match="cannot be of type complex64"):
+                compass.infer(ROWS * 1j)
+            os.kill(process.pid, signal.SIGKILL)
+            with pytest.raises((NotServing, RuntimeCrashed)):
+                compass.infer(ROWS)
+
+
+def test_without_a_model_it_says_so(short_path: Path) -> None:
+    with (
+        serving(short_path),
+        Inference(short_path / "inference.sock", "compass") as compass,
+        pytest.raises(NotServing, match="no model is active"),
+    ):
+        compass.infer(ROWS)

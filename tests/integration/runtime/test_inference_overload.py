@@ -1,0 +1,172 @@
+"""What callers are told when more ask than can be answered: over gRPC and REST, with the model held by the test."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from rest_caller import UnixHttp
+from runtime_bundles import frames, make_bundle
+
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
+from dsops_agent.runtime.admission import PATIENT
+from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.rest import RestService
+from dsops_agent.runtime.rest_server import RestServer
+from dsops_agent.runtime.server import start_server
+from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.sockets import Access
+from dsops_agent.runtime.swap import Models, Totals
+
+pytestmark = pytest.mark.integration
+QUEUE = 2
+
+
+@dataclass
+class Heard:
+    """A watch that remembers which requests were answered."""
+
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def totals(self) -> Totals:
+        return Totals()
+
+    def answered(self, inputs: dict[str, Array], answer: Answer, request_id: str) -> None:
+        self.ids.append(request_id)
+
+    def failed(self) -> None:
+        self.ids.append("failed")
+
+
+@dataclass
+class Stage:
+    dispatcher: Dispatcher
+    heard: Heard
+    stub: rpc.GRPCInferenceServiceStub
+    rest: Path
+
+    def hold(self, model: str = "compass") -> ExitStack:
+        """Keep the model busy until what is returned is closed."""
+        held = ExitStack()
+        place = held.enter_context(self.dispatcher.admission.place(model))
+        held.enter_context(place.turn(PATIENT))
+        return held
+
+    def ask(
+        self, request_id: str, model: str = "compass", timeout: float = 30.0
+    ) -> "grpc.Future[pb.ModelInferResponse]":
+        return self.stub.ModelInfer.future(request(request_id, model), timeout=timeout)
+
+
+@pytest.fixture
+def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
+    heard = Heard()
+    models = Models(1, lambda _: heard)
+    for name in ("compass", "sextant"):
+        made = make_bundle(tmp_path, model=name)
+        models.activate(name, made.path, made.digest, 1)
+    dispatcher, regions = Dispatcher(models, QUEUE), Regions(lambda _: True)
+    path = short_path / "i.sock"
+    server = start_server(dispatcher, regions, path, Access())
+    rest = RestServer(RestService(dispatcher, regions), str(short_path / "rest.sock"), Access())
+    rest.start()
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        yield Stage(dispatcher, heard, rpc.GRPCInferenceServiceStub(channel), short_path / "rest.sock")
+    rest.stop(1.0)
+    server.stop(1.0).wait()
+
+
+def request(request_id: str, model: str) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=model, id=request_id)
+    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
+    message.raw_input_contents.append(frames(1).tobytes())
+    return message
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends, what
+        time.sleep(0.01)
+
+
+class Http(UnixHttp):
+    def ask(self, timeout_us: int = 0) -> tuple[int, dict[str, object]]:
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4, 4, 1], "data": frames(1).ravel().tolist()}
+        body = {"id": "rest", "inputs": [tensor], "parameters": {"timeout": timeout_us}}
+        super().request("POST", "/v2/models/compass/infer", json.dumps(body))
+        response = self.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def test_who_finds_the_queue_full_is_told_so_and_other_models_answer(stage: Stage) -> None:
+    with stage.hold():
+        waiting = [stage.ask(f"w{number}") for number in range(QUEUE)]
+        eventually(lambda: places(stage, "compass") == QUEUE + 1, "the requests do not wait")
+        with pytest.raises(grpc.RpcError) as refused:
+            stage.ask("more").result()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "model compass has too many requests" in refused.value.details()
+        status, told = Http(stage.rest).ask()
+        assert (status, "too many requests" in str(told["error"])) == (429, True)
+        assert stage.ask("other", "sextant").result().model_name == "sextant"
+        assert stage.stub.ServerLive(pb.ServerLiveRequest(), timeout=30).live
+    assert {one.result().id for one in waiting} == {"w0", "w1"}
+    assert sorted(stage.heard.ids) == ["other", "w0", "w1"]
+    assert stage.dispatcher.admission.shed == 2
+
+
+def test_a_deadline_that_passes_while_waiting_saves_the_inference(stage: Stage) -> None:
+    with stage.hold():
+        with pytest.raises(grpc.RpcError) as refused:
+            stage.ask("late", timeout=0.2).result()
+        assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        message = request("by its parameter", "compass")
+        message.parameters["timeout"].int64_param = 50_000
+        with pytest.raises(grpc.RpcError) as refused:
+            stage.stub.ModelInfer(message, timeout=30)
+        assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "the deadline passed while the request waited" in refused.value.details()
+        status, told = Http(stage.rest).ask(timeout_us=50_000)
+        assert (status, "deadline" in str(told["error"])) == (504, True)
+        eventually(lambda: places(stage, "compass") == 1, "a place is still taken")
+    assert stage.ask("after").result().id == "after"
+    assert stage.heard.ids == ["after"]
+
+
+def test_a_call_that_is_cancelled_while_it_waits_is_not_run(stage: Stage) -> None:
+    with stage.hold():
+        call = stage.ask("gone")
+        eventually(lambda: places(stage, "compass") == 2, "the request does not wait")
+        call.cancel()
+        eventually(lambda: places(stage, "compass") == 1, "its place is still taken")
+        caller = Http(stage.rest)
+        asking = threading.Thread(target=_cut_off, args=(caller,))
+        asking.start()
+        eventually(lambda: places(stage, "compass") == 2, "the request over REST does not wait")
+        assert caller.sock is not None
+        caller.sock.shutdown(socket.SHUT_RDWR)
+        asking.join()
+        eventually(lambda: places(stage, "compass") == 1, "its place is still taken")
+    assert stage.ask("after").result().id == "after"
+    assert stage.heard.ids == ["after"]
+
+
+def _cut_off(caller: Http) -> None:
+    with pytest.raises((http.client.HTTPException, OSError)):
+        caller.ask()
+
+
+def places(stage: Stage, model: str) -> int:
+    return stage.dispatcher.admission.places(model)
