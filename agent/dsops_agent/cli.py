@@ -15,6 +15,7 @@ from dsops.errors import AwaitedFailure, DsopsError, MissingExtra
 from dsops.exits import Exit, describe, exit_code
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
+from dsops_agent.feed.counts import FeedStatus
 from dsops_agent.status import Status, is_running, read_status
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -210,6 +211,7 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
     )
     yield from _model_rows(status)
     yield from _source_rows(status)
+    yield from _feed_rows(status.feed)
     for kind, spool in status.spool.items():
         figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
         yield kind, figures
@@ -240,6 +242,23 @@ def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:
         yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
         if source.problem:
             yield "", f"{source.problem.code}: {source.problem.message}"
+
+
+def _feed_rows(feed: FeedStatus | None) -> Iterable[tuple[str, ...]]:
+    if feed is None:
+        return
+    again = f", started again {feed.restarts} times" if feed.restarts else ""
+    yield "feed", f"process {feed.pid}{again}" if feed.pid else f"not running{again}"
+    for name, source in feed.sources.items():
+        figures = f"{source.frames} frames, {source.answers} answers, {source.failures} failures, {source.drops} drops"
+        yield f"frames of {name}", f"{source.kind}: {figures}"
+        if source.problem:
+            yield "", source.problem
+    for name, sink in feed.sinks.items():
+        figures = f"{sink.answers} answers, {sink.failures} failures, {sink.drops} drops"
+        yield f"sink {name}", f"{sink.kind}: {figures}"
+        if sink.problem:
+            yield "", sink.problem
 
 
 def _config_show(options: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
+from dsops_agent.feed_process import FeedSupervisor
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
@@ -136,6 +137,7 @@ class Parts:
             self.clock,
             self._runtime_started,
         )
+        self._feed = FeedSupervisor(self.config, self.clock) if self.config.source else None
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
@@ -296,6 +298,8 @@ class Parts:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         threads.start("runtime", self._supervisor.run)
+        if (feed := self._feed) is not None:
+            threads.start("feed", lambda: feed.run(stop))
         threads.start("prover", lambda: self._installer.prove(stop))
         threads.start("installer", lambda: self._install(stop))
         self._sources.start(threads, stop)
@@ -323,7 +327,7 @@ class Parts:
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
-        threads.join(5.5, "runtime", "prover", "mqtt")
+        threads.join(5.5, "runtime", "prover", "mqtt", "feed")
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")
@@ -363,6 +367,7 @@ class Parts:
                 "scrubbed": self._installer.scrubbed(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
+                "feed": self._feed.status() if self._feed else None,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )
