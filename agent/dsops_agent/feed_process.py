@@ -1,7 +1,7 @@
 """The feeding process as a process: started, started again when it ends, and ended with the agent.
 
-It is a process of its own because what it reads is hostile (pictures, messages) or fragile (drivers of cameras): its end
-costs no request of the inference process, of which it is an ordinary client.
+It is a process of its own because what it reads is hostile (pictures, messages) or fragile (drivers of cameras): its
+end costs no request of the inference process, of which it is an ordinary client.
 """
 
 import json

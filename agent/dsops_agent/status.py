@@ -75,9 +75,9 @@ class Status(BaseModel):
     """The whole file.
 
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``scrubbed``
-    is when every stored bundle was last read again; ``feed`` is there when frames come from sources; ``problems`` says of ``enrolment`` why there is no identity, of
-    ``identity`` why it is not renewed, and of ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no
-    connection.
+    is when every stored bundle was last read again; ``feed`` is there when frames come from sources; ``problems`` says
+    of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, and of ``broker``, ``site cache``,
+    ``telemetry`` and ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

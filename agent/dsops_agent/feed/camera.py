@@ -19,10 +19,6 @@ from dsops_agent.runtime.litert import Array
 class Capture(Protocol):
     """What is used of OpenCV's VideoCapture."""
 
-    def isOpened(self) -> bool:
-        """Return whether there is a device or a file."""
-        ...
-
     def grab(self) -> bool:
         """Take the next picture."""
         ...
@@ -87,22 +83,18 @@ class CameraSource:
         while not stop.is_set():
             capture = self._open(cv2)
             try:
-                if capture.isOpened():
-                    line.in_order()
-                    self._follow(capture, cv2, line, stop)
+                self._follow(capture, cv2, line, stop)
             finally:
                 capture.release()
             if not stop.is_set():
                 line.trouble(f"camera {self._settings.device} is not there, or has ended; it is tried again")
             self._rest(stop)
 
-    def _open(self, cv2: ModuleType) -> "Capture":
+    def _open(self, cv2: ModuleType) -> Capture:
         device = self._settings.device
-        capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
-        for what, length in (
-            (cv2.CAP_PROP_FRAME_WIDTH, self._settings.width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, self._settings.height),
-        ):
+        capture: Capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
+        wanted = {cv2.CAP_PROP_FRAME_WIDTH: self._settings.width, cv2.CAP_PROP_FRAME_HEIGHT: self._settings.height}
+        for what, length in wanted.items():
             if length:
                 capture.set(what, length)
         return capture
@@ -118,6 +110,7 @@ class CameraSource:
             is_there, pixels = capture.retrieve()
             if not is_there:
                 return
+            line.in_order()
             line.came()
             self._put(pixels, line)
 

@@ -66,9 +66,9 @@ class FileOutlet:
 
     def _append(self, line: bytes) -> None:
         try:
-            written = os.write(self._handle, line)
-            if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes were written")
+            left = line
+            while left:  # a disk that is nearly full takes a part, and refuses the rest
+                left = left[os.write(self._handle, left) :]
             os.fdatasync(self._handle)
         except OSError:
             with contextlib.suppress(OSError):

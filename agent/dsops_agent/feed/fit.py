@@ -108,7 +108,7 @@ def typed(frames: Array, form: Form, scale: float, offset: float) -> Array:
             raise InvalidInput(f"input {form.name} takes whole numbers, and a value is none")
         frames = np.rint(frames)
     if form.dtype.kind != "b":
-        bounds = np.iinfo(form.dtype)
+        bounds = np.iinfo(form.dtype.char)
         if frames.size and not (bounds.min <= frames.min() and frames.max() <= bounds.max):
             raise InvalidInput(f"input {form.name} takes values from {bounds.min} to {bounds.max}")
     return frames.astype(form.dtype)

@@ -1,4 +1,4 @@
-"""The files of a watched folder and what was done with each: a state that survives the end of the process at any moment.
+"""The files of a watched folder and what was done with each: a state that survives a kill at any moment.
 
 A file's state is where it is, and every step is one rename, or one file written whole:
 
@@ -9,9 +9,9 @@ A file's state is where it is, and every step is one rename, or one file written
     PATH/done/x               settled: every sink took them, or dropped them
     PATH/failed/x + reason    it cannot be asked about
 
-After a restart, what was claimed is asked about, what was answered is moved and its answers are given again, with the ids
-that they had. A claimed file that the process began to decode ``MOST_TRIES`` times without coming to an end is hostile, and
-fails.
+After a restart, what was claimed is asked about, what was answered is moved and its answers are given again, with the
+ids that they had. A claimed file that the process began to decode ``MOST_TRIES`` times without coming to an end is
+hostile, and fails.
 """
 
 import hashlib

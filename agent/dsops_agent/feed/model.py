@@ -13,7 +13,7 @@ class SocketModel:
     Args:
         socket: Its socket.
         name: Name of the model.
-        input_name: Input that frames are for; empty for the only one.
+        input_name: Name that its input must have; empty for any.
         outputs: Outputs that are wanted; none for all.
     """
 
@@ -28,7 +28,7 @@ class SocketModel:
         """Return the input that frames are for. It is asked for anew after a refusal: another release may be active.
 
         Raises:
-            InvalidInput: The model has no such input, or several and none is named.
+            InvalidInput: The model has another input, or several.
             DsopsError: The model is not there.
         """
         if self._form is None:
@@ -38,11 +38,12 @@ class SocketModel:
     def _asked(self) -> Form:
         inputs = {one.name: one for one in self._inference.metadata().inputs}
         names = ", ".join(inputs)
-        if self._input and self._input not in inputs:
-            raise InvalidInput(f"model {self._name} has no input {self._input}", why=f"it has {names}")
-        if not self._input and len(inputs) != 1:
-            raise InvalidInput(f"model {self._name} has the inputs {names}", hint="name one: input")
-        found = inputs[self._input or names]
+        if len(inputs) != 1 or self._input not in ("", names):
+            wanted = f"input {self._input}" if self._input else "one input"
+            raise InvalidInput(
+                f"a source feeds models of one input, and {self._name} is not one with {wanted}", why=names
+            )
+        found = inputs[names]
         return Form(found.name, found.datatype, tuple(found.shape)[1:])
 
     def ask(self, frames: Array) -> Answered:
@@ -51,9 +52,8 @@ class SocketModel:
         Raises:
             DsopsError: See :meth:`dsops_agent.feed.ports.Model.ask`.
         """
-        name = self.form().name
         try:
-            answer = self._inference.infer(outputs=self._outputs, **{name: frames})
+            answer = self._inference.infer(frames, outputs=self._outputs)
         except (InvalidInput, NotServing):
             self._form = None
             raise

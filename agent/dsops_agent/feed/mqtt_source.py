@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -66,7 +67,7 @@ class TopicSource:
         finally:
             disconnect(client)
 
-    def _teller(self, line: Line):
+    def _teller(self, line: Line) -> Callable[[str], None]:
         def tell(why: str) -> None:
             if why:
                 self._gap()
@@ -123,8 +124,9 @@ class TopicSource:
             self._ask(line, time_came, kept)
 
     def _kept(self, frames: Array) -> Array:
-        passed = [self._pace.passes(time.monotonic()) for _ in frames]
-        return frames[np.array(passed, dtype=bool)]
+        passed = np.array([self._pace.passes(time.monotonic()) for _ in frames], dtype=bool)
+        kept: Array = frames[passed]
+        return kept
 
     def _ask(self, line: Line, time_came: datetime, frames: Array) -> None:
         try:

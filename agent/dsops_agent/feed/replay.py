@@ -63,8 +63,8 @@ class ReplaySource:
     def _read(self) -> Array:
         path = self._settings.path
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise InvalidInput("it is too large")
-            return (from_npz if path.suffix == ".npz" else from_npy)(path.read_bytes())
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES)  # what is longer is cut short, and refused as such
+            return (from_npz if path.suffix == ".npz" else from_npy)(data)
         except (OSError, InvalidInput) as error:
             raise InvalidConfig(f"cannot replay {path}", why=str(error), key="source.replay.path") from error

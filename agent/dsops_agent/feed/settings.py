@@ -113,7 +113,7 @@ class Source(Section):
 
     name: Name = Field(description="name of the source: in answers, and in `dsops-agent status`")
     model: Name = Field(description="model that is asked")
-    input: str = Field(default="", max_length=256, description="input that frames are for; empty: the model's only one")
+    input: str = Field(default="", max_length=256, description="name that the model's only input must have; empty: any")
     outputs: tuple[str, ...] = Field(
         default=(), max_length=16, description='outputs that answers have, for example ["label"]; empty: all'
     )
