@@ -1,6 +1,7 @@
 """A connection to a broker near by, which comes back by itself."""
 
 import ssl
+import threading
 from collections.abc import Callable
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5
@@ -64,13 +65,18 @@ def make_client(
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"cannot use what is set for broker {settings.broker}", why=str(error)) from error
 
+    is_up = threading.Event()
+
     def on_connect(_: Client, __: object, ___: ConnectFlags, reason: ReasonCode, ____: object) -> None:
         trouble(f"broker {settings.broker} refused the connection: {reason}" if reason.is_failure else "")
         if not reason.is_failure:
+            is_up.set()
             connected(client)
 
     def on_disconnect(_: Client, __: object, ___: DisconnectFlags, reason: ReasonCode, ____: object) -> None:
-        trouble(f"the connection to broker {settings.broker} is lost: {reason}")
+        if is_up.is_set():  # else it was refused, and said so
+            is_up.clear()
+            trouble(f"the connection to broker {settings.broker} is lost: {reason}")
 
     def on_connect_fail(_: Client, __: object) -> None:
         trouble(f"broker {settings.broker} cannot be reached")

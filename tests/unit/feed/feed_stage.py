@@ -1,4 +1,4 @@
-"""A model that answers at once, or fails as it is told, and an outlet that remembers: simulators of the feed's ports."""
+"""Simulators of the feed's ports: a model that answers at once or fails as it is told, a sink and an outlet that remember."""
 
 import threading
 from dataclasses import dataclass, field

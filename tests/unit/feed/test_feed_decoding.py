@@ -49,7 +49,14 @@ def test_arrays_come_back_as_they_were_saved() -> None:
 def test_hostile_arrays_are_refused() -> None:
     with pytest.raises(InvalidInput):
         from_npy(npy(np.array([{"a": 1}], dtype=object)))
-    for data in (b"", b"\x93NUMPY", npy(np.zeros(9))[:-8], npy(np.zeros(9))[:40], npy(np.array(["text"])), npy(np.zeros(0))):
+    for data in (
+        b"",
+        b"\x93NUMPY",
+        npy(np.zeros(9))[:-8],
+        npy(np.zeros(9))[:40],
+        npy(np.array(["text"])),
+        npy(np.zeros(0)),
+    ):
         with pytest.raises(InvalidInput):
             from_npy(data)
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"

@@ -44,7 +44,7 @@ class Folder:
     def inbox(self) -> Inbox:
         return Inbox(self.path, self.state, keep=self.settings.keep)
 
-    def run(self, *sinks: SimSink, source: DirectorySource | None = None, rounds: int = 8) -> None:
+    def run(self, *sinks: SimSink, source: DirectorySource | None = None, rounds: int = 6) -> None:
         line, self.counts = line_of(self.model, *sinks)
         source = source or self.process()
         stop = threading.Event()
