@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     install.add_argument("path", type=Path, metavar="PATH", help="bundle file, or folder of `dsops device kit`")
     install.set_defaults(command=_install)
+    _add_feed(commands.add_parser("feed", parents=[common], help="ask a model about frames on standard input"))
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
@@ -75,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_identity(commands.add_parser("identity", help="the device's key and certificate"), common, shown)
     _add_tuf_client(commands)
     return parser
+
+
+def _add_feed(feed: argparse.ArgumentParser) -> None:
+    feed.add_argument(
+        "--stdin", required=True, metavar="MODEL", help="model; answers are lines of JSON on standard output"
+    )
+    feed.add_argument("--raw", default="", metavar="TYPE", help="values are raw, of this type; else lines of JSON")
+    feed.add_argument("--scale", type=float, default=1.0, help="values are multiplied by it (default: 1)")
+    feed.add_argument("--output", action="append", default=[], metavar="NAME", help="output to show; else all")
+    feed.set_defaults(command=_feed)
 
 
 def _add_quarantine(
@@ -177,6 +188,13 @@ def _tuf_client(options: argparse.Namespace) -> None:
 def _install(options: argparse.Namespace) -> None:
     command = _module("dsops_agent.install_command")
     command.install(load(options.config).config, options.path, command.say)
+
+
+def _feed(options: argparse.Namespace) -> None:
+    config = load(options.config).config
+    module = _module("dsops_agent.feed.stdin")
+    wanted = module.Wanted(config.device, options.stdin, tuple(options.output), options.raw, options.scale)
+    module.feed_stdin(str(config.inference_socket), wanted)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Simulators of the feed's ports: a model that answers at once or fails as it is told, a sink and an outlet that remember."""
+"""Simulators of the ports of the feed: a model that answers or fails as told, a sink and an outlet that remember."""
 
 import threading
 from dataclasses import dataclass, field
