@@ -67,10 +67,11 @@ class Counts:
 
     def trouble(self, text: str) -> None:
         """Set the present problem, and log it when it is another one than before; an empty text: there is none."""
+        plain = _printable(text)
         with self._lock:
-            is_new, self._problem = text != self._problem, text
+            is_new, self._problem = plain != self._problem, plain
         if text and is_new:
-            logger.warning("%s", text)
+            logger.warning("%s", plain)
 
     def of_source(self) -> SourceCounts:
         """Return the counters of a source."""
@@ -82,6 +83,11 @@ class Counts:
         with self._lock:
             counted = {name: number for name, number in self._counted.items() if name != "frames"}
             return SinkCounts(kind=self._kind, problem=self._problem, **counted)
+
+
+def _printable(text: str) -> str:
+    """Return a text on one line: what names of files and hostile messages put into it must not forge another one."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def write_status(path: Path, status: FeedStatus) -> None:

@@ -141,6 +141,9 @@ class DirectorySource:
 
 
 def _read(claimed: Claimed) -> bytes:
-    handle = os.open(claimed.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        return file.read(claimed.size)
+    try:
+        handle = os.open(claimed.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            return file.read(claimed.size)
+    except OSError as error:  # it alone is at fault, and must not hold the others up
+        raise InvalidInput("it cannot be read", why=error.strerror or str(error)) from error

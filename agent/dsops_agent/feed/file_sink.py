@@ -9,6 +9,9 @@ from pathlib import Path
 from dsops_agent.feed.ports import Answer
 from dsops_agent.feed.settings import FileSink
 
+_LOOKED_AT_BYTES = 16 << 20
+"""How much of a file is searched for what may be repeated: more than what waits for a sink is never repeated."""
+
 
 class FileOutlet:
     """Appends lines. A line is written whole, and an answer once, also when the process is killed in between.
@@ -91,14 +94,20 @@ class FileOutlet:
         return path.with_name(f"{path.name}.{number}") if number else path
 
     def _ids_before(self) -> frozenset[str]:
-        """Return the answers that were there at the start; only those can be repeated, for each is given once."""
+        """Return the answers that were there at the start, those that may be repeated: the newest ones."""
         if self._before is None:
             found: set[str] = set()
-            for number in range(self._settings.files):
+            for number in range(min(2, self._settings.files)):
                 with contextlib.suppress(OSError):
-                    found.update(map(_id, self._numbered(number).read_bytes().splitlines()))
+                    found.update(map(_id, _end_of(self._numbered(number)).splitlines()))
             self._before = frozenset(found)
         return self._before
+
+
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOOKED_AT_BYTES))
+        return file.read(_LOOKED_AT_BYTES)
 
 
 def _id(line: bytes) -> str:

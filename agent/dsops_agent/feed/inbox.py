@@ -62,20 +62,38 @@ class Inbox:
 
     def __init__(self, folder: Path, state: Path, *, keep: bool) -> None:
         self._folder = folder
-        self._work = folder / WORK
         self._state = state
         self._keep = keep
+        self._held: dict[str, int] = {}
 
     def prepare(self) -> None:
-        """Make the folders that are missing.
+        """Make the folders that are missing, and hold them.
 
         Raises:
-            OSError: They cannot be made.
+            OSError: They cannot be made, or one is not ours.
         """
-        for folder in (self._folder, self._work, self._folder / FAILED, self._state):
-            folder.mkdir(parents=True, exist_ok=True)
-        if self._keep:
-            (self._folder / DONE).mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._state.mkdir(parents=True, exist_ok=True)
+        for name in (WORK, FAILED, *((DONE,) if self._keep else ())):
+            self._hold(name)
+
+    def _hold(self, name: str) -> None:
+        """Open a folder that nobody else may have made: who fills the inbox must not choose where files are moved."""
+        path = self._folder / name
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o755)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if os.fstat(handle).st_uid != os.geteuid():
+            os.close(handle)
+            raise PermissionError(f"{path} was not made by the agent; remove it")
+        before = self._held.pop(name, -1)
+        self._held[name] = handle
+        if before >= 0:
+            os.close(before)
+
+    def _place(self, name: str) -> Path:
+        """Return a folder as it is held, whatever its name has become."""
+        return Path(f"/proc/self/fd/{self._held[name]}")
 
     def new(self) -> list[tuple[str, tuple[int, int, int]]]:
         """Return the files that are not ours yet, oldest first: name, and what changes while they are written.
@@ -101,14 +119,14 @@ class Inbox:
             OSError: It cannot be moved.
         """
         try:
-            (self._folder / name).rename(self._work / name)
+            (self._folder / name).rename(self._place(WORK) / name)
         except FileNotFoundError:
             return None
-        return self._claimed(self._work / name)
+        return self._claimed(self._place(WORK) / name)
 
     def claimed(self) -> Iterator[Claimed]:
         """Return the files that are ours since before."""
-        for path in sorted(self._work.iterdir()):
+        for path in sorted(self._place(WORK).iterdir()):
             if path.is_file() and not path.is_symlink():
                 yield self._claimed(path)
 
@@ -161,10 +179,10 @@ class Inbox:
         """
         if self._keep:
             claimed.path.rename(self._free(DONE, claimed))
-            fsync_folder(self._folder / DONE)
+            fsync_folder(self._place(DONE))
         else:
             claimed.path.unlink(missing_ok=True)
-        fsync_folder(self._work)
+        fsync_folder(self._place(WORK))
 
     def settle(self, key: str) -> None:
         """Forget answers: every sink took them or dropped them."""
@@ -192,7 +210,8 @@ class Inbox:
             OSError: It cannot be moved.
         """
         target = self._free(FAILED, claimed)
-        write_atomically(target.with_name(f"{target.name}.reason"), f"{why}\n".encode())
+        reason = target.with_name(f"{_cut(target.name)}.reason")
+        write_atomically(reason, f"{why}\n".encode(errors="backslashreplace"))
         claimed.path.rename(target)
         fsync_folder(target.parent)
         self.decoded(claimed)
@@ -202,15 +221,18 @@ class Inbox:
 
     def _free(self, folder: str, claimed: Claimed) -> Path:
         """Return a place in a folder where nothing is: a file of the same name may have come before."""
-        wanted = self._folder / folder / claimed.path.name
-        if not wanted.exists():
-            return wanted
-        number = 1
-        while True:
-            path = wanted.with_name(f"{wanted.stem}.{number}{wanted.suffix}")
-            if not path.exists():
-                return path
+        wanted = self._place(folder) / claimed.path.name
+        number = 0
+        path = wanted
+        while path.exists():
             number += 1
+            path = wanted.with_name(f"{_cut(wanted.stem)}.{number}{_cut(wanted.suffix, 20)}")
+        return path
+
+
+def _cut(name: str, most_bytes: int = 200) -> str:
+    """Return the beginning of a name that leaves room for more in a file's name, which has 255 bytes at most."""
+    return os.fsdecode(os.fsencode(name)[:most_bytes])
 
 
 def _short(key: str, end: str) -> str:

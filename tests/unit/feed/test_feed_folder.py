@@ -1,5 +1,6 @@
 """The watched folder: a kill between any two steps loses no file, and no answer is in the sink's file twice."""
 
+import json
 import os
 import threading
 import time
@@ -149,6 +150,48 @@ def test_what_is_too_long_is_not_read(tmp_path: Path) -> None:
     folder.put("a.npy", np.zeros((50, 4)))
     folder.run(SimSink())
     assert "bytes, and 100 are taken" in (folder.path / "failed" / "a.npy.reason").read_text()
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".txt", "b" * 255, "tab\tnew\nline.txt", "\udcff\udcfe.npy"])
+def test_strange_names_hold_nobody_up(tmp_path: Path, name: str) -> None:
+    folder, sink = Folder(tmp_path), SimSink()
+    for _ in range(2):  # the second one finds its place taken
+        (folder.path / name).write_bytes(b"no")
+        folder.run(sink)
+    folder.put("good.npy", [1, 2, 3, 4])
+    folder.run(sink)
+    assert len(sink.ids) == 1
+    assert len(folder.names("failed")) >= 3
+    assert json.loads(folder.counts.of_source().model_dump_json())
+    assert folder.names("") == folder.names(".work") == folder.left_over == []
+
+
+def test_who_fills_the_folder_does_not_choose_where_files_go(tmp_path: Path) -> None:
+    folder, elsewhere = Folder(tmp_path), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder.path / ".work").symlink_to(elsewhere)
+    folder.put("a.npy", [1, 2, 3, 4])
+    with pytest.raises(OSError, match="Not a directory"):
+        folder.run(SimSink())
+    (folder.path / ".work").unlink()
+    source = folder.process()
+    source._inbox.prepare()
+    (folder.path / "done").rename(folder.path / "mine")
+    (folder.path / "done").symlink_to(elsewhere)
+    line, _ = line_of(folder.model, SimSink())
+    for _ in range(6):
+        source.look(line, threading.Event())
+    assert folder.names("mine") == ["a.npy"]
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    (folder.path / "failed").mkdir()
+    os.chown(folder.path / "failed", 1000, 1000)
+    with pytest.raises(PermissionError, match="not made by the agent"):
+        folder.run(SimSink())
 
 
 @pytest.mark.parametrize("error", [InvalidInput("no"), Forbidden("no")])
