@@ -13,8 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from feed_crew import Broker, Listener, eventually, feeding, lines, put
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 from runtime_bundles import LABELS, frames, make_bundle
 from serving_runtime import serving
+from source_authority import TestAuthority
 
 pytestmark = pytest.mark.integration
 ROWS = frames(12, seed=2, noise=0.02)
@@ -54,9 +57,12 @@ def test_a_folder_into_a_file(short_path: Path, tmp_path: Path) -> None:
             eventually(lambda: len(lines(answers)) == 4)
             (inbox / "two.raw").write_bytes(ROWS[2:4].astype("<f4").tobytes())
             eventually(lambda: len(lines(answers)) == 6)
+            bomb = cv2.imencode(".png", np.zeros((5000, 5000), np.uint8))[1].tobytes()  # 25 million pixels in 25 KB
+            (inbox / "bomb.png").write_bytes(bomb)
+            eventually((inbox / "failed" / "bomb.png").exists)
             (inbox / "bad.jpg").write_bytes(b"\xff\xd8\xff" + os.urandom(500))
             eventually((inbox / "failed" / "bad.jpg").exists)
-            eventually(lambda: feed.source("inbox").failures == 1)
+            eventually(lambda: feed.source("inbox").failures == 2)
             counts = feed.source("inbox")
             assert (counts.frames, counts.answers) == (6, 6)
     found = lines(answers)
@@ -233,6 +239,44 @@ def test_a_broker_that_asks_for_a_name_and_a_password(short_path: Path, tmp_path
             password.write_text("secret\n")
             feed.start()
             eventually(lambda: feed.sink("out").answers == 1)  # and what it did not take outlives a restart
+    finally:
+        broker.kill()
+
+
+def test_brokers_with_tls_and_of_another_authority(short_path: Path, tmp_path: Path) -> None:
+    ours, others = TestAuthority(tmp_path / "ours"), TestAuthority(tmp_path / "others")
+    tls = (f"certfile {ours.certificate}", f"keyfile {ours.key}", "user root", "allow_anonymous true")
+    broker = Broker(tmp_path, *tls)
+    common = {"model": "compass", "outputs": ["label"]}
+    topic = {"broker": broker.address, "topic": "frames"}
+    answers = tmp_path / "answers.jsonl"
+    sources = [
+        {"name": "good", **common, "mqtt": {**topic, "ca": str(ours.ca)}},
+        {"name": "wary", **common, "mqtt": {**topic, "ca": str(others.ca)}},
+    ]
+    sinks = [
+        {"name": "out", "mqtt": {"broker": broker.address, "topic": "frames/answers", "ca": str(ours.ca)}},
+        {"name": "kept", "file": {"path": str(answers)}},
+    ]
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.tls_set(str(ours.ca))
+    try:
+        with (
+            serving(short_path, make_bundle(tmp_path)),
+            feeding(short_path, tmp_path / "feed", sources, sinks) as feed,
+        ):
+            client.connect("127.0.0.1", broker.port)
+            client.loop_start()
+
+            def said() -> bool:
+                client.publish("frames", json.dumps(ROWS[0].tolist()))
+                return bool(lines(answers))
+
+            eventually(said)
+            eventually(lambda: feed.sink("out").answers > 0)
+            eventually(lambda: "cannot be reached" in feed.source("wary").problem)
+            assert feed.source("wary").frames == 0
+            client.loop_stop()
     finally:
         broker.kill()
 
