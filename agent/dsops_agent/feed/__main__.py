@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from dsops.errors import DsopsError
 from dsops_agent.feed.app import FeedProcess
@@ -13,6 +15,7 @@ from dsops_agent.feed.settings import MAX_VALUES, FeedSettings
 logger = logging.getLogger("dsops_agent.feed")
 
 _FAILED = 1
+_OOM_SCORE = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_VALUES))  # read when OpenCV is loaded; its own: 2^30
+    with suppress(OSError):  # when memory is short, this process goes first, and not the one that others ask
+        Path("/proc/self/oom_score_adj").write_text(f"{_OOM_SCORE}\n")
     try:
         process = FeedProcess(FeedSettings.parse(options.settings))
         process.stop_on_signals()

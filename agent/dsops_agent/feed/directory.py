@@ -93,23 +93,41 @@ class DirectorySource:
         return [name for name, (_, since_s) in self._seen.items() if now_s - since_s >= self._settings.settle_s]
 
     def _take(self, claimed: Claimed, line: Line, stop: threading.Event) -> None:
-        form = line.form(stop)
-        if form is None:
-            return
         try:
-            frames = self._decoded(claimed, form)
-            self._pace.passed(time.monotonic(), max(1, len(frames)))
-            line.came(len(frames))
-            answers = line.patient_answers(claimed.key, claimed.time, frames, stop)
+            answers = self._answers(claimed, line, stop)
         except (InvalidInput, MissingExtra, Forbidden) as error:
             line.failed(f"{claimed.path.name}: {error}")
             self._inbox.fail(claimed, f"{error}: {error.why}" if error.why else str(error))
             return
-        if stop.is_set() and len(answers) < len(frames):
-            return  # it stays claimed
+        if not answers:
+            return  # the process ends; the file stays claimed
         self._inbox.answered(claimed, answers)
         self._inbox.move(claimed)
         self._give(claimed.key, answers, line)
+
+    def _answers(self, claimed: Claimed, line: Line, stop: threading.Event) -> list[Answer]:
+        """Return what the model says of a file; nothing when ``stop`` was set meanwhile.
+
+        Raises:
+            InvalidInput: The file is not what the model takes, also not the release that is active by now.
+            MissingExtra: OpenCV is not installed.
+            Forbidden: This process may not ask.
+        """
+        form = line.form(stop)
+        while form is not None:
+            frames = self._decoded(claimed, form)
+            try:
+                answers = line.patient_answers(claimed.key, claimed.time, frames, stop)
+            except InvalidInput:
+                newest = line.form(stop)
+                if newest == form:
+                    raise
+                form = newest
+            else:
+                self._pace.passed(time.monotonic(), len(frames))
+                line.came(len(frames))
+                return answers
+        return []
 
     def _give(self, key: str, answers: list[Answer], line: Line) -> None:
         settled = AfterAll(len(answers), partial(self._inbox.settle, key))

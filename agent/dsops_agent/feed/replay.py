@@ -34,9 +34,8 @@ class ReplaySource:
             InvalidConfig: The file cannot be read.
         """
         values = self._read()
-        form = line.form(stop)
         turn = 0
-        while form is not None and not stop.is_set() and (turn == 0 or self._settings.repeat):
+        while (turn == 0 or self._settings.repeat) and (form := line.form(stop)) is not None:
             self._once(values, form, turn, line, stop)
             turn += 1
 

@@ -21,12 +21,15 @@ class SimModel:
     datatype: str = "FP32"
     failures: list[DsopsError] = field(default_factory=list)
     asked: list[Array] = field(default_factory=list)
+    later_shape: tuple[int, ...] = ()
 
     def form(self) -> Form:
         return Form("x", self.datatype, self.shape)
 
     def ask(self, frames: Array) -> Answered:
         if self.failures:
+            if self.later_shape:
+                self.shape = self.later_shape
             raise self.failures.pop(0)
         self.asked.append(frames)
         return Answered({"score": frames.reshape(len(frames), -1).sum(axis=1)}, 7, "d" * 64)

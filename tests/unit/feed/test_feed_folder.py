@@ -203,6 +203,17 @@ def test_what_the_model_refuses_goes_aside(tmp_path: Path, error: Exception) -> 
     assert folder.names("failed") == ["a.npy", "a.npy.reason"]
 
 
+def test_a_release_with_another_input_that_comes_meanwhile_costs_no_file(tmp_path: Path) -> None:
+    folder, sink = Folder(tmp_path), SimSink()
+    folder.model.failures, folder.model.later_shape = [InvalidInput("has shape 4, and 2x2 is taken")], (2, 2, 1)
+    folder.put("a.npy", [[1, 2], [3, 4]])
+    folder.model.shape = (2, 2)
+    folder.run(sink)
+    assert [batch.shape for batch in folder.model.asked] == [(1, 2, 2, 1)]
+    assert len(sink.ids) == 1
+    assert folder.names("failed") == []
+
+
 def test_while_no_model_is_there_files_wait(tmp_path: Path) -> None:
     folder, sink = Folder(tmp_path), SimSink()
     folder.model.failures = [NotServing("no model is active")] * 2
