@@ -1,97 +1,103 @@
-"""What the local inference API costs: our data process against LiteRT alone and against a server with nothing but it.
+"""What the local inference API costs: our data process against LiteRT alone, a bare gRPC server, and MLServer.
 
-All three answer the same frames with the same int8 model, in turns, and must give the same scores. Ours also checks the
-request, measures drift, chooses samples and keeps telemetry; the peers do not.
+All are asked for the same frames, in the type that the payload takes, in turns, and must give the same scores: a loop
+around LiteRT in this process (the limit of what any server can do), our data process over its Unix socket with raw
+contents and with shared memory, a gRPC server with nothing but the interpreter, and MLServer. Ours also checks the
+request, measures drift, chooses samples and keeps telemetry; the others do not.
 """
 
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import numpy as np
 import psutil
+from measure.asking import Ask, Frames, Loop, raw_contents, shared_memory
+from measure.callers import rate_of
 from measure.child import child
-from measure.interpreter import BareInterpreter, Floats
-from measure.model import SEED, Packed, make_bundle
+from measure.mlserver_peer import mlserver, mlserver_python, mlserver_version
 from measure.report import Limit, Report, Row, run
 from measure.runtime import serving
+from measure.served_models import ServedModel, make_models
 
-from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.errors import GoldenMismatch
-from dsops_controller.demo.digits import splits
 
-OURS, SERVER, BARE = "ours", "gRPC server, LiteRT only", "LiteRT in process"
-ROUNDS = 15
-SINGLES = 250
+BARE, RAW, SHARED = "LiteRT in process", "ours, raw", "ours, shared memory"
+SERVER, PEER = "gRPC server, LiteRT only", "MLServer"
+ROUNDS = 5
+ROUND_S = 1.0
+SINGLES = (60, 300)
+"""Fewest and most requests of a round; between them it lasts about ``ROUND_S``."""
 BATCH = 32
-BATCHES = 40
-WARM_UP = 200
+BATCHES = 6
+BATCH_BYTES = 3 << 20
+"""Larger batches are not measured: MLServer takes messages of up to 4 MiB."""
+WARM_UP = 30
+CALLERS = 4
+CALLERS_ROUNDS = 3
+CALLERS_S = 1.5
+MARK_BYTES = 150_528
+"""The issue's marks of latency are for inputs of this size: 224 x 224 x 3."""
+
+P50_LIMIT = Limit("figure", "<=", 350.0)
+P99_LIMIT = Limit("figure", "<=", 1000.0)
 SINGLE_LIMIT = Limit("ratio", "<=", 1.5)
 BATCH_LIMIT = Limit("ratio", ">=", 0.7)
-
-Ask = Callable[[Floats], Floats]
+RATE_LIMIT = Limit("ratio", ">=", 3.0)
+MEMORY_LIMIT = Limit("figure", "<=", 60.0)
 
 
 @dataclass
 class Timings:
-    """What one contender took: latencies in microseconds, a list a round, and its rate in each round."""
+    """What one contender took: latencies in microseconds, a list a round."""
 
     latencies_us: list[list[float]] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
 
     def quantile_us(self, share: float) -> float:
         """Return the median over the rounds of a round's quantile."""
         return float(np.median([np.quantile(latencies, share) for latencies in self.latencies_us]))
 
-    @property
-    def rate(self) -> float:
-        """Median of the rounds' requests a second."""
-        return float(np.median(self.rates))
+    def over_us(self, other: "Timings", share: float) -> float:
+        """Return the median over the rounds of the difference of the two quantiles of a round."""
+        pairs = zip(self.latencies_us, other.latencies_us, strict=True)
+        return float(np.median([np.quantile(ours, share) - np.quantile(theirs, share) for ours, theirs in pairs]))
 
 
-def client(channel: grpc.Channel) -> Ask:
-    """Return a function that asks a server over the protocol, as a program on the device would."""
-    stub = rpc.GRPCInferenceServiceStub(channel)
+@dataclass(frozen=True)
+class Contest:
+    """One model and everybody who serves it: how to ask them, their processes, their addresses."""
 
-    def ask(frames: Floats) -> Floats:
-        request = pb.ModelInferRequest(model_name="digits")
-        request.inputs.add(name="image", datatype="FP32", shape=frames.shape)
-        request.raw_input_contents.append(frames.tobytes())
-        response = stub.ModelInfer(request, timeout=10.0, wait_for_ready=True)
-        return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(len(frames), -1)
-
-    return ask
+    model: ServedModel
+    asks: Mapping[str, Ask]
+    pids: Mapping[str, int]
+    addresses: Mapping[str, str]
 
 
-def one_round(ask: Ask, requests: list[Floats], into: Timings) -> None:
-    """Send requests one after the other."""
-    latencies = []
-    began_s = time.perf_counter()
-    for frames in requests:
-        start_s = time.perf_counter()
-        ask(frames)
-        latencies.append((time.perf_counter() - start_s) * 1e6)
-    into.rates.append(len(requests) / (time.perf_counter() - began_s))
-    into.latencies_us.append(latencies)
+def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
+    """Start everybody; MLServer only where it is installed."""
+    name, payload = model.packed.manifest.model, model.packed.payload
+    ours = made.enter_context(serving(folder, model.packed))
+    plain = made.enter_context(child("measure.plain_server", str(folder / "plain.sock"), str(payload)))
+    alone = made.enter_context(child("measure.interpreter", str(payload)))
+    addresses = {RAW: f"unix:{folder}/inference.sock", SERVER: f"unix:{folder}/plain.sock"}
+    pids = {RAW: ours.pid, SERVER: plain.pid, BARE: alone.pid}
+    if mlserver_python() is not None:
+        process, addresses[PEER] = made.enter_context(mlserver(folder, name, payload))
+        pids[PEER] = process.pid
+    asks: dict[str, Ask] = {BARE: Loop(payload)}
+    region_bytes = BATCH * model.frame_bytes
+    asks[SHARED] = made.enter_context(shared_memory(addresses[RAW], name, "scores", region_bytes))
+    for who, address in addresses.items():
+        asks[who] = made.enter_context(raw_contents(address, name, "scores"))
+    return Contest(model, asks, pids, addresses)
 
 
-def in_turns(asks: Mapping[str, Ask], requests: list[Floats]) -> dict[str, Timings]:
-    """Measure every contender in every round; who begins changes."""
-    found = {name: Timings() for name in asks}
-    names = list(asks)
-    for number in range(ROUNDS):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            one_round(asks[name], requests, found[name])
-    return found
-
-
-def check_equal(asks: Mapping[str, Ask], frames: Floats) -> None:
+def check_equal(asks: Mapping[str, Ask], frames: Frames) -> None:
     """Check that all contenders do the same work.
 
     Raises:
@@ -99,62 +105,118 @@ def check_equal(asks: Mapping[str, Ask], frames: Floats) -> None:
     """
     expected = asks[BARE](frames)
     for name, ask in asks.items():
-        if not np.array_equal(ask(frames), expected):
+        if not np.allclose(ask(frames), expected, rtol=0, atol=1e-6):
             raise GoldenMismatch(f"{name} gives other scores than LiteRT alone")
 
 
-def rows_of(singles: Mapping[str, Timings], batches: Mapping[str, Timings], rss: Mapping[str, float]) -> list[Row]:
-    """Return the table."""
-    rows = []
-    for peer in (SERVER, BARE):
-        a, b = singles[OURS], singles[peer]
-        limit = SINGLE_LIMIT if peer == SERVER else None
-        rows.append(Row("single frame, p50", "us", a.quantile_us(0.5), b.quantile_us(0.5), peer, limit))
-        rows.append(Row("single frame, p99", "us", a.quantile_us(0.99), b.quantile_us(0.99), peer))
-        rows.append(Row("single frame", "requests/s", a.rate, b.rate, peer))
-        a, b = batches[OURS], batches[peer]
-        limit = BATCH_LIMIT if peer == SERVER else None
-        rows.append(Row(f"batch of {BATCH}, p50", "us", a.quantile_us(0.5), b.quantile_us(0.5), peer))
-        rows.append(Row(f"batch of {BATCH}, p99", "us", a.quantile_us(0.99), b.quantile_us(0.99), peer))
-        rows.append(Row(f"batch of {BATCH}", "frames/s", a.rate * BATCH, b.rate * BATCH, peer, limit))
-        rows.append(Row("process, resident", "MB", rss[OURS], rss[peer], peer))
-    return rows
+def in_turns(asks: Mapping[str, Ask], requests: list[Frames]) -> dict[str, Timings]:
+    """Send every contender the requests, one after the other, in every round; who begins changes."""
+    found = {name: Timings() for name in asks}
+    names = list(asks)
+    for number in range(ROUNDS):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            latencies = []
+            for frames in requests:
+                start_s = time.perf_counter()
+                asks[name](frames)
+                latencies.append((time.perf_counter() - start_s) * 1e6)
+            found[name].latencies_us.append(latencies)
+    return found
 
 
-def resident_mb(pid: int) -> float:
-    """Return a process's resident memory."""
-    return float(psutil.Process(pid).memory_info().rss / 1e6)
+def singles_of(held: Contest) -> list[Frames]:
+    """Return the requests of a round, as many as last about a second, after everybody has warmed up."""
+    frames = held.model.frames
+    for ask in held.asks.values():
+        for number in range(WARM_UP):
+            ask(frames[number % len(frames)][None])
+    began_s = time.perf_counter()
+    held.asks[RAW](frames[:1])
+    count = int(np.clip(ROUND_S / (time.perf_counter() - began_s), *SINGLES))
+    return [frames[number % len(frames)][None] for number in range(count)]
 
 
-def measure_in(folder: Path, bundle: Packed, made: ExitStack) -> list[Row]:
-    """Start the contenders and measure them."""
-    ours = made.enter_context(serving(folder, bundle))
-    socket = folder / "peer.sock"
-    plain = made.enter_context(child("measure.plain_server", str(socket), str(bundle.payload)))
-    alone = made.enter_context(child("measure.interpreter", str(bundle.payload)))
-    channels = [grpc.insecure_channel(f"unix:{path}") for path in (folder / "inference.sock", socket)]
-    for channel in channels:
-        made.callback(channel.close)
-    asks = {OURS: client(channels[0]), SERVER: client(channels[1]), BARE: BareInterpreter(bundle.payload).run}
-    frames = splits(SEED).held_out.x
-    check_equal(asks, frames)
-    rng = np.random.default_rng(SEED)
-    singles = [frames[rng.integers(len(frames), size=1)] for _ in range(SINGLES)]
-    batches = [frames[rng.integers(len(frames), size=BATCH)] for _ in range(BATCHES)]
-    for ask in asks.values():
-        one_round(ask, singles[:WARM_UP], Timings())
-    by_single, by_batch = in_turns(asks, singles), in_turns(asks, batches)
-    rss = {OURS: resident_mb(ours.pid), SERVER: resident_mb(plain.pid), BARE: resident_mb(alone.pid)}
-    return rows_of(by_single, by_batch, rss)
+def single_rows(held: Contest) -> Iterator[Row]:
+    """Yield what one caller sees who asks for a frame at a time."""
+    found, name = in_turns(held.asks, singles_of(held)), held.model.name
+    is_marked = held.model.frame_bytes == MARK_BYTES
+    for share, text, limit in ((0.5, "p50", P50_LIMIT), (0.99, "p99", P99_LIMIT)):
+        for who in (SHARED, RAW):
+            ours = found[who]
+            yield Row(f"{name}: {who}, {text}", "us", ours.quantile_us(share), found[BARE].quantile_us(share), BARE)
+            kept = limit if is_marked and who == SHARED else None
+            yield Row(f"{name}: {who}, {text} over LiteRT", "us", ours.over_us(found[BARE], share), limit=kept)
+        ours, plain = found[RAW].quantile_us(share), found[SERVER].quantile_us(share)
+        yield Row(f"{name}: {RAW}, {text}", "us", ours, plain, SERVER, SINGLE_LIMIT if share == 0.5 else None)
+        peer = found[PEER].quantile_us(share) if PEER in found else None
+        yield Row(f"{name}: {SHARED}, {text}", "us", found[SHARED].quantile_us(share), peer, peer_name())
+
+
+def batch_rows(held: Contest) -> Iterator[Row]:
+    """Yield what one caller sees who asks for many frames at once."""
+    frames = held.model.frames[:BATCH]
+    if frames.nbytes > BATCH_BYTES:
+        return
+    asks = {who: ask for who, ask in held.asks.items() if who != SHARED}
+    found = in_turns(asks, [frames] * BATCHES)
+    rates = {who: BATCH * 1e6 / timings.quantile_us(0.5) for who, timings in found.items()}
+    name = f"{held.model.name}: batch of {BATCH}"
+    yield Row(name, "frames/s", rates[RAW], rates[BARE], BARE)
+    yield Row(name, "frames/s", rates[RAW], rates[SERVER], SERVER, BATCH_LIMIT)
+    yield Row(name, "frames/s", rates[RAW], rates.get(PEER), peer_name())
+
+
+def callers_rows(folder: Path, held: Contest) -> Iterator[Row]:
+    """Yield what several callers have together, in turns."""
+    path, name = folder / "frames.npy", held.model.packed.manifest.model
+    np.save(path, held.model.frames[:BATCH])
+    addresses = {**held.addresses, SHARED: held.addresses[RAW]}
+    rates: dict[str, list[float]] = {who: [] for who in addresses}
+    for _ in range(CALLERS_ROUNDS):
+        for who, address in addresses.items():
+            rates[who].append(rate_of(address, name, path, CALLERS, CALLERS_S, shared=who == SHARED))
+    median = {who: float(np.median(values)) for who, values in rates.items()}
+    text = f"{held.model.name}: {CALLERS} callers"
+    yield Row(f"{text}, raw", "requests/s", median[RAW], median[SERVER], SERVER)
+    limit = RATE_LIMIT if PEER in median else None
+    yield Row(f"{text}, shared memory", "requests/s", median[SHARED], median.get(PEER), peer_name(), limit)
+
+
+def memory_rows(held: Contest) -> Iterator[Row]:
+    """Yield what the processes weigh after all that; the interpreter's has the same model loaded."""
+    resident = {who: psutil.Process(pid).memory_info().rss / 1e6 for who, pid in held.pids.items()}
+    name, ours = f"{held.model.name}: process, resident", resident[RAW]
+    yield Row(f"{name}, over the interpreter's", "MB", ours - resident[BARE], limit=MEMORY_LIMIT)
+    yield Row(name, "MB", ours, resident[BARE], BARE)
+    yield Row(name, "MB", ours, resident.get(PEER), peer_name())
+
+
+def peer_name() -> str:
+    """Return how a row names MLServer; without it the row says so."""
+    return PEER if mlserver_python() is not None else f"{PEER}: not installed"
+
+
+def rows_of(model: ServedModel) -> list[Row]:
+    """Measure one model."""
+    with tempfile.TemporaryDirectory(prefix="ds") as name, ExitStack() as made:
+        folder = Path(name)
+        held = contest(folder, model, made)
+        check_equal(held.asks, model.frames[:4])
+        return [*single_rows(held), *batch_rows(held), *callers_rows(folder, held), *memory_rows(held)]
 
 
 def measure() -> Report:
-    """Build the model and measure."""
-    with tempfile.TemporaryDirectory(prefix="ds") as name, ExitStack() as made:
-        folder = Path(name)
-        rows = measure_in(folder, make_bundle(folder), made)
-    facts = {"model": "digits int8", "rounds": ROUNDS, "singles a round": SINGLES, "batches a round": BATCHES}
-    return Report("inference", "Local inference: one caller, Unix socket, medians of the rounds", facts, tuple(rows))
+    """Build the models and measure each."""
+    if mlserver_python() is None:
+        sys.stderr.write("MLServer is not installed: tools/peers.sh mlserver makes its environment\n")
+    loads, rows = [os.getloadavg()[0]], []
+    with tempfile.TemporaryDirectory(prefix="dsops-bench-") as name:
+        for model in make_models(Path(name)):
+            rows += rows_of(model)
+            loads.append(os.getloadavg()[0])
+    facts = {"rounds": ROUNDS, "singles a round": f"{SINGLES[0]} to {SINGLES[1]}", PEER: mlserver_version()}
+    facts["load"] = f"{min(loads):.1f} to {max(loads):.1f}"
+    return Report("inference", "Local inference over a Unix socket, medians of the rounds", facts, tuple(rows))
 
 
 if __name__ == "__main__":

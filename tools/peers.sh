@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Makes the environments of the build benchmark's peers in .tools/peers: onnx2tf and TensorFlow, 2.3 GB in all. What is
-# there already stays. Prints the settings that benchmarks/build.py reads; it looks into .tools/peers without them, too.
+# peers.sh [NAME...]: makes the environments of the benchmarks' peers in .tools/peers, all or those that are named:
+# onnx2tf and tensorflow for benchmarks/build.py (2.3 GB), mlserver for benchmarks/inference.py (0.4 GB). What is there
+# already stays. Prints the settings that the benchmarks read; they look into .tools/peers without them, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tools/report.sh
 
 readonly peers="$PWD/.tools/peers"
+readonly wanted="${*:-onnx2tf tensorflow mlserver}"
 
 # make_environment NAME REQUIREMENT...: the file `ready` tells a whole environment from one that was interrupted.
 make_environment() {
   local name=$1
   shift
+  [[ " $wanted " == *" $name "* ]] || return 0
   [[ -e $peers/$name/ready ]] && return
   say "installing $name into .tools/peers/$name (this takes some minutes)"
   quietly "creating the environment of $name" "${PYTHON:-python3}" -m venv --clear "$peers/$name"
@@ -22,5 +25,7 @@ mkdir -p "$peers"
 # onnx2tf 2 declares Python 3.12, and works with 3.11.
 make_environment onnx2tf --ignore-requires-python "onnx2tf>=2.6,<3"
 make_environment tensorflow "tensorflow-cpu>=2.20,<3"
+make_environment mlserver "mlserver>=1.7,<2" ai-edge-litert
 echo "DSOPS_ONNX2TF=$peers/onnx2tf/bin/onnx2tf"
 echo "DSOPS_TENSORFLOW_PYTHON=$peers/tensorflow/bin/python"
+echo "DSOPS_MLSERVER_PYTHON=$peers/mlserver/bin/python"

@@ -35,6 +35,8 @@ address = "controller:8445"
 ca = "/etc/dsops/ca.crt"
 [trust]
 root = "/etc/dsops/1.root.json"
+[inference.delegate]
+library = "libedgetpu.so.1"
 """
 _HEAD = """\
 # Commands of `dsops`

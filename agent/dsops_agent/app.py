@@ -8,6 +8,7 @@ Besides those, gRPC and the control channel have threads of their own.
 """
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -22,16 +23,22 @@ from dsops_agent.conditions import require_program
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
+from dsops_agent.give_back import give_back
+from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
+from dsops_agent.launching import EarlyStart
 from dsops_agent.parts import Parts
 from dsops_agent.renewal import Renewer
+from dsops_agent.service_manager import ServiceManager
 from dsops_agent.status import StateLock, Status, StatusWriter
 from dsops_agent.threads import Threads
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+_AT_WORK_S = 10.0
+"""So long after it is ready the agent has connected, and what it needs only for that is over."""
 
 
 class Agent:
@@ -40,11 +47,15 @@ class Agent:
     Args:
         config: The configuration.
         clock: Time.
+        early: An inference process that was started already.
     """
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, early: EarlyStart | None = None) -> None:
         self._config = config
         self._clock = clock
+        self._early = early or EarlyStart()
+        self._hearts = Heartbeats()
+        self._manager = ServiceManager(self._hearts)
         self._stop = threading.Event()
         self._was_signalled = False
         self._lock = StateLock(config.state)
@@ -54,6 +65,7 @@ class Agent:
         self._parts: Parts | None = None
         self._renewer: Renewer | None = None
         self._enrolment_problem = ""
+        self._give_back_s: float | None = None
         self._status = StatusWriter(config.state / "status.json", self._read_status)
 
     def stop_on_signals(self) -> None:
@@ -84,14 +96,27 @@ class Agent:
             self._threads.start("status", lambda: self._status.run(self._stop))
             self._threads.start("enrol", self._enter)
             while not self._was_signalled and not self._stop.wait(_LOOK_S):
-                continue
+                self._look()
             self._stop.set()
+            self._manager.stopping()
             logger.info("the agent stops")
             self._leave()
         finally:
+            self._manager.close()
+            self._early.end()
             self._lock.release()
         if self._threads.failure is not None and not isinstance(self._threads.failure, Interrupted):
             raise self._threads.failure
+
+    def _look(self) -> None:
+        """A turn of the main loop: tell who supervises us, and give back what the start needed."""
+        now_s, is_ready = self._clock.monotonic_s(), self._is_ready()
+        self._manager.turn(now_s, is_ready, self._summary())
+        if is_ready and self._give_back_s is None:
+            self._give_back_s = now_s + _AT_WORK_S
+        if self._give_back_s is not None and now_s >= self._give_back_s:
+            self._give_back_s = math.inf
+            give_back()
 
     def _enter(self) -> None:
         """Get an identity, put everything together, start it."""
@@ -106,7 +131,9 @@ class Agent:
         self._renewer = Renewer(
             self._config.device, self._identities, credentials, applicant, renew_over_grpc, self._clock
         )
-        self._parts = parts = Parts(config, credentials, self._clock, self._inventory, self._status.changed)
+        self._parts = parts = Parts(
+            config, credentials, self._clock, self._inventory, self._status.changed, self._hearts, self._early
+        )
         parts.start(self._threads, self._stop)
         self._threads.start("renewal", lambda: self._renewer.run(self._stop) if self._renewer else None)
         self._status.changed()
@@ -150,6 +177,15 @@ class Agent:
         self._status.write()
         if self._parts is not None:
             self._parts.close()
+
+    def _is_ready(self) -> bool:
+        """Whether the agent does what it can: a device that waits to be accepted may do so for days."""
+        return bool(self._enrolment_problem) if self._parts is None else self._parts.is_ready
+
+    def _summary(self) -> str:
+        if self._parts is not None:
+            return self._parts.summary()
+        return f"not enrolled: {self._enrolment_problem}" if self._enrolment_problem else "starts"
 
     def _read_status(self) -> Status:
         base = Status(

@@ -13,6 +13,7 @@ import dsops
 from dsops.clock import SystemClock
 from dsops.errors import AwaitedFailure, DsopsError, MissingExtra
 from dsops.exits import Exit, describe, exit_code
+from dsops.messages import ChallengerState
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
 from dsops_agent.feed.counts import FeedStatus
@@ -131,9 +132,13 @@ def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
-    agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock())
-    agent.stop_on_signals()
-    agent.run()
+    early = _module("dsops_agent.launching").EarlyStart.of(loaded.config)
+    try:
+        agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock(), early)
+        agent.stop_on_signals()
+        agent.run()
+    finally:
+        early.end()
 
 
 def _module(name: str) -> ModuleType:
@@ -248,10 +253,18 @@ def _model_rows(status: Status) -> Iterable[tuple[str, ...]]:
             yield "", f"waits: {model.waiting}"
         if model.problem:
             yield "", f"{model.problem.code}: {model.problem.message}"
+        if model.challenger:
+            yield "", _challenger_row(model.challenger)
     for one in status.quarantine:
         yield "quarantined", f"{one.model} {one.digest[:12]}: {one.problem.code}: {one.problem.message}"
     if status.scrubbed is not None:
         yield "stored bundles", f"read again {status.scrubbed.isoformat(timespec='seconds')}"
+
+
+def _challenger_row(challenger: ChallengerState) -> str:
+    active = f"release {challenger.release} is compared" if challenger.active else "nothing is compared"
+    problem = f"; {challenger.problem.code}: {challenger.problem.message}" if challenger.problem else ""
+    return f"challenger: {active}; newest install: {challenger.install.value} {challenger.progress:.0%}{problem}"
 
 
 def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:

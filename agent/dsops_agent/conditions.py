@@ -12,6 +12,7 @@ import psutil
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops_agent.install.maintenance import Conditions
+from dsops_agent.temperature import hottest_c
 
 _ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECTS = 0x1, 0x200  # RTF_UP, RTF_REJECT of <linux/route.h>
@@ -50,12 +51,6 @@ class SystemConditions:
         times, own = psutil.cpu_times(), self._process.cpu_times()
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         return total, total - times.idle - getattr(times, "iowait", 0.0) - own.user - own.system
-
-
-def hottest_c() -> float:
-    """Return the hottest reading, degrees Celsius, or 0; boards name their sensors as they like."""
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    return max((float(entry.current) for entries in sensors.values() for entry in entries), default=0.0)
 
 
 def default_links(routes: str, routes_6: str) -> tuple[str, ...]:

@@ -1,20 +1,15 @@
 """The agent's configuration: one TOML file, read once at start, frozen, every key with its meaning."""
 
 import difflib
-import pwd
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -22,103 +17,24 @@ from pydantic import (
     model_validator,
 )
 
-from dsops import ids
 from dsops.directive import MAX_SEQ
-from dsops.errors import DsopsError, InvalidConfig
-from dsops_agent.config_values import Address, FilePath, Section, against_file, host_and_port
+from dsops.errors import InvalidConfig
+from dsops_agent.config_inference import Inference
+from dsops_agent.config_values import (
+    DAY_S,
+    SOCKET_PATH_BYTES,
+    Address,
+    BaseUrls,
+    DeviceName,
+    FilePath,
+    Section,
+    TimeZone,
+    WindowText,
+)
 from dsops_agent.feed.settings import Sink, Source
 from dsops_agent.install.maintenance import Rules, Schedule, parse
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
-SOCKET_PATH_BYTES = 107
-"""Longest path of a Unix socket on Linux (unix(7): ``sun_path`` has 108 bytes, one of them the end)."""
-
-
-_DAY_S = 86_400
-"""A wait of more than a day is a mistake, and far below what clocks and waits of the system can take."""
-
-
-def _zone(name: str) -> str:
-    try:
-        return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"there is no time zone {name}; they are named as in Europe/Berlin") from error
-
-
-def _window(text: str) -> str:
-    try:
-        parse(text)
-    except DsopsError as error:
-        raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
-    return text
-
-
-def _device(name: str) -> str:
-    try:
-        return ids.device_id(name)
-    except DsopsError as error:
-        raise ValueError(error.why) from error
-
-
-def _loopback(text: str) -> str:
-    if not text:
-        return text
-    host = host_and_port(text).rpartition(":")[0]
-    try:
-        is_loopback = ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ValueError("only programs on this device may ask: it is no loopback address as 127.0.0.1:8000")
-    return text
-
-
-def _loopback_or_socket(text: str, info: ValidationInfo) -> str:
-    return str(against_file(Path(text), info)) if "/" in text else _loopback(text)
-
-
-def _uid(user: str) -> int:
-    return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-
-
-def _user(text: str) -> str:
-    try:
-        uid = _uid(text)
-    except KeyError as error:
-        raise ValueError(f"there is no user {text} on this device") from error
-    if not 0 <= uid < 0xFFFFFFFF:
-        raise ValueError(f"{text} is no number of a user")
-    return text
-
-
-def _base_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a URL: {error}") from error
-    is_plain = text.isascii() and text.isprintable() and not set(text) & set(" @?#")
-    if not is_one or not is_plain:
-        raise ValueError(f"{text!r} is not https://host/path or http://host/path")
-    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
-
-
-def _each_once(urls: tuple[str, ...]) -> tuple[str, ...]:
-    twice = [url for number, url in enumerate(urls) if url in urls[:number]]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice")
-    return urls
-
-
-def _one_or_more(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Loopback = Annotated[str, AfterValidator(_loopback)]
-LoopbackOrSocket = Annotated[str, AfterValidator(_loopback_or_socket)]
-BaseUrls = Annotated[
-    tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_one_or_more), AfterValidator(_each_once)
-]
 
 
 class Enrolment(Section):
@@ -131,7 +47,7 @@ class Enrolment(Section):
         description="file with the one-time enrolment token, deleted after it was used; without it an operator accepts",
     )
     retry_max_s: float = Field(
-        default=60.0, gt=0, le=_DAY_S, description="longest wait between two tries while nothing answers"
+        default=60.0, gt=0, le=DAY_S, description="longest wait between two tries while nothing answers"
     )
 
 
@@ -141,36 +57,39 @@ class Trust(Section):
     root: FilePath = Field(description="first TUF root metadata of the fleet, put there by who sets up the device")
 
 
-class Inference(Section):
-    """How programs on this device ask for inference."""
-
-    socket: Path = Field(default=Path(), description="Unix socket of the Open Inference Protocol; empty: in `run`")
-    grpc: Loopback = Field(
-        default="", description="loopback address, for example 127.0.0.1:8001, that answers gRPC too; empty: none"
-    )
-    rest: LoopbackOrSocket = Field(
-        default="",
-        description="loopback address, for example 127.0.0.1:8000, or path of a Unix socket, that answers REST; "
-        "empty: none",
-    )
-    allow: tuple[Annotated[str, AfterValidator(_user)], ...] = Field(
-        default=(),
-        max_length=32,
-        description='users who may ask, by name or number, for example ["camera", "1001"]; empty: the agent\'s group',
-    )
-    queue: int = Field(default=16, ge=0, le=256, description="requests of one model that may wait; more are refused")
-    threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
-
-    def uids(self) -> tuple[int, ...]:
-        """Return the users who may ask."""
-        return tuple(map(_uid, self.allow))
-
-
 class Install(Section):
     """How a bundle comes onto the device."""
 
     probation_s: float = Field(
-        default=60.0, ge=0, le=30 * _DAY_S, description="how long a new bundle must answer before it is kept"
+        default=60.0, ge=0, le=30 * DAY_S, description="how long a new bundle must answer before it is kept"
+    )
+    probation_failures: float = Field(
+        default=0.02, ge=0, le=1, description="share of requests that a new bundle may fail at, if the old one did not"
+    )
+    probation_slower: float = Field(
+        default=2.0,
+        ge=1,
+        le=1000,
+        description="how many times the old bundle's 95th percentile of latency the new one's may be",
+    )
+    probation_distance: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="total variation distance of its answers from the old one's and from its profile at most; 1: any",
+    )
+    probation_false_alarms: float = Field(
+        default=0.001,
+        gt=0,
+        le=0.5,
+        description="probability that a bundle within these limits is rolled back all the same",
+    )
+    strikes: int = Field(
+        default=3, ge=1, le=100, description="so many ends of the inference process by one bundle roll it back"
+    )
+    strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
+    hang_s: float = Field(
+        default=20.0, gt=0, le=3600, description="a frame that takes longer ends the inference process"
     )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"
@@ -178,6 +97,13 @@ class Install(Section):
     window: int = Field(default=16, ge=1, le=16, description="chunks asked for at the same time")
     free_bytes: int = Field(default=16 << 20, ge=0, description="disk space that an install must leave free")
     max_bundle_bytes: int = Field(default=0, ge=0, description="longest bundle, with its files; 0: what the disk takes")
+    max_slowdown: float = Field(
+        default=2.0,
+        ge=0,
+        le=1000,
+        description="how many times as long as the active bundle's a frame of a new one may take that states no "
+        "latency budget; 0: any",
+    )
     scrub_hours: float = Field(
         default=24.0, ge=0, le=24 * 366, description="how often stored bundles are read again; 0: never"
     )
@@ -189,13 +115,11 @@ class Maintenance(Section):
     Windows are times of the device's own wall clock. A window over midnight belongs to the day on which it begins.
     """
 
-    timezone: Annotated[str, AfterValidator(_zone)] = Field(
-        default="UTC", description="time zone of the windows, for example Europe/Berlin"
-    )
-    download: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+    timezone: TimeZone = Field(default="UTC", description="time zone of the windows, for example Europe/Berlin")
+    download: tuple[WindowText, ...] = Field(
         default=(), description='windows for fetching, for example ["mon-fri 22:00-05:00"]; empty: always'
     )
-    activate: tuple[Annotated[str, AfterValidator(_window)], ...] = Field(
+    activate: tuple[WindowText, ...] = Field(
         default=(), description="windows for changing over to a new bundle; empty: always"
     )
     on_power: bool = Field(default=False, description="whether external power is needed")
@@ -277,11 +201,11 @@ class Telemetry(Section):
     """What the device reports, and how much it keeps while nobody takes it."""
 
     interval_s: float = Field(
-        default=10.0, gt=0, le=_DAY_S, description="length of an interval that one record describes"
+        default=10.0, gt=0, le=DAY_S, description="length of an interval that one record describes"
     )
     spool_bytes: int = Field(default=16 << 20, ge=1 << 20, description="size of the spool; all of it is taken at once")
     retry_max_s: float = Field(
-        default=60.0, gt=0, le=_DAY_S, description="longest wait between two tries to reach the store"
+        default=60.0, gt=0, le=DAY_S, description="longest wait between two tries to reach the store"
     )
 
 
@@ -293,7 +217,7 @@ class Samples(Section):
     random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
     low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
     min_gap_s: float = Field(
-        default=1.0, ge=0, le=_DAY_S, description="least time between two samples for the same reason"
+        default=1.0, ge=0, le=DAY_S, description="least time between two samples for the same reason"
     )
 
 
@@ -310,19 +234,19 @@ class Mqtt(Section):
     first_contact_max_s: float = Field(
         default=10.0,
         ge=0,
-        le=_DAY_S,
+        le=DAY_S,
         description="after a start, and after a connection was lost, up to so long is waited",
     )
-    reconnect_max_s: float = Field(default=60.0, gt=0, le=_DAY_S, description="longest wait between two connections")
+    reconnect_max_s: float = Field(default=60.0, gt=0, le=DAY_S, description="longest wait between two connections")
     will_delay_s: int = Field(
-        default=10, ge=0, le=_DAY_S, description="how long the broker waits before it says we are gone"
+        default=10, ge=0, le=DAY_S, description="how long the broker waits before it says we are gone"
     )
 
 
 class Config(Section):
     """The whole file."""
 
-    device: Annotated[str, AfterValidator(_device)] = Field(description="name of this device")
+    device: DeviceName = Field(description="name of this device")
     state: FilePath = Field(description="folder that holds everything the agent keeps")
     run: Path = Field(default=Path(), description="folder of the sockets; empty: the folder `run` in `state`")
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe record logged")

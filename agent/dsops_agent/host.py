@@ -11,7 +11,7 @@ import psutil
 
 import dsops
 from dsops.messages import Inventory
-from dsops_agent.conditions import hottest_c
+from dsops_agent.temperature import hottest_c
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 

@@ -5,14 +5,44 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dsops.errors import RuntimeCrashed, from_dict
+from dsops.needs import parse_operator
 from dsops_agent.host import runtime_version
 from dsops_agent.install.ports import Support
 from dsops_agent.runtime_process import describe_exit, runtime_environment
 
 TIMEOUT_S = 60.0
 """A slow board takes seconds to load the runtime."""
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """The delegate of the inference process, as that one tells; without a name there is none."""
+
+    name: str = ""
+    operators: frozenset[str] = frozenset()
+    problem: str = ""
+
+    @classmethod
+    def of(cls, told: object) -> "Accelerated":
+        """Return what a status tells; what makes no sense is no delegate."""
+        if not isinstance(told, dict) or not isinstance(told.get("name"), str):
+            return cls()
+        operators = told.get("operators")
+        named = frozenset(map(str, operators)) if isinstance(operators, list) else frozenset[str]()
+        return cls(told["name"], named, str(told.get("problem", "")))
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """The delegate's name, if models can use it."""
+        return (self.name,) if self.name and not self.problem else ()
+
+    def brings(self, operator: str) -> bool:
+        """Return whether an operator, as a manifest names it, is one of the delegate's."""
+        name, _, is_custom = parse_operator(operator)
+        return bool(self.usable) and is_custom and name in self.operators
 
 
 class OperatorQuery:

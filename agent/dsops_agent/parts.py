@@ -1,6 +1,5 @@
 """The parts of a control process that has an identity, joined, started and stopped in order."""
 
-import json
 import logging
 import platform
 import random
@@ -19,19 +18,23 @@ from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
+from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.feed_process import FeedSupervisor
+from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.gate import Gate
 from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.ports import DeviceFacts, InstallConfig
+from dsops_agent.install.ports import Death, DeviceFacts, InstallConfig
+from dsops_agent.install.probation import Rules
 from dsops_agent.install.slots import Slots
+from dsops_agent.launching import EarlyStart, launch, launch_challenger
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.room import HostRoom
@@ -40,7 +43,7 @@ from dsops_agent.sources.assembly import Sources, Surroundings, holdings
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
@@ -56,22 +59,15 @@ logger = logging.getLogger(__name__)
 PROVE_MEMORY_BYTES = 2 << 30
 _RUNTIME_READY_S = 20.0
 _UPLOAD_WAIT_S = 1.0
+_INSTALLER, _MQTT, _SUPERVISOR = "the installer", "the connection to the broker", "the supervisor of the runtime"
+_WITHIN_S = {_INSTALLER: 600.0, _MQTT: 120.0, _SUPERVISOR: 120.0}
+"""The longest rounds: a step that reads a large bundle from a slow disk and changes over; a handshake; a start."""
 
 
-def launch(config: Config) -> Launch:
-    """Return how the inference process is started."""
-    settings = {
-        "socket": str(config.inference_socket),
-        "grpc": config.inference.grpc,
-        "rest": config.inference.rest,
-        "allow": config.inference.uids(),
-        "queue": config.inference.queue,
-        "threads": config.inference.threads,
-        "interval_s": config.telemetry.interval_s,
-        "samples": config.samples.model_dump(mode="json"),
-        "drift_enabled": config.drift.enabled,
-    }
-    return Launch(config.run_folder, json.dumps(settings))
+def delegate_json(config: Config) -> str:
+    """Return the delegate as the throw-away process takes it; empty when there is none."""
+    found = config.inference.delegate
+    return found.as_json() if found else ""
 
 
 def install_config(config: Config) -> InstallConfig:
@@ -83,8 +79,17 @@ def install_config(config: Config) -> InstallConfig:
         free_bytes=config.install.free_bytes,
         max_bundle_bytes=config.install.max_bundle_bytes,
         prove_memory_bytes=PROVE_MEMORY_BYTES,
+        max_slowdown=config.install.max_slowdown,
         transfer=TransferLimits(bytes_per_s=config.transfer.bytes_per_s, bytes_per_day=config.transfer.bytes_per_day),
         scrub_hours=config.install.scrub_hours,
+        rules=Rules(
+            failures=config.install.probation_failures,
+            slower=config.install.probation_slower,
+            distance=config.install.probation_distance,
+            false_alarms=config.install.probation_false_alarms,
+        ),
+        strikes=config.install.strikes,
+        strike_span_s=config.install.strike_span_s,
     )
 
 
@@ -119,23 +124,32 @@ class Parts:
     clock: Clock
     inventory: Inventory
     status_changed: Callable[[], None]
+    hearts: Heartbeats
+    early: EarlyStart
 
     def __post_init__(self) -> None:
         """Join the parts."""
         self.identity = self.credentials.current
         state, device = self.config.state, self.identity.device
-        self._recovering = threading.Event()
+        self._recovering, self._recovered = threading.Event(), threading.Event()
         self._topics = Topics(self.identity.fleet.topic_prefix)
         self._journal = Journal(state / "journal.db")
         self._spool = Spool(state / "spool", self.config.telemetry.spool_bytes)
         self._events = SpoolEvents(self._spool, self.clock)
         self._supervisor = RuntimeSupervisor(
             launch(self.config),
-            Prover(self.config.inference.threads),
+            Prover(self.config.inference.threads, delegate_json(self.config)),
             self._spool,
             self._events,
             self.clock,
-            self._runtime_started,
+            Told(self._runtime_started, self._runtime_died),
+        )
+        self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
+        self._challengers = ChallengerProcesses(
+            self.config.run_folder,
+            self._challenger_supervisor,
+            partial(launch_challenger, self.config),
+            lambda model, has_ended: self._installer.challenger_started(model, has_ended=has_ended),
         )
         self._feed = FeedSupervisor(self.config, self.clock) if self.config.source else None
         built = datetime.fromisoformat(dsops.BUILD_TIME)
@@ -178,6 +192,11 @@ class Parts:
             backoff=self._upload_backoff(),
         )
 
+    def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        prover = Prover(self.config.inference.threads)  # never asked: candidates are proved for the champions' one
+        told = Told(started, lambda _death: None)  # how often it ended is counted by whom the start is told
+        return RuntimeSupervisor(how, prover, self._spool, self._events, self.clock, told)
+
     def _upload_backoff(self) -> Backoff:
         return Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
 
@@ -192,6 +211,7 @@ class Parts:
             will_delay_s=self.config.mqtt.will_delay_s,
             accepted=self.credentials.accepted,
             refused=self.credentials.refused,
+            beat=self._beat(_MQTT),
         )
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
@@ -226,6 +246,7 @@ class Parts:
 
     def _make_installer(self) -> Installer:
         state = self.config.state
+        runtimes = Runtimes(self._supervisor, self._challengers)
         return Installer(
             config=install_config(self.config),
             device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
@@ -233,7 +254,8 @@ class Parts:
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
             chunks=self._sources.chain,
-            runtime=self._supervisor,
+            runtime=runtimes,
+            challengers=runtimes,
             keys=ContentKeys(self.identity.device, self._journal, self.credentials.content_key),
             room=HostRoom(state),
             events=self._events,
@@ -241,6 +263,7 @@ class Parts:
             clock=self.clock,
             gate=gate(self.config, self.clock),
             is_at_hand=self._sources.folder.has,
+            beat=self._beat(_INSTALLER),
         )
 
     def _first_root(self) -> bytes:
@@ -293,18 +316,48 @@ class Parts:
             self._installer.runtime_restarted()
         self.status_changed()
 
+    # Who watches over the loops.
+
+    def _beat(self, name: str) -> Callable[[float], None]:
+        return lambda rest_s: self.hearts.beat(name, self.clock.monotonic_s(), rest_s)
+
+    def _watched(self, threads: Threads, thread: str, name: str, body: Callable[[], None]) -> None:
+        """Start a thread whose loop must make progress until it comes to its end."""
+        self.hearts.expect(name, _WITHIN_S[name], self.clock.monotonic_s())
+
+        def run() -> None:
+            body()
+            self.hearts.forget(name)
+
+        threads.start(thread, run)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything that is installed answers, or the inference process was waited for in vain."""
+        return self._recovered.is_set()
+
+    def summary(self) -> str:
+        """Return a line for people."""
+        active = {name: state.active_release for name, state in self._installer.observed().items() if state.active}
+        models = ", ".join(f"{name}/{release}" for name, release in sorted(active.items())) or "no model yet"
+        answers = f"answers {models}" if self._supervisor.pid else "the inference process is not running"
+        return f"{answers}; {'connected' if self._session.is_connected else self._session.problem or 'not connected'}"
+
+    def _runtime_died(self, death: Death) -> None:
+        self._installer.runtime_died(death)
+
     # Start and end.
 
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
-        threads.start("runtime", self._supervisor.run)
+        self._watched(threads, "runtime", _SUPERVISOR, self._supervisor.run)
         if (feed := self._feed) is not None:
             threads.start("feed", lambda: feed.run(stop))
         threads.start("prover", lambda: self._installer.prove(stop))
-        threads.start("installer", lambda: self._install(stop))
+        self._watched(threads, "installer", _INSTALLER, lambda: self._install(stop))
         self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))
-        threads.start("mqtt", self._session.run)
+        self._watched(threads, "mqtt", _MQTT, self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
         threads.start("collector", lambda: self._collector.run(stop))
         threads.start("upload-telemetry", self._telemetry.run)
@@ -319,6 +372,7 @@ class Parts:
             return
         self._recovering.set()
         self._installer.recover()
+        self._recovered.set()
         self._installer.run(stop)
 
     def stop(self, threads: Threads) -> None:
@@ -327,7 +381,9 @@ class Parts:
         self._sources.stop()
         self._session.stop()
         self._supervisor.leave()
+        self._challengers.leave()
         threads.join(5.5, "runtime", "prover", "mqtt", "feed")
+        self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()
         threads.join(3.2, "upload-telemetry", "upload-samples")
@@ -346,9 +402,11 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "inference": self._supervisor.held_back,
             "site cache": self._sources.problem,
             "telemetry": self._telemetry.problem,
             "samples": self._samples.problem,
+            "delegate": self._supervisor.delegate_problem,
         }
         return base.model_copy(
             update={

@@ -15,7 +15,7 @@ from pathlib import Path
 from dsops.errors import Cancelled, RuntimeCrashed, from_dict
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
-from dsops_agent.runtime_process import describe_exit, runtime_environment
+from dsops_agent.runtime_process import describe_exit, offer_to_oom_killer, runtime_environment
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,9 @@ _LOOK_S = 0.05
 class Prover:
     """Runs ``python -m dsops_agent.runtime.prove``, one at a time."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, delegate_json: str = "") -> None:
         self._threads = threads
+        self._delegate_json = delegate_json
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -68,12 +69,16 @@ class Prover:
     ) -> None:
         command = [sys.executable, "-m", "dsops_agent.runtime.prove", str(path), "--threads", str(self._threads)]
         command += [] if key is None else ["--sealed"]
+        if limits.champion is not None:
+            command += ["--champion", str(limits.champion), "--slowdown", str(limits.slowdown)]
+        command += ["--delegate", self._delegate_json] if self._delegate_json else []
         with _input(key) as given, self._lock:
             self._child = child = subprocess.Popen(
                 command, stdin=given, stdout=output, env=runtime_environment(), process_group=0
             )  # a group of its own: Ctrl-C at a terminal is not the bundle's fault
         try:
             _limit(child.pid, limits)
+            offer_to_oom_killer(child.pid)
             code = _await(child, limits.timeout_s, ended)
         except subprocess.TimeoutExpired as error:
             raise RuntimeCrashed(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,12 +17,16 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Handler
+from dsops_agent.runtime.flight import forget_flight
 
 logger = logging.getLogger(__name__)
 
 START_S = 20.0
 """How long a process may take until it answers on its control socket."""
 TERMINATE_S = 5.0
+OOM_SCORE = 500
+"""Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
+_LOOK_S = 0.1
 _MODULE = "dsops_agent.runtime"
 
 
@@ -32,20 +37,46 @@ class Launch:
     Attributes:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
+        hang_s: How long one frame may take until the process counts as hung.
+        restart_event: Kind of the event that tells of its end.
     """
 
     run_folder: Path
     settings_json: str
+    hang_s: float = 20.0
+    restart_event: str = "runtime_restart"
 
     @property
     def control_socket(self) -> Path:
         """Where it listens for the control process."""
         return self.run_folder / "control.sock"
 
-    def command(self) -> list[str]:
-        """Return the command line."""
+    def command(self, ready_fd: int) -> list[str]:
+        """Return the command line; the process writes to ``ready_fd`` once it answers."""
         folder = str(self.run_folder)
-        return [sys.executable, "-m", _MODULE, "--run-folder", folder, "--settings", self.settings_json]
+        arguments = ["--run-folder", folder, "--settings", self.settings_json, "--ready-fd", str(ready_fd)]
+        return [sys.executable, "-m", _MODULE, *arguments]
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A process that was started and may not answer yet; ``ready`` can be read once it does, or has ended."""
+
+    child: subprocess.Popen[bytes]
+    ready: int
+
+    def is_over(self, timeout_s: float) -> bool:
+        """Wait until it answers or has ended, ``timeout_s`` seconds at most; return whether it came to that."""
+        return bool(select.select([self.ready], [], [], timeout_s)[0])
+
+    def end(self) -> None:
+        """End it, and return when it is gone."""
+        _end(self.child.pid, self.child)
+        self.forget()
+
+    def forget(self) -> None:
+        """Listen no more."""
+        os.close(self.ready)
 
 
 @dataclass(frozen=True)
@@ -89,11 +120,56 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
     return None
 
 
+def is_found(launch: Launch) -> bool:
+    """Return whether a process is there that :func:`adopt` has to judge."""
+    return _pid_of(launch) is not None or _listens(launch.control_socket)
+
+
+def _listens(path: Path) -> bool:
+    """Return whether anybody listens; a socket that was left behind by a power cut is a file without a listener."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def start(launch: Launch) -> Starting:
+    """Start a process.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    launch.control_socket.unlink(missing_ok=True)
+    forget_flight(launch.run_folder)
+    ready, theirs = os.pipe()
+    try:
+        child = subprocess.Popen(
+            launch.command(theirs),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=runtime_environment(),
+            pass_fds=(theirs,),
+        )
+    except OSError:
+        os.close(ready)
+        raise
+    finally:
+        os.close(theirs)
+    offer_to_oom_killer(child.pid)
+    return Starting(child, ready)
+
+
 def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]) -> RuntimeProcess:
-    """Start a process and wait until it answers.
+    """Start a process and wait until it answers; see :func:`await_answer`."""
+    return await_answer(start(launch), launch, handle, clock, wait)
+
+
+def await_answer(
+    starting: Starting, launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]
+) -> RuntimeProcess:
+    """Wait until a process answers.
 
     Args:
-        launch: How.
+        starting: The process; it is ended when it does not answer.
+        launch: How it was started.
         handle: Answers its requests.
         clock: Time.
         wait: Waits so many seconds, or less; true when the agent stops.
@@ -101,32 +177,34 @@ def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float],
     Raises:
         RuntimeCrashed: It ended, or did not answer in time, or the agent stops.
     """
-    launch.control_socket.unlink(missing_ok=True)
-    child = subprocess.Popen(
-        launch.command(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=runtime_environment(),
-    )
-    ends_s = clock.monotonic_s() + START_S
-    while child.poll() is None and clock.monotonic_s() < ends_s:
-        channel = _connect(launch, handle)
-        if channel is not None:
-            logger.info("started inference process %d", child.pid)
-            return RuntimeProcess(child.pid, channel, child)
-        if wait(0.05):
-            break
-    _end(child.pid, child)
-    raise RuntimeCrashed("the inference process did not start", why=describe_exit(child.returncode))
+    child, ends_s = starting.child, clock.monotonic_s() + START_S
+    while not starting.is_over(_LOOK_S) and not wait(0.0) and clock.monotonic_s() < ends_s:
+        continue
+    channel = _connect(launch, handle) if child.poll() is None else None
+    if channel is None:
+        starting.end()
+        raise RuntimeCrashed("the inference process did not start", why=describe_exit(child.returncode))
+    starting.forget()
+    logger.info("started inference process %d", child.pid)
+    return RuntimeProcess(child.pid, channel, child)
+
+
+def offer_to_oom_killer(pid: int) -> None:
+    """Let the kernel end this process before the control process when memory is short."""
+    try:
+        Path(f"/proc/{pid}/oom_score_adj").write_text(f"{OOM_SCORE}")
+    except OSError as error:  # it ended already, or there is no /proc
+        logger.debug("the OOM killer was not told of process %d: %s", pid, error)
 
 
 def runtime_environment() -> dict[str, str]:
     """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
 
-    gRPC's older listener answers a request 50 us sooner: it hands it from thread to thread once less.
+    So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX). gRPC's older listener answers a request 50 us
+    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else.
     """
-    faster = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener")}
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **faster}
+    chosen = {"MALLOC_ARENA_MAX": "2", "GRPC_EXPERIMENTS": "-event_engine_listener"}
+    return {**chosen, **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def describe_exit(code: int | None) -> str:

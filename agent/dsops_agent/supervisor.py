@@ -2,17 +2,30 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
-from dsops_agent.install.ports import ProveLimits, Support
-from dsops_agent.operators import OperatorQuery
+from dsops_agent.heartbeats import Beat, unwatched
+from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
+from dsops_agent.operators import Accelerated, OperatorQuery
 from dsops_agent.proof import Prover
+from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
-from dsops_agent.runtime_process import Launch, RuntimeProcess, adopt, spawn
+from dsops_agent.runtime.figures import Figures
+from dsops_agent.runtime.flight import InFlight, read_crashed, read_flight
+from dsops_agent.runtime_process import (
+    Launch,
+    RuntimeProcess,
+    Starting,
+    adopt,
+    await_answer,
+    describe_exit,
+    spawn,
+)
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
 
@@ -21,9 +34,24 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_S, MOST_WAIT_S = 0.2, 10.0
 STEADY_S = 60.0
 """A process that lived so long is started again without delay."""
-HEALTH_S = 15.0
-SILENT_S = 30.0
+HEALTH_S = 5.0
+SILENT_S = 20.0
+_LOOK_S = 1.0
+"""How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of the inference process, on the thread that keeps it running.
+
+    Attributes:
+        started: Called with true after the first start, with false after each other one.
+        died: Called with each end that nobody asked for, before the next start.
+    """
+
+    started: Callable[[bool], None]
+    died: Callable[[Death], None]
 
 
 class RuntimeSupervisor:
@@ -39,7 +67,7 @@ class RuntimeSupervisor:
         spool: Takes the process's records.
         events: Is told of restarts.
         clock: Time.
-        started: Called with true after the first start, with false after each other one.
+        told: Who is told of starts and ends.
     """
 
     def __init__(
@@ -49,25 +77,37 @@ class RuntimeSupervisor:
         spool: Spool,
         events: SpoolEvents,
         clock: Clock,
-        started: Callable[[bool], None],
+        told: Told,
     ) -> None:
         self._launch = launch
         self._prover = prover
         self._spool = spool
         self._events = events
         self._clock = clock
-        self._started = started
+        self._told = told
         self._operators = OperatorQuery()
+        self._delegate = Accelerated()
         self._leaving = threading.Event()
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
+        self.beat: Beat = unwatched
+        """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
+        self.early: Callable[[], Starting | None] = lambda: None
+        """Returns a process that was started already, once."""
+        self.held_back = ""
+        """Why requests are held back, as the newest look at the process said; empty when they are not."""
 
     @property
     def pid(self) -> int | None:
         """The inference process, or None while there is none."""
         process = self._process
         return None if process is None or process.channel.closed.is_set() else process.pid
+
+    @property
+    def delegate_problem(self) -> str:
+        """Why models run on the processor instead of the delegate that the configuration names; empty: they do not."""
+        return self._delegate.problem
 
     # The thread that keeps the process running.
 
@@ -79,8 +119,9 @@ class RuntimeSupervisor:
             began_s = self._clock.monotonic_s()
             try:
                 self._process = self._begin(adopting=is_first)
+                self._is_healthy(self._process)
                 self.ready.set()
-                self._started(is_first)
+                self._told.started(is_first)
                 is_first = False
                 self._follow(self._process)
             except RuntimeCrashed as error:
@@ -89,6 +130,7 @@ class RuntimeSupervisor:
                 logger.exception("keeping the inference process running failed")
             if self._clock.monotonic_s() - began_s > STEADY_S:
                 wait_s = FIRST_WAIT_S
+            self.beat(wait_s)
             self._leaving.wait(wait_s)
             wait_s = min(MOST_WAIT_S, 2 * wait_s)
         if self._process is not None:
@@ -101,40 +143,86 @@ class RuntimeSupervisor:
 
     def _begin(self, *, adopting: bool) -> RuntimeProcess:
         self._launch.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may ask for inference
-        found = adopt(self._launch, self._handle) if adopting else None
-        return found or spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        starting = self.early()
+        if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
+            return found
+        if starting is None:
+            return spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
-        next_check_s = self._clock.monotonic_s() + HEALTH_S
-        while not self._leaving.wait(0.1):
-            if process.channel.closed.is_set():
-                break
-            if self._clock.monotonic_s() >= next_check_s:
-                if not self._is_healthy(process):
-                    break
-                next_check_s = self._clock.monotonic_s() + HEALTH_S
-        else:
+        stuck = self._await_end(process)
+        if stuck is None:
             return
         process.end()
         self._process = None
-        if not self._leaving.is_set():
-            self._events.event("runtime_restart", code=RuntimeCrashed.code, message=f"process {process.pid} ended")
-            raise RuntimeCrashed("the inference process ended and is started again", why=f"process {process.pid}")
+        if self._leaving.is_set():
+            return
+        death = self._explain(process, stuck)
+        self._told.died(death)
+        message = f"process {process.pid}: {death.why}"
+        self._events.event(self._launch.restart_event, code=RuntimeCrashed.code, message=message)
+        raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
+
+    def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
+        """Return when the process is gone, silent or hung, with the frames that hang; None when the agent leaves."""
+        now_s = self._clock.monotonic_s()
+        next_look_s, next_check_s = now_s + _LOOK_S, now_s + HEALTH_S
+        while not self._leaving.wait(0.1):
+            self.beat(0.0)
+            now_s = self._clock.monotonic_s()
+            if process.channel.closed.is_set():
+                return ()
+            if now_s >= next_look_s:
+                stuck = tuple(one for one in read_flight(self._launch.run_folder) if one.for_s > self._launch.hang_s)
+                if stuck:
+                    return stuck
+                next_look_s = now_s + _LOOK_S
+            if now_s >= next_check_s:
+                if not self._is_healthy(process):
+                    return ()
+                next_check_s = self._clock.monotonic_s() + HEALTH_S
+        return None
+
+    def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...]) -> Death:
+        """Return whose fault the end of a process may be: of what hangs, else of what ran when it died."""
+        ran = stuck or read_crashed(self._launch.run_folder)
+        suspects = tuple(Suspect(one.model, one.digest) for one in ran)
+        if stuck:
+            return Death(f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s", suspects, is_hang=True)
+        how = "it is gone" if process.child is None else describe_exit(process.child.poll())
+        named = ", ".join(sorted({one.model for one in ran}))
+        return Death(f"{how}, with a frame of {named} in flight" if named else how, suspects)
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
-            process.channel.call("status", timeout_s=SILENT_S)
+            status, _ = process.channel.call("status", timeout_s=SILENT_S)
         except DsopsError as error:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
+        self._delegate = Accelerated.of(status.get("delegate"))
+        self._look_at_throttle(status)
         return True
+
+    def _look_at_throttle(self, status: Header) -> None:
+        throttle = status.get("throttle")
+        because = throttle.get("because") if isinstance(throttle, dict) else ""
+        because = because if isinstance(because, str) else ""
+        if bool(because) != bool(self.held_back):
+            self._events.event("inference_held_back" if because else "inference_free", message=because)
+        self.held_back = because
 
     # What the installer asks for.
 
     def supports(self, operators: tuple[str, ...]) -> Support:
-        """Ask a throw-away process which operators it can run; see :meth:`dsops_agent.operators.OperatorQuery.ask`."""
-        return self._operators.ask(operators)
+        """Ask a throw-away process which operators it can run; see :meth:`dsops_agent.operators.OperatorQuery.ask`.
+
+        Those that a delegate brings are known as long as the inference process can use it.
+        """
+        delegate = self._delegate
+        found = self._operators.ask(tuple(name for name in operators if not delegate.brings(name)))
+        return replace(found, delegates=delegate.usable)
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""
@@ -172,6 +260,25 @@ class RuntimeSupervisor:
             self._ask("deactivate", ACTIVATE_S, model=model)
         except NotFound:
             logger.debug("model %s was not served", model)
+
+    def figures(self, model: str) -> Figures | None:
+        """Return what the bundle that serves a model did since its activation; None when none does.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        models = self._ask("status", SILENT_S).get("models")
+        entry = models.get(model) if isinstance(models, dict) else None
+        return Figures.parse(entry.get("health")) if isinstance(entry, dict) else None
+
+    def compare(self, rivals: Mapping[str, Rival]) -> None:
+        """Have these challengers compared with their champions, and no other.
+
+        Raises:
+            RuntimeCrashed: The process is gone or silent.
+        """
+        told = {model: rival.model_dump(mode="json") for model, rival in rivals.items()}
+        self._ask("compare", SILENT_S, rivals=told)
 
     def is_serving(self, model: str, digest: str) -> bool:
         """Return whether the model answers from that bundle; False when the process is gone."""

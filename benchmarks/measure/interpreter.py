@@ -8,6 +8,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from measure.asking import Loop
 from measure.child import wait_for_end_of_input
 
 Floats = NDArray[np.float32]
@@ -37,9 +38,9 @@ class BareInterpreter:
 
 
 def main() -> None:
-    """Load the model, answer some frames, stay until the end of the input."""
-    bare = BareInterpreter(Path(sys.argv[1]))
-    bare.run(np.zeros((100, 8, 8, 1), np.float32))
+    """Load a model, answer some frames, stay until the end of the input: what LiteRT and NumPy weigh by themselves."""
+    loop = Loop(Path(sys.argv[1]))
+    loop.warm_up()
     wait_for_end_of_input()
 
 

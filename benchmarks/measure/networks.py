@@ -125,6 +125,38 @@ def resnet18(seed: int, side: int = 224, classes: int = 1000) -> Network:
     return draw.network
 
 
+def resnet8(seed: int) -> Network:
+    """Return a network of the size of MLPerf Tiny's image classification: 32 x 32 x 3, three residual blocks."""
+    draw = Drawing("resnet8", 3, 32, seed)
+    value = draw.plain("relu", draw.conv("input", 16, 3))
+    for depth, stride in ((16, 1), (32, 2), (64, 2)):
+        value = _basic_block(draw, value, depth, stride)
+    draw.dense(draw.plain("mean", value), 10)
+    return draw.network
+
+
+def keyword_spotting(seed: int) -> Network:
+    """Return a network of the size of MLPerf Tiny's keyword spotting, whose 49 x 10 values are here 22 x 22."""
+    draw = Drawing("kws", 1, 22, seed)
+    value = draw.plain("relu", draw.conv("input", 64, 7, 2))
+    for _ in range(4):
+        value = draw.plain("relu", draw.conv(value, 64, 3, depthwise=True))
+        value = draw.plain("relu", draw.conv(value, 64, 1))
+    draw.dense(draw.plain("mean", value), 12)
+    return draw.network
+
+
+def visual_wake_words(seed: int) -> Network:
+    """Return a network of the size of MLPerf Tiny's visual wake words: MobileNetV1 0.25 (Howard et al., 2017)."""
+    draw = Drawing("vww", 3, 96, seed)
+    value = draw.plain("relu6", draw.conv("input", 8, 3, 2))
+    for depth, stride in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)):
+        value = draw.plain("relu6", draw.conv(value, draw.depth(value), 3, stride, depthwise=True))
+        value = draw.plain("relu6", draw.conv(value, depth, 1))
+    draw.dense(draw.plain("mean", value), 10)
+    return draw.network
+
+
 def with_softmax(network: Network) -> Network:
     """Return the network with probabilities for scores."""
     layers = [*network.layers, Layer("softmax", "softmax", (network.layers[-1].name,))]

@@ -21,7 +21,8 @@ from dsops.errors import Conflict, ContentSealed, DigestMismatch, MalformedBundl
 from dsops.files import fsync_folder, write_atomically
 from dsops.ids import digest as check_digest
 from dsops.manifest import Manifest
-from dsops.needs import Needs, needs_of, operators_of
+from dsops.needs import Needs, needs_of
+from dsops.operators import operators_of
 from dsops.sealing import ContentKey
 from dsops.trust import model_role
 from dsops_controller import audit

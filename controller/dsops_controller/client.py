@@ -190,6 +190,28 @@ class Client:
         """Let a paused rollout go on."""
         return self._json("POST", f"/rollouts/{_part(rollout)}/resume")
 
+    def challengers(self, model: str | None = None) -> list[Row]:
+        """Return which devices have which challenger, and how far they are with it."""
+        return self._rows("/challengers", model=model)
+
+    def set_challenger(self, challenge: Row) -> list[Row]:
+        """Give devices a challenger (see :class:`dsops_controller.rollout.challengers.Challenge`)."""
+        rows: list[Row] = self._call("POST", "/challengers", json=challenge).json()
+        return rows
+
+    def clear_challenger(self, model: str, devices: list[str]) -> Row:
+        """Take a model's challenger from devices; from all when none is named."""
+        named = "&".join(f"device={ids.device_id(device)}" for device in devices)
+        return self._json("DELETE", f"/challengers/{ids.model_name(model)}?{named}")
+
+    def promote_challenger(self, model: str, promotion: Row) -> Row:
+        """Create a rollout of a model's challenger (see :class:`dsops_controller.rollout.challengers.Promotion`)."""
+        return self._json("POST", f"/challengers/{ids.model_name(model)}/promote", json=promotion)
+
+    def comparisons(self, **filters: str | int | None) -> list[Row]:
+        """Return how champions and challengers compared; filters: model, device, minutes."""
+        return self._rows("/comparisons", **filters)
+
     def sites(self) -> list[Row]:
         """Return the sites that have a budget."""
         return self._rows("/sites")

@@ -61,8 +61,8 @@ def bundle_index(data: bytes) -> ChunkIndex:
     Raises:
         MalformedBundle: It is no bundle, or larger than an index can name.
     """
-    manifest, start = _read_head(io.BytesIO(data))
-    lengths = (start, *(blob.size_bytes for blob in manifest.blobs))
+    manifest, head = _read_head(io.BytesIO(data))
+    lengths = (len(head), *(blob.size_bytes for blob in manifest.blobs))
     if sum(lengths) != len(data):
         raise MalformedBundle(f"the bundle has {len(data)} bytes", why=f"its manifest says {sum(lengths)}")
     return index_of(data, segments=lengths)
@@ -76,8 +76,8 @@ def file_index(path: Path) -> ChunkIndex:
     """
     try:
         with _open_regular(path) as file:
-            manifest, start = _read_head(file)
-            lengths = (start, *(blob.size_bytes for blob in manifest.blobs if blob.size_bytes))
+            manifest, head = _read_head(file)
+            lengths = (len(head), *(blob.size_bytes for blob in manifest.blobs if blob.size_bytes))
             file.seek(0)
             return index_by(lambda span: file.read(span.length), lengths)
     except OSError as error:
@@ -85,11 +85,18 @@ def file_index(path: Path) -> ChunkIndex:
 
 
 class Bundle:
-    """An opened bundle. Opening checks structure and lengths; every read of a blob checks its digest."""
+    """An opened bundle. Opening checks structure and lengths; every read of a blob checks its digest.
 
-    def __init__(self, path: Path, manifest: Manifest, blobs_start: int) -> None:
+    The manifest is that of the head that was read when the bundle was opened, and :meth:`verify` tells the digest of a
+    file with that very head. So whoever compares it with the digest that was asked for may use every blob that is read
+    afterwards, whatever became of the file in between.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, head: bytes) -> None:
         self.path = path
         self.manifest = manifest
+        self._head = head
+        blobs_start = len(head)
         self.segments = (blobs_start, *(blob.size_bytes for blob in manifest.blobs))
         """Lengths of the parts that have chunks of their own: the head, then each blob."""
         self._starts: dict[str, int] = {}
@@ -107,7 +114,7 @@ class Bundle:
         """
         try:
             with _open_regular(path) as file:
-                manifest, start = _read_head(file)
+                manifest, head = _read_head(file)
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise MalformedBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
@@ -116,10 +123,10 @@ class Bundle:
                 raise MalformedBundle(
                     f"blob {blob.name} is longer than {MAX_BLOB_BYTES} bytes", why=f"{blob.size_bytes} bytes"
                 )
-        expected = start + sum(blob.size_bytes for blob in manifest.blobs)
+        expected = len(head) + sum(blob.size_bytes for blob in manifest.blobs)
         if size != expected:
             raise MalformedBundle(f"{path.name} has {size} bytes", why=f"its manifest says {expected}")
-        return cls(path, manifest, start)
+        return cls(path, manifest, head)
 
     def read(self, name: str) -> bytes:
         """Return one blob, checked.
@@ -157,18 +164,26 @@ class Bundle:
         if state.hexdigest() != blob.sha256:
             raise self._differs(blob)
 
-    def verify(self) -> None:
-        """Check every blob's digest; no more than a piece of a blob is in memory at a time.
+    def verify(self) -> str:
+        """Check every blob's digest, and return that of the whole file; both come of one pass over it.
+
+        No more than a piece of a blob is in memory at a time.
 
         Raises:
             MalformedBundle: The file cannot be read any more.
             DigestMismatch: One differs.
         """
+        whole = hashlib.sha256(self._head)
         with self._reading() as file:
+            file.seek(len(self._head))
             for blob in self.manifest.blobs:
-                file.seek(self._starts[blob.name])
-                if _digest(_pieces(file, blob.size_bytes)) != blob.sha256:
+                part = hashlib.sha256()
+                for piece in _pieces(file, blob.size_bytes):
+                    part.update(piece)
+                    whole.update(piece)
+                if part.hexdigest() != blob.sha256:
                     raise self._differs(blob)
+        return whole.hexdigest()
 
     @contextmanager
     def _reading(self) -> Iterator[BinaryIO]:
@@ -196,7 +211,8 @@ def _open_regular(path: Path) -> BinaryIO:
     raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "it is not a regular file")
 
 
-def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
+def _read_head(file: BinaryIO) -> tuple[Manifest, bytes]:
+    """Return the manifest, and everything before the first blob, which it was read from."""
     head = file.read(_HEAD.size)
     if len(head) != _HEAD.size:
         raise MalformedBundle("the file is too short to be a bundle")
@@ -216,7 +232,7 @@ def _read_head(file: BinaryIO) -> tuple[Manifest, int]:
     names = [blob.name for blob in manifest.blobs]
     if names != sorted(names):
         raise MalformedBundle("the blobs are not in order", why="they are sorted by name")
-    return manifest, _HEAD.size + length
+    return manifest, head + data
 
 
 def file_digest(path: Path) -> tuple[str, int]:

@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
@@ -96,8 +97,7 @@ class Inference:
         model: Name of the model.
         timeout_s: How long an answer may take.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
-            which is faster from about 100 KB on. The agent must be allowed to open it: it runs as root, or as the
-            same user.
+            which is faster from about 100 KB on.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Inference:
         self._stub = rpc.GRPCInferenceServiceStub(self._channel)
         self._model = model
         self._timeout_s = timeout_s
-        self._shared = _Shared(self._channel, timeout_s) if shared_memory else None
+        self._shared = _Shared(self._channel, timeout_s, _agent_uid(address)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
@@ -180,8 +180,9 @@ class Inference:
 class _Shared:
     """A region of shared memory that inputs are put into, made anew when it is too small."""
 
-    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.Channel, timeout_s: float, agent_uid: int) -> None:
         self._timeout_s = timeout_s
+        self._agent_uid = agent_uid
         self._register = channel.unary_unary(
             f"{_SERVICE}SystemSharedMemoryRegister",
             request_serializer=extensions.SystemSharedMemoryRegisterRequest.SerializeToString,
@@ -222,6 +223,8 @@ class _Shared:
         path = _SHM / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            if self._agent_uid not in (0, os.geteuid()):
+                os.setxattr(descriptor, access_list.ATTRIBUTE, access_list.for_users([self._agent_uid]))
             os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a signal later
             memory = mmap.mmap(descriptor, size)
             wanted = extensions.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
@@ -231,6 +234,12 @@ class _Shared:
             path.unlink()  # both sides have it open; nothing is left behind, however this process ends
         self._name, self._memory = name, memory
         return memory
+
+
+def _agent_uid(address: str | Path) -> int:
+    """Return who owns the socket, who is who answers on it; over loopback, ourselves."""
+    is_path = isinstance(address, Path) or "/" in address
+    return Path(address).stat().st_uid if is_path and Path(address).exists() else os.geteuid()
 
 
 def _target(address: str | Path) -> str:

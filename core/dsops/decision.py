@@ -62,6 +62,11 @@ def probabilities(rule: Postprocessing, scores: Array) -> Array:
     return flat if flat.shape[1] > 1 else (flat * (-1.0, 1.0) + (1.0, 0.0)).astype(flat.dtype)
 
 
+def best(scores: Array, count: int) -> Array:
+    """Return the indices [n, count] of each frame's largest probabilities [n, C], in order; of equals the first."""
+    return (-scores).argsort(axis=1, kind="stable")[:, :count]
+
+
 def reconstruction_errors(rule: Postprocessing, given: Array, rebuilt: Array) -> Array:
     """Return the distance of each frame [n, ...] from its reconstruction, [n]."""
     difference = (rebuilt - given).reshape(len(given), -1)

@@ -7,9 +7,10 @@ what it delivers; each of these breaks one rule.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from dsops import dsse, strictjson
 from dsops.bundle import sha256_hex
@@ -81,6 +82,29 @@ class DesiredSlot(Frozen):
         return self == other.model_copy(update={"content_key": self.content_key, "delta": self.delta})
 
 
+class Mode(StrEnum):
+    """What a challenger is asked."""
+
+    SHADOW = "shadow"  # copies of a share of the requests; nobody gets its answers
+    SPLIT = "split"  # the requests of a share of the keys; their callers get its answers
+
+
+class Challenger(Frozen):
+    """A second bundle of a model, which is compared with the one in the model's slot, the champion.
+
+    Attributes:
+        bundle: What to install beside the champion; its ``deployment`` is the salt of the split.
+        mode: What it is asked.
+        share: Of the requests (shadow) or of the keys (split).
+        cpu_share: Time of a processor that a shadow may take, as a share of one core.
+    """
+
+    bundle: DesiredSlot
+    mode: Mode
+    share: float = Field(gt=0, le=1)
+    cpu_share: float = Field(default=0.25, gt=0, le=1)
+
+
 class Directive(Frozen):
     """Desired state of one device.
 
@@ -89,6 +113,7 @@ class Directive(Frozen):
         expires: After this moment the directive must not be accepted any more.
         slots: Model name to the bundle wanted there. A model that is not named stays as it is; if a bundle of it is
             under way, and nothing was changed for it yet, that is cancelled.
+        challengers: Model name to the challenger of what its slot holds. One that is not named is removed.
         pardoned: Bundles that are taken out of quarantine when the directive is accepted.
         transfer: How much may be fetched.
     """
@@ -100,8 +125,17 @@ class Directive(Frozen):
     issued: AwareDatetime
     expires: AwareDatetime
     slots: dict[Name, DesiredSlot] = Field(max_length=16)
+    challengers: dict[Name, Challenger] = Field(default={}, max_length=16)
     pardoned: tuple[Sha256, ...] = Field(default=(), max_length=16)
     transfer: TransferLimits = TransferLimits()
+
+    @model_validator(mode="after")
+    def _has_champions(self) -> "Directive":
+        for model, challenger in self.challengers.items():
+            champion = self.slots.get(model)
+            if champion is None or champion.sha256 == challenger.bundle.sha256:
+                raise ValueError(f"the challenger of {model} needs another bundle as its champion")
+        return self
 
     def sign(self, *keys: dsse.PrivateKey) -> bytes:
         """Return the signed envelope's bytes."""

@@ -6,7 +6,8 @@ The blob (integers little-endian):
     0       8       magic ``DSOPSGLD``
     8       4       header length M, u32, at most 1 MiB
     12      M       header, strict JSON: ``format`` 1, ``labels`` (the true one of each frame, or none), ``tolerances``
-                    (one an output), ``inputs`` and ``outputs``, each a list of ``{"name", "dtype", "shape"}``
+                    (one an output), ``inputs`` and ``outputs``, each a list of ``{"name", "dtype", "shape"}``; ``raw``
+                    names the inputs of which it holds raw frames, and is not there when there are none
     12+M    ...     the inputs' values, then the outputs', in that order, row by row, little-endian, nothing after
 
 Reading needs no pickle and no numeric package; a caller wraps the bytes in an array of its own.
@@ -29,8 +30,16 @@ MAX_GOLDEN = 1024
 MAX_GOLDEN_BYTES = 1 << 28
 _HEAD = struct.Struct("<8sI")
 
-GoldenDtype = Literal["float32", "int32", "int64", "bool"]
-ITEM_BYTES: dict[GoldenDtype, int] = {"float32": 4, "int32": 4, "int64": 8, "bool": 1}
+GoldenDtype = Literal["float32", "int32", "int64", "bool", "uint8", "int8", "int16"]
+ITEM_BYTES: dict[GoldenDtype, int] = {
+    "float32": 4,
+    "int32": 4,
+    "int64": 8,
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "int16": 2,
+}
 """Bytes of one value of each type that a tensor may have."""
 
 _Size = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -53,6 +62,7 @@ class _Header(Frozen):
     tolerances: tuple[_Tolerance, ...] = Field(min_length=1, max_length=MAX_TENSORS)
     inputs: tuple[_TensorHeader, ...] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: tuple[_TensorHeader, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    raw: tuple[Annotated[str, Field(max_length=256)], ...] = Field(default=(), max_length=MAX_TENSORS)
 
     @model_validator(mode="after")
     def _rows_match(self) -> "_Header":
@@ -61,6 +71,8 @@ class _Header(Frozen):
             raise ValueError("labels, inputs and outputs have different lengths, or too many rows")
         if len(self.tolerances) != len(self.outputs):
             raise ValueError("every output needs a tolerance")
+        if not {tensor.name for tensor in self.inputs}.issuperset(self.raw):
+            raise ValueError("raw names an input that there is not")
         if self.length_bytes > MAX_GOLDEN_BYTES:
             raise ValueError(f"{self.length_bytes} bytes of values, {MAX_GOLDEN_BYTES} are allowed")
         return self
@@ -85,16 +97,18 @@ class GoldenSet:
     """Frames, what the payload answered to them when it was built, and their true labels.
 
     Attributes:
-        inputs: The model's real-valued inputs in its order, each [N, ...].
+        inputs: The model's inputs in its order, each [N, ...]: real values, or raw frames where ``raw`` says so.
         outputs: Expected real-valued outputs in its order, each [N, ...].
         tolerances: Largest difference of any value of each output that is still right; kernels of processors differ.
         labels: The true label's name of each frame; empty when the model has no labels.
+        raw: Inputs of which raw frames are held, so that a device proves its preprocessing too.
     """
 
     inputs: tuple[TensorBytes, ...]
     outputs: tuple[TensorBytes, ...]
     tolerances: tuple[float, ...]
     labels: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -111,7 +125,7 @@ class GoldenSet:
         for tensor, spec in zip(tensors, (*header.inputs, *header.outputs), strict=True):
             if len(tensor.data) != spec.length_bytes:
                 raise InvalidInput(f"{len(tensor.data)} bytes for tensor {tensor.name!r} of shape {list(tensor.shape)}")
-        text = strictjson.dumps(header.model_dump(mode="json"))
+        text = strictjson.dumps(header.model_dump(mode="json", exclude=None if self.raw else {"raw"}))
         return b"".join([_HEAD.pack(MAGIC, len(text)), text, *(tensor.data for tensor in tensors)])
 
     @classmethod
@@ -131,7 +145,7 @@ class GoldenSet:
             tensors.append(TensorBytes(spec.name, spec.dtype, spec.shape, data[start : start + spec.length_bytes]))
             start += spec.length_bytes
         split = len(header.inputs)
-        return cls(tuple(tensors[:split]), tuple(tensors[split:]), header.tolerances, header.labels)
+        return cls(tuple(tensors[:split]), tuple(tensors[split:]), header.tolerances, header.labels, header.raw)
 
     def _header(self) -> _Header:
         try:
@@ -141,6 +155,7 @@ class GoldenSet:
                     "tolerances": self.tolerances,
                     "inputs": [_describe(tensor) for tensor in self.inputs],
                     "outputs": [_describe(tensor) for tensor in self.outputs],
+                    "raw": self.raw,
                 }
             )
         except ValidationError as error:

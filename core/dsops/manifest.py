@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,11 @@ MAX_KPIS = 64
 MAX_HARDWARE = 64
 MAX_OPERATORS = 256
 MAX_DELEGATES = 16
+MAX_TOP = 100
+"""Labels that programs may be told of a frame."""
+IMAGE_LAYOUTS: dict[str, tuple[int, int, int]] = {"NHWC": (1, 2, 3), "NCHW": (2, 3, 1)}
+"""Where a layout has height, width and channels."""
+CHANNELS = {"GRAY": 1, "RGB": 3, "BGR": 3}
 MIN_RECORD_BYTES, MAX_RECORD_BYTES = 1 << 12, 1 << 24
 TAG_BYTES = 16
 """What encryption adds to each record (AES-GCM)."""
@@ -39,6 +44,7 @@ OperatorName = Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]{0,63}|custom:[ -~
 DelegateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Key = Annotated[str, Field(min_length=1, max_length=256)]
 Facts = dict[Key, Annotated[str, Field(max_length=4000)]]
+Color = Literal["", "GRAY", "RGB", "BGR"]
 Dtype = Literal["FP32", "FP16", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"]
 
 
@@ -85,16 +91,54 @@ class Task(StrEnum):
 class Preprocessing(Frozen):
     """How a raw frame becomes the real values of one input: ``real = raw * scale + offset``.
 
-    ``scale`` and ``offset`` hold one number, or one a channel (the last axis). The agent takes real values; what is
-    said here is for the programs that ask it.
+    Where ``raw`` says what a raw frame is made of, the device makes the input of it (:mod:`dsops.preprocess`), and the
+    build did so with the same code. Without it the device takes real values only, and the rest is for the programs that
+    ask it.
+
+    Attributes:
+        input: Its name.
+        layout: The order of the input's axes. A raw frame always has its channels last.
+        color: What the input's channels are.
+        resize: How a raw frame of another size is fitted: all of it, its middle, or all of it with a border.
+        scale: One number, or one a channel.
+        offset: Likewise.
+        raw: Type of the values of a raw frame.
+        raw_color: What a raw frame's channels are; empty: those of the input.
+        interpolation: How pixels between pixels are found when a frame is resized.
+        fill: Raw value of the border of ``letterbox``.
     """
 
     input: str = Field(max_length=256)
-    layout: Literal["NHWC", "NTF", "NF", "other"] = "other"
-    color: Literal["", "GRAY", "RGB", "BGR"] = ""
+    layout: Literal["NHWC", "NCHW", "NTF", "NF", "other"] = "other"
+    color: Color = ""
     resize: Literal["", "stretch", "crop", "letterbox"] = ""
     scale: tuple[float, ...] = Field(default=(1.0,), min_length=1, max_length=1024)
     offset: tuple[float, ...] = Field(default=(0.0,), min_length=1, max_length=1024)
+    raw: Literal["", "UINT8", "INT8", "INT16", "INT32", "FP32"] = ""
+    raw_color: Color = ""
+    interpolation: Literal["", "nearest", "bilinear", "area"] = ""
+    fill: float = 0.0
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> "Preprocessing":
+        if not self.raw and (self.raw_color or self.interpolation or self.fill):
+            raise ValueError(
+                "raw_color, interpolation and fill are for raw frames, and raw does not say what these are"
+            )
+        if self.raw and bool(self.resize) != bool(self.interpolation):
+            raise ValueError("resize and interpolation belong together")
+        if self.fill and self.resize != "letterbox":
+            raise ValueError("fill is for the border of letterbox")
+        if self.raw_color and not self.color:
+            raise ValueError("raw_color says nothing without color")
+        if self.raw and (self.resize or self.color) and self.layout not in IMAGE_LAYOUTS:
+            raise ValueError(f"color and resize are for images, not for layout {self.layout}")
+        return self
+
+    @property
+    def channel_axis(self) -> int:
+        """Which axis of the input its channels are on."""
+        return 1 if self.layout == "NCHW" else -1
 
 
 class Postprocessing(Frozen):
@@ -105,11 +149,13 @@ class Postprocessing(Frozen):
         error: How the distance of a reconstruction from its input is measured.
         threshold: From which score on a frame is of the second of two labels, or an anomaly. Without one a classifier
             takes the largest score, and a reconstruction is not judged.
+        top_k: How many of the best labels of a frame, with their scores, programs may ask for; 0 offers none.
     """
 
     activation: Literal["none", "softmax", "sigmoid"] = "none"
     error: Literal["mean_squared", "mean_absolute"] = "mean_squared"
     threshold: float | None = None
+    top_k: int = Field(default=0, ge=0, le=MAX_TOP)
 
 
 class Compatibility(Frozen):
@@ -214,8 +260,9 @@ class Manifest(Frozen):
 
     ``payload``, ``profile`` and ``golden`` name blobs. ``metrics`` holds figures of the build that are the same on
     every machine, such as ``float_accuracy`` and ``accuracy``, as fractions. Format 2 is that of bundles with encrypted
-    blobs; everything else is written as format 1, which has no key ``sealed``. Of ``compatibility``, ``operators`` and
-    ``delegates`` are not written when they are empty, as in the first bundles, which do not know these keys.
+    blobs; everything else is written as format 1, which has no key ``sealed``. Keys that the first bundles do not know
+    are not written when they are empty: ``operators`` and ``delegates`` of ``compatibility``; ``raw``, ``raw_color``,
+    ``interpolation`` and ``fill`` of ``preprocessing``; ``top_k`` of ``postprocessing``.
     """
 
     format: Literal[1, 2] = 1
@@ -263,7 +310,10 @@ class Manifest(Frozen):
         for spec in (*self.inputs, *self.outputs):
             if spec.shape[0] != 1:
                 raise ValueError(f"tensor {spec.name!r} has a batch of {spec.shape[0]}, not 1")
-        _check_channels(self.preprocessing, self.inputs)
+        for section in self.preprocessing:
+            check_preprocessing(section, next(spec for spec in self.inputs if spec.name == section.input))
+        if self.postprocessing.top_k:
+            check_top(self.postprocessing.top_k, self.task, self.labels)
         check_task(self.task, self.labels, self.inputs, self.outputs)
         if (self.format == FORMAT_SEALED) != (self.sealed is not None):
             raise ValueError(f"format {FORMAT_SEALED} is that of bundles with encrypted blobs, and of no others")
@@ -284,9 +334,12 @@ class Manifest(Frozen):
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        left_out: dict[str, bool | set[str]] = {} if self.sealed else {"sealed": True}
-        compatibility = self.compatibility
-        left_out["compatibility"] = {name for name in ("operators", "delegates") if not getattr(compatibility, name)}
+        left_out: dict[str, Any] = {} if self.sealed else {"sealed": True}
+        left_out["compatibility"] = _empty(self.compatibility, _LATER[Compatibility])
+        left_out["postprocessing"] = _empty(self.postprocessing, _LATER[Postprocessing])
+        left_out["preprocessing"] = {
+            number: _empty(section, _LATER[Preprocessing]) for number, section in enumerate(self.preprocessing)
+        }
         return strictjson.dumps(self.model_dump(mode="json", exclude=left_out))
 
     @classmethod
@@ -307,6 +360,15 @@ class Manifest(Frozen):
         if manifest.encode() != data:
             raise MalformedBundle("the manifest is not in canonical form")
         return manifest
+
+
+_LATER: dict[type[BaseModel], tuple[str, ...]] = {
+    Compatibility: ("operators", "delegates"),
+    Preprocessing: ("raw", "raw_color", "interpolation", "fill"),
+    Postprocessing: ("top_k",),
+}
+"""Keys that the first bundles do not know: they are not written when they are empty."""
+_IMAGE_RANK = 4
 
 
 def check_task(task: Task, labels: Sequence[str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -341,14 +403,40 @@ def _check_sealed(sealed: Sealed, manifest: Manifest) -> None:
             raise ValueError(f"blob {blob.name} has {stored} bytes, not {sealed.stored_bytes(blob)}")
 
 
-def _check_channels(sections: Sequence[Preprocessing], inputs: Sequence[TensorSpec]) -> None:
-    channels = {spec.name: spec.shape[-1] for spec in inputs}
-    for section in sections:
-        for values in (section.scale, section.offset):
-            if len(values) not in (1, channels[section.input]):
-                raise ValueError(
-                    f"{len(values)} numbers for the {channels[section.input]} channels of {section.input!r}"
-                )
+def check_preprocessing(section: Preprocessing, spec: TensorSpec) -> None:
+    """Check that a section fits the input that it is of.
+
+    Raises:
+        ValueError: It does not; the text says why.
+    """
+    rank, image = len(spec.shape), section.layout in IMAGE_LAYOUTS
+    if section.raw and image and rank != _IMAGE_RANK:
+        raise ValueError(f"layout {section.layout} has {_IMAGE_RANK} axes, and {spec.name!r} has {rank}")
+    channels = spec.shape[section.channel_axis if rank == _IMAGE_RANK else -1]
+    for values in (section.scale, section.offset):
+        if len(values) not in (1, channels):
+            raise ValueError(f"{len(values)} numbers for the {channels} channels of {section.input!r}")
+    if section.raw and section.color and channels != CHANNELS[section.color]:
+        raise ValueError(f"{section.color} has {CHANNELS[section.color]} channels, and {spec.name!r} has {channels}")
+    if section.raw and not (spec.scale or spec.datatype in ("FP32", "FP16")):
+        raise ValueError(f"{spec.name!r} takes whole numbers without a scale: there are no raw frames for it")
+
+
+def check_top(count: int, task: Task, labels: Sequence[str]) -> None:
+    """Check that so many best labels can be told.
+
+    Raises:
+        ValueError: It is no classification with labels, or has fewer of them.
+    """
+    if task is not Task.CLASSIFICATION or not labels:
+        raise ValueError("top_k is for a classification with labels")
+    if count > len(labels):
+        raise ValueError(f"top_k is {count}, and there are {len(labels)} labels")
+
+
+def _empty(model: BaseModel, names: Sequence[str]) -> set[str]:
+    """Return which of the keys are not set."""
+    return {name for name in names if not getattr(model, name)}
 
 
 def _check_unique(names: Sequence[str], what: str) -> None:

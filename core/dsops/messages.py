@@ -75,6 +75,23 @@ class Problem(Frozen):
     message: str = Field(default="", max_length=1000)
 
 
+class ChallengerState(Frozen):
+    """What a device says of a model's challenger.
+
+    ``active`` and ``release`` say what is compared with the champion now; ``install`` and what follows it describe the
+    newest one that was wanted, which may have been refused, or dropped since.
+    """
+
+    active: Sha256 | None = None
+    release: int = Field(default=0, ge=0, le=MAX_COUNT)
+    install: Install = Install.IDLE
+    deployment: str = ""
+    target: Sha256 | None = None
+    progress: float = Field(default=0.0, ge=0, le=1)
+    waiting: str = Field(default="", max_length=200)
+    problem: Problem | None = None
+
+
 class ModelState(Frozen):
     """What a device says of one model.
 
@@ -96,6 +113,7 @@ class ModelState(Frozen):
     quarantined: tuple[Sha256, ...] = Field(default=(), max_length=16)
     """Bundles of the model that are never tried again, newest first."""
     problem: Problem | None = None
+    challenger: ChallengerState | None = None
 
 
 class Observed(Frozen):

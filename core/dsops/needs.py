@@ -25,12 +25,12 @@ from dsops.manifest import (
     OperatorName,
     first_problem,
 )
-from dsops.tflite_lint import list_operators
 
 MAX_NEEDS_BYTES = 48 * 1024
 """A document travels in one message, as a chunk does."""
 LITERT = "ai-edge-litert"
-_CUSTOM = "custom:"
+CUSTOM = "custom:"
+"""Begins the name of an operator that is not one of TFLite's own."""
 
 Bytes = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
@@ -40,7 +40,7 @@ class Needs(Frozen):
 
     Attributes:
         min_litert: Oldest LiteRT; empty: any runtime.
-        operators: What the runtime must know, as :func:`operators_of` writes it; empty when nobody said.
+        operators: What the runtime must know, as :mod:`dsops.operators` writes it; empty when nobody said.
         delegates: Accelerators without which it does not run.
         contract: What programs see of it.
         memory_bytes: Memory of the process that runs it; the payload's length when its owners set no budget.
@@ -127,22 +127,10 @@ def check_same(signed: str, manifest: Manifest, length_bytes: int) -> None:
         )
 
 
-def operators_of(payload: bytes) -> tuple[str, ...]:
-    """Return what a runtime must know to load a TFLite file: ``CONV_2D/3``, or ``custom:edgetpu-custom-op/1``, sorted.
-
-    Operators that the file declares and does not use are among them: a runtime resolves them all the same.
-
-    Raises:
-        InvalidModel: It is not a TFLite file, or damaged.
-    """
-    kinds = list_operators(payload)
-    return tuple(sorted({f"{_CUSTOM if kind.custom else ''}{kind.name}/{kind.version}" for kind in kinds}))
-
-
 def parse_operator(text: str) -> tuple[str, int, bool]:
     """Return an operator's name, its version, and whether it is a custom one."""
     name, _, version = text.rpartition("/")
-    return name.removeprefix(_CUSTOM), int(version), name.startswith(_CUSTOM)
+    return name.removeprefix(CUSTOM), int(version), name.startswith(CUSTOM)
 
 
 def is_new_enough(runtime: str, version: str, min_litert: str) -> bool:

@@ -1,6 +1,6 @@
 """The signals that drift is measured on: the same definitions where the profile is built and on the device.
 
-All of them need only a frame and what the model answered to it, no label and no embedding. The arrays come from the
+All of them need only frames and what the model answered to it, no label and no embedding. The arrays come from the
 caller; this module uses nothing but their own methods, so that it imports no numeric package.
 
 A value is rounded to six significant digits. Scores of an int8 model are heavily tied, and a tie must fall on one side
@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
+from operator import mul, truediv
 from typing import Any, Literal, TypeAlias
 
 from dsops.manifest import Task, TensorSpec
@@ -56,52 +57,64 @@ def watched_inputs(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
     return tuple(real)[:WATCHED_INPUTS]
 
 
-def measure(task: Task, inputs: Sequence[tuple[int, Array]], output: Array, scores: Array | None) -> dict[str, float]:
-    """Return the value of every signal for one frame.
+def measure(
+    task: Task, inputs: Sequence[tuple[int, Array]], outputs: Array, scores: Array | None
+) -> dict[str, list[float]]:
+    """Return the value of every signal for each of ``n`` frames.
+
+    The values of a frame do not depend on which frames it is measured with; together they cost less.
 
     Args:
         task: What the first output means.
-        inputs: The watched inputs, each with its position: real values without batch axis, float32 [H, W, C], [F], ...
-        output: The first output's real values without batch axis.
-        scores: What :func:`dsops.decision.decide` made of the frame: probabilities [C], an anomaly score, or nothing.
+        inputs: The watched inputs, each with its position: real values, float32 [n, H, W, C], [n, F], ...
+        outputs: The first output's real values [n, ...].
+        scores: What :func:`dsops.decision.decide` made of the frames: probabilities [n, C], anomaly scores [n], or
+            nothing.
 
     Returns:
-        A value for each name in :func:`signals_of`; a predicted class is its index. A frame with NaN gives NaN.
+        A value a frame for each name in :func:`signals_of`; a predicted class is its index. A frame with NaN gives NaN.
     """
-    found = _measure_answer(task, output, scores)
+    found = _measure_answers(task, outputs, scores)
     for position, x in inputs:
-        mean, std, saturated = _statistics(x.reshape(-1))
-        found.update(zip(_names_of(position), (mean, std, _mean_gradient(x), saturated), strict=True))
-    return {name: _rounded(value) for name, value in found.items()}
+        means, stds, saturated = _statistics(x.reshape(len(x), -1))
+        found.update(zip(_names_of(position), (means, stds, _mean_gradients(x), saturated), strict=True))
+    return {name: _rounded(values) for name, values in found.items()}
 
 
-def _measure_answer(task: Task, output: Array, scores: Array | None) -> dict[str, float]:
+def _measure_answers(task: Task, outputs: Array, scores: Array | None) -> dict[str, list[float]]:
     if task is Task.CLASSIFICATION:
-        values = [float(score) for score in scores.tolist()] if scores is not None else []
-        second, first = sorted(values)[-2:]
-        return {
-            "confidence": first,
-            "margin": first - second,
-            "entropy": entropy(values),
-            "predicted_class": float(values.index(first)),
-        }
+        return {} if scores is None else _measure_scores(scores)
     if task is Task.RECONSTRUCTION and scores is not None:
-        return {"reconstruction_error": float(scores)}
-    mean, std, _ = _statistics(output.reshape(-1))
-    return {"output_mean": mean, "output_std": std}
+        return {"reconstruction_error": scores.tolist()}
+    means, stds, _ = _statistics(outputs.reshape(len(outputs), -1))
+    return {"output_mean": means, "output_std": stds}
+
+
+def _measure_scores(scores: Array) -> dict[str, list[float]]:
+    ordered = scores.copy()
+    ordered.partition((-2, -1), axis=1)
+    second, first = ordered[:, -2].tolist(), ordered[:, -1].tolist()
+    return {
+        "confidence": first,
+        "margin": [one - other for one, other in zip(first, second, strict=True)],
+        "entropy": [entropy(values) for values in scores.tolist()],
+        "predicted_class": [float(choice) for choice in scores.argmax(axis=1).tolist()],
+    }
 
 
 @cache
 def _names_of(position: int) -> tuple[str, ...]:
-    """Return the names of an input's signals; :func:`measure` runs for each frame, and making them costs time."""
+    """Return the names of an input's signals; :func:`measure` runs all the time, and making them costs time."""
     name = "input" if position == 0 else f"input{position + 1}"
     return tuple(f"{name}_{what}" for what in _OF_INPUT)
 
 
 def entropy(scores: Sequence[float]) -> float:
     """Return the Shannon entropy, in nats, of scores that are scaled to a sum of 1; scores below zero count as zero."""
-    total = math.fsum(score for score in scores if score > 0.0)
-    return math.fsum(-score / total * math.log(score / total) for score in scores if score > 0.0)
+    positive = [score for score in scores if score > 0.0]
+    total = math.fsum(positive)
+    shares = [score / total for score in positive]
+    return -math.fsum(map(mul, shares, map(math.log, shares)))
 
 
 def bin_of(edges: Sequence[float], value: float) -> int:
@@ -112,24 +125,31 @@ def bin_of(edges: Sequence[float], value: float) -> int:
     return bisect_right(edges, value)
 
 
-def _statistics(flat: Array) -> tuple[float, float, float]:
-    """Return mean, standard deviation, and the share of values that are the smallest or the largest.
+def _statistics(flat: Array) -> tuple[list[float], list[float], list[float]]:
+    """Return each row's mean, standard deviation, and share of values that are the smallest or the largest, [n, F].
 
-    Sums and a dot product take half the time of ``mean`` and ``std`` on the small frames of an edge device.
+    Sums and dot products take half the time of ``mean`` and ``std`` on the small frames of an edge device.
     """
-    mean = float(flat.sum()) / flat.size
-    centred = flat - mean
-    extremes = (flat <= flat.min()) | (flat >= flat.max())
-    return mean, math.sqrt(float(centred.dot(centred)) / flat.size), float(extremes.sum()) / flat.size
+    size = flat.shape[1]
+    sums = flat.sum(axis=1)
+    means = sums.astype("float64") / size
+    centred = flat - (means.astype(flat.dtype) if flat.dtype.kind == "f" else means)[:, None]
+    stds = [math.sqrt(float(row.dot(row)) / size) for row in centred]
+    extremes = (flat <= flat.min(axis=1)[:, None]) | (flat >= flat.max(axis=1)[:, None])
+    return means.tolist(), stds, [count / size for count in extremes.sum(axis=1).tolist()]
 
 
-def _mean_gradient(x: Array) -> float:
-    """Return the mean absolute difference of neighbours, averaged over height and width, or along the features."""
-    steps = [abs(x[1:] - x[:-1])] if x.ndim and x.shape[0] > 1 else []  # a frame may be a single number
-    if x.ndim == 3 and x.shape[1] > 1:
-        steps.append(abs(x[:, 1:] - x[:, :-1]))
-    return sum(float(step.sum()) / step.size for step in steps) / len(steps) if steps else 0.0
+def _mean_gradients(x: Array) -> list[float]:
+    """Return each frame's mean absolute difference of neighbours, over height and width, or along the features."""
+    steps = [x[:, 1:] - x[:, :-1]] if x.ndim > 1 and x.shape[1] > 1 else []  # a frame may be a single number
+    if x.ndim == 4 and x.shape[2] > 1:
+        steps.append(x[:, :, 1:] - x[:, :, :-1])
+    if not steps:
+        return [0.0] * len(x)
+    sizes = [step.size // len(x) for step in steps]
+    sums = [abs(step).reshape(len(x), -1).sum(axis=1).tolist() for step in steps]
+    return [sum(map(truediv, of_frame, sizes)) / len(steps) for of_frame in zip(*sums, strict=True)]
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.{_DIGITS}g}") for value in values]

@@ -20,6 +20,8 @@ from dsops_controller.dataops.samples import SampleFilter
 from dsops_controller.dataops.store import Counts, LakeStore, Store
 from dsops_controller.dataops.testing import (
     DIGEST,
+    RIVAL,
+    comparison,
     drift_event,
     host,
     interval,
@@ -106,6 +108,28 @@ def test_telemetry_can_be_narrowed(site: Site, stage: str) -> None:
     assert [row.device for row in site.store.telemetry(device="cam-1")] == ["cam-1"]
     assert [row.count for row in site.store.telemetry(since=START + timedelta(seconds=30))] == [1]
     assert site.store.telemetry(model="none") == []
+
+
+@BOTH
+@STAGES
+def test_comparisons_are_merged_by_device_bundles_and_mode(site: Site, stage: str) -> None:
+    first = telemetry_batch(A, [1], [comparison(us(), [0.25] * 4, disagreed=1)])
+    second = telemetry_batch(
+        A, [2, 3], [comparison(us(60), [0.75] * 4, disagreed=2), comparison(us(61), [], mode="split")]
+    )
+    put(site, stage, ("cam-1", first), ("cam-1", second))
+    shadow, split = site.store.comparisons("digits")
+    assert (shadow.device, shadow.release, shadow.challenger_release) == ("cam-1", 1, 2)
+    assert (shadow.digest, shadow.challenger_digest, shadow.mode) == (DIGEST, RIVAL, "shadow")
+    assert (shadow.compared, shadow.disagreed, shadow.skipped, shadow.failed) == (8, 3, 6, 2)
+    assert shadow.distance == pytest.approx(0.5)
+    assert (shadow.p50_us, shadow.challenger_p50_us) == pytest.approx((100.0, 200.0), rel=0.03)
+    assert (shadow.confidence, shadow.challenger_confidence) == pytest.approx((0.9, 0.8))
+    assert shadow.last == START + timedelta(seconds=61)
+    assert (split.mode, split.answered, split.fallbacks, split.distance, split.p50_us) == ("split", 5, 2, None, None)
+    assert [row.compared for row in site.store.comparisons(since=START + timedelta(seconds=30))] == [4, 0]
+    assert site.store.comparisons("words") == []
+    assert site.store.comparisons(device="cam-2") == []
 
 
 @BOTH

@@ -15,6 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from dsops_agent.config import Config, Enrolment, Trust, known_keys
+from dsops_agent.config_inference import DelegateSection
 from dsops_controller.cli.root import app
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,6 @@ def test_agent_commands_in_documents_exist(page: Path) -> None:
 def test_what_the_table_of_keys_calls_required_is_what_the_agent_cannot_start_without(generator: ModuleType) -> None:
     rows = [row.split("|") for row in generator.agent_keys().splitlines()[2:]]
     required = {row[1].strip(" `") for row in rows if row[2].strip() == "required"}
-    sections = {"": Config, "enrolment.": Enrolment, "trust.": Trust}
+    sections = {"": Config, "enrolment.": Enrolment, "trust.": Trust, "inference.delegate.": DelegateSection}
     fields = ((head + name, field) for head, model in sections.items() for name, field in model.model_fields.items())
     assert required == {key for key, field in fields if field.is_required()} - {"trust"}

@@ -31,6 +31,7 @@ WITHHELD = f"{_ATTACKS}::test_whoever_withholds_newer_metadata_gets_no_replaced_
 RULES = "tests/unit/core/test_directive_rules.py"
 SLOTS = "tests/unit/core/test_trust_rules.py"
 OTHER_BYTES = f"{SLOTS}::test_a_stolen_controller_cannot_choose_other_bytes"
+NOTIFIED = "tests/integration/agent/test_service_manager.py"
 WIRE = "tests/unit/core/test_wire_values.py"
 STORE = "tests/unit/agent_trust/test_trust_store.py"
 METADATA = "tests/security/test_metadata_attacks.py"
@@ -44,6 +45,8 @@ RENEWAL = "tests/integration/ingest/test_identity_grpc.py"
 INGEST = "tests/integration/ingest/test_ingest_grpc.py"
 UNFIT = "tests/scenario/test_unfit_bundles.py"
 PUSHES = "tests/integration/controller_trust/test_bundle_store.py"
+MEMORY = "agent/dsops_agent/runtime/shared_memory.py"
+REGIONS = "tests/unit/runtime/test_shared_memory.py"
 FOLDER = "tests/unit/feed/test_feed_folder.py"
 COPY = "tests/integration/controller_trust/test_copied_device.py"
 
@@ -151,7 +154,7 @@ DIRECTIVES = (
     Mutant(
         "newer metadata on their way",
         INTAKE,
-        "return bool(self._missing.get(model))",
+        "return bool(self._missing.get(model_of(model)))",
         "return False",
         (WITHHELD, f"{_ATTACKS}::test_a_release_is_not_given_up_while_newer_metadata_are_on_their_way"),
     ),
@@ -486,6 +489,68 @@ PREFLIGHT = (
     ),
 )
 
+SHARED_MEMORY = (
+    Mutant(
+        "owner of a shared memory object",
+        MEMORY,
+        "if not self._may_share(found.st_uid):",
+        "if False:",
+        (f"{REGIONS}::test_a_refused_object_leaves_no_descriptor_open",),
+    ),
+    Mutant(
+        "links below the folder of shared memory",
+        MEMORY,
+        "os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW",
+        "os.O_RDWR | os.O_CLOEXEC",
+        (f"{REGIONS}::test_neither_links_nor_pipes_nor_folders_are_followed",),
+    ),
+    Mutant(
+        "slashes in the key of a shared memory object",
+        MEMORY,
+        'and "/" not in name',
+        "",
+        (f"{REGIONS}::test_a_key_is_a_name_and_no_path",),
+    ),
+    Mutant(
+        "length of an object that its owner shrank",
+        MEMORY,
+        "            if not got:\n                raise self._shortened()\n",
+        "            if not got:\n                break\n",
+        (f"{REGIONS}::test_an_object_that_its_owner_shrinks_is_an_error_and_no_sigbus",),
+    ),
+    Mutant(
+        "addresses for inference that other machines reach",
+        "agent/dsops_agent/config_values.py",
+        "    if not is_loopback:\n",
+        "    if False:\n",
+        ("tests/unit/agent/test_agent_config.py::test_a_mistake_names_the_file_and_the_key",),
+    ),
+)
+
+SERVICE = (
+    Mutant(
+        "watchdog of a thread that hangs",
+        "agent/dsops_agent/service_manager.py",
+        "self._period_s is not None and not late and now_s",
+        "self._period_s is not None and now_s",
+        (f"{NOTIFIED}::test_one_loop_that_hangs_is_enough_to_feed_it_no_more_and_is_named",),
+    ),
+    Mutant(
+        "heat",
+        "agent/dsops_agent/runtime/throttle.py",
+        "                self._is_hot = now_c > (most - COOLER_C if self._is_hot else most)\n",
+        "                self._is_hot = False\n",
+        ("tests/unit/runtime/test_throttle.py::test_heat_leaves_a_trickle_until_the_device_is_cooler_by_a_margin",),
+    ),
+    Mutant(
+        "margin of heat",
+        "agent/dsops_agent/runtime/throttle.py",
+        "(most - COOLER_C if self._is_hot else most)",
+        "most",
+        ("tests/unit/runtime/test_throttle.py::test_heat_leaves_a_trickle_until_the_device_is_cooler_by_a_margin",),
+    ),
+)
+
 SOURCES = (
     Mutant(
         "folders that somebody else put in the way",
@@ -546,5 +611,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *TUF,
     *IDENTITIES,
     *PREFLIGHT,
+    *SHARED_MEMORY,
+    *SERVICE,
     *SOURCES,
 )

@@ -34,7 +34,14 @@ def read_metadata(wheel: zipfile.ZipFile, name: str) -> str:
 
 def test_top_level_holds_only_the_three_packages(wheel: zipfile.ZipFile) -> None:
     top = {member.split("/")[0] for member in wheel.namelist()}
-    assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
+    assert {name for name in top if not name.endswith((".dist-info", ".data"))} == set(PACKAGES)
+
+
+def test_what_a_device_is_set_up_with_comes_to_share(wheel: zipfile.ZipFile) -> None:
+    on_disk = {path.name for path in (ROOT / "agent/packaging").iterdir()}
+    shared = {member.partition(".data/data/share/dsops/")[2] for member in wheel.namelist() if ".data/" in member}
+    assert shared == on_disk
+    assert "dsops-agent.service" in shared
 
 
 @pytest.mark.parametrize("package", PACKAGES)

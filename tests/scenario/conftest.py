@@ -30,6 +30,7 @@ from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, Memory, ProveLimits, Support
 from dsops_agent.install.slots import Slots, damage
+from dsops_agent.runtime.figures import Figures
 from dsops_agent.trust.trusted_time import ClockState
 
 
@@ -112,6 +113,7 @@ class SimRuntime:
     proofs_hang: bool = False
     operators: frozenset[str] = frozenset({"ADD/1", "CONV_2D/3"})
     support_faults: list[DsopsError] = field(default_factory=list)
+    did: dict[str, Figures] = field(default_factory=dict)
 
     def supports(self, operators: tuple[str, ...]) -> Support:
         if self.support_faults:
@@ -154,6 +156,11 @@ class SimRuntime:
         self._require_alive()
         self.log.append(f"deactivate {model}")
         self.serving.pop(model, None)
+
+    def figures(self, model: str) -> Figures | None:
+        self._require_alive()
+        digest = self.serving.get(model)
+        return self.did.get(digest, Figures(digest=digest)) if digest else None
 
     def is_serving(self, model: str, digest: str) -> bool:
         return self.alive and self.serving.get(model) == digest
@@ -230,7 +237,7 @@ class SimEvents:
 
     def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
         self.fuse()
-        assert message or kind == "committed"
+        assert message or kind.endswith("committed")
         assert len(digest) in (0, 64)
         self.kept.append((kind, model, release, code))
 

@@ -28,6 +28,7 @@ from dsops_agent.install.installer import Installer
 from dsops_agent.install.journal import Journal
 from dsops_agent.install.ports import Chunk, DeviceFacts, InstallConfig, Memory, ProveLimits, Support
 from dsops_agent.install.slots import Slots
+from dsops_agent.runtime.figures import Figures
 
 CHUNK_BYTES = 1024
 CONFIG = InstallConfig(probation_s=60.0, free_bytes=0, trust_wait_s=10.0)
@@ -119,6 +120,11 @@ class Surroundings:
     def deactivate(self, model: str) -> None:
         self._require_alive()
         self.serving.pop(model, None)
+
+    def figures(self, model: str) -> Figures | None:
+        self._require_alive()
+        digest = self.serving.get(model)
+        return Figures(digest=digest) if digest else None
 
     def is_serving(self, model: str, digest: str) -> bool:
         return self.is_alive and self.serving.get(model) == digest

@@ -16,8 +16,8 @@ Framework for Sequential Change Detection", NEJSDS 2023). Two repairs for practi
 
 import logging
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -34,6 +34,9 @@ CHECKPOINTS = (100, 300, 600)
 _SLACK_Z = 3.09
 """Normal quantile of 0.999."""
 _EMPTY_COUNT = 3.0
+_BLOCK_VALUES = 1 << 16
+"""Values of histograms that one block of frames may take at a time."""
+_BLOCK_FRAMES = 64
 _MIN_QUIET = 50
 """Frames before the onset of a change that are enough to estimate correlation from them alone."""
 
@@ -57,13 +60,22 @@ class Verdict:
         score: Logarithm of the mean e-CUSUM; near 0 without drift.
         level: What the score means.
         frames: Frames that the monitor was fed since it was armed.
-        signals: Largest CUSUM logarithm of each signal; empty while the level is none.
+        signals: Largest CUSUM logarithm of each signal; empty while the level is none. Of frames that are fed together
+            only those have it at which the level changes, and the last.
     """
 
     score: float
     level: Level
     frames: int
     signals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The state before some steps and after each: ``recent`` [T + 1, H, S * B], ``cusum`` [T + 1, H, S]."""
+
+    recent: Floats
+    cusum: Floats
 
 
 class DriftMonitor:
@@ -87,6 +99,7 @@ class DriftMonitor:
         self._reference = _reference(self._signals)
         self._gain: Floats = profile.bet / self._reference.ravel()
         self._first: Ints = np.arange(len(self._signals)) * self._reference.shape[1]
+        self._block = min(max(_BLOCK_VALUES // max(self._keep.size * self._gain.size, 1), 1), _BLOCK_FRAMES)
         self._slack: Floats = np.array([slack(len(s.counts), profile.n_ref, profile.bet) for s in self._signals])
         self.reset()
 
@@ -120,64 +133,101 @@ class DriftMonitor:
         self._frames = 0
         self._level = Level.NONE
 
-    def feed(self, signals: Mapping[str, float]) -> Verdict:
-        """Take one frame's signals and return the verdict. Extra signals are ignored.
+    def feed(self, signals: Mapping[str, Sequence[float]]) -> list[Verdict]:
+        """Take the signals of some frames, in order, and return the verdict after each. Extra signals are ignored.
+
+        The verdicts are those of frames that are fed one by one, to the last bit; together they cost less.
 
         Raises:
             KeyError: A watched signal is missing; :func:`dsops.signals.measure` gives them all.
         """
         if not self._signals:
-            return Verdict(0.0, Level.NONE, 0)
-        bins: Ints = np.array([_bin(signal, signals[signal.name]) for signal in self._signals], np.intp)
-        due = self._due()
-        if self._early is not None:
-            self._early[self._frames] = bins
-        self._frames += 1
-        if len(due):
-            self._step(due, bins[due])
-        score = self._score()
-        if self._early is not None and self._must_estimate(score):
-            self._estimate_thinning(score)
-            score = self._score()
-        self._set_level(score)
-        contributions = self.contributions() if self._level else {}
-        return Verdict(score, self._level, self._frames, contributions)
+            return [Verdict(0.0, Level.NONE, 0) for _ in next(iter(signals.values()), ())]
+        bins: Ints = np.array([_bins(signal, signals[signal.name]) for signal in self._signals], np.intp).T
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(bins):
+            verdicts += self._feed_block(bins[len(verdicts) : len(verdicts) + self._block])
+        if verdicts and self._level:
+            verdicts[-1] = replace(verdicts[-1], signals=self.contributions())
+        return verdicts
 
     def contributions(self) -> dict[str, float]:
         """Return the largest CUSUM logarithm of each signal, largest first."""
-        largest = self._cusum.max(axis=0)
+        return self._contributions(self._cusum)
+
+    def _contributions(self, cusum: Floats) -> dict[str, float]:
+        largest = cusum.max(axis=0)
         order = np.argsort(-largest, kind="stable")
         return {self._signals[at].name: float(largest[at]) for at in order}
 
-    def _due(self) -> Ints:
-        if self._is_thinned:
-            return np.flatnonzero(self._frames % self._thin == 0)
-        return self._all
-
-    def _step(self, due: Ints, bins: Ints) -> None:
-        """Bet on one frame. Slices instead of index arrays when every signal is due: this runs for each frame."""
-        at = self._first[due] + bins
-        ratio = self._recent[:, at] * self._gain[at] + (1.0 - self._bet)  # learned before this frame
-        growth = np.log(ratio, out=ratio)
-        growth -= self._slack[due]
-        if len(due) == len(self._signals):
-            np.maximum(self._cusum, 0.0, out=self._cusum)
-            self._cusum += growth
-            self._recent *= self._keep
-        else:
-            self._cusum[:, due] = np.maximum(self._cusum[:, due], 0.0) + growth
-            self._by_signal[:, due] *= self._keep[..., None]
-        self._recent[:, at] += self._rates
+    def _feed_block(self, bins: Ints) -> list[Verdict]:
+        """Take the first frames of a block: all, or those up to a frame after which correlation must be estimated."""
+        due = (self._frames + np.arange(len(bins)))[:, None] % self._thin == 0
+        steps = np.flatnonzero(due.any(axis=1))  # frames of which no signal is due change nothing
+        path = self._walk(bins[steps], due[steps])
+        scores = _scores(path.cusum)
+        reached = np.searchsorted(steps, np.arange(len(bins)), side="right").tolist()
+        before = self._frames
         if self._early is not None:
-            self._zero_at[self._cusum <= 0.0] = self._frames
+            bins = bins[: len(self._early) - before]
+            self._early[before : before + len(bins)] = bins
+        verdicts: list[Verdict] = []
+        for number, step in enumerate(reached[: len(bins)], start=before + 1):
+            score = scores[step]
+            must_estimate = self._early is not None and self._must_estimate(number, score)
+            if must_estimate or number == before + len(bins):
+                self._take(path, step, steps[:step] + before + 1)
+                self._frames = number
+            if must_estimate:
+                self._estimate_thinning(score)
+                score = _scores(self._cusum[None])[0]
+            verdicts.append(self._judge(number, score, path.cusum[step]))
+            if must_estimate:
+                break
+        return verdicts
 
-    def _score(self) -> float:
-        largest = self._cusum.max()
-        return float(largest) + math.log(np.exp(self._cusum - largest).sum() / self._cusum.size)
+    def _walk(self, bins: Ints, due: NDArray[np.bool_]) -> _Path:
+        """Bet on frames one after the other [T, S]; signals that are not due stay as they are."""
+        frames, at = len(bins), self._first + bins
+        won = np.zeros((frames, *self._recent.shape))
+        won[np.arange(frames)[:, None], :, at] = due[..., None] * self._rates[:, 0]
+        kept: list[Floats] = [self._keep] * frames
+        floor: list[float | Floats] = [0.0] * frames
+        if self._is_thinned:
+            spread = np.repeat(due, self._reference.shape[1], axis=1)[:, None]
+            kept = list(np.where(spread, self._keep, 1.0))
+            floor = list(np.where(due, 0.0, -np.inf))
+        recent = np.empty((frames + 1, *self._recent.shape))
+        recent[0] = self._recent
+        for now, after, keep, gain in zip(recent[:-1], recent[1:], kept, won, strict=True):
+            np.add(np.multiply(now, keep, out=after), gain, out=after)
+        horizons = np.arange(len(self._rates))[:, None]
+        learned = recent[np.arange(frames)[:, None, None], horizons, at[:, None]]  # before each frame
+        growth = np.log(learned * self._gain[at][:, None] + (1.0 - self._bet)) - self._slack
+        growth *= due[:, None]
+        cusum = np.empty((frames + 1, *self._cusum.shape))
+        cusum[0] = self._cusum
+        for now, after, least, gain in zip(cusum[:-1], cusum[1:], floor, growth, strict=True):
+            np.add(np.maximum(now, least, out=after), gain, out=after)
+        return _Path(recent, cusum)
 
-    def _must_estimate(self, score: float) -> bool:
-        about_to_rise = self._frames >= CHECKPOINTS[0] and self._level_of(score) > self._level
-        return about_to_rise or self._frames in CHECKPOINTS
+    def _take(self, path: _Path, step: int, numbers: Ints) -> None:
+        """Let the state be that after a step; ``numbers`` are those of the frames of all steps up to there."""
+        self._recent[:] = path.recent[step]
+        self._cusum[:] = path.cusum[step]
+        if self._early is not None and step:
+            low = path.cusum[step:0:-1] <= 0.0  # from the last step to the first
+            self._zero_at = np.where(low.any(axis=0), numbers[::-1][low.argmax(axis=0)], self._zero_at)
+
+    def _judge(self, number: int, score: float, cusum: Floats) -> Verdict:
+        before = self._level
+        self._set_level(number, score)
+        is_news = self._level and self._level is not before
+        return Verdict(score, self._level, number, self._contributions(cusum) if is_news else {})
+
+    def _must_estimate(self, number: int, score: float) -> bool:
+        about_to_rise = number >= CHECKPOINTS[0] and self._level_of(score) > self._level
+        return about_to_rise or number in CHECKPOINTS
 
     def _estimate_thinning(self, score: float) -> None:
         """Estimate each signal's correlation time; evidence that was gathered with too little thinning is void.
@@ -209,9 +259,9 @@ class DriftMonitor:
             return Level.ALARM
         return Level.WARNING if score > self._warning_score else Level.NONE
 
-    def _set_level(self, score: float) -> None:
+    def _set_level(self, number: int, score: float) -> None:
         level = self._level_of(score)
-        if self._frames < CHECKPOINTS[0] or self._level is Level.ALARM:
+        if number < CHECKPOINTS[0] or self._level is Level.ALARM:
             return
         if level > self._level or score < self._warning_score / 2:  # not at the border, where it would ring
             self._level = level
@@ -238,8 +288,16 @@ def slack(bins: int, n_ref: int, bet: float) -> float:
     return (bet - bet * bet / 2.0) * quantile / n_ref
 
 
-def _bin(signal: Signal, value: float) -> int:
+def _scores(cusums: Floats) -> list[float]:
+    """Return the logarithm of the mean e-CUSUM of each [T, H, S]."""
+    flat = cusums.reshape(len(cusums), -1)
+    largest = flat.max(axis=1)
+    sums = np.exp(flat - largest[:, None]).sum(axis=1)
+    return [top + math.log(total / flat.shape[1]) for top, total in zip(largest.tolist(), sums.tolist(), strict=True)]
+
+
+def _bins(signal: Signal, values: Sequence[float]) -> list[int]:
     if signal.kind == "ordinal":
-        return bin_of(signal.edges, value)
+        return [bin_of(signal.edges, value) for value in values]
     last = len(signal.counts) - 1
-    return min(max(int(value), 0), last) if math.isfinite(value) else last
+    return [min(max(int(value), 0), last) if math.isfinite(value) else last for value in values]

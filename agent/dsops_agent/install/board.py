@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dsops.messages import ModelState, Problem
+from dsops.messages import ChallengerState, ModelState, Problem
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import Journal, Tidings
+from dsops_agent.install.places import challenger_place, is_challenger, model_of
 from dsops_agent.install.ports import EventSink, Listener
 from dsops_agent.install.refusals import Refusals
 from dsops_agent.install.slots import Slots
-from dsops_agent.install.view import model_state, progress_of
+from dsops_agent.install.view import challenger_state, model_state, progress_of
 
 
 @dataclass(kw_only=True)
@@ -47,7 +48,7 @@ class Board:
     def publish(self) -> None:
         """Look at everything anew; tell the listener if it is not what it was. What fails is done again soon."""
         self.is_stale = True
-        models = sorted({*self.slots.models(), *self.installs.rows})
+        models = sorted({*map(model_of, self.slots.models()), *map(model_of, self.installs.rows)})
         self.newest_refusal = self.refusals.newest
         self.observed = {model: self._state(model) for model in models}
         self.seq = self.journal.seq()
@@ -59,6 +60,9 @@ class Board:
 
     def publish_progress(self, model: str) -> None:
         """Look at a transfer anew; whole percents count."""
+        if is_challenger(model):
+            self.publish()
+            return
         state = self.observed.get(model)
         progress, waiting = self._progress(model), self._waiting(model)
         if state and (int(progress * 100) != int(state.progress * 100) or waiting != state.waiting):
@@ -94,7 +98,16 @@ class Board:
 
     def _state(self, model: str) -> ModelState:
         state = model_state(model, self.installs.get(model), self.slots, self.journal, self._progress(model))
-        return state.model_copy(update={"waiting": self._waiting(model)})
+        return state.model_copy(update={"waiting": self._waiting(model), "challenger": self._challenger(model)})
+
+    def _challenger(self, model: str) -> ChallengerState | None:
+        place = challenger_place(model)
+        row = self.installs.get(place)
+        if row is None:
+            return None
+        progress = int(self._progress(place) * 100) / 100  # whole percents count
+        state = challenger_state(place, row, self.slots, progress)
+        return state.model_copy(update={"waiting": self._waiting(place)})
 
     def _waiting(self, model: str) -> str:
         return self.installs.waiting.get(model) or self.held(model)

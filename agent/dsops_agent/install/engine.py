@@ -22,6 +22,7 @@ from dsops_agent.install.intake import Intake
 from dsops_agent.install.journal import InstallRow, Tidings
 from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, Event, repeat, step
 from dsops_agent.install.maintenance import Phase
+from dsops_agent.install.places import model_of
 from dsops_agent.install.proving import Proof, Proving
 from dsops_agent.install.scrub import Damage
 from dsops_agent.install.steps import FORGIVEN, Outcome, Steps, Wait, after, problem_of, proved
@@ -83,7 +84,7 @@ class Engine:
             Effect.PROCEED: self._proceed,
             Effect.ACTIVATE: steps.activate,
             Effect.AWAIT: self._await,
-            Effect.WATCH: steps.begin_probation,
+            Effect.WATCH: self._begin_probation,
             Effect.RESTORE: steps.restore,
         }
 
@@ -97,6 +98,7 @@ class Engine:
             self._journal.put_install(changed)
             if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code not in FORGIVEN:
                 self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
+                self._slots.discredit(changed.model, changed.wanted.sha256)
             if Effect.COMMIT in taken.effects:
                 self._slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:
@@ -158,15 +160,16 @@ class Engine:
     def _on_time(self, row: InstallRow) -> None:
         self._postpone(row.model)
         if row.state is Install.PROBATION:
-            self._follow(row, self.steps.end_probation(row))
+            now_s = self.clock.monotonic_s()
+            self._follow(row, self.steps.watch(row, now_s - self.installs.watched_since.get(row.model, now_s)))
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
         else:
             self._resume(row)
 
-    def revive(self, *, runtime_only: bool = False) -> None:
-        """Serve what is active and go on with what a restart interrupted."""
-        for model in sorted({*self._slots.models(), *self.installs.rows}):
+    def revive(self, *, runtime_only: bool = False, only: Callable[[str], bool] = lambda _place: True) -> None:
+        """Serve what is active and go on with what a restart interrupted; in ``only`` the places that it is true of."""
+        for model in filter(only, sorted({*self._slots.models(), *self.installs.rows})):
             row = self.installs.get(model)
             if row is None or row.state.is_final or row.state in SUPERSEDABLE:
                 self.serve(model)
@@ -181,7 +184,7 @@ class Engine:
         problem = self.steps.serve(model)
         if problem:
             kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
-            self.board.tell_of(Tidings(kind, model, 0, "", problem.code, problem.message))
+            self.board.tell_of(Tidings(kind, model_of(model), 0, "", problem.code, problem.message))
 
     def slot_damaged(self, damage: Damage) -> None:
         """Give a stored bundle up that is damaged; a model whose active one it is falls back to the one before."""
@@ -195,7 +198,7 @@ class Engine:
             what = f"the stored release {damage.file.release} of {damage.model} is damaged"
             problem = problem_of(DigestMismatch(what, why=damage.why))
             release, digest = damage.file.release, damage.file.digest
-            told = Tidings("slot_damaged", damage.model, release, digest, problem.code, problem.message)
+            told = Tidings("slot_damaged", model_of(damage.model), release, digest, problem.code, problem.message)
             self.board.tell_of(told)
         self.board.publish()
         self.turned(damage.model)
@@ -342,6 +345,10 @@ class Engine:
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))
+
+    def _begin_probation(self, row: InstallRow) -> Outcome | Wait:
+        self.installs.watched_since[row.model] = self.clock.monotonic_s()
+        return self.steps.begin_probation(row)
 
     def _await(self, row: InstallRow) -> Wait:
         self.installs.awaiting.add(row.model)

@@ -13,12 +13,10 @@ from dsops_agent.install.documents import Documents
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
+from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import InstallConfig, Memory, Room, RuntimeControl
 from dsops_agent.install.slots import Slots, damage
 from dsops_agent.install.steps import Outcome, Wait, problem_of
-
-DELEGATES: frozenset[str] = frozenset()
-"""Accelerators that the runtime can use: it loads no delegate, so there are none."""
 
 
 @dataclass(kw_only=True)
@@ -98,11 +96,11 @@ class Fitness:
         return None
 
     def _check(self, row: InstallRow, needs: Needs) -> None:
-        memory = self._memory()
+        memory, support = self._memory(), self.runtime.supports(needs.operators)
         facts = preflight.Facts(
-            support=self.runtime.supports(needs.operators),
-            delegates=DELEGATES,
-            contract=None if row.wanted.changes_contract else self._contract(row.model),
+            support=support,
+            delegates=frozenset(support.delegates),
+            contract=None if row.wanted.changes_contract else self._contract(model_of(row.model)),
             memory=memory,
             disk_bytes=self.room.disk_bytes(),
             reserve_bytes=self.config.free_bytes,

@@ -15,9 +15,12 @@ from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.messages import ModelState, Problem
+from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install import mailbox
 from dsops_agent.install.board import Board
+from dsops_agent.install.breakdowns import Breakdowns
 from dsops_agent.install.carrier import Carrier, Means
+from dsops_agent.install.challengers import ChallengerRuntimes, Challengers, NoChallengerRuntimes
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.engine import Engine
@@ -29,8 +32,10 @@ from dsops_agent.install.intake import Intake, Trust
 from dsops_agent.install.journal import InstallRow, Journal, QuarantineRow
 from dsops_agent.install.mailbox import Mailbox, Message
 from dsops_agent.install.pardons import PardonBox
+from dsops_agent.install.places import challenger_place, is_challenger
 from dsops_agent.install.ports import (
     ChunkSource,
+    Death,
     DeviceFacts,
     EventSink,
     InstallConfig,
@@ -45,6 +50,7 @@ from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
+from dsops_agent.install.strikes import Strikes
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -76,6 +82,8 @@ class Installer:
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
         is_at_hand: Tells whether a bundle lies on this device as a file, for example on a stick.
+        beat: Is told of each round of the worker.
+        challengers: The processes of challengers.
     """
 
     config: InstallConfig
@@ -92,6 +100,8 @@ class Installer:
     clock: Clock
     gate: Gate = field(default_factory=Gate)
     is_at_hand: Callable[[str], bool] = field(default=lambda _sha256: False)
+    beat: Beat = unwatched
+    challengers: ChallengerRuntimes = field(default_factory=NoChallengerRuntimes)
     _mailbox: Mailbox = field(init=False, default_factory=Mailbox)
     _reached: int = field(init=False, default=0)
 
@@ -137,14 +147,31 @@ class Installer:
             now=self._sure_now,
             turned=self._turned,
         )
+        self._challengers = Challengers(
+            journal=self.journal,
+            slots=self.slots,
+            runtime=self.runtime,
+            installs=self._installs,
+            processes=self.challengers,
+        )
         self._reconciler = Reconciler(
             journal=self.journal,
             slots=self.slots,
             runtime=self.runtime,
             installs=self._installs,
             engine=self._engine,
+            challengers=self._challengers,
             clock=self.clock,
             retry_s=self.config.retry_s,
+        )
+        self._breakdowns = Breakdowns(
+            strikes=Strikes(self.config.strikes, self.config.strike_span_s),
+            engine=self._engine,
+            installs=self._installs,
+            journal=self.journal,
+            slots=self.slots,
+            steps=self._steps,
+            clock=self.clock,
         )
         self._scrub = Scrub(
             slots=self.slots,
@@ -166,7 +193,8 @@ class Installer:
         return None if self.clock_suspect() else self.clock.now()
 
     def _turned(self, model: str) -> None:
-        self._reconciler.look_at(model)
+        places = (model,) if is_challenger(model) else (model, challenger_place(model))
+        self._reconciler.look_at(*places)
 
     def _date(self) -> datetime | None:
         """Return trusted time; None when the host's clock is ahead of everything that is known."""
@@ -197,6 +225,14 @@ class Installer:
     def runtime_restarted(self) -> None:
         """Take note of a new inference process: everything is activated in it. Not for its first start."""
         self._mailbox.put(mailbox.RuntimeRestarted())
+
+    def runtime_died(self, death: Death) -> None:
+        """Take note of the end of an inference process that nobody asked for, before the next one is started."""
+        self._mailbox.put(mailbox.RuntimeDied(death))
+
+    def challenger_started(self, model: str, *, has_ended: bool) -> None:
+        """Take note of a new process of a model's challenger; ``has_ended`` if one before it ended by itself."""
+        self._mailbox.put(mailbox.RuntimeRestarted(model, has_ended))
 
     # What others read.
 
@@ -250,6 +286,7 @@ class Installer:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
         while not stop.is_set():
+            self.beat(0.0)
             self.work(self._wait_s())
         self._safely(partial(self.trust.keep_time, at_once=True))
         self._carrier.end()
@@ -265,6 +302,7 @@ class Installer:
         for message in self._mailbox.take(timeout_s):
             self._safely(partial(self._handle, message))
         self._safely(self._tick)
+        self._safely(self._challengers.turn)
         self._safely(self.trust.keep_time)
         self._safely(self._board.tell)
         if self._reconciler.next_s is None and not self._board.is_stale:  # what it wants was begun, and is shown
@@ -312,10 +350,28 @@ class Installer:
                 self._documents.reconnected(self.clock.monotonic_s())
                 self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._engine.reconnected()
+            case _:
+                self._handle_process(message)
+
+    def _handle_process(self, message: Message) -> None:
+        """Act on what became of a process."""
+        match message:
             case mailbox.RuntimeRestarted():
-                self._engine.revive(runtime_only=True)
+                self._revive(message)
+            case mailbox.RuntimeDied(death=death):
+                self._breakdowns.runtime_died(death)
             case mailbox.ProofEnded(proof=proof, error=error):
                 self._engine.proof_ended(proof, error)
+
+    def _revive(self, restarted: mailbox.RuntimeRestarted) -> None:
+        model, place = restarted.challenger, challenger_place(restarted.challenger)
+        if not model:
+            self._challengers.champions_restarted()
+            self._engine.revive(runtime_only=True, only=lambda one: not is_challenger(one))
+        elif restarted.has_ended and self._challengers.ended(model, self.clock.monotonic_s()):
+            self._reconciler.look_at(place)
+        else:
+            self._engine.revive(runtime_only=True, only=lambda one: one == place)
 
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()

@@ -25,6 +25,7 @@ from dsops.ids import model_name
 from dsops.trust import Director, Policy, SignedTarget
 from dsops_agent.install.documents import Documents
 from dsops_agent.install.journal import Journal
+from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import DeviceFacts
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -133,11 +134,11 @@ class Intake:
 
     def heard(self, model: str) -> bool:
         """Return whether a head was judged for the model since the start; before, what is stored may be old."""
-        return model in self._heard
+        return model_of(model) in self._heard
 
     def is_behind(self, model: str) -> bool:
         """Return whether a newer head is known whose documents are not all here: what is stored is old."""
-        return bool(self._missing.get(model))
+        return bool(self._missing.get(model_of(model)))
 
     @property
     def next_s(self) -> float | None:
@@ -176,7 +177,8 @@ class Intake:
 
     def follow(self, models: tuple[str, ...] = ()) -> None:
         """Take the trust metadata in of ``models``, which nobody vouches for yet, and of those desired or installed."""
-        followed = dict.fromkeys((*self._journal.desired(), *self._journal.installs(), *models))
+        known = map(model_of, (*self._journal.desired(), *self._journal.installs()))
+        followed = dict.fromkeys((*known, *models))
         self._due |= {model: None for model in followed if model not in self._followed}
         for model in [model for model in self._followed if model not in followed]:
             self._due.pop(model, None)
@@ -234,11 +236,11 @@ class Intake:
 
     def must_retry(self, model: str) -> bool:
         """Return whether a head came and could not be kept for a model."""
-        return model in self._unkept
+        return model_of(model) in self._unkept
 
     def retry(self, model: str, now_s: float) -> bool:
         """Judge the head again if it could not be kept; returns and raises as :meth:`take_in`."""
-        return model in self._unkept and self.take_in(model, now_s)
+        return self.must_retry(model) and self.take_in(model_of(model), now_s)
 
     def judge(self, now_s: float) -> Judged | None:
         """Return what became of the pending directive, once that is certain; a refusal is returned once.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dsops.bundle import sha256_hex
-from dsops.directive import DesiredSlot, Directive, TransferLimits
+from dsops.directive import Challenger, DesiredSlot, Directive, TransferLimits
 from dsops.errors import NoSpace, StateDamaged
 from dsops.files import fsync_folder, make_private
 from dsops.messages import Problem
@@ -21,6 +21,7 @@ from dsops.states import Install
 from dsops_agent.claimed import claim, fill_log, make_durable
 from dsops_agent.install import schema
 from dsops_agent.install.budget import Today
+from dsops_agent.install.places import desired_places, model_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
 _SEQ, _DIRECTIVE, _LIMITS, _TODAY = "directive seq", "directive digest", "transfer limits", "transfer today"
 _COUNTER, _REPORT = "report", "report digest"
+_CHALLENGERS = "challengers"
 Cell = str | int
 
 
@@ -37,7 +39,7 @@ class InstallRow:
     """One model's newest install.
 
     Attributes:
-        model: The model.
+        model: The place: the model, or its challenger's (:mod:`dsops_agent.install.places`).
         state: Where it is.
         seq: The directive that asked for it.
         wanted: The bundle, and for which deployment.
@@ -247,17 +249,24 @@ class Journal:
             self.set(_DIRECTIVE, digest)
             self.set(_LIMITS, directive.transfer.model_dump_json())
             self._write("DELETE FROM desired", ())
-            for model, slot in directive.slots.items():
-                row = (model, directive.seq, slot.model_dump_json())
+            for place, slot in desired_places(directive).items():
+                row = (place, directive.seq, slot.model_dump_json())
                 self._write("INSERT INTO desired VALUES (?, ?, ?)", row)
                 if slot.content_key is not None:
                     self._keep_key(slot.sha256, slot.content_key)
+            kept = {model: challenger.model_dump(mode="json") for model, challenger in directive.challengers.items()}
+            self.set(_CHALLENGERS, json.dumps(kept))
             self.pardon(directive.pardoned, f"by directive {directive.seq}")
 
     def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
-        """Return what the newest directive wants of each model that it names, with its ``seq``."""
+        """Return what the newest directive wants in each place that it names, with its ``seq``."""
         rows = self._rows("SELECT model, seq, slot FROM desired ORDER BY model")
         return {str(m): (int(s), DesiredSlot.model_validate_json(str(j))) for m, s, j in rows}
+
+    def challengers(self) -> dict[str, Challenger]:
+        """Return the challengers that the newest directive wants, by model."""
+        kept = json.loads(self.get(_CHALLENGERS, "{}"))
+        return {str(model): Challenger.model_validate_json(json.dumps(text)) for model, text in kept.items()}
 
     # The transfer budget; see dsops_agent.install.spending.
 
@@ -301,6 +310,10 @@ class Journal:
     def installs(self) -> dict[str, InstallRow]:
         """Return every model's newest install."""
         return {str(row[0]): _install(row) for row in self._rows("SELECT * FROM install ORDER BY model")}
+
+    def forget_install(self, model: str) -> None:
+        """Forget a model's newest install."""
+        self._write("DELETE FROM install WHERE model = ?", (model,))
 
     # Slots.
 
@@ -346,9 +359,9 @@ class Journal:
     # Quarantine and events.
 
     def quarantine(self, model: str, digest: str, problem: Problem) -> None:
-        """Keep that a model's bundle must not be tried again, and why."""
+        """Keep that a bundle of a model, whatever place it was for, must not be tried again, and why."""
         sql = "INSERT OR IGNORE INTO quarantine (model, digest, code, message) VALUES (?, ?, ?, ?)"
-        self._write(sql, (model, digest, problem.code, problem.message))
+        self._write(sql, (model_of(model), digest, problem.code, problem.message))
 
     def quarantine_list(self) -> list[QuarantineRow]:
         """Return the bundles that must not be tried again, newest first."""

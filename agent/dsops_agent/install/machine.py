@@ -32,7 +32,7 @@ class Event(StrEnum):
     ANSWERS = "answers"  # the runtime serves it
     PASSED = "passed"  # probation went well
     CRASHED = "crashed"  # the runtime died; that alone does not condemn the candidate
-    FAULT = "fault"  # the runtime or the golden inputs say no
+    FAULT = "fault"  # the runtime, the golden inputs or what it did in service say no
     SUPERSEDED = "superseded"  # a directive wants the bundle before back
     CANCELLED = "cancelled"  # no directive wants it any more
     RESTORED = "restored"  # the bundle before answers again
@@ -51,7 +51,7 @@ class Effect(StrEnum):
     PROCEED = "begin the change-over"
     ACTIVATE = "flip the slot, activate"
     AWAIT = "wait for the runtime, then activate"
-    WATCH = "check, wait, check"
+    WATCH = "check, look at its figures for a while, check"
     RESTORE = "flip back, activate the bundle before"
     COMMIT = "mark the slot good"
     QUARANTINE = "never try the digest again"
@@ -103,6 +103,7 @@ def _table() -> dict[tuple[Install, Event], Step]:
         (s.PROBATION, e.PASSED): Step(s.COMMITTED, (f.COMMIT, f.TELL)),
         (s.PROBATION, e.CRASHED): anew,
         (s.PROBATION, e.FAULT): undo,
+        (s.COMMITTED, e.FAULT): undo,
         (s.PROBATION, e.SUPERSEDED): Step(s.ROLLING_BACK, (f.RESTORE,)),
         (s.PROBATION, e.AGAIN): Step(s.ACTIVATING, (f.ACTIVATE,)),
         (s.ROLLING_BACK, e.RESTORED): Step(s.ROLLED_BACK, (f.TELL,)),

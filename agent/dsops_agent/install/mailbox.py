@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsops.errors import DsopsError
 from dsops.messages import Problem
+from dsops_agent.install.ports import Death
 from dsops_agent.install.proving import Proof
 
 _MAX_CHUNKS = 64
@@ -50,7 +51,21 @@ class Connected:
 
 @dataclass(frozen=True)
 class RuntimeRestarted:
-    """The inference process is a new one, which serves nothing yet."""
+    """The inference process is a new one, which serves nothing yet.
+
+    ``challenger`` names the model of whose challenger's process that is true; empty for that of the champions.
+    ``has_ended`` tells whether one before it ended by itself.
+    """
+
+    challenger: str = ""
+    has_ended: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeDied:
+    """The inference process ended though nobody asked for it."""
+
+    death: Death
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +76,7 @@ class ProofEnded:
     error: DsopsError | None
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | ProofEnded
+Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | RuntimeDied | ProofEnded
 
 
 class Mailbox:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from dsops.directive import TransferLimits
 from dsops.sealing import ContentKey
+from dsops_agent.install.probation import Rules
+from dsops_agent.runtime.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,13 @@ class InstallConfig:
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
         prove_timeout_s: How long the throw-away process may take.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
+        max_slowdown: How many times the latency of the active bundle a candidate may take; 0 sets no limit.
         transfer: How much may be fetched; a directive can lower it.
         scrub_hours: How often every stored bundle is read again; 0 never.
         max_bundle_bytes: Longest bundle, with the files that it brings; 0 sets no limit.
+        rules: What a bundle may do on probation.
+        strikes: How often a bundle may end the inference process, within ``strike_span_s``; then it is rolled back.
+        strike_span_s: How long such a death counts, in seconds.
     """
 
     probation_s: float = 60.0
@@ -39,9 +45,13 @@ class InstallConfig:
     runtime_wait_s: float = 30.0
     prove_timeout_s: float = 60.0
     prove_memory_bytes: int = 0
+    max_slowdown: float = 2.0
     transfer: TransferLimits = field(default_factory=TransferLimits)
     scrub_hours: float = 24.0
     max_bundle_bytes: int = 0
+    rules: Rules = field(default_factory=Rules)
+    strikes: int = 3
+    strike_span_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -55,19 +65,29 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class ProveLimits:
-    """What the throw-away process may use; ``memory_bytes`` 0 sets no limit."""
+    """What the throw-away process may use, and how slow the candidate may be there.
+
+    Attributes:
+        timeout_s: How long the process may take.
+        memory_bytes: Its address space; 0 sets no limit.
+        champion: The bundle that answers now, which is measured beside the candidate; None compares with nothing.
+        slowdown: How many times the champion's latency a candidate may take that states no budget of its own.
+    """
 
     timeout_s: float
     memory_bytes: int = 0
+    champion: Path | None = None
+    slowdown: float = 0.0
 
 
 @dataclass(frozen=True)
 class Support:
-    """What a device can run: its TFLite runtime, and which of the operators asked for it does not know."""
+    """What a device can run: its TFLite runtime, which of the operators asked for it lacks, and its delegates."""
 
     runtime: str
     version: str
     missing: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,29 @@ class Memory:
 
     total_bytes: int
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A bundle that was in flight when the inference process died."""
+
+    model: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of an inference process that nobody asked for.
+
+    Attributes:
+        why: How it ended.
+        suspects: The bundles whose frames it ran, as far as their threads can have been the cause.
+        is_hang: Whether it was ended because a frame did not come back.
+    """
+
+    why: str
+    suspects: tuple[Suspect, ...] = ()
+    is_hang: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +214,10 @@ class RuntimeControl(Protocol):
 
     def deactivate(self, model: str) -> None:
         """Stop serving a model; one that is not served is no error."""
+        ...
+
+    def figures(self, model: str) -> Figures | None:
+        """Return what the bundle that serves a model did since its activation; None when none does."""
         ...
 
     def is_serving(self, model: str, digest: str) -> bool:

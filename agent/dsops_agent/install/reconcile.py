@@ -6,10 +6,12 @@ from dsops.clock import Clock
 from dsops.directive import DesiredSlot, Directive
 from dsops.errors import Cancelled, Conflict
 from dsops.states import Install
+from dsops_agent.install.challengers import Challengers
 from dsops_agent.install.engine import Engine
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
 from dsops_agent.install.machine import SUPERSEDABLE, Event
+from dsops_agent.install.places import desired_places, is_challenger, model_of
 from dsops_agent.install.ports import RuntimeControl
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, problem_of
@@ -26,6 +28,7 @@ class Reconciler:
         runtime: The inference process.
         installs: The installs.
         engine: Brings them forward.
+        challengers: Knows what is special about challengers.
         clock: Time.
         retry_s: When to try again what the disk did not take.
     """
@@ -35,6 +38,7 @@ class Reconciler:
     runtime: RuntimeControl
     installs: Installs
     engine: Engine
+    challengers: Challengers
     clock: Clock
     retry_s: float
     _left: dict[str, float] = field(init=False, default_factory=dict)
@@ -46,14 +50,16 @@ class Reconciler:
 
     def accepted(self, directive: Directive) -> None:
         """Act on a directive that was accepted, and is durable."""
-        self._left |= dict.fromkeys(directive.slots, self.clock.monotonic_s())  # however early the disk fails
+        wanted = desired_places(directive)
+        self._left |= dict.fromkeys(wanted, self.clock.monotonic_s())  # however early the disk fails
+        self.challengers.accepted()
         if directive.pardoned:
             self.pardoned()
         try:
             self.look_at_all()
         finally:
-            for model, wanted in directive.slots.items():
-                self._open_again(model, wanted)
+            for place, slot in wanted.items():
+                self._open_again(place, slot)
 
     def pardoned(self) -> None:
         """Act on bundles that left the quarantine."""
@@ -79,6 +85,8 @@ class Reconciler:
 
     def reconcile(self, model: str) -> None:
         """Begin, change, cancel or leave a model's install, so that it leads to what is desired."""
+        if is_challenger(model) and self._ends_challenger(model):
+            return
         desired, row = self.journal.desired().get(model), self.installs.get(model)
         if desired is None:
             if row and row.state in SUPERSEDABLE:
@@ -96,6 +104,29 @@ class Reconciler:
             self._begin(model, seq, wanted)
         elif row.state is Install.PROBATION:
             self._go_back_if_wanted(row, wanted)
+
+    def _ends_challenger(self, place: str) -> bool:
+        """Give up what a challenger's place holds and nobody wants; true when the machine looks here again, later."""
+        desired, row = self.journal.desired().get(place), self.installs.get(place)
+        if desired is None and self._moves_up(place):
+            return True
+        is_wanted = desired is not None and row is not None and desired[1].sha256 == row.wanted.sha256
+        if row and not is_wanted and row.state is Install.PROBATION:
+            why = Cancelled(f"release {row.wanted.release} of {place} is not wanted any more", why="a newer directive")
+            self.engine.advance(row, Outcome(Event.SUPERSEDED, problem_of(why)))
+            return True
+        if row and not is_wanted and row.state in SUPERSEDABLE:
+            self._cancel(row)
+            return True
+        self.challengers.tidy(place)
+        self.engine.board.publish()
+        return False
+
+    def _moves_up(self, place: str) -> bool:
+        """Return whether the champion's install wants the bundle of a challenger that is stored: it is copied, then."""
+        row = self.installs.get(model_of(place))
+        is_under_way = row is not None and row.state in SUPERSEDABLE
+        return is_under_way and row is not None and self.slots.holding(place, row.wanted.sha256) is not None
 
     def _open_again(self, model: str, wanted: DesiredSlot) -> None:
         """Serve an active sealed bundle that could not be opened until this key came."""

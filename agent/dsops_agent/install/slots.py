@@ -24,6 +24,7 @@ from dsops.errors import BundleError, DigestMismatch, DsopsError, MalformedBundl
 from dsops.files import fsync_folder
 from dsops_agent.install import attachments
 from dsops_agent.install.journal import SlotRow
+from dsops_agent.install.places import model_of
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +208,13 @@ class Slots:
             row = SlotRow(file.name, file.digest, file.length_bytes, file.release, committed=True)
             self._table.put_slot(model, row)
 
+    def discredit(self, model: str, digest: str) -> None:
+        """Take the mark back: it is nothing to go back to any more."""
+        file = self.holding(model, digest)
+        if file and file.committed:
+            row = SlotRow(file.name, file.digest, file.length_bytes, file.release, committed=False)
+            self._table.put_slot(model, row)
+
     def sound(self, model: str) -> tuple[SlotFile | None, str]:
         """Return the active bundle if it is whole, else fall back to the previous one if that is.
 
@@ -278,6 +286,20 @@ class Slots:
             shutil.rmtree(self.folder / model / name)
             fsync_folder(self.folder / model)
 
+    def remove(self, model: str) -> None:
+        """Give up everything that a model's slots hold, and their folder.
+
+        Raises:
+            StateDamaged: The disk or the journal fails.
+        """
+        self.deactivate(model)
+        for name in _NAMES:
+            self.forget(model, name)
+        with disk_errors(f"remove the slots of {model}"):
+            if (self.folder / model).is_dir():
+                shutil.rmtree(self.folder / model)
+                fsync_folder(self.folder)
+
     def sweep(self) -> None:
         """Remove what an interrupted step left behind."""
         with disk_errors("tidy the slots"):
@@ -346,10 +368,10 @@ def check_file(path: Path, model: str, row: SlotRow) -> Bundle:
         bundle.verify()
     except DigestMismatch as error:
         raise MalformedBundle("the signed bundle contradicts its own manifest", why=str(error)) from error
-    if (bundle.manifest.model, bundle.manifest.release) != (model, row.release):
+    if (bundle.manifest.model, bundle.manifest.release) != (model_of(model), row.release):
         raise MalformedBundle(
             "the bundle's manifest names another release",
-            why=f"{bundle.manifest.model} {bundle.manifest.release}, signed as {model} {row.release}",
+            why=f"{bundle.manifest.model} {bundle.manifest.release}, signed as {model_of(model)} {row.release}",
         )
     return bundle
 

@@ -32,9 +32,13 @@ from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
+from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
+from dsops_agent.install.probation import LOOK_S, GoBack, Watch, judge
 from dsops_agent.install.proving import Proof
 from dsops_agent.install.slots import SlotFile, Slots, damage
+from dsops_agent.install.trials import Trials
+from dsops_agent.runtime.figures import Figures
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +110,11 @@ class Steps:
     runtime: RuntimeControl
     keys: ContentKeys
 
+    @property
+    def trials(self) -> Trials:
+        """What bundles on probation are measured by."""
+        return Trials(self.journal)
+
     def decide(self, row: InstallRow, *, waited: bool) -> Outcome | Wait:
         """Ask whether the wanted bundle may be installed.
 
@@ -120,14 +129,14 @@ class Steps:
         if active and active.digest == row.wanted.sha256:
             return Outcome(Event.ALREADY_ACTIVE)
         try:
-            return Outcome(Event.APPROVED, approved=self._approve(row.model, row.wanted))
+            return Outcome(Event.APPROVED, approved=self._approve(model_of(row.model), row.wanted))
         except IncompatibleBundle as error:
             return Outcome(Event.REFUSED, problem_of(error))
         except UntrustedBundle as error:
             if waited:
                 return Outcome(Event.REFUSED, problem_of(error))
             logger.info("%s waits for newer trust metadata: %s", row.model, error)
-            return Wait(self.config.trust_wait_s if self.trust.knows(row.model) else None, problem_of(error))
+            return Wait(self.config.trust_wait_s if self.trust.knows(model_of(row.model)) else None, problem_of(error))
 
     def _approve(self, model: str, wanted: DesiredSlot) -> Approved:
         policy = self.trust.policy(model)
@@ -218,7 +227,13 @@ class Steps:
 
     def proof(self, row: InstallRow) -> Proof | Outcome:
         """Return what a throw-away process has to try, or why it cannot."""
-        limits = ProveLimits(self.config.prove_timeout_s, self.config.prove_memory_bytes)
+        champion = self.slots.active(row.model) if self.config.max_slowdown else None
+        limits = ProveLimits(
+            self.config.prove_timeout_s,
+            self.config.prove_memory_bytes,
+            champion.path if champion else None,
+            self.config.max_slowdown,
+        )
         try:
             path = self._candidate(row).path
             return Proof(row.model, row.wanted.sha256, path, limits, self.keys.of(path, row.wanted.sha256))
@@ -229,6 +244,8 @@ class Steps:
         """Flip the slot, then change the runtime over."""
         try:
             candidate = self._candidate(row)
+            if self.trials.of(row.model, row.wanted.sha256) is None:
+                self.trials.begin(row.model, row.wanted.sha256, self._before(row))
             self.slots.activate(row.model, candidate.name)
             self._serve(row.model, candidate)
         except RuntimeCrashed as error:
@@ -239,6 +256,11 @@ class Steps:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.ANSWERS)
 
+    def _before(self, row: InstallRow) -> Figures | None:
+        """Return what the bundle that answers now did; nothing of the candidate itself."""
+        figures = self.runtime.figures(row.model)
+        return None if figures is None or figures.digest == row.wanted.sha256 else figures
+
     def _try_again(self, row: InstallRow, error: DsopsError) -> Outcome | Wait:
         """Return what a fault of the host means for a change: it is begun again as often as after a restart."""
         if row.attempt < MAX_ATTEMPTS:
@@ -247,33 +269,53 @@ class Steps:
         return Outcome(Event.FAULT, problem_of(error))
 
     def begin_probation(self, row: InstallRow) -> Outcome | Wait:
-        """Check the live model once, then let time pass."""
-        return self._check(row) or Wait(self.config.probation_s)
+        """Check the live model once, then look what it does."""
+        return self._check(row) or Wait(min(LOOK_S, self.config.probation_s))
 
-    def end_probation(self, row: InstallRow) -> Outcome:
-        """Check that the model still answers, from the bundle and as expected."""
-        if not self.runtime.is_serving(row.model, row.wanted.sha256):
+    def watch(self, row: InstallRow, elapsed_s: float) -> Outcome | Wait:
+        """Judge what the model did so far; at the end check that it still answers as expected."""
+        try:
+            figures = self.runtime.figures(row.model)
+        except RuntimeCrashed as error:
+            return _crash(row, error)
+        if figures is None or figures.digest != row.wanted.sha256:
             return _crash(row, RuntimeCrashed(f"release {row.wanted.release} of {row.model} stopped answering"))
+        trial = self.trials.of(row.model, row.wanted.sha256)
+        baseline = trial.baseline if trial else None
+        judgement = judge(baseline, figures, self.config.rules, elapsed_s, self.config.probation_s)
+        if isinstance(judgement, GoBack):
+            return Outcome(Event.FAULT, problem_of(judgement.error))
+        if isinstance(judgement, Watch):
+            return Wait(judgement.seconds)
         return self._check(row) or Outcome(Event.PASSED)
 
     def restore(self, row: InstallRow) -> Outcome | Wait:
         """Go back to the committed bundle before, or to none."""
         try:
-            before = self.slots.other(row.model, row.wanted.sha256)
-            if before and not damage(before, row.model):
-                self.slots.mend(before)
-                try:
-                    self.slots.activate(row.model, before.name)
-                finally:  # the bundle before answers, even while the disk does not take the flip of the link
-                    self._serve(row.model, before)
-            else:
-                self.slots.deactivate(row.model)
-                self.runtime.deactivate(row.model)
+            self.trials.end(row.model)
+            self.go_back(row.model, row.wanted.sha256)
         except (RuntimeCrashed, NoSpace, StateDamaged) as error:
             return self._try_again(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)
+
+    def go_back(self, model: str, digest: str) -> None:
+        """Let the committed bundle beside ``digest`` answer, or none.
+
+        Raises:
+            DsopsError: The disk does not take the change, or the runtime not the bundle.
+        """
+        before = self.slots.other(model, digest)
+        if before and not damage(before, model):
+            self.slots.mend(before)
+            try:
+                self.slots.activate(model, before.name)
+            finally:  # the bundle before answers, even while the disk does not take the flip of the link
+                self._serve(model, before)
+        else:
+            self.slots.deactivate(model)
+            self.runtime.deactivate(model)
 
     def serve(self, model: str) -> Problem | None:
         """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key."""

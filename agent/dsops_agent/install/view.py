@@ -1,8 +1,9 @@
 """What is reported of each model, and what is told of the end of an install."""
 
-from dsops.messages import ModelState, Problem
+from dsops.messages import ChallengerState, ModelState, Problem
 from dsops.states import Install
 from dsops_agent.install.journal import InstallRow, Journal, Tidings
+from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.slots import Slots
 
 _TOLD = {
@@ -44,8 +45,23 @@ def model_state(model: str, row: InstallRow | None, slots: Slots, journal: Journ
     )
 
 
+def challenger_state(place: str, row: InstallRow, slots: Slots, progress: float) -> ChallengerState:
+    """Return the state of a model's challenger as it is reported, but for what it waits for."""
+    active = slots.active(place)
+    return ChallengerState(
+        active=active.digest if active else None,
+        release=active.release if active else 0,
+        install=row.state,
+        deployment=row.wanted.deployment,
+        target=row.wanted.sha256,
+        progress=progress,
+        problem=row.problem,
+    )
+
+
 def tidings_of(row: InstallRow) -> Tidings:
-    """Return the event of an install that has ended."""
+    """Return the event of an install that has ended; those of challengers are kinds of their own."""
     problem = row.problem or Problem(code="")
     wanted = row.wanted
-    return Tidings(_TOLD[row.state], row.model, wanted.release, wanted.sha256, problem.code, problem.message)
+    kind = f"challenger_{_TOLD[row.state]}" if is_challenger(row.model) else _TOLD[row.state]
+    return Tidings(kind, model_of(row.model), wanted.release, wanted.sha256, problem.code, problem.message)

@@ -1,7 +1,8 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
 Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
-records, each control connection has a reader and workers, and the main thread waits for the end.
+records, ``observe`` shows the watches and duels what was answered, each control connection has a reader and workers,
+each challenger has ``duel-<model>``, and the main thread waits for the end.
 """
 
 import logging
@@ -19,10 +20,16 @@ import grpc
 from dsops.clock import Clock
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
+from dsops_agent.runtime.accelerator import Accelerator
+from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.link import ControlLink
+from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.placement import place
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
@@ -32,6 +39,7 @@ from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
+from dsops_agent.runtime.throttle import ThrottleLimits
 from dsops_agent.runtime.watch import ModelWatch
 
 logger = logging.getLogger(__name__)
@@ -57,42 +65,61 @@ class RuntimeProcess:
         self._clock = clock
         self._end = threading.Event()
         self._was_signalled = False
-        self._models = Models(settings.threads, self._watch)
+        self._accelerator = Accelerator(settings.delegate, self._fell_back)
+        self._models = Models(settings.threads, self._watch, self._accelerator, FlightRecorder(folder), clock)
+        self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
+        self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
             self._models.all,
             lambda: self._link.channel() if self._link else None,
+            self._observers.settle,
             settings.interval_s,
             clock,
         )
+        self._duels = Duels(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock)
+        self._observers.listen(self._duels.watch)
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
+
+        Args:
+            ready: Called once both sockets answer.
 
         Raises:
             InvalidConfig: A socket path cannot be used.
             PortBusy: Another process listens on one.
         """
+        if problem := place(self._settings.cpus, self._settings.nice):
+            self._reporter.event("placement_refused", problem)
+        if self._settings.shadow:
+            leave_the_processor()
+        self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set)
+        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state)
         with ExitStack() as made:  # removes what this process made, and nothing that was there before
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
             access = Access(self._settings.allow)
-            dispatcher, regions = Dispatcher(self._models, self._settings.queue), Regions(access.permits)
+            dispatcher = Dispatcher(
+                self._models, self._observers, self._duels, self._settings.queue, hold=self._brake.hold
+            )
+            regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
             if self._settings.rest:
                 rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
                 made.callback(rest.stop, _GRACE_S)
                 rest.start()
+            made.callback(forget_flight, self._folder)
+            made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, link)
+            self._serve(server, link, ready)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -102,13 +129,18 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, link: ControlLink) -> None:
+    def _serve(self, server: grpc.Server, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
-        control.start()
-        report.start()
+        observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
+        for thread in (control, report, observe):
+            thread.start()
+        ready()
         self._wait(link)
         server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
+        self._observers.stop()
+        observe.join(_GRACE_S / 2)
+        self._duels.stop()
         self._reporter.stop()
         report.join(_GRACE_S / 2)
         self._reporter.finish()
@@ -116,14 +148,31 @@ class RuntimeProcess:
 
     def _wait(self, link: ControlLink) -> None:
         while not self._was_signalled and not self._end.wait(_LOOK_S):
+            self._brake.look()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return
+
+    def _fell_back(self, delegate: str, why: str) -> None:
+        self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
     def _watch(self, served: ServedModel) -> ModelWatch:
         return self._reporter.watch(served)
 
     def _make_watch(self, served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
         chance = random.SystemRandom().random
+        if self._settings.shadow:
+            put = _report_nothing
         sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
         return ModelWatch(served, sampler, put, self._clock, drift_enabled=self._settings.drift_enabled)
+
+
+def leave_the_processor() -> None:
+    """Run only when nobody else wants to: threads that start later do so too."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _report_nothing(_kind: Kind, _record: bytes, _urgent: bool) -> None:
+    """Let a record go: it is about answers that nobody got."""

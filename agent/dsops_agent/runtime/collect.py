@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dsops.api.v1 import telemetry_pb2
-from dsops_agent.runtime.answer import Answer
+from dsops.decision import Decision
 from dsops_agent.runtime.histogram import Histogram
 
 MAX_LABELS = 1024
@@ -39,19 +39,20 @@ class Interval:
         self._confidence_ppm = Histogram()
         self._labels: list[int] = []
         self._errors = 0
+        self._unobserved = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing happened."""
-        return not self._latency_us.count and not self._errors
+        return not (self._latency_us.count or self._errors or self._unobserved)
 
-    def answered(self, answer: Answer, confidences: Sequence[float] | None) -> None:
+    def answered(self, latency_us: Sequence[float], decision: Decision, confidences: Sequence[float] | None) -> None:
         """Count the frames of an answer; ``confidences`` has the largest probability of each, if there are such."""
-        for latency_us in answer.latency_us:
-            self._latency_us.add(latency_us)
+        for taken_us in latency_us:
+            self._latency_us.add(taken_us)
         for confidence in confidences or ():
             self._confidence_ppm.add(round(confidence * _PPM) if 0.0 <= confidence <= 1.0 else confidence * _PPM)
-        for choice in [] if answer.decision.choices is None else answer.decision.choices.tolist():
+        for choice in [] if decision.choices is None else decision.choices.tolist():
             if choice < MAX_LABELS:
                 self._labels.extend([0] * (choice + 1 - len(self._labels)))
                 self._labels[choice] += 1
@@ -59,6 +60,10 @@ class Interval:
     def failed(self) -> None:
         """Count a request that the model could not answer."""
         self._errors += 1
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that drift monitor and sampler are not shown."""
+        self._unobserved += frames
 
     def encode(self, now_s: float, drift_score: float, drift_frames: int) -> bytes:
         """Return the serialized TelemetryRecord of the interval that ends now."""
@@ -76,6 +81,7 @@ class Interval:
                 labels=self._labels,
                 drift_score=drift_score,
                 drift_frames=drift_frames,
+                unobserved=self._unobserved,
             )
         )
         return record.SerializeToString()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
@@ -33,15 +35,38 @@ class Dispatcher:
 
     Args:
         models: The active models.
+        observers: Are told of every request that a champion answered.
+        duels: The models' challengers.
         queue: Requests of one model that may wait while one is answered.
         capacity: Requests of all models that may be under way.
+        hold: Keeps a request waiting while inference is held back, or raises Throttled.
     """
 
-    def __init__(self, models: Models, queue: int = QUEUE, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        models: Models,
+        observers: Observers,
+        duels: Duels | None = None,
+        queue: int = QUEUE,
+        capacity: int = CAPACITY,
+        hold: Callable[[], None] = lambda: None,
+    ) -> None:
         self._models = models
+        self._observers = observers
+        self._duels = duels
+        self._hold = hold
         self.admission = Admission(queue, capacity, lambda: len(models.names()))
 
-    def infer(self, model: str, version: str, request_id: str, decode: Decode, *, caller: Caller = PATIENT) -> Answered:
+    def infer(
+        self,
+        model: str,
+        version: str,
+        request_id: str,
+        decode: Decode,
+        *,
+        key: str = "",
+        caller: Caller = PATIENT,
+    ) -> Answered:
         """Answer a request by one bundle, from its beginning to its end.
 
         Args:
@@ -49,23 +74,31 @@ class Dispatcher:
             version: The release that must be active; empty for any.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
+            key: Who or what asks, which decides between champion and challenger; without one the request's id does.
             caller: Who waits for it, and for how long.
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
             NotServing: No model is.
             QueueFull: Too many requests of the model are under way.
+            Throttled: Inference is held back, for longer than a caller should wait.
             TimedOut: The caller's deadline passed before the request was run.
             Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
-            InvalidModel: The interpreter fails.
+            InvalidModel: The interpreter fails, or an output is not finite.
         """
         serving = self.find(model, version)
+        self._hold()
         with self.admission.place(serving.model.name) as place:
             inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
+            if self._duels and not version:  # who names a release gets that one
+                told = self._duels.answer(serving.model, inputs, key or request_id, request_id)
+                if told:
+                    return Answered(*told)
             with place.turn(caller):
                 answer = _answer(serving, inputs)
-        _tell(serving, inputs, answer, request_id)
+        _count(serving, answer)
+        self._observers.offer(Observation(serving, inputs, answer, request_id))
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:
@@ -97,16 +130,19 @@ class Dispatcher:
 
 def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return serving.model.infer(inputs)
+        answer = serving.model.infer(inputs)
+        serving.health.answered(answer)
     except InvalidInput:
         raise
     except DsopsError:
+        serving.health.failed()
         serving.watch.failed()
         raise
+    return answer
 
 
-def _tell(serving: Serving, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+def _count(serving: Serving, answer: Answer) -> None:
     try:
-        serving.watch.answered(inputs, answer, request_id)
+        serving.watch.answered(answer)
     except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
-        logger.exception("model %s: an answer could not be recorded", serving.model.name)
+        logger.exception("model %s: an answer could not be counted", serving.model.name)

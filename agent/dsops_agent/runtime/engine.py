@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,18 @@ import numpy as np
 from dsops.bundle import Bundle
 from dsops.decision import Decision, decide
 from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
+from dsops.forms import Accepted, Form, accepted_forms, form_of
 from dsops.golden import GoldenSet
-from dsops.manifest import Manifest, Task, TensorSpec
+from dsops.manifest import Manifest, Preprocessing, Task, TensorSpec
+from dsops.preprocess import prepare
 from dsops.profile import Profile, check_profile
 from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
+from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
+from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.runtime.flight import Marks, Unmarked
+from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 from dsops_agent.runtime.memory import forbid_dumps
 
@@ -32,7 +38,7 @@ MAX_ANSWER_BYTES = 32 << 20
 DEVICE_LIMITS = LintLimits(
     file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 20, trailing_bytes=1 << 20
 )
-"""What a payload may ask of a device. Custom operators need a delegate, which the runtime does not load: none.
+"""What a payload may ask of a device without a delegate, which alone brings custom operators: none.
 
 A MobileNetV2 takes 1 % of the work, an unrolled GRU 4 %; all of it takes about half a second.
 """
@@ -48,6 +54,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
 }
 """Open Inference Protocol names of the types that a payload's tensors may have."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -56,22 +63,48 @@ class InputForm:
 
     Attributes:
         name: Its name.
-        shape: The shape of one frame.
-        datatypes: Open Inference Protocol types: that of real values first, then the tensor's own.
+        shape: The shape of one frame of the model's own input.
+        datatypes: Open Inference Protocol types of that shape: that of real values first, then the tensor's own.
         dtypes: The same as NumPy types.
+        spec: The input as the manifest tells it.
+        section: How a raw frame becomes the input; None when the device is given no raw frames.
+        accepted: Every form in which it may be given, that of metadata first.
     """
 
     name: str
     shape: tuple[int, ...]
     datatypes: tuple[str, ...]
     dtypes: tuple[np.dtype[Any], ...]
+    spec: TensorSpec
+    section: Preprocessing | None
+    accepted: tuple[Accepted, ...]
 
     @classmethod
-    def of(cls, spec: TensorSpec) -> "InputForm":
+    def of(cls, spec: TensorSpec, section: Preprocessing | None) -> "InputForm":
         """Return the form of an input as the manifest tells it."""
-        is_real = spec.scale or spec.datatype in ("FP32", "FP16")
-        datatypes = tuple(dict.fromkeys(("FP32", spec.datatype) if is_real else (spec.datatype,)))
-        return cls(spec.name, spec.shape[1:], datatypes, tuple(DTYPES[name] for name in datatypes))
+        accepted = accepted_forms(spec, section)
+        datatypes = tuple(one.datatype for one in accepted if one.form is not Form.RAW)
+        dtypes = tuple(DTYPES[name] for name in datatypes)
+        return cls(
+            spec.name, spec.shape[1:], datatypes, dtypes, spec, section if section and section.raw else None, accepted
+        )
+
+    def form_of(self, datatype: str, shape: Sequence[int], said: str = "") -> Form:
+        """Return what frames of a type and shape are; see :func:`dsops.forms.form_of`.
+
+        Args:
+            datatype: Their Open Inference Protocol type.
+            shape: Their shape, the axis of frames included.
+            said: The request's parameter ``form``.
+
+        Raises:
+            InvalidInput: They are not what the model takes, or more than one form fits.
+        """
+        return form_of(self.name, self.accepted, datatype, tuple(shape)[1:], said)
+
+    def prepared(self, frames: Array, form: Form) -> Array:
+        """Return frames as :meth:`ServedModel.infer` takes them: real values of raw ones, others as they are."""
+        return prepare(self.section, self.spec, frames) if self.section and form is Form.RAW else frames
 
     def __str__(self) -> str:
         """Return the shape with its batch axis."""
@@ -85,15 +118,17 @@ class ServedModel:
     Attributes:
         digest: SHA-256 of the bundle file.
         max_answer_bytes: Values that one request may be answered with.
+        marks: Is told what the interpreter runs.
     """
 
     manifest: Manifest
     digest: str
     profile: Profile
     golden: GoldenSet
-    loaded: LoadedModel
+    loaded: Interpreter
     lock: threading.Lock = field(default_factory=threading.Lock)
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    marks: Marks = field(default_factory=Unmarked)
 
     @property
     def name(self) -> str:
@@ -113,7 +148,8 @@ class ServedModel:
     @cached_property
     def forms(self) -> dict[str, InputForm]:
         """What a request must give, by name, in the model's order."""
-        return {spec.name: InputForm.of(spec) for spec in self.manifest.inputs}
+        sections = {section.input: section for section in self.manifest.preprocessing}
+        return {spec.name: InputForm.of(spec, sections.get(spec.name)) for spec in self.manifest.inputs}
 
     @cached_property
     def max_frames(self) -> int:
@@ -121,12 +157,18 @@ class ServedModel:
         frame_bytes = sum(4 * math.prod(tensor.shape) for tensor in self.loaded.outputs)
         return max(min(MAX_FRAMES, self.max_answer_bytes // frame_bytes), 1)
 
-    def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    @cached_property
+    def batches(self) -> Batches:
+        """Runs of several frames at once."""
+        return Batches(self.loaded)
+
+    def infer(self, inputs: Mapping[str, Array], *, alone: bool = False) -> Answer:
         """Answer frames.
 
         Args:
             inputs: Every input by name, each [n, ...]: real values as float32, or stored values in the tensor's own
                 type; integers without a scale only have the latter.
+            alone: Run every frame by itself, so that its time is that of a single one.
 
         Raises:
             InvalidInput: A name, shape or type is not the payload's, the inputs have different numbers of frames or
@@ -135,18 +177,37 @@ class ServedModel:
         """
         given = self._checked(inputs)
         stored = list(map(quantize, given, self.loaded.inputs))
-        latency_us = []
-        rows = []
-        with self.lock:
-            for number in range(len(given[0])):
-                start = time.perf_counter_ns()
-                rows.append(self.loaded.run_stored([frames[number : number + 1] for frames in stored]))
-                latency_us.append((time.perf_counter_ns() - start) / 1000)
-        outputs = [
-            dequantize(np.concatenate([row[at] for row in rows]), tensor)  # at once: one by one takes longer
-            for at, tensor in enumerate(self.loaded.outputs)
-        ]
+        answered, latency_us = self._run(stored, alone=alone)
+        if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
+            with self.lock:
+                self.marks.begin()
+                try:
+                    self.batches.try_on(stored, answered, latency_us)
+                finally:
+                    self.marks.end()
+        outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
+
+    def _run(self, stored: Sequence[Array], *, alone: bool) -> tuple[list[Array], list[float]]:
+        """Return every output [n, ...], and each frame's time; a frame of a batch took its share of it."""
+        count = len(stored[0])
+        parts: list[list[Array]] = []
+        latency_us: list[float] = []
+        with self.lock:
+            in_batches = self.batches.state is State.TRUSTED and not alone
+            while (start := len(latency_us)) < count:
+                size = BATCH_FRAMES if in_batches and count - start >= BATCH_FRAMES else 1
+                run = self.loaded.run_stored if size == 1 else self.batches.run
+                self.marks.begin()
+                try:
+                    began_ns = time.perf_counter_ns()
+                    parts.append(run([frames[start : start + size] for frames in stored]))
+                    latency_us += [(time.perf_counter_ns() - began_ns) / 1000 / size] * size
+                finally:
+                    self.marks.end()
+        if len(parts) == 1:
+            return parts[0], latency_us
+        return [np.concatenate(rows) for rows in zip(*parts, strict=True)], latency_us
 
     def decide(self, first_input: Array, outputs: Sequence[Array]) -> Decision:
         """Return what outputs mean; ``first_input`` is in whatever form a caller sent it."""
@@ -207,28 +268,39 @@ def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
 
 
 def load_bundle(
-    bundle: Bundle, digest: str, threads: int, key: ContentKey | None = None, *, is_proved: bool = False
+    bundle: Bundle,
+    digest: str,
+    threads: int,
+    key: ContentKey | None = None,
+    *,
+    is_proved: bool = False,
+    delegate: Delegate | None = None,
 ) -> ServedModel:
     """Load an opened bundle, every blob checked, and its payload looked through before the runtime parses it.
 
+    What is loaded is what was hashed: the digest is that of a file with the manifest that is used, each blob is in this
+    process's memory when it is compared with that manifest, and the runtime is given that memory, not a mapped file
+    that somebody may cut short under it.
+
     Args:
         bundle: The bundle.
-        digest: SHA-256 of its file, checked by the caller.
+        digest: SHA-256 that its file must have.
         threads: Threads of the interpreter.
         key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
             again: the result would be the same, and in the data process it would take time from callers. A bundle is
             activated only after its proof; when the device starts again the journal vouches for the digest.
+        delegate: An accelerator, known to be usable, whose custom operators are admitted.
 
     Raises:
-        DigestMismatch: A blob is damaged.
+        DigestMismatch: The file is another one, or a blob is damaged.
         ContentSealed: The bundle is sealed, and its key is missing or wrong.
         MalformedBundle: What is sealed does not fit its key; profile or golden inputs are not readable, or the profile
             is not of this model.
         InvalidModel: The payload is not sound, the runtime refuses it, or it is not what the manifest tells.
         RuntimeMissing: There is no TFLite runtime.
     """
-    bundle.verify()
+    check_digest(bundle.verify(), digest, bundle.path.name)
     manifest = bundle.manifest
     if manifest.sealed is not None:
         forbid_dumps()
@@ -237,11 +309,16 @@ def load_bundle(
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
     payload = read_blob(bundle, manifest.payload, key)
     if not is_proved:
-        lint(payload, DEVICE_LIMITS)
-    loaded = LoadedModel(payload, threads)
+        lint(payload, limits_with(delegate))
+    loaded = LoadedModel(payload, threads, delegate=(delegate.library, delegate.options) if delegate else None)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)
     return ServedModel(manifest, digest, profile, golden, loaded)
+
+
+def limits_with(delegate: Delegate | None) -> LintLimits:
+    """Return what a payload may ask of this device; custom operators are those that its delegate brings."""
+    return replace(DEVICE_LIMITS, custom_operators=frozenset(delegate.operators)) if delegate else DEVICE_LIMITS
 
 
 def check_digest(found: str, expected: str, name: str) -> None:

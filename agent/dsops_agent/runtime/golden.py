@@ -5,18 +5,28 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsops.errors import GoldenMismatch, InvalidInput
+from dsops.forms import Form
 from dsops.golden import TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
 from dsops.manifest import TensorSpec
 from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array, TensorDetails
+from dsops_agent.runtime.batches import TRIED_FRAMES, State
+from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
+from dsops_agent.runtime.litert import Array
 
-_DTYPES = {"float32": "<f4", "int32": "<i4", "int64": "<i8", "bool": "?"}
+_DTYPES = {
+    "float32": "<f4",
+    "int32": "<i4",
+    "int64": "<i8",
+    "bool": "?",
+    "uint8": "u1",
+    "int8": "i1",
+    "int16": "<i2",
+}
 
 
 def check_golden(served: ServedModel) -> tuple[float, ...]:
-    """Ask every golden input; return the time of each in the interpreter, in microseconds.
+    """Ask every golden input by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
     the label of a classification is the golden one, a reconstruction is an anomaly when the expected one is.
@@ -26,7 +36,7 @@ def check_golden(served: ServedModel) -> tuple[float, ...]:
         InvalidModel: The interpreter fails.
     """
     golden, manifest = served.golden, served.manifest
-    given = _inputs(golden.inputs, manifest.inputs, served.loaded.inputs)
+    given = _inputs(served)
     expected = _expected(golden.outputs, manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
@@ -51,6 +61,18 @@ def check_golden(served: ServedModel) -> tuple[float, ...]:
     return tuple(latency_us)
 
 
+def try_batches(served: ServedModel) -> State:
+    """Ask golden inputs many at once, and return whether the model may be run in batches.
+
+    In a throw-away process: a model that crashes when it is resized shall do so there.
+    """
+    given = _inputs(served)
+    count = len(served.golden)
+    rows = np.arange(min(max(count, TRIED_FRAMES), served.max_frames)) % count
+    served.infer({name: frames[rows] for name, frames in given.items()})
+    return served.batches.state
+
+
 def array_of(tensor: TensorBytes) -> Array:
     """Return a golden tensor as an array."""
     values = np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tensor.shape)
@@ -59,16 +81,29 @@ def array_of(tensor: TensorBytes) -> Array:
 
 def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
     try:
-        return served.infer(inputs)
+        return served.infer(inputs, alone=True)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 
 
-def _inputs(
-    tensors: tuple[TensorBytes, ...], specs: tuple[TensorSpec, ...], details: tuple[TensorDetails, ...]
-) -> dict[str, Array]:
-    own = {spec.name: detail.dtype for spec, detail in zip(specs, details, strict=True) if not detail.is_real}
-    return {tensor.name: _as_stored(array_of(tensor), own.get(tensor.name)) for tensor in tensors}
+def _inputs(served: ServedModel) -> dict[str, Array]:
+    """Return golden inputs as the model takes them; real values are made of raw frames as of a caller's."""
+    plain = {detail.name: detail.dtype for detail in served.loaded.inputs if not detail.is_real}
+    found = {}
+    for tensor in served.golden.inputs:
+        values, form = array_of(tensor), served.forms.get(tensor.name)
+        if form is not None and tensor.name in served.golden.raw:
+            values = _prepared(form, values)
+        found[tensor.name] = _as_stored(values, plain.get(tensor.name))
+    return found
+
+
+def _prepared(form: InputForm, values: Array) -> Array:
+    try:
+        kind = form.form_of(NAMES[values.dtype], values.shape, Form.RAW)
+    except InvalidInput as error:
+        raise GoldenMismatch("the golden inputs are not the raw frames of the manifest", why=str(error)) from error
+    return form.prepared(values, kind)
 
 
 def _as_stored(values: Array, dtype: np.dtype[np.generic] | None) -> Array:

@@ -1,4 +1,4 @@
-"""What the control process may ask of the data process: activate, deactivate, check, status, shutdown."""
+"""What the control process may ask of the data process: activate, deactivate, check, compare, status, shutdown."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,10 +12,13 @@ import dsops
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops.sealing import ContentKey
+from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
+from dsops_agent.runtime.throttle import ThrottleState
 
 
 class _Activate(Frozen):
@@ -27,6 +30,10 @@ class _Activate(Frozen):
 
 class _Named(Frozen):
     model: Name
+
+
+class _Compare(Frozen):
+    rivals: dict[Name, Rival] = Field(max_length=16)
 
 
 class _Nothing(Frozen):
@@ -42,14 +49,25 @@ class ControlRequests:
     Args:
         models: The active models.
         shutdown: Begins the end of the process.
+        duels: Their challengers.
+        throttle: Returns how requests are held back.
     """
 
-    def __init__(self, models: Models, shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        models: Models,
+        shutdown: Callable[[], None],
+        duels: Duels,
+        throttle: Callable[[], ThrottleState] = ThrottleState,
+    ) -> None:
         self._models = models
+        self._throttle = throttle
+        self._duels = duels
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
             "deactivate": self._deactivate,
             "check": self._check,
+            "compare": self._compare,
             "status": self._status,
             "shutdown": self._end,
         }
@@ -83,6 +101,10 @@ class ControlRequests:
         check_golden(self._models.get(_parse(_Named, header).model).model)
         return {}
 
+    def _compare(self, header: Header) -> Header:
+        self._duels.follow(_parse(_Compare, header).rivals)
+        return {}
+
     def _status(self, header: Header) -> Header:
         _parse(_Nothing, header)
         return {
@@ -90,6 +112,8 @@ class ControlRequests:
             "version": dsops.__version__,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
+            "delegate": self._models.accelerator.status(),
+            "throttle": asdict(self._throttle()),
         }
 
     def _figures(self, serving: Serving) -> dict[str, object]:
@@ -97,6 +121,7 @@ class ControlRequests:
             "digest": serving.model.digest,
             "release": serving.model.release,
             **asdict(serving.watch.totals),
+            "health": serving.health.figures().model_dump(mode="json"),
         }
 
     def _end(self, header: Header) -> Header:

@@ -29,6 +29,12 @@ PLATFORM = "tflite"
 EXTENSIONS = ("model_repository(index)", "system_shared_memory", "binary_tensor_data", "schedule_policy(timeout)")
 """What is answered beside the protocol; the names are Triton's where it has one."""
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+FORM = "form"
+"""Parameter of a request or of one input: ``real``, ``stored`` or ``raw``, where type and shape do not tell."""
+KEY = "key"
+"""Parameter of a request: who or what asks."""
+LATENCY = "latency_us"
+"""Parameter of an answer: microseconds in the interpreter, all frames together."""
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _OutputTensor: TypeAlias = pb.ModelInferRequest.InferRequestedOutputTensor
 _TYPED = {
@@ -58,16 +64,16 @@ def decode_inputs(
     given = []
     outside = 0
     for tensor in request.inputs:
-        span = _span(tensor)
+        span, said = _span(tensor), _said(request, tensor)
         if span is None and raw:
             if outside == len(raw):
                 raise _raw_count(request, len(raw))
-            given.append(_given(tensor, raw[outside]))
+            given.append(_given(tensor, raw[outside], said))
             outside += 1
         elif span is None:
-            given.append(_given(tensor, _typed(tensor)))
+            given.append(_given(tensor, _typed(tensor), said))
         else:
-            given.append(_given(tensor, span))
+            given.append(_given(tensor, span, said))
     if outside != len(raw):
         raise _raw_count(request, len(raw))
     return arrays_of(given, served, memory)
@@ -82,6 +88,14 @@ def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tu
     return wanted_outputs([_asked(output) for output in request.outputs], served)
 
 
+def key_of(request: pb.ModelInferRequest) -> str:
+    """Return the parameter ``key`` of a request: who or what asks; empty when it has none."""
+    if KEY not in request.parameters:  # a look would make one
+        return ""
+    key = request.parameters[KEY]
+    return key.string_param or (str(key.int64_param) if key.WhichOneof("parameter_choice") == "int64_param" else "")
+
+
 def encode_answer(
     request: pb.ModelInferRequest, served: ServedModel, answer: Answer, memory: Memory = NOTHING_SHARED
 ) -> pb.ModelInferResponse:
@@ -94,6 +108,7 @@ def encode_answer(
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.release), id=request.id)
     response.parameters["digest"].string_param = served.digest
     response.parameters["release"].int64_param = served.release
+    response.parameters[LATENCY].int64_param = round(sum(answer.latency_us))
     is_typed = any(tensor.HasField("contents") for tensor in request.inputs) and not request.raw_input_contents
     for output, span in asked_outputs(request, served):
         if span is not None:
@@ -137,6 +152,7 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     response = pb.ModelMetadataResponse(name=served.name, versions=[str(served.release)], platform=PLATFORM)
     for form in served.forms.values():
         response.inputs.add(name=form.name, datatype=form.datatypes[0], shape=[-1, *form.shape])
+        response.properties[f"{form.name}.forms"] = "; ".join(map(str, form.accepted))
     for output in served.offered.values():
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
     return response
@@ -149,8 +165,16 @@ def _raw_count(request: pb.ModelInferRequest, found: int) -> InvalidInput:
     )
 
 
-def _given(tensor: _InputTensor, values: bytes | list[object] | Span) -> Given:
-    return Given(tensor.name, tensor.datatype, tuple(tensor.shape), values)
+def _given(tensor: _InputTensor, values: bytes | list[object] | Span, said: str) -> Given:
+    return Given(tensor.name, tensor.datatype, tuple(tensor.shape), values, said)
+
+
+def _said(request: pb.ModelInferRequest, tensor: _InputTensor) -> str:
+    """Return what a request says of an input's form: the input's own parameter, or that of the whole request."""
+    for parameters in (tensor.parameters, request.parameters):
+        if parameters and FORM in parameters:
+            return parameters[FORM].string_param
+    return ""
 
 
 def _typed(tensor: _InputTensor) -> list[object]:

@@ -16,7 +16,7 @@ from dsops.errors import InvalidInput
 from dsops.manifest import first_problem
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.oip import OFFSET, PLATFORM, REGION, SIZE
+from dsops_agent.runtime.oip import FORM, KEY, OFFSET, PLATFORM, REGION, SIZE
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import MAX_OUTPUTS, Asked, Given, Memory, packed, values_of, wanted_outputs
 
@@ -58,6 +58,7 @@ class Request:
 
     Attributes:
         id: What the caller calls it.
+        key: The parameter ``key``, who or what asks; empty when there is none.
         timeout_us: The parameter ``timeout``, unchecked; 0 for none.
         given: Its inputs.
         asked: The outputs that it names.
@@ -66,6 +67,7 @@ class Request:
     """
 
     id: str
+    key: str
     timeout_us: object
     given: tuple[Given, ...]
     asked: tuple[Asked, ...]
@@ -90,17 +92,32 @@ def read_request(body: bytes, json_size: int | None) -> Request:
     given = []
     for tensor in told.inputs:
         values, tail = _values(tensor, tail)
-        given.append(Given(tensor.name, tensor.datatype, tuple(tensor.shape), values))
+        said = _said(tensor.parameters) or _said(told.parameters)
+        given.append(Given(tensor.name, tensor.datatype, tuple(tensor.shape), values, said))
     if len(tail):
         raise InvalidInput("the body goes on after the last input", why=f"by {len(tail)} bytes")
     return Request(
         id=told.id,
+        key=_key(told.parameters),
         timeout_us=told.parameters.get("timeout", 0),
         given=tuple(given),
         asked=tuple(_asked(output) for output in told.outputs),
         binary={output.name: _flag(output.parameters, "binary_data") for output in told.outputs},
         is_binary=_flag(told.parameters, "binary_data_output"),
     )
+
+
+def _said(parameters: Parameters) -> str:
+    """Return what parameters say of an input's form; empty when nothing."""
+    said = parameters.get(FORM, "")
+    if not isinstance(said, str):
+        raise InvalidInput(f"the parameter {FORM} is a text", why=f"got {type(said).__name__}")
+    return said
+
+
+def _key(parameters: Parameters) -> str:
+    key = parameters.get(KEY, "")
+    return str(key) if isinstance(key, str | int) and not isinstance(key, bool) else ""
 
 
 def write_answer(request: Request, served: ServedModel, answer: Answer, memory: Memory) -> tuple[bytes, int | None]:

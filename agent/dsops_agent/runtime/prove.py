@@ -9,33 +9,67 @@ on memory and time.
 
 import argparse
 import json
+import logging
 import math
+import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
-from dsops.errors import DsopsError, IncompatibleBundle, OverMemory, OverSize, RuntimeTooOld, TooSlow
+from dsops.errors import DsopsError, IncompatibleBundle, InvalidModel, OverMemory, OverSize, RuntimeTooOld, TooSlow
 from dsops.needs import is_new_enough
 from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
+from dsops_agent.runtime.delegate import Delegate, why_unusable
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, try_batches
 from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
 
+logger = logging.getLogger(__name__)
+
 TIMED_FRAMES = 100
+TURNS = 3
+"""How often candidate and champion answer their golden inputs in turns."""
+NOTABLE_MS = 0.5
+"""A candidate this quick is not compared with the champion: nobody notices the difference."""
 TIMED_S = 2.0
 """The golden inputs are repeated until there are so many timed frames, or so much time in the interpreter."""
 
 
-def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | None = None) -> dict[str, object]:
-    """Load a bundle, check its golden inputs, and its budgets of latency, memory and disk.
+@dataclass(frozen=True)
+class Bounds:
+    """What a candidate is held to besides its own budgets.
+
+    Attributes:
+        threads: Threads of the interpreter.
+        max_latency_ms: Limit of the median; 0 sets none.
+        champion: The bundle that answers now; None compares with nothing.
+        slowdown: How many times the champion's median latency a candidate may take.
+        delegate: The accelerator of this device; one that cannot be used is left out, as it is in the data process.
+    """
+
+    threads: int = 1
+    max_latency_ms: float = 0.0
+    champion: Path | None = None
+    slowdown: float = 0.0
+    delegate: Delegate | None = None
+
+    @cached_property
+    def usable(self) -> Delegate | None:
+        """The accelerator, if it can be used."""
+        return self.delegate if self.delegate and not why_unusable(self.delegate) else None
+
+
+def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str, object]:
+    """Load a bundle, check golden inputs and budgets of latency, memory and disk, and compare it with the champion.
 
     Args:
         path: The bundle file.
-        threads: Threads of the interpreter.
-        max_latency_ms: Limit of the median besides the manifest's own; 0 sets none.
+        bounds: What it is held to.
         key: The content key of a sealed bundle.
 
     Raises:
@@ -48,14 +82,17 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
     budgets = bundle.manifest.budgets
     check_budget(OverSize, "the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
-    served = load_bundle(bundle, digest, threads, key)
+    served = _load(bundle, digest, bounds, key)
     try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
+    try_batches(served)
     rss_bytes = peak_bytes()
-    limits_ms = [limit for limit in (max_latency_ms, budgets.max_latency_ms) if limit]
+    limits_ms = [limit for limit in (bounds.max_latency_ms, budgets.max_latency_ms) if limit]
     if limits_ms and p50_ms > min(limits_ms):
         raise TooSlow(f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms")
     check_budget(OverMemory, "the model takes {} bytes of memory on this device", rss_bytes, budgets.max_memory_bytes)
+    if not limits_ms and p50_ms > NOTABLE_MS:
+        compare_latency(served, bounds)
     return {
         "ok": True,
         "latency_ms": p50_ms,
@@ -65,10 +102,63 @@ def prove(path: Path, threads: int, max_latency_ms: float, key: ContentKey | Non
     }
 
 
+def _load(bundle: Bundle, digest: str, bounds: Bounds, key: ContentKey | None) -> ServedModel:
+    """Load the candidate; what fails for want of memory is told as that."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        return load_bundle(bundle, digest, bounds.threads, key, delegate=bounds.usable)
+    except InvalidModel as error:
+        if (
+            error.why or limit_bytes == resource.RLIM_INFINITY
+        ):  # LiteRT gives no reason when memory runs out, and else does
+            raise
+        why = f"it may have {limit_bytes} bytes of address space on this device"
+        raise OverMemory("the model needs more memory than it may have", why=why) from error
+
+
+def compare_latency(served: ServedModel, bounds: Bounds) -> None:
+    """Compare a candidate's latency with the champion's, in turns, so that both see the same load of the device.
+
+    A champion that cannot be measured here, because it is sealed or damaged, is no measure: nothing is compared.
+
+    Raises:
+        TooSlow: Its median is more than ``slowdown`` times the champion's.
+    """
+    champion = _load_champion(bounds)
+    if champion is None:
+        return
+    ours_us: list[float] = []
+    theirs_us: list[float] = []
+    for _ in range(TURNS):
+        ours_us.extend(check_golden(served))
+        theirs_us.extend(check_golden(champion))
+    ours_ms, theirs_ms = percentile(ours_us, 0.5) / 1000, percentile(theirs_us, 0.5) / 1000
+    if ours_ms > bounds.slowdown * theirs_ms:
+        raise TooSlow(
+            f"a frame takes {ours_ms:.3f} ms on this device, {ours_ms / theirs_ms:.1f} times the active release's",
+            why=f"without a latency budget of its own a bundle may take {bounds.slowdown:g} times as long",
+        )
+
+
+def _load_champion(bounds: Bounds) -> ServedModel | None:
+    if bounds.champion is None or not bounds.slowdown:
+        return None
+    try:
+        bundle = Bundle.open(bounds.champion)
+        champion = load_bundle(
+            bundle, file_digest(bounds.champion)[0], bounds.threads, is_proved=True, delegate=bounds.usable
+        )
+        check_golden(champion)
+    except DsopsError as error:
+        logger.warning("the active release is not compared with: %s", error)
+        return None
+    return champion
+
+
 def try_drift(served: ServedModel) -> None:
     """Arm a drift monitor and feed it once: a profile that it cannot work with shall fail here, not in service."""
     monitor = DriftMonitor(served.profile)
-    monitor.feed(dict.fromkeys(monitor.watched, 0.0))
+    monitor.feed({name: [0.0] for name in monitor.watched})
 
 
 def check_budget(error: type[IncompatibleBundle], what: str, used: int, budget: int) -> None:
@@ -115,11 +205,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-latency-ms", type=float, default=0.0)
+    parser.add_argument("--champion", type=Path)
+    parser.add_argument("--slowdown", type=float, default=0.0)
     parser.add_argument("--sealed", action="store_true")
+    parser.add_argument("--delegate", default="", help="JSON")
     options = parser.parse_args(arguments)
     try:
         key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
-        result = prove(options.bundle, options.threads, options.max_latency_ms, key)
+        delegate = Delegate.model_validate_json(options.delegate) if options.delegate else None
+        bounds = Bounds(options.threads, options.max_latency_ms, options.champion, options.slowdown, delegate)
+        result = prove(options.bundle, bounds, key)
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}
     except MemoryError:

@@ -5,9 +5,11 @@ import secrets
 import threading
 from collections.abc import Callable
 
+from dsops.api.v1 import telemetry_pb2
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops_agent.runtime.channel import Channel
+from dsops_agent.runtime.collect import micros
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.records import BATCH_BYTES, Kind, RecordBuffer
 from dsops_agent.runtime.swap import Serving
@@ -17,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _LAST_TIMEOUT_S = 1.5
+_SETTLE_S = 1.0
 
 
 class Reporter:
@@ -26,6 +29,7 @@ class Reporter:
         make_watch: Makes the watch of a bundle; it puts its records by the function that it is given.
         serving: Returns everything that is served now.
         channel: Returns the channel to the control process, or None.
+        settle: Waits, at most so many seconds, until the watches have been shown what was answered before.
         interval_s: Length of an interval.
         clock: Tells the time.
     """
@@ -35,6 +39,7 @@ class Reporter:
         make_watch: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch],
         serving: Callable[[], list[Serving]],
         channel: Callable[[], Channel | None],
+        settle: Callable[[float], object],
         interval_s: float,
         clock: Clock,
     ) -> None:
@@ -42,21 +47,27 @@ class Reporter:
         self._make_watch = make_watch
         self._serving = serving
         self._channel = channel
+        self._settle = settle
         self._interval_s = interval_s
         self._clock = clock
         self._source = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._watches: list[ModelWatch] = []
-        self._served: set[int] = set()
+        self._idle: set[int] = set()
         self._wake = threading.Event()
         self._stopped = False
 
     def watch(self, served: ServedModel) -> ModelWatch:
         """Return the watch of a bundle that is about to be served."""
-        made = self._make_watch(served, self._put)
+        made = self._make_watch(served, self.put)
         with self._lock:
             self._watches.append(made)
         return made
+
+    def event(self, kind: str, message: str) -> None:
+        """Report something that is of no model."""
+        event = telemetry_pb2.Event(time_us=micros(self._clock.now()), kind=kind, message=message)
+        self.put(Kind.TELEMETRY, telemetry_pb2.TelemetryRecord(event=event).SerializeToString(), True)
 
     def run(self) -> None:
         """Report until :meth:`stop`; the body of a thread."""
@@ -81,13 +92,15 @@ class Reporter:
 
     def end_intervals(self) -> None:
         """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten."""
+        self._settle(_SETTLE_S)
         active = {id(serving.watch) for serving in self._serving()}
         with self._lock:
             watches = list(self._watches)
         quiet = {id(watch) for watch in watches if not watch.end_interval()}
-        over = (self._served & quiet) - active  # one that was never served is about to be
+        idle = quiet - active
+        over = self._idle & idle  # one that is idle for the first time may be about to be served
+        self._idle = idle - over
         with self._lock:
-            self._served = (self._served | active) - over
             self._watches = [watch for watch in self._watches if id(watch) not in over]
 
     def send(self, timeout_s: float) -> bool:
@@ -110,7 +123,8 @@ class Reporter:
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 
-    def _put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+    def put(self, kind: Kind, record: bytes, urgent: bool) -> None:
+        """Take a finished record; one that is urgent is sent at once."""
         self.buffer.add(kind, record)
         if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
             self._wake.set()

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import dsops
-from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing, TooLarge
+from dsops.errors import DsopsError, Forbidden, InvalidInput, NotFound, NotServing, TooLarge
 from dsops_agent.runtime import oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -130,6 +130,8 @@ class RestService:
         return [reply.body]
 
     def _answer(self, environ: Environ) -> Reply:
+        if "HTTP_ORIGIN" in environ:  # a page of any site could else use the device's browser to ask
+            raise Forbidden("pages in a browser may not ask for inference")
         path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace").rstrip("/")
         method = environ.get("REQUEST_METHOD", "")
         others = []
@@ -176,6 +178,7 @@ class RestService:
             call.names.get("version", ""),
             request.id,
             decode,
+            key=request.key,
             caller=call.caller(request.timeout_us),
         )
         return Reply(*oip_json.write_answer(request, answered.served, answered.answer, self._regions))

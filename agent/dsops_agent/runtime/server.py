@@ -90,7 +90,9 @@ class InferenceService(open_inference_grpc_pb2_grpc.GRPCInferenceServiceServicer
             return oip.decode_inputs(request, served, self._regions)
 
         caller = Caller(oip.patience_s(request, context.time_remaining()), lambda: not context.is_active())
-        answered = self._dispatcher.infer(request.model_name, request.model_version, request.id, decode, caller=caller)
+        answered = self._dispatcher.infer(
+            request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
+        )
         return oip.encode_answer(request, answered.served, answered.answer, self._regions)
 
 

@@ -8,6 +8,7 @@ from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_agent.drift.sampler import SamplerSettings
+from dsops_agent.runtime.delegate import Delegate
 
 
 class RuntimeSettings(Frozen):
@@ -21,10 +22,18 @@ class RuntimeSettings(Frozen):
         allow: Users who may use the sockets; empty is the group of the process.
         queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
+        cpus: Processors to run on; none named: all.
+        nice: By how much other processes go first, as nice(2) says.
+        delegate: An accelerator to use.
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
+        max_temperature_c: Above it inference is held back; 0 for no limit.
+        cpu_percent: Share of one core that the process may use; 0 for no limit.
         orphan_grace_s: How long to go on without a control process.
+        challenger_wait_s: How long a request that a challenger shall answer waits for it.
+        shadow: Whether it only answers copies of requests: it leaves the processor to everybody else, and reports
+            nothing, for nobody gets its answers.
     """
 
     socket: str = ""
@@ -34,10 +43,17 @@ class RuntimeSettings(Frozen):
     allow: tuple[Annotated[int, Field(ge=0, lt=0xFFFFFFFF)], ...] = Field(default=(), max_length=32)
     queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
+    cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)
+    nice: int = Field(default=0, ge=0, le=19)
+    delegate: Delegate | None = None
     interval_s: float = Field(default=10.0, gt=0)
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True
+    max_temperature_c: float = Field(default=0.0, ge=0)
+    cpu_percent: float = Field(default=0.0, ge=0)
     orphan_grace_s: float = Field(default=30.0, gt=0)
+    challenger_wait_s: float = Field(default=0.25, gt=0)
+    shadow: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "RuntimeSettings":

@@ -1,8 +1,7 @@
 """Unix sockets as files: their length limit, what an earlier process left behind, and who may connect.
 
-To connect is to write to the file (unix(7)), so that the kernel keeps strangers out by the file's permissions. Users
-are named in its access list, the extended attribute ``system.posix_acl_access`` (acl(5); its form is that of Linux'
-``posix_acl_xattr.h``: a version, then tag, permissions and id of each entry, sorted).
+To connect is to write to the file (unix(7)), so that the kernel keeps strangers out by the file's permissions and its
+access list.
 """
 
 import grp
@@ -10,21 +9,14 @@ import os
 import pwd
 import socket
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsops import access_list
 from dsops.errors import InvalidConfig, PortBusy
 
 MAX_PATH_BYTES = 107
 """``sun_path`` of ``struct sockaddr_un`` has 108 bytes, the last of which is 0 (unix(7))."""
-
-
-_ACL = "system.posix_acl_access"
-_ACL_VERSION = 2
-_OWNER, _USER, _GROUP, _MASK, _OTHERS = 0x01, 0x02, 0x04, 0x10, 0x20
-_READ_WRITE = 6
-_NO_ID = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class Access:
         if not self.uids:
             return
         try:
-            os.setxattr(path, _ACL, self._list())
+            os.setxattr(path, access_list.ATTRIBUTE, access_list.for_users(self.uids))
         except OSError as error:
             raise InvalidConfig(
                 f"users cannot be allowed at the socket {path}",
@@ -65,17 +57,6 @@ class Access:
         if uid in (0, os.geteuid()) or uid in self.uids:
             return True
         return not self.uids and _is_in_group(uid, os.getegid())
-
-    def _list(self) -> bytes:
-        users = [(_USER, _READ_WRITE, uid) for uid in sorted(set(self.uids))]
-        entries = [
-            (_OWNER, _READ_WRITE, _NO_ID),
-            *users,
-            (_GROUP, 0, _NO_ID),
-            (_MASK, _READ_WRITE, _NO_ID),
-            (_OTHERS, 0, _NO_ID),
-        ]
-        return struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def _is_in_group(uid: int, gid: int) -> bool:

@@ -6,17 +6,20 @@ answered a frame; the old model's memory goes when its last request is done, bec
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from dsops.bundle import Bundle, file_digest
+from dsops.bundle import Bundle
+from dsops.clock import Clock, SystemClock
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops.sealing import ContentKey
-from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.engine import ServedModel, check_digest, load_bundle
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.accelerator import Accelerator
+from dsops_agent.runtime.answer import Answer, Exchange
+from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.health import Health
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +42,30 @@ class Watch(Protocol):
         """What happened since the bundle was activated."""
         ...
 
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        """Take note of an answered request."""
+    def answered(self, answer: Answer) -> None:
+        """Count an answered request, before the caller has the answer."""
         ...
 
     def failed(self) -> None:
-        """Take note of a request that the model could not answer."""
+        """Count a request that the model could not answer."""
+        ...
+
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Look at what was asked and answered; the part that takes time, and that may be left out under load."""
+        ...
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that were not looked at."""
         ...
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A served model and who watches it; they come and go together."""
+    """A served model, who watches it, and what it did; they come and go together."""
 
     model: ServedModel
     watch: Watch
+    health: Health
 
 
 class Models:
@@ -62,11 +74,24 @@ class Models:
     Args:
         threads: Threads of each interpreter.
         watch: Makes the watch of a model before it takes its first request.
+        delegate: The device's accelerator, if it has one.
+        flights: Keeps what the interpreters run where it outlives this process.
+        clock: Tells the time.
     """
 
-    def __init__(self, threads: int, watch: Callable[[ServedModel], Watch]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        watch: Callable[[ServedModel], Watch],
+        delegate: Accelerator | None = None,
+        flights: FlightRecorder | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._threads = threads
+        self.accelerator = delegate or Accelerator(None)
         self._watch = watch
+        self._flights = flights
+        self._clock = clock or SystemClock()
         self._serving: dict[str, Serving] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -129,17 +154,19 @@ class Models:
 
     def _load(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None) -> Serving:
         bundle = Bundle.open(path)
-        check_digest(file_digest(path)[0], digest, path.name)
         manifest = bundle.manifest
         if (manifest.model, manifest.release) != (name, release):
             raise MalformedBundle(
                 f"{path.name} holds {manifest.model} {manifest.release}", why=f"{name} {release} was asked for"
             )
-        served = load_bundle(bundle, digest, self._threads, key, is_proved=True)
+        served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
+        self.accelerator.loaded(served.loaded.runtime)
+        if self._flights:
+            served = replace(served, marks=self._flights.open(name, digest))
         try:
             served.warm_up()
         except InvalidInput as error:
             raise MalformedBundle(
                 "the payload does not take the input that the manifest tells", why=str(error)
             ) from error
-        return Serving(served, self._watch(served))
+        return Serving(served, self._watch(served), Health(served, self._clock))

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from dsops.errors import InvalidInput, NotFound
+from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
@@ -49,12 +50,14 @@ class Given:
         datatype: Its Open Inference Protocol type.
         shape: Its shape, batch axis included.
         values: Raw bytes, plain values, or where in shared memory the bytes are.
+        said: What the request says that they are: real, stored or raw; empty when it does not say.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     values: Raw | Sequence[Any] | Span
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Asked:
 
 
 def arrays_of(given: Sequence[Given], served: ServedModel, memory: Memory) -> dict[str, Array]:
-    """Return the inputs of a request by name, each [n, ...], in the type that was sent.
+    """Return the inputs of a request by name, each [n, ...], in the type that was sent; of raw frames the real values.
 
     Raises:
         InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
@@ -81,8 +84,8 @@ def arrays_of(given: Sequence[Given], served: ServedModel, memory: Memory) -> di
         form = forms.get(tensor.name)
         if form is None or tensor.name in found:
             raise wrong_names(served.manifest, [one.name for one in given])
-        _check_form(tensor, form, served.max_frames)
-        found[tensor.name] = _array(tensor, memory)
+        kind = _form_of(tensor, form, served.max_frames)
+        found[tensor.name] = form.prepared(_array(tensor, memory), kind)
     return found
 
 
@@ -115,18 +118,17 @@ def packed(values: Values, datatype: str) -> bytes:
 def values_of(output: Output, answer: Answer) -> tuple[Values, list[int]]:
     """Return an output's values and shape."""
     values = output.take(answer)
-    return values, [len(values), *output.shape]
+    return values, [answer.frames, *output.shape]
 
 
-def _check_form(tensor: Given, form: InputForm, max_frames: int) -> None:
-    if tensor.datatype not in form.datatypes:
-        wanted = " or ".join(form.datatypes)
-        raise InvalidInput(f"input {form.name!r} has datatype {wanted}", why=f"got {tensor.datatype[:16]!r}")
+def _form_of(tensor: Given, form: InputForm, max_frames: int) -> Form:
     shape = tensor.shape
-    if shape[1:] != form.shape or not shape or not 1 <= shape[0] <= max_frames:
+    kind = form.form_of(tensor.datatype, shape, tensor.said)
+    if not shape or not 1 <= shape[0] <= max_frames:
         raise InvalidInput(
             f"input {form.name!r} has shape {form}, n from 1 to {max_frames}", why=f"got {list(shape)[:8]}"
         )
+    return kind
 
 
 def _array(tensor: Given, memory: Memory) -> Array:

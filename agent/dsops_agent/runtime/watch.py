@@ -6,7 +6,8 @@ classification or else the first output.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from dsops.manifest import Manifest, Task
 from dsops.signals import measure, signals_of, watched_inputs
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
 from dsops_agent.drift.sampler import Kept, Sampler
-from dsops_agent.runtime.answer import Answer, named_choice
+from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval, micros
 from dsops_agent.runtime.engine import DTYPES, ServedModel
 from dsops_agent.runtime.litert import Array
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SAMPLE_BYTES = (1 << 20) - (8 << 10)
 """A larger sample is never kept: it would not fit into a batch of 1 MiB on its way to the store."""
+MAX_UNCOUNTED = 128
+"""Answered requests that may wait to be added up."""
 _RECORD_BYTES = 256
 """What names, digest and times of a sample take besides its tensors, about."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -70,6 +73,7 @@ class ModelWatch:
         self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
         self._verdict = Verdict(0.0, Level.NONE, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
+        self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
@@ -81,36 +85,43 @@ class ModelWatch:
             verdict = self._verdict
             return Totals(self._requests, self._errors, verdict.level.name.lower(), verdict.score)
 
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        """Take note of an answered request: ``inputs`` by name as the caller sent them, each [n, ...]."""
-        served = self._served
-        first = inputs[served.manifest.inputs[0].name]
-        confidences = confidences_of(served.manifest, answer.decision)
-        kept_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+    def answered(self, answer: Answer) -> None:
+        """Take note of an answered request; its caller waits, so that what can be counted later is."""
         with self._lock:
-            self._requests += len(first)
-            self._interval.answered(answer, confidences if self._task is Task.CLASSIFICATION else None)
-            watched = self._watched_frames(inputs)
-            output, scores = answer.outputs[0], answer.decision.scores
-            for row in range(len(first)):
-                if self._monitor:
-                    frames = [(at, real[row]) for at, real in watched]
-                    signals = measure(self._task, frames, output[row], None if scores is None else scores[row])
-                    self._feed(self._monitor.feed(signals))
-                kept = self._choose(kept_bytes, confidences[row] if confidences else None)
-                if kept is not None:
-                    record = self._record(kept, first[row : row + 1], answer, row, request_id)
-                    self._put(Kind.SAMPLES, record, False)
+            self._requests += len(answer.latency_us)
+            self._uncounted.append((answer.latency_us, answer.decision))
+            if len(self._uncounted) >= MAX_UNCOUNTED:
+                self._count()
 
     def failed(self) -> None:
-        """Take note of a request that the model could not answer."""
+        """Count a request that the model could not answer."""
         with self._lock:
             self._errors += 1
             self._interval.failed()
 
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Measure drift and keep samples; one thread at a time. What is shown together costs less."""
+        with self._lock:
+            self._count()
+        if self._monitor:
+            verdicts = self._monitor.feed(self._measure(exchanges))
+        else:
+            verdicts = [self._verdict] * sum(exchange.frames for exchange in exchanges)
+        for verdict in verdicts:
+            self._take(verdict)
+        following = iter(verdicts)
+        for exchange in exchanges:
+            self._sample(exchange, list(islice(following, exchange.frames)))
+
+    def shed(self, frames: int) -> None:
+        """Count answered frames that were not looked at."""
+        with self._lock:
+            self._interval.shed(frames)
+
     def end_interval(self) -> bool:
         """Put the record of the interval and begin the next; False when nothing happened in it."""
         with self._lock:
+            self._count()
             interval = self._interval
             now_s = self._clock.monotonic_s()
             self._interval = Interval(self._identity, self._clock.now(), now_s)
@@ -119,10 +130,40 @@ class ModelWatch:
             self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
             return True
 
-    def _feed(self, verdict: Verdict) -> None:
+    def _count(self) -> None:
+        is_sure = self._task is Task.CLASSIFICATION
+        for latency_us, decision in self._uncounted:
+            confidences = confidences_of(self._served.manifest, decision) if is_sure else None
+            self._interval.answered(latency_us, decision, confidences)
+        self._uncounted.clear()
+
+    def _measure(self, exchanges: Sequence[Exchange]) -> dict[str, list[float]]:
+        served, answers = self._served, [exchange.answer for exchange in exchanges]
+        watched = []
+        for at in self._watched:
+            name = served.manifest.inputs[at].name
+            watched.append((at, _joined([served.real_frames(at, exchange.inputs[name]) for exchange in exchanges])))
+        scores = None if answers[0].decision.scores is None else _joined([answer.scores for answer in answers])
+        return measure(self._task, watched, _joined([answer.outputs[0] for answer in answers]), scores)
+
+    def _take(self, verdict: Verdict) -> None:
         before, self._verdict = self._verdict.level, verdict
         if verdict.level is not before:
             self._put(Kind.TELEMETRY, self._event(verdict), True)
+
+    def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
+        answer, now_s = exchange.answer, self._clock.monotonic_s()
+        first = exchange.inputs[self._served.manifest.inputs[0].name]
+        size_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+        if size_bytes > MAX_SAMPLE_BYTES:
+            return
+        confidences = confidences_of(self._served.manifest, answer.decision)
+        for row, verdict in enumerate(verdicts):
+            confidence = confidences[row] if confidences else None
+            kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
+            if kept is not None:
+                record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
+                self._put(Kind.SAMPLES, record, False)
 
     def _event(self, verdict: Verdict) -> bytes:
         figures = {"score": verdict.score, "frames": float(verdict.frames)}
@@ -141,19 +182,6 @@ class ModelWatch:
             figures=figures,
         )
         return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
-
-    def _watched_frames(self, inputs: Mapping[str, Array]) -> list[tuple[int, Array]]:
-        """Return real frames of each input that is watched, with its position."""
-        if self._monitor is None:
-            return []
-        specs = self._served.manifest.inputs
-        return [(at, self._served.real_frames(at, inputs[specs[at].name])) for at in self._watched]
-
-    def _choose(self, size_bytes: int, confidence: float | None) -> Kept | None:
-        if size_bytes > MAX_SAMPLE_BYTES:
-            return None
-        verdict = self._verdict
-        return self._sampler.choose(self._clock.monotonic_s(), size_bytes, confidence, verdict.level, verdict.score)
 
     def _kept_output(self, answer: Answer) -> Array:
         return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]
@@ -188,6 +216,10 @@ def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None
     if manifest.task is Task.RECONSTRUCTION and threshold is not None and decision.scores is not None:
         return [threshold / (threshold + score) if threshold > 0 else 0.0 for score in decision.scores.tolist()]
     return None
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _tensor(values: Array) -> samples_pb2.Tensor:

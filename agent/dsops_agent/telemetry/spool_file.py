@@ -38,6 +38,7 @@ def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Co
         for kind in kinds:
             sql.execute("insert or ignore into stream (kind, id) values (?, ?)", (kind, os.urandom(16)))
         fill_log(sql, LOG_BYTES)
+        sql.execute("pragma shrink_memory").fetchall()  # the pages that were only filled
     except sqlite3.Error:
         sql.close()
         raise

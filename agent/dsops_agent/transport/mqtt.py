@@ -22,6 +22,7 @@ from dsops.clock import Clock
 from dsops.errors import BrokerUnreachable, DsopsError, IdentityRefused, InvalidInput
 from dsops.messages import MAX_MESSAGE_BYTES
 from dsops_agent.backoff import Backoff
+from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.transport.client import (
     Acknowledged,
     Bell,
@@ -89,6 +90,7 @@ class Settings:
         draw: Returns a number in ``[0, 1)``, for every wait.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
+        beat: Is told of each turn.
     """
 
     device: str
@@ -101,6 +103,7 @@ class Settings:
     draw: Callable[[], float] = random.SystemRandom().random
     accepted: Callable[[], None] = _ignore
     refused: Callable[[], None] = _ignore
+    beat: Beat = unwatched
 
 
 @dataclass
@@ -240,7 +243,7 @@ class MqttSession:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
         draw, most_s = self._settings.draw, self._settings.reconnect_max_s
         failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
-        self._hurry.wait(draw() * self._settings.first_contact_max_s)
+        self._rest(draw() * self._settings.first_contact_max_s)
         while not self._is_over():
             began_s, before = self._clock.monotonic_s(), self.figures.connections
             refused = self._one_connection()
@@ -250,7 +253,11 @@ class MqttSession:
             if self.figures.connections > before and self._clock.monotonic_s() - began_s > STEADY_S:
                 failures.reset()
                 spread_s = draw() * self._settings.first_contact_max_s
-            self._hurry.wait(max(spread_s, (refusals if refused else failures).next_s()))
+            self._rest(max(spread_s, (refusals if refused else failures).next_s()))
+
+    def _rest(self, wait_s: float) -> None:
+        self._settings.beat(wait_s)
+        self._hurry.wait(wait_s)
 
     def _is_over(self) -> bool:
         """Return whether to stop; what changed before this is heeded by the connection that follows."""
@@ -328,6 +335,7 @@ class MqttSession:
 
     def _turn(self, connection: _Connection, timeout_s: float) -> bool:
         """Wait for something to happen on a connection, and handle it; return whether anything came."""
+        self._settings.beat(0.0)
         has_come = turn(connection.client, self._bell, timeout_s)
         if has_come:
             connection.heard_s = self._clock.monotonic_s()

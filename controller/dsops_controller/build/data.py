@@ -2,7 +2,8 @@
 
 A data file of a model with one input holds ``x`` (or an array under the input's name); with several inputs, one array
 under each one's name. ``y`` is the truth and ``slice.<name>`` are groupings of the frames. Frames have the input's
-shape without its batch axis, and come first: [N, ...].
+shape without its batch axis, and come first: [N, ...]. Where the recipe says what raw frames are, an array may hold
+those instead; real values are made of them as a device makes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput
-from dsops.manifest import TensorSpec
+from dsops.forms import Form, accepted_forms, form_of
+from dsops.manifest import Preprocessing, TensorSpec
+from dsops.preprocess import prepare
 from dsops_controller.build.npz import Announced, open_npz
 
 Array = NDArray[Any]
@@ -38,6 +41,7 @@ _OWN_DTYPES: dict[str, np.dtype[Any]] = {
     "INT64": np.dtype(np.int64),
     "BOOL": np.dtype(np.bool_),
 }
+_DATATYPES = {dtype: name for name, dtype in _OWN_DTYPES.items()} | {np.dtype(np.float32): "FP32"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class DataSet:
             own dtype for integers without a scale.
         y: Truth: int64 [N] for classes, float32 [N, ...] for regression, 0 or 1 for anomalies; None when there is none.
         slices: Groupings by name, [N] of str or int64.
+        raw: Raw frames [N, ...] of those inputs whose values were made of such, by the input's name.
     """
 
     inputs: Mapping[str, Array]
     y: Array | None = None
     slices: Mapping[str, Array] = field(default_factory=dict)
+    raw: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))
@@ -64,6 +70,7 @@ class DataSet:
             {name: values[which] for name, values in self.inputs.items()},
             None if self.y is None else self.y[which],
             {name: values[which] for name, values in self.slices.items()},
+            {name: values[which] for name, values in self.raw.items()},
         )
 
 
@@ -72,7 +79,41 @@ def input_dtype(spec: TensorSpec) -> np.dtype[Any]:
     return np.dtype(np.float32) if spec.scale or spec.datatype in ("FP32", "FP16") else _OWN_DTYPES[spec.datatype]
 
 
-def read_data(path: Path, specs: Sequence[TensorSpec], what: str, *, needs_truth: bool) -> DataSet:
+@dataclass(frozen=True)
+class Sensing:
+    """What a data file may hold besides real values.
+
+    Attributes:
+        sections: How raw frames become an input, by the input's name.
+        said: Which form the files hold, where type and shape do not tell: ``real``, ``raw`` or nothing.
+    """
+
+    sections: Mapping[str, Preprocessing] = field(default_factory=dict)
+    said: str = ""
+
+    def is_raw(self, array: Announced | Array, spec: TensorSpec, what: str) -> bool:
+        """Return whether an array holds raw frames; the same rule as for a request on a device.
+
+        Raises:
+            InvalidInput: It holds neither raw frames nor real values.
+        """
+        section = self.sections.get(spec.name)
+        if section is None or not section.raw or not array.shape:
+            return False
+        accepted = [one for one in accepted_forms(spec, section) if one.form is not Form.STORED]
+        datatype = _DATATYPES.get(array.dtype, str(array.dtype))
+        try:
+            return form_of(spec.name, accepted, datatype, array.shape[1:], self.said) is Form.RAW
+        except InvalidInput as error:
+            raise InvalidInput(f"array {what} fits no form of its input", why=str(error)) from error
+
+
+REAL_ONLY = Sensing()
+
+
+def read_data(
+    path: Path, specs: Sequence[TensorSpec], what: str, *, needs_truth: bool, sensing: Sensing = REAL_ONLY
+) -> DataSet:
     """Read a data file. Nothing in it is executed, and no more is read than the arrays that are used.
 
     Args:
@@ -80,6 +121,7 @@ def read_data(path: Path, specs: Sequence[TensorSpec], what: str, *, needs_truth
         specs: The model's inputs.
         what: What the data is for, for the error's text, such as "the calibration data".
         needs_truth: Refuse a file without ``y``.
+        sensing: What it may hold besides real values.
 
     Raises:
         InvalidInput: The file cannot be read, or an array (the text names it) is missing or not as the model wants it.
@@ -89,15 +131,33 @@ def read_data(path: Path, specs: Sequence[TensorSpec], what: str, *, needs_truth
         named = {spec.name: _array_name(spec, len(specs), archive.names) for spec in specs}
         slices = [name for name in archive.names if name.startswith(SLICE_PREFIX)]
         wanted = [*named.values(), *([TRUTH] if needs_truth or TRUTH in archive.names else []), *slices]
-        _check_announced({name: archive.announced(name) for name in wanted}, named, specs, where)
+        announced = {name: archive.announced(name) for name in wanted}
+        raw = _raw_inputs(announced, named, specs, where, sensing)
+        _check_announced(announced, named, [spec for spec in specs if spec not in raw], where)
         arrays = archive.read(wanted)
-    inputs = {name: arrays[array] for name, array in named.items()}
+    frames = {spec.name: arrays[named[spec.name]] for spec in raw}
+    made = {spec.name: prepare(sensing.sections[spec.name], spec, frames[spec.name]) for spec in raw}
+    inputs = {name: arrays[array] for name, array in named.items()} | made
     check_inputs(inputs, specs, where, shown=named)
     return DataSet(
         inputs,
         _truth(arrays[TRUTH], f"{TRUTH!r} of {where}") if TRUTH in arrays else None,
         {name.removeprefix(SLICE_PREFIX): _grouping(arrays[name], f"{name!r} of {where}") for name in slices},
+        frames,
     )
+
+
+def _raw_inputs(
+    arrays: Mapping[str, Announced],
+    named: Mapping[str, str],
+    specs: Sequence[TensorSpec],
+    where: str,
+    sensing: Sensing,
+) -> list[TensorSpec]:
+    """Return the inputs whose arrays hold raw frames."""
+    return [
+        spec for spec in specs if sensing.is_raw(arrays[named[spec.name]], spec, f"{named[spec.name]!r} of {where}")
+    ]
 
 
 def check_inputs(
@@ -145,7 +205,7 @@ def _check_announced(
     """
     for spec in specs:
         _check_form(arrays[named[spec.name]], spec, f"{named[spec.name]!r} of {where}")
-    count = arrays[named[specs[0].name]].shape[0]
+    count = next(iter(arrays[array] for array in named.values())).shape[0]
     for name, array in arrays.items():
         what = f"array {name!r} of {where}"
         if name == TRUTH and array.shape[:1] != (count,):

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from dsops.decision import Decision
 from dsops.errors import GoldenMismatch, InvalidInput, InvalidModel
+from dsops.forms import Form, accepted_forms, form_of
 from dsops.golden import ITEM_BYTES, MAX_GOLDEN, MAX_GOLDEN_BYTES, GoldenDtype, GoldenSet, TensorBytes
 from dsops.golden_compare import Answers, find_differences
-from dsops.manifest import Task, TensorSpec
+from dsops.manifest import Preprocessing, Task, TensorSpec
+from dsops.preprocess import prepare
 from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
@@ -25,6 +27,7 @@ from dsops_controller.build.profile import measure_frames
 from dsops_controller.build.runs import Runs
 
 DATA = "the golden data"
+_MISFIT = "the golden inputs do not have the form of the payload's inputs and outputs"
 COUNT = 32
 CANDIDATES = 4
 """Frames that are tried with every kind of kernel, for each golden input."""
@@ -73,17 +76,18 @@ def choose_golden(
     meaning.check(runner)
     if not 1 <= count <= MAX_GOLDEN:
         raise InvalidInput(f"{count} golden inputs were asked for", why=f"1 to {MAX_GOLDEN} are possible")
-    _check_size(runner, count)
+    _check_size(runner, data, count)
     _check_truth(data, meaning)
     found = _candidates(runs, data, meaning, count)
     allowed = _tolerances(runner, found, tolerance)
     rows = _choose_rows(runner, found, meaning, allowed, count)
-    chosen = found.data.rows(rows)
+    chosen, names = found.data.rows(rows), [spec.name for spec in runner.inputs]
     return GoldenSet(
-        inputs=tuple(_tensor(spec.name, chosen.inputs[spec.name]) for spec in runner.inputs),
+        inputs=tuple(_tensor(name, (chosen.raw if name in data.raw else chosen.inputs)[name]) for name in names),
         outputs=tuple(_tensor(spec.name, found.fast[spec.name][rows]) for spec in runner.outputs),
         tolerances=tuple(allowed[spec.name] for spec in runner.outputs),
         labels=_label_names(chosen, meaning),
+        raw=tuple(name for name in names if name in data.raw),
     )
 
 
@@ -98,11 +102,12 @@ def check_golden(model: bytes, golden: GoldenSet, meaning: Meaning) -> None:
     unknown = sorted(set(golden.labels) - set(meaning.labels))
     if unknown:
         raise GoldenMismatch(f"golden inputs carry the label {unknown[0]!r}", why="the bundle's labels do not hold it")
-    inputs, expected = [array_of(tensor) for tensor in golden.inputs], [array_of(tensor) for tensor in golden.outputs]
+    expected = [array_of(tensor) for tensor in golden.outputs]
     for reference_kernels in (False, True):
         runner = LitertModel(model, reference_kernels=reference_kernels)
-        if not (_fit(runner.inputs, golden.inputs) and _fit(runner.outputs, golden.outputs)):
-            raise GoldenMismatch("the golden inputs do not have the form of the payload's inputs and outputs")
+        inputs = _real_inputs(runner.inputs, golden, meaning)
+        if not _fit(runner.outputs, golden.outputs):
+            raise GoldenMismatch(_MISFIT)
         got = runner.run({spec.name: values for spec, values in zip(runner.inputs, inputs, strict=True)})
         answers = Answers(inputs, expected, [got[spec.name] for spec in runner.outputs])
         differences = find_differences(golden, meaning.task, meaning.rule, meaning.labels, answers)
@@ -112,6 +117,30 @@ def check_golden(model: bytes, golden: GoldenSet, meaning: Meaning) -> None:
                 why=differences[0].text,
                 row=differences[0].row,
             )
+
+
+def _real_inputs(specs: Sequence[TensorSpec], golden: GoldenSet, meaning: Meaning) -> list[Array]:
+    """Return golden inputs as the model takes them."""
+    sections = {section.input: section for section in meaning.sections if section.raw}
+    found = []
+    if len(specs) != len(golden.inputs):
+        raise GoldenMismatch(_MISFIT)
+    for spec, tensor in zip(specs, golden.inputs, strict=True):
+        values, section = array_of(tensor), sections.get(spec.name)
+        if tensor.name in golden.raw and section is not None:
+            values = _prepared(section, spec, values)
+        elif tensor.name in golden.raw or not _fit([spec], [tensor]):
+            raise GoldenMismatch(_MISFIT)
+        found.append(values)
+    return found
+
+
+def _prepared(section: Preprocessing, spec: TensorSpec, values: Array) -> Array:
+    try:
+        form_of(spec.name, accepted_forms(spec, section), section.raw, values.shape[1:], Form.RAW)
+    except InvalidInput as error:
+        raise GoldenMismatch(_MISFIT, why=str(error)) from error
+    return prepare(section, spec, values)
 
 
 def array_of(tensor: TensorBytes) -> Array:
@@ -231,12 +260,12 @@ def _features(
     runner: LitertModel, data: DataSet, outputs: Mapping[str, Array], meaning: Meaning
 ) -> NDArray[np.float64]:
     """Return what frames are told apart by: their signals, standardized, and their class."""
-    rows = measure_frames(runner, data, outputs, meaning)
-    table = np.array([[value for name, value in row.items() if name != "predicted_class"] for row in rows])
+    measured = measure_frames(runner, data, outputs, meaning)
+    table = np.column_stack([values for name, values in measured.items() if name != "predicted_class"])
     spread = table.std(axis=0)
     table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    if "predicted_class" in rows[0]:
-        classes = np.array([row["predicted_class"] for row in rows])
+    if "predicted_class" in measured:
+        classes = np.array(measured["predicted_class"])
         one_hot = (classes[:, None] == np.unique(classes)[None]).astype(np.float64)
         table = np.concatenate([table, one_hot * np.sqrt(table.shape[1])], axis=1)
     return table
@@ -257,9 +286,10 @@ def _farthest_first(features: NDArray[np.float64], taken: _Rows, free: _Rows, co
     return np.array(chosen, np.intp)
 
 
-def _check_size(runner: LitertModel, count: int) -> None:
-    tensors = (*runner.inputs, *runner.outputs)
+def _check_size(runner: LitertModel, data: DataSet, count: int) -> None:
+    tensors = [spec for spec in (*runner.inputs, *runner.outputs) if spec.name not in data.raw]
     size_bytes = count * sum(int(np.prod(spec.shape)) * ITEM_BYTES[_dtype(spec)] for spec in tensors)
+    size_bytes += count * sum(values[:1].nbytes for values in data.raw.values())
     if size_bytes > MAX_GOLDEN_BYTES:
         raise InvalidInput(
             f"{count} golden inputs have {size_bytes} bytes",

@@ -5,18 +5,19 @@ from dataclasses import dataclass, field
 
 from dsops.decision import Decision, decide
 from dsops.errors import InvalidModel
-from dsops.manifest import Postprocessing, Task, check_task
+from dsops.manifest import Postprocessing, Preprocessing, Task, check_task, check_top
 from dsops_controller.build.data import Array
 from dsops_controller.build.litert import LitertModel
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the first output is, how it is read, and the labels of its scores."""
+    """What the first output is, how it is read, the labels of its scores, and how inputs are made of raw frames."""
 
     task: Task = Task.CLASSIFICATION
     rule: Postprocessing = field(default_factory=Postprocessing)
     labels: tuple[str, ...] = ()
+    sections: tuple[Preprocessing, ...] = ()
 
     def check(self, model: LitertModel) -> None:
         """Check that a model's tensors are what the task needs.
@@ -26,6 +27,8 @@ class Meaning:
         """
         try:
             check_task(self.task, self.labels, model.inputs, model.outputs)
+            if self.rule.top_k:
+                check_top(self.rule.top_k, self.task, self.labels)
         except ValueError as error:
             raise InvalidModel(
                 f"the model is not a {self.task} of these labels",

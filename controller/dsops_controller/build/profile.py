@@ -15,6 +15,8 @@ from dsops_controller.build.runs import Runs
 
 DATA = "the profile's data"
 INNER_BINS = 10
+_TOGETHER = 16
+"""Frames that are measured together; more would only take memory."""
 _BORDER = 5e-7
 """How far, relative to a value, an outermost edge lies beyond it; signals carry six significant digits."""
 
@@ -43,19 +45,19 @@ def build_profile(model: bytes | Runs, reference: DataSet, meaning: Meaning) -> 
             hint="give 500 held-out frames or more",
         )
     kinds = signals_of(meaning.task, runner.inputs)
-    rows = measure_frames(runner, reference, runs.all(reference), meaning)
+    measured = measure_frames(runner, reference, runs.all(reference), meaning)
     signals = []
     for name, kind in kinds.items():
-        values = np.array([row[name] for row in rows])
+        values = np.array(measured[name])
         signals.append(
             _ordinal(name, values) if kind == "ordinal" else _categorical(name, values, classes_of(runner, meaning))
         )
-    return Profile(n_ref=len(rows), signals=tuple(signals))
+    return Profile(n_ref=len(reference), signals=tuple(signals))
 
 
 def measure_frames(
     runner: LitertModel, data: DataSet, outputs: Mapping[str, Array], meaning: Meaning
-) -> list[dict[str, float]]:
+) -> dict[str, list[float]]:
     """Return the value of every signal for each frame, given what the model answered to all of them.
 
     See :func:`dsops.signals.measure`.
@@ -63,15 +65,14 @@ def measure_frames(
     scores = meaning.decide(runner, data.inputs, outputs).scores
     watched = [(position, runner.inputs[position].name) for position in watched_inputs(runner.inputs)]
     first = outputs[runner.outputs[0].name]
-    return [
-        measure(
-            meaning.task,
-            [(position, data.inputs[name][row]) for position, name in watched],
-            first[row],
-            None if scores is None else scores[row],
-        )
-        for row in range(len(data))
-    ]
+    found: dict[str, list[float]] = {name: [] for name in signals_of(meaning.task, runner.inputs)}
+    for start in range(0, len(data), _TOGETHER):
+        rows = slice(start, start + _TOGETHER)
+        inputs = [(position, data.inputs[name][rows]) for position, name in watched]
+        some = measure(meaning.task, inputs, first[rows], None if scores is None else scores[rows])
+        for name, values in some.items():
+            found[name] += values
+    return found
 
 
 def classes_of(runner: LitertModel, meaning: Meaning) -> int:

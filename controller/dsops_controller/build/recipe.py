@@ -1,14 +1,16 @@
 """Builds a model from its recipe: every variant of it, compared with the float model; then writes the folder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dsops.bundle import describe_blobs, file_digest
 from dsops.errors import AccuracyGateFailed, InvalidConfig, InvalidInput
-from dsops.manifest import Compatibility, Lineage, Preprocessing, TensorSpec
+from dsops.manifest import Compatibility, Lineage, Preprocessing, TensorSpec, check_preprocessing, first_problem
 from dsops_controller.build import record
 from dsops_controller.build.build_folder import check_replaceable, failed_folder, remove_folder, write_folder
 from dsops_controller.build.evaluation.answers import Question
@@ -112,9 +114,9 @@ def _chosen(plan: Recipe, only: Sequence[str]) -> tuple[str, ...]:
 def _prepare(plan: Recipe, folder: Path, source: Source, meaning: Meaning, progress: Progress) -> Workplace:
     runs = Runs(source.float_model)
     model = runs.model
+    meaning = replace(meaning, sections=_preprocessing(plan, folder, model.inputs))
     meaning.check(model)
-    _check_preprocessing(plan, model.inputs)
-    data = read_datasets(plan, folder, model.inputs)
+    data = read_datasets(plan, folder, model.inputs, meaning.sections)
     evaluation = data["evaluation"]
     metrics = tuple(load_metric(spec, folder) for spec in plan.evaluate.metrics)
     question = Question(meaning.task, meaning.rule, meaning.labels, metrics)
@@ -157,7 +159,7 @@ def _record(
         license=plan.model.license,
         task=plan.model.task,
         labels=place.meaning.labels,
-        preprocessing=_preprocessing(plan, place.float_runs.model.inputs),
+        preprocessing=place.meaning.sections,
         postprocessing=plan.postprocessing,
         lineage=lineage,
         kpis=plan.model.kpis,
@@ -239,18 +241,28 @@ def _check_preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> None:
 
 def _check_channels(name: str, section: InputSection, spec: TensorSpec) -> None:
     for key, values in (("scale", section.scale), ("offset", section.offset)):
-        if isinstance(values, tuple) and len(values) not in (1, spec.shape[-1]):
+        if section.layout != "NCHW" and isinstance(values, tuple) and len(values) not in (1, spec.shape[-1]):
             raise InvalidConfig(
                 f"preprocessing.{key} has {len(values)} numbers",
                 why=f"one is needed, or one for each of the {spec.shape[-1]} values of the last axis of {name!r}",
             )
 
 
-def _preprocessing(plan: Recipe, inputs: Sequence[TensorSpec]) -> tuple[Preprocessing, ...]:
+def _preprocessing(plan: Recipe, folder: Path, inputs: Sequence[TensorSpec]) -> tuple[Preprocessing, ...]:
+    _check_preprocessing(plan, inputs)
     given = plan.preprocessing
     sections = given if isinstance(given, dict) else {spec.name: given for spec in inputs}
-    return tuple(
-        sections[spec.name].of(spec.name, _LAYOUTS.get(len(spec.shape), "other"))
-        for spec in inputs
-        if spec.name in sections
-    )
+    try:
+        return tuple(_checked(sections[spec.name], spec) for spec in inputs if spec.name in sections)
+    except ValidationError as error:
+        raise InvalidConfig(
+            f"preprocessing in {folder / FILE_NAME} cannot be done", why=first_problem(error)
+        ) from error
+    except ValueError as error:
+        raise InvalidConfig(f"preprocessing in {folder / FILE_NAME} does not fit", why=str(error)) from error
+
+
+def _checked(section: InputSection, spec: TensorSpec) -> Preprocessing:
+    made = section.of(spec.name, _LAYOUTS.get(len(spec.shape), "other"))
+    check_preprocessing(made, spec)
+    return made

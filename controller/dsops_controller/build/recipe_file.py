@@ -30,6 +30,7 @@ from dsops.manifest import (
     MAX_HARDWARE,
     BlobName,
     Budgets,
+    Color,
     DelegateName,
     Frozen,
     Hardware,
@@ -92,6 +93,7 @@ class DataSection(Frozen):
     profile: FileName | None = None
     golden: FileName | None = None
     training: FileName | None = None
+    form: Literal["", "real", "raw"] = ""
 
     def files(self) -> dict[str, str]:
         """Return the file of each purpose."""
@@ -157,20 +159,33 @@ class GoldenSection(Frozen):
 class InputSection(Frozen):
     """How a raw frame becomes one input; see :class:`dsops.manifest.Preprocessing`."""
 
-    color: Literal["", "GRAY", "RGB", "BGR"] = ""
+    color: Color = ""
     resize: Literal["", "stretch", "crop", "letterbox"] = ""
     scale: tuple[float, ...] | float = 1.0
     offset: tuple[float, ...] | float = 0.0
+    layout: Literal["", "NHWC", "NCHW"] = ""
+    raw: Literal["", "UINT8", "INT8", "INT16", "INT32", "FP32"] = ""
+    raw_color: Color = ""
+    interpolation: Literal["", "nearest", "bilinear", "area"] = ""
+    fill: float = 0.0
 
     def of(self, name: str, layout: Literal["NHWC", "NTF", "NF", "other"]) -> Preprocessing:
-        """Return it for an input of that name."""
+        """Return it for an input of that name; ``layout`` is what its shape suggests.
+
+        Raises:
+            ValidationError: It contradicts itself.
+        """
         return Preprocessing(
             input=name,
-            layout=layout,
+            layout=self.layout or layout,
             color=self.color,
             resize=self.resize,
             scale=_tuple(self.scale),
             offset=_tuple(self.offset),
+            raw=self.raw,
+            raw_color=self.raw_color,
+            interpolation=self.interpolation or ("bilinear" if self.raw and self.resize else ""),
+            fill=self.fill,
         )
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from dsops import tflite_lint
 from dsops.bundle import file_digest
 from dsops.errors import InvalidInput
-from dsops.manifest import Attachment, TensorSpec
+from dsops.manifest import Attachment, Preprocessing, TensorSpec
 from dsops.profile import MIN_REFERENCE
 from dsops_controller.build import record
 from dsops_controller.build.conversion.convert import read_model
 from dsops_controller.build.conversion.limits import MAX_MODEL_BYTES
-from dsops_controller.build.data import DataSet, read_data
+from dsops_controller.build.data import DataSet, Sensing, read_data
 from dsops_controller.build.model_signature import verify_model_signature
 from dsops_controller.build.recipe_file import Recipe
 from dsops_controller.build.registry import located
@@ -92,18 +92,22 @@ def read_shared(recipe: Recipe, folder: Path) -> Shared:
     )
 
 
-def read_datasets(recipe: Recipe, folder: Path, inputs: Sequence[TensorSpec]) -> dict[str, DataSet]:
+def read_datasets(
+    recipe: Recipe, folder: Path, inputs: Sequence[TensorSpec], sections: Sequence[Preprocessing] = ()
+) -> dict[str, DataSet]:
     """Read the data of every purpose but training, each file once, so that a wrong one is said before long steps.
 
     Raises:
         InvalidInput: A file or an array is wrong; the text names it.
     """
+    sensing = Sensing({section.input: section for section in sections}, recipe.data.form)
     read: dict[str, DataSet] = {}
     found: dict[str, DataSet] = {}
     for purpose, name in recipe.data.files().items():
         if purpose != "training":
             if name not in read:
-                read[name] = read_data(folder / name, inputs, f"the {purpose} data", needs_truth=False)
+                what = f"the {purpose} data"
+                read[name] = read_data(folder / name, inputs, what, needs_truth=False, sensing=sensing)
             found[purpose] = read[name]
     count = len(found["profile"])
     if count < MIN_REFERENCE:

@@ -141,7 +141,7 @@ def _print_tensors(manifest: Manifest) -> None:
         one.model_dump(mode="json") | {"scale": shortened(one.scale), "offset": shortened(one.offset)}
         for one in manifest.preprocessing
     ]
-    wanted = ("input", "layout", "color", "resize", "scale", "offset")
+    wanted = ("input", "layout", "color", "resize", "scale", "offset", "raw", "raw_color", "interpolation")
     table("PREPROCESSING (real = raw * scale + offset)", rows, {key: key.upper() for key in wanted})
     section("POSTPROCESSING", manifest.postprocessing.model_dump(mode="json"))
 

@@ -38,18 +38,13 @@ def create(
 
     A release with several variants needs one named: digits/2/int8.
     """
-    model, _, rest = bundle.partition("/")
-    release, _, variant = rest.partition("/")
-    if not release.isdecimal():
-        raise InvalidInput(
-            f"{bundle} is not MODEL/RELEASE or MODEL/RELEASE/VARIANT", hint="for example: dsops rollout create digits/2"
-        )
+    model, release, variant = bundle_named(bundle)
     plan = {
         "model": model,
-        "release": int(release),
+        "release": release,
         "variant": variant,
         "cohort": device or [],
-        "waves": [_wave(text) for text in wave or ["1"]],
+        "waves": [wave_named(text) for text in wave or ["1"]],
         "max_failures": max_failures,
         "timeout_s": timeout_s,
         "urgent": urgent,
@@ -168,7 +163,25 @@ def _waits(part: dict[str, Any]) -> str:
     return f"waiting: {part['waiting']}" if part["waiting"] else ""
 
 
-def _wave(text: str) -> dict[str, Any]:
+def bundle_named(text: str) -> tuple[str, int, str]:
+    """Return model, release and variant of MODEL/RELEASE or MODEL/RELEASE/VARIANT; the variant may be empty.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    model, _, rest = text.partition("/")
+    release, _, variant = rest.partition("/")
+    if not release.isdecimal():
+        raise InvalidInput(f"{text} is not MODEL/RELEASE or MODEL/RELEASE/VARIANT", hint="for example: digits/2")
+    return model, int(release), variant
+
+
+def wave_named(text: str) -> dict[str, Any]:
+    """Return the wave that a person wrote: a number of devices, a percentage, or names.
+
+    Raises:
+        InvalidInput: It is none of them.
+    """
     if text.isdecimal():
         return {"count": int(text)}
     if text.endswith("%"):

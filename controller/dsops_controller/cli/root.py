@@ -10,6 +10,7 @@ from dsops.errors import InvalidInput
 from dsops.exits import Exit
 from dsops_controller.cli import (
     bundle,
+    challenger,
     demo,
     device,
     drift,
@@ -37,6 +38,7 @@ app.add_typer(trust.app, name="trust")
 app.add_typer(policy.app, name="policy")
 app.add_typer(device.app, name="device")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(challenger.app, name="challenger")
 app.add_typer(site.app, name="site")
 app.add_typer(drift.app, name="drift")
 app.add_typer(sample.app, name="sample")

@@ -9,7 +9,15 @@ from google.protobuf.message import DecodeError
 
 from dsops import ids
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
-from dsops.api.v1.telemetry_pb2 import Event, Histogram, HostInterval, ModelInterval, TelemetryBatch, TelemetryRecord
+from dsops.api.v1.telemetry_pb2 import (
+    ComparisonInterval,
+    Event,
+    Histogram,
+    HostInterval,
+    ModelInterval,
+    TelemetryBatch,
+    TelemetryRecord,
+)
 from dsops.errors import InvalidInput
 
 STREAM_BYTES = 16
@@ -40,7 +48,7 @@ _ITEM_BYTES = {
 }
 
 Message = TelemetryBatch | SampleBatch
-Record = ModelInterval | HostInterval | Event | SampleRecord
+Record = ModelInterval | HostInterval | Event | ComparisonInterval | SampleRecord
 
 
 class Kind(StrEnum):
@@ -101,7 +109,7 @@ def parse(kind: Kind, data: bytes) -> Batch:
     return batch
 
 
-def unwrap(record: TelemetryRecord) -> ModelInterval | HostInterval | Event:
+def unwrap(record: TelemetryRecord) -> ModelInterval | HostInterval | Event | ComparisonInterval:
     """Return what a telemetry record holds.
 
     Raises:
@@ -114,6 +122,8 @@ def unwrap(record: TelemetryRecord) -> ModelInterval | HostInterval | Event:
         return record.host
     if kind == "event":
         return record.event
+    if kind == "comparison":
+        return record.comparison
     raise InvalidInput("a telemetry record is empty or of a kind that this store does not know")
 
 
@@ -164,6 +174,8 @@ def _check_record(record: Record) -> None:
             )
         case Event():
             _check_event(record)
+        case ComparisonInterval():
+            _check_comparison(record)
         case SampleRecord():
             _check_sample(record)
 
@@ -171,10 +183,22 @@ def _check_record(record: Record) -> None:
 def _check_interval(interval: ModelInterval) -> None:
     _check_time(interval.start_us)
     _check_model(interval.model, interval.release, interval.digest)
-    _check_counts(interval.count, interval.errors, interval.drift_frames, *interval.labels)
+    _check_counts(interval.count, interval.errors, interval.drift_frames, interval.unobserved, *interval.labels)
     _require(len(interval.labels) <= MAX_LABELS, f"{len(interval.labels)} labels are too many")
     _check_histogram(interval.latency_us)
     _check_histogram(interval.confidence_ppm)
+
+
+def _check_comparison(found: ComparisonInterval) -> None:
+    _check_time(found.start_us)
+    _check_model(found.model, found.release, found.digest)
+    _check_model(found.model, found.challenger_release, found.challenger_digest)
+    _require(0 < len(found.mode) <= 64, "the mode of a comparison has 1 to 64 characters")
+    _require(found.disagreed <= found.compared, "more frames disagreed than were compared")
+    _check_counts(found.compared, found.skipped, found.failed, found.answered, found.fallbacks)
+    both = found.latency_us, found.challenger_latency_us, found.confidence_ppm, found.challenger_confidence_ppm
+    for histogram in (found.distance_ppm, *both):
+        _check_histogram(histogram)
 
 
 def _check_event(event: Event) -> None:

@@ -56,7 +56,7 @@ def _unwatched(_step: str) -> None:
 
 
 class Lake:
-    """Delta tables ``telemetry``, ``hosts``, ``events`` and ``samples`` below one folder.
+    """Delta tables, one for each :class:`LakeTable`, below one folder.
 
     Args:
         db: The state database with the inbox.

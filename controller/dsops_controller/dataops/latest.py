@@ -70,6 +70,7 @@ def model_figures(interval: ModelInterval, received_ms: int) -> dict[str, object
         "confidence": _mean_confidence(interval.confidence_ppm),
         "drift_score": _finite(interval.drift_score),
         "drift_frames": interval.drift_frames,
+        "unobserved": interval.unobserved,
         "received_ms": received_ms,
     }
 

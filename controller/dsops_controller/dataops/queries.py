@@ -44,6 +44,26 @@ from (
 group by device, model, release, digest, scale
 """
 
+COMPARISON_SUMS = """
+select device, model, release, challenger_release, digest, challenger_digest, mode,
+       sum(compared), sum(disagreed), sum(skipped), sum(failed), sum(answered), sum(fallbacks),
+       sum(distance_sum), sum(distance_count), sum(confidence_sum), sum(confidence_count),
+       sum(challenger_confidence_sum), sum(challenger_confidence_count), max(epoch_us(time) + interval_ms * 1000)
+from comparisons
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and time >= $since and cast(day as date) >= cast($since as date)
+group by device, model, release, challenger_release, digest, challenger_digest, mode
+order by device, model, release, challenger_release, digest, challenger_digest, mode
+"""
+
+COMPARISON_LATENCY = """
+select device, digest, challenger_digest, mode, WHO_scale, WHO_zero, WHO_count, WHO_min, WHO_max, WHO_offset, WHO_counts
+from comparisons
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and time >= $since and cast(day as date) >= cast($since as date) and WHO_count > 0
+"""
+"""``WHO`` stands for ``latency``, the champion's, or ``challenger_latency``."""
+
 SAMPLES = """
 select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
        input_datatype, input_shape, octet_length(input)
@@ -87,6 +107,7 @@ with identities as (
   union all select device, stream, seq from hosts
   union all select device, stream, seq from events
   union all select device, stream, seq from samples
+  union all select device, stream, seq from comparisons
 )
 select count(*), (select count(*) from (select distinct device, stream, seq from identities)),
        (select count(*) from samples)

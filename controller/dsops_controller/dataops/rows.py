@@ -15,7 +15,14 @@ from google.protobuf.message import DecodeError
 
 from dsops import strictjson
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
-from dsops.api.v1.telemetry_pb2 import Event, Histogram, HostInterval, ModelInterval, TelemetryBatch
+from dsops.api.v1.telemetry_pb2 import (
+    ComparisonInterval,
+    Event,
+    Histogram,
+    HostInterval,
+    ModelInterval,
+    TelemetryBatch,
+)
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
 
@@ -31,6 +38,7 @@ class LakeTable(StrEnum):
     HOSTS = "hosts"
     EVENTS = "events"
     SAMPLES = "samples"
+    COMPARISONS = "comparisons"
 
 
 class Column(StrEnum):
@@ -71,13 +79,14 @@ _HOST_INTS = (
     "runtime_rss_bytes",
     "spool_bytes",
 )
+_COMPARED = ("interval_ms", "compared", "disagreed", "skipped", "failed", "answered", "fallbacks", "challenger_release")
 _HOST_FLOATS = ("cpu_percent", "load_1m", "temperature_c")
 
 COLUMNS: dict[LakeTable, dict[str, Column]] = {
     LakeTable.TELEMETRY: {
         **_IDENTITY,
         **_MODEL,
-        **dict.fromkeys(("interval_ms", "count", "errors", "drift_frames"), Column.INT),
+        **dict.fromkeys(("interval_ms", "count", "errors", "drift_frames", "unobserved"), Column.INT),
         "drift_score": Column.FLOAT,
         "labels": Column.INTS,
         **_histogram_columns("latency"),
@@ -102,12 +111,24 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **dict.fromkeys(("input_shape", "output_shape"), Column.INTS),
         **dict.fromkeys(("input", "output"), Column.BYTES),
     },
+    LakeTable.COMPARISONS: {
+        **_IDENTITY,
+        **_MODEL,
+        **dict.fromkeys(_COMPARED, Column.INT),
+        **dict.fromkeys(("challenger_digest", "mode"), Column.TEXT),
+        **_histogram_columns("distance"),
+        **_histogram_columns("latency"),
+        **_histogram_columns("challenger_latency"),
+        **_histogram_columns("confidence"),
+        **_histogram_columns("challenger_confidence"),
+    },
 }
 PARTITIONS: dict[LakeTable, list[str]] = {
     LakeTable.TELEMETRY: ["day"],
     LakeTable.HOSTS: ["day"],
     LakeTable.EVENTS: ["day"],
     LakeTable.SAMPLES: ["model", "day"],
+    LakeTable.COMPARISONS: ["day"],
 }
 
 
@@ -178,6 +199,8 @@ def _row(record: Record) -> tuple[LakeTable, int, dict[str, object]]:
             return LakeTable.HOSTS, record.start_us, ints | floats
         case Event():
             return LakeTable.EVENTS, record.time_us, _event(record)
+        case ComparisonInterval():
+            return LakeTable.COMPARISONS, record.start_us, _comparison(record)
         case SampleRecord():
             return LakeTable.SAMPLES, record.time_us, _sample(record)
 
@@ -191,10 +214,23 @@ def _interval(interval: ModelInterval) -> dict[str, object]:
         "count": interval.count,
         "errors": interval.errors,
         "drift_frames": interval.drift_frames,
+        "unobserved": interval.unobserved,
         "drift_score": _finite(interval.drift_score),
         "labels": list(interval.labels),
         **_histogram("latency", interval.latency_us),
         **_histogram("confidence", interval.confidence_ppm),
+    }
+
+
+def _comparison(found: ComparisonInterval) -> dict[str, object]:
+    texts = ("model", "digest", "challenger_digest", "mode")
+    return {
+        **{name: getattr(found, name) for name in (*texts, "release", *_COMPARED)},
+        **_histogram("distance", found.distance_ppm),
+        **_histogram("latency", found.latency_us),
+        **_histogram("challenger_latency", found.challenger_latency_us),
+        **_histogram("confidence", found.confidence_ppm),
+        **_histogram("challenger_confidence", found.challenger_confidence_ppm),
     }
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Row, func, select
 
 from dsops.errors import InvalidInput, StateDamaged
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
 from dsops_controller.dataops.drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake import Lake, read_pending
@@ -114,6 +115,12 @@ class Store(Protocol):
         """Return figures by device, model, release and digest, over intervals that began at or after ``since``."""
         ...
 
+    def comparisons(
+        self, model: str | None = None, device: str | None = None, since: datetime | None = None
+    ) -> list[ComparisonRow]:
+        """Return how champions and challengers compared, over intervals that began at or after ``since``."""
+        ...
+
     def drift(self, model: str | None = None, device: str | None = None) -> list[DriftRow]:
         """Return the newest drift of each model on each device, the worst first."""
         ...
@@ -158,6 +165,23 @@ class LakeStore:
         for *key, scale, indices, counts in buckets:
             latency[tuple(key)].add(scale, dict(zip(indices, map(int, counts), strict=True)))
         return [_telemetry_row(row, latency[tuple(row[:4])]) for row in sums]
+
+    def comparisons(
+        self, model: str | None = None, device: str | None = None, since: datetime | None = None
+    ) -> list[ComparisonRow]:
+        """Return how champions and challengers compared, by device, bundles and mode.
+
+        Raises:
+            StateDamaged: The lake or the database cannot be read.
+        """
+        params = {"model": model, "device": device, "since": since or _EPOCH}
+        with self._tables(LakeTable.COMPARISONS) as duck:
+            sums = duck.execute(queries.COMPARISON_SUMS, params).fetchall()
+            latency = [
+                duck.execute(queries.COMPARISON_LATENCY.replace("WHO", who), params).fetchall()
+                for who in ("latency", "challenger_latency")
+            ]
+        return comparison_rows(sums, *latency)
 
     def drift(self, model: str | None = None, device: str | None = None) -> list[DriftRow]:
         """Return the newest drift of each model on each device, the worst first.

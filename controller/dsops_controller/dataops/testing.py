@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
+    ComparisonInterval,
     Event,
     Histogram,
     HostInterval,
@@ -15,6 +16,7 @@ from dsops.api.v1.telemetry_pb2 import (
 from dsops_controller.dataops.batches import Batch, Kind, parse
 
 DIGEST = "ab" * 32
+RIVAL = "cd" * 32
 
 
 def histogram(values: Sequence[float], scale: int = 4) -> Histogram:
@@ -49,6 +51,36 @@ def interval(
             labels=[len(latencies_us), 0],
             drift_score=0.25,
             drift_frames=len(latencies_us),
+        )
+    )
+
+
+def comparison(
+    start_us: int, distances: Sequence[float], *, disagreed: int = 0, mode: str = "shadow"
+) -> TelemetryRecord:
+    """Return how a champion and its challenger compared in one second; the challenger takes twice the time."""
+    frames = len(distances)
+    return TelemetryRecord(
+        comparison=ComparisonInterval(
+            start_us=start_us,
+            interval_ms=1000,
+            model="digits",
+            release=1,
+            digest=DIGEST,
+            challenger_release=2,
+            challenger_digest=RIVAL,
+            mode=mode,
+            compared=frames,
+            disagreed=disagreed,
+            skipped=3,
+            failed=1,
+            answered=5 if mode == "split" else 0,
+            fallbacks=2 if mode == "split" else 0,
+            distance_ppm=histogram([1e6 * distance for distance in distances]),
+            latency_us=histogram([100.0] * frames),
+            challenger_latency_us=histogram([200.0] * frames),
+            confidence_ppm=histogram([900_000.0] * frames),
+            challenger_confidence_ppm=histogram([800_000.0] * frames),
         )
     )
 

@@ -191,6 +191,20 @@ pardon = Table(
     Column("created_ms", _BIG, nullable=False),
 )
 
+challenger = Table(
+    "challenger",
+    metadata,
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("bundle_sha256", String(64), ForeignKey("bundle.sha256"), nullable=False),
+    Column("deployment", String(32), nullable=False),  # one for all devices that were given it together
+    Column("mode", String(8), nullable=False),  # dsops.directive.Mode
+    Column("share", Float, nullable=False),
+    Column("cpu_share", Float, nullable=False),
+    Column("created_ms", _BIG, nullable=False),
+    Index("challenger_by_bundle", "bundle_sha256"),
+)
+
 stream = Table(
     "stream",
     metadata,

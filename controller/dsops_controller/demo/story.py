@@ -19,6 +19,7 @@ from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.delivery import Counter, Mark
 from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.lines import latency_us, telemetry_line
 from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.demo.programs import Classifier, Program
@@ -26,6 +27,8 @@ from dsops_controller.demo.report import Report
 from dsops_controller.demo.stage import FLEET, MODEL, Stage
 from dsops_controller.demo.thief import Thief
 
+COMPARED = 60
+"""Requests that the challenger has to be compared on."""
 VARIANT = "int8"
 """The variant that the devices run; the recipe makes others to compare with."""
 CONFIG = "reading.json"
@@ -88,6 +91,7 @@ class Story:
             ("Release 4 needs what no device has", self.release_an_unfit_one),
             ("A thief has the controller's keys", self.let_a_thief_try),
             ("The broker dies; release 5 comes on a stick", self.install_from_a_kit),
+            ("Release 6 is compared in the shadow", self.compare_in_the_shadow),
             ("Count every record", self.count),
         )
         for title, act in steps:
@@ -101,7 +105,7 @@ class Story:
         measured = report["measured_here"]
         int8 = next(variant for variant in report["variants"] if variant["name"] == VARIANT)
         accuracy = int8["metrics"]["accuracy"]
-        before_us, after_us = (_latency_us(one) for one in (measured["float"], measured["variants"][VARIANT]))
+        before_us, after_us = (latency_us(one) for one in (measured["float"], measured["variants"][VARIANT]))
         self.report.record(
             float_accuracy=accuracy["float"],
             int8_accuracy=accuracy["variant"],
@@ -153,7 +157,7 @@ class Story:
         accuracy = sum(t.correct for t in tallies) / answered
         self.report.record(device_accuracy=accuracy)
         for row in self.stage.online("telemetry", "show", "--model", MODEL):
-            self.report.say(f"{row['device']}: {_telemetry_line(row)}; {self._host_line(row['device'])}")
+            self.report.say(f"{row['device']}: {telemetry_line(row)}; {self._host_line(row['device'])}")
         self.report.outcome(f"{answered} answers, {accuracy:.2%} right")
 
     def spoil_a_camera(self) -> None:
@@ -278,6 +282,31 @@ class Story:
             f"{device} runs release 5, {from_stick} bytes from the stick, {by_broker} over the network; "
             "the broker is back, and the controller knows"
         )
+
+    def compare_in_the_shadow(self) -> None:
+        """Give the device with the bad camera a challenger that gets copies of its requests: the first network."""
+        stage, device, bundle = self.stage, self.bad_device, self._bundle(6)
+        slips.number_anew(self._bundle(1), bundle, 6)
+        self._hand_over(bundle)
+        self.programs[device].begin_tally()
+        stage.online("challenger", "set", f"{MODEL}/6", "--device", device, "--shadow", "50")
+        stage.wait_until("enough requests are compared", lambda: self._comparison()["compared"] >= COMPARED)
+        stage.online("challenger", "show", MODEL)
+        found = self._comparison()
+        share = found["disagreed"] / found["compared"]
+        answered_by = set(self.programs[device].tally.releases)
+        self._expect(answered_by == {"5"}, f"release {', '.join(sorted(answered_by))} answered, not 5 alone")
+        self._expect(share > 0, "two networks never disagree on a camera that one of them cannot read")
+        stage.online("challenger", "clear", MODEL)
+        self.report.record(shadow_compared=found["compared"], shadow_disagreed=found["disagreed"])
+        self.report.outcome(
+            f"{device}: {found['compared']} requests copied, {share:.0%} answered otherwise by release 6; "
+            "every answer came from release 5"
+        )
+
+    def _comparison(self) -> Json:
+        rows = self.stage.client.comparisons(model=MODEL, minutes=None)
+        return next((row for row in rows if row["challenger_release"] == 6), {"compared": 0, "disagreed": 0})
 
     def count(self) -> None:
         """Stop the programs and the devices; compare what was produced with what is stored."""
@@ -469,12 +498,3 @@ class Story:
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
             raise DemoFailed(otherwise, hint=f"see the logs in {self.stage.processes.logs}")
-
-
-def _latency_us(measured: Json) -> float:
-    return float(measured["latencies"][0]["median_us"])
-
-
-def _telemetry_line(row: Json) -> str:
-    latency = f"p50 {row['p50_us']:.0f} us, p95 {row['p95_us']:.0f} us"
-    return f"{row['count']} answers, {latency}, confidence {row['confidence']:.3f}, bundle {row['digest'][:12]}..."

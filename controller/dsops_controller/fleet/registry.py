@@ -23,6 +23,7 @@ from dsops_controller import audit
 from dsops_controller.db.database import Database, upsert
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.tables import certificate as issued
+from dsops_controller.db.tables import challenger as challengers
 from dsops_controller.db.tables import desired as wanted
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import observed as reports
@@ -263,6 +264,7 @@ class Registry:
         preauthorised.forget(connection, row.id)
         connection.execute(delete(wanted).where(wanted.c.device == row.id))
         connection.execute(delete(pardons).where(pardons.c.device == row.id))
+        connection.execute(delete(challengers).where(challengers.c.device == row.id))
         return self._cut(connection, row)
 
     def _from_device(self, device: str, action: str, act: Callable[[Transaction, AnyRow], T]) -> T:

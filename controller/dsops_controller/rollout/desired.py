@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from sqlalchemy import Connection, delete, select, update
 
-from dsops.directive import MAX_SEQ, DesiredSlot, Directive
+from dsops.directive import MAX_SEQ, Challenger, DesiredSlot, Directive, Mode
 from dsops.dsse import PrivateKey
 from dsops.errors import ContentSealed, InvalidInput
 from dsops.sealing import ContentKey, recipient_key, wrap
@@ -60,6 +60,7 @@ def write(
         issued=now,
         expires=now + LIFE,
         slots=dict(sorted(told.items())),
+        challengers=_challengers(connection, device, slots),
         pardoned=_pardoned(connection, device),
         transfer=sites.share(connection, device),
     )
@@ -100,6 +101,37 @@ def check_key(connection: Connection, device: str, bundle_sha256: str) -> None:
 def outdate(connection: Connection, device: str) -> None:
     """Have a device's directive written anew soon: it is accepted again, or has another key to wrap content keys to."""
     connection.execute(update(tables.desired).where(tables.desired.c.device == device).values(updated_ms=0))
+
+
+def _challengers(connection: Connection, device: str, slots: dict[str, DesiredSlot]) -> dict[str, Challenger]:
+    """Return a device's challengers; one that became the champion is none any more."""
+    c, b = tables.challenger.c, tables.bundle.c
+    rows = connection.execute(
+        select(tables.challenger, b.path, b.length_bytes, b.release).where(
+            (c.device == device) & (b.sha256 == c.bundle_sha256)
+        )
+    ).all()
+    over = [row.model for row in rows if row.model in slots and slots[row.model].sha256 == row.bundle_sha256]
+    connection.execute(delete(tables.challenger).where((c.device == device) & c.model.in_(over)))
+    left = [row for row in rows if row.model in slots and row.model not in over]
+    bundles = {
+        row.model: DesiredSlot(
+            path=row.path,
+            sha256=row.bundle_sha256,
+            length_bytes=row.length_bytes,
+            release=row.release,
+            deployment=row.deployment,
+        )
+        for row in sorted(left, key=lambda row: str(row.model))
+    }
+    told = _with_keys(connection, device, bundles)
+    how = {row.model: row for row in left}
+    return {
+        model: Challenger(
+            bundle=bundle, mode=Mode(how[model].mode), share=how[model].share, cpu_share=how[model].cpu_share
+        )
+        for model, bundle in told.items()
+    }
 
 
 def _pardoned(connection: Connection, device: str) -> tuple[str, ...]:

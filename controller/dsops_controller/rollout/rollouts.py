@@ -46,10 +46,10 @@ class Rollouts:
         rollout = ids.new_rollout_id()
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            bundle = _find_bundle(connection, plan)
+            bundle = find_bundle(connection, plan)
             _check_alone(connection, plan.model)
-            _check_room(connection, bundle, self.retained_bytes)
-            waves = assign(plan, _cohort(connection, plan), rollout, _absent(connection))
+            check_room(connection, bundle, self.retained_bytes)
+            waves = assign(plan, cohort_of(connection, plan), rollout, _absent(connection))
             connection.execute(
                 tables.rollout.insert().values(
                     id=rollout,
@@ -208,7 +208,13 @@ def _slot_before(connection: Connection, part: Row[Any], rollout: Row[Any]) -> D
     return slot_for(row, part.id) if row else None
 
 
-def _find_bundle(connection: Connection, plan: Plan) -> Row[Any]:
+def find_bundle(connection: Connection, plan: Plan) -> Row[Any]:
+    """Return the row of the bundle that a plan names.
+
+    Raises:
+        NotFound: It was never pushed.
+        Conflict: The release has several variants, and none is named.
+    """
     b = tables.bundle.c
     release = (b.model == plan.model) & (b.release == plan.release)
     rows = connection.execute(select(tables.bundle).where(release).order_by(b.variant)).all()
@@ -238,7 +244,12 @@ def _check_alone(connection: Connection, model: str) -> None:
         )
 
 
-def _check_room(connection: Connection, bundle: Row[Any], retained_bytes: int) -> None:
+def check_room(connection: Connection, bundle: Row[Any], retained_bytes: int) -> None:
+    """Check that the broker can be offered a bundle besides what it has.
+
+    Raises:
+        Conflict: It would have to keep too much.
+    """
     files = wanted_files(connection)
     held = sum(files.values())
     if bundle.sha256 in files or held + bundle.length_bytes <= retained_bytes:
@@ -252,7 +263,12 @@ def _check_room(connection: Connection, bundle: Row[Any], retained_bytes: int) -
     )
 
 
-def _cohort(connection: Connection, plan: Plan) -> list[str]:
+def cohort_of(connection: Connection, plan: Plan) -> list[str]:
+    """Return the devices that a plan is for, in the order of their names.
+
+    Raises:
+        InvalidInput: There are none, or one is not accepted.
+    """
     accepted = set(
         connection.execute(select(tables.device.c.id).where(tables.device.c.state == Device.ACCEPTED)).scalars()
     )

@@ -14,8 +14,8 @@ RETAINED_BYTES = 256_000_000
 def wanted_files(connection: Connection) -> dict[str, int]:
     """Return the files whose chunks the broker should hold, digest to length in bytes.
 
-    A bundle is wanted while a rollout of it has not ended or any device's desired state names it; a delta while a
-    rollout of the bundle that it makes has not ended: who comes back later asks for its chunks itself.
+    A bundle is wanted while a rollout of it has not ended, any device's desired state names it, or it is a challenger;
+    a delta while a rollout of the bundle that it makes has not ended: who comes back later asks for its chunks itself.
     """
     bundle, wanted = tables.bundle.c, wanted_bundles(connection)
     rows = connection.execute(select(bundle.sha256, bundle.length_bytes)).all()
@@ -24,9 +24,11 @@ def wanted_files(connection: Connection) -> dict[str, int]:
 
 
 def wanted_bundles(connection: Connection) -> set[str]:
-    """Return the digests of the bundles of open rollouts and of desired states."""
+    """Return the digests of the bundles of open rollouts, of desired states, and of challengers."""
     slots = connection.execute(select(tables.desired.c.slots).distinct()).scalars()
-    return _rolled(connection) | {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+    desired = {slot["sha256"] for text in slots for slot in json.loads(text).values()}
+    challengers = connection.execute(select(tables.challenger.c.bundle_sha256).distinct()).scalars()
+    return _rolled(connection) | desired | set(challengers)
 
 
 def _rolled(connection: Connection) -> set[str]:

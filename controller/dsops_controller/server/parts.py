@@ -21,6 +21,7 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.pardons import Pardons
@@ -96,13 +97,15 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
+    rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
         enrolment=enrolment,
         overview=Overview(db),
         repository=repository,
         bundles=bundles,
-        rollouts=Rollouts(db, director, clock, config.broker.retained_bytes),
+        rollouts=rollouts,
+        challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
         sites=Sites(db, clock),
         store=LakeStore(db, lake),

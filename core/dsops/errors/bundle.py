@@ -112,6 +112,13 @@ class InvalidModel(BundleError):
     default_hint = "export the model again"
 
 
+class NotFinite(InvalidModel):
+    """A model answered with NaN or infinity."""
+
+    code = "model.not_finite"
+    default_hint = "look for overflows and divisions by zero in the model, and calibrate it on data of this kind"
+
+
 class UnsupportedModel(BundleError):
     """A model uses an operator or a shape that cannot be converted."""
 
@@ -124,3 +131,52 @@ class AccuracyGateFailed(BundleError):
 
     code = "model.accuracy_gate"
     default_hint = "give more calibration data, choose another quantization mode, or change the gate"
+
+
+class UnfitModel(BundleError):
+    """A bundle that passed its proof does not stand the test of service on a device."""
+
+    code = "unfit"
+    default_hint = "compare the device's telemetry of both releases; then build a new release"
+
+
+class ErrorsRose(UnfitModel):
+    """A model fails at more requests than it may."""
+
+    code = "unfit.errors"
+    default_hint = "send the requests that fail to the model by hand; its inputs may not be what it was built for"
+
+
+class LatencyRose(UnfitModel):
+    """A model takes longer in service than the release before it, or than its budget."""
+
+    code = "unfit.latency"
+    default_hint = "build a faster variant for this class of hardware, or allow more: max_latency_ms in the manifest"
+
+
+class OutputsMoved(UnfitModel):
+    """A model's answers are spread neither as on its own reference data nor as those of the release before it."""
+
+    code = "unfit.outputs"
+    default_hint = "look at samples of the device: labels, preprocessing or calibration may be wrong"
+
+
+class CrashLoop(UnfitModel):
+    """A model ended the inference process again and again."""
+
+    code = "unfit.crashes"
+    default_hint = "look at the device's log for the signal, and run the model on its samples in a process of its own"
+
+
+class ModelHung(UnfitModel):
+    """A model did not come back from a frame, again and again, so that the inference process was ended."""
+
+    code = "unfit.hangs"
+    default_hint = "run the model on samples of the device; allow more time with install.hang_s if it is only slow"
+
+
+class NothingLeft(UnfitModel):
+    """A model broke down, and so did the release before it, or there is none: the model is not served."""
+
+    code = "unfit.nothing_left"
+    default_hint = "roll out a release that is sound, or pardon the one that was stopped in error"

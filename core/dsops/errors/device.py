@@ -58,6 +58,13 @@ class QueueFull(DeviceError):
     default_hint = "ask again in a moment, ask less often, or send several frames in a request"
 
 
+class Throttled(QueueFull):
+    """Inference is held back, because the device is too hot or the runtime has used its share of the processor."""
+
+    code = "device.throttled"
+    default_hint = "ask again in a moment, or less often"
+
+
 class StateDamaged(DeviceError):
     """State on disk cannot be read."""
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -390,10 +390,12 @@ class AgentProcess:
         (folder / "1.root.json").write_text("{}")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *command: str) -> None:
+    def start(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, *arguments], stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], stderr=log, env={**os.environ, **(environment or {})}
+            )
 
     def wait(self) -> int:
         assert self.process is not None

@@ -11,10 +11,10 @@ import pytest
 
 from dsops.clock import SystemClock
 from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeCrashed
-from dsops_agent.install.ports import ProveLimits
+from dsops_agent.install.ports import Death, ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 
@@ -29,6 +29,7 @@ class Supervised:
 
     def __init__(self, folder: Path, run_folder: Path) -> None:
         self.starts: list[bool] = []
+        self.deaths: list[Death] = []
         self.spool = Spool(folder / "spool", 1 << 20)
         clock = SystemClock()
         self.supervisor = RuntimeSupervisor(
@@ -37,7 +38,7 @@ class Supervised:
             self.spool,
             SpoolEvents(self.spool, clock),
             clock,
-            self.starts.append,
+            Told(self.starts.append, self.deaths.append),
         )
         self.thread = threading.Thread(target=self.supervisor.run)
 
@@ -79,6 +80,7 @@ def test_a_killed_process_is_replaced_and_told(supervised: Supervised, eventuall
         os.kill(pid, signal.SIGKILL)
         eventually(lambda before=pid: supervisor.pid not in (None, before), 60)
     eventually(lambda: supervised.starts == [True, False, False])
+    assert [death.suspects for death in supervised.deaths] == [(), ()], "nothing ran: it is nobody's fault"
     assert supervised.spool.counters()["telemetry"].produced >= 2
 
 

@@ -8,7 +8,7 @@ import pytest
 from dsops import dsse
 from dsops.bundle import Bundle, file_digest
 from dsops.manifest import FORMATS
-from dsops_agent.runtime.prove import prove
+from dsops_agent.runtime.prove import Bounds, prove
 from dsops_controller.build.bundles.documents.provenance import check_provenance
 from dsops_controller.cli import app
 from dsops_controller.cli.content_keys import find_key
@@ -45,7 +45,7 @@ def test_a_bundle_is_read_shown_and_proved(path: Path, capsys: pytest.CaptureFix
     assert manifest.documents.provenance is not None
     envelope = bundle.read(manifest.documents.provenance)
     assert check_provenance(envelope, manifest.blobs, {dsse.key_id(owner): owner}) == "urn:dsops:golden-bundles"
-    proof = prove(path, 1, 0.0, find_key(manifest, [keyfile]))
+    proof = prove(path, Bounds(), find_key(manifest, [keyfile]))
     assert proof["ok"] is True
 
 

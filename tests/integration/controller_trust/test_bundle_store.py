@@ -13,7 +13,8 @@ from dsops.clock import ManualClock
 from dsops.errors import Conflict, DigestMismatch, MalformedBundle, NotFound, UntrustedBundle
 from dsops.files import write_atomically
 from dsops.manifest import Manifest
-from dsops.needs import needs_of, operators_of
+from dsops.needs import needs_of
+from dsops.operators import operators_of
 from dsops_controller.audit import Audit
 from dsops_controller.bundles import Bundles
 from dsops_controller.db.database import Database

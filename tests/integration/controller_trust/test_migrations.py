@@ -40,7 +40,7 @@ def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     assert revision(db) is None
     upgrade(db)
     upgrade(db)
-    assert revision(db) == newest_revision() == "r0004"
+    assert revision(db) == newest_revision() == "r0005"
 
 
 def test_an_interrupted_upgrade_leaves_nothing(tmp_path: Path) -> None:
@@ -70,5 +70,6 @@ def test_the_revisions_travel_with_the_package() -> None:
         "versions/r0002_identity.py",
         "versions/r0003_delivery.py",
         "versions/r0004_withheld.py",
+        "versions/r0005_challengers.py",
     ):
         assert (folder / name).is_file()

@@ -1,7 +1,7 @@
-"""Lets the tests of this folder import the bundles that the unit tests of the data process use."""
+"""Lets the tests of this folder import what they share, and the bundles that the unit tests of the data process use."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "runtime"))
-sys.path.insert(0, str(Path(__file__).parent))
+_UNIT = Path(__file__).parents[2] / "unit"
+sys.path[:0] = [str(Path(__file__).parent), str(_UNIT / "runtime"), str(_UNIT / "core")]

@@ -17,6 +17,7 @@ from dsops_agent.runtime_process import Launch, RuntimeProcess, spawn
 def serving(folder: Path, *bundles: MadeBundle, **settings: object) -> Iterator[RuntimeProcess]:
     process = spawn(Launch(folder, json.dumps({"interval_s": 0.5, **settings})), _store, SystemClock(), _wait)
     try:
+        process.channel.call("status")  # answered once both sockets are there
         for bundle in bundles:
             process.channel.call(
                 "activate",

@@ -12,6 +12,7 @@ import pytest
 from runtime_bundles import make_bundle
 from serving_runtime import serving
 
+from dsops import access_list
 from dsops.errors import Forbidden
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
@@ -27,6 +28,16 @@ except OSError as error:
 else:
     print("connected")
 """
+OPEN = """
+import os, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+try:
+    os.open(sys.argv[1], os.O_RDWR)
+except OSError as error:
+    print(error.strerror)
+else:
+    print("opened")
+"""
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 
 
@@ -37,6 +48,11 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+def opens(path: Path, uid: int) -> str:
+    command = [sys.executable, "-c", OPEN, str(path), str(uid)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def connects(path: Path, uid: int) -> str:
@@ -76,6 +92,19 @@ def test_shared_memory_of_a_user_who_may_not_ask_is_not_taken() -> None:
             regions.register("a", key, 0, 4)
         os.chown(path, NAMED, NAMED)
         regions.register("a", key, 0, 4)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@root_only
+def test_our_client_opens_its_memory_to_the_agents_user_alone() -> None:
+    path = Path("/dev/shm") / f"dsops-test-{os.getpid()}-list"
+    try:
+        path.write_bytes(b"1234")
+        path.chmod(0o600)
+        os.setxattr(path, access_list.ATTRIBUTE, access_list.for_users([NAMED]))
+        assert opens(path, NAMED) == "opened"
+        assert opens(path, STRANGER) == "Permission denied"
     finally:
         path.unlink(missing_ok=True)
 

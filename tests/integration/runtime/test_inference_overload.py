@@ -7,46 +7,43 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
+from runtime_watches import Witness
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops_agent.runtime.admission import PATIENT
-from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.dispatch import Dispatcher
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
-from dsops_agent.runtime.swap import Models, Totals
+from dsops_agent.runtime.swap import Models
 
 pytestmark = pytest.mark.integration
 QUEUE = 2
+DEADLINE_S = 20.0
 
 
 @dataclass
 class Heard:
-    """A watch that remembers which requests were answered."""
+    """Which requests were answered."""
 
-    ids: list[str] = field(default_factory=list)
+    witness: Witness
+    observers: Observers
 
     @property
-    def totals(self) -> Totals:
-        return Totals()
-
-    def answered(self, inputs: dict[str, Array], answer: Answer, request_id: str) -> None:
-        self.ids.append(request_id)
-
-    def failed(self) -> None:
-        self.ids.append("failed")
+    def ids(self) -> list[str]:
+        assert self.observers.settle(DEADLINE_S)
+        return self.witness.requests + ["failed"] * self.witness.failures
 
 
 @dataclass
@@ -71,12 +68,14 @@ class Stage:
 
 @pytest.fixture
 def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
-    heard = Heard()
-    models = Models(1, lambda _: heard)
+    heard = Heard(Witness(), Observers())
+    observe = threading.Thread(target=heard.observers.run, daemon=True)
+    observe.start()
+    models = Models(1, lambda _: heard.witness)
     for name in ("compass", "sextant"):
         made = make_bundle(tmp_path, model=name)
         models.activate(name, made.path, made.digest, 1)
-    dispatcher, regions = Dispatcher(models, QUEUE), Regions(lambda _: True)
+    dispatcher, regions = Dispatcher(models, heard.observers, QUEUE), Regions(lambda _: True)
     path = short_path / "i.sock"
     server = start_server(dispatcher, regions, path, Access())
     rest = RestServer(RestService(dispatcher, regions), str(short_path / "rest.sock"), Access())
@@ -85,6 +84,8 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
         yield Stage(dispatcher, heard, rpc.GRPCInferenceServiceStub(channel), short_path / "rest.sock")
     rest.stop(1.0)
     server.stop(1.0).wait()
+    heard.observers.stop()
+    observe.join(DEADLINE_S)
 
 
 def request(request_id: str, model: str) -> pb.ModelInferRequest:

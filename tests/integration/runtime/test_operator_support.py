@@ -10,10 +10,10 @@ from runtime_bundles import tflite
 
 from dsops.bundle import Bundle
 from dsops.errors import RuntimeCrashed
-from dsops.needs import needs_of, operators_of
+from dsops.needs import needs_of
+from dsops.operators import operators_of
 from dsops.sealing import read_blob
 from dsops.tflite_lint.operator_table import RULES
-from dsops_agent.install.fitness import DELEGATES
 from dsops_agent.install.ports import Support
 from dsops_agent.install.preflight import Facts, check
 from dsops_agent.operators import OperatorQuery
@@ -90,7 +90,7 @@ def test_every_golden_bundle_fits_this_device(path: Path, query: OperatorQuery, 
     needs = needs_of(bundle.manifest, path.stat().st_size).model_copy(update={"operators": operators})
     assert operators
     room = HostRoom(tmp_path)
-    check(needs, Facts(query.ask(operators), DELEGATES, needs.contract, room.memory(), room.disk_bytes(), 1 << 20))
+    check(needs, Facts(query.ask(operators), frozenset(), needs.contract, room.memory(), room.disk_bytes(), 1 << 20))
 
 
 def test_a_model_of_the_tests_is_supported() -> None:

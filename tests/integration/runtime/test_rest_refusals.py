@@ -9,33 +9,25 @@ import numpy as np
 import pytest
 from rest_caller import Caller
 from runtime_bundles import LABELS, frames, make_bundle
+from runtime_watches import Witness
 
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.rest import MAX_BODY_BYTES, RestService
 from dsops_agent.runtime.shared_memory import Regions
-from dsops_agent.runtime.swap import Models, Totals
+from dsops_agent.runtime.swap import Models
 
 INFER = "/v2/models/compass/infer"
 ROW = frames(1)
 
 
-class Nobody:
-    totals = Totals()
-
-    def answered(self, *_: object) -> None:
-        return
-
-    def failed(self) -> None:
-        return
-
-
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     folder = tmp_path_factory.mktemp("r")
-    models = Models(1, lambda _: Nobody())
+    models = Models(1, lambda _: Witness())
     made = make_bundle(folder)
     models.activate("compass", made.path, made.digest, 1)
-    with Caller(RestService(Dispatcher(models), Regions(lambda _: True)), folder / "r.sock") as found:
+    with Caller(RestService(Dispatcher(models, Observers()), Regions(lambda _: True)), folder / "r.sock") as found:
         yield found
 
 
@@ -138,6 +130,11 @@ def test_a_path_that_leads_nowhere_is_told_so(caller: Caller, method: str, path:
     found_status, found, _ = caller.send(method, path)
     assert found_status == status
     assert list(json.loads(found)) == ["error"]
+
+
+def test_a_page_in_a_browser_may_not_ask(caller: Caller) -> None:
+    status, found, _ = caller.send("POST", INFER, body(), {"Origin": "https://elsewhere.example"})
+    assert (status, "browser" in json.loads(found)["error"]) == (403, True)
 
 
 def test_a_body_that_is_too_long_is_not_read(caller: Caller) -> None:

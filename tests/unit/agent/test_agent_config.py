@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
 from dsops_agent.app import Agent
 from dsops_agent.conditions import SystemConditions, require_program
 from dsops_agent.config import Config, known_keys, load, tables
+from dsops_agent.config_inference import DelegateSection
 from dsops_agent.feed.settings import FeedSettings
 from dsops_agent.feed_process import feed_settings
 from dsops_agent.parts import gate, launch
@@ -209,6 +211,7 @@ def test_a_file_that_is_absent_or_no_toml_is_named(tmp_path: Path) -> None:
 
 def test_every_key_has_a_meaning_and_an_origin(tmp_path: Path) -> None:
     text = GOOD + '[enrolment]\naddress = "h:1"\nca = "c"\ntoken = "t"\n[mqtt]\nkeepalive_s = 7\n'
+    text += '[inference.delegate]\nlibrary = "libedgetpu.so.1"\n'
     settings = {s.key: s for s in load(write(tmp_path, text)).settings()}
     assert tuple(settings) == tuple(key for key in known_keys() if not key.startswith(("source.", "sink.")))
     assert all(s.meaning for s in settings.values())
@@ -276,3 +279,22 @@ def test_a_device_without_maintenance_rules_asks_nobody(tmp_path: Path) -> None:
     assert isinstance(full.host, SystemConditions)
     assert full.veto is not None
     assert "cannot be run" in (full.veto.ask(("download", "digits", "1")) or "")
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("libedgetpu.so.1", "edgetpu"),
+        ("/usr/lib/libarmnn_delegate.so.29.1", "armnn_delegate"),
+        ("vx.so", "vx"),
+    ],
+)
+def test_a_delegate_is_called_as_its_library_is(library: str, name: str) -> None:
+    assert DelegateSection(library=library).called == name
+    assert DelegateSection(library=library, name="npu").called == "npu"
+
+
+def test_a_delegate_whose_library_has_no_usable_name_needs_one() -> None:
+    with pytest.raises(ValidationError, match="set name"):
+        DelegateSection(library="Accelerator.dylib")
+    assert DelegateSection(library="Accelerator.dylib", name="npu").called == "npu"

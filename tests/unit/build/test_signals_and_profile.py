@@ -20,7 +20,8 @@ FLOAT = TensorSpec(name="x", datatype="FP32", shape=(1, 4))
 
 
 def signals(x: np.ndarray, scores: np.ndarray = SCORES) -> dict[str, float]:
-    return measure(Task.CLASSIFICATION, [(0, x)], scores, scores)
+    found = measure(Task.CLASSIFICATION, [(0, x[None])], scores[None], scores[None])
+    return {name: value for name, (value,) in found.items()}
 
 
 def frames(x: np.ndarray) -> DataSet:
@@ -127,12 +128,12 @@ def test_a_profile_for_other_labels_is_refused(int8_model: bytes, digits: Splits
 
 
 def test_other_tasks_have_signals_of_their_own() -> None:
-    given, rebuilt = np.array([1.0, 2.0], np.float32), np.array([1.0, 4.0], np.float32)
-    found = measure(Task.RECONSTRUCTION, [(0, given)], rebuilt, np.float32(2.0))
-    assert found["reconstruction_error"] == 2.0
+    given, rebuilt = np.array([[1.0, 2.0]], np.float32), np.array([[1.0, 4.0]], np.float32)
+    found = measure(Task.RECONSTRUCTION, [(0, given)], rebuilt, np.array([2.0], np.float32))
+    assert found["reconstruction_error"] == [2.0]
     assert list(found) == list(signals_of(Task.RECONSTRUCTION, [FLOAT]))
     found = measure(Task.REGRESSION, [(0, given)], rebuilt, None)
-    assert (found["output_mean"], found["output_std"]) == (2.5, 1.5)
+    assert (found["output_mean"], found["output_std"]) == ([2.5], [1.5])
     assert list(found) == list(signals_of(Task.REGRESSION, [FLOAT]))
 
 

@@ -9,7 +9,8 @@ from dsops.bundle import describe_blobs
 from dsops.contract import breaches, contract_of
 from dsops.errors import InvalidModel, MalformedBundle
 from dsops.manifest import Attachment, Budgets, Compatibility, Manifest, TensorSpec
-from dsops.needs import MAX_NEEDS_BYTES, Needs, check_length, check_same, needs_of, operators_of, parse_operator
+from dsops.needs import MAX_NEEDS_BYTES, Needs, check_length, check_same, needs_of, parse_operator
+from dsops.operators import operators_of
 
 BLOBS = {"config.toml": b"c" * 70, "golden.bin": b"gold", "model.tflite": b"TFL3" * 9, "profile.json": b"{}"}
 IMAGE = TensorSpec(name="image", datatype="INT8", shape=(1, 8, 8, 1), scale=0.1)

@@ -5,47 +5,17 @@ import math
 
 import numpy as np
 import pytest
+from drift_streams import make_profile, one, shifted, stream
 from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
 from dsops_agent.drift.correlation import correlation_time, thinning
 from dsops_agent.drift.monitor import DriftMonitor, Level, slack
 
-ORDINAL = ("confidence", "margin", "entropy", "input_mean")
-CLASSES = 10
-
-
-def make_profile(seed: int, n_ref: int = 500, arl0: float = 1e6) -> Profile:
-    rng = np.random.default_rng(seed)
-    signals = []
-    for name in ORDINAL:
-        values = rng.normal(size=n_ref)
-        edges = (values.min() - 1e-6, *np.quantile(values, np.arange(1, 10) / 10), values.max() + 1e-6)
-        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        signals.append(Signal(name=name, kind="ordinal", edges=tuple(edges), counts=tuple(counts.tolist())))
-    counts = np.bincount(rng.integers(0, CLASSES, n_ref), minlength=CLASSES)
-    signals.append(Signal(name="predicted_class", kind="categorical", counts=tuple(counts.tolist())))
-    return Profile(n_ref=n_ref, signals=tuple(signals), arl0=arl0)
-
-
-def stream(seed: int, length: int, hold: int = 1) -> list[dict[str, float]]:
-    """Frames from the reference's distribution, each repeated ``hold`` times."""
-    rng = np.random.default_rng(1000 + seed)
-    frames = []
-    for _ in range(math.ceil(length / hold)):
-        frame = dict(zip(ORDINAL, rng.normal(size=len(ORDINAL)).tolist(), strict=True))
-        frame["predicted_class"] = float(rng.integers(0, CLASSES))
-        frames.extend([frame] * hold)
-    return frames[:length]
-
-
-def shifted(frames: list[dict[str, float]], by: float) -> list[dict[str, float]]:
-    return [{name: value + by if name in ORDINAL else value for name, value in frame.items()} for frame in frames]
-
 
 def first_alarm(monitor: DriftMonitor, frames: list[dict[str, float]]) -> int | None:
     for number, frame in enumerate(frames):
-        if monitor.feed(frame).level is Level.ALARM:
+        if one(monitor, frame).level is Level.ALARM:
             return number
     return None
 
@@ -55,14 +25,14 @@ def test_one_step_by_hand() -> None:
     signal = Signal(name="confidence", kind="ordinal", edges=(0.5,), counts=(100, 100))
     monitor = DriftMonitor(Profile(n_ref=200, signals=(signal,), horizons=(3,), bet=0.5))
     kappa = slack(2, 200, 0.5)
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(math.log(1.0) - kappa)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(math.log(1.0) - kappa)
     # The upper bin now has 0.5 * 0.5 + 0.5 = 0.75 of the recent histogram, against 0.5 of the reference.
     second = math.log(0.5 + 0.5 * 0.75 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(second)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(second)
     third = second + math.log(0.5 + 0.5 * 0.875 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.9}).score == pytest.approx(third)
+    assert one(monitor, {"confidence": 0.9}).score == pytest.approx(third)
     below = math.log(0.5 + 0.5 * 0.0625 / 0.5) - kappa
-    assert monitor.feed({"confidence": 0.1}).score == pytest.approx(third + below)
+    assert one(monitor, {"confidence": 0.1}).score == pytest.approx(third + below)
     assert monitor.contributions() == {"confidence": pytest.approx(third + below)}
 
 
@@ -86,7 +56,7 @@ def test_no_false_alarm_when_every_frame_comes_five_times() -> None:
 def test_independent_frames_are_all_used() -> None:
     monitor = DriftMonitor(make_profile(1))
     for frame in stream(1, 600):
-        monitor.feed(frame)
+        one(monitor, frame)
     assert monitor.thin == (1, 1, 1, 1, 1)
 
 
@@ -111,7 +81,7 @@ def test_the_shifted_signal_leads_the_contributions() -> None:
     monitor = DriftMonitor(make_profile(4))
     verdict = None
     for frame in stream(6, 600):
-        verdict = monitor.feed({**frame, "margin": frame["margin"] + 2.0})
+        verdict = one(monitor, {**frame, "margin": frame["margin"] + 2.0})
     assert verdict is not None
     assert verdict.level is Level.ALARM
     assert next(iter(verdict.signals)) == "margin"
@@ -122,20 +92,20 @@ def test_the_shifted_signal_leads_the_contributions() -> None:
 def test_an_alarm_stays_until_a_reset_and_scoring_goes_on() -> None:
     monitor = DriftMonitor(make_profile(5))
     for frame in shifted(stream(7, 300), 2.0):
-        high = monitor.feed(frame)
+        high = one(monitor, frame)
     assert high.level is Level.ALARM
     for frame in stream(8, 1500):
-        calm = monitor.feed(frame)
+        calm = one(monitor, frame)
     assert calm.level is Level.ALARM
     assert calm.score < high.score / 2
     monitor.reset()
-    after = monitor.feed(stream(9, 1)[0])
+    after = one(monitor, stream(9, 1)[0])
     assert (after.level, after.frames, after.signals) == (Level.NONE, 1, {})
 
 
 def test_the_warning_comes_before_the_alarm() -> None:
     monitor = DriftMonitor(make_profile(6))
-    levels = [monitor.feed(frame).level for frame in stream(10, 300) + shifted(stream(11, 300), 0.7)]
+    levels = [one(monitor, frame).level for frame in stream(10, 300) + shifted(stream(11, 300), 0.7)]
     assert levels.index(Level.WARNING) < levels.index(Level.ALARM)
 
 
@@ -160,8 +130,8 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
     with caplog.at_level(logging.WARNING):
         monitor = DriftMonitor(Profile(n_ref=200, signals=(known, strange)), {"confidence", "margin"})
-        monitor.feed({"confidence": 0.2})
-        monitor.feed({"confidence": 0.7})
+        one(monitor, {"confidence": 0.2})
+        one(monitor, {"confidence": 0.7})
     assert monitor.watched == ("confidence",)
     assert [record.getMessage() for record in caplog.records if "humidity" in record.getMessage()] != []
     assert len(caplog.records) == 1
@@ -169,7 +139,7 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
 
 def test_a_profile_without_a_known_signal_gives_no_verdict() -> None:
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
-    verdict = DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}).feed({"confidence": 0.1})
+    verdict = one(DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}), {"confidence": 0.1})
     assert (verdict.score, verdict.level, verdict.frames) == (0.0, Level.NONE, 0)
 
 
@@ -177,7 +147,7 @@ def test_the_state_is_small() -> None:
     monitor = DriftMonitor(make_profile(8))
     assert monitor.state_bytes <= 16 * 1024
     for frame in stream(13, 600):
-        monitor.feed(frame)
+        one(monitor, frame)
     assert monitor.state_bytes <= 4 * 1024
 
 

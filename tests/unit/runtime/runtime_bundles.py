@@ -14,10 +14,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from dsops.bundle import describe_blobs, encode_bundle, sha256_hex
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.decision import decide
 from dsops.golden import GoldenSet, TensorBytes
-from dsops.manifest import Attachment, Budgets, Compatibility, Manifest, Postprocessing, Task, TensorSpec
+from dsops.manifest import (
+    Attachment,
+    Budgets,
+    Compatibility,
+    Manifest,
+    Postprocessing,
+    Preprocessing,
+    Task,
+    TensorSpec,
+)
 from dsops.profile import Profile, Signal
 from dsops.signals import bin_of, measure, signals_of, watched_inputs
 from dsops_agent.runtime.litert import Array, LoadedModel
@@ -199,6 +208,15 @@ def make_bundle(
     return pack(folder, tflite(int8=int8, gain=gain), golden, reference, wanted, payload)
 
 
+def with_section(bundle: MadeBundle, section: Preprocessing) -> MadeBundle:
+    """The same bundle with a preprocessing, as its manifest tells it."""
+    opened = Bundle.open(bundle.path)
+    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"preprocessing": (section.model_dump(),)})
+    data = encode_bundle(manifest, {blob.name: opened.read(blob.name) for blob in manifest.blobs})
+    bundle.path.write_bytes(data)
+    return MadeBundle(bundle.path, sha256_hex(data), manifest)
+
+
 def pack(
     folder: Path,
     right: bytes,
@@ -286,18 +304,10 @@ def _profile(loaded: LoadedModel, specs: Sequence[TensorSpec], rows: Mapping[str
     outputs = answers_of(loaded, rows)
     given = [rows[spec.name] for spec in specs]
     scores = decide(wanted.task, wanted.postprocessing, given, outputs).scores
-    measured = [
-        measure(
-            wanted.task,
-            [(at, given[at][row]) for at in watched_inputs(specs)],
-            outputs[0][row],
-            None if scores is None else scores[row],
-        )
-        for row in range(len(given[0]))
-    ]
+    measured = measure(wanted.task, [(at, given[at]) for at in watched_inputs(specs)], outputs[0], scores)
     signals = []
     for name, kind in signals_of(wanted.task, specs).items():
-        values = np.array([row[name] for row in measured])
+        values = np.array(measured[name])
         if kind == "categorical":
             counts, edges = np.bincount(values.astype(int), minlength=max(len(wanted.labels), 2)), ()
         else:
@@ -305,4 +315,4 @@ def _profile(loaded: LoadedModel, specs: Sequence[TensorSpec], rows: Mapping[str
             edges = tuple(np.unique([values.min() - 1e-6, *inner, values.max() + 1e-6]).tolist())
             counts = np.bincount([bin_of(edges, value) for value in values], minlength=len(edges) + 1)
         signals.append(Signal(name=name, kind=kind, edges=edges, counts=tuple(counts.tolist())))
-    return Profile(n_ref=len(measured), signals=tuple(signals), arl0=wanted.arl0)
+    return Profile(n_ref=len(given[0]), signals=tuple(signals), arl0=wanted.arl0)

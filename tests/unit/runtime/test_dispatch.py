@@ -5,41 +5,23 @@ from pathlib import Path
 
 import pytest
 from runtime_bundles import frames, make_bundle
+from runtime_watches import Witness
+from typing_extensions import override
 
 from dsops.errors import InvalidInput, NotFound
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
-from dsops_agent.runtime.swap import Models, Totals
+from dsops_agent.runtime.observe import Observation, Observers
+from dsops_agent.runtime.swap import Models
 
 
-class Witness:
-    """A watch that remembers what it was told; a broken one raises instead."""
-
-    def __init__(self, *, is_broken: bool = False) -> None:
-        self.told: list[str] = []
-        self.failures = 0
-        self._is_broken = is_broken
-
-    @property
-    def totals(self) -> Totals:
-        return Totals(len(self.told), self.failures)
-
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        if self._is_broken:
-            raise RuntimeError("this watch is broken")
-        self.told.append(request_id)
-
-    def failed(self) -> None:
-        self.failures += 1
-
-
-def dispatcher(folder: Path, witness: Witness) -> Dispatcher:
+def dispatcher(folder: Path, witness: Witness, observers: Observers | None = None) -> Dispatcher:
     bundle = make_bundle(folder)
     models = Models(1, lambda _: witness)
     models.activate(bundle.manifest.model, bundle.path, bundle.digest, bundle.manifest.release)
-    return Dispatcher(models)
+    return Dispatcher(models, observers or Observers())
 
 
 def two_frames(served: ServedModel) -> Mapping[str, Array]:
@@ -51,7 +33,7 @@ def test_an_answer_says_which_bundle_gave_it(tmp_path: Path) -> None:
     found = dispatcher(tmp_path, witness).infer("compass", "", "r-1", two_frames)
     assert found.served.name == "compass"
     assert found.answer.scores.shape[0] == 2
-    assert witness.told == ["r-1"]
+    assert witness.answers == 1
 
 
 def test_a_release_that_is_named_must_be_the_active_one(tmp_path: Path) -> None:
@@ -70,9 +52,30 @@ def test_what_cannot_be_decoded_is_no_failure_of_the_model(tmp_path: Path) -> No
     witness = Witness()
     with pytest.raises(InvalidInput):
         dispatcher(tmp_path, witness).infer("compass", "", "", refused)
-    assert (witness.told, witness.failures) == ([], 0)
+    assert (witness.answers, witness.failures) == (0, 0)
+
+
+class Uncountable(Witness):
+    """A watch that cannot even count."""
+
+    @override
+    def answered(self, answer: Answer) -> None:
+        raise RuntimeError("this watch is broken")
 
 
 def test_a_broken_watch_costs_no_answer(tmp_path: Path) -> None:
-    found = dispatcher(tmp_path, Witness(is_broken=True)).infer("compass", "", "", two_frames)
+    found = dispatcher(tmp_path, Uncountable()).infer("compass", "", "", two_frames)
     assert len(found.answer.choices) == 2
+
+
+def test_the_answer_is_offered_to_whoever_observes(tmp_path: Path) -> None:
+    witness, observers, heard = Witness(), Observers(), []
+    observers.listen(heard.append)
+    found = dispatcher(tmp_path, witness, observers).infer("compass", "", "r-1", two_frames)
+    assert (witness.answers, witness.seen) == (1, [])
+    observers.stop()
+    observers.run()
+    (observation,) = heard
+    assert isinstance(observation, Observation)
+    assert (observation.answer, observation.request_id) == (found.answer, "r-1")
+    assert witness.requests == ["r-1"]

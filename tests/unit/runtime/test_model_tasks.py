@@ -37,11 +37,11 @@ from dsops.manifest import Budgets, Manifest, Postprocessing, Task, TensorSpec
 from dsops.signals import measure, signals_of
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.answer import outputs_of
+from dsops_agent.runtime.answer import Exchange, outputs_of
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array, Runtime
-from dsops_agent.runtime.prove import check_runtime, prove
+from dsops_agent.runtime.prove import Bounds, check_runtime, prove
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.watch import ModelWatch
 
@@ -56,7 +56,7 @@ def load(bundle: MadeBundle) -> ServedModel:
 
 @pytest.mark.parametrize("make", EVERY, ids=lambda make: make.__name__.removeprefix("make_"))
 def test_every_model_is_proved(tmp_path: Path, make: Callable[[Path], MadeBundle]) -> None:
-    result = prove(make(tmp_path).path, 1, 0.0)
+    result = prove(make(tmp_path).path, Bounds())
     assert result["ok"] is True
 
 
@@ -222,7 +222,7 @@ def test_a_label_is_checked_after_the_threshold(tmp_path: Path) -> None:
 )
 def test_budgets(tmp_path: Path, budgets: Budgets, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        prove(make_line(tmp_path, budgets).path, 1, 0.0)
+        prove(make_line(tmp_path, budgets).path, Bounds())
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,9 @@ class Watched:
         )  # fmt: skip
 
     def ask(self, **inputs: Array) -> None:
-        self.watch.answered(inputs, self.served.infer(inputs), "r-1")
+        answer = self.served.infer(inputs)
+        self.watch.answered(answer)
+        self.watch.observe([Exchange(inputs, answer, "r-1")])
 
     def interval(self) -> telemetry_pb2.ModelInterval:
         assert self.watch.end_interval()
@@ -471,9 +473,9 @@ def test_drift_of_every_task_is_found(
 
 def test_a_frame_of_one_number_has_signals() -> None:
     spec = TensorSpec(name="x", datatype="FP32", shape=(1,))
-    found = measure(Task.REGRESSION, [(0, np.float32(3.0))], np.float32(2.0), None)
+    found = measure(Task.REGRESSION, [(0, np.array([3.0], np.float32))], np.array([2.0], np.float32), None)
     assert list(found) == list(signals_of(Task.REGRESSION, [spec]))
-    assert (found["input_mean"], found["input_gradient"], found["output_mean"]) == (3.0, 0.0, 2.0)
+    assert (found["input_mean"], found["input_gradient"], found["output_mean"]) == ([3.0], [0.0], [2.0])
 
 
 def test_a_sample_of_a_classification_holds_probabilities(tmp_path: Path) -> None:

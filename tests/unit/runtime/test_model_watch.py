@@ -1,5 +1,6 @@
 """What is recorded of a served bundle: intervals, events, samples."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
+from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
@@ -33,7 +35,11 @@ class Bench:
         self.records.append((kind, record, urgent))
 
     def ask(self, rows: Array, request_id: str = "") -> None:
-        self.watch.answered({"image": rows}, self.served.infer({"image": rows}), request_id)
+        self.show({"image": rows}, self.served.infer({"image": rows}), request_id)
+
+    def show(self, inputs: Mapping[str, Array], answer: Answer, request_id: str = "") -> None:
+        self.watch.answered(answer)
+        self.watch.observe([Exchange(inputs, answer, request_id)])
 
     def telemetry(self) -> list[telemetry_pb2.TelemetryRecord]:
         return [telemetry_pb2.TelemetryRecord.FromString(r) for kind, r, _ in self.records if kind is Kind.TELEMETRY]
@@ -132,5 +138,5 @@ def test_a_huge_frame_is_never_kept(tmp_path: Path) -> None:
     bench = Bench(tmp_path, chance=0.0)
     answer = bench.served.infer({"image": frames(1)})
     huge = np.zeros((1, MAX_SAMPLE_BYTES // 4 + 1), np.float32)
-    bench.watch.answered({"image": huge[:, :, None, None]}, answer, "")
+    bench.show({"image": huge[:, :, None, None]}, answer)
     assert bench.samples() == []

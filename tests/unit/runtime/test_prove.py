@@ -3,21 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runtime_bundles import LABELS, make_bundle, tflite
+from runtime_watches import Witness
 
 from dsops import strictjson
 from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
 from dsops.manifest import Budgets
-from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import DEVICE_LIMITS
-from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.prove import percentile
-from dsops_agent.runtime.swap import Models, Totals
+from dsops_agent.runtime.swap import Models
 
 
 def prove(path: Path, *more: str) -> dict[str, Any]:
@@ -100,18 +98,10 @@ def test_the_payload_is_looked_through_by_the_proof_and_not_again_by_the_server(
     error = prove(bundle.path)["error"]
     assert error["code"] == "model.invalid"
     assert "bytes follow the model" in error["why"]
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     assert (
         models.activate("compass", bundle.path, sha256_hex(bundle.path.read_bytes()), 1).model.digest == bundle.digest
     )
-
-
-class Unwatched:
-    totals = Totals()
-
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None: ...
-
-    def failed(self) -> None: ...
 
 
 def test_nearest_rank() -> None:

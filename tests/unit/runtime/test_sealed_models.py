@@ -9,14 +9,16 @@ import numpy as np
 import psutil
 import pytest
 from runtime_bundles import frames, make_bundle, tflite
+from runtime_watches import Witness
 from sealed_compass import SealedBundle, sealed
-from test_prove import Unwatched
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
+from dsops.clock import SystemClock
 from dsops.errors import BundleError, ContentSealed, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import DEVICE_LIMITS, load_bundle
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.swap import Models
@@ -32,7 +34,7 @@ def test_a_sealed_bundle_is_proved_and_answers_as_the_clear_one(tmp_path: Path) 
     clear = make_bundle(tmp_path)
     bundle = sealed(clear, record_bytes=4096)
     Prover(1).prove(bundle.path, LIMITS, bundle.key)
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     served = models.activate("compass", bundle.path, bundle.digest, 1, bundle.key).model
     expected = load_bundle(Bundle.open(clear.path), clear.digest, 1).infer({"image": frames(8)})
     assert np.array_equal(served.infer({"image": frames(8)}).scores, expected.scores)
@@ -44,7 +46,7 @@ def test_without_its_key_it_is_neither_proved_nor_served(tmp_path: Path, key: Co
     bundle = sealed(make_bundle(tmp_path))
     with pytest.raises(ContentSealed):
         Prover(1).prove(bundle.path, LIMITS, key)
-    models = Models(1, lambda _: Unwatched())
+    models = Models(1, lambda _: Witness())
     with pytest.raises(ContentSealed):
         models.activate("compass", bundle.path, bundle.digest, 1, key)
     assert models.names() == []
@@ -82,8 +84,8 @@ def test_a_key_for_a_clear_bundle_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_control_channel_takes_the_key_as_its_body(tmp_path: Path) -> None:
     bundle = sealed(make_bundle(tmp_path))
-    models = Models(1, lambda _: Unwatched())
-    requests = ControlRequests(models, lambda: None)
+    models = Models(1, lambda _: Witness())
+    requests = ControlRequests(models, lambda: None, Duels(lambda *_: None, 1.0, 1.0, SystemClock()))
     with pytest.raises(ContentSealed):
         requests.handle("activate", activation(bundle), b"")
     with pytest.raises(InvalidInput, match="32 bytes"):
@@ -126,8 +128,8 @@ from dsops.sealing import ContentKey
 from dsops_agent.runtime.engine import load_bundle
 is_dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 before = is_dumpable()
-key = ContentKey(bytes.fromhex(sys.argv[2])) if len(sys.argv) > 2 else None
-load_bundle(Bundle.open(Path(sys.argv[1])), "0" * 64, 1, key)
+key = ContentKey(bytes.fromhex(sys.argv[3])) if len(sys.argv) > 3 else None
+load_bundle(Bundle.open(Path(sys.argv[1])), sys.argv[2], 1, key)
 print(before, is_dumpable(), resource.getrlimit(resource.RLIMIT_CORE)[0])
 """
 
@@ -140,5 +142,5 @@ def test_a_process_that_holds_a_sealed_model_leaves_no_core_dump(tmp_path: Path)
         command = [sys.executable, "-c", DUMPABLE, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
-    assert ask(str(clear.path))[:2] == ["1", "1"]
-    assert ask(str(bundle.path), bundle.key.data.hex()) == ["1", "0", "0"]
+    assert ask(str(clear.path), clear.digest)[:2] == ["1", "1"]
+    assert ask(str(bundle.path), bundle.digest, bundle.key.data.hex()) == ["1", "0", "0"]

@@ -3,37 +3,21 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bundle, tflite
+from runtime_watches import Witness
 
-from dsops.bundle import Bundle, sha256_hex
+from dsops.bundle import Bundle, encode_bundle, sha256_hex
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, InvalidModel, MalformedBundle, NotFound
-from dsops_agent.runtime.answer import Answer, named_choice
+from dsops_agent.runtime.answer import named_choice
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array
-from dsops_agent.runtime.swap import Models, Totals
-
-
-class Witness:
-    """A watch that only counts."""
-
-    def __init__(self) -> None:
-        self.answers = 0
-
-    @property
-    def totals(self) -> Totals:
-        return Totals(self.answers, 0)
-
-    def answered(self, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        self.answers += 1
-
-    def failed(self) -> None:
-        raise AssertionError("no request may fail")
+from dsops_agent.runtime.swap import Models
 
 
 def load(bundle: MadeBundle) -> ServedModel:
@@ -46,6 +30,26 @@ def models() -> Models:
 
 def activate(where: Models, bundle: MadeBundle) -> None:
     where.activate(bundle.manifest.model, bundle.path, bundle.digest, bundle.manifest.release)
+
+
+def test_the_manifest_is_hashed_with_the_bytes_that_are_loaded(tmp_path: Path) -> None:
+    right = make_bundle(tmp_path)
+    data = right.path.read_bytes()
+    forged = right.manifest.model_copy(update={"labels": LABELS[::-1]})
+    blobs = {blob.name: Bundle.open(right.path).read(blob.name) for blob in forged.blobs}
+    right.path.write_bytes(encode_bundle(forged, blobs))
+    opened = Bundle.open(right.path)
+    right.path.write_bytes(data)  # put back before anybody hashes the file
+    with pytest.raises(DigestMismatch, match="not the one that was asked for"):
+        load_bundle(opened, right.digest, 1)
+
+
+def test_a_payload_is_no_mapped_file_that_can_be_cut_short(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    served = load(bundle)
+    bundle.path.write_bytes(b"")
+    assert served.infer({"image": frames(4)}).choices.tolist() == [0, 1, 2, 3]
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("int8", [True, False])

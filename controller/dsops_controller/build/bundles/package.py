@@ -18,7 +18,7 @@ from dsops.errors import (
 from dsops.files import write_atomically
 from dsops.golden import GoldenSet
 from dsops.manifest import FORMAT_SEALED, Blob, Documents, Manifest, Sealed, first_problem
-from dsops.needs import operators_of
+from dsops.operators import operators_of
 from dsops.profile import Profile, check_profile
 from dsops.sealing import Identity, seal
 from dsops.tflite_lint import LintLimits, lint
@@ -228,7 +228,7 @@ def _seal(secret: bytes, entry: BuildRecord, chosen: VariantRecord, release: int
 
 
 def _meaning(entry: BuildRecord) -> Meaning:
-    return Meaning(entry.task, entry.postprocessing, entry.labels)
+    return Meaning(entry.task, entry.postprocessing, entry.labels, entry.preprocessing)
 
 
 def _add_documents(

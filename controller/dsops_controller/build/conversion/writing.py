@@ -155,13 +155,18 @@ class Conversion:
         return self.emit(Op.TRANSPOSE, [value, axes], form, f"{self._name(value)}_moved", schema.TransposeOptionsT())
 
     def reshape(self, value: Value, shape: Sequence[int], name: str = "") -> Value:
-        """Return the same elements, in the order in which they are stored, in another shape."""
+        """Return the same elements, in the order in which they are stored, in another shape.
+
+        An axis of frames is left open in the file, so that a device may run several of them at once.
+        """
         if tuple(shape) == value.shape and not name:
             return value.with_form(channels_last=False)
         label = name or f"{self._name(value)}_shaped"
         options = schema.ReshapeOptionsT()
-        options.newShape = [int(size) for size in shape]
-        target = self.integers(f"{label}_shape", shape)
+        is_of_frames = value.shape[:1] == tuple(shape[:1]) == (1,)
+        written = (-1, *shape[1:]) if is_of_frames else tuple(shape)
+        options.newShape = [int(size) for size in written]
+        target = self.integers(f"{label}_shape", written)
         return self.emit(Op.RESHAPE, [value, target], value.with_shape(shape, channels_last=False), label, options)
 
     def image(self, node: Node, name: str) -> Value:

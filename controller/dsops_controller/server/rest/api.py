@@ -7,6 +7,7 @@ import dsops
 from dsops_controller.server.rest import (
     broker,
     bundles,
+    challengers,
     data,
     devices,
     kits,
@@ -34,7 +35,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, sites, data):
+    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app

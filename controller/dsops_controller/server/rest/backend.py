@@ -9,6 +9,7 @@ from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.sites import Sites
+from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
 from dsops_controller.server.broker import BrokerFigures
@@ -35,6 +36,7 @@ class Backend:
     repository: Repository
     bundles: Bundles
     rollouts: Rollouts
+    challengers: Challengers
     pardons: Pardons
     sites: Sites
     store: Store

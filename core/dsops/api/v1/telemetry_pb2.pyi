@@ -87,24 +87,28 @@ class TelemetryRecord(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> Global___ModelInterval: ...
     @_builtins.property
     def host(self) -> Global___HostInterval: ...
     @_builtins.property
     def event(self) -> Global___Event: ...
+    @_builtins.property
+    def comparison(self) -> Global___ComparisonInterval: ...
     def __init__(
         self,
         *,
         model: Global___ModelInterval | None = ...,
         host: Global___HostInterval | None = ...,
         event: Global___Event | None = ...,
+        comparison: Global___ComparisonInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "host", "event"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "host", "event", "comparison"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -128,6 +132,7 @@ class ModelInterval(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DRIFT_SCORE_FIELD_NUMBER: _builtins.int
     DRIFT_FRAMES_FIELD_NUMBER: _builtins.int
+    UNOBSERVED_FIELD_NUMBER: _builtins.int
     start_us: _builtins.int
     """device time, microseconds since 1970 UTC"""
     interval_ms: _builtins.int
@@ -142,6 +147,8 @@ class ModelInterval(_message.Message):
     """newest score of the drift monitor"""
     drift_frames: _builtins.int
     """frames that the monitor has been fed since it was armed"""
+    unobserved: _builtins.int
+    """answered frames that drift monitor and sampler were not shown, for want of time"""
     @_builtins.property
     def latency_us(self) -> Global___Histogram:
         """time in the interpreter, per request"""
@@ -169,14 +176,110 @@ class ModelInterval(_message.Message):
         labels: _abc.Iterable[_builtins.int] | None = ...,
         drift_score: _builtins.float = ...,
         drift_frames: _builtins.int = ...,
+        unobserved: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "latency_us", b"latency_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "count", b"count", "digest", b"digest", "drift_frames", b"drift_frames", "drift_score", b"drift_score", "errors", b"errors", "interval_ms", b"interval_ms", "labels", b"labels", "latency_us", b"latency_us", "model", b"model", "release", b"release", "start_us", b"start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_ppm", b"confidence_ppm", "count", b"count", "digest", b"digest", "drift_frames", b"drift_frames", "drift_score", b"drift_score", "errors", b"errors", "interval_ms", b"interval_ms", "labels", b"labels", "latency_us", b"latency_us", "model", b"model", "release", b"release", "start_us", b"start_us", "unobserved", b"unobserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelInterval: _TypeAlias = ModelInterval  # noqa: Y015
+
+@_typing.final
+class ComparisonInterval(_message.Message):
+    """How a champion and its challenger compared in one interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_US_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CHALLENGER_RELEASE_FIELD_NUMBER: _builtins.int
+    CHALLENGER_DIGEST_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DISAGREED_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    DISTANCE_PPM_FIELD_NUMBER: _builtins.int
+    LATENCY_US_FIELD_NUMBER: _builtins.int
+    CHALLENGER_LATENCY_US_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_PPM_FIELD_NUMBER: _builtins.int
+    CHALLENGER_CONFIDENCE_PPM_FIELD_NUMBER: _builtins.int
+    start_us: _builtins.int
+    """device time, microseconds since 1970 UTC"""
+    interval_ms: _builtins.int
+    model: _builtins.str
+    release: _builtins.int
+    """of the champion"""
+    digest: _builtins.str
+    challenger_release: _builtins.int
+    challenger_digest: _builtins.str
+    mode: _builtins.str
+    """shadow or split"""
+    compared: _builtins.int
+    """frames that both answered"""
+    disagreed: _builtins.int
+    """of those, frames for which they chose differently"""
+    skipped: _builtins.int
+    """requests that were drawn, and not copied for want of room or of processor time"""
+    failed: _builtins.int
+    """copies to which the challenger gave no answer"""
+    answered: _builtins.int
+    """split: requests that the challenger answered"""
+    fallbacks: _builtins.int
+    """split: requests of its keys that the champion answered, for it was gone or late"""
+    @_builtins.property
+    def distance_ppm(self) -> Global___Histogram:
+        """between the two answers, parts per million of the largest"""
+
+    @_builtins.property
+    def latency_us(self) -> Global___Histogram:
+        """of compared frames, in the champion's interpreter"""
+
+    @_builtins.property
+    def challenger_latency_us(self) -> Global___Histogram: ...
+    @_builtins.property
+    def confidence_ppm(self) -> Global___Histogram:
+        """of compared frames, as in ModelInterval"""
+
+    @_builtins.property
+    def challenger_confidence_ppm(self) -> Global___Histogram: ...
+    def __init__(
+        self,
+        *,
+        start_us: _builtins.int = ...,
+        interval_ms: _builtins.int = ...,
+        model: _builtins.str = ...,
+        release: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        challenger_release: _builtins.int = ...,
+        challenger_digest: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        compared: _builtins.int = ...,
+        disagreed: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        fallbacks: _builtins.int = ...,
+        distance_ppm: Global___Histogram | None = ...,
+        latency_us: Global___Histogram | None = ...,
+        challenger_latency_us: Global___Histogram | None = ...,
+        confidence_ppm: Global___Histogram | None = ...,
+        challenger_confidence_ppm: Global___Histogram | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenger_confidence_ppm", b"challenger_confidence_ppm", "challenger_latency_us", b"challenger_latency_us", "confidence_ppm", b"confidence_ppm", "distance_ppm", b"distance_ppm", "latency_us", b"latency_us"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "challenger_confidence_ppm", b"challenger_confidence_ppm", "challenger_digest", b"challenger_digest", "challenger_latency_us", b"challenger_latency_us", "challenger_release", b"challenger_release", "compared", b"compared", "confidence_ppm", b"confidence_ppm", "digest", b"digest", "disagreed", b"disagreed", "distance_ppm", b"distance_ppm", "failed", b"failed", "fallbacks", b"fallbacks", "interval_ms", b"interval_ms", "latency_us", b"latency_us", "mode", b"mode", "model", b"model", "release", b"release", "skipped", b"skipped", "start_us", b"start_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonInterval: _TypeAlias = ComparisonInterval  # noqa: Y015
 
 @_typing.final
 class Histogram(_message.Message):
@@ -280,7 +383,10 @@ Global___HostInterval: _TypeAlias = HostInterval  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart."""
+    """Something happened. `kind` is one of: drift_warning, drift_alarm, drift_cleared, install, refused, runtime_restart,
+    inference_held_back, inference_free, challenger_committed, challenger_refused, challenger_rolled_back,
+    challenger_restart.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

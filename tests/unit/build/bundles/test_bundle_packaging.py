@@ -16,7 +16,7 @@ from dsops.errors import (
     OverSize,
     UntrustedBundle,
 )
-from dsops.needs import operators_of
+from dsops.operators import operators_of
 from dsops.profile import Profile
 from dsops_controller.build.bundles.documents.provenance import Signer
 from dsops_controller.build.bundles.package import build_bundle, build_bundles

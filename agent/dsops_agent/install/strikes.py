@@ -1,0 +1,48 @@
+"""Whose fault it is that the inference process died, again and again. Pure.
+
+A death counts against every bundle that was in flight: against one when its thread is known to have crashed or hung,
+or when nothing else ran. Where several ran, each gets a strike, and of those that have too many the one that was
+activated last is taken: what changed last is the likeliest cause. If it was another one, that has its strikes still,
+and the next death is its end. A death while nothing ran is nobody's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dsops_agent.install.ports import Death, Suspect
+
+
+@dataclass
+class Strikes:
+    """The deaths of late, by the bundles that were in flight.
+
+    Attributes:
+        most: So many within ``span_s`` seconds are too many.
+        span_s: How long a strike counts.
+    """
+
+    most: int
+    span_s: float
+    _times: dict[Suspect, list[float]] = field(default_factory=dict)
+
+    def add(self, death: Death, now_s: float, newness: Callable[[Suspect], int]) -> Suspect | None:
+        """Count a death; return the bundle that has too many now, if one has.
+
+        Args:
+            death: What is known of it.
+            now_s: When.
+            newness: Tells the order in which bundles were activated.
+        """
+        since_s = now_s - self.span_s
+        kept = {suspect: [at_s for at_s in times if at_s > since_s] for suspect, times in self._times.items()}
+        self._times = {suspect: times for suspect, times in kept.items() if times}
+        for suspect in set(death.suspects):
+            self._times.setdefault(suspect, []).append(now_s)
+        guilty = [one for one in set(death.suspects) if len(self._times[one]) >= self.most]
+        if not guilty:
+            return None
+        return max(guilty, key=lambda one: (newness(one), one.model))
+
+    def forget(self, suspect: Suspect) -> None:
+        """Take note that a bundle is out of service, for good: a pardon begins at nothing."""
+        self._times.pop(suspect, None)

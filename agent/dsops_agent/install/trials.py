@@ -1,0 +1,54 @@
+"""What each model's newest activation is measured by, kept in the journal: a restart on probation loses none of it."""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from dsops.manifest import Frozen, Sha256
+from dsops_agent.install.journal import Journal
+from dsops_agent.install.ports import Suspect
+from dsops_agent.runtime.figures import Figures
+
+
+class Trial(Frozen):
+    """One activation: the bundle, its number among all activations, and what the release before it did."""
+
+    digest: Sha256
+    number: int
+    baseline: Figures | None = None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The newest activation of every model."""
+
+    journal: Journal
+
+    def begin(self, model: str, digest: str, baseline: Figures | None) -> None:
+        """Keep that a bundle is activated in the place of one that did ``baseline``."""
+        with self.journal.transaction():
+            trial = Trial(digest=digest, number=self.journal.next("trial"), baseline=baseline)
+            self.journal.set(_name(model), trial.model_dump_json())
+
+    def end(self, model: str) -> None:
+        """Forget it: what is served now was there before."""
+        if self.journal.get(_name(model)):
+            self.journal.set(_name(model), "")
+
+    def of(self, model: str, digest: str) -> Trial | None:
+        """Return the trial of a bundle, if its activation was the newest of the model."""
+        text = self.journal.get(_name(model))
+        try:
+            trial = Trial.model_validate_json(text) if text else None
+        except ValidationError:  # of another version of the agent: there is nothing to measure by then
+            return None
+        return trial if trial and trial.digest == digest else None
+
+    def newness(self, suspect: Suspect) -> int:
+        """Return the number of a bundle's activation; 0 of one that was there before the newest."""
+        trial = self.of(suspect.model, suspect.digest)
+        return trial.number if trial else 0
+
+
+def _name(model: str) -> str:
+    return f"trial of {model}"

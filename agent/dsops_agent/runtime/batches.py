@@ -1,0 +1,121 @@
+"""Several frames in one run of the interpreter, where that changes no answer and saves time.
+
+Whether a model allows it is tried, not guessed: the first requests with enough frames are answered frame by frame, and
+the same frames are then run together. Only when every stored output is the same to the last bit, and the time a frame
+is shorter, are later requests answered that way. So an answer never depends on the company that a frame came in. A
+model whose graph fixes the number of frames, keeps a state or mixes frames is found out by this, and costs no memory
+afterwards. The proof of a bundle does the same in its throw-away process, before the data process does.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from enum import Enum
+
+import numpy as np
+
+from dsops.errors import DsopsError
+from dsops_agent.runtime.interpreter import Interpreter
+from dsops_agent.runtime.litert import Array
+
+logger = logging.getLogger(__name__)
+
+BATCH_FRAMES = 8
+"""Frames of one run. Larger batches gain little more, and take more memory and more time from other callers."""
+TRIED_FRAMES = 32
+"""So many frames must be answered alike before batches are trusted."""
+MOST_BYTES = 16 << 20
+"""Inputs and outputs of a batch are no larger: with large frames nothing is gained, and much memory taken."""
+MOST_TIME = 0.95
+"""A frame of a batch must take no more than this share of what a single one takes."""
+
+
+class State(Enum):
+    """Whether a model is run in batches."""
+
+    UNTRIED = "untried"
+    """Not enough frames came at once yet."""
+    REFUSED = "refused"
+    """It does not allow it, answers differently, or gains nothing."""
+    TRUSTED = "trusted"
+    """It answers the same, and faster."""
+
+
+class Batches:
+    """Runs :data:`BATCH_FRAMES` frames at once, once that is known to be right.
+
+    Args:
+        single: The model's own interpreter, which runs frame by frame.
+        most_time: The share of its time that a frame of a batch may take.
+    """
+
+    def __init__(self, single: Interpreter, most_time: float = MOST_TIME) -> None:
+        self._single = single
+        self._most_time = most_time
+        self._batched: Interpreter | None = None
+        self._trying = threading.Lock()
+        self._alike = 0
+        self._batch_ns: list[int] = []
+        self._single_ns: list[float] = []
+        size_bytes = sum(math.prod(one.shape) * one.dtype.itemsize for one in (*single.inputs, *single.outputs))
+        is_out = single.runtime.delegate or size_bytes * BATCH_FRAMES > MOST_BYTES  # a delegate fixes shapes
+        self.state = State.REFUSED if is_out else State.UNTRIED
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run :data:`BATCH_FRAMES` frames; only when the state is trusted, and in turn with all other callers.
+
+        Raises:
+            InvalidModel: The interpreter fails.
+        """
+        assert self._batched is not None
+        return self._batched.run_stored(inputs)
+
+    def try_on(self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float]) -> None:
+        """Run frames together that were answered one by one, and compare; does nothing when there is nothing to learn.
+
+        Callers need not take turns with others for it.
+
+        Args:
+            inputs: Stored inputs, each [n, ...].
+            outputs: What the model answered, stored, each [n, ...].
+            latency_us: How long each frame took.
+        """
+        is_telling = any((frames[1:] != frames[:1]).any() for frames in inputs)  # equal frames hide that they are mixed
+        if self.state is not State.UNTRIED or not is_telling or not self._trying.acquire(blocking=False):
+            return
+        try:
+            if self.state is State.UNTRIED:  # another thread may have decided in between
+                self._compare(inputs, outputs, latency_us)
+        except (DsopsError, MemoryError) as error:
+            self._refuse(str(error) or "it takes too much memory")
+        finally:
+            self._trying.release()
+
+    def _compare(self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float]) -> None:
+        batched = self._batched = self._batched or self._single.batched(BATCH_FRAMES)
+        for start in range(0, len(inputs[0]) - BATCH_FRAMES + 1, BATCH_FRAMES):
+            rows = slice(start, start + BATCH_FRAMES)
+            began_ns = time.perf_counter_ns()
+            found = batched.run_stored([frames[rows] for frames in inputs])
+            self._batch_ns.append(time.perf_counter_ns() - began_ns)
+            self._single_ns.append(sum(latency_us[rows]) * 1000)
+            if not all(_is_same(got, expected[rows]) for got, expected in zip(found, outputs, strict=True)):
+                self._refuse("frames are answered otherwise when they are run together")
+                return
+            self._alike += BATCH_FRAMES
+        if self._alike < TRIED_FRAMES:
+            return
+        if min(self._batch_ns) > self._most_time * min(self._single_ns):  # the least disturbed of each
+            self._refuse("it takes no less time")
+            return
+        self.state = State.TRUSTED
+
+    def _refuse(self, why: str) -> None:
+        logger.info("frames of this model are run one by one: %s", why)
+        self.state, self._batched = State.REFUSED, None
+
+
+def _is_same(got: Array, expected: Array) -> bool:
+    return got.shape == expected.shape and np.array_equal(got.view(np.uint8), expected.view(np.uint8))

@@ -1,0 +1,210 @@
+"""One champion and its challenger in the champion's runtime: copies go to the challenger, or requests of some keys do.
+
+The request path draws, and puts a copy into a queue with bounds; nothing of it waits. The thread of the duel takes
+copies while the budget of processor time allows it, asks, compares and counts. A request that the challenger shall
+answer waits for it, but not for long, and not at all for a while after it gave no answer: then the champion answers.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dsops.clock import Clock
+from dsops.directive import Mode
+from dsops_agent.rival import Rival
+from dsops_agent.runtime.answer import Answer, Values
+from dsops_agent.runtime.compare import confidences, difference
+from dsops_agent.runtime.comparison import Comparison
+from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
+from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalUnavailable
+from dsops_agent.runtime.split import goes_to_challenger
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 32
+MAX_WAITING_BYTES = 8 << 20
+SHADOW_TIMEOUT_S = 5.0
+REST_S = 1.0
+"""How long a challenger that gave no answer is not asked for one that a caller waits for."""
+AFTER_S = 0.01
+"""How long after its answer a copy waits at least: until then the champion's answer is on its way out."""
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A request that the champion answered; ``due_s`` is when the challenger may be asked."""
+
+    served: ServedModel
+    inputs: Mapping[str, Array]
+    answer: Answer
+    request_id: str
+    due_s: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of its arrays."""
+        return sum(array.nbytes for array in (*self.inputs.values(), *self.answer.outputs))
+
+
+class Duel:
+    """One challenger beside its champion. Safe to call from several threads; ``run`` is the body of one.
+
+    Args:
+        rival: The challenger.
+        put: Takes each finished record.
+        interval_s: Length of an interval.
+        wait_s: How long a caller may wait for the challenger.
+        clock: Tells the time.
+        chance: Returns a number from 0 to 1, evenly spread.
+    """
+
+    def __init__(
+        self,
+        rival: Rival,
+        put: Callable[[Kind, bytes, bool], None],
+        interval_s: float,
+        wait_s: float,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self.rival = rival
+        self._put = put
+        self._interval_s = interval_s
+        self._wait_s = wait_s
+        self._clock = clock
+        self._chance = chance
+        self._client = RivalClient(rival)
+        self._allowance = CpuAllowance(rival.cpu_share, clock.monotonic_s())
+        self._seen_cpu_s: float | None = None
+        self._copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._comparison: Comparison | None = None
+        self._due_s = clock.monotonic_s() + interval_s
+        self._rests_until_s = 0.0
+        self._stopped = threading.Event()
+
+    # On the request path.
+
+    def watch(self, served: ServedModel, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+        """Take note of an answered request; of a share of them a copy is kept for the challenger. Never waits."""
+        if self.rival.mode is not Mode.SHADOW or self._chance() >= self.rival.share:
+            return
+        copy = Copy(served, inputs, answer, request_id, self._clock.monotonic_s() + AFTER_S)
+        size = copy.size_bytes
+        with self._lock:
+            if self._copies.qsize() >= MAX_WAITING or (
+                self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
+            ):
+                self._of(copy.served).skipped += 1
+                return
+            self._waiting_bytes += size
+        self._copies.put(copy)
+
+    def answer(self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str) -> RivalAnswer | None:
+        """Return the challenger's answer if the key is one of its own and it gives one in time; else None."""
+        rival = self.rival
+        if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
+            return None
+        found = None
+        if self._clock.monotonic_s() >= self._rests_until_s:
+            try:
+                found = self._client.ask(served, inputs, request_id, served.offered, self._wait_s)
+            except RivalUnavailable as error:
+                self._rests_until_s = self._clock.monotonic_s() + REST_S
+                logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)
+        with self._lock:
+            counts = self._of(served)
+            counts.answered += found is not None
+            counts.fallbacks += found is None
+        return found
+
+    # The duel's thread.
+
+    def run(self) -> None:
+        """Ask and compare until :meth:`stop`; then report what was found."""
+        while not self._stopped.is_set():
+            try:
+                self._compare(self._copies.get(timeout=_LOOK_S))
+            except queue.Empty:
+                pass
+            except Exception:  # the border of the thread: one copy's trouble is not the next one's
+                logger.exception("a copy could not be compared")
+            if self._clock.monotonic_s() >= self._due_s:
+                self._end_interval()
+        self._client.close()
+        self._end_interval()
+
+    def stop(self) -> None:
+        """Let :meth:`run` return."""
+        self._stopped.set()
+
+    def _compare(self, copy: Copy) -> None:
+        self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
+        with self._lock:
+            self._waiting_bytes -= copy.size_bytes
+        if not self._may_spend():
+            with self._lock:
+                self._of(copy.served).skipped += 1
+            return
+        began_s = time.thread_time()
+        served, named = copy.served, _default_outputs(copy)
+        try:
+            theirs = self._client.ask(served, copy.inputs, copy.request_id, named, SHADOW_TIMEOUT_S)
+            found = difference(served.manifest.task, named, theirs.named)
+        except (RivalUnavailable, KeyError, ValueError) as error:
+            logger.debug("model %s: nothing to compare: %s", served.name, error)
+            with self._lock:
+                self._of(served).failed += 1
+            self._stopped.wait(REST_S if isinstance(error, RivalUnavailable) else 0.0)
+        else:
+            sure = confidences(served.manifest, named), confidences(served.manifest, theirs.named)
+            frames = len(found.distance)
+            latency_us = list(copy.answer.latency_us), [theirs.latency_us / frames] * frames
+            with self._lock:
+                self._of(served).add(found, latency_us, sure)
+        self._allowance.spend(time.thread_time() - began_s)
+
+    def _may_spend(self) -> bool:
+        """Pay for what the challenger's process has taken since the last look; return whether anything is left."""
+        try:
+            cpu_s = process_cpu_s(self.rival.pid)
+        except OSError:  # it is gone, and asking it will say so
+            return True
+        if self._seen_cpu_s is not None:
+            self._allowance.spend(cpu_s - self._seen_cpu_s)
+        self._seen_cpu_s = cpu_s
+        return self._allowance.has_any(self._clock.monotonic_s())
+
+    def _of(self, served: ServedModel) -> Comparison:
+        """Return the counts of this interval; a new champion begins new ones."""
+        if self._comparison is not None and self._comparison.digest != served.digest:
+            self._report(self._comparison)
+            self._comparison = None
+        if self._comparison is None:
+            now, now_s = self._clock.now(), self._clock.monotonic_s()
+            self._comparison = Comparison(served.manifest, served.digest, self.rival, now, now_s)
+        return self._comparison
+
+    def _end_interval(self) -> None:
+        with self._lock:
+            ended, self._comparison = self._comparison, None
+        self._due_s = self._clock.monotonic_s() + self._interval_s
+        if ended is not None:
+            self._report(ended)
+
+    def _report(self, comparison: Comparison) -> None:
+        if not comparison.is_empty:
+            self._put(Kind.TELEMETRY, comparison.encode(self._clock.monotonic_s()), False)
+
+
+def _default_outputs(copy: Copy) -> dict[str, Values]:
+    offered = copy.served.offered.values()
+    return {output.name: output.take(copy.answer) for output in offered if output.by_default}

@@ -1,0 +1,183 @@
+"""What the interpreters run at this moment, in a file that outlives the process: who it was when it dies, or hangs.
+
+The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the served bundle
+when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A shared
+mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not
+forced to the disk: after a power cut nobody asks.
+
+Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` beside it ("Current thread 0x...").
+"""
+
+import faulthandler
+import logging
+import mmap
+import os
+import re
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+FILE, FAULT = "flight", "fault"
+SLOTS = 64
+_RUNNING = struct.Struct("@QQ")
+"""When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
+_WHO = struct.Struct("@64s128s")
+_SLOT_BYTES = 256
+_CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A frame that an interpreter runs, or ran when its process died.
+
+    Attributes:
+        model: The model.
+        digest: Its bundle.
+        for_s: For how long.
+        thread: The thread, as :func:`threading.get_ident` names it.
+    """
+
+    model: str
+    digest: str
+    for_s: float
+    thread: int
+
+
+class Marks(Protocol):
+    """Is told when a frame begins and when it ends."""
+
+    def begin(self) -> None:
+        """Take note that this thread runs a frame."""
+        ...
+
+    def end(self) -> None:
+        """Take note that the frame has ended, whatever came of it."""
+        ...
+
+
+class Unmarked:
+    """Keeps nothing: for a process whose parent knows what it runs."""
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
+class Slot:
+    """The marks of one served bundle, whose frames run one after the other."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+
+    def begin(self) -> None:
+        """Write when, and on which thread."""
+        _RUNNING.pack_into(self._memory, self._offset, time.monotonic_ns(), threading.get_ident())
+
+    def end(self) -> None:
+        """Write that nothing runs."""
+        _RUNNING.pack_into(self._memory, self._offset, 0, 0)
+
+
+class FlightRecorder:
+    """The file, as the data process writes it; made with the first bundle, in place of that of the process before.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._memory: mmap.mmap | None = None
+        self._free = list(reversed(range(SLOTS)))
+        self._lock = threading.RLock()  # a slot may be given back while another is taken, by the garbage collector
+
+    def open(self, model: str, digest: str) -> Marks:
+        """Return the marks of a bundle; they are given back with the last reference to them.
+
+        Where there is no room for the file, a model is served all the same; its crashes are nobody's then.
+        """
+        with self._lock:
+            try:
+                memory = self._memory = self._memory or self._make()
+            except OSError as error:
+                logger.warning("%s cannot be made: %s", self._path, error.strerror)
+                return Unmarked()
+            if not self._free:
+                return Unmarked()
+            number = self._free.pop()
+            offset = number * _SLOT_BYTES
+            _RUNNING.pack_into(memory, offset, 0, 0)
+            _WHO.pack_into(memory, offset + _RUNNING.size, digest.encode(), model.encode()[:128])
+        slot = Slot(memory, offset)
+        weakref.finalize(slot, self._give_back, memory, number)
+        return slot
+
+    def _make(self) -> mmap.mmap:
+        self._path.unlink(missing_ok=True)  # who still looks at the old one keeps it
+        with self._path.open("w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, SLOTS * _SLOT_BYTES)  # a hole could end the process on a full disk
+            return mmap.mmap(file.fileno(), SLOTS * _SLOT_BYTES)
+
+    def _give_back(self, memory: mmap.mmap, number: int) -> None:
+        with self._lock:
+            _RUNNING.pack_into(memory, number * _SLOT_BYTES, 0, 0)
+            self._free.append(number)
+
+
+@contextmanager
+def fault_file(folder: Path) -> Iterator[None]:
+    """Let this process write into ``fault`` which of its threads crashed, should one."""
+    with (folder / FAULT).open("wb") as file:
+        faulthandler.enable(file, all_threads=True)  # only then it says which thread is the current one
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+
+
+def forget_flight(folder: Path) -> None:
+    """Remove what an earlier process left, so that it is not taken for that of the next."""
+    for name in (FILE, FAULT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_flight(folder: Path) -> tuple[InFlight, ...]:
+    """Return what runs, longest first; nothing when there is no file."""
+    try:
+        data = (folder / FILE).read_bytes()
+    except OSError:
+        return ()
+    now_ns = time.monotonic_ns()
+    found = []
+    for offset in range(0, len(data) - _SLOT_BYTES + 1, _SLOT_BYTES):
+        began_ns, thread = _RUNNING.unpack_from(data, offset)
+        if began_ns:
+            digest, model = (text.rstrip(b"\0").decode(errors="replace") for text in _who(data, offset))
+            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread))
+    return tuple(sorted(found, key=lambda one: -one.for_s))
+
+
+def read_crashed(folder: Path) -> tuple[InFlight, ...]:
+    """Return what ran in a process that is dead: of the thread that crashed if that is known, else of every thread."""
+    ran = read_flight(folder)
+    try:
+        current = _CURRENT.search((folder / FAULT).read_bytes())
+    except OSError:
+        current = None
+    return tuple(one for one in ran if one.thread == int(current[1], 16)) if current else ran
+
+
+def _who(data: bytes, offset: int) -> tuple[bytes, bytes]:
+    digest, model = _WHO.unpack_from(data, offset + _RUNNING.size)
+    return digest, model

@@ -1,0 +1,139 @@
+"""Models that crash or hang a real inference process, and who is held to account for it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from runtime_breakers import CRASHES, HANGS, make_breaker
+from runtime_bundles import MadeBundle
+
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc
+from dsops.clock import SystemClock
+from dsops_agent.install.ports import Death, ProveLimits, Suspect
+from dsops_agent.proof import Prover
+from dsops_agent.runtime.flight import read_flight
+from dsops_agent.runtime_process import Launch
+from dsops_agent.supervisor import RuntimeSupervisor, Told
+from dsops_agent.telemetry.collect import SpoolEvents
+from dsops_agent.telemetry.spool import Spool
+
+pytestmark = pytest.mark.integration
+
+HANG_S = 2.0
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for a condition; the limit only ends a test that would fail anyway."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.01)
+
+
+class Device:
+    """A supervisor with a real inference process, and programs that ask it."""
+
+    def __init__(self, folder: Path, run_folder: Path) -> None:
+        self.deaths: list[Death] = []
+        self.folder = run_folder
+        clock = SystemClock()
+        self._spool = Spool(folder / "spool", 1 << 20)
+        launch = Launch(run_folder, "{}", hang_s=HANG_S)
+        events = SpoolEvents(self._spool, clock)
+        told = Told(lambda _: None, self.deaths.append)
+        self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
+        self._thread = threading.Thread(target=self.supervisor.run)
+        self._thread.start()
+        assert self.supervisor.ready.wait(60)
+
+    def serve(self, bundle: MadeBundle) -> None:
+        manifest = bundle.manifest
+        self.supervisor.activate(manifest.model, bundle.path, bundle.digest, manifest.release)
+
+    def ask(self, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
+        """Return the answer, or None when there is none."""
+        with grpc.insecure_channel(f"unix:{self.folder / 'inference.sock'}") as channel:
+            stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+            request = pb.ModelInferRequest(model_name=model)
+            request.inputs.add(name="x", datatype="INT32", shape=[1])
+            request.raw_input_contents.append(value.tobytes())
+            try:
+                response = stub.ModelInfer(request, timeout=timeout_s)
+            except grpc.RpcError:
+                return None
+        return int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
+
+    def stop(self) -> None:
+        self.supervisor.leave()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self._spool.close()
+
+
+@pytest.fixture
+def device(tmp_path: Path, short_path: Path) -> Iterator[Device]:
+    device = Device(tmp_path, short_path)
+    yield device
+    device.stop()
+
+
+@pytest.mark.parametrize("kind", ["dividing", "endless"])
+def test_a_model_that_breaks_at_some_inputs_passes_its_proof(tmp_path: Path, kind: str) -> None:
+    bundle = make_breaker(tmp_path, kind, 1)
+    Prover(1).prove(bundle.path, ProveLimits(timeout_s=120.0, memory_bytes=2 << 30))
+
+
+def test_the_model_whose_kernel_crashed_is_named_though_another_one_ran(device: Device, tmp_path: Path) -> None:
+    bad, busy = make_breaker(tmp_path, "dividing", 1, "bad"), make_breaker(tmp_path, "endless", 1, "busy")
+    device.serve(bad)
+    device.serve(busy)
+    assert device.ask("bad", np.array([5], np.int32)) == 0
+    other = threading.Thread(target=device.ask, args=("busy", np.array([1200], np.int32)))
+    other.start()
+    eventually(lambda: [one.model for one in read_flight(device.folder)] == ["busy"])
+    assert device.ask("bad", CRASHES) is None
+    eventually(lambda: len(device.deaths) == 1, 60)
+    other.join(60)
+    assert device.deaths[0].suspects == (Suspect("bad", bad.digest),)
+    assert not device.deaths[0].is_hang
+    assert "SIGFPE" in device.deaths[0].why
+
+
+def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(device: Device, tmp_path: Path) -> None:
+    endless, sound = make_breaker(tmp_path, "endless", 1, "endless"), make_breaker(tmp_path, "sound", 1, "sound")
+    device.serve(endless)
+    device.serve(sound)
+    pid = device.supervisor.pid
+    hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
+    hung.start()
+    assert device.ask("sound", np.array([9], np.int32)) == 2, "another model answers meanwhile"
+    eventually(lambda: len(device.deaths) == 1, 90)
+    hung.join(90)
+    assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
+    assert device.deaths[0].is_hang
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    eventually(lambda: device.supervisor.pid not in (None, pid), 60)
+
+
+def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(
+    device: Device, tmp_path: Path
+) -> None:
+    sound = make_breaker(tmp_path, "sound", 1)
+    assert device.supervisor.figures("counter") is None
+    device.serve(sound)
+    for value in range(5):
+        assert device.ask("counter", np.array([value], np.int32)) == value
+    figures = device.supervisor.figures("counter")
+    assert figures is not None
+    assert (figures.digest, figures.requests, figures.failures, sum(figures.bins)) == (sound.digest, 5, 0, 5)
+    device.serve(sound)
+    figures = device.supervisor.figures("counter")
+    assert figures is not None
+    assert figures.requests == 0

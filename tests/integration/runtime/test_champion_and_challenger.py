@@ -1,0 +1,282 @@
+"""Champion and challenger in real processes, as the agent starts them: mirrored, split, killed."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from runtime_bundles import LABELS, MadeBundle, frames, make_bundle
+
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
+from dsops.clock import SystemClock
+from dsops.directive import Mode
+from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
+from dsops_agent.install.places import challenger_place
+from dsops_agent.proof import Prover
+from dsops_agent.rival import Rival
+from dsops_agent.runtime_process import Launch
+from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.telemetry.collect import SpoolEvents
+from dsops_agent.telemetry.spool import Spool
+
+pytestmark = pytest.mark.integration
+
+MODEL = "compass"
+PLACE = challenger_place(MODEL)
+
+
+class Device:
+    """The runtime of the champions and the process of a challenger, as the agent has them."""
+
+    def __init__(self, folder: Path, run_folder: Path) -> None:
+        self.clock = SystemClock()
+        self.run_folder = run_folder
+        self.spool = Spool(folder / "spool", 8 << 20)
+        self.events = SpoolEvents(self.spool, self.clock)
+        self.started: list[tuple[str, bool]] = []
+        self.champions = self.supervise(self.launch(run_folder, {}), lambda _is_first: None)
+        self.processes = ChallengerProcesses(
+            run_folder,
+            self.supervise,
+            lambda place, mode: self.launch(place, {"shadow": mode is Mode.SHADOW, "drift_enabled": False}),
+            lambda model, has_ended: self.started.append((model, has_ended)),
+        )
+        self.runtimes = Runtimes(self.champions, self.processes)
+        self.thread = threading.Thread(target=self.champions.run)
+        self.thread.start()
+        self.channel = grpc.insecure_channel(f"unix:{run_folder / 'inference.sock'}")
+        self.stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def launch(self, folder: Path, more: dict[str, object]) -> Launch:
+        settings = {"interval_s": 0.2, "challenger_wait_s": 2.0, "samples": {"bytes_per_day": 0}}
+        return Launch(folder, json.dumps(settings | more))
+
+    def supervise(self, launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        return RuntimeSupervisor(launch, Prover(1), self.spool, self.events, self.clock, started)
+
+    def activate(self, place: str, bundle: MadeBundle) -> None:
+        self.runtimes.activate(place, bundle.path, bundle.digest, bundle.manifest.release)
+
+    def begin(self, champion: MadeBundle, challenger: MadeBundle, mode: Mode, share: float, cpu: float = 1.0) -> None:
+        """Serve a champion, and have a challenger compared with it."""
+        assert self.champions.ready.wait(60)
+        self.activate(MODEL, champion)
+        self.runtimes.want({MODEL: mode})
+        self.compare(challenger, mode, share, cpu)
+
+    def compare(self, challenger: MadeBundle, mode: Mode, share: float, cpu: float = 1.0) -> None:
+        wait_for(lambda: self.runtimes.endpoint(MODEL) is not None, "the challenger's process does not start")
+        self.activate(PLACE, challenger)
+        endpoint = self.runtimes.endpoint(MODEL)
+        assert endpoint is not None
+        rival = Rival(
+            socket=endpoint.socket,
+            pid=endpoint.pid,
+            digest=challenger.digest,
+            release=challenger.manifest.release,
+            mode=mode,
+            share=share,
+            cpu_share=cpu,
+            salt="de-7",
+        )
+        self.runtimes.compare({MODEL: rival})
+
+    def ask(self, key: str = "", version: str = "", count: int = 1) -> pb.ModelInferResponse:
+        message = pb.ModelInferRequest(model_name=MODEL, model_version=version)
+        rows = frames(count)
+        message.inputs.add(name="image", datatype="FP32", shape=rows.shape)
+        message.raw_input_contents.append(rows.astype("<f4").tobytes())
+        if key:
+            message.parameters["key"].string_param = key
+        return self.stub.ModelInfer(message, timeout=30, wait_for_ready=True)
+
+    def digest(self, key: str = "", version: str = "") -> str:
+        return str(self.ask(key, version).parameters["digest"].string_param)
+
+    def records(self) -> list[telemetry_pb2.TelemetryRecord]:
+        batch = self.spool.batch("telemetry", 8 << 20, 10_000)
+        return [telemetry_pb2.TelemetryRecord.FromString(data) for data in batch.records] if batch else []
+
+    def comparisons(self) -> list[telemetry_pb2.ComparisonInterval]:
+        return [record.comparison for record in self.records() if record.WhichOneof("kind") == "comparison"]
+
+    def intervals(self, bundle: MadeBundle) -> int:
+        """Return how many answers of a bundle were reported."""
+        return sum(record.model.count for record in self.records() if record.model.digest == bundle.digest)
+
+    def kill(self) -> None:
+        endpoint = self.runtimes.endpoint(MODEL)
+        assert endpoint is not None
+        os.kill(endpoint.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.processes.leave()
+        self.champions.leave()
+        self.processes.join(20)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        self.spool.close()
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def device(tmp_path: Path, short_path: Path) -> Iterator[Device]:
+    made = Device(tmp_path, short_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[MadeBundle, MadeBundle]:
+    """A champion, and a challenger that calls every direction by the name of the next."""
+    return make_bundle(tmp_path), make_bundle(tmp_path, release=2, gain=3.0, labels=LABELS[1:] + LABELS[:1])
+
+
+def total(comparisons: list[telemetry_pb2.ComparisonInterval], name: str) -> int:
+    return int(sum(getattr(one, name) for one in comparisons))
+
+
+def test_copies_go_to_a_shadow_and_its_answers_to_nobody(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    for _ in range(20):
+        assert device.digest() == champion.digest
+        time.sleep(0.01)
+    wait_for(lambda: total(device.comparisons(), "compared") == 20, "copies are not compared")
+    found = device.comparisons()
+    assert total(found, "disagreed") == 20, "labels were not compared by their names"
+    assert (total(found, "skipped"), total(found, "failed"), total(found, "answered")) == (0, 0, 0)
+    one = found[0]
+    assert (one.model, one.release, one.challenger_release, one.mode) == (MODEL, 1, 2, "shadow")
+    assert (one.digest, one.challenger_digest) == (champion.digest, challenger.digest)
+    for name in ("latency_us", "challenger_latency_us", "confidence_ppm", "challenger_confidence_ppm", "distance_ppm"):
+        assert sum(getattr(each, name).count for each in found) == 20
+        assert sum(getattr(each, name).sum for each in found) > 0
+    assert device.intervals(challenger) == 0, "answers that nobody got are reported as answers"
+    wait_for(lambda: device.intervals(champion) == 20, "the champion's answers are not reported")
+
+
+def test_the_same_bundle_as_a_shadow_agrees_with_itself(device: Device, tmp_path: Path) -> None:
+    champion, challenger = make_bundle(tmp_path), make_bundle(tmp_path, release=2)
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    device.ask(count=40)
+    wait_for(lambda: total(device.comparisons(), "compared") == 40, "copies are not compared")
+    assert total(device.comparisons(), "disagreed") == 0
+    assert sum(each.distance_ppm.sum for each in device.comparisons()) == 0
+
+
+def test_the_budget_of_processor_time_holds_copies_back(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0, cpu=0.001)
+    device.ask()
+    asked = 1
+
+    def is_held_back() -> bool:
+        nonlocal asked
+        for _ in range(20):
+            assert device.digest() == champion.digest
+        asked += 20
+        return total(device.comparisons(), "skipped") > 0
+
+    wait_for(is_held_back, "nothing was skipped")
+
+    def accounted() -> int:
+        found = device.comparisons()
+        return total(found, "compared") + total(found, "skipped")
+
+    wait_for(lambda: accounted() == asked, "a copy is neither compared nor counted as skipped")
+
+
+def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    stop = threading.Event()
+    answers: list[str] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(device.digest())
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    for _ in range(2):
+        device.started.clear()
+        device.kill()
+        wait_for(lambda: device.started == [(MODEL, True)], "the challenger's process is not started again")
+        device.compare(challenger, Mode.SHADOW, 1.0)
+        before = total(device.comparisons(), "compared")
+        wait_for(lambda before=before: total(device.comparisons(), "compared") > before, "no more is compared")
+    stop.set()
+    for asker in askers:
+        asker.join(30)
+        assert not asker.is_alive(), "a request failed or hangs"
+    assert set(answers) == {champion.digest}
+
+
+def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 0.5)
+    keys = [f"user-{number}" for number in range(60)]
+    first = [device.digest(key) for key in keys]
+    assert set(first) == {champion.digest, challenger.digest}
+    assert [device.digest(key) for key in keys] == first
+    assert device.digest() == champion.digest, "who has no key gets the champion"
+    mine = keys[first.index(challenger.digest)]
+    assert device.digest(mine, version="1") == champion.digest, "who names a release gets it"
+    response = device.ask(mine)
+    assert (response.model_version, response.parameters["release"].int64_param) == ("2", 2)
+    labels = {tensor.name: raw for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+    assert labels["label"][4:].decode() == LABELS[1], "the answer is not the challenger's"
+    assert np.frombuffer(labels["scores"], "<f4").argmax() == 0
+    expected = 2 * first.count(challenger.digest) + 1
+    wait_for(lambda: total(device.comparisons(), "answered") == expected, "answers are not counted")
+    wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
+
+
+def test_without_the_challenger_the_champion_answers_its_keys(
+    device: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 1.0)
+    assert device.digest("a") == challenger.digest
+    device.kill()
+    for _ in range(30):
+        assert device.digest("a") in (champion.digest, challenger.digest)
+    wait_for(lambda: (MODEL, True) in device.started, "the challenger's process is not started again")
+    device.compare(challenger, Mode.SPLIT, 1.0)
+    assert device.digest("a") == challenger.digest
+    wait_for(lambda: total(device.comparisons(), "fallbacks") > 0, "fall-backs are not counted")
+    device.runtimes.compare({})
+    device.runtimes.want({})
+    assert device.digest("a") == champion.digest
+
+
+def test_another_mode_is_another_process(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    before = device.runtimes.endpoint(MODEL)
+    assert before is not None
+    assert os.getpriority(os.PRIO_PROCESS, before.pid) == 19
+    assert os.sched_getscheduler(before.pid) == os.SCHED_IDLE
+    device.runtimes.want({MODEL: Mode.SPLIT})
+    device.compare(challenger, Mode.SPLIT, 1.0)
+    after = device.runtimes.endpoint(MODEL)
+    assert after is not None
+    assert after.pid != before.pid
+    assert os.getpriority(os.PRIO_PROCESS, after.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert device.digest("a") == challenger.digest

@@ -1,0 +1,43 @@
+"""A hundred releases after each other, under 200 requests a second."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from champion_stage import Champion
+from runtime_bundles import make_bundle
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+SWAPS = 100
+RATE_HZ = 200.0
+GROWTH = 1.05
+BETWEEN = 10
+"""Answers between two swaps."""
+
+
+def resident_bytes(champion: Champion) -> int:
+    return int(champion.status()["rss_bytes"])
+
+
+def test_no_request_is_lost_no_answer_mixed_and_no_memory_kept(tmp_path: Path) -> None:
+    releases = [make_bundle(tmp_path, release=n, int8=False, gain=2.0 + n / 50) for n in range(1, SWAPS + 2)]
+    with tempfile.TemporaryDirectory(prefix="ds") as name:  # a test's own folder may be too long for a socket
+        champion = Champion(Path(name), releases[0], RATE_HZ)
+        try:
+            champion.wait_for_answers(200)
+            champion.activate(releases[1])
+            champion.wait_for_answers(200)
+            after_one = resident_bytes(champion)
+            for release in releases[2:]:
+                champion.activate(release)
+                champion.wait_for_answers(BETWEEN)
+            champion.wait_for_answers(200)
+            after_all = resident_bytes(champion)
+        finally:
+            champion.close()
+    program = champion.program
+    assert program.problems == []
+    assert set(program.answers) == {release.digest for release in releases}
+    assert len(set(program.values.values())) == len(releases)
+    assert after_all <= GROWTH * after_one, f"{after_one} bytes after one swap, {after_all} after all"

@@ -1,0 +1,55 @@
+"""Only pages that a file holds unchanged may be given back, and giving back loses nothing."""
+
+import ctypes
+import mmap
+import re
+from pathlib import Path
+
+from dsops_agent.give_back import clean_file_ranges, give_back
+
+SMAPS = """
+1000-3000 r-xp 00000000 fd:00 77 /lib/a.so
+Rss:                   8 kB
+Anonymous:             0 kB
+3000-4000 r--p 00002000 fd:00 77 /lib/a.so
+Anonymous:             4 kB
+4000-5000 rw-p 00003000 fd:00 77 /lib/a.so
+Anonymous:             0 kB
+5000-6000 r--s 00000000 fd:00 78 /var/lib/shared
+Anonymous:             0 kB
+6000-7000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+7000-9000 r--p 00000000 fd:00 79 /lib/b c.so
+Anonymous:             0 kB
+""".strip()
+
+
+def test_what_was_written_may_be_written_is_shared_or_has_no_file_is_left_alone() -> None:
+    assert list(clean_file_ranges(SMAPS.splitlines())) == [(0x1000, 0x3000), (0x7000, 0x9000)]
+
+
+def resident_kb(name: str) -> int:
+    text = Path("/proc/self/smaps").read_text()
+    found = re.search(rf"^[0-9a-f]+-[0-9a-f]+ .*{re.escape(name)}\n(?:.*\n)*?Rss: +(\d+) kB", text, re.MULTILINE)
+    assert found, name
+    return int(found[1])
+
+
+def test_pages_go_and_their_content_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(256)) * 4096
+    path.write_bytes(content)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:] == content
+        before = resident_kb(path.name)
+        give_back()
+        after = resident_kb(path.name)
+        assert mapped[:] == content
+    assert before == len(content) // 1024
+    assert after == 0
+
+
+def test_a_library_works_on_afterwards() -> None:
+    libc = ctypes.CDLL(None)
+    give_back()
+    assert libc.abs(-7) == 7

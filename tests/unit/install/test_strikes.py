@@ -1,0 +1,63 @@
+"""Whose fault the deaths of the inference process are."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsops_agent.install.ports import Death, Suspect
+from dsops_agent.install.strikes import Strikes
+
+OLD, NEW = Suspect("digits", "a" * 64), Suspect("faces", "b" * 64)
+
+
+def newness(suspect: Suspect) -> int:
+    return {OLD: 1, NEW: 7}[suspect]
+
+
+def test_the_third_death_of_one_model_is_too_many_and_nobody_elses() -> None:
+    strikes = Strikes(3, 600)
+    found = [strikes.add(Death("x", (NEW,)), at_s, newness) for at_s in (0.0, 1.0, 2.0)]
+    assert found == [None, None, NEW]
+
+
+def test_deaths_long_ago_do_not_count() -> None:
+    strikes = Strikes(3, 600)
+    found = [strikes.add(Death("x", (NEW,)), at_s, newness) for at_s in (0.0, 300.0, 700.0, 800.0)]
+    assert found == [None, None, None, NEW]
+
+
+def test_a_death_with_nothing_in_flight_is_nobodys() -> None:
+    strikes = Strikes(1, 600)
+    assert strikes.add(Death("killed"), 0.0, newness) is None
+
+
+def test_of_two_that_always_ran_the_newer_goes_first_and_then_the_other() -> None:
+    strikes = Strikes(3, 600)
+    found = [strikes.add(Death("x", (OLD, NEW)), at_s, newness) for at_s in (0.0, 1.0, 2.0)]
+    assert found == [None, None, NEW]
+    assert strikes.add(Death("x", (OLD, NEW)), 3.0, newness) == NEW, "it is in service still"
+    strikes.forget(NEW)
+    assert strikes.add(Death("x", (OLD,)), 4.0, newness) == OLD
+
+
+def test_one_that_ran_each_time_goes_before_one_that_ran_twice() -> None:
+    strikes = Strikes(3, 600)
+    deaths = [(OLD,), (OLD, NEW), (OLD, NEW)]
+    assert [strikes.add(Death("x", one), 0.0, newness) for one in deaths] == [None, None, OLD]
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.sets(st.sampled_from([OLD, NEW]))), max_size=60), st.integers(1, 5))
+def test_who_is_taken_had_so_many_strikes_in_time(deaths: list[tuple[float, set[Suspect]]], most: int) -> None:
+    strikes, now_s = Strikes(most, 100.0), 0.0
+    counted: list[tuple[float, Suspect]] = []
+    for after_s, suspects in deaths:
+        now_s += after_s
+        counted += [(now_s, suspect) for suspect in suspects]
+        taken = strikes.add(Death("x", tuple(suspects)), now_s, newness)
+        if taken:
+            assert taken in suspects
+            assert sum(at_s > now_s - 100.0 and suspect == taken for at_s, suspect in counted) >= most
+            counted = [one for one in counted if one[1] != taken]
+            strikes.forget(taken)
+        else:
+            for suspect in suspects:
+                assert sum(at_s > now_s - 100.0 and one == suspect for at_s, one in counted) < most

@@ -1,0 +1,40 @@
+"""A watch lives as long as its bundle is served, and is let go of however quickly bundles follow each other."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime_bundles import make_bundle
+
+from dsops.bundle import Bundle
+from dsops.clock import SystemClock
+from dsops_agent.drift.sampler import Sampler, SamplerSettings
+from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.health import Health
+from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.report import Reporter
+from dsops_agent.runtime.swap import Serving
+from dsops_agent.runtime.watch import ModelWatch
+
+
+def make_watch(served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
+    return ModelWatch(served, Sampler(SamplerSettings(), lambda: 1.0, 0.0), put, SystemClock(), drift_enabled=True)
+
+
+def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    serving: list[Serving] = []
+    reporter = Reporter(make_watch, lambda: serving, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    quick = weakref.ref(reporter.watch(served))  # never served when an interval ends
+    stays = Serving(served, reporter.watch(served), Health(served, SystemClock()))
+    serving.append(stays)
+    reporter.end_intervals()
+    assert quick() is not None  # it might be about to be served
+    reporter.end_intervals()
+    gc.collect()
+    assert quick() is None
+    stays.watch.failed()
+    reporter.end_intervals()
+    assert reporter.buffer.waiting == 1

@@ -1,0 +1,167 @@
+"""What is counted of a served bundle on the way of its requests, and who was in flight when the process died."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from runtime_bundles import CLASSES, MadeBundle, ModelBuilder, Wanted, frames, make_bundle, pack
+from runtime_tasks import FLOAT, features, levels, make_line, make_twin
+from test_dispatch import Witness
+
+from dsops.bundle import Bundle
+from dsops.clock import ManualClock
+from dsops.errors import InvalidInput, NotFinite
+from dsops.manifest import Budgets, Task
+from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.engine import load_bundle
+from dsops_agent.runtime.figures import Figures
+from dsops_agent.runtime.flight import FlightRecorder, forget_flight, read_crashed, read_flight
+from dsops_agent.runtime.health import SPAN_S
+from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.swap import Models
+
+DIES = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from dsops_agent.runtime.flight import FlightRecorder, fault_file
+folder = Path(sys.argv[1])
+flights = FlightRecorder(folder)
+guilty, innocent, idle = flights.open("bad", "b" * 64), flights.open("good", "a" * 64), flights.open("idle", "c" * 64)
+def run(marks, wait):
+    marks.begin()
+    wait()
+def crash():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), getattr(signal, sys.argv[2]))
+with fault_file(folder):
+    threading.Thread(target=run, args=(innocent, lambda: time.sleep(60)), daemon=True).start()
+    threading.Thread(target=run, args=(guilty, crash)).start()
+    idle.begin()
+    idle.end()
+    time.sleep(60)
+"""
+
+
+class Service:
+    """A bundle that is served, and its figures."""
+
+    def __init__(self, bundle: MadeBundle) -> None:
+        self.clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+        self.models = Models(1, lambda _: Witness(), clock=self.clock)
+        self.name = bundle.manifest.model
+        self.models.activate(self.name, bundle.path, bundle.digest, bundle.manifest.release)
+        self.dispatcher = Dispatcher(self.models, Observers())
+
+    def ask(self, **inputs: np.ndarray) -> None:
+        self.dispatcher.infer(self.name, "", "", lambda _: inputs)
+
+    @property
+    def figures(self) -> Figures:
+        told = self.models.get(self.name).health.figures()
+        assert Figures.parse(told.model_dump(mode="json")) == told
+        return told
+
+
+def test_requests_frames_times_and_choices_are_counted(tmp_path: Path) -> None:
+    service = Service(make_bundle(tmp_path, budgets=Budgets(max_latency_ms=7.0)))
+    for _ in range(3):
+        service.ask(image=frames(CLASSES, noise=0.02))
+    found = service.figures
+    assert (found.requests, found.failures, found.frames, found.bins) == (3, 0, 12, (3, 3, 3, 3))
+    assert sum(found.latency.values()) == 12
+    assert 0 < found.latency_us(0.5) <= found.latency_us(0.95)
+    assert (found.signal, found.budget_ms, len(found.reference)) == ("predicted_class", 7.0, CLASSES)
+
+
+def test_a_request_that_is_no_good_is_not_counted(tmp_path: Path) -> None:
+    service = Service(make_bundle(tmp_path))
+    with pytest.raises(InvalidInput):
+        service.ask(image=np.full((1, 4, 4, 1), np.nan, np.float32))
+    assert service.figures.requests == 0
+
+
+@pytest.mark.parametrize("task", ["line", "twin"])
+def test_models_that_do_not_choose_are_counted_by_the_bins_of_their_profile(tmp_path: Path, task: str) -> None:
+    bundle = make_line(tmp_path) if task == "line" else make_twin(tmp_path)
+    service = Service(bundle)
+    service.ask(x=features(300, 2) if task == "line" else levels(300, 3))
+    found = service.figures
+    assert found.bins == found.reference, "the very data that the profile was made of"
+
+
+def test_an_answer_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
+    build = ModelBuilder()
+    x, y = build.tensor("x", (1, 4), FLOAT), build.tensor("sum", (1, 4), FLOAT)
+    build.operator(schema.BuiltinOperator.EXP, [x], [y], schema.ExpOptionsT())
+    wanted = Wanted(model="exponential", task=Task.REGRESSION, labels=())
+    service = Service(pack(tmp_path, build.finish([x], [y]), {"x": features(6, 1)}, {"x": features(300, 2)}, wanted))
+    service.ask(x=np.zeros((2, 4), np.float32))
+    with pytest.raises(NotFinite, match="output 'sum' holds NaN or infinity"):
+        service.ask(x=np.full((1, 4), 1000.0, np.float32))
+    found = service.figures
+    assert (found.requests, found.failures, found.not_finite, found.frames) == (2, 1, 1, 2)
+
+
+def test_an_activation_begins_anew_and_what_is_long_ago_is_forgotten(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    service = Service(bundle)
+    service.ask(image=frames(4))
+    service.clock.advance(SPAN_S)
+    service.ask(image=frames(4))
+    assert (service.figures.frames, service.figures.idle_s) == (8, 0.0)
+    service.clock.advance(SPAN_S)
+    assert (service.figures.frames, service.figures.idle_s) == (4, SPAN_S)
+    service.clock.advance(2 * SPAN_S)
+    assert service.figures.frames == 0
+    service.ask(image=frames(4))
+    service.models.activate("compass", bundle.path, bundle.digest, 1)
+    assert service.figures.requests == 0
+
+
+def test_what_runs_is_seen_from_outside_and_slots_are_given_back(tmp_path: Path) -> None:
+    flights = FlightRecorder(tmp_path)
+    assert read_flight(tmp_path) == ()
+    for _ in range(1000):
+        marks = flights.open("compass", "d" * 64)
+        marks.begin()
+    [running] = read_flight(tmp_path)
+    assert (running.model, running.digest) == ("compass", "d" * 64)
+    assert running.for_s >= 0
+    marks.end()
+    assert read_flight(tmp_path) == ()
+    forget_flight(tmp_path)
+    assert read_crashed(tmp_path) == ()
+
+
+def test_the_frames_of_a_served_model_are_marked_and_no_mark_stays(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
+    seen: list[str] = []
+
+    class Marks:
+        def begin(self) -> None:
+            seen.append("begin")
+
+        def end(self) -> None:
+            seen.append("end")
+
+    object.__setattr__(served, "marks", Marks())
+    served.infer({"image": frames(2)})
+    assert seen == ["begin", "end"] * 2
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS"])
+def test_of_a_crash_only_the_thread_that_crashed_is_suspected(tmp_path: Path, how: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path), how], check=False, timeout=60)
+    assert ended.returncode < 0
+    assert [one.model for one in read_crashed(tmp_path)] == ["bad"]
+
+
+def test_of_a_kill_everything_that_ran_is_suspected(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path), "SIGKILL"], check=False, timeout=60)
+    assert ended.returncode < 0
+    assert {one.model for one in read_crashed(tmp_path)} == {"bad", "good"}

@@ -1,0 +1,98 @@
+/* A delegate for tests: it takes over the custom operator "dsops-twice", which doubles floats, as an accelerator's
+ * library takes over its own. The option "mood" makes it "refuse", "crash", or "balk" at every model.
+ *
+ * Only what it uses of the C interface is declared; the order of the fields is that of tensorflow/lite/core/c/common.h,
+ * which is stable for external delegates.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { int size; int data[]; } Ints;
+typedef struct { float scale; int32_t zero; } Params;
+typedef struct { int type; float *data; Ints *dims; Params params; int allocation; size_t bytes; } TensorHead;
+typedef struct Context Context;
+typedef struct Delegate Delegate;
+typedef struct { Ints *inputs, *outputs, *intermediates, *temporaries; void *user; } Node;
+typedef struct {
+    void *(*init)(Context *, const char *, size_t);
+    void (*release)(Context *, void *);
+    int (*prepare)(Context *, Node *);
+    int (*invoke)(Context *, Node *);
+    const char *(*profiling)(const Context *, const Node *);
+    int32_t builtin;
+    const char *name;
+    int version;
+    void *external, *async;
+    uint64_t inplace;
+    void *more[4];
+} Registration;
+struct Context {
+    size_t tensors_size;
+    int (*plan)(Context *, Ints **);
+    char *tensors;
+    void *impl;
+    int (*resize)(Context *, void *, Ints *);
+    void (*report)(Context *, const char *, ...);
+    int (*add)(Context *, int, int *);
+    int (*node)(Context *, int, Node **, Registration **);
+    int (*replace)(Context *, Registration, const Ints *, Delegate *);
+};
+struct Delegate {
+    void *data;
+    int (*prepare)(Context *, Delegate *);
+    void *from, *to, *drop;
+    int64_t flags;
+    void *opaque;
+};
+
+enum { TENSOR_BYTES = 112, ALLOW_DYNAMIC_TENSORS = 1 }; /* a whole TfLiteTensor, where pointers have eight bytes */
+
+static TensorHead *tensor(Context *context, int index) {
+    return (TensorHead *)(context->tensors + index * TENSOR_BYTES);
+}
+
+static void *begin(Context *context, const char *buffer, size_t length) { return NULL; }
+static void end(Context *context, void *data) {}
+static int ready(Context *context, Node *node) { return 0; }
+
+static int twice(Context *context, Node *node) {
+    TensorHead *in = tensor(context, node->inputs->data[0]), *out = tensor(context, node->outputs->data[0]);
+    for (size_t at = 0; at < in->bytes / sizeof(float); at++) out->data[at] = 2 * in->data[at];
+    return 0;
+}
+
+static int take(Context *context, Delegate *delegate) {
+    Ints *plan;
+    if (delegate->data || context->plan(context, &plan)) return 1;
+    Ints *mine = calloc(1, sizeof(Ints) + plan->size * sizeof(int));
+    for (int at = 0; at < plan->size; at++) {
+        Node *node;
+        Registration *known;
+        if (context->node(context, plan->data[at], &node, &known)) return 1;
+        if (known->name && !strcmp(known->name, "dsops-twice")) mine->data[mine->size++] = plan->data[at];
+    }
+    Registration kernel = {begin, end, ready, twice, NULL, 0, "TwiceDelegate", 1};
+    int status = mine->size ? context->replace(context, kernel, mine, delegate) : 0;
+    free(mine);
+    return status;
+}
+
+Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count, void (*report)(const char *)) {
+    const char *mood = "";
+    for (size_t at = 0; at < count; at++) {
+        if (!strcmp(keys[at], "mood")) mood = values[at];
+    }
+    if (!strcmp(mood, "crash")) *(volatile int *)0 = 1;
+    if (!strcmp(mood, "refuse")) {
+        report("there is no such accelerator");
+        return NULL;
+    }
+    Delegate *made = calloc(1, sizeof(Delegate));
+    made->prepare = take;
+    made->flags = ALLOW_DYNAMIC_TENSORS; /* else the operator is looked for before it is taken over */
+    made->data = strcmp(mood, "balk") ? NULL : made;
+    return made;
+}
+
+void tflite_plugin_destroy_delegate(Delegate *delegate) { free(delegate); }
