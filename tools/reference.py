@@ -8,7 +8,7 @@ the install machine's picture in ``architecture.md``.
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -121,6 +121,16 @@ def agent_keys() -> str:
         path = Path(folder) / "agent.toml"
         path.write_text(_MINIMAL)
         settings = config.load(path).settings()
+    return "\n\n".join(
+        [
+            _key_table(settings),
+            "Keys of `[[source]]` and `[[sink]]`, of which there may be several; each is of one kind:",
+            _key_table(config.tables()),
+        ]
+    )
+
+
+def _key_table(settings: Iterable[config.Setting]) -> str:
     rows = [f"| `{s.key}` | {_default(s)} | {s.meaning} |" for s in settings]
     return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
 

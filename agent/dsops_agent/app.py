@@ -3,7 +3,7 @@
 Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt``, ``installer``,
 ``prover``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``, ``upload-samples`` and
 ``renewal``; of the sources ``folder`` and ``offers``, and where they are configured ``http-1`` and so on,
-``site-mqtt``, ``site`` and ``site-shelf``.
+``site-mqtt``, ``site`` and ``site-shelf``; and ``feed`` where the configuration has a ``[[source]]``.
 Besides those, gRPC and the control channel have threads of their own.
 """
 

@@ -16,6 +16,7 @@ from dsops.exits import Exit, describe, exit_code
 from dsops.messages import ChallengerState
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
+from dsops_agent.feed.counts import FeedStatus
 from dsops_agent.status import Status, is_running, read_status
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     install.add_argument("path", type=Path, metavar="PATH", help="bundle file, or folder of `dsops device kit`")
     install.set_defaults(command=_install)
+    _add_feed(commands.add_parser("feed", parents=[common], help="ask a model about frames on standard input"))
     config = commands.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     show = config.add_parser("show", parents=[common, shown], help="show every key: value, origin and meaning")
     show.set_defaults(command=_config_show)
@@ -75,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_identity(commands.add_parser("identity", help="the device's key and certificate"), common, shown)
     _add_tuf_client(commands)
     return parser
+
+
+def _add_feed(feed: argparse.ArgumentParser) -> None:
+    feed.add_argument(
+        "--stdin", required=True, metavar="MODEL", help="model; answers are lines of JSON on standard output"
+    )
+    feed.add_argument("--raw", default="", metavar="TYPE", help="values are raw, of this type; else lines of JSON")
+    feed.add_argument("--scale", type=float, default=1.0, help="values are multiplied by it (default: 1)")
+    feed.add_argument("--output", action="append", default=[], metavar="NAME", help="output to show; else all")
+    feed.set_defaults(command=_feed)
 
 
 def _add_quarantine(
@@ -183,6 +195,13 @@ def _install(options: argparse.Namespace) -> None:
     command.install(load(options.config).config, options.path, command.say)
 
 
+def _feed(options: argparse.Namespace) -> None:
+    config = load(options.config).config
+    module = _module("dsops_agent.feed.stdin")
+    wanted = module.Wanted(config.device, options.stdin, tuple(options.output), options.raw, options.scale)
+    module.feed_stdin(str(config.inference_socket), wanted)
+
+
 def _status(options: argparse.Namespace) -> None:
     config = load(options.config).config
     status = read_status(config.state / "status.json")
@@ -215,6 +234,7 @@ def _status_rows(status: Status, running: bool) -> Iterable[tuple[str, ...]]:
     )
     yield from _model_rows(status)
     yield from _source_rows(status)
+    yield from _feed_rows(status.feed)
     for kind, spool in status.spool.items():
         figures = f"{spool.produced} produced, {spool.stored} stored, {spool.dropped} dropped, {spool.pending} pending"
         yield kind, figures
@@ -253,6 +273,23 @@ def _source_rows(status: Status) -> Iterable[tuple[str, ...]]:
         yield f"source {source.name}", f"{source.chunks} chunks, {source.total_bytes} bytes{aside}"
         if source.problem:
             yield "", f"{source.problem.code}: {source.problem.message}"
+
+
+def _feed_rows(feed: FeedStatus | None) -> Iterable[tuple[str, ...]]:
+    if feed is None:
+        return
+    again = f", started again {feed.restarts} times" if feed.restarts else ""
+    yield "feed", f"process {feed.pid}{again}" if feed.pid else f"not running{again}"
+    for name, source in feed.sources.items():
+        figures = f"{source.frames} frames, {source.answers} answers, {source.failures} failures, {source.drops} drops"
+        yield f"frames of {name}", f"{source.kind}: {figures}"
+        if source.problem:
+            yield "", source.problem
+    for name, sink in feed.sinks.items():
+        figures = f"{sink.answers} answers, {sink.failures} failures, {sink.drops} drops"
+        yield f"sink {name}", f"{sink.kind}: {figures}"
+        if sink.problem:
+            yield "", sink.problem
 
 
 def _config_show(options: argparse.Namespace) -> None:

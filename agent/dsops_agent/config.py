@@ -12,6 +12,8 @@ from pydantic import (
     BaseModel,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -29,6 +31,7 @@ from dsops_agent.config_values import (
     TimeZone,
     WindowText,
 )
+from dsops_agent.feed.settings import Sink, Source
 from dsops_agent.install.maintenance import Rules, Schedule, parse
 
 DEFAULT_PATH = Path("/etc/dsops/agent.toml")
@@ -258,6 +261,28 @@ class Config(Section):
     samples: Samples = Field(default=Samples(), description="which inputs the device keeps")
     drift: Drift = Field(default=Drift(), description="whether drift is monitored")
     mqtt: Mqtt = Field(default=Mqtt(), description="how the device keeps its connection to the broker")
+    sink: tuple[Sink, ...] = Field(default=(), max_length=16, description="where answers to frames of sources go")
+    source: tuple[Source, ...] = Field(default=(), max_length=16, description="where frames come from by themselves")
+
+    @field_validator("sink", "source")
+    @classmethod
+    def _has_names_of_its_own(cls, tables: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [table.name for table in tables]
+        twice = [name for number, name in enumerate(names) if name in names[:number]]
+        if twice:
+            raise ValueError(f"two are named {twice[0]}")
+        return tables
+
+    @field_validator("source")
+    @classmethod
+    def _knows_its_sinks(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        if "sink" in info.data:
+            known = {sink.name for sink in info.data["sink"]}
+            for source in sources:
+                unknown = [name for name in source.sinks if name not in known]
+                if unknown:
+                    raise ValueError(f"source {source.name} names the sink {unknown[0]}, and there is no such [[sink]]")
+        return sources
 
     def at_once(self) -> "Config":
         """Return it with a first contact that does not wait."""
@@ -344,19 +369,20 @@ def _against_folder(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _explain(path: Path, error: ValidationError) -> InvalidConfig:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
+    plain = ".".join(part for part in problem["loc"] if isinstance(part, str))
     if problem["type"] == "missing":
-        what, why, hint = f"key {key} is missing in {path}", _meaning(key), f"add {key} to the file"
+        what, why, hint = f"key {key} is missing in {path}", _meaning(plain), f"add {key} to the file"
     elif problem["type"] == "extra_forbidden":
         what, why = (
             f"key {key} in {path} is not known",
             "every key of the file must be one of those that `config show` lists",
         )
-        near = difflib.get_close_matches(key, known_keys(), n=1)
+        near = difflib.get_close_matches(plain, known_keys(), n=1)
         hint = f"did you mean {near[0]}?" if near else "remove it"
     else:
         what = f"key {key} in {path} has a value that cannot be used"
         why = f"{problem['msg'].removeprefix('Value error, ')} (it is {problem['input']!r})"
-        hint = f"correct it: {_meaning(key)}" if _meaning(key) else "correct it"
+        hint = f"correct it: {_meaning(plain)}" if _meaning(plain) else "correct it"
     return InvalidConfig(what, why=why, hint=hint, file=str(path), key=key)
 
 
@@ -395,6 +421,21 @@ def known_keys() -> tuple[str, ...]:
     return tuple(key for key, _ in _fields(Config))
 
 
+def tables() -> tuple[Setting, ...]:
+    """Return every key of the tables that a file may have several of, with its default; origin ``file``: required."""
+    return tuple(setting for name, kind in (("source", Source), ("sink", Sink)) for setting in _keys(kind, f"{name}."))
+
+
+def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:
+    for name, field in kind.model_fields.items():
+        section = _section(field.annotation)
+        if section is not None:
+            yield from _keys(section, f"{head}{name}.")
+        else:
+            value = None if field.is_required() else _shown(field.default)
+            yield Setting(head + name, value, "file" if field.is_required() else "default", field.description or "")
+
+
 def _meaning(key: str) -> str:
     return dict(_fields(Config)).get(key, "")
 
@@ -404,6 +445,9 @@ def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[S
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _settings(value, raw.get(name, {}), f"{head}{name}.")
+        elif isinstance(value, tuple) and _section(field.annotation) is not None:
+            for number, one in enumerate(value):
+                yield from _settings(one, raw[name][number], f"{head}{name}.{number}.")
         elif _section(field.annotation) is None:
             shown = _shown(value)
             yield Setting(head + name, shown, "file" if name in raw else "default", field.description or "")

@@ -23,6 +23,7 @@ from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
+from dsops_agent.feed_process import FeedSupervisor
 from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import SystemHost
 from dsops_agent.identity import Identity, fingerprint
@@ -150,6 +151,7 @@ class Parts:
             partial(launch_challenger, self.config),
             lambda model, has_ended: self._installer.challenger_started(model, has_ended=has_ended),
         )
+        self._feed = FeedSupervisor(self.config, self.clock) if self.config.source else None
         built = datetime.fromisoformat(dsops.BUILD_TIME)
         self._trust = TrustStore(state / "trust", self._first_root(), self.clock, built)
         self._session = self._make_session()
@@ -349,6 +351,8 @@ class Parts:
     def start(self, threads: Threads, stop: threading.Event) -> None:
         """Start the threads."""
         self._watched(threads, "runtime", _SUPERVISOR, self._supervisor.run)
+        if (feed := self._feed) is not None:
+            threads.start("feed", lambda: feed.run(stop))
         threads.start("prover", lambda: self._installer.prove(stop))
         self._watched(threads, "installer", _INSTALLER, lambda: self._install(stop))
         self._sources.start(threads, stop)
@@ -378,7 +382,7 @@ class Parts:
         self._session.stop()
         self._supervisor.leave()
         self._challengers.leave()
-        threads.join(5.5, "runtime", "prover", "mqtt")
+        threads.join(5.5, "runtime", "prover", "mqtt", "feed")
         self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()
@@ -421,6 +425,7 @@ class Parts:
                 "scrubbed": self._installer.scrubbed(),
                 "spool": self._spool_status(),
                 "spool_bytes": self._spool.waiting_bytes,
+                "feed": self._feed.status() if self._feed else None,
                 "problems": {name: text for name, text in {**mine, **problems}.items() if text},
             }
         )

@@ -14,6 +14,7 @@ from dsops import strictjson
 from dsops.errors import AlreadyRunning, NotFound, StateDamaged
 from dsops.manifest import first_problem
 from dsops.messages import ModelState, Problem
+from dsops_agent.feed.counts import FeedStatus
 from dsops_agent.trust.trusted_time import ClockState
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,10 @@ class Status(BaseModel):
     """The whole file.
 
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``scrubbed``
-    is when every stored bundle was last read again; ``problems`` says of ``enrolment`` why there is no identity, of
-    ``identity`` why it is not renewed, of ``inference`` why it is held back, of ``delegate`` why models run on the
-    processor instead, and of ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
+    is when every stored bundle was last read again; ``feed`` is there when frames come from sources; ``problems`` says
+    of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, of ``inference`` why it is held
+    back, of ``delegate`` why models run on the processor instead, and of ``broker``, ``site cache``, ``telemetry`` and
+    ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +103,7 @@ class Status(BaseModel):
     quarantine: tuple[Quarantined, ...] = ()
     spool: Mapping[str, SpoolStatus] = {}
     spool_bytes: int = 0
+    feed: FeedStatus | None = None
     problems: Mapping[str, str] = {}
 
     def unhealthy_because(self) -> str:

@@ -47,6 +47,7 @@ UNFIT = "tests/scenario/test_unfit_bundles.py"
 PUSHES = "tests/integration/controller_trust/test_bundle_store.py"
 MEMORY = "agent/dsops_agent/runtime/shared_memory.py"
 REGIONS = "tests/unit/runtime/test_shared_memory.py"
+FOLDER = "tests/unit/feed/test_feed_folder.py"
 COPY = "tests/integration/controller_trust/test_copied_device.py"
 
 
@@ -550,6 +551,58 @@ SERVICE = (
     ),
 )
 
+SOURCES = (
+    Mutant(
+        "folders that somebody else put in the way",
+        "agent/dsops_agent/feed/inbox.py",
+        "os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW",
+        "os.O_RDONLY | os.O_DIRECTORY",
+        (f"{FOLDER}::test_who_fills_the_folder_does_not_choose_where_files_go",),
+    ),
+    Mutant(
+        "folders held open",
+        "agent/dsops_agent/feed/inbox.py",
+        'return Path(f"/proc/self/fd/{self._held[name]}")',
+        "return self._folder / name",
+        (f"{FOLDER}::test_who_fills_the_folder_does_not_choose_where_files_go",),
+    ),
+    Mutant(
+        "files that end the process again and again",
+        "agent/dsops_agent/feed/inbox.py",
+        "        if tries >= MOST_TRIES:\n            return False\n",
+        "",
+        (f"{FOLDER}::test_a_file_that_ends_the_process_is_given_up",),
+    ),
+    Mutant(
+        "answers safe before the file moves",
+        "agent/dsops_agent/feed/directory.py",
+        "        self._inbox.answered(claimed, answers)\n",
+        "",
+        (f"{FOLDER}::test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing",),
+    ),
+    Mutant(
+        "repeated answers in a file",
+        "agent/dsops_agent/feed/file_sink.py",
+        "        if answer.is_again and answer.id in self._ids_before():\n            return\n",
+        "",
+        (f"{FOLDER}::test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing",),
+    ),
+    Mutant(
+        "arrays whose header lies",
+        "agent/dsops_agent/feed/decode.py",
+        " or int(np.prod(shape, dtype=object)) * dtype.itemsize > len(data):",
+        ":",
+        ("tests/unit/feed/test_feed_decoding.py::test_hostile_arrays_are_refused",),
+    ),
+    Mutant(
+        "archives that unpack without end",
+        "agent/dsops_agent/feed/decode.py",
+        "            if entries[0].file_size > MAX_BYTES:\n",
+        "            if False:\n",
+        ("tests/unit/feed/test_feed_decoding.py::test_hostile_arrays_are_refused",),
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *DIRECTIVES,
     *BUNDLES,
@@ -560,4 +613,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *PREFLIGHT,
     *SHARED_MEMORY,
     *SERVICE,
+    *SOURCES,
 )

@@ -10,8 +10,10 @@ from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
 from dsops_agent.app import Agent
 from dsops_agent.conditions import SystemConditions, require_program
-from dsops_agent.config import Config, known_keys, load
+from dsops_agent.config import Config, known_keys, load, tables
 from dsops_agent.config_inference import DelegateSection
+from dsops_agent.feed.settings import FeedSettings
+from dsops_agent.feed_process import feed_settings
 from dsops_agent.parts import gate, launch
 from dsops_agent.runtime.settings import RuntimeSettings
 
@@ -145,6 +147,57 @@ def test_a_program_that_cannot_be_asked_is_named_at_the_start(tmp_path: Path) ->
     require_program(program)
 
 
+SOURCE = '[[source]]\nname = "s"\nmodel = "m"\n'
+
+
+def test_sources_and_sinks_are_tables_of_one_kind_each(tmp_path: Path) -> None:
+    text = (
+        SOURCE + '[source.directory]\npath = "in"\n'
+        '[[source]]\nname = "door"\nmodel = "m"\nsinks = ["out"]\ncamera = { device = "/dev/video0" }\n'
+        '[[sink]]\nname = "out"\nmqtt = { broker = "localhost:1883", topic = "a/{source}" }\n'
+        '[[sink]]\nname = "kept"\nfile = { path = "a.jsonl" }\n'
+    )
+    loaded = load(write(tmp_path, GOOD + text))
+    told = FeedSettings.parse(feed_settings(loaded.config))
+    assert [source.kind for source in told.sources] == ["directory", "camera"]
+    assert [sink.kind for sink in told.sinks] == ["mqtt", "file"]
+    assert told.sources[0].directory is not None
+    assert told.sources[0].directory.path == tmp_path / "in"
+    shown = {s.key: (s.value, s.origin) for s in loaded.settings()}
+    assert shown["source.1.camera.device"] == ("/dev/video0", "file")
+    assert shown["sink.1.file.files"] == (4, "default")
+    assert {setting.key for setting in tables()} == {
+        key for key in known_keys() if key.startswith(("source.", "sink."))
+    }
+    assert all(setting.meaning for setting in tables())
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        (SOURCE, "source.0", "one of directory, camera, mqtt and replay"),
+        (SOURCE + 'directory = { path = "a" }\ncamera = { device = "0" }\n', "source.0", "one of directory, camera"),
+        (SOURCE + 'directory = { path = "a", color = 1 }\n', "source.0.directory.color", "not known"),
+        (SOURCE + 'color = "bgr"\n', "source.0.color", "did you mean source.colour"),
+        (SOURCE + "camera = { }\n", "source.0.camera.device", "number of the camera"),
+        (SOURCE + 'camera = { device = "0" }\nwindow = 3\n', "source.0", "no window"),
+        (SOURCE + 'directory = { path = "a" }\nstride = 3\n', "source.0", "needs window"),
+        (SOURCE + 'directory = { path = "a" }\nshape = [99999, 99999]\n', "source.0.shape", "16777216 values"),
+        (SOURCE + 'replay = { path = "a.npy" }\n', "source.0", "rate_hz"),
+        (SOURCE + 'directory = { path = "a" }\nsinks = ["x"]\n', "source", "the sink x"),
+        (2 * (SOURCE + 'directory = { path = "a" }\n'), "source", "two are named s"),
+        ('[[sink]]\nname = "k"\ncommand = { program = ["ls"] }\n', "sink.0.command", "path in full"),
+        ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "t", password = "p" }\n', "sink.0.mqtt", "needs user"),
+        ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "" }\n', "sink.0.mqtt.topic", "no topic"),
+    ],
+)
+def test_mistakes_in_sources_and_sinks_name_the_key(tmp_path: Path, text: str, key: str, says: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(write(tmp_path, GOOD + text))
+    assert caught.value.details["key"] == key
+    assert says in f"{caught.value} {caught.value.why} {caught.value.hint}"
+
+
 def test_a_file_that_is_absent_or_no_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match=r"none\.toml"):
         load(tmp_path / "none.toml")
@@ -160,7 +213,7 @@ def test_every_key_has_a_meaning_and_an_origin(tmp_path: Path) -> None:
     text = GOOD + '[enrolment]\naddress = "h:1"\nca = "c"\ntoken = "t"\n[mqtt]\nkeepalive_s = 7\n'
     text += '[inference.delegate]\nlibrary = "libedgetpu.so.1"\n'
     settings = {s.key: s for s in load(write(tmp_path, text)).settings()}
-    assert tuple(settings) == known_keys()
+    assert tuple(settings) == tuple(key for key in known_keys() if not key.startswith(("source.", "sink.")))
     assert all(s.meaning for s in settings.values())
     assert (settings["mqtt.keepalive_s"].value, settings["mqtt.keepalive_s"].origin) == (7, "file")
     assert settings["mqtt.reconnect_max_s"].origin == "default"

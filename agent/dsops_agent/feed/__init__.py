@@ -1,0 +1,1 @@
+"""Sources: frames for inference on devices that have no program of their own, and sinks for the answers."""
