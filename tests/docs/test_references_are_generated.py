@@ -24,6 +24,7 @@ _AGENT_WORDS = {
     "run": ["run"],
     "status": ["status"],
     "install": ["install"],
+    "feed": ["feed"],
     "quarantine": ["quarantine", "list"],
     "config": ["config", "show"],
     "identity": ["identity", "show"],
@@ -122,7 +123,10 @@ def test_agent_commands_in_documents_exist(page: Path) -> None:
 
 
 def test_what_the_table_of_keys_calls_required_is_what_the_agent_cannot_start_without(generator: ModuleType) -> None:
-    rows = [row.split("|") for row in generator.agent_keys().splitlines()[2:]]
+    table, _, _ = generator.agent_keys().partition(
+        "\n\n"
+    )  # what follows are keys of sources, of which there may be none
+    rows = [row.split("|") for row in table.splitlines()[2:]]
     required = {row[1].strip(" `") for row in rows if row[2].strip() == "required"}
     sections = {"": Config, "enrolment.": Enrolment, "trust.": Trust, "inference.delegate.": DelegateSection}
     fields = ((head + name, field) for head, model in sections.items() for name, field in model.model_fields.items())
