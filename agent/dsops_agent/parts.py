@@ -45,11 +45,11 @@ from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import Collector, SpoolEvents
-from dsops_agent.telemetry.spool import Spool
-from dsops_agent.telemetry.upload import Uploader, encode_samples, encode_telemetry
+from dsops_agent.telemetry.spool import Kind, Spool
+from dsops_agent.telemetry.upload import BatchT, Encode, Uploader, encode_samples, encode_telemetry
 from dsops_agent.threads import Threads
 from dsops_agent.transport.dates import judge_dates_by
-from dsops_agent.transport.grpc import StoreChannel, sample_upload, telemetry_upload
+from dsops_agent.transport.grpc import StoreChannel, Upload, sample_upload, telemetry_upload
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.trust.store import TrustStore
 from dsops_agent.trust.trusted_time import ClockState
@@ -175,30 +175,17 @@ class Parts:
             interval_s=self.config.telemetry.interval_s,
             runtime_pid=lambda: self._supervisor.pid,
         )
-        self._telemetry = Uploader(
-            "telemetry",
-            self._spool,
-            self.clock,
-            upload=telemetry_upload(self._channel),
-            encode=encode_telemetry,
-            backoff=self._upload_backoff(),
-        )
-        self._samples = Uploader(
-            "samples",
-            self._spool,
-            self.clock,
-            upload=sample_upload(self._channel),
-            encode=encode_samples,
-            backoff=self._upload_backoff(),
-        )
+        self._telemetry = self._uploader("telemetry", telemetry_upload(self._channel), encode_telemetry)
+        self._samples = self._uploader("samples", sample_upload(self._channel), encode_samples)
 
     def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
         prover = Prover(self.config.inference.threads)  # never asked: candidates are proved for the champions' one
         told = Told(started, lambda _death: None)  # how often it ended is counted by whom the start is told
         return RuntimeSupervisor(how, prover, self._spool, self._events, self.clock, told)
 
-    def _upload_backoff(self) -> Backoff:
-        return Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
+    def _uploader(self, kind: Kind, upload: Upload[BatchT], encode: Encode[BatchT]) -> Uploader[BatchT]:
+        backoff = Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
+        return Uploader(kind, self._spool, self.clock, upload=upload, encode=encode, backoff=backoff)
 
     def _make_session(self) -> MqttSession:
         settings = Settings(

@@ -122,31 +122,9 @@ class Installer:
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
         self._proving = Proving(self.runtime, self._proof_ended)
-        self._board = Board(
-            installs=self._installs,
-            slots=self.slots,
-            journal=self.journal,
-            refusals=self._refusals,
-            events=self.events,
-            listener=self.listener,
-            fetched=self._carrier.progress,
-            held=self._carrier.waiting,
-        )
+        self._board = self._make_board()
         self._sweeper = Sweeper(self._carrier, self.slots, self.journal, self._installs)
-        self._engine = Engine(
-            steps=self._steps,
-            intake=self._intake,
-            fitness=self._fitness,
-            carrier=self._carrier,
-            proving=self._proving,
-            installs=self._installs,
-            board=self._board,
-            sweeper=self._sweeper,
-            clock=self.clock,
-            gate=self.gate,
-            now=self._sure_now,
-            turned=self._turned,
-        )
+        self._engine = self._make_engine()
         self._challengers = Challengers(
             journal=self.journal,
             slots=self.slots,
@@ -181,6 +159,34 @@ class Installer:
             is_changing=self._installs.is_changing,
         )
         self._board.publish()
+
+    def _make_board(self) -> Board:
+        return Board(
+            installs=self._installs,
+            slots=self.slots,
+            journal=self.journal,
+            refusals=self._refusals,
+            events=self.events,
+            listener=self.listener,
+            fetched=self._carrier.progress,
+            held=self._carrier.waiting,
+        )
+
+    def _make_engine(self) -> Engine:
+        return Engine(
+            steps=self._steps,
+            intake=self._intake,
+            fitness=self._fitness,
+            carrier=self._carrier,
+            proving=self._proving,
+            installs=self._installs,
+            board=self._board,
+            sweeper=self._sweeper,
+            clock=self.clock,
+            gate=self.gate,
+            now=self._sure_now,
+            turned=self._turned,
+        )
 
     def _proof_ended(self, proof: Proof, error: DsopsError | None) -> None:
         self._mailbox.put(mailbox.ProofEnded(proof, error))

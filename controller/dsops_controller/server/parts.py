@@ -116,21 +116,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
-    return Parts(
-        lake,
-        inbox,
-        ingest,
-        repository,
-        outbox,
-        broker,
-        revocations,
-        expulsion,
-        enrolment,
-        workshop,
-        driver,
-        checkup,
-        guarded(backend, operator_token_sha256(folder)),
-    )
+    web = guarded(backend, operator_token_sha256(folder))
+    about_identity = (revocations, expulsion, enrolment)
+    return Parts(lake, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:
