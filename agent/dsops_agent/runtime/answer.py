@@ -35,7 +35,7 @@ class Answer:
     @property
     def frames(self) -> int:
         """How many frames were answered."""
-        return len(self.outputs[0])
+        return len(self.latency_us)
 
     @property
     def scores(self) -> Array:

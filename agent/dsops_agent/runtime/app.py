@@ -106,7 +106,11 @@ class RuntimeProcess:
             made.callback(link.stop)
             access = Access(self._settings.allow)
             dispatcher = Dispatcher(
-                self._models, self._observers, self._duels, self._settings.queue, hold=self._brake.hold
+                self._models,
+                self._observers,
+                duels=self._duels,
+                queue=self._settings.queue,
+                hold=self._brake.hold,
             )
             regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)

@@ -46,6 +46,7 @@ class Dispatcher:
         self,
         models: Models,
         observers: Observers,
+        *,
         duels: Duels | None = None,
         queue: int = QUEUE,
         capacity: int = CAPACITY,

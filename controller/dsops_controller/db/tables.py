@@ -161,8 +161,8 @@ delta = Table(
     Column("sha256", String(64)),  # of the delta's file; null when it is not offered
     Column("length_bytes", _BIG, nullable=False),
     Column("index_sha256", String(64)),
-    Column("withheld", String(100), nullable=False, server_default=""),  # why it is not offered
     Column("created_ms", _BIG, nullable=False),
+    Column("withheld", String(100), nullable=False, server_default=""),  # why it is not offered
 )
 
 seeded = Table(

@@ -22,7 +22,7 @@ from dsops_agent.install.places import challenger_place
 from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime_process import Launch
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 
@@ -59,7 +59,9 @@ class Device:
         return Launch(folder, json.dumps(settings | more))
 
     def supervise(self, launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
-        return RuntimeSupervisor(launch, Prover(1), self.spool, self.events, self.clock, started)
+        return RuntimeSupervisor(
+            launch, Prover(1), self.spool, self.events, self.clock, Told(started, lambda _death: None)
+        )
 
     def activate(self, place: str, bundle: MadeBundle) -> None:
         self.runtimes.activate(place, bundle.path, bundle.digest, bundle.manifest.release)

@@ -75,7 +75,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     for name in ("compass", "sextant"):
         made = make_bundle(tmp_path, model=name)
         models.activate(name, made.path, made.digest, 1)
-    dispatcher, regions = Dispatcher(models, heard.observers, QUEUE), Regions(lambda _: True)
+    dispatcher, regions = Dispatcher(models, heard.observers, queue=QUEUE), Regions(lambda _: True)
     path = short_path / "i.sock"
     server = start_server(dispatcher, regions, path, Access())
     rest = RestServer(RestService(dispatcher, regions), str(short_path / "rest.sock"), Access())

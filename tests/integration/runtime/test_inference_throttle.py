@@ -16,7 +16,7 @@ from dsops.api.v1.telemetry_pb2 import TelemetryRecord
 from dsops.clock import SystemClock
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch
-from dsops_agent.supervisor import RuntimeSupervisor
+from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 
@@ -76,7 +76,9 @@ def test_the_control_process_reports_that_inference_is_held_back_and_that_it_is_
     bundle = make_bundle(tmp_path)
     clock, spool = SystemClock(), Spool(tmp_path / "spool", 1 << 20)
     launch = Launch(short_path, json.dumps({"cpu_percent": 1.0}))
-    supervisor = RuntimeSupervisor(launch, Prover(1), spool, SpoolEvents(spool, clock), clock, lambda _first: None)
+    supervisor = RuntimeSupervisor(
+        launch, Prover(1), spool, SpoolEvents(spool, clock), clock, Told(lambda _first: None, lambda _death: None)
+    )
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:
