@@ -85,7 +85,7 @@ def _add_feed(feed: argparse.ArgumentParser) -> None:
     )
     feed.add_argument("--raw", default="", metavar="TYPE", help="values are raw, of this type; else lines of JSON")
     feed.add_argument("--scale", type=float, default=1.0, help="values are multiplied by it (default: 1)")
-    feed.add_argument("--output", action="append", default=[], metavar="NAME", help="output to show; else all")
+    feed.add_argument("--show", action="append", default=[], metavar="NAME", help="output to show; else all")
     feed.set_defaults(command=_feed)
 
 
@@ -198,7 +198,7 @@ def _install(options: argparse.Namespace) -> None:
 def _feed(options: argparse.Namespace) -> None:
     config = load(options.config).config
     module = _module("dsops_agent.feed.stdin")
-    wanted = module.Wanted(config.device, options.stdin, tuple(options.output), options.raw, options.scale)
+    wanted = module.Wanted(config.device, options.stdin, tuple(options.show), options.raw, options.scale)
     module.feed_stdin(str(config.inference_socket), wanted)
 
 

@@ -16,15 +16,26 @@ from typer.testing import CliRunner
 
 from dsops_agent.config import Config, Enrolment, Trust, known_keys
 from dsops_agent.config_inference import DelegateSection
+from dsops_agent.feed.settings import (
+    Camera,
+    Command,
+    Directory,
+    FileSink,
+    Messages,
+    Replay,
+    Sink,
+    Source,
+    TopicSink,
+)
 from dsops_controller.cli.root import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _AGENT_WORDS = {
+    "feed": ["feed"],
     "run": ["run"],
     "status": ["status"],
     "install": ["install"],
-    "feed": ["feed"],
     "quarantine": ["quarantine", "list"],
     "config": ["config", "show"],
     "identity": ["identity", "show"],
@@ -123,11 +134,11 @@ def test_agent_commands_in_documents_exist(page: Path) -> None:
 
 
 def test_what_the_table_of_keys_calls_required_is_what_the_agent_cannot_start_without(generator: ModuleType) -> None:
-    table, _, _ = generator.agent_keys().partition(
-        "\n\n"
-    )  # what follows are keys of sources, of which there may be none
-    rows = [row.split("|") for row in table.splitlines()[2:]]
+    rows = [row.split("|") for row in generator.agent_keys().splitlines() if row.startswith("| `")]
     required = {row[1].strip(" `") for row in rows if row[2].strip() == "required"}
     sections = {"": Config, "enrolment.": Enrolment, "trust.": Trust, "inference.delegate.": DelegateSection}
+    sections |= {"source.": Source, "sink.": Sink, "source.mqtt.": Messages, "sink.mqtt.": TopicSink}
+    sections |= {"source.directory.": Directory, "source.camera.": Camera, "source.replay.": Replay}
+    sections |= {"sink.file.": FileSink, "sink.command.": Command}
     fields = ((head + name, field) for head, model in sections.items() for name, field in model.model_fields.items())
     assert required == {key for key, field in fields if field.is_required()} - {"trust"}

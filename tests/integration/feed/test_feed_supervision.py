@@ -103,7 +103,7 @@ def test_frames_on_standard_input(config: Config, short_path: Path, tmp_path: Pa
     command = [sys.executable, "-m", "dsops_agent", "feed", "--config", str(tmp_path / "agent.toml")]
     with serving(short_path, make_bundle(tmp_path)):
         found = subprocess.run(
-            [*command, "--stdin", "compass", "--raw", "float32", "--output", "label"],
+            [*command, "--stdin", "compass", "--raw", "float32", "--show", "label"],
             input=ROWS[:2].astype("<f4").tobytes(),
             capture_output=True,
             check=True,
