@@ -67,6 +67,7 @@ class Shelf:
         self._anew = threading.Event()
         self._left: dict[str, _Left] = {}
         self._work: Iterator[None] = iter(())
+        self._is_round_over = True
         self._is_full = False
         """Whether a chunk was refused for want of room; nothing more is read for the shelf until there is some."""
         self.left_bytes = 0
@@ -98,8 +99,8 @@ class Shelf:
             waited_s += 0.05
             if not self._broker.is_connected:
                 continue
-            if self._anew.is_set() or waited_s >= _TIDY_S:
-                waited_s = 0.0
+            if self._anew.is_set() or (self._is_round_over and waited_s >= _TIDY_S):
+                waited_s = 0.0  # a round that is not over goes on: begun again and again it might never come to its end
                 self._begin_anew()
             with suppress(DsopsError, OSError):  # a file that goes while it is read: the next round sees what is there
                 self._step()
@@ -110,7 +111,7 @@ class Shelf:
             self._left.clear()
             self.left_bytes = 0
             self._is_full = False
-        self._work = self._round()
+        self._work, self._is_round_over = self._round(), False
 
     def _step(self) -> None:
         while self._broker.waiting < MOST_UNDER_WAY:
@@ -119,6 +120,7 @@ class Shelf:
             if fresh:
                 self._leave(fresh[0].digest, fresh[1], fresh[0].file)
             elif next(self._work, self) is self:
+                self._is_round_over = True
                 return
 
     def _round(self) -> Iterator[None]:

@@ -313,7 +313,8 @@ def test_a_site_gets_no_more_than_it_may_hold(
     assert second.chunks()["site cache"] > 0
     assert sum(second.chunks().values()) == len(made.chunks)
     path, first.held = first.held[made.sha256], {}
-    eventually(lambda: shelf.left_bytes == 0)
+    index = next(iter(shelf._documents.values()))  # came as a document, and is kept as those are
+    eventually(lambda: shelf.left_bytes <= len(index))
     first.held = {made.sha256: path}
     eventually(lambda: shelf.left_bytes > (1 << 20) - 64 * 1024)
 
