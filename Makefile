@@ -13,8 +13,8 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers docs protos protos-check lock clean
 
 BIN := .venv/bin
-# Tests of one file stay together, and share what they made; not more processes than the machine has processors, or four.
-WORKERS := -n logical --maxprocesses 4 --dist loadfile
+# A process that has nothing left to do takes tests of another; not more processes than the machine has processors, or four.
+WORKERS := -n logical --maxprocesses 4 --dist worksteal
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
 WITH_BROKER = DSOPS_MOSQUITTO="$$(tools/broker.sh --path)"
 

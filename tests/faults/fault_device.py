@@ -43,6 +43,7 @@ def _scenario() -> ModuleType:
     name = "scenario_world"
     if name not in sys.modules:
         path = Path(__file__).parents[1] / "scenario" / "conftest.py"
+        sys.path.append(str(path.parent))  # of a worker that pytest did not start
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
