@@ -22,7 +22,7 @@ from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
-from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalUnavailable
+from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalRefused, RivalUnavailable
 from dsops_agent.runtime.split import goes_to_challenger
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ class Duel:
         if self._clock.monotonic_s() >= self._rests_until_s:
             try:
                 found = self._client.ask(served, inputs, request_id, served.offered, self._wait_s)
+            except RivalRefused as error:  # one caller's fault must not move the keys of all others
+                logger.debug("model %s: the champion judges instead of the challenger: %s", served.name, error)
             except RivalUnavailable as error:
                 self._rests_until_s = self._clock.monotonic_s() + REST_S
                 logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)
