@@ -94,7 +94,7 @@ class RuntimeProcess:
 
 
 def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
-    """Take over a process that is alive, answers, and is of this version; end one that is not; None for none."""
+    """Take over a process that is alive, answers, and is as it would be started; end one that is not; None for none."""
     pid = _pid_of(launch)
     channel = _connect(launch, handle)
     if channel is None:
@@ -111,10 +111,10 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
         if pid is not None:
             _end(pid, None)
         return None
-    if status.get("version") == dsops.__version__:
+    if status.get("version") == dsops.__version__ and launch.settings_json in _arguments(pid):
         logger.info("took over inference process %d", pid)
         return RuntimeProcess(pid, channel, None)
-    logger.info("inference process %d is of version %s and is replaced", pid, status.get("version"))
+    logger.info("inference process %d is of another version or has other settings, and is replaced", pid)
     _end(pid, None)  # it hands its last records over first
     channel.close()
     return None
@@ -234,10 +234,18 @@ def _pid_of(launch: Launch) -> int | None:
     """Return the process that ``runtime.pid`` names, if it is alive and is one of ours."""
     try:
         pid = int((launch.run_folder / "runtime.pid").read_text())
-        arguments = psutil.Process(pid).cmdline()
-    except (OSError, ValueError, psutil.Error):
+    except (OSError, ValueError):
         return None
+    arguments = _arguments(pid)
     return pid if _MODULE in arguments and str(launch.run_folder) in arguments else None
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return the command line of a process; empty when it is gone."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
 
 
 def _end(pid: int, child: subprocess.Popen[bytes] | None) -> None:
