@@ -22,7 +22,7 @@ from dsops_agent.runtime.flight import forget_flight
 logger = logging.getLogger(__name__)
 
 START_S = 20.0
-"""How long a process may take until it answers on its control socket."""
+"""How long a process may take to start."""
 TERMINATE_S = 5.0
 OOM_SCORE = 500
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
@@ -39,12 +39,14 @@ class Launch:
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
         restart_event: Kind of the event that tells of its end.
+        start_s: How long it may take until it answers on its control socket.
     """
 
     run_folder: Path
     settings_json: str
     hang_s: float = 20.0
     restart_event: str = "runtime_restart"
+    start_s: float = START_S
 
     @property
     def control_socket(self) -> Path:
@@ -177,7 +179,7 @@ def await_answer(
     Raises:
         RuntimeCrashed: It ended, or did not answer in time, or the agent stops.
     """
-    child, ends_s = starting.child, clock.monotonic_s() + START_S
+    child, ends_s = starting.child, clock.monotonic_s() + launch.start_s
     while not starting.is_over(_LOOK_S) and not wait(0.0) and clock.monotonic_s() < ends_s:
         continue
     channel = _connect(launch, handle) if child.poll() is None else None
