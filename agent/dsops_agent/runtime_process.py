@@ -22,7 +22,7 @@ from dsops_agent.runtime.flight import forget_flight
 logger = logging.getLogger(__name__)
 
 START_S = 20.0
-"""How long a process may take until it answers on its control socket."""
+"""How long a process may take to start."""
 TERMINATE_S = 5.0
 OOM_SCORE = 500
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
@@ -39,12 +39,14 @@ class Launch:
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
         restart_event: Kind of the event that tells of its end.
+        start_s: How long it may take until it answers on its control socket.
     """
 
     run_folder: Path
     settings_json: str
     hang_s: float = 20.0
     restart_event: str = "runtime_restart"
+    start_s: float = START_S
 
     @property
     def control_socket(self) -> Path:
@@ -94,7 +96,7 @@ class RuntimeProcess:
 
 
 def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
-    """Take over a process that is alive, answers, and is of this version; end one that is not; None for none."""
+    """Take over a process that is alive, answers, and is as it would be started; end one that is not; None for none."""
     pid = _pid_of(launch)
     channel = _connect(launch, handle)
     if channel is None:
@@ -111,10 +113,10 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
         if pid is not None:
             _end(pid, None)
         return None
-    if status.get("version") == dsops.__version__:
+    if status.get("version") == dsops.__version__ and launch.settings_json in _arguments(pid):
         logger.info("took over inference process %d", pid)
         return RuntimeProcess(pid, channel, None)
-    logger.info("inference process %d is of version %s and is replaced", pid, status.get("version"))
+    logger.info("inference process %d is of another version or has other settings, and is replaced", pid)
     _end(pid, None)  # it hands its last records over first
     channel.close()
     return None
@@ -177,7 +179,7 @@ def await_answer(
     Raises:
         RuntimeCrashed: It ended, or did not answer in time, or the agent stops.
     """
-    child, ends_s = starting.child, clock.monotonic_s() + START_S
+    child, ends_s = starting.child, clock.monotonic_s() + launch.start_s
     while not starting.is_over(_LOOK_S) and not wait(0.0) and clock.monotonic_s() < ends_s:
         continue
     channel = _connect(launch, handle) if child.poll() is None else None
@@ -234,10 +236,18 @@ def _pid_of(launch: Launch) -> int | None:
     """Return the process that ``runtime.pid`` names, if it is alive and is one of ours."""
     try:
         pid = int((launch.run_folder / "runtime.pid").read_text())
-        arguments = psutil.Process(pid).cmdline()
-    except (OSError, ValueError, psutil.Error):
+    except (OSError, ValueError):
         return None
+    arguments = _arguments(pid)
     return pid if _MODULE in arguments and str(launch.run_folder) in arguments else None
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return the command line of a process; empty when it is gone."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
 
 
 def _end(pid: int, child: subprocess.Popen[bytes] | None) -> None:

@@ -296,3 +296,10 @@ def test_a_challenger_that_becomes_the_champion_stays_until_its_chunks_were_copi
     assert not (world.folder / "slots" / PLACE).exists()
     assert world.runtime.serving == {"digits": two.sha256}
     world.check_end()
+
+
+def test_a_runtime_that_was_taken_over_is_told_that_no_challenger_is_wanted(
+    world: Any, processes: SimProcesses
+) -> None:
+    world.steps(3, 1.0)
+    assert processes.told == [{}], "it may still be told of one that was withdrawn while nobody ran the agent"

@@ -84,7 +84,7 @@ class Challengers:
     installs: Installs
     processes: ChallengerRuntimes
     _wanted: dict[str, Challenger] = field(init=False)
-    _told: Mapping[str, Rival] = field(init=False, default_factory=dict)
+    _told: Mapping[str, Rival] | None = field(init=False, default=None)
     _ends_s: dict[str, list[float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Challengers:
 
     def champions_restarted(self) -> None:
         """Take note of a new runtime of the champions: it was told nothing."""
-        self._told = {}
+        self._told = None
 
     def ended(self, model: str, now_s: float) -> bool:
         """Take note that the process of a challenger ended by itself; return whether that condemned a committed one."""

@@ -244,7 +244,7 @@ class Steps:
         """Flip the slot, then change the runtime over."""
         try:
             candidate = self._candidate(row)
-            if self.trials.of(row.model, row.wanted.sha256) is None:
+            if not row.attempt or self.trials.of(row.model, row.wanted.sha256) is None:  # a repetition goes on with it
                 self.trials.begin(row.model, row.wanted.sha256, self._before(row))
             self.slots.activate(row.model, candidate.name)
             self._serve(row.model, candidate)

@@ -115,15 +115,16 @@ class RuntimeProcess:
             regions = Regions(access.permits)
             server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
+            over_rest = made.enter_context(ExitStack())
             if self._settings.rest:
                 rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
-                made.callback(rest.stop, _GRACE_S)
+                over_rest.callback(rest.stop, _GRACE_S)
                 rest.start()
             made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, link, ready)
+            self._serve(server, over_rest, link, ready)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -133,7 +134,7 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, link: ControlLink, ready: Callable[[], None]) -> None:
+    def _serve(self, server: grpc.Server, over_rest: ExitStack, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
@@ -141,7 +142,9 @@ class RuntimeProcess:
             thread.start()
         ready()
         self._wait(link)
-        server.stop(_GRACE_S).wait(_GRACE_S + 0.5)
+        is_over = server.stop(_GRACE_S)
+        over_rest.close()  # before the last records: what is answered after them is never counted
+        is_over.wait(_GRACE_S + 0.5)
         self._observers.stop()
         observe.join(_GRACE_S / 2)
         self._duels.stop()

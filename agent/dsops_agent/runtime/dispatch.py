@@ -89,11 +89,11 @@ class Dispatcher:
             InvalidModel: The interpreter fails, or an output is not finite.
         """
         serving = self.find(model, version)
-        self._hold()
         with self.admission.place(serving.model.name) as place:
+            self._hold()  # within the queue's bounds: who waits here holds a thread
             inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
             if self._duels and not version:  # who names a release gets that one
-                told = self._duels.answer(serving.model, inputs, key or request_id, request_id)
+                told = self._duels.answer(serving.model, inputs, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)
             with place.turn(caller):

@@ -6,6 +6,7 @@ answer waits for it, but not for long, and not at all for a while after it gave 
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -22,7 +23,7 @@ from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
-from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalUnavailable
+from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalRefused, RivalUnavailable
 from dsops_agent.runtime.split import goes_to_challenger
 
 logger = logging.getLogger(__name__)
@@ -108,15 +109,19 @@ class Duel:
             self._waiting_bytes += size
         self._copies.put(copy)
 
-    def answer(self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str) -> RivalAnswer | None:
+    def answer(
+        self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str, left_s: float = math.inf
+    ) -> RivalAnswer | None:
         """Return the challenger's answer if the key is one of its own and it gives one in time; else None."""
         rival = self.rival
         if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
             return None
-        found = None
+        found, wait_s = None, min(self._wait_s, left_s / 2)
         if self._clock.monotonic_s() >= self._rests_until_s:
             try:
-                found = self._client.ask(served, inputs, request_id, served.offered, self._wait_s)
+                found = self._client.ask(served, inputs, request_id, served.offered, wait_s)
+            except RivalRefused as error:  # one caller's fault must not move the keys of all others
+                logger.debug("model %s: the champion judges instead of the challenger: %s", served.name, error)
             except RivalUnavailable as error:
                 self._rests_until_s = self._clock.monotonic_s() + REST_S
                 logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)

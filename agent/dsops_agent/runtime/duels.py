@@ -1,5 +1,6 @@
 """The challengers of the models that answer here: who has one, and what the request path asks of it."""
 
+import math
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ class Duels:
             pair[0].watch(seen.serving.model, seen.inputs, seen.answer, seen.request_id)
 
     def answer(
-        self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str
+        self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str, left_s: float = math.inf
     ) -> tuple[ServedModel, Answer] | None:
         """Return the answer of a champion's challenger, with who gave it, if it is the one to answer, and does.
 
@@ -64,12 +65,13 @@ class Duels:
             inputs: Of the request.
             key: What decides who answers, such as a user or a machine; the same key gets the same bundle.
             request_id: What the caller calls the request.
+            left_s: How long the caller waits; half of it is the champion's.
 
         Raises:
             InvalidInput: The inputs are not the model's.
         """
         pair = self._duels.get(served.name)
-        found = pair[0].answer(served, inputs, key, request_id) if pair else None
+        found = pair[0].answer(served, inputs, key, request_id, left_s) if pair else None
         if pair is None or found is None:
             return None
         rival = pair[0].rival

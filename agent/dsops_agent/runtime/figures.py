@@ -25,7 +25,7 @@ class Figures(Frozen):
         requests: Requests that it was asked and that were well formed.
         failures: Those of them that it could not answer, wrong values among them.
         not_finite: Those of the failures whose answer held NaN or infinity.
-        frames: Frames answered.
+        frames: Frames answered, but for those that running several together is tried with.
         latency: Frames by the bucket of their time in the interpreter.
         signal: What ``bins`` counts: the signal of the bundle's profile that describes its answer best.
         meaning: Digest of what the bins stand for; of two bundles only bins of one meaning can be compared.

@@ -17,6 +17,7 @@ from dsops.errors import NotFinite
 from dsops.manifest import Task
 from dsops.signals import bin_of
 from dsops_agent.runtime.answer import Answer
+from dsops_agent.runtime.batches import BATCH_FRAMES, TRIED_FRAMES, State
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.figures import LATENCY_SCALE, MAX_LATENCY_BUCKET, Figures
 from dsops_agent.runtime.histogram import bucket_index
@@ -30,6 +31,8 @@ _SIGNALS = {
     Task.OTHER: "output_mean",
 }
 """The one signal of each task's profile that says what a model answers; see :mod:`dsops.signals`."""
+_MOST_TRIED = 2 * TRIED_FRAMES
+"""A model may never be done with trying: after so many frames their time counts all the same."""
 _LEAST_US = 0.001
 """A frame of a clock that is too coarse for it took this long."""
 _DIGITS = 6
@@ -65,6 +68,7 @@ class Health:
         self._may_be_infinite = [at for at, tensor in enumerate(served.loaded.outputs) if tensor.dtype.kind == "f"]
         self._before, self._now = self._fresh(), self._fresh()
         self._began_s = self._last_s = clock.monotonic_s()
+        self._untried, self._tried = True, 0
         self._lock = threading.Lock()
         self._place: Callable[[Answer], list[int]] = {
             Task.CLASSIFICATION: _chosen,
@@ -90,6 +94,8 @@ class Health:
         with self._lock:
             span = self._span()
             span.requests += 1
+            if self._is_trial(len(buckets)):
+                buckets = []
             span.frames += len(buckets)
             span.latency.update(buckets)
             for place in places:
@@ -121,6 +127,16 @@ class Health:
                 budget_ms=self._served.manifest.budgets.max_latency_ms,
                 idle_s=max(0.0, self._clock.monotonic_s() - self._last_s),
             )
+
+    def _is_trial(self, frames: int) -> bool:
+        """Return whether frames that could be run together were not, as that is tried with the first ones.
+
+        Their time is no measure: a bundle that takes another one's place would be slower for that alone.
+        """
+        was_untried, self._untried = self._untried, self._served.batches.state is State.UNTRIED
+        is_trial = was_untried and frames >= BATCH_FRAMES and self._tried < _MOST_TRIED
+        self._tried += frames if is_trial else 0
+        return is_trial
 
     def _span(self) -> _Counts:
         """Return the counts of the present span; the one before the last is forgotten."""

@@ -33,6 +33,10 @@ class RivalUnavailable(DeviceError):
     default_hint = ""
 
 
+class RivalRefused(RivalUnavailable):
+    """The challenger does not take this very request; that says nothing of the next one."""
+
+
 @dataclass(frozen=True)
 class RivalAnswer:
     """What a challenger says.
@@ -94,6 +98,7 @@ class RivalClient:
 
         Raises:
             RivalUnavailable: It gave none in time, or not what was asked for.
+            RivalRefused: It finds fault with the request.
         """
         wanted = [served.offered[name] for name in outputs]
         request = encode_request(served, inputs, request_id, [output.name for output in wanted])
@@ -102,7 +107,10 @@ class RivalClient:
             response = self._ask(request, timeout=timeout_s)
         except grpc.RpcError as error:
             code = error.code() if isinstance(error, grpc.Call) else None
-            raise RivalUnavailable("the challenger did not answer", why=str(code)) from error
+            kind = RivalRefused if code is grpc.StatusCode.INVALID_ARGUMENT else RivalUnavailable
+            raise kind("the challenger did not answer", why=str(code)) from error
+        except ValueError as error:  # the connection was closed meanwhile: another challenger, or none, comes next
+            raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
         waited_us = (time.perf_counter() - began_s) * 1e6
         if response.parameters["digest"].string_param != self._digest:
             raise RivalUnavailable("another bundle answered than the challenger")

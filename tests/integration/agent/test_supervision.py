@@ -13,7 +13,7 @@ from dsops.clock import SystemClock
 from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeCrashed
 from dsops_agent.install.ports import Death, ProveLimits
 from dsops_agent.proof import Prover
-from dsops_agent.runtime_process import Launch
+from dsops_agent.runtime_process import Launch, adopt, spawn
 from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Spool
@@ -82,6 +82,21 @@ def test_a_killed_process_is_replaced_and_told(supervised: Supervised, eventuall
     eventually(lambda: supervised.starts == [True, False, False])
     assert [death.suspects for death in supervised.deaths] == [(), ()], "nothing ran: it is nobody's fault"
     assert supervised.spool.counters()["telemetry"].produced >= 2
+
+
+@pytest.mark.parametrize(("settings", "is_kept"), [('{"queue": 3}', True), ('{"queue": 4}', False)])
+def test_a_process_is_taken_over_unless_its_settings_are_others(
+    tmp_path_factory: pytest.TempPathFactory, settings: str, *, is_kept: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("r")
+    first = spawn(Launch(folder, '{"queue": 3}'), lambda *_: ({}, b""), SystemClock(), lambda _: False)
+    first.channel.close()
+    taken = adopt(Launch(folder, settings), lambda *_: ({}, b""))
+    try:
+        assert (taken is not None) == is_kept
+        assert (first.child is not None and first.child.poll() is None) == is_kept
+    finally:
+        first.end()
 
 
 def test_a_request_for_a_bundle_that_is_none_is_refused_and_ends_nothing(

@@ -1,5 +1,6 @@
 """The data process as it is started on a device, driven over its two sockets."""
 
+import http.client
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from rest_caller import UnixHttp
 from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
@@ -316,6 +318,39 @@ def test_sigterm_hands_over_what_was_counted_and_leaves_no_socket(device: Device
     assert sorted(path.name for path in device.folder.iterdir()) == ["log"]
     assert device.process.stdout is not None
     assert device.process.stdout.read() == b""
+
+
+def test_what_is_answered_over_rest_until_the_end_is_counted(folder: Path, tmp_path: Path) -> None:
+    device = Device(folder, rest=str(folder / "rest.sock"))
+    device.start()
+    body = json.dumps({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, *SHAPE], "data": [0.5] * 16}]})
+    answered: list[int] = []
+
+    def ask() -> None:
+        caller = UnixHttp(folder / "rest.sock")
+        try:
+            while True:
+                caller.request("POST", "/v2/models/compass/infer", body)
+                response = caller.getresponse()
+                response.read()
+                answered.append(response.status)
+        except (OSError, http.client.HTTPException):
+            caller.close()
+
+    try:
+        device.activate(make_bundle(tmp_path))
+        askers = [threading.Thread(target=ask) for _ in range(4)]
+        for asker in askers:
+            asker.start()
+        wait_for(lambda: len(answered) > 100, device.log)
+        assert device.process is not None
+        device.process.send_signal(signal.SIGTERM)
+        assert device.wait() == 0
+        for asker in askers:
+            asker.join(20)
+        assert sum(one.count for one in device.intervals()) >= answered.count(200)
+    finally:
+        device.close()
 
 
 def test_a_shutdown_request_ends_it(device: Device) -> None:

@@ -1,6 +1,8 @@
 """The way of a request: its model, the answer, who is told."""
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
 from typing_extensions import override
 
-from dsops.errors import InvalidInput, NotFound
+from dsops.errors import InvalidInput, NotFound, QueueFull
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
@@ -79,3 +81,23 @@ def test_the_answer_is_offered_to_whoever_observes(tmp_path: Path) -> None:
     assert isinstance(observation, Observation)
     assert (observation.answer, observation.request_id) == (found.answer, "r-1")
     assert witness.requests == ["r-1"]
+
+
+def test_who_is_held_back_waits_within_the_bounds_of_the_queue(tmp_path: Path) -> None:
+    bundle, waits, goes_on = make_bundle(tmp_path), threading.Semaphore(0), threading.Event()
+    models = Models(1, lambda _: Witness())
+    models.activate("compass", bundle.path, bundle.digest, 1)
+
+    def hold() -> None:
+        waits.release()
+        assert goes_on.wait(20)
+
+    where = Dispatcher(models, Observers(), queue=1, hold=hold)
+    with ThreadPoolExecutor(3) as callers:
+        held = [callers.submit(where.infer, "compass", "", "", two_frames) for _ in range(2)]
+        assert all(waits.acquire(timeout=20) for _ in held)
+        more = callers.submit(where.infer, "compass", "", "", two_frames)
+        found = more.exception(5) if not waits.acquire(timeout=0.5) else None
+        goes_on.set()
+        assert isinstance(found, QueueFull)
+        assert [one.result(20).served.name for one in held] == ["compass"] * 2

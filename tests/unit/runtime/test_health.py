@@ -16,6 +16,7 @@ from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.errors import InvalidInput, NotFinite
 from dsops.manifest import Budgets, Task
+from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.figures import Figures
@@ -75,6 +76,25 @@ def test_requests_frames_times_and_choices_are_counted(tmp_path: Path) -> None:
     assert sum(found.latency.values()) == 12
     assert 0 < found.latency_us(0.5) <= found.latency_us(0.95)
     assert (found.signal, found.budget_ms, len(found.reference)) == ("predicted_class", 7.0, CLASSES)
+
+
+def test_frames_that_batches_are_tried_with_are_no_measure_of_time(tmp_path: Path) -> None:
+    service = Service(make_bundle(tmp_path))
+    for _ in range(TRIED_FRAMES // 8):
+        service.ask(image=frames(8))
+    assert service.models.get(service.name).model.batches.state is not State.UNTRIED
+    assert (service.figures.requests, service.figures.frames) == (TRIED_FRAMES // 8, 0)
+    service.ask(image=frames(8))
+    service.ask(image=frames(1))
+    assert (service.figures.frames, sum(service.figures.latency.values())) == (9, 9)
+
+
+def test_frames_that_never_tell_whether_batches_are_right_are_timed_in_the_end(tmp_path: Path) -> None:
+    service, same = Service(make_bundle(tmp_path)), np.repeat(frames(1), 8, axis=0)
+    for _ in range(2 * TRIED_FRAMES // 8 + 3):
+        service.ask(image=same)
+    assert service.models.get(service.name).model.batches.state is State.UNTRIED
+    assert service.figures.frames == 24
 
 
 def test_a_request_that_is_no_good_is_not_counted(tmp_path: Path) -> None:
