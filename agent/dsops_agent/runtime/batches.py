@@ -75,7 +75,7 @@ class Batches:
     def try_on(self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float]) -> None:
         """Run frames together that were answered one by one, and compare; does nothing when there is nothing to learn.
 
-        Callers need not take turns with others for it.
+        Callers hold the turn of the model meanwhile: the frames are marked as its own.
 
         Args:
             inputs: Stored inputs, each [n, ...].
