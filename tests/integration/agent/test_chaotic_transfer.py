@@ -19,30 +19,33 @@ from dsops.bundle import sha256_hex
 from dsops.chunks import index_of, split
 from dsops.clock import SystemClock
 from dsops_agent.install.fetch import Pace, Wanted
+from dsops_controller.server.answers import Answer, Answers
 from dsops_controller.server.intake import Effects, Intake
 
 pytestmark = pytest.mark.integration
 
 CAM = "cam-1"
 CHUNK_BYTES = 32 * 1024
-GROWTH_BYTES = 8_000_000
-"""What a transfer of any length may need; half of the shortest file here, so whatever keeps what comes exceeds it."""
+GROWTH_BYTES = 12_000_000
+"""What a transfer of any length may need, with the controller's answers under way, which are in this process, too; half
+of the shortest file here, so whatever keeps what comes exceeds it."""
 PACE = Pace(window=8, timeout_s=0.15)
 BAD = Ills(duplicate=0.05, drop=0.02, reorder=0.05, corrupt=0.02, reset_after=150, pieces=True)
 WORSE = Ills(duplicate=0.2, drop=0.1, reorder=0.2, corrupt=0.1, reset_after=100, bytes_per_s=4e6, pieces=True)
 
 
 class Answering:
-    """The controller's side: chunks retained, and asked for again by the controller's own intake of requests."""
+    """The controller's side: chunks retained, and sent again by the controller's own intake and queue of requests."""
 
     def __init__(self, controller: Any, data: bytes) -> None:
+        index = index_of(data, CHUNK_BYTES)
         self.answered = 0
-        self.chunks = {
-            sha256_hex(piece): piece for piece in (index_of(data, CHUNK_BYTES).encode(), *split(data, CHUNK_BYTES))
-        }
+        self.chunks = {sha256_hex(piece): piece for piece in (index.encode(), *split(data, CHUNK_BYTES))}
+        self._named = {index.digest: index.digests}
         self._controller = controller
         self._seen = 0
-        effects = Effects(answer=self._answer, wake=lambda: None, record=lambda *_: None)
+        self._waiting = Answers(SystemClock())
+        effects = Effects(answer=self._waiting.ask, wake=lambda: None, record=lambda *_: None)
         self._intake = Intake(T, self, effects, SystemClock())
         while not controller.client.is_connected():
             time.sleep(0.005)
@@ -57,13 +60,19 @@ class Answering:
             self._seen += 1
             if topic == T.need(CAM):
                 self._intake.handle(topic, payload)
+        while asked := self._waiting.take():
+            self._send(asked)
 
-    def _answer(self, device: str, digest: str) -> None:
+    def _send(self, asked: Answer) -> None:
+        digest = asked.digest
+        if asked.number >= 0:
+            named = self._named.get(asked.digest, ())
+            digest = named[asked.number] if asked.number < len(named) else ""
         if digest not in self.chunks:  # the request was corrupted on its way
             return
         self.answered += 1
         payload = bytes.fromhex(digest) + self.chunks[digest]
-        self._controller.client.publish(T.chunk_answer(device), payload, qos=1)
+        self._controller.client.publish(T.chunk_answer(asked.device), payload, qos=1)
 
     # The register of devices, as far as requests for chunks need it.
 
@@ -100,7 +109,7 @@ def stage(tmp_path: Path, pki: Any, broker: Any) -> Iterator[Stage]:
         one.stop()
 
 
-def deliver(stage: Stage, controller: Any, ills: Ills, seed: int, size: int) -> tuple[ChaosProxy, Receiver]:
+def deliver(stage: Stage, controller: Any, ills: Ills, seed: int, size: int) -> tuple[ChaosProxy, Receiver, Answering]:
     data = random.Random(seed).randbytes(size)
     answering = Answering(controller, data)
     proxy, receiver = stage(ills, seed)
@@ -116,12 +125,13 @@ def deliver(stage: Stage, controller: Any, ills: Ills, seed: int, size: int) -> 
     )
     assert size >= 2 * GROWTH_BYTES
     assert grown <= GROWTH_BYTES
-    return proxy, receiver
+    return proxy, receiver, answering
 
 
 def test_a_transfer_through_a_bad_courier_ends_identical(stage: Stage, controller: Any) -> None:
-    proxy, receiver = deliver(stage, controller, BAD, seed=3, size=17_000_000)
+    proxy, receiver, answering = deliver(stage, controller, BAD, seed=3, size=24_000_000)
     assert receiver.wrong
+    assert answering.answered
     assert all(proxy.done[ill] for ill in ("duplicate", "drop", "reorder", "corrupt", "reset")), proxy.done
 
 
