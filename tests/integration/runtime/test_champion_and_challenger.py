@@ -17,6 +17,7 @@ from runtime_bundles import LABELS, MadeBundle, frames, make_bundle, with_sectio
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
 from dsops.bundle import Bundle
+from dsops.client import Inference
 from dsops.clock import SystemClock
 from dsops.directive import Mode
 from dsops.forms import Form
@@ -248,12 +249,16 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     assert device.digest() == champion.digest, "who has no key gets the champion"
     mine = keys[first.index(challenger.digest)]
     assert device.digest(mine, version="1") == champion.digest, "who names a release gets it"
+    with Inference(device.run_folder / "inference.sock", MODEL) as program:
+        told = [program.infer(frames(1), key=key, request_id=keys[0]).digest for key in keys]
+        assert told == first, "the client's key does not decide"
+        assert program.infer(frames(1), request_id=mine).digest == challenger.digest, "nor does the request's id"
     response = device.ask(mine)
     assert (response.model_version, response.parameters["release"].int64_param) == ("2", 2)
     labels = {tensor.name: raw for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
     assert labels["label"][4:].decode() == LABELS[1], "the answer is not the challenger's"
     assert np.frombuffer(labels["scores"], "<f4").argmax() == 0
-    expected = 2 * first.count(challenger.digest) + 1
+    expected = 3 * first.count(challenger.digest) + 2
     wait_for(lambda: total(device.comparisons(), "answered") == expected, "answers are not counted")
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
 
