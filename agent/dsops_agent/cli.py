@@ -84,7 +84,11 @@ def _add_feed(feed: argparse.ArgumentParser) -> None:
         "--stdin", required=True, metavar="MODEL", help="model; answers are lines of JSON on standard output"
     )
     feed.add_argument("--raw", default="", metavar="TYPE", help="values are raw, of this type; else lines of JSON")
-    feed.add_argument("--scale", type=float, default=1.0, help="values are multiplied by it (default: 1)")
+    feed.add_argument("--scale", type=float, help="values are multiplied by it, and are real then")
+    feed.add_argument(
+        "--form", default="", choices=("raw", "real"), help="what values are (default: raw where the model takes them)"
+    )
+    feed.add_argument("--key", default="", help="key of all requests in a split (default: each is one by itself)")
     feed.add_argument("--show", action="append", default=[], metavar="NAME", help="output to show; else all")
     feed.set_defaults(command=_feed)
 
@@ -198,7 +202,9 @@ def _install(options: argparse.Namespace) -> None:
 def _feed(options: argparse.Namespace) -> None:
     config = load(options.config).config
     module = _module("dsops_agent.feed.stdin")
-    wanted = module.Wanted(config.device, options.stdin, tuple(options.show), options.raw, options.scale)
+    wanted = module.Wanted(
+        config.device, options.stdin, tuple(options.show), options.raw, options.scale, options.form, options.key
+    )
     module.feed_stdin(str(config.inference_socket), wanted)
 
 

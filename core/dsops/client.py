@@ -136,15 +136,26 @@ class Inference:
         )
 
     def infer(
-        self, frames: Array | None = None, *, request_id: str = "", outputs: tuple[str, ...] = (), **inputs: Array
+        self,
+        frames: Array | Mapping[str, Array] | None = None,
+        *,
+        form: str = "",
+        key: str = "",
+        request_id: str = "",
+        outputs: tuple[str, ...] = (),
+        **inputs: Array,
     ) -> Answer:
         """Ask the model.
 
         Args:
-            frames: The input [n, ...] of a model with one input.
+            frames: The input [n, ...] of a model with one input, or inputs by name, each [n, ...].
+            form: What the values are: ``raw`` frames as a sensor gives them, of which the device makes the input;
+                ``real`` ones; or ``stored`` ones, as the payload has them. Empty where type and shape tell.
+            key: Who or what asks: a user, a machine, a line. While two releases are compared by a split, requests of
+                one key are answered by one of them. Empty: each request by itself, by its id.
             request_id: What you call the request; a sample that the agent keeps of it bears it.
             outputs: Which outputs are wanted; none named is the model's own choice.
-            inputs: Inputs by name, each [n, ...].
+            inputs: Inputs by name, likewise; one that is called as an argument is can be given in ``frames``.
 
         Raises:
             InvalidInput: The inputs are not the model's.
@@ -155,11 +166,13 @@ class Inference:
             Forbidden: You may not do this.
             RuntimeCrashed: The agent failed.
         """
-        given = inputs if frames is None else {self._only_input(): frames, **inputs}
         request = pb.ModelInferRequest(model_name=self._model, id=request_id)
+        for name, text in (("form", form), ("key", key)):
+            if text:
+                request.parameters[name].string_param = text
         for name in outputs:
             request.outputs.add(name=name)
-        ready = [(name, _plain(name, values)) for name, values in given.items()]
+        ready = [(name, _plain(name, values)) for name, values in self._named(frames, inputs).items()]
         for name, values in ready:
             request.inputs.add(name=name, datatype=_NAMES[values.dtype], shape=values.shape)
         if self._shared:
@@ -167,6 +180,11 @@ class Inference:
         else:
             request.raw_input_contents.extend(values.tobytes() for _, values in ready)
         return _answer(_called(lambda: self._stub.ModelInfer(request, timeout=self._timeout_s)))
+
+    def _named(self, frames: Array | Mapping[str, Array] | None, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if frames is None:
+            return inputs
+        return {**frames, **inputs} if isinstance(frames, Mapping) else {self._only_input(): frames, **inputs}
 
     def _only_input(self) -> str:
         if self._metadata is None:

@@ -18,6 +18,7 @@ ANY = -1
 MAX_SIDE = 1 << 14
 MAX_RAW_VALUES = 1 << 26
 """Height or width of a raw frame, and its values, at most."""
+_FREE = ("height", "width")
 
 
 class Form(StrEnum):
@@ -49,9 +50,26 @@ class Accepted:
 
     def __str__(self) -> str:
         """Return it as people write it, for example ``raw UINT8 [n, height, width, 3]``."""
-        free = iter(("height", "width"))
+        free = iter(_FREE)
         sizes = [next(free) if size == ANY else str(size) for size in self.shape]
         return f"{self.form} {self.datatype} [{', '.join(['n', *sizes])}]"
+
+    @classmethod
+    def parse(cls, text: str) -> "Accepted":
+        """Return what :meth:`__str__` wrote.
+
+        Raises:
+            InvalidInput: It did not write this.
+        """
+        form, _, rest = text.partition(" ")
+        datatype, _, shape = rest.partition(" ")
+        if form not in tuple(Form) or not shape.startswith("[n") or not shape.endswith("]"):
+            raise InvalidInput("a form of an input is not understood", why=f"got {text[:64]!r}")
+        sizes = shape[2:-1].split(", ")[1:]
+        try:
+            return cls(Form(form), datatype, tuple(ANY if size in _FREE else int(size) for size in sizes))
+        except ValueError as error:
+            raise InvalidInput("a form of an input is not understood", why=f"got {text[:64]!r}") from error
 
 
 def accepted_forms(spec: TensorSpec, section: Preprocessing | None) -> tuple[Accepted, ...]:

@@ -115,9 +115,10 @@ def test_telemetry_can_be_narrowed(site: Site, stage: str) -> None:
 def test_comparisons_are_merged_by_device_bundles_and_mode(site: Site, stage: str) -> None:
     first = telemetry_batch(A, [1], [comparison(us(), [0.25] * 4, disagreed=1)])
     second = telemetry_batch(
-        A, [2, 3], [comparison(us(60), [0.75] * 4, disagreed=2), comparison(us(61), [], mode="split")]
+        A, [2, 3], [comparison(us(60), [0.75] * 4, disagreed=2), comparison(us(61), [], mode="split", reason="gone")]
     )
-    put(site, stage, ("cam-1", first), ("cam-1", second))
+    third = telemetry_batch(A, [4], [comparison(us(62), [], mode="split")])
+    put(site, stage, ("cam-1", first), ("cam-1", second), ("cam-1", third))
     shadow, split = site.store.comparisons("digits")
     assert (shadow.device, shadow.release, shadow.challenger_release) == ("cam-1", 1, 2)
     assert (shadow.digest, shadow.challenger_digest, shadow.mode) == (DIGEST, RIVAL, "shadow")
@@ -126,7 +127,8 @@ def test_comparisons_are_merged_by_device_bundles_and_mode(site: Site, stage: st
     assert (shadow.p50_us, shadow.challenger_p50_us) == pytest.approx((100.0, 200.0), rel=0.03)
     assert (shadow.confidence, shadow.challenger_confidence) == pytest.approx((0.9, 0.8))
     assert shadow.last == START + timedelta(seconds=61)
-    assert (split.mode, split.answered, split.fallbacks, split.distance, split.p50_us) == ("split", 5, 2, None, None)
+    assert (split.mode, split.answered, split.fallbacks, split.distance, split.p50_us) == ("split", 10, 4, None, None)
+    assert (shadow.reason, split.reason) == ("", "gone")
     assert [row.compared for row in site.store.comparisons(since=START + timedelta(seconds=30))] == [4, 0]
     assert site.store.comparisons("words") == []
     assert site.store.comparisons(device="cam-2") == []

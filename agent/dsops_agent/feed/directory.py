@@ -10,13 +10,12 @@ from pathlib import PurePath
 from dsops.errors import DsopsError, Forbidden, InvalidInput, MissingExtra
 from dsops_agent.feed.after import AfterAll
 from dsops_agent.feed.decode import PICTURES, READERS, from_raw
-from dsops_agent.feed.fit import Form
-from dsops_agent.feed.frames import frame_of_picture, frames_of, new_windows, sample_shape
+from dsops_agent.feed.fit import Form, Frames
+from dsops_agent.feed.frames import frame_of_picture, frames_of, new_windows, sample_shape, sound_as_raw
 from dsops_agent.feed.inbox import MOST_TRIES, Claimed, Inbox
 from dsops_agent.feed.pace import Pace
 from dsops_agent.feed.ports import Answer, Line
 from dsops_agent.feed.settings import Directory, Source
-from dsops_agent.runtime.litert import Array
 
 _REST_S = 1.0
 
@@ -133,7 +132,7 @@ class DirectorySource:
         settled = AfterAll(len(answers), partial(self._inbox.settle, key))
         line.give([replace(answer, settled=settled.one) for answer in answers])
 
-    def _decoded(self, claimed: Claimed, form: Form) -> Array:
+    def _decoded(self, claimed: Claimed, form: Form) -> Frames:
         if claimed.size > self._settings.max_bytes:
             raise InvalidInput(f"it has {claimed.size} bytes, and {self._settings.max_bytes} are taken")
         if not self._inbox.try_again(claimed):
@@ -144,18 +143,20 @@ class DirectorySource:
             raise InvalidInput("it is shorter than a window")
         return frames
 
-    def _frames(self, data: bytes, ending: str, form: Form) -> Array:
+    def _frames(self, data: bytes, ending: str, form: Form) -> Frames:
         if ending == ".raw":
             values = from_raw(data, self._source.dtype, sample_shape(self._source, form))
         elif ending in PICTURES:
             return frame_of_picture(READERS[ending](data), form, self._source)
         elif ending in READERS:
             values = READERS[ending](data)
+            if ending == ".wav":
+                values = sound_as_raw(values, form, self._source)
         else:
             raise InvalidInput(
                 f"files that end in {ending or 'nothing'} are not known", why=", ".join((*READERS, ".raw"))
             )
-        return frames_of(values, form, self._source, new_windows(self._source))
+        return frames_of(values, form, self._source, new_windows(self._source), is_typed=ending != ".json")
 
 
 def _read(claimed: Claimed) -> bytes:

@@ -9,10 +9,9 @@ from typing import TypeVar
 from dsops.errors import DsopsError, Forbidden, InvalidInput
 from dsops_agent.feed.after import AfterAll
 from dsops_agent.feed.counts import Counts
-from dsops_agent.feed.fit import Form
+from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.feed.ports import Answer, Answered, Model, Sink
 from dsops_agent.feed.record import Origin, records
-from dsops_agent.runtime.litert import Array
 
 MAX_BATCH = 32
 """Frames of a request at most."""
@@ -33,6 +32,7 @@ class ModelLine:
         model: The model.
         sinks: Where answers go.
         counts: What is counted.
+        key: Who or what asks, in every request; empty: each request is one by itself.
     """
 
     device: str
@@ -41,6 +41,7 @@ class ModelLine:
     model: Model
     sinks: Sequence[Sink]
     counts: Counts
+    key: str = ""
 
     def form(self, stop: threading.Event) -> Form | None:
         """Return the model's input, once the model is there; None when ``stop`` was set meanwhile."""
@@ -67,7 +68,7 @@ class ModelLine:
         """Take note that the source does not work at the moment."""
         self.counts.trouble(f"source {self.source}: {why}")
 
-    def answers(self, batch_id: str, time: datetime, frames: Array) -> list[Answer]:
+    def answers(self, batch_id: str, time: datetime, frames: Frames) -> list[Answer]:
         """Ask once about frames that the model takes, [n, ...].
 
         Raises:
@@ -75,7 +76,7 @@ class ModelLine:
         """
         return self._answers(batch_id, time, frames, self.model.ask)
 
-    def patient_answers(self, batch_id: str, time: datetime, frames: Array, stop: threading.Event) -> list[Answer]:
+    def patient_answers(self, batch_id: str, time: datetime, frames: Frames, stop: threading.Event) -> list[Answer]:
         """Ask until there is an answer; an empty list when ``stop`` was set meanwhile.
 
         Raises:
@@ -83,8 +84,8 @@ class ModelLine:
             Forbidden: This process may not ask.
         """
 
-        def ask(batch: Array) -> Answered | None:
-            return self._patiently(lambda: self.model.ask(batch), stop, _LASTING)
+        def ask(batch: Frames, request_id: str, key: str) -> Answered | None:
+            return self._patiently(lambda: self.model.ask(batch, request_id, key), stop, _LASTING)
 
         return self._answers(batch_id, time, frames, ask)
 
@@ -114,13 +115,14 @@ class ModelLine:
         return None
 
     def _answers(
-        self, batch_id: str, time: datetime, frames: Array, ask: Callable[[Array], Answered | None]
+        self, batch_id: str, time: datetime, frames: Frames, ask: Callable[[Frames, str, str], Answered | None]
     ) -> list[Answer]:
         found: list[Answer] = []
         origin = Origin(self.device, self.source, self.model_name, batch_id, time)
         for first in range(0, len(frames), MAX_BATCH):
             batch = frames[first : first + MAX_BATCH]
-            answered = ask(batch)
+            request_id = origin.request_id(first, is_alone=len(frames) == 1)
+            answered = ask(batch, request_id, self.key or f"{self.device}/{request_id}")
             if answered is None:
                 return []
             found.extend(records(answered, origin, first, is_alone=len(frames) == 1))

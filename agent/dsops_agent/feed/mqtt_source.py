@@ -13,7 +13,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from dsops.errors import DsopsError, InvalidInput
 from dsops_agent.feed.broker import connect, disconnect, make_client
 from dsops_agent.feed.decode import from_json, from_raw
-from dsops_agent.feed.fit import Form
+from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.feed.frames import frames_of, new_windows, sample_shape
 from dsops_agent.feed.pace import Pace
 from dsops_agent.feed.ports import Line
@@ -110,7 +110,9 @@ class TopicSource:
             return
         self._number += 1
         try:
-            frames = frames_of(self._decode(payload, form), form, self._source, self._windows)
+            is_typed = self._settings.format == "raw"
+            values = self._decode(payload, form)
+            frames = frames_of(values, form, self._source, self._windows, is_typed=is_typed)
         except InvalidInput as error:
             line.came()
             line.failed(f"{error}: {error.why}" if error.why else str(error))
@@ -123,12 +125,10 @@ class TopicSource:
         if len(kept):
             self._ask(line, time_came, kept)
 
-    def _kept(self, frames: Array) -> Array:
-        passed = np.array([self._pace.passes(time.monotonic()) for _ in frames], dtype=bool)
-        kept: Array = frames[passed]
-        return kept
+    def _kept(self, frames: Frames) -> Frames:
+        return frames[np.array([self._pace.passes(time.monotonic()) for _ in range(len(frames))], dtype=bool)]
 
-    def _ask(self, line: Line, time_came: datetime, frames: Array) -> None:
+    def _ask(self, line: Line, time_came: datetime, frames: Frames) -> None:
         try:
             answers = line.answers(f"{time_came:%Y%m%dT%H%M%S.%f}-{self._number}", time_came, frames)
         except DsopsError as error:

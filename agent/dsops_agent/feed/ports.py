@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from dsops_agent.feed.fit import Form
+from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.runtime.litert import Array
 
 
@@ -36,11 +36,16 @@ class Model(Protocol):
         """
         ...
 
-    def ask(self, frames: Array) -> Answered:
+    def ask(self, frames: Frames, request_id: str, key: str) -> Answered:
         """Ask about frames [n, ...].
 
+        Args:
+            frames: The frames.
+            request_id: Names the request.
+            key: Who or what asks: it decides between two releases that are compared.
+
         Raises:
-            InvalidInput: They are not what the model takes.
+            InvalidInput: They are not what the model takes, also not the release that is active by now.
             Forbidden: This process may not ask.
             DsopsError: There is no answer at the moment.
         """
@@ -105,7 +110,7 @@ class Line(Protocol):
         """Take note that the source does not work at the moment."""
         ...
 
-    def answers(self, batch_id: str, time: datetime, frames: Array) -> list[Answer]:
+    def answers(self, batch_id: str, time: datetime, frames: Frames) -> list[Answer]:
         """Ask once about frames that the model takes, [n, ...].
 
         Raises:
@@ -113,7 +118,7 @@ class Line(Protocol):
         """
         ...
 
-    def patient_answers(self, batch_id: str, time: datetime, frames: Array, stop: threading.Event) -> list[Answer]:
+    def patient_answers(self, batch_id: str, time: datetime, frames: Frames, stop: threading.Event) -> list[Answer]:
         """Ask until there is an answer; an empty list when ``stop`` was set meanwhile.
 
         Raises:

@@ -28,6 +28,14 @@ class Origin:
     batch_id: str
     time: datetime
 
+    def name(self, number: int, *, is_alone: bool) -> str:
+        """Return what a frame is called."""
+        return f"{self.source}/{self.batch_id}" + ("" if is_alone else f"#{number}")
+
+    def request_id(self, first: int, *, is_alone: bool) -> str:
+        """Return what a request is called: as its first frame; names of files may hold what is no text."""
+        return self.name(first, is_alone=is_alone).encode(errors="backslashreplace").decode()
+
 
 def records(answered: Answered, origin: Origin, first: int, *, is_alone: bool) -> Iterator[Answer]:
     """Return an answer for each frame.
@@ -40,7 +48,7 @@ def records(answered: Answered, origin: Origin, first: int, *, is_alone: bool) -
     """
     count = max((len(values) for values in answered.outputs.values()), default=0)
     for number in range(count):
-        name = f"{origin.source}/{origin.batch_id}" + ("" if is_alone else f"#{first + number}")
+        name = origin.name(first + number, is_alone=is_alone)
         record = {
             "id": name,
             "device": origin.device,

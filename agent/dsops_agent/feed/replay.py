@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from dsops.errors import DsopsError, InvalidConfig, InvalidInput
 from dsops_agent.feed.decode import MAX_BYTES, from_npy, from_npz
-from dsops_agent.feed.fit import Form
+from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.feed.frames import frames_of, new_windows
 from dsops_agent.feed.pace import Pace
 from dsops_agent.feed.ports import Line
@@ -40,24 +40,37 @@ class ReplaySource:
             turn += 1
 
     def _once(self, values: Array, form: Form, turn: int, line: Line, stop: threading.Event) -> None:
-        try:
-            frames = frames_of(values, form, self._source, new_windows(self._source))
-        except InvalidInput as error:
-            line.failed(f"{self._settings.path.name}: {error}")
-            stop.wait(1.0)  # a repetition, or another release, may fare better
-            return
-        for number, frame in enumerate(frames):
+        frames = self._fitted(values, form, line, stop)
+        number = 0
+        while frames is not None and number < len(frames):
             if stop.wait(self._pace.wait_s(time.monotonic())):
                 return
             self._pace.passed(time.monotonic())
-            line.came()
-            self._ask(f"{turn}-{number}", frame[None], line, stop)
+            if self._ask(f"{turn}-{number}", frames[number : number + 1], form, line, stop):
+                line.came()
+                number += 1
+            elif (newest := line.form(stop)) is not None:
+                form, frames = newest, self._fitted(values, newest, line, stop)
 
-    def _ask(self, name: str, frames: Array, line: Line, stop: threading.Event) -> None:
+    def _fitted(self, values: Array, form: Form, line: Line, stop: threading.Event) -> Frames | None:
+        try:
+            return frames_of(values, form, self._source, new_windows(self._source))
+        except InvalidInput as error:
+            line.failed(f"{self._settings.path.name}: {error}")
+            stop.wait(1.0)  # a repetition, or another release, may fare better
+            return None
+
+    def _ask(self, name: str, frames: Frames, form: Form, line: Line, stop: threading.Event) -> bool:
+        """Return whether that is done; it is not when by now another release is active that takes other frames."""
         try:
             line.give(line.patient_answers(name, datetime.now(UTC), frames, stop))
+        except InvalidInput as error:
+            if line.form(stop) != form:
+                return False
+            line.failed(str(error))
         except DsopsError as error:
             line.failed(str(error))
+        return True
 
     def _read(self) -> Array:
         path = self._settings.path

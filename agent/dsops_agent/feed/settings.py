@@ -131,12 +131,25 @@ class Source(Section):
     shape: Shape = Field(
         default=(), description="shape of a raw frame, or with `window` of a sample; empty: as the model has it"
     )
+    form: Literal["", "raw", "real"] = Field(
+        default="",
+        description="raw: frames are as a sensor gives them, and the runtime prepares them as the bundle says; real: "
+        "they are prepared. Empty: raw where the model takes raw frames, no scale or offset is set, and the type fits",
+    )
+    key: str = Field(
+        default="",
+        max_length=256,
+        description="key of the source's requests: while two releases are compared by a split, one of them answers all "
+        "of one key. {device} and {source} stand for the names; empty: each request by itself",
+    )
     scale: float | None = Field(
         default=None,
-        description="frames are multiplied by it; empty: pictures by 1/255 where the model takes real values",
+        description="frames are multiplied by it; empty: pictures that are not raw as the bundle says, else by 1/255",
     )
     offset: float = Field(default=0.0, description="added after that")
-    colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of a picture's colours")
+    colour: Literal["rgb", "bgr"] = Field(
+        default="rgb", description="order of a picture's colours, where the bundle does not say"
+    )
     directory: Directory | None = Field(default=None, description="a folder with files")
     camera: Camera | None = Field(default=None, description="a camera or a video")
     mqtt: Messages | None = Field(default=None, description="a topic of a broker")
@@ -154,6 +167,10 @@ class Source(Section):
         if self.replay is not None and not self.rate_hz:
             raise ValueError("a replay needs rate_hz")
         return self
+
+    def key_on(self, device: str) -> str:
+        """Return the key of its requests on a device, the names filled in."""
+        return self.key.replace("{device}", device).replace("{source}", self.name)
 
     @property
     def kind(self) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 
 from dsops.errors import InvalidInput
 from dsops_agent.feed.decode import MAX_BYTES, from_json, from_raw
-from dsops_agent.feed.fit import Form, batch, typed
+from dsops_agent.feed.fit import Form, Frames, batch, typed
+from dsops_agent.feed.frames import meant
 from dsops_agent.feed.line import MAX_BATCH
 from dsops_agent.feed.model import SocketModel
 from dsops_agent.feed.ports import Model
 from dsops_agent.feed.record import Origin, records
-from dsops_agent.runtime.litert import Array
 
 _NUMBERS = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 
@@ -34,14 +34,23 @@ class Wanted:
         model: Name of the model.
         outputs: Outputs that answers have; none for all.
         raw: Type of raw values; empty for JSON.
-        scale: Values are multiplied by it.
+        scale: Values are multiplied by it; None says nothing.
+        form: What they are: ``raw``, ``real``; empty where the model and the other settings tell.
+        key: Who or what asks, in every request; empty: each request is one by itself.
     """
 
     device: str
     model: str
     outputs: tuple[str, ...] = ()
     raw: str = ""
-    scale: float = 1.0
+    scale: float | None = None
+    form: str = ""
+    key: str = ""
+
+    @property
+    def offset(self) -> float:
+        """What is added to the values: nothing."""
+        return 0.0
 
 
 def feed_stdin(socket: str, wanted: Wanted) -> None:
@@ -50,6 +59,8 @@ def feed_stdin(socket: str, wanted: Wanted) -> None:
     Raises:
         DsopsError: The model is not there.
     """
+    if wanted.form not in ("", "raw", "real"):
+        raise InvalidInput(f"{wanted.form} is no form of frames", hint="raw or real")
     if wanted.raw and wanted.raw not in _NUMBERS:
         raise InvalidInput(f"{wanted.raw} is no type of numbers", hint=f"one of {', '.join(_NUMBERS)}")
     model = SocketModel(socket, wanted.model, "", wanted.outputs)
@@ -71,20 +82,28 @@ def answer_all(stream: BinaryIO, model: Model, wanted: Wanted, say: Callable[[by
         DsopsError: The model is not there.
     """
     form = model.form()
-    decode = (lambda data: from_raw(data, wanted.raw, form.shape)) if wanted.raw else from_json
-    for number, data in enumerate(_raw_frames(stream, form, wanted.raw) if wanted.raw else _lines(stream)):
+    cut = meant(form, wanted, np.dtype(wanted.raw) if wanted.raw else None)
+    for number, data in enumerate(_raw_frames(stream, cut, wanted.raw) if wanted.raw else _lines(stream)):
         origin = Origin(wanted.device, "stdin", wanted.model, str(number), datetime.now(UTC))
         try:
-            frames = typed(batch(decode(data), form), form, wanted.scale, 0.0)
-            _answer(model, frames, origin, say)
+            _answer(model, _frames(data, cut, model.form(), wanted), origin, wanted, say)
         except InvalidInput as error:
             say(json.dumps({"id": f"stdin/{number}", "error": error.code, "message": f"{error}"}).encode())
 
 
-def _answer(model: Model, frames: Array, origin: Origin, say: Callable[[bytes], None]) -> None:
+def _frames(data: bytes, cut: Form, form: Form, wanted: Wanted) -> Frames:
+    values = from_raw(data, wanted.raw, cut.shape) if wanted.raw else from_json(data)
+    found = meant(form, wanted, values.dtype if wanted.raw else None)
+    return Frames(typed(batch(values, found), found, 1.0 if wanted.scale is None else wanted.scale, 0.0), found)
+
+
+def _answer(model: Model, frames: Frames, origin: Origin, wanted: Wanted, say: Callable[[bytes], None]) -> None:
+    is_alone = len(frames) == 1
     for first in range(0, len(frames), MAX_BATCH):
-        answered = model.ask(frames[first : first + MAX_BATCH])
-        for answer in records(answered, origin, first, is_alone=len(frames) == 1):
+        request_id = origin.request_id(first, is_alone=is_alone)
+        key = wanted.key or f"{wanted.device}/{request_id}"
+        answered = model.ask(frames[first : first + MAX_BATCH], request_id, key)
+        for answer in records(answered, origin, first, is_alone=is_alone):
             say(answer.record)
 
 

@@ -31,6 +31,8 @@ class Comparison:
         self._start_s = now_s
         self._compared = self._disagreed = 0
         self.skipped = self.failed = self.answered = self.fallbacks = 0
+        self.reason = ""
+        """Code of why the newest request without an answer of the challenger's had none."""
         self._distance_ppm = Histogram()
         self._latency_us, self._their_latency_us = Histogram(), Histogram()
         self._confidence_ppm, self._their_confidence_ppm = Histogram(), Histogram()
@@ -73,6 +75,7 @@ class Comparison:
                 failed=self.failed,
                 answered=self.answered,
                 fallbacks=self.fallbacks,
+                reason=self.reason,
                 distance_ppm=self._distance_ppm.encode(),
                 latency_us=self._latency_us.encode(),
                 challenger_latency_us=self._their_latency_us.encode(),

@@ -11,6 +11,7 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation, Observers
+from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 QUEUE = 16
 CAPACITY = 56
 
-Decode = Callable[[ServedModel], Mapping[str, Array]]
-"""Returns the inputs of a request for the model that answers it, or raises InvalidInput; a transport's part."""
+Decode = Callable[[ServedModel], SentInputs]
+"""Returns the inputs of a request to the model that answers it, or raises InvalidInput; a transport's part."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,17 @@ class Dispatcher:
         serving = self.find(model, version)
         with self.admission.place(serving.model.name) as place:
             self._hold()  # within the queue's bounds: who waits here holds a thread
-            inputs = decode(serving.model)  # not in the model's turn: it takes time that others can use
+            sent = decode(serving.model)
             if self._duels and not version:  # who names a release gets that one
-                told = self._duels.answer(serving.model, inputs, key or request_id, request_id, caller.check())
+                told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)
+            inputs = serving.model.prepared(sent)  # not in the model's turn: it takes time that others can use
             with place.turn(caller):
                 answer = _answer(serving, inputs)
         _count(serving, answer)
-        self._observers.offer(Observation(serving, inputs, answer, request_id))
+        copied = sent if self._duels and self._duels.draws(model) else None
+        self._observers.offer(Observation(serving, inputs, answer, request_id, copied))
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:

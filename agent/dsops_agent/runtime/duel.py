@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsops.clock import Clock
@@ -21,9 +21,9 @@ from dsops_agent.runtime.compare import confidences, difference
 from dsops_agent.runtime.comparison import Comparison
 from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalRefused, RivalUnavailable
+from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.split import goes_to_challenger
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Copy:
     """A request that the champion answered; ``due_s`` is when the challenger may be asked."""
 
     served: ServedModel
-    inputs: Mapping[str, Array]
+    sent: SentInputs
     answer: Answer
     request_id: str
     due_s: float
@@ -51,7 +51,7 @@ class Copy:
     @property
     def size_bytes(self) -> int:
         """Size of its arrays."""
-        return sum(array.nbytes for array in (*self.inputs.values(), *self.answer.outputs))
+        return sum(array.nbytes for array in (*(one.values for one in self.sent.values()), *self.answer.outputs))
 
 
 class Duel:
@@ -94,11 +94,15 @@ class Duel:
 
     # On the request path.
 
-    def watch(self, served: ServedModel, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
-        """Take note of an answered request; of a share of them a copy is kept for the challenger. Never waits."""
-        if self.rival.mode is not Mode.SHADOW or self._chance() >= self.rival.share:
+    def draws(self) -> bool:
+        """Return whether a copy of this request shall go to the challenger: of a share of them."""
+        return self.rival.mode is Mode.SHADOW and self._chance() < self.rival.share
+
+    def watch(self, served: ServedModel, sent: SentInputs, answer: Answer, request_id: str) -> None:
+        """Keep a copy of an answered request that was drawn for the challenger. Never waits."""
+        if self.rival.mode is not Mode.SHADOW:  # another challenger took over since it was drawn
             return
-        copy = Copy(served, inputs, answer, request_id, self._clock.monotonic_s() + AFTER_S)
+        copy = Copy(served, sent, answer, request_id, self._clock.monotonic_s() + AFTER_S)
         size = copy.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
@@ -110,25 +114,28 @@ class Duel:
         self._copies.put(copy)
 
     def answer(
-        self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str, left_s: float = math.inf
+        self, served: ServedModel, sent: SentInputs, key: str, request_id: str, left_s: float = math.inf
     ) -> RivalAnswer | None:
         """Return the challenger's answer if the key is one of its own and it gives one in time; else None."""
         rival = self.rival
         if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
             return None
-        found, wait_s = None, min(self._wait_s, left_s / 2)
+        found, reason, wait_s = None, "", min(self._wait_s, left_s / 2)
         if self._clock.monotonic_s() >= self._rests_until_s:
             try:
-                found = self._client.ask(served, inputs, request_id, served.offered, wait_s)
+                found = self._client.ask(served, sent, request_id, served.offered, wait_s)
             except RivalRefused as error:  # one caller's fault must not move the keys of all others
+                reason = error.code
                 logger.debug("model %s: the champion judges instead of the challenger: %s", served.name, error)
             except RivalUnavailable as error:
+                reason = error.code
                 self._rests_until_s = self._clock.monotonic_s() + REST_S
                 logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)
         with self._lock:
             counts = self._of(served)
             counts.answered += found is not None
             counts.fallbacks += found is None
+            counts.reason = reason or counts.reason
         return found
 
     # The duel's thread.
@@ -162,13 +169,16 @@ class Duel:
         began_s = time.thread_time()
         served, named = copy.served, _default_outputs(copy)
         try:
-            theirs = self._client.ask(served, copy.inputs, copy.request_id, named, SHADOW_TIMEOUT_S)
+            theirs = self._client.ask(served, copy.sent, copy.request_id, named, SHADOW_TIMEOUT_S)
             found = difference(served.manifest.task, named, theirs.named)
         except (RivalUnavailable, KeyError, ValueError) as error:
             logger.debug("model %s: nothing to compare: %s", served.name, error)
             with self._lock:
-                self._of(served).failed += 1
-            self._stopped.wait(REST_S if isinstance(error, RivalUnavailable) else 0.0)
+                counts = self._of(served)
+                counts.failed += 1
+                counts.reason = error.code if isinstance(error, RivalUnavailable) else RivalUnavailable.code
+            is_gone = isinstance(error, RivalUnavailable) and not isinstance(error, RivalRefused)
+            self._stopped.wait(REST_S if is_gone else 0.0)
         else:
             sure = confidences(served.manifest, named), confidences(served.manifest, theirs.named)
             frames = len(found.distance)

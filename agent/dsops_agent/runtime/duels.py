@@ -12,10 +12,10 @@ from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.duel import Duel
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.rival import ToldModel
+from dsops_agent.runtime.sent import SentInputs, frames_in
 
 
 class Duels:
@@ -52,33 +52,35 @@ class Duels:
     def watch(self, seen: Observation) -> None:
         """Take note of a request that a champion answered. Never waits."""
         pair = self._duels.get(seen.serving.model.name)
-        if pair:
-            pair[0].watch(seen.serving.model, seen.inputs, seen.answer, seen.request_id)
+        if pair and seen.copied is not None:
+            pair[0].watch(seen.serving.model, seen.copied, seen.answer, seen.request_id)
+
+    def draws(self, model: str) -> bool:
+        """Return whether a copy of this request of a model's shall go to its challenger."""
+        pair = self._duels.get(model)
+        return pair is not None and pair[0].draws()
 
     def answer(
-        self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str, left_s: float = math.inf
+        self, served: ServedModel, sent: SentInputs, key: str, request_id: str, left_s: float = math.inf
     ) -> tuple[ServedModel, Answer] | None:
         """Return the answer of a champion's challenger, with who gave it, if it is the one to answer, and does.
 
         Args:
             served: The champion.
-            inputs: Of the request.
+            sent: Inputs of the request.
             key: What decides who answers, such as a user or a machine; the same key gets the same bundle.
             request_id: What the caller calls the request.
             left_s: How long the caller waits; half of it is the champion's.
-
-        Raises:
-            InvalidInput: The inputs are not the model's.
         """
         pair = self._duels.get(served.name)
-        found = pair[0].answer(served, inputs, key, request_id, left_s) if pair else None
+        found = pair[0].answer(served, sent, key, request_id, left_s) if pair else None
         if pair is None or found is None:
             return None
         rival = pair[0].rival
         manifest = served.manifest.model_copy(update={"release": rival.release})
         news = {"manifest": manifest, "digest": rival.digest, "named": found.named}
         told = ToldModel(**{one.name: getattr(served, one.name) for one in fields(served)} | news)
-        frames = len(next(iter(inputs.values())))
+        frames = frames_in(sent)
         return told, Answer((), Decision(), (found.latency_us / frames,) * frames)
 
     def stop(self) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 
 from dsops.bundle import Bundle
 from dsops.decision import Decision, decide
+from dsops.described import Described
 from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
-from dsops.forms import Accepted, Form, accepted_forms, form_of
+from dsops.forms import Form, accepted_forms, form_of
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest, Preprocessing, Task, TensorSpec
 from dsops.preprocess import prepare
@@ -31,6 +32,7 @@ from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 from dsops_agent.runtime.memory import forbid_dumps
+from dsops_agent.runtime.sent import Sent, SentInputs
 
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
@@ -67,8 +69,7 @@ class InputForm:
         datatypes: Open Inference Protocol types of that shape: that of real values first, then the tensor's own.
         dtypes: The same as NumPy types.
         spec: The input as the manifest tells it.
-        section: How a raw frame becomes the input; None when the device is given no raw frames.
-        accepted: Every form in which it may be given, that of metadata first.
+        described: Every form in which it may be given, and how a raw frame becomes the input.
     """
 
     name: str
@@ -76,8 +77,7 @@ class InputForm:
     datatypes: tuple[str, ...]
     dtypes: tuple[np.dtype[Any], ...]
     spec: TensorSpec
-    section: Preprocessing | None
-    accepted: tuple[Accepted, ...]
+    described: Described
 
     @classmethod
     def of(cls, spec: TensorSpec, section: Preprocessing | None) -> "InputForm":
@@ -85,9 +85,7 @@ class InputForm:
         accepted = accepted_forms(spec, section)
         datatypes = tuple(one.datatype for one in accepted if one.form is not Form.RAW)
         dtypes = tuple(DTYPES[name] for name in datatypes)
-        return cls(
-            spec.name, spec.shape[1:], datatypes, dtypes, spec, section if section and section.raw else None, accepted
-        )
+        return cls(spec.name, spec.shape[1:], datatypes, dtypes, spec, Described(spec.name, accepted, section))
 
     def form_of(self, datatype: str, shape: Sequence[int], said: str = "") -> Form:
         """Return what frames of a type and shape are; see :func:`dsops.forms.form_of`.
@@ -100,11 +98,12 @@ class InputForm:
         Raises:
             InvalidInput: They are not what the model takes, or more than one form fits.
         """
-        return form_of(self.name, self.accepted, datatype, tuple(shape)[1:], said)
+        return form_of(self.name, self.described.accepted, datatype, tuple(shape)[1:], said)
 
-    def prepared(self, frames: Array, form: Form) -> Array:
+    def prepared(self, sent: Sent) -> Array:
         """Return frames as :meth:`ServedModel.infer` takes them: real values of raw ones, others as they are."""
-        return prepare(self.section, self.spec, frames) if self.section and form is Form.RAW else frames
+        section = self.described.section
+        return prepare(section, self.spec, sent.values) if section and sent.form is Form.RAW else sent.values
 
     def __str__(self) -> str:
         """Return the shape with its batch axis."""
@@ -161,6 +160,10 @@ class ServedModel:
     def batches(self) -> Batches:
         """Runs of several frames at once."""
         return Batches(self.loaded)
+
+    def prepared(self, sent: SentInputs) -> dict[str, Array]:
+        """Return what was sent as :meth:`infer` takes it."""
+        return {name: self.forms[name].prepared(one) for name, one in sent.items()}
 
     def infer(self, inputs: Mapping[str, Array], *, alone: bool = False) -> Answer:
         """Answer frames.

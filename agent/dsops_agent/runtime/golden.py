@@ -13,6 +13,7 @@ from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import Sent
 
 _DTYPES = {
     "float32": "<f4",
@@ -103,7 +104,7 @@ def _prepared(form: InputForm, values: Array) -> Array:
         kind = form.form_of(NAMES[values.dtype], values.shape, Form.RAW)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs are not the raw frames of the manifest", why=str(error)) from error
-    return form.prepared(values, kind)
+    return form.prepared(Sent(kind, values))
 
 
 def _as_stored(values: Array, dtype: np.dtype[np.generic] | None) -> Array:

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import Sent, SentInputs
 from dsops_agent.runtime.swap import Serving
 
 logger = logging.getLogger(__name__)
@@ -41,15 +42,17 @@ class Observation:
 
     Attributes:
         serving: What answered it.
-        inputs: Every input by name, each [n, ...], as the caller sent it.
+        inputs: Every input by name, each [n, ...], as the model was asked.
         answer: The answer.
         request_id: What the caller calls the request.
+        copied: What the caller sent, when a copy of it shall go to a challenger.
     """
 
     serving: Serving
     inputs: Mapping[str, Array]
     answer: Answer
     request_id: str
+    copied: SentInputs | None = None
 
     @cached_property
     def frames(self) -> int:
@@ -59,7 +62,9 @@ class Observation:
     @cached_property
     def size_bytes(self) -> int:
         """Size of its arrays."""
-        return sum(array.nbytes for array in (*self.inputs.values(), *self.answer.outputs))
+        sent = (one.values for one in (self.copied or {}).values())
+        found = {id(array): array.nbytes for array in (*self.inputs.values(), *self.answer.outputs, *sent)}
+        return sum(found.values())
 
     @cached_property
     def exchange(self) -> Exchange:
@@ -238,11 +243,15 @@ def _slices(exchanges: list[Exchange]) -> list[list[Exchange]]:
 
 
 def _kept(observation: Observation) -> Observation:
-    inputs = observation.inputs
-    if all(_is_private(array) for array in inputs.values()):
+    inputs, copied = observation.inputs, observation.copied
+    shared = [*inputs.values(), *(one.values for one in (copied or {}).values())]
+    copies = {id(array): np.array(array) for array in shared if not _is_private(array)}
+    if not copies:
         return observation
-    copies = {name: array if _is_private(array) else np.array(array) for name, array in inputs.items()}
-    return Observation(observation.serving, copies, observation.answer, observation.request_id)
+    own = {name: copies.get(id(array), array) for name, array in inputs.items()}
+    if copied is not None:
+        copied = {name: Sent(one.form, copies.get(id(one.values), one.values)) for name, one in copied.items()}
+    return replace(observation, inputs=own, copied=copied)
 
 
 def _is_private(array: Array) -> bool:

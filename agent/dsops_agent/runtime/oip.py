@@ -12,15 +12,15 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.errors import InvalidInput
 from dsops_agent.runtime.answer import Answer, Output
 from dsops_agent.runtime.engine import ServedModel, wrong_names
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import (
     NOTHING_SHARED,
     Asked,
     Given,
     Memory,
-    arrays_of,
     packed,
+    sent_inputs,
     values_of,
     wanted_outputs,
 )
@@ -51,11 +51,11 @@ _TYPED = {
 
 def decode_inputs(
     request: pb.ModelInferRequest, served: ServedModel, memory: Memory = NOTHING_SHARED
-) -> dict[str, Array]:
-    """Return the inputs of a request by name.
+) -> dict[str, Sent]:
+    """Return the inputs of a request by name, as they were sent.
 
     Raises:
-        InvalidInput: See :func:`dsops_agent.runtime.tensors.arrays_of`.
+        InvalidInput: See :func:`dsops_agent.runtime.tensors.sent_inputs`.
         NotFound: An input is in shared memory that is not registered.
     """
     if len(request.inputs) != len(served.forms):
@@ -76,7 +76,7 @@ def decode_inputs(
             given.append(_given(tensor, span, said))
     if outside != len(raw):
         raise _raw_count(request, len(raw))
-    return arrays_of(given, served, memory)
+    return sent_inputs(given, served, memory)
 
 
 def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tuple[Output, Span | None]]:
@@ -152,7 +152,7 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
     response = pb.ModelMetadataResponse(name=served.name, versions=[str(served.release)], platform=PLATFORM)
     for form in served.forms.values():
         response.inputs.add(name=form.name, datatype=form.datatypes[0], shape=[-1, *form.shape])
-        response.properties[f"{form.name}.forms"] = "; ".join(map(str, form.accepted))
+        response.properties.update(form.described.properties())
     for output in served.offered.values():
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
     return response

@@ -19,9 +19,9 @@ from dsops_agent.runtime import oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
-from dsops_agent.runtime.tensors import arrays_of, wanted_outputs
+from dsops_agent.runtime.tensors import sent_inputs, wanted_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -169,9 +169,9 @@ class RestService:
     def _infer(self, call: Call) -> Reply:
         request = oip_json.read_request(call.body(), call.json_size())
 
-        def decode(served: ServedModel) -> Mapping[str, Array]:
+        def decode(served: ServedModel) -> SentInputs:
             wanted_outputs(request.asked, served)  # a name that there is not must not cost an inference
-            return arrays_of(request.given, served, self._regions)
+            return sent_inputs(request.given, served, self._regions)
 
         answered = self._dispatcher.infer(
             call.names["model"],

@@ -1,13 +1,15 @@
 """Asks the challenger's process, over its inference socket, what it says to a request of the champion's.
 
-Values travel as real ones where the model's are: the scale of stored values is every bundle's own. The answer is read
-back into the champion's outputs, by name.
+It gets what the caller sent, raw frames as raw ones: each bundle makes its own input of them. Stored values travel as
+real ones where the model has these: their scale is every bundle's own. What the challenger would take for something
+else is not asked. The answer is read back into the champion's outputs, by name.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -15,15 +17,19 @@ from typing_extensions import override
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
+from dsops.described import Described, makes_the_same
 from dsops.errors import DeviceError, InvalidInput
+from dsops.forms import Form
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer, Output, Values
-from dsops_agent.runtime.engine import DTYPES, ServedModel
-from dsops_agent.runtime.litert import Array
-from dsops_agent.runtime.oip import LATENCY
+from dsops_agent.runtime.engine import DTYPES, NAMES, ServedModel
+from dsops_agent.runtime.oip import FORM, LATENCY
+from dsops_agent.runtime.sent import Sent, SentInputs, frames_in
 
 MAX_BYTES = 32 << 20
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ROOM_BYTES = 64 << 10
+"""What a request has beside the values, at most."""
+Result = TypeVar("Result")
 
 
 class RivalUnavailable(DeviceError):
@@ -35,6 +41,20 @@ class RivalUnavailable(DeviceError):
 
 class RivalRefused(RivalUnavailable):
     """The challenger does not take this very request; that says nothing of the next one."""
+
+    code = "challenger_refused_input"
+
+
+class OtherForm(RivalRefused):
+    """It takes the input in other forms than the champion does."""
+
+    code = "challenger_other_form"
+
+
+class OtherPreprocessing(RivalRefused):
+    """Its real values are made otherwise than the champion's, and the caller made them."""
+
+    code = "challenger_other_preprocessing"
 
 
 @dataclass(frozen=True)
@@ -76,66 +96,122 @@ class RivalClient:
     def __init__(self, rival: Rival) -> None:
         options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
         self._channel = grpc.insecure_channel(f"unix:{rival.socket}", options=options)
-        self._ask = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
+        self._stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._digest = rival.digest
+        self._described: Mapping[str, Described] | None = None
 
     def ask(
-        self,
-        served: ServedModel,
-        inputs: Mapping[str, Array],
-        request_id: str,
-        outputs: Iterable[str],
-        timeout_s: float,
+        self, served: ServedModel, sent: SentInputs, request_id: str, outputs: Iterable[str], timeout_s: float
     ) -> RivalAnswer:
         """Return the challenger's answer.
 
         Args:
             served: The champion.
-            inputs: Of the request, by name, as its caller sent them.
+            sent: Inputs of the request, by name, as its caller sent them.
             request_id: What the caller calls it.
             outputs: Names of the champion's outputs that are wanted.
             timeout_s: How long to wait.
 
         Raises:
             RivalUnavailable: It gave none in time, or not what was asked for.
-            RivalRefused: It finds fault with the request.
+            RivalRefused: It finds fault with the request, or was not asked: it would take the values for others.
         """
+        ends_s = time.monotonic() + timeout_s
+        described = self._describe(served, timeout_s)
         wanted = [served.offered[name] for name in outputs]
-        request = encode_request(served, inputs, request_id, [output.name for output in wanted])
+        request = encode_request(served, described, sent, request_id, [output.name for output in wanted])
         began_s = time.perf_counter()
-        try:
-            response = self._ask(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            kind = RivalRefused if code is grpc.StatusCode.INVALID_ARGUMENT else RivalUnavailable
-            raise kind("the challenger did not answer", why=str(code)) from error
-        except ValueError as error:  # the connection was closed meanwhile: another challenger, or none, comes next
-            raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
+        response = _called(lambda: self._stub.ModelInfer(request, timeout=max(ends_s - time.monotonic(), 0.0)))
         waited_us = (time.perf_counter() - began_s) * 1e6
         if response.parameters["digest"].string_param != self._digest:
             raise RivalUnavailable("another bundle answered than the challenger")
-        named = read_outputs(response, wanted, len(next(iter(inputs.values()))))
+        named = read_outputs(response, wanted, frames_in(sent))
         return RivalAnswer(named, response.parameters[LATENCY].int64_param, waited_us)
 
     def close(self) -> None:
         """End the connection; requests under way fail."""
         self._channel.close()
 
+    def _describe(self, served: ServedModel, timeout_s: float) -> Mapping[str, Described]:
+        """Return what the challenger says of its inputs, which is asked for once: it is one bundle."""
+        if self._described is None:
+            asked = pb.ModelMetadataRequest(name=served.name)
+            said = _called(lambda: self._stub.ModelMetadata(asked, timeout=timeout_s))
+            try:
+                self._described = {one.name: Described.read(one.name, said.properties) for one in said.inputs}
+            except InvalidInput as error:
+                raise RivalUnavailable("the challenger does not say what it takes", why=str(error)) from error
+        return self._described
+
+
+def _called(call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        kind = RivalRefused if code is grpc.StatusCode.INVALID_ARGUMENT else RivalUnavailable
+        raise kind("the challenger did not answer", why=str(code)) from error
+    except ValueError as error:  # the connection was closed meanwhile: another challenger, or none, comes next
+        raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
+
 
 def encode_request(
-    served: ServedModel, inputs: Mapping[str, Array], request_id: str, outputs: Iterable[str]
+    served: ServedModel,
+    described: Mapping[str, Described],
+    sent: SentInputs,
+    request_id: str,
+    outputs: Iterable[str],
 ) -> pb.ModelInferRequest:
-    """Return a request to the challenger with raw contents."""
+    """Return a request to the challenger with raw contents, of what the champion's caller sent.
+
+    Raises:
+        RivalRefused: The challenger takes an input in other forms, its real values are made otherwise, or it is longer
+            than can be passed on.
+    """
+    passed = {
+        spec.name: passed_on(served, position, sent[spec.name]) for position, spec in enumerate(served.manifest.inputs)
+    }
+    size_bytes = sum(one.values.nbytes for one in passed.values())
+    if size_bytes > MAX_BYTES - ROOM_BYTES:
+        raise RivalRefused("a request is too long to be passed on", why=f"{size_bytes} bytes")
     request = pb.ModelInferRequest(model_name=served.name, id=request_id)
-    for position, spec in enumerate(served.manifest.inputs):
-        given = inputs[spec.name]
-        real = served.real_frames(position, given) if "FP32" in served.forms[spec.name].datatypes else given
-        request.inputs.add(name=spec.name, datatype=_NAMES[real.dtype], shape=real.shape)
-        little = np.ascontiguousarray(real, real.dtype.newbyteorder("<"))
+    for name, one in passed.items():
+        check_form(served.forms[name].described, described.get(name), one)
+        tensor = request.inputs.add(name=name, datatype=NAMES[one.values.dtype], shape=one.values.shape)
+        tensor.parameters[FORM].string_param = one.form
+        little = np.ascontiguousarray(one.values, one.values.dtype.newbyteorder("<"))
         request.raw_input_contents.append(little.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
     return request
+
+
+def passed_on(served: ServedModel, position: int, sent: Sent) -> Sent:
+    """Return an input as it is passed on: as it was sent, and real values where stored ones have a scale."""
+    described = served.forms[served.manifest.inputs[position].name].described
+    if sent.form is Form.STORED and described.takes(Form.REAL):
+        return Sent(Form.REAL, served.real_frames(position, sent.values))
+    return sent
+
+
+def check_form(champion: Described, challenger: Described | None, sent: Sent) -> None:
+    """Check that a challenger takes values for what the champion's caller meant by them.
+
+    Raises:
+        OtherForm: It does not take this form of them, or takes it for something else.
+        OtherPreprocessing: Real values for the champion are not real values for it.
+    """
+    accepted = challenger.takes(sent.form) if challenger else None
+    if challenger is None or accepted is None or not accepted.fits(NAMES[sent.values.dtype], sent.values.shape[1:]):
+        raise OtherForm(f"the challenger takes no {sent.form} values like these for {champion.name!r}")
+    if sent.form is Form.RAW:
+        if champion.raw_color != challenger.raw_color:
+            raise OtherForm(f"the challenger takes other colours for {champion.name!r}")
+    elif not makes_the_same(champion.section, challenger.section):
+        raise OtherPreprocessing(
+            f"the {sent.form} values of {champion.name!r} were made for the champion",
+            why="the challenger's preprocessing makes others",
+        )
 
 
 def read_outputs(response: pb.ModelInferResponse, wanted: Iterable[Output], frames: int) -> dict[str, Values]:

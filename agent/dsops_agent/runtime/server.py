@@ -6,7 +6,7 @@ the same service name, because clients of Triton make them there.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from dsops_agent.runtime import oip, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import CAPACITY, Dispatcher
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access, make_room
 
@@ -85,7 +85,7 @@ class InferenceService(open_inference_grpc_pb2_grpc.GRPCInferenceServiceServicer
         return _guarded(context, lambda: self._infer(request, context))
 
     def _infer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        def decode(served: ServedModel) -> Mapping[str, Array]:
+        def decode(served: ServedModel) -> SentInputs:
             oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
             return oip.decode_inputs(request, served, self._regions)
 

@@ -17,6 +17,7 @@ from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Region, Span
 
 MAX_OUTPUTS = 64
@@ -68,8 +69,8 @@ class Asked:
     span: Span | None = None
 
 
-def arrays_of(given: Sequence[Given], served: ServedModel, memory: Memory) -> dict[str, Array]:
-    """Return the inputs of a request by name, each [n, ...], in the type that was sent; of raw frames the real values.
+def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> dict[str, Sent]:
+    """Return the inputs of a request by name, each [n, ...], as they were sent, and what they are.
 
     Raises:
         InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
@@ -79,13 +80,13 @@ def arrays_of(given: Sequence[Given], served: ServedModel, memory: Memory) -> di
     forms = served.forms
     if len(given) != len(forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in given])
-    found: dict[str, Array] = {}
+    found: dict[str, Sent] = {}
     for tensor in given:
         form = forms.get(tensor.name)
         if form is None or tensor.name in found:
             raise wrong_names(served.manifest, [one.name for one in given])
         kind = _form_of(tensor, form, served.max_frames)
-        found[tensor.name] = form.prepared(_array(tensor, memory), kind)
+        found[tensor.name] = Sent(kind, _array(tensor, memory))
     return found
 
 

@@ -124,6 +124,7 @@ _COMPARED = {
     "answered": "ANSWERED",
     "fallbacks": "FALL-BACKS",
     "lost": "SKIPPED/FAILED",
+    "reason": "REASON",
 }
 
 

@@ -194,6 +194,7 @@ def _check_comparison(found: ComparisonInterval) -> None:
     _check_model(found.model, found.release, found.digest)
     _check_model(found.model, found.challenger_release, found.challenger_digest)
     _require(0 < len(found.mode) <= 64, "the mode of a comparison has 1 to 64 characters")
+    _check_texts(found.reason)
     _require(found.disagreed <= found.compared, "more frames disagreed than were compared")
     _check_counts(found.compared, found.skipped, found.failed, found.answered, found.fallbacks)
     both = found.latency_us, found.challenger_latency_us, found.confidence_ppm, found.challenger_confidence_ppm

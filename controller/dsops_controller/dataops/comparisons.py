@@ -25,6 +25,7 @@ class ComparisonRow:
         failed: Copies to which the challenger gave no answer.
         answered: Of a split, requests that the challenger answered.
         fallbacks: Of a split, requests of its keys that the champion answered instead.
+        reason: Code of why the newest request that the challenger did not answer was not; empty when there is none.
         distance: Mean distance of the answers, 0 to 1; None when nothing was compared.
         p50_us: Median time in the champion's interpreter, microseconds; None when nothing was compared. So are the
             other times.
@@ -45,6 +46,7 @@ class ComparisonRow:
     failed: int
     answered: int
     fallbacks: int
+    reason: str
     distance: float | None
     p50_us: float | None
     p95_us: float | None
@@ -68,7 +70,7 @@ def _key(row: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _row(row: Sequence[Any], ours: Merged, theirs: Merged) -> ComparisonRow:
-    *names, distance, distances, sure, sures, their_sure, their_sures, last_us = row
+    *names, distance, distances, sure, sures, their_sure, their_sures, last_us, reason = row
     device, model, release, challenger_release, digest, challenger_digest, mode, *counts = names
     compared, disagreed, skipped, failed, answered, fallbacks = map(int, counts)
     return ComparisonRow(
@@ -85,6 +87,7 @@ def _row(row: Sequence[Any], ours: Merged, theirs: Merged) -> ComparisonRow:
         failed=failed,
         answered=answered,
         fallbacks=fallbacks,
+        reason=reason or "",
         distance=_mean(distance, distances),
         p50_us=ours.quantile(0.5),
         p95_us=ours.quantile(0.95),

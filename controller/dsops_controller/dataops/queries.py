@@ -48,7 +48,8 @@ COMPARISON_SUMS = """
 select device, model, release, challenger_release, digest, challenger_digest, mode,
        sum(compared), sum(disagreed), sum(skipped), sum(failed), sum(answered), sum(fallbacks),
        sum(distance_sum), sum(distance_count), sum(confidence_sum), sum(confidence_count),
-       sum(challenger_confidence_sum), sum(challenger_confidence_count), max(epoch_us(time) + interval_ms * 1000)
+       sum(challenger_confidence_sum), sum(challenger_confidence_count), max(epoch_us(time) + interval_ms * 1000),
+       max_by(reason, time) filter (where reason <> '')
 from comparisons
 where ($model is null or model = $model) and ($device is null or device = $device)
   and time >= $since and cast(day as date) >= cast($since as date)

@@ -115,7 +115,7 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **_IDENTITY,
         **_MODEL,
         **dict.fromkeys(_COMPARED, Column.INT),
-        **dict.fromkeys(("challenger_digest", "mode"), Column.TEXT),
+        **dict.fromkeys(("challenger_digest", "mode", "reason"), Column.TEXT),
         **_histogram_columns("distance"),
         **_histogram_columns("latency"),
         **_histogram_columns("challenger_latency"),
@@ -223,7 +223,7 @@ def _interval(interval: ModelInterval) -> dict[str, object]:
 
 
 def _comparison(found: ComparisonInterval) -> dict[str, object]:
-    texts = ("model", "digest", "challenger_digest", "mode")
+    texts = ("model", "digest", "challenger_digest", "mode", "reason")
     return {
         **{name: getattr(found, name) for name in (*texts, "release", *_COMPARED)},
         **_histogram("distance", found.distance_ppm),

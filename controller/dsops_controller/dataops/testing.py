@@ -56,7 +56,7 @@ def interval(
 
 
 def comparison(
-    start_us: int, distances: Sequence[float], *, disagreed: int = 0, mode: str = "shadow"
+    start_us: int, distances: Sequence[float], *, disagreed: int = 0, mode: str = "shadow", reason: str = ""
 ) -> TelemetryRecord:
     """Return how a champion and its challenger compared in one second; the challenger takes twice the time."""
     frames = len(distances)
@@ -76,6 +76,7 @@ def comparison(
             failed=1,
             answered=5 if mode == "split" else 0,
             fallbacks=2 if mode == "split" else 0,
+            reason=reason,
             distance_ppm=histogram([1e6 * distance for distance in distances]),
             latency_us=histogram([100.0] * frames),
             challenger_latency_us=histogram([200.0] * frames),

@@ -1,5 +1,6 @@
 """Champion and challenger in real processes, as the agent starts them: mirrored, split, killed."""
 
+import io
 import json
 import os
 import signal
@@ -11,16 +12,25 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from runtime_bundles import LABELS, MadeBundle, frames, make_bundle
+from numpy.typing import NDArray
+from runtime_bundles import LABELS, MadeBundle, frames, make_bundle, with_section
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
+from dsops.bundle import Bundle
+from dsops.client import Inference
 from dsops.clock import SystemClock
 from dsops.directive import Mode
+from dsops.forms import Form
+from dsops.manifest import Preprocessing
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
+from dsops_agent.feed.model import SocketModel
+from dsops_agent.feed.stdin import Wanted, answer_all
 from dsops_agent.install.places import challenger_place
 from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
+from dsops_agent.runtime.engine import load_bundle
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime_process import Launch
 from dsops_agent.supervisor import RuntimeSupervisor, Told
 from dsops_agent.telemetry.collect import SpoolEvents
@@ -90,11 +100,13 @@ class Device:
         )
         self.runtimes.compare({MODEL: rival})
 
-    def ask(self, key: str = "", version: str = "", count: int = 1) -> pb.ModelInferResponse:
+    def ask(
+        self, key: str = "", version: str = "", count: int = 1, raw: NDArray[np.uint8] | None = None
+    ) -> pb.ModelInferResponse:
         message = pb.ModelInferRequest(model_name=MODEL, model_version=version)
-        rows = frames(count)
-        message.inputs.add(name="image", datatype="FP32", shape=rows.shape)
-        message.raw_input_contents.append(rows.astype("<f4").tobytes())
+        rows = frames(count) if raw is None else raw
+        message.inputs.add(name="image", datatype="FP32" if raw is None else "UINT8", shape=rows.shape)
+        message.raw_input_contents.append(rows.tobytes())
         if key:
             message.parameters["key"].string_param = key
         return self.stub.ModelInfer(message, timeout=30, wait_for_ready=True)
@@ -240,12 +252,16 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     assert device.digest() == champion.digest, "who has no key gets the champion"
     mine = keys[first.index(challenger.digest)]
     assert device.digest(mine, version="1") == champion.digest, "who names a release gets it"
+    with Inference(device.run_folder / "inference.sock", MODEL) as program:
+        told = [program.infer(frames(1), key=key, request_id=keys[0]).digest for key in keys]
+        assert told == first, "the client's key does not decide"
+        assert program.infer(frames(1), request_id=mine).digest == challenger.digest, "nor does the request's id"
     response = device.ask(mine)
     assert (response.model_version, response.parameters["release"].int64_param) == ("2", 2)
     labels = {tensor.name: raw for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
     assert labels["label"][4:].decode() == LABELS[1], "the answer is not the challenger's"
     assert np.frombuffer(labels["scores"], "<f4").argmax() == 0
-    expected = 2 * first.count(challenger.digest) + 1
+    expected = 3 * first.count(challenger.digest) + 2
     wait_for(lambda: total(device.comparisons(), "answered") == expected, "answers are not counted")
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
 
@@ -266,6 +282,84 @@ def test_without_the_challenger_the_champion_answers_its_keys(
     device.runtimes.compare({})
     device.runtimes.want({})
     assert device.digest("a") == champion.digest
+
+
+def test_a_source_has_a_key_or_a_new_one_for_each_request(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 0.5)
+    rows = b"\n".join(json.dumps(frames(1)[0].tolist()).encode() for _ in range(40))
+
+    def fed(key: str) -> set[str]:
+        said: list[bytes] = []
+        model = SocketModel(str(device.run_folder / "inference.sock"), MODEL, "", ("label",))
+        answer_all(io.BytesIO(rows), model, Wanted("cam-1", MODEL, key=key), said.append)
+        model.close()
+        return {json.loads(line)["digest"] for line in said}
+
+    assert fed("") == {champion.digest, challenger.digest}
+    for key in ("line-1", "line-2", "line-3", "line-4", "line-5", "line-6"):
+        assert fed(key) == {device.digest(key)}
+
+
+SECTION = Preprocessing(input="image", layout="NHWC", color="GRAY", raw="UINT8", scale=(1 / 255,))
+RAW = np.rint(frames(6) * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> tuple[MadeBundle, MadeBundle]:
+    """A champion of pixels from 0 to 1, and a challenger of pixels from 0.5 to 0.75: both take the same raw frames."""
+    other = SECTION.model_copy(update={"scale": (0.25 / 255,), "offset": (0.5,)})
+    return (
+        with_section(make_bundle(tmp_path, int8=False), SECTION),
+        with_section(make_bundle(tmp_path, release=2, int8=False), other),
+    )
+
+
+def scores_of(bundle: MadeBundle) -> NDArray[np.float32]:
+    """What a bundle says of the raw frames when it is asked alone."""
+    served = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
+    answer = served.infer(served.prepared({"image": Sent(Form.RAW, RAW)}))
+    return np.asarray(answer.outputs[0], np.float32)
+
+
+def test_a_challenger_prepares_raw_frames_itself(device: Device, unlike: tuple[MadeBundle, MadeBundle]) -> None:
+    ours, theirs = map(scores_of, unlike)
+    assert np.abs(ours - theirs).max() > 0.1, "this pair tells nothing"
+    device.begin(*unlike, Mode.SPLIT, 1.0)
+    response = device.ask("a", count=6, raw=RAW)
+    assert response.parameters["digest"].string_param == unlike[1].digest
+    scores = next(raw for one, raw in zip(response.outputs, response.raw_output_contents, strict=True))
+    assert np.frombuffer(scores, "<f4").reshape(6, -1).tolist() == theirs.tolist()
+    assert device.digest("a") == unlike[0].digest, "real values for the champion went to the challenger"
+    wait_for(lambda: total(device.comparisons(), "fallbacks") == 1, "the champion's answer is not counted")
+    assert {one.reason for one in device.comparisons()} <= {"", "challenger_other_preprocessing"}
+    assert "challenger_other_preprocessing" in {one.reason for one in device.comparisons()}
+
+
+def test_a_shadow_is_compared_on_raw_frames_and_says_why_not_on_others(
+    device: Device, unlike: tuple[MadeBundle, MadeBundle]
+) -> None:
+    ours, theirs = map(scores_of, unlike)
+    device.begin(*unlike, Mode.SHADOW, 1.0)
+    device.ask(count=6, raw=RAW)
+    wait_for(lambda: total(device.comparisons(), "compared") == 6, "raw frames are not compared")
+    found = sum(each.distance_ppm.sum for each in device.comparisons()) / 1e6
+    assert found == pytest.approx(float(np.abs(ours - theirs).sum() / 2), rel=1e-3)
+    device.ask(count=3)
+    wait_for(lambda: total(device.comparisons(), "failed") == 1, "real values are not accounted for")
+    assert device.comparisons()[-1].reason == "challenger_other_preprocessing"
+    assert total(device.comparisons(), "compared") == 6
+
+
+def test_a_shadow_without_raw_frames_is_not_given_any(
+    device: Device, tmp_path: Path, unlike: tuple[MadeBundle, MadeBundle]
+) -> None:
+    device.begin(unlike[0], make_bundle(tmp_path, release=3, int8=False), Mode.SHADOW, 1.0)
+    device.ask(count=6, raw=RAW)
+    wait_for(lambda: total(device.comparisons(), "failed") == 1, "the copy is not accounted for")
+    assert device.comparisons()[-1].reason == "challenger_other_form"
+    device.ask(count=6)
+    wait_for(lambda: total(device.comparisons(), "compared") == 6, "real values are not compared")
 
 
 def test_another_mode_is_another_process(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_bundles import LABELS, frames, make_bundle
+from runtime_bundles import LABELS, frames, make_bundle, with_section
 from serving_runtime import serving
 
 from dsops.client import Inference
 from dsops.errors import InvalidInput, NotFound, NotServing, RuntimeCrashed
+from dsops.manifest import Preprocessing
 from dsops_controller.demo.ports import free_ports
 
 pytestmark = pytest.mark.integration
@@ -38,6 +39,25 @@ def test_arrays_in_and_arrays_out(short_path: Path, tmp_path: Path, shared_memor
         assert np.array_equal(compass.infer(many)["scores"][::20], answer["scores"])
         assert np.array_equal(compass.infer(ROWS)["scores"], answer["scores"])
         assert ours() == []
+
+
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_a_request_says_what_its_values_are(short_path: Path, tmp_path: Path, shared_memory: bool) -> None:
+    section = Preprocessing(input="image", layout="NHWC", color="GRAY", raw="INT8", scale=(1 / 127,))
+    made = with_section(make_bundle(tmp_path), section)
+    raw = np.rint(ROWS * 127).astype(np.int8)
+    with (
+        serving(short_path, made),
+        Inference(short_path / "inference.sock", "compass", shared_memory=shared_memory) as compass,
+    ):
+        with pytest.raises(InvalidInput, match="stored or raw"):
+            compass.infer(raw)
+        real = compass.infer(raw * np.float32(1 / 127), form="real")["scores"]
+        assert np.array_equal(compass.infer(raw, form="raw")["scores"], real)
+        assert not np.array_equal(compass.infer(raw, form="stored")["scores"], real)
+        assert np.array_equal(compass.infer({"image": raw}, form="raw")["scores"], real)
+        with pytest.raises(InvalidInput, match="cooked"):
+            compass.infer(raw, form="cooked")
 
 
 def test_what_is_wrong_is_an_error_of_the_tree(short_path: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_the_device_makes_the_inputs_of_the_build_to_the_last_bit(folder: Path, 
         assert data.raw["image"].dtype == np.uint8
         for start in range(0, 40, 8):
             frames = data.raw["image"][start : start + 8]
-            made = oip.decode_inputs(request(frames), served)["image"]
+            made = served.prepared(oip.decode_inputs(request(frames), served))["image"]
             assert made.dtype == np.float32
             assert made.tobytes() == data.inputs["image"][start : start + 8].tobytes()
 
@@ -99,7 +99,7 @@ def test_the_device_answers_raw_frames_as_the_build_did(folder: Path, build: Pat
     few = data.rows(slice(0, 64))
     expected = LitertModel((build / "int8" / "model.tflite").read_bytes()).run(few.inputs)
     served = load(bundle)
-    answer = served.infer(oip.decode_inputs(request(few.raw["image"]), served))
+    answer = served.infer(served.prepared(oip.decode_inputs(request(few.raw["image"]), served)))
     assert answer.outputs[0].tobytes() == next(iter(expected.values())).tobytes()
     assert (answer.choices == few.y).mean() > 0.9
 
@@ -108,7 +108,7 @@ def test_pictures_of_any_size_are_fitted(bundle: Path) -> None:
     served = load(bundle)
     for height, width in ((8, 8), (1, 1), (100, 7), (480, 640)):
         frames = np.full((2, height, width, 3), 7, np.uint8)
-        assert oip.decode_inputs(request(frames), served)["image"].shape == (2, 8, 8, 1)
+        assert served.prepared(oip.decode_inputs(request(frames), served))["image"].shape == (2, 8, 8, 1)
 
 
 def test_golden_inputs_are_raw_so_that_another_preprocessing_is_found_out(bundle: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_real_and_stored_values_are_taken_as_before(bundle: Path) -> None:
     message = pb.ModelInferRequest(model_name="digits")
     message.inputs.add(name="image", datatype="FP32", shape=real.shape)
     message.raw_input_contents.append(real.tobytes())
-    assert oip.decode_inputs(message, served)["image"].dtype == np.float32
+    assert oip.decode_inputs(message, served)["image"].values.dtype == np.float32
     message.parameters["form"].string_param = "raw"
     with pytest.raises(InvalidInput, match="datatype UINT8"):
         oip.decode_inputs(message, served)

@@ -7,7 +7,7 @@ import numpy as np
 
 from dsops.errors import DsopsError
 from dsops_agent.feed.counts import Counts
-from dsops_agent.feed.fit import Form
+from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.feed.line import ModelLine
 from dsops_agent.feed.ports import Answer, Answered
 from dsops_agent.runtime.litert import Array
@@ -22,16 +22,24 @@ class SimModel:
     failures: list[DsopsError] = field(default_factory=list)
     asked: list[Array] = field(default_factory=list)
     later_shape: tuple[int, ...] = ()
+    raw: Form | None = None
+    ids: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def form(self) -> Form:
-        return Form("x", self.datatype, self.shape)
+        return Form("x", self.datatype, self.shape, raw=self.raw)
 
-    def ask(self, frames: Array) -> Answered:
+    def ask(self, given: Frames, request_id: str, key: str) -> Answered:
         if self.failures:
             if self.later_shape:
                 self.shape = self.later_shape
             raise self.failures.pop(0)
+        frames = given.values
         self.asked.append(frames)
+        self.ids.append(request_id)
+        self.keys.append(key)
+        self.said.append(given.form.said)
         return Answered({"score": frames.reshape(len(frames), -1).sum(axis=1)}, 7, "d" * 64)
 
 

@@ -106,11 +106,11 @@ def test_pictures_are_fitted_to_the_model() -> None:
     pixels[:, :, 2] = 255  # red, in OpenCV's order
     again = from_picture(cv2.imencode(".png", pixels)[1].tobytes())
     colour = Form("x", "FP32", (4, 4, 3))
-    assert frame_of_picture(again, colour, source())[0, 0, 0].tolist() == [1, 0, 0]
-    assert frame_of_picture(again, colour, source(colour="bgr"))[0, 0, 0].tolist() == [0, 0, 1]
+    assert frame_of_picture(again, colour, source()).values[0, 0, 0].tolist() == [1, 0, 0]
+    assert frame_of_picture(again, colour, source(colour="bgr")).values[0, 0, 0].tolist() == [0, 0, 1]
     assert picture(again, Form("x", "UINT8", (4, 4)), "rgb").shape == (1, 4, 4)
     assert picture(again, Form("x", "UINT8", (-1, -1, 3)), "rgb").shape == (1, 8, 16, 3)
-    assert frame_of_picture(again, FORM, source(scale=1.0)).max() == 76  # the luma of red, ITU-R BT.601
+    assert frame_of_picture(again, FORM, source(scale=1.0)).values.max() == 76  # the luma of red, ITU-R BT.601
     for bad in (b"", b"\x89PNG\r\n\x1a\n" + bytes(50)):
         with pytest.raises(InvalidInput):
             from_picture(bad)
@@ -140,8 +140,11 @@ def test_a_stream_is_cut_into_frames_of_the_model() -> None:
     stream = source(window=4, stride=2)
     windows = new_windows(stream)
     form = Form("x", "FP32", (4, 1))
-    assert frames_of(np.arange(3.0), form, stream, windows).shape[0] == 0
-    assert frames_of(np.arange(3.0, 7.0), form, stream, windows)[:, :, 0].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    assert frames_of(np.arange(3.0), form, stream, windows).values.shape[0] == 0
+    assert frames_of(np.arange(3.0, 7.0), form, stream, windows).values[:, :, 0].tolist() == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+    ]
     assert sample_shape(stream, form) == (1,)
     with pytest.raises(InvalidInput, match="do not fit"):
         frames_of(np.arange(8.0), Form("x", "FP32", (5,)), stream, new_windows(stream))

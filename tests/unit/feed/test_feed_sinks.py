@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dsops.errors import DsopsError, NotServing, TimedOut
 from dsops_agent.feed.command_sink import CommandOutlet
 from dsops_agent.feed.counts import Counts, FeedStatus, SourceCounts, read_status, write_status
 from dsops_agent.feed.file_sink import FileOutlet
+from dsops_agent.feed.fit import Frames
 from dsops_agent.feed.ports import Answer
 from dsops_agent.feed.settings import Command, FileSink
 from dsops_agent.feed.sinks import QueuedSink
@@ -148,7 +150,7 @@ def _is_alive(pid: int) -> bool:
 def test_each_answer_goes_to_each_sink_and_is_settled_once() -> None:
     model, fast, slow = SimModel(), SimSink("fast"), SimSink("slow", settles=False)
     line, counts = line_of(model, fast, slow)
-    [found] = line.answers("f", NOW, row(1, 2, 3, 4)[None])
+    [found] = line.answers("f", NOW, Frames(row(1, 2, 3, 4)[None], model.form()))
     settled: list[int] = []
     line.give([Answer(found.id, found.source, found.model, found.record, settled=lambda: settled.append(1))])
     assert (fast.ids, slow.ids, settled) == (["inbox/f"], ["inbox/f"], [])
@@ -173,10 +175,22 @@ def test_many_frames_go_in_several_requests_and_no_number_is_no_json() -> None:
     line, _ = line_of(model)
     frames = np.zeros((70, 4), np.float32)
     frames[69, 0] = np.nan
-    found = line.patient_answers("f", NOW, frames, NEVER)
+    found = line.patient_answers("f", NOW, Frames(frames, model.form()), NEVER)
     assert [len(batch) for batch in model.asked] == [32, 32, 6]
     assert [one.id for one in found] == [f"inbox/f#{number}" for number in range(70)]
+    assert model.ids == ["inbox/f#0", "inbox/f#32", "inbox/f#64"]
+    assert model.keys == ["cam-1/inbox/f#0", "cam-1/inbox/f#32", "cam-1/inbox/f#64"]
     assert json.loads(found[69].record)["outputs"]["score"] is None
+
+
+def test_a_request_has_a_key_and_an_id_that_is_text() -> None:
+    model = SimModel()
+    line, _ = line_of(model)
+    frames = Frames(row(1, 2, 3, 4)[None], model.form())
+    line.answers(os.fsdecode(b"\xff.npy"), NOW, frames)
+    replace(line, key="line-4").answers("g", NOW, frames)
+    assert model.ids == ["inbox/\\udcff.npy", "inbox/g"]
+    assert model.keys == ["cam-1/inbox/\\udcff.npy", "line-4"]
 
 
 def test_patience_ends_with_the_process() -> None:
@@ -184,7 +198,8 @@ def test_patience_ends_with_the_process() -> None:
     model = SimModel(failures=[NotServing("never")] * 1000)
     line, counts = line_of(model)
     found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(line.patient_answers("f", NOW, row(1, 2, 3, 4)[None], stop)))
+    frames = Frames(row(1, 2, 3, 4)[None], model.form())
+    thread = threading.Thread(target=lambda: found.append(line.patient_answers("f", NOW, frames, stop)))
     thread.start()
     eventually(lambda: "waits for model digits: never" in counts.of_source().problem)
     stop.set()

@@ -265,7 +265,7 @@ def ask(served: ServedModel, wanted: tuple[str, ...] = (), *, raw: bool = True, 
         else:
             tensor.contents.int_contents.extend(values.ravel().tolist())
     message.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in wanted)
-    response = oip.encode_answer(message, served, served.infer(oip.decode_inputs(message, served)))
+    response = oip.encode_answer(message, served, served.infer(served.prepared(oip.decode_inputs(message, served))))
     described = {output.name: output for output in oip.describe(served).outputs}
     found = {}
     for at, output in enumerate(response.outputs):
@@ -322,7 +322,7 @@ def test_a_byte_that_is_no_truth_value_is_made_one(tmp_path: Path) -> None:
     served = load(make_flags(tmp_path))
     message = pb.ModelInferRequest(raw_input_contents=[b"\x07\x00"])
     message.inputs.add(name="flags", datatype="BOOL", shape=[1, 2])
-    assert oip.decode_inputs(message, served)["flags"].view(np.uint8).tolist() == [[1, 0]]
+    assert oip.decode_inputs(message, served)["flags"].values.view(np.uint8).tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("raw", [True, False])

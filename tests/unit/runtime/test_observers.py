@@ -13,11 +13,13 @@ from typing_extensions import override
 
 from dsops.bundle import Bundle
 from dsops.clock import SystemClock
+from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import SLICE_FRAMES, Observation, Observers
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.swap import Serving
 
 DEADLINE_S = 20.0
@@ -163,6 +165,28 @@ def test_memory_that_a_caller_writes_to_again_is_copied(served: ServedModel) -> 
     rows[:] = 0.0
     bench.finish()
     assert np.array_equal(bench.witness.seen[0].inputs["image"], frames(2))
+
+
+def test_what_a_challenger_shall_get_is_copied_too_and_once_where_it_is_the_same(served: ServedModel) -> None:
+    bench = Bench(served)
+    told: list[Observation] = []
+    bench.observers.listen(told.append)
+    area = mmap.mmap(-1, 4096)
+    real, raw = shared_frames(area, 2), np.frombuffer(area, np.uint8, 32, 2048).reshape(2, 4, 4, 1)
+    real[:], raw[:] = frames(2), 7
+    answer = served.infer({"image": real})
+    for form, values in ((Form.REAL, real), (Form.RAW, raw)):
+        copied = {"image": Sent(form, values)}
+        bench.observers.offer(Observation(bench.serving, {"image": real}, answer, "", copied))
+    real[:], raw[:] = 0.0, 0
+    bench.finish()
+    same, other = told
+    assert same.copied is not None
+    assert same.copied["image"].values is same.inputs["image"]
+    assert np.array_equal(same.inputs["image"], frames(2))
+    assert other.copied is not None
+    assert other.copied["image"].values.tolist() == np.full((2, 4, 4, 1), 7).tolist()
+    assert other.size_bytes == same.size_bytes + 32
 
 
 def test_memory_that_nobody_writes_to_is_not_copied(served: ServedModel) -> None:

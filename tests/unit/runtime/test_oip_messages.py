@@ -39,7 +39,7 @@ def request(
 @pytest.mark.parametrize("raw", [True, False])
 def test_real_values_arrive(served: ServedModel, raw: bool) -> None:
     rows = frames(3)
-    found = oip.decode_inputs(request(rows, raw=raw), served)["image"]
+    found = oip.decode_inputs(request(rows, raw=raw), served)["image"].values
     assert found.dtype == np.float32
     assert (found == rows).all()
 
@@ -47,7 +47,7 @@ def test_real_values_arrive(served: ServedModel, raw: bool) -> None:
 @pytest.mark.parametrize("raw", [True, False])
 def test_stored_values_arrive(served: ServedModel, raw: bool) -> None:
     rows = np.arange(-8, 8, dtype=np.int8).reshape(1, *SHAPE)
-    found = oip.decode_inputs(request(rows, raw=raw, datatype="INT8"), served)["image"]
+    found = oip.decode_inputs(request(rows, raw=raw, datatype="INT8"), served)["image"].values
     assert found.dtype == np.int8
     assert (found == rows).all()
 
@@ -106,7 +106,7 @@ def test_whatever_comes_is_frames_or_a_refusal(
     message = pb.ModelInferRequest(raw_input_contents=raw)
     message.inputs.add(name="image", datatype=datatype, shape=shape).contents.fp32_contents.extend(typed)
     try:
-        found = oip.decode_inputs(message, served)["image"]
+        found = oip.decode_inputs(message, served)["image"].values
     except InvalidInput:
         return
     assert found.shape[1:] == SHAPE

@@ -9,23 +9,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from runtime_bundles import frames, make_bundle
 
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
+from dsops.described import Described
 from dsops.directive import Mode
+from dsops.forms import Form, accepted_forms
+from dsops.manifest import Preprocessing, TensorSpec
 from dsops_agent.rival import Rival
+from dsops_agent.runtime import oip
 from dsops_agent.runtime.duel import REST_S, Duel
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.rival import RivalClient, RivalUnavailable
+from dsops_agent.runtime.rival import RivalClient, RivalRefused, RivalUnavailable, check_form, encode_request
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.server import SERVICE
+
+REQUEST = {"image": Sent(Form.REAL, frames(1))}
 
 
 class Challenger:
-    """Refuses every request."""
+    """Says what it takes, and refuses every request."""
 
-    def __init__(self) -> None:
+    def __init__(self, metadata: pb.ModelMetadataResponse) -> None:
+        self.metadata = metadata
         self.code = grpc.StatusCode.INVALID_ARGUMENT
         self.asked = 0
         self.goes_on = threading.Event()
@@ -36,11 +46,15 @@ class Challenger:
         self.goes_on.wait(30)
         context.abort(self.code, "no")
 
+    def describe(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        return self.metadata.SerializeToString()
+
 
 @pytest.fixture
-def challenger(short_path: Path) -> Iterator[Challenger]:
-    made, server = Challenger(), grpc.server(ThreadPoolExecutor(2))
-    handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(made.answer)}
+def challenger(short_path: Path, champion: ServedModel) -> Iterator[Challenger]:
+    made, server = Challenger(oip.describe(champion)), grpc.server(ThreadPoolExecutor(2))
+    handler = grpc.unary_unary_rpc_method_handler
+    handlers = {"ModelInfer": handler(made.answer), "ModelMetadata": handler(made.describe)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_insecure_port(f"unix:{short_path / 'c.sock'}")
     server.start()
@@ -72,7 +86,7 @@ def champion(tmp_path: Path) -> ServedModel:
 def ask(rival: Rival, champion: ServedModel) -> Iterator[Callable[..., object]]:
     """Ask as a caller of the champion's does whose key is the challenger's; time stands still."""
     duel = Duel(rival, lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), lambda: 0.0)
-    yield lambda left_s=math.inf: duel.answer(champion, {"image": frames(1)}, "line-4", "", left_s)
+    yield lambda left_s=math.inf: duel.answer(champion, REQUEST, "line-4", "", left_s)
     duel.stop()
     duel.run()
 
@@ -83,6 +97,50 @@ def test_a_request_that_the_challenger_finds_fault_with_moves_no_other_key(
     assert ask() is None
     assert ask() is None
     assert challenger.asked == 2, f"nobody's keys went to the challenger for {REST_S:g} s"
+
+
+def described(section: Preprocessing | None, spec: TensorSpec) -> Described:
+    return Described(spec.name, accepted_forms(spec, section), section)
+
+
+IMAGE = TensorSpec(name="image", datatype="INT8", shape=(1, 4, 4, 1), scale=1 / 255, zero_point=-128)
+BYTES_RAW = Preprocessing(input="image", layout="NHWC", color="GRAY", raw="UINT8", scale=(1 / 255,))
+RAW = Sent(Form.RAW, np.zeros((2, 4, 4, 1), np.uint8))
+REAL = Sent(Form.REAL, frames(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "sent", "code"),
+    [
+        ({}, RAW, ""),
+        ({}, REAL, ""),
+        ({"scale": (1 / 127,)}, RAW, ""),
+        ({"scale": (1 / 127,)}, REAL, "challenger_other_preprocessing"),
+        ({"resize": "crop", "interpolation": "area"}, RAW, ""),
+        ({"raw": ""}, REAL, ""),
+        ({"raw": ""}, RAW, "challenger_other_form"),
+        ({"raw": "INT8"}, RAW, "challenger_other_form"),
+        ({"color": "RGB", "raw_color": "GRAY"}, RAW, ""),
+        ({"color": "RGB"}, RAW, "challenger_other_form"),
+    ],
+)
+def test_only_what_means_the_same_to_both_is_passed_on(change: dict[str, object], sent: Sent, code: str) -> None:
+    champion = described(BYTES_RAW, IMAGE)
+    challenger = described(Preprocessing.model_validate(BYTES_RAW.model_dump() | change), IMAGE)
+    if code:
+        with pytest.raises(RivalRefused) as refused:
+            check_form(champion, challenger, sent)
+        assert refused.value.code == code
+    else:
+        check_form(champion, challenger, sent)
+
+
+def test_stored_values_with_a_scale_are_passed_on_as_real_ones(champion: ServedModel) -> None:
+    stored = Sent(Form.STORED, np.full((1, 4, 4, 1), 127, np.int8))
+    theirs = {"image": champion.forms["image"].described}
+    message = encode_request(champion, theirs, {"image": stored}, "7", ["scores"])
+    assert (message.inputs[0].datatype, message.inputs[0].parameters["form"].string_param) == ("FP32", "real")
+    assert np.frombuffer(message.raw_input_contents[0], "<f4") == pytest.approx(np.ones(16))
 
 
 def test_a_challenger_that_cannot_be_asked_rests(challenger: Challenger, ask: Callable[..., object]) -> None:
@@ -98,7 +156,7 @@ def test_a_request_that_comes_while_another_challenger_takes_over_is_the_champio
     client = RivalClient(rival)
     client.close()
     with pytest.raises(RivalUnavailable):
-        client.ask(champion, {"image": frames(1)}, "", ["scores"], 1.0)
+        client.ask(champion, REQUEST, "", ["scores"], 1.0)
 
 
 def test_half_of_a_callers_time_is_left_to_the_champion(challenger: Challenger, ask: Callable[..., object]) -> None:

@@ -36,7 +36,7 @@ def asked(
 
 def answered(served: ServedModel, message: pb.ModelInferRequest) -> dict[str, np.ndarray]:
     """The outputs by name, as the response holds them; texts as objects."""
-    response = oip.encode_answer(message, served, served.infer(oip.decode_inputs(message, served)))
+    response = oip.encode_answer(message, served, served.infer(served.prepared(oip.decode_inputs(message, served))))
     pairs = zip(response.outputs, response.raw_output_contents, strict=True)
     return {
         one.name: (np.frombuffer(raw, "<f4") if one.datatype == "FP32" else texts(raw)).reshape(tuple(one.shape))
@@ -98,8 +98,8 @@ def test_a_request_says_what_type_and_shape_do_not_tell(tmp_path: Path) -> None:
     rows = np.zeros((2, 4, 4, 1), np.int8)
     with pytest.raises(InvalidInput, match="stored or raw"):
         oip.decode_inputs(asked(rows, "INT8"), served)
-    stored = oip.decode_inputs(asked(rows, "INT8", parameters={"form": "stored"}), served)["image"]
-    raw = oip.decode_inputs(asked(rows, "INT8", parameters={"form": "raw"}), served)["image"]
+    said = [asked(rows, "INT8", parameters={"form": form}) for form in ("stored", "raw")]
+    stored, raw = (served.prepared(oip.decode_inputs(message, served))["image"] for message in said)
     assert (stored.dtype, raw.dtype, raw.max()) == (np.int8, np.float32, 0.5)
 
 

@@ -49,6 +49,7 @@ class ComparisonView(Frozen):
     failed: int
     answered: int
     fallbacks: int
+    reason: str
     distance: float | None
     p50_us: float | None
     p95_us: float | None

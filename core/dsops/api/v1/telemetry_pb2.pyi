@@ -211,6 +211,7 @@ class ComparisonInterval(_message.Message):
     CHALLENGER_LATENCY_US_FIELD_NUMBER: _builtins.int
     CONFIDENCE_PPM_FIELD_NUMBER: _builtins.int
     CHALLENGER_CONFIDENCE_PPM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     start_us: _builtins.int
     """device time, microseconds since 1970 UTC"""
     interval_ms: _builtins.int
@@ -234,6 +235,8 @@ class ComparisonInterval(_message.Message):
     """split: requests that the challenger answered"""
     fallbacks: _builtins.int
     """split: requests of its keys that the champion answered, for it was gone or late"""
+    reason: _builtins.str
+    """code of the newest request that the challenger did not answer; empty: none"""
     @_builtins.property
     def distance_ppm(self) -> Global___Histogram:
         """between the two answers, parts per million of the largest"""
@@ -272,10 +275,11 @@ class ComparisonInterval(_message.Message):
         challenger_latency_us: Global___Histogram | None = ...,
         confidence_ppm: Global___Histogram | None = ...,
         challenger_confidence_ppm: Global___Histogram | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["challenger_confidence_ppm", b"challenger_confidence_ppm", "challenger_latency_us", b"challenger_latency_us", "confidence_ppm", b"confidence_ppm", "distance_ppm", b"distance_ppm", "latency_us", b"latency_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "challenger_confidence_ppm", b"challenger_confidence_ppm", "challenger_digest", b"challenger_digest", "challenger_latency_us", b"challenger_latency_us", "challenger_release", b"challenger_release", "compared", b"compared", "confidence_ppm", b"confidence_ppm", "digest", b"digest", "disagreed", b"disagreed", "distance_ppm", b"distance_ppm", "failed", b"failed", "fallbacks", b"fallbacks", "interval_ms", b"interval_ms", "latency_us", b"latency_us", "mode", b"mode", "model", b"model", "release", b"release", "skipped", b"skipped", "start_us", b"start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "challenger_confidence_ppm", b"challenger_confidence_ppm", "challenger_digest", b"challenger_digest", "challenger_latency_us", b"challenger_latency_us", "challenger_release", b"challenger_release", "compared", b"compared", "confidence_ppm", b"confidence_ppm", "digest", b"digest", "disagreed", b"disagreed", "distance_ppm", b"distance_ppm", "failed", b"failed", "fallbacks", b"fallbacks", "interval_ms", b"interval_ms", "latency_us", b"latency_us", "mode", b"mode", "model", b"model", "reason", b"reason", "release", b"release", "skipped", b"skipped", "start_us", b"start_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
