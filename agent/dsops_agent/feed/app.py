@@ -153,7 +153,7 @@ class FeedProcess:
             model=SocketModel(self._settings.socket, settings.model, settings.input, settings.outputs),
             sinks=[self._sinks[name] for name in settings.sinks or self._sinks],
             counts=self._source_counts[settings.name],
-            key=settings.key.replace("{device}", self._settings.device).replace("{source}", settings.name),
+            key=settings.key_on(self._settings.device),
         )
         source = self._source(settings)
         return self._start(f"source {settings.name}", lambda: source.run(line, self._stop))

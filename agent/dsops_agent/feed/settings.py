@@ -168,6 +168,10 @@ class Source(Section):
             raise ValueError("a replay needs rate_hz")
         return self
 
+    def key_on(self, device: str) -> str:
+        """Return the key of its requests on a device, the names filled in."""
+        return self.key.replace("{device}", device).replace("{source}", self.name)
+
     @property
     def kind(self) -> str:
         """Which kind of source it is."""

@@ -1,5 +1,6 @@
 """Champion and challenger in real processes, as the agent starts them: mirrored, split, killed."""
 
+import io
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from dsops.directive import Mode
 from dsops.forms import Form
 from dsops.manifest import Preprocessing
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
+from dsops_agent.feed.model import SocketModel
+from dsops_agent.feed.stdin import Wanted, answer_all
 from dsops_agent.install.places import challenger_place
 from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
@@ -279,6 +282,23 @@ def test_without_the_challenger_the_champion_answers_its_keys(
     device.runtimes.compare({})
     device.runtimes.want({})
     assert device.digest("a") == champion.digest
+
+
+def test_a_source_has_a_key_or_a_new_one_for_each_request(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 0.5)
+    rows = b"\n".join(json.dumps(frames(1)[0].tolist()).encode() for _ in range(40))
+
+    def fed(key: str) -> set[str]:
+        said: list[bytes] = []
+        model = SocketModel(str(device.run_folder / "inference.sock"), MODEL, "", ("label",))
+        answer_all(io.BytesIO(rows), model, Wanted("cam-1", MODEL, key=key), said.append)
+        model.close()
+        return {json.loads(line)["digest"] for line in said}
+
+    assert fed("") == {champion.digest, challenger.digest}
+    for key in ("line-1", "line-2", "line-3", "line-4", "line-5", "line-6"):
+        assert fed(key) == {device.digest(key)}
 
 
 SECTION = Preprocessing(input="image", layout="NHWC", color="GRAY", raw="UINT8", scale=(1 / 255,))

@@ -129,6 +129,11 @@ def test_a_stream_of_raw_samples_in_windows() -> None:
     assert (found.form.said, found.values.tolist()) == ("raw", [[0, 1, 2, 3], [4, 5, 6, 7]])
 
 
+def test_a_key_may_name_the_device_and_the_source() -> None:
+    assert source(key="{device}/{source}/{x}").key_on("cam-1") == "cam-1/s/{x}"
+    assert source().key_on("cam-1") == ""
+
+
 def test_bytes_of_raw_pictures_need_a_shape() -> None:
     with pytest.raises(InvalidInput, match="no fixed shape"):
         sample_shape(source(dtype="uint8"), form_of(FITTED))

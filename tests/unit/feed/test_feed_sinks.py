@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -180,6 +181,16 @@ def test_many_frames_go_in_several_requests_and_no_number_is_no_json() -> None:
     assert model.ids == ["inbox/f#0", "inbox/f#32", "inbox/f#64"]
     assert model.keys == ["cam-1/inbox/f#0", "cam-1/inbox/f#32", "cam-1/inbox/f#64"]
     assert json.loads(found[69].record)["outputs"]["score"] is None
+
+
+def test_a_request_has_a_key_and_an_id_that_is_text() -> None:
+    model = SimModel()
+    line, _ = line_of(model)
+    frames = Frames(row(1, 2, 3, 4)[None], model.form())
+    line.answers(os.fsdecode(b"\xff.npy"), NOW, frames)
+    replace(line, key="line-4").answers("g", NOW, frames)
+    assert model.ids == ["inbox/\\udcff.npy", "inbox/g"]
+    assert model.keys == ["cam-1/inbox/\\udcff.npy", "line-4"]
 
 
 def test_patience_ends_with_the_process() -> None:

@@ -1,7 +1,6 @@
 """The way of a request: its model, the answer, who is told."""
 
 import threading
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,11 +10,12 @@ from runtime_watches import Witness
 from typing_extensions import override
 
 from dsops.errors import InvalidInput, NotFound, QueueFull
+from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation, Observers
+from dsops_agent.runtime.sent import Sent, SentInputs
 from dsops_agent.runtime.swap import Models
 
 
@@ -26,8 +26,8 @@ def dispatcher(folder: Path, witness: Witness, observers: Observers | None = Non
     return Dispatcher(models, observers or Observers())
 
 
-def two_frames(served: ServedModel) -> Mapping[str, Array]:
-    return {"image": frames(2)}
+def two_frames(served: ServedModel) -> SentInputs:
+    return {"image": Sent(Form.REAL, frames(2))}
 
 
 def test_an_answer_says_which_bundle_gave_it(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_release_that_is_named_must_be_the_active_one(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_decoded_is_no_failure_of_the_model(tmp_path: Path) -> None:
-    def refused(served: ServedModel) -> Mapping[str, Array]:
+    def refused(served: ServedModel) -> SentInputs:
         raise InvalidInput("these are no frames")
 
     witness = Witness()

@@ -15,6 +15,7 @@ from test_dispatch import Witness
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.errors import InvalidInput, NotFinite
+from dsops.forms import Form
 from dsops.manifest import Budgets, Task
 from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -23,6 +24,7 @@ from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime.flight import FlightRecorder, forget_flight, read_crashed, read_flight
 from dsops_agent.runtime.health import SPAN_S
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.swap import Models
 
 DIES = """
@@ -58,7 +60,8 @@ class Service:
         self.dispatcher = Dispatcher(self.models, Observers())
 
     def ask(self, **inputs: np.ndarray) -> None:
-        self.dispatcher.infer(self.name, "", "", lambda _: inputs)
+        sent = {name: Sent(Form.REAL, values) for name, values in inputs.items()}
+        self.dispatcher.infer(self.name, "", "", lambda _: sent)
 
     @property
     def figures(self) -> Figures:
