@@ -96,7 +96,7 @@ class Inference:
     """One model of the agent on this device. Safe to call from several threads, unless it shares memory.
 
     Args:
-        address: Path of the agent's inference socket, or a loopback address, host:port.
+        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port.
         model: Name of the model.
         timeout_s: How long an answer may take.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
