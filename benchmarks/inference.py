@@ -1,9 +1,9 @@
 """What the local inference API costs: our data process against LiteRT alone, a bare gRPC server, and MLServer.
 
 All are asked for the same frames, in the type that the payload takes, in turns, and must give the same scores: a loop
-around LiteRT in this process (the limit of what any server can do), our data process over its Unix socket with raw
-contents and with shared memory, a gRPC server with nothing but the interpreter, and MLServer. Ours also checks the
-request, measures drift, chooses samples and keeps telemetry; the others do not.
+around LiteRT in this process (the limit of what any server can do), our data process over its Unix sockets (gRPC, the
+direct socket, and that with shared memory), a gRPC server with nothing but the interpreter, and MLServer. Ours also
+checks the request, measures drift, chooses samples and keeps telemetry; the others do not.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from measure.asking import Ask, Frames, Loop, raw_contents, shared_memory
+from measure.asking import WAYS, Ask, Frames, Loop
 from measure.callers import rate_of
 from measure.child import child
 from measure.mlserver_peer import mlserver, mlserver_python, mlserver_version
@@ -25,9 +25,10 @@ from measure.report import Limit, Report, Row, run
 from measure.runtime import serving
 from measure.served_models import ServedModel, make_models
 
+from dsops.direct import direct_path
 from dsops.errors import GoldenMismatch
 
-BARE, RAW, SHARED = "LiteRT in process", "ours, raw", "ours, shared memory"
+BARE, GRPC, RAW, SHARED = "LiteRT in process", "ours, gRPC", "ours, direct", "ours, shared memory"
 SERVER, PEER = "gRPC server, LiteRT only", "MLServer"
 ROUNDS = 5
 ROUND_S = 1.0
@@ -70,12 +71,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class Contest:
-    """One model and everybody who serves it: how to ask them, their processes, their addresses."""
+    """One model and everybody who serves it: how to ask them, their processes, and by which way and where."""
 
     model: ServedModel
     asks: Mapping[str, Ask]
     pids: Mapping[str, int]
-    addresses: Mapping[str, str]
+    addresses: Mapping[str, tuple[str, str]]
 
 
 def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
@@ -84,16 +85,20 @@ def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
     ours = made.enter_context(serving(folder, model.packed))
     plain = made.enter_context(child("measure.plain_server", str(folder / "plain.sock"), str(payload)))
     alone = made.enter_context(child("measure.interpreter", str(payload)))
-    addresses = {RAW: f"unix:{folder}/inference.sock", SERVER: f"unix:{folder}/plain.sock"}
+    direct = str(direct_path(folder / "inference.sock"))
+    addresses = {
+        GRPC: ("grpc", f"unix:{folder}/inference.sock"),
+        RAW: ("direct", direct),
+        SHARED: ("shared", direct),
+        SERVER: ("grpc", f"unix:{folder}/plain.sock"),
+    }
     pids = {RAW: ours.pid, SERVER: plain.pid, BARE: alone.pid}
     if mlserver_python() is not None:
-        process, addresses[PEER] = made.enter_context(mlserver(folder, name, payload))
-        pids[PEER] = process.pid
+        process, address = made.enter_context(mlserver(folder, name, payload))
+        pids[PEER], addresses[PEER] = process.pid, ("grpc", address)
     asks: dict[str, Ask] = {BARE: Loop(payload)}
-    region_bytes = BATCH * model.frame_bytes
-    asks[SHARED] = made.enter_context(shared_memory(addresses[RAW], name, "scores", region_bytes))
-    for who, address in addresses.items():
-        asks[who] = made.enter_context(raw_contents(address, name, "scores"))
+    for who, (way, address) in addresses.items():
+        asks[who] = made.enter_context(WAYS[way](address, name, "scores", BATCH * model.frame_bytes))
     return Contest(model, asks, pids, addresses)
 
 
@@ -141,13 +146,13 @@ def single_rows(held: Contest) -> Iterator[Row]:
     found, name = in_turns(held.asks, singles_of(held)), held.model.name
     is_marked = held.model.frame_bytes == MARK_BYTES
     for share, text, limit in ((0.5, "p50", P50_LIMIT), (0.99, "p99", P99_LIMIT)):
-        for who in (SHARED, RAW):
+        for who in (SHARED, RAW, GRPC):
             ours = found[who]
             yield Row(f"{name}: {who}, {text}", "us", ours.quantile_us(share), found[BARE].quantile_us(share), BARE)
             kept = limit if is_marked and who == SHARED else None
             yield Row(f"{name}: {who}, {text} over LiteRT", "us", ours.over_us(found[BARE], share), limit=kept)
-        ours, plain = found[RAW].quantile_us(share), found[SERVER].quantile_us(share)
-        yield Row(f"{name}: {RAW}, {text}", "us", ours, plain, SERVER, SINGLE_LIMIT if share == 0.5 else None)
+        ours, plain = found[GRPC].quantile_us(share), found[SERVER].quantile_us(share)
+        yield Row(f"{name}: {GRPC}, {text}", "us", ours, plain, SERVER, SINGLE_LIMIT if share == 0.5 else None)
         peer = found[PEER].quantile_us(share) if PEER in found else None
         yield Row(f"{name}: {SHARED}, {text}", "us", found[SHARED].quantile_us(share), peer, peer_name())
 
@@ -161,23 +166,25 @@ def batch_rows(held: Contest) -> Iterator[Row]:
     found = in_turns(asks, [frames] * BATCHES)
     rates = {who: BATCH * 1e6 / timings.quantile_us(0.5) for who, timings in found.items()}
     name = f"{held.model.name}: batch of {BATCH}"
-    yield Row(name, "frames/s", rates[RAW], rates[BARE], BARE)
-    yield Row(name, "frames/s", rates[RAW], rates[SERVER], SERVER, BATCH_LIMIT)
-    yield Row(name, "frames/s", rates[RAW], rates.get(PEER), peer_name())
+    for who in (RAW, GRPC):
+        yield Row(f"{name}, {who}", "frames/s", rates[who], rates[BARE], BARE)
+        yield Row(f"{name}, {who}", "frames/s", rates[who], rates[SERVER], SERVER, BATCH_LIMIT)
+    yield Row(f"{name}, {RAW}", "frames/s", rates[RAW], rates.get(PEER), peer_name())
 
 
 def callers_rows(folder: Path, held: Contest) -> Iterator[Row]:
     """Yield what several callers have together, in turns."""
     path, name = folder / "frames.npy", held.model.packed.manifest.model
     np.save(path, held.model.frames[:BATCH])
-    addresses = {**held.addresses, SHARED: held.addresses[RAW]}
-    rates: dict[str, list[float]] = {who: [] for who in addresses}
+    rates: dict[str, list[float]] = {who: [] for who in held.addresses}
     for _ in range(CALLERS_ROUNDS):
-        for who, address in addresses.items():
-            rates[who].append(rate_of(address, name, path, CALLERS, CALLERS_S, shared=who == SHARED))
+        for who, (way, address) in held.addresses.items():
+            rates[who].append(rate_of(way, address, name, path, CALLERS, CALLERS_S))
     median = {who: float(np.median(values)) for who, values in rates.items()}
     text = f"{held.model.name}: {CALLERS} callers"
-    yield Row(f"{text}, raw", "requests/s", median[RAW], median[SERVER], SERVER)
+    yield Row(f"{text}, gRPC", "requests/s", median[GRPC], median[SERVER], SERVER)
+    yield Row(f"{text}, gRPC", "requests/s", median[GRPC], median.get(PEER), peer_name())
+    yield Row(f"{text}, direct", "requests/s", median[RAW], median.get(PEER), peer_name())
     limit = RATE_LIMIT if PEER in median else None
     yield Row(f"{text}, shared memory", "requests/s", median[SHARED], median.get(PEER), peer_name(), limit)
 

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from dsops.direct import direct_path
 from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
@@ -387,7 +388,7 @@ def _explain(path: Path, error: ValidationError) -> InvalidConfig:
 
 
 def _check_sockets(path: Path, config: Config) -> None:
-    sockets = {"run": config.run_folder / "control.sock", "inference.socket": config.inference_socket}
+    sockets = {"run": config.run_folder / "control.sock", "inference.socket": direct_path(config.inference_socket)}
     for key, socket in sockets.items():
         length = len(str(socket).encode())
         if length > SOCKET_PATH_BYTES:

@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from dsops.errors import RuntimeCrashed
-from measure.asking import raw_contents, shared_memory
+from measure.asking import WAYS
 from measure.child import ENVIRONMENT
 
 WARM_UP = 20
 LATE_S = 60.0
 
 
-def rate_of(address: str, model: str, frames: Path, count: int, seconds: float, *, shared: bool) -> float:
-    """Return how many answers a second ``count`` callers have together.
+def rate_of(way: str, address: str, model: str, frames: Path, count: int, seconds: float) -> float:
+    """Return how many answers a second ``count`` callers have together, who ask in one of :data:`WAYS`.
 
     Raises:
         RuntimeCrashed: One of them failed.
     """
-    arguments = [address, model, str(frames), str(seconds), "shared" if shared else "raw"]
+    arguments = [way, address, model, str(frames), str(seconds)]
     command = [sys.executable, "-m", "measure.callers", *arguments]
     callers = [
         subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -55,10 +55,9 @@ def _told(callers: list["subprocess.Popen[str]"]) -> list["subprocess.Popen[str]
 
 def main() -> None:
     """Ask until the time is over; write the answers a second."""
-    address, model, path, seconds, way = sys.argv[1:]
+    way, address, model, path, seconds = sys.argv[1:]
     frames = np.load(path)
-    kept = shared_memory(address, model, "scores", frames[:1].nbytes) if way == "shared" else None
-    with kept or raw_contents(address, model, "scores") as ask:
+    with WAYS[way](address, model, "scores", frames[:1].nbytes) as ask:
         for number in range(WARM_UP):
             ask(frames[number % len(frames)][None])
         sys.stdout.write("ready\n")

@@ -6,28 +6,30 @@
         answer = digits.infer(frame[None])
         print(answer["label"], answer.release)
 
-It speaks the Open Inference Protocol over gRPC; every other client of that protocol works as well. This module alone of
-its package needs NumPy and gRPC: ``pip install 'dsops[inference]'``.
+It speaks the Open Inference Protocol over the agent's direct socket (:mod:`dsops.direct`), or over gRPC where there is
+none; every other client of that protocol works as well. This module alone of its package needs NumPy and, for the
+latter, gRPC: ``pip install 'dsops[inference]'``.
 """
 
 import mmap
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-import grpc
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
+from dsops.direct import DirectChannel, Method, direct_path
 from dsops.errors import (
     DsopsError,
     Forbidden,
@@ -41,7 +43,7 @@ from dsops.errors import (
 
 TIMEOUT_S = 10.0
 Array: TypeAlias = NDArray[Any]
-Result = TypeVar("Result")
+Reply = TypeVar("Reply", bound=Message)
 _SHM = Path("/dev", "shm")
 _SERVICE = "/inference.GRPCInferenceService/"
 _TYPES = {
@@ -55,14 +57,15 @@ _TYPES = {
     "FP32": "<f4",
 }
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
-_ERRORS: dict[grpc.StatusCode, type[DsopsError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
-    grpc.StatusCode.UNAVAILABLE: NotServing,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
+_ERRORS: dict[int, type[DsopsError]] = {
+    3: InvalidInput,
+    4: TimedOut,
+    5: NotFound,
+    7: Forbidden,
+    8: QueueFull,
+    14: NotServing,
 }
+"""What gRPC's status numbers mean here; any other is a failure of the agent."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Inference:
     """One model of the agent on this device. Safe to call from several threads, unless it shares memory.
 
     Args:
-        address: Path of the agent's inference socket, or a loopback address, host:port.
+        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port.
         model: Name of the model.
         timeout_s: How long an answer may take.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
@@ -103,11 +106,9 @@ class Inference:
     def __init__(
         self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
     ) -> None:
-        self._channel = grpc.insecure_channel(_target(address))
-        self._stub = rpc.GRPCInferenceServiceStub(self._channel)
+        self._transport = _transport(address, timeout_s)
         self._model = model
-        self._timeout_s = timeout_s
-        self._shared = _Shared(self._channel, timeout_s, _agent_uid(address)) if shared_memory else None
+        self._shared = _Shared(self._transport, _agent_uid(address)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
@@ -122,7 +123,7 @@ class Inference:
         """Close the connection, and give shared memory back."""
         if self._shared:
             self._shared.close()
-        self._channel.close()
+        self._transport.close()
 
     def metadata(self) -> pb.ModelMetadataResponse:
         """Return what the agent says of the model: its inputs and outputs, their types and shapes.
@@ -131,9 +132,8 @@ class Inference:
             NotFound: The model is not active.
             DsopsError: See :meth:`infer`.
         """
-        return _called(
-            lambda: self._stub.ModelMetadata(pb.ModelMetadataRequest(name=self._model), timeout=self._timeout_s)
-        )
+        asked = pb.ModelMetadataRequest(name=self._model)
+        return self._transport.call(Method.MODEL_METADATA, asked, pb.ModelMetadataResponse)
 
     def infer(
         self,
@@ -179,7 +179,7 @@ class Inference:
             self._shared.put(request, [values for _, values in ready])
         else:
             request.raw_input_contents.extend(values.tobytes() for _, values in ready)
-        return _answer(_called(lambda: self._stub.ModelInfer(request, timeout=self._timeout_s)))
+        return _answer(self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse))
 
     def _named(self, frames: Array | Mapping[str, Array] | None, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         if frames is None:
@@ -195,22 +195,71 @@ class Inference:
         return names[0]
 
 
+class _Transport(Protocol):
+    """How calls travel."""
+
+    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
+        """Return the reply, or raise the DsopsError that its status means."""
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
+
+
+class _Direct(_Transport):
+    """Calls over the agent's direct socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._channel = DirectChannel(path)
+        self._timeout_s = timeout_s
+
+    @override
+    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
+        status, body = self._channel.call(method, request.SerializeToString(), self._timeout_s)
+        if status:
+            raise _error(status, body.decode(errors="replace"))
+        return reply.FromString(body)
+
+    @override
+    def close(self) -> None:
+        self._channel.close()
+
+
+class _Grpc(_Transport):
+    """Calls over gRPC, which is loaded only where it is needed: it takes 100 ms and 20 MB."""
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        import grpc  # noqa: PLC0415 - programs that ask over the direct socket do without it
+
+        self._failure = grpc.RpcError
+        self._channel = grpc.insecure_channel(target)
+        self._timeout_s = timeout_s
+
+    @override
+    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
+        made = self._channel.unary_unary(
+            f"{_SERVICE}{_name_of(method)}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        try:
+            answer: Reply = made(request, timeout=self._timeout_s)
+        except self._failure as error:
+            raise _error(error.code().value[0], error.details() or error.code().name) from error
+        return answer
+
+    @override
+    def close(self) -> None:
+        self._channel.close()
+
+
 class _Shared:
     """A region of shared memory that inputs are put into, made anew when it is too small."""
 
-    def __init__(self, channel: grpc.Channel, timeout_s: float, agent_uid: int) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, transport: _Transport, agent_uid: int) -> None:
+        self._transport = transport
         self._agent_uid = agent_uid
-        self._register = channel.unary_unary(
-            f"{_SERVICE}SystemSharedMemoryRegister",
-            request_serializer=extensions.SystemSharedMemoryRegisterRequest.SerializeToString,
-            response_deserializer=extensions.SystemSharedMemoryRegisterResponse.FromString,
-        )
-        self._unregister = channel.unary_unary(
-            f"{_SERVICE}SystemSharedMemoryUnregister",
-            request_serializer=extensions.SystemSharedMemoryUnregisterRequest.SerializeToString,
-            response_deserializer=extensions.SystemSharedMemoryUnregisterResponse.FromString,
-        )
         self._name = ""
         self._memory: mmap.mmap | None = None
 
@@ -229,8 +278,11 @@ class _Shared:
         """Give the region back, also when the agent is gone."""
         if self._memory is None:
             return
-        with suppress(grpc.RpcError):
-            self._unregister(extensions.SystemSharedMemoryUnregisterRequest(name=self._name), timeout=self._timeout_s)
+        wanted = extensions.SystemSharedMemoryUnregisterRequest(name=self._name)
+        with suppress(DsopsError):
+            self._transport.call(
+                Method.SYSTEM_SHARED_MEMORY_UNREGISTER, wanted, extensions.SystemSharedMemoryUnregisterResponse
+            )
         self._memory = None
 
     def _with_room(self, size: int) -> mmap.mmap:
@@ -246,7 +298,9 @@ class _Shared:
             os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a signal later
             memory = mmap.mmap(descriptor, size)
             wanted = extensions.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
-            _called(lambda: self._register(wanted, timeout=self._timeout_s))
+            self._transport.call(
+                Method.SYSTEM_SHARED_MEMORY_REGISTER, wanted, extensions.SystemSharedMemoryRegisterResponse
+            )
         finally:
             os.close(descriptor)
             path.unlink()  # both sides have it open; nothing is left behind, however this process ends
@@ -260,10 +314,17 @@ def _agent_uid(address: str | Path) -> int:
     return Path(address).stat().st_uid if is_path and Path(address).exists() else os.geteuid()
 
 
-def _target(address: str | Path) -> str:
-    if isinstance(address, Path) or "/" in address:
-        return f"unix:{Path(address).absolute()}"
-    return address
+def _transport(address: str | Path, timeout_s: float) -> _Transport:
+    """Return the direct socket beside an inference socket where there is one, else gRPC."""
+    if not (isinstance(address, Path) or "/" in address):
+        return _Grpc(address, timeout_s)
+    direct = direct_path(address)
+    return _Direct(direct, timeout_s) if direct.exists() else _Grpc(f"unix:{Path(address).absolute()}", timeout_s)
+
+
+def _name_of(method: Method) -> str:
+    """Return the protocol's name of a call: ModelInfer for MODEL_INFER."""
+    return method.name.title().replace("_", "")
 
 
 def _plain(name: str, values: Array) -> Array:
@@ -275,13 +336,8 @@ def _plain(name: str, values: Array) -> Array:
     return np.ascontiguousarray(found)
 
 
-def _called(call: Callable[[], Result]) -> Result:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        code, details = error.code(), error.details() or ""
-        kind = _ERRORS.get(code, RuntimeCrashed)
-        raise kind("the agent did not answer", why=details or code.name) from error
+def _error(status: int, details: str) -> DsopsError:
+    return _ERRORS.get(status, RuntimeCrashed)("the agent did not answer", why=details)
 
 
 def _answer(response: pb.ModelInferResponse) -> Answer:

@@ -18,10 +18,13 @@ from types import FrameType
 import grpc
 
 from dsops.clock import Clock
+from dsops.direct import direct_path
 from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
+from dsops_agent.runtime.calls import Calls
+from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
@@ -113,18 +116,23 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            server = start_server(dispatcher, regions, inference, access, self._settings.grpc)
+            calls = Calls(dispatcher, regions)
+            server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
-            over_rest = made.enter_context(ExitStack())
+            direct = DirectServer(calls, direct_path(inference), access)
+            made.callback(direct_path(inference).unlink, missing_ok=True)
+            others = made.enter_context(ExitStack())
+            others.callback(direct.stop, _GRACE_S)
+            direct.start()
             if self._settings.rest:
                 rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
-                over_rest.callback(rest.stop, _GRACE_S)
+                others.callback(rest.stop, _GRACE_S)
                 rest.start()
             made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, over_rest, link, ready)
+            self._serve(server, others, link, ready)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -134,7 +142,7 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, over_rest: ExitStack, link: ControlLink, ready: Callable[[], None]) -> None:
+    def _serve(self, server: grpc.Server, others: ExitStack, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
         report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
@@ -143,7 +151,7 @@ class RuntimeProcess:
         ready()
         self._wait(link)
         is_over = server.stop(_GRACE_S)
-        over_rest.close()  # before the last records: what is answered after them is never counted
+        others.close()  # before the last records: what is answered after them is never counted
         is_over.wait(_GRACE_S + 0.5)
         self._observers.stop()
         observe.join(_GRACE_S / 2)

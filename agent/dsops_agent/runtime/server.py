@@ -1,7 +1,6 @@
-"""Answers programs on the device: the Open Inference Protocol, version 2, over gRPC on a Unix socket.
+"""Answers programs on the device over gRPC on a Unix socket: the calls of :mod:`dsops_agent.runtime.calls`.
 
-Beside the protocol's calls it answers those of Triton's extensions for the index of models and for shared memory, under
-the same service name, because clients of Triton make them there.
+Those of Triton's extensions stand under the protocol's own service name, because clients of Triton make them there.
 """
 
 import logging
@@ -13,19 +12,12 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from typing_extensions import override
 
-import dsops
-from dsops.api.v1 import inference_extensions_pb2 as extensions
-from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc
-from dsops.errors import DsopsError, NotFound, NotServing, PortBusy
-from dsops_agent.runtime import oip, refusals
-from dsops_agent.runtime.admission import Caller
-from dsops_agent.runtime.dispatch import CAPACITY, Dispatcher
-from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.sent import SentInputs
-from dsops_agent.runtime.shared_memory import Regions
+from dsops.direct import MAX_BODY_BYTES
+from dsops.errors import DsopsError, PortBusy
+from dsops_agent.runtime import refusals
+from dsops_agent.runtime.calls import Asking, Call, Calls
+from dsops_agent.runtime.dispatch import CAPACITY
 from dsops_agent.runtime.sockets import Access, make_room
 
 logger = logging.getLogger(__name__)
@@ -33,122 +25,18 @@ logger = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"
 WORKERS = CAPACITY + 8
 """Threads, made when needed. A call that waits holds one; those above the capacity answer what does not wait."""
-MAX_REQUEST_BYTES = 32 << 20
 
 Result = TypeVar("Result")
-_Work = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class InferenceService(open_inference_grpc_pb2_grpc.GRPCInferenceServiceServicer):
-    """The six calls of the protocol over the models that are active."""
+def _handler(call: Call) -> "grpc.RpcMethodHandler[Any, Any]":
+    def answer(request: Message, context: grpc.ServicerContext) -> Message:
+        asking = Asking(context.time_remaining(), lambda: not context.is_active())
+        return _guarded(context, lambda: call.work(request, asking))
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions) -> None:
-        self._dispatcher = dispatcher
-        self._regions = regions
-
-    @override
-    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
-        """Tell that the process answers."""
-        return pb.ServerLiveResponse(live=True)
-
-    @override
-    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
-        """Tell whether any model is active."""
-        return pb.ServerReadyResponse(ready=bool(self._dispatcher.names()))
-
-    @override
-    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
-        """Tell whether a model is active, in the version that is named, if one is."""
-        try:
-            self._dispatcher.find(request.name, request.version)
-        except (NotFound, NotServing):
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
-
-    @override
-    def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ServerMetadataResponse:
-        """Tell name, version and extensions of the server."""
-        return pb.ServerMetadataResponse(name="dsops", version=dsops.__version__, extensions=oip.EXTENSIONS)
-
-    @override
-    def ModelMetadata(
-        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ModelMetadataResponse:
-        """Describe a model."""
-        return _guarded(context, lambda: oip.describe(self._dispatcher.find(request.name, request.version).model))
-
-    @override
-    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        """Answer frames."""
-        return _guarded(context, lambda: self._infer(request, context))
-
-    def _infer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        def decode(served: ServedModel) -> SentInputs:
-            oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
-            return oip.decode_inputs(request, served, self._regions)
-
-        caller = Caller(oip.patience_s(request, context.time_remaining()), lambda: not context.is_active())
-        answered = self._dispatcher.infer(
-            request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
-        )
-        return oip.encode_answer(request, answered.served, answered.answer, self._regions)
-
-
-class ExtensionService:
-    """The calls of Triton's extensions: the index of models, and shared memory."""
-
-    def __init__(self, dispatcher: Dispatcher, regions: Regions) -> None:
-        self._dispatcher = dispatcher
-        self._regions = regions
-
-    def handlers(self) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
-        """Return a handler a call."""
-        return {
-            "RepositoryIndex": _handler(extensions.RepositoryIndexRequest, self._index),
-            "RepositoryModelLoad": _handler(extensions.RepositoryModelRequest, self._refuse),
-            "RepositoryModelUnload": _handler(extensions.RepositoryModelRequest, self._refuse),
-            "SystemSharedMemoryStatus": _handler(extensions.SystemSharedMemoryStatusRequest, self._status),
-            "SystemSharedMemoryRegister": _handler(extensions.SystemSharedMemoryRegisterRequest, self._register),
-            "SystemSharedMemoryUnregister": _handler(extensions.SystemSharedMemoryUnregisterRequest, self._unregister),
-        }
-
-    def _index(self, request: extensions.RepositoryIndexRequest) -> extensions.RepositoryIndexResponse:
-        response = extensions.RepositoryIndexResponse()
-        for served in self._dispatcher.models():
-            response.models.add(name=served.name, version=str(served.release), state="READY")
-        return response
-
-    def _refuse(self, request: extensions.RepositoryModelRequest) -> extensions.RepositoryModelResponse:
-        raise refusals.only_control(request.model_name)
-
-    def _status(
-        self, request: extensions.SystemSharedMemoryStatusRequest
-    ) -> extensions.SystemSharedMemoryStatusResponse:
-        response = extensions.SystemSharedMemoryStatusResponse()
-        for region in self._regions.status(request.name):
-            shown = response.regions[region.name]
-            shown.name, shown.key, shown.offset, shown.byte_size = region.name, region.key, region.offset, region.size
-        return response
-
-    def _register(
-        self, request: extensions.SystemSharedMemoryRegisterRequest
-    ) -> extensions.SystemSharedMemoryRegisterResponse:
-        self._regions.register(request.name, request.key, request.offset, request.byte_size)
-        return extensions.SystemSharedMemoryRegisterResponse()
-
-    def _unregister(
-        self, request: extensions.SystemSharedMemoryUnregisterRequest
-    ) -> extensions.SystemSharedMemoryUnregisterResponse:
-        self._regions.unregister(request.name)
-        return extensions.SystemSharedMemoryUnregisterResponse()
-
-
-def _handler(kind: type[Message], work: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
     return grpc.unary_unary_rpc_method_handler(
-        lambda request, context: _guarded(context, lambda: work(request)),
-        request_deserializer=kind.FromString,
+        answer,
+        request_deserializer=call.request.FromString,
         response_serializer=lambda response: response.SerializeToString(),
     )
 
@@ -164,12 +52,11 @@ def _guarded(context: grpc.ServicerContext, work: Callable[[], Result]) -> Resul
         context.abort(grpc.StatusCode.INTERNAL, refusals.FAILED)
 
 
-def start_server(dispatcher: Dispatcher, regions: Regions, path: Path, access: Access, tcp: str = "") -> grpc.Server:
+def start_server(calls: Calls, path: Path, access: Access, tcp: str = "") -> grpc.Server:
     """Start answering on a Unix socket; a stale socket file is replaced.
 
     Args:
-        dispatcher: Answers requests.
-        regions: Shared memory.
+        calls: Answers requests.
         path: The socket.
         access: Who may connect to it.
         tcp: A loopback address, host:port, to answer on as well; empty for none.
@@ -181,16 +68,13 @@ def start_server(dispatcher: Dispatcher, regions: Regions, path: Path, access: A
     make_room(path)
     workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="inference")
     options = [
-        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-        ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", MAX_BODY_BYTES),
+        ("grpc.max_send_message_length", MAX_BODY_BYTES),
         ("grpc.so_reuseport", 0),  # two runtimes on one TCP port would share its callers
     ]
     server = grpc.server(workers, options=options, maximum_concurrent_rpcs=WORKERS)
-    open_inference_grpc_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceService(dispatcher, regions), server
-    )
-    more = grpc.method_handlers_generic_handler(SERVICE, ExtensionService(dispatcher, regions).handlers())
-    server.add_generic_rpc_handlers((more,))
+    handlers = {call.name: _handler(call) for call in calls.all()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     before = os.umask(0o777 & ~access.first_mode)
     try:
         _bind(server, f"unix:{path.resolve()}", str(path))

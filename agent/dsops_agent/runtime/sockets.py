@@ -92,7 +92,7 @@ def make_room(path: Path) -> None:
     path.unlink()
 
 
-def listen(path: Path, mode: int) -> socket.socket:
+def listen(path: Path, mode: int, backlog: int = 4) -> socket.socket:
     """Return a listening socket at ``path`` with these permissions from its first moment.
 
     Raises:
@@ -106,7 +106,7 @@ def listen(path: Path, mode: int) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(before)
-    listener.listen(4)
+    listener.listen(backlog)
     return listener
 
 

@@ -65,7 +65,7 @@ def connects(path: Path, uid: int) -> str:
 def test_only_users_who_are_named_come_in(open_folder: Path, tmp_path: Path) -> None:
     rest = open_folder / "rest.sock"
     with serving(open_folder, make_bundle(tmp_path), allow=[NAMED], rest=str(rest)):
-        for path in (open_folder / "inference.sock", rest):
+        for path in (open_folder / "inference.sock", open_folder / "inference.sock.direct", rest):
             assert connects(path, NAMED) == "connected"
             assert connects(path, STRANGER) == "Permission denied"
         assert connects(open_folder / "control.sock", NAMED) == "Permission denied"

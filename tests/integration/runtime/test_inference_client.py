@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from runtime_bundles import LABELS, frames, make_bundle, with_section
 from serving_runtime import serving
 
 from dsops.client import Inference
+from dsops.direct import direct_path
 from dsops.errors import InvalidInput, NotFound, NotServing, RuntimeCrashed
 from dsops.manifest import Preprocessing
 from dsops_controller.demo.ports import free_ports
@@ -60,12 +63,14 @@ def test_a_request_says_what_its_values_are(short_path: Path, tmp_path: Path, sh
             compass.infer(raw, form="cooked")
 
 
-def test_what_is_wrong_is_an_error_of_the_tree(short_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+def test_what_is_wrong_is_an_error_of_the_tree(short_path: Path, tmp_path: Path, direct: bool) -> None:
     (port,) = free_ports(1)
+    address = short_path / "inference.sock" if direct else f"127.0.0.1:{port}"
     with serving(short_path, make_bundle(tmp_path), grpc=f"127.0.0.1:{port}") as process:
-        with Inference(f"127.0.0.1:{port}", "sundial") as sundial, pytest.raises(NotFound, match="no model 'sundial'"):
+        with Inference(address, "sundial") as sundial, pytest.raises(NotFound, match="no model 'sundial'"):
             sundial.infer(ROWS)
-        with Inference(f"127.0.0.1:{port}", "compass", timeout_s=5) as compass:
+        with Inference(address, "compass", timeout_s=5) as compass:
             with pytest.raises(InvalidInput, match="has shape"):
                 compass.infer(ROWS[:, :2])
             with pytest.raises(InvalidInput, match="cannot be of type complex64"):
@@ -82,3 +87,27 @@ def test_without_a_model_it_says_so(short_path: Path) -> None:
         pytest.raises(NotServing, match="no model is active"),
     ):
         compass.infer(ROWS)
+
+
+def test_where_there_is_no_direct_socket_it_asks_over_grpc(short_path: Path, tmp_path: Path) -> None:
+    with serving(short_path, make_bundle(tmp_path)):
+        with Inference(short_path / "inference.sock", "compass", shared_memory=True) as compass:
+            expected = compass.infer(ROWS)["scores"]
+        direct_path(short_path / "inference.sock").unlink()
+        with Inference(short_path / "inference.sock", "compass", shared_memory=True) as compass:
+            assert np.array_equal(compass.infer(ROWS)["scores"], expected)
+            assert ours() == []
+
+
+def test_a_program_that_asks_over_the_direct_socket_needs_no_grpc(short_path: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+import numpy as np
+from dsops.client import Inference
+with Inference(sys.argv[1], "compass") as compass:
+    print(compass.infer(np.zeros((1, 4, 4, 1), np.float32))["scores"].shape, "grpc" in sys.modules)
+"""
+    with serving(short_path, make_bundle(tmp_path)):
+        command = [sys.executable, "-c", program, str(short_path / "inference.sock")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "(1, 4) False"

@@ -19,6 +19,7 @@ from runtime_watches import Witness
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops_agent.runtime.admission import PATIENT
+from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.rest import RestService
@@ -77,7 +78,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
         models.activate(name, made.path, made.digest, 1)
     dispatcher, regions = Dispatcher(models, heard.observers, queue=QUEUE), Regions(lambda _: True)
     path = short_path / "i.sock"
-    server = start_server(dispatcher, regions, path, Access())
+    server = start_server(Calls(dispatcher, regions), path, Access())
     rest = RestServer(RestService(dispatcher, regions), str(short_path / "rest.sock"), Access())
     rest.start()
     with grpc.insecure_channel(f"unix:{path}") as channel:

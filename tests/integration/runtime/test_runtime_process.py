@@ -428,7 +428,7 @@ def test_a_second_process_leaves_the_first_ones_sockets_alone(device: Device, tm
         device.folder, {"control_socket": str(device.folder / "other.sock")}
     )
     names = {path.name for path in device.folder.iterdir()}
-    assert names == {"control.sock", "inference.sock", "runtime.pid", "flight", "fault", "log"}
+    assert names == {"control.sock", "inference.sock", "inference.sock.direct", "runtime.pid", "flight", "fault", "log"}
     channel, stub = device.stub()
     with channel:
         assert stub.ModelReady(pb.ModelReadyRequest(name="compass")).ready

@@ -1,0 +1,274 @@
+"""The direct socket: the protocol's messages in plain frames, and what becomes of callers that do not keep to them."""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from runtime_bundles import frames, make_bundle
+from runtime_watches import Witness
+
+from dsops.api.v1 import inference_extensions_pb2 as extensions
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.direct import MAX_BODY_BYTES, DirectChannel, Framed, Method
+from dsops.errors import InvalidInput, NotServing, RuntimeCrashed, TimedOut
+from dsops_agent.runtime import direct_server
+from dsops_agent.runtime.admission import PATIENT
+from dsops_agent.runtime.calls import Calls
+from dsops_agent.runtime.direct_server import DirectServer
+from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.sockets import Access
+from dsops_agent.runtime.swap import Models
+
+pytestmark = pytest.mark.integration
+STATUS = {code: code.value[0] for code in grpc.StatusCode}
+
+
+@dataclass
+class Stage:
+    path: Path
+    server: DirectServer
+    dispatcher: Dispatcher
+    witness: Witness
+    channel: DirectChannel
+
+    def hold(self) -> ExitStack:
+        """Keep the model busy until what is returned is closed."""
+        held = ExitStack()
+        place = held.enter_context(self.dispatcher.admission.place("compass"))
+        held.enter_context(place.turn(PATIENT))
+        return held
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(20)
+        connection.connect(str(self.path))
+        return connection
+
+    def ask(self, request_id: str = "", timeout_s: float = 20.0) -> tuple[int, bytes]:
+        return self.channel.call(Method.MODEL_INFER, request(request_id).SerializeToString(), timeout_s)
+
+
+@pytest.fixture
+def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
+    witness, made = Witness(), make_bundle(tmp_path)
+    models = Models(1, lambda _: witness)
+    models.activate("compass", made.path, made.digest, 1)
+    dispatcher = Dispatcher(models, Observers())
+    path = short_path / "i.sock.direct"
+    server = DirectServer(Calls(dispatcher, Regions(lambda _: True)), path, Access())
+    server.start()
+    channel = DirectChannel(path)
+    yield Stage(path, server, dispatcher, witness, channel)
+    channel.close()
+    server.stop(5.0)
+
+
+def request(request_id: str = "") -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="compass", id=request_id)
+    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
+    message.raw_input_contents.append(frames(1).tobytes())
+    return message
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends, what
+        time.sleep(0.01)
+
+
+def test_every_call_of_the_protocol_is_answered(stage: Stage) -> None:
+    def call(method: Method, message: object) -> bytes:
+        status, body = stage.channel.call(method, message.SerializeToString(), 20.0)  # type: ignore[attr-defined]
+        assert status == 0, body
+        return body
+
+    assert pb.ServerLiveResponse.FromString(call(Method.SERVER_LIVE, pb.ServerLiveRequest())).live
+    assert pb.ServerReadyResponse.FromString(call(Method.SERVER_READY, pb.ServerReadyRequest())).ready
+    asked = pb.ModelReadyRequest(name="compass")
+    assert pb.ModelReadyResponse.FromString(call(Method.MODEL_READY, asked)).ready
+    assert pb.ServerMetadataResponse.FromString(call(Method.SERVER_METADATA, pb.ServerMetadataRequest())).name
+    about = pb.ModelMetadataResponse.FromString(call(Method.MODEL_METADATA, pb.ModelMetadataRequest(name="compass")))
+    assert about.inputs[0].name == "image"
+    index = call(Method.REPOSITORY_INDEX, extensions.RepositoryIndexRequest())
+    assert extensions.RepositoryIndexResponse.FromString(index).models[0].name == "compass"
+    status = call(Method.SYSTEM_SHARED_MEMORY_STATUS, extensions.SystemSharedMemoryStatusRequest())
+    assert not extensions.SystemSharedMemoryStatusResponse.FromString(status).regions
+    code, body = stage.ask("r-1")
+    answer = pb.ModelInferResponse.FromString(body)
+    assert (code, answer.id, len(answer.raw_output_contents)) == (0, "r-1", len(answer.outputs))
+    assert stage.witness.answers == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "code", "text"),
+    [
+        (Method.MODEL_INFER, b"\xff" * 40, grpc.StatusCode.INVALID_ARGUMENT, "cannot be read"),
+        (Method.MODEL_INFER, b"", grpc.StatusCode.NOT_FOUND, "is not active"),
+        (Method.REPOSITORY_MODEL_UNLOAD, b"", grpc.StatusCode.PERMISSION_DENIED, "only the agent changes models"),
+        (99, b"", grpc.StatusCode.UNIMPLEMENTED, "there is no call 99"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_refused_and_the_next_is_not(
+    stage: Stage, method: Method, body: bytes, code: grpc.StatusCode, text: str
+) -> None:
+    found, said = stage.channel.call(method, body, 20.0)
+    assert found == STATUS[code]
+    assert text in said.decode() or "no model" in said.decode()
+    assert stage.ask()[0] == 0
+
+
+def test_requests_behind_each_other_are_answered_in_their_order(stage: Stage) -> None:
+    with stage.connect() as connection:
+        connection.setblocking(True)
+        framed = Framed(connection, 20.0)
+        for number in range(20):
+            framed.send(Method.MODEL_INFER, request(f"r-{number}").SerializeToString())
+        replies = [framed.receive() for _ in range(20)]
+    ids = [pb.ModelInferResponse.FromString(reply[2]).id for reply in replies if reply]
+    assert ids == [f"r-{number}" for number in range(20)]
+
+
+def test_a_request_in_small_pieces_and_one_of_many_megabytes_arrive_whole(stage: Stage) -> None:
+    data = request("pieces").SerializeToString()
+    with stage.connect() as connection:
+        for byte in struct.pack("<III", len(data), Method.MODEL_INFER, 0) + data:
+            connection.send(bytes([byte]))
+        connection.setblocking(True)
+        reply = Framed(connection, 20.0).receive()
+    assert reply is not None
+    assert pb.ModelInferResponse.FromString(reply[2]).id == "pieces"
+    large = pb.ModelInferRequest(model_name="compass")
+    large.inputs.add(name="image", datatype="FP32", shape=[100_000, 4, 4, 1])
+    large.raw_input_contents.append(bytes(6_400_000))
+    status, said = stage.channel.call(Method.MODEL_INFER, large.SerializeToString(), 20.0)
+    assert (status, "n from 1 to" in said.decode()) == (STATUS[grpc.StatusCode.INVALID_ARGUMENT], True)
+
+
+def test_what_is_no_message_ends_its_connection_and_no_other(stage: Stage) -> None:
+    with stage.connect() as connection:
+        connection.sendall(struct.pack("<III", MAX_BODY_BYTES + 1, Method.MODEL_INFER, 0))
+        reply = Framed(connection, 20.0)
+        connection.setblocking(True)
+        code, _, text = reply.receive() or (0, 0, b"")
+        assert (code, b"a message has up to" in text) == (STATUS[grpc.StatusCode.INVALID_ARGUMENT], True)
+        assert reply.receive() is None
+    with stage.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert b"a message has up to" in connection.recv(1 << 16)
+        eventually(lambda: _has_ended(connection), "the connection is still there")
+    with stage.connect() as connection:
+        connection.sendall(struct.pack("<II", 10, Method.MODEL_INFER))  # and is gone
+    assert stage.ask()[0] == 0
+
+
+def test_the_callers_limit_is_kept_while_it_waits_for_its_turn(stage: Stage) -> None:
+    with stage.hold():
+        code, said = stage.ask("late", timeout_s=0.2)
+        assert (code, "deadline passed" in said.decode()) == (STATUS[grpc.StatusCode.DEADLINE_EXCEEDED], True)
+    assert stage.ask()[0] == 0
+    assert stage.witness.answers == 1
+
+
+def test_a_request_whose_caller_goes_away_is_not_run(stage: Stage) -> None:
+    with stage.hold():
+        with stage.connect() as connection:
+            connection.setblocking(True)
+            Framed(connection, 20.0).send(Method.MODEL_INFER, request("gone").SerializeToString())
+            eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 1, "the request still waits")
+    assert stage.witness.answers == 0
+
+
+def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    with stage.connect(), stage.connect():
+        eventually(lambda: stage.ask()[0] == STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED], "there is room")
+        code, said = stage.ask()
+        assert (code, "too many programs" in said.decode()) == (STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED], True)
+    eventually(lambda: stage.ask()[0] == 0, "there is no room for good")
+
+
+def test_the_end_waits_for_what_is_under_way_and_takes_nothing_more(stage: Stage) -> None:
+    stage.ask()
+    with ThreadPoolExecutor() as pool, stage.hold() as held:
+        waiting = pool.submit(stage.ask, "last")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+        end = threading.Thread(target=stage.server.stop, args=(20.0,))
+        end.start()
+        eventually(lambda: _refuses(stage.path), "it still listens")
+        held.close()
+        code, body = waiting.result(20)
+        end.join(20)
+    assert (code, pb.ModelInferResponse.FromString(body).id) == (0, "last")
+    with pytest.raises(NotServing, match="no agent listens"):
+        stage.ask()
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(1)
+    except ConnectionResetError:  # it ended before everything was read
+        return True
+
+
+def _refuses(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def served(path: Path, answers: Callable[[socket.socket], None]) -> threading.Thread:
+    """Listen once, and let ``answers`` have the connection."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        with listener:
+            connection, _ = listener.accept()
+        with connection:
+            answers(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+def test_a_server_that_says_nothing_is_given_up_and_one_that_ends_is_told_apart(short_path: Path) -> None:
+    silent = served(short_path / "silent", lambda connection: connection.recv(1 << 16) and connection.recv(1) and None)
+    channel = DirectChannel(short_path / "silent")
+    with pytest.raises(TimedOut, match=r"0\.1 s have passed"):
+        channel.call(Method.SERVER_LIVE, b"", 0.1)
+    silent.join(20)
+    ending = served(short_path / "ending", lambda connection: connection.recv(1 << 16) and None)
+    with pytest.raises(RuntimeCrashed, match="ended before the answer"):
+        DirectChannel(short_path / "ending").call(Method.SERVER_LIVE, b"", 20.0)
+    ending.join(20)
+    with pytest.raises(InvalidInput, match="a request has up to"):
+        channel.call(Method.MODEL_INFER, bytes(MAX_BODY_BYTES + 1), 1.0)
+
+
+def test_threads_have_connections_of_their_own_and_a_new_server_is_found(stage: Stage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: stage.ask(f"r-{number}"), range(200)))
+    assert [pb.ModelInferResponse.FromString(body).id for _, body in found] == [f"r-{n}" for n in range(200)]
+    stage.server.stop(5.0)
+    stage.path.unlink()
+    again = DirectServer(Calls(stage.dispatcher, Regions(lambda _: True)), stage.path, Access())
+    again.start()
+    assert stage.ask()[0] == 0
+    again.stop(5.0)
