@@ -341,6 +341,7 @@ class Parts:
         if (feed := self._feed) is not None:
             threads.start("feed", lambda: feed.run(stop))
         threads.start("prover", lambda: self._installer.prove(stop))
+        threads.start("challengers", lambda: self._installer.attend(stop))
         self._watched(threads, "installer", _INSTALLER, lambda: self._install(stop))
         self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 START_S = 20.0
 """How long a process may take to start."""
+SILENT_S = 20.0
+"""How long a process may leave a question unanswered."""
 TERMINATE_S = 5.0
 OOM_SCORE = 500
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
@@ -38,15 +40,19 @@ class Launch:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
-        restart_event: Kind of the event that tells of its end.
         start_s: How long it may take until it answers on its control socket.
+        silent_s: How long it may take to say how it is.
+        model: The model whose challenger it serves; empty for the process of the champions.
+        mode: What that challenger is asked.
     """
 
     run_folder: Path
     settings_json: str
     hang_s: float = 20.0
-    restart_event: str = "runtime_restart"
     start_s: float = START_S
+    silent_s: float = SILENT_S
+    model: str = ""
+    mode: str = ""
 
     @property
     def control_socket(self) -> Path:

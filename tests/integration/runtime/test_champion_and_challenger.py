@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -45,7 +46,7 @@ class Device:
         self.processes = ChallengerProcesses(
             run_folder,
             self.supervise,
-            lambda place, mode: self.launch(place, {"shadow": mode is Mode.SHADOW, "drift_enabled": False}),
+            self.launch_challenger,
             lambda model, has_ended: self.started.append((model, has_ended)),
         )
         self.runtimes = Runtimes(self.champions, self.processes)
@@ -57,6 +58,10 @@ class Device:
     def launch(self, folder: Path, more: dict[str, object]) -> Launch:
         settings = {"interval_s": 0.2, "challenger_wait_s": 2.0, "samples": {"bytes_per_day": 0}}
         return Launch(folder, json.dumps(settings | more))
+
+    def launch_challenger(self, folder: Path, model: str, mode: Mode) -> Launch:
+        found = self.launch(folder, {"shadow": mode is Mode.SHADOW, "drift_enabled": False})
+        return replace(found, model=model, mode=mode.value)
 
     def supervise(self, launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
         return RuntimeSupervisor(
