@@ -22,6 +22,7 @@ class Hanging:
         self.waits, self.freed = threading.Event(), threading.Event()
         world.runtime.activate, world.runtime.check = self.activate, self.check
         self.asks: set[str] = set()
+        self.is_worker_kept = False
 
     def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None) -> None:
         self._wait("activate", model)
@@ -35,13 +36,17 @@ class Hanging:
         if model != PLACE or op not in self.asks:
             return
         self.waits.set()
-        assert self.freed.wait(60), "the worker waits for the challenger"
+        if threading.current_thread() is threading.main_thread():
+            self.is_worker_kept = True
+        else:
+            self.freed.wait(60)
         raise ChallengerAway("the challenger of digits does not answer", why="silent for 60 s")
 
     def step_until(self, condition: Callable[[], bool], seconds: float = 0.0) -> None:
         """Let the worker and the thread of the challengers do their parts in turn."""
         for _ in range(400):
             self._world.step(seconds)
+            assert not self.is_worker_kept, "the worker waits for the challenger"
             if condition():
                 return
             threading.Event().wait(0.005)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from runtime_bundles import LABELS, MadeBundle, frames, make_bundle
 
@@ -233,6 +234,25 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
         asker.join(30)
         assert not asker.is_alive(), "a request failed or hangs"
     assert set(answers) == {champion.digest}
+
+
+def test_a_challenger_that_hangs_is_given_up_and_nobody_waits_for_it(
+    device: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    before = device.runtimes.endpoint(MODEL)
+    assert before is not None
+    os.kill(before.pid, signal.SIGSTOP)
+    device.runtimes.deactivate(PLACE)
+    assert device.runtimes.endpoint(MODEL) is None
+    assert device.digest() == champion.digest
+    device.runtimes.want({MODEL: Mode.SHADOW})
+    device.compare(challenger, Mode.SHADOW, 1.0)
+    after = device.runtimes.endpoint(MODEL)
+    assert after is not None
+    assert after.pid != before.pid
+    assert not psutil.pid_exists(before.pid), "two have twice the memory"
 
 
 def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
