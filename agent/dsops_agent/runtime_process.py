@@ -17,7 +17,7 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Handler
-from dsops_agent.runtime.flight import forget_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, read_lost
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,17 @@ class Launch:
 
 @dataclass(frozen=True)
 class Starting:
-    """A process that was started and may not answer yet; ``ready`` can be read once it does, or has ended."""
+    """A process that was started and may not answer yet.
+
+    Attributes:
+        child: It.
+        ready: Can be read once it answers, or has ended.
+        lost: What ran in the process before it, if that ended while nobody watched; None when none did.
+    """
 
     child: subprocess.Popen[bytes]
     ready: int
+    lost: tuple[InFlight, ...] | None = None
 
     def is_over(self, timeout_s: float) -> bool:
         """Wait until it answers or has ended, ``timeout_s`` seconds at most; return whether it came to that."""
@@ -125,6 +132,7 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
     logger.info("inference process %d is of another version or has other settings, and is replaced", pid)
     _end(pid, None)  # it hands its last records over first
     channel.close()
+    forget_flight(launch.run_folder)  # what ran in it has not ended it
     return None
 
 
@@ -146,6 +154,7 @@ def start(launch: Launch) -> Starting:
         OSError: It cannot be started.
     """
     launch.control_socket.unlink(missing_ok=True)
+    lost = read_lost(launch.run_folder)
     forget_flight(launch.run_folder)
     ready, theirs = os.pipe()
     try:
@@ -162,7 +171,7 @@ def start(launch: Launch) -> Starting:
     finally:
         os.close(theirs)
     offer_to_oom_killer(child.pid)
-    return Starting(child, ready)
+    return Starting(child, ready, lost)
 
 
 def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]) -> RuntimeProcess:

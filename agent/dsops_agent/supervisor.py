@@ -16,7 +16,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import InFlight, read_crashed, read_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, read_crashed, read_flight
 from dsops_agent.runtime_process import (
     SILENT_S,
     Launch,
@@ -25,7 +25,7 @@ from dsops_agent.runtime_process import (
     adopt,
     await_answer,
     describe_exit,
-    spawn,
+    start,
 )
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
@@ -137,6 +137,7 @@ class RuntimeSupervisor:
             wait_s = min(MOST_WAIT_S, 2 * wait_s)
         if self._process is not None:
             self._process.end()
+            forget_flight(self._launch.run_folder)  # one that had to be killed leaves it behind
 
     def leave(self) -> None:
         """Make :meth:`run` end the process and return."""
@@ -148,8 +149,11 @@ class RuntimeSupervisor:
         starting = self.early()
         if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
             return found
-        if starting is None:
-            return spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        starting = starting or start(self._launch)
+        if adopting and starting.lost is not None:
+            death = _unwatched_death(starting.lost)
+            self._told.died(death)
+            self._tell_of_restart(death.why)
         return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
 
     def _follow(self, process: RuntimeProcess) -> None:
@@ -163,6 +167,7 @@ class RuntimeSupervisor:
             return
         death = self._explain(process, stuck)
         self._told.died(death)
+        forget_flight(self._launch.run_folder)  # or it counts once more, should the agent end before the next start
         self._tell_of_restart(f"process {process.pid}: {death.why}")
         raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
 
@@ -198,12 +203,10 @@ class RuntimeSupervisor:
     def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...]) -> Death:
         """Return whose fault the end of a process may be: of what hangs, else of what ran when it died."""
         ran = stuck or read_crashed(self._launch.run_folder)
-        suspects = tuple(Suspect(one.model, one.digest) for one in ran)
         if stuck:
-            return Death(f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s", suspects, is_hang=True)
-        how = "it is gone" if process.child is None else describe_exit(process.child.poll())
-        named = ", ".join(sorted({one.model for one in ran}))
-        return Death(f"{how}, with a frame of {named} in flight" if named else how, suspects)
+            why = f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s"
+            return Death(why, _suspects(ran), is_hang=True)
+        return _death("it is gone" if process.child is None else describe_exit(process.child.poll()), ran)
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
@@ -332,6 +335,19 @@ class RuntimeSupervisor:
             logger.warning("records of the inference process were dropped: %s", error)
             return {"stored": 0}, b""
         return {"stored": sum(map(len, delivery.records.values()))}, b""
+
+
+def _death(how: str, ran: tuple[InFlight, ...]) -> Death:
+    named = ", ".join(sorted({one.model for one in ran}))
+    return Death(f"{how}, with a frame of {named} in flight" if named else how, _suspects(ran))
+
+
+def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
+    return _death("it ended while no control process was there", ran)
+
+
+def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:
+    return tuple(Suspect(one.model, one.digest) for one in ran)
 
 
 def _there(process: RuntimeProcess | None) -> RuntimeProcess:

@@ -51,6 +51,7 @@ from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
+from dsops_agent.install.strike_book import StrikeBook
 from dsops_agent.install.strikes import Strikes
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
@@ -146,6 +147,7 @@ class Installer:
         )
         self._breakdowns = Breakdowns(
             strikes=Strikes(self.config.strikes, self.config.strike_span_s),
+            book=StrikeBook(self.journal, self.device.boot),
             engine=self._engine,
             installs=self._installs,
             journal=self.journal,
