@@ -48,7 +48,8 @@ def launch(config: Config) -> Launch:
 def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> Launch:
     """Return how the process of a model's challenger is started.
 
-    Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it. A shadow
+    Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it: no program
+    may, and that process keeps it within the device's share of the processor and below its temperature. A shadow
     has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle.
     """
     settings = json.loads(launch(config).settings_json)
@@ -56,6 +57,10 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
         "socket": str(folder / CHALLENGER_SOCKET),
         "grpc": "",
         "rest": "",
+        "allow": [],
+        "private": True,
+        "cpu_percent": 0.0,
+        "max_temperature_c": 0.0,
         "drift_enabled": False,
         "shadow": mode is Mode.SHADOW,
     }

@@ -23,6 +23,7 @@ from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
@@ -78,7 +79,9 @@ class RuntimeProcess:
             settings.interval_s,
             clock,
         )
-        self._duels = Duels(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock)
+        self._duels = Duels(
+            Terms(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock, self._brake)
+        )
         self._observers.listen(self._duels.watch)
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -104,7 +107,7 @@ class RuntimeProcess:
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
-            access = Access(self._settings.allow)
+            access = Access(self._settings.allow, is_private=self._settings.private)
             dispatcher = Dispatcher(
                 self._models,
                 self._observers,

@@ -3,18 +3,16 @@
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 
-from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.duel import Duel
+from dsops_agent.runtime.duel import Duel, Terms
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation
-from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.rival import ToldModel
 
 
@@ -22,19 +20,11 @@ class Duels:
     """Every challenger that is compared now, by model. Safe to call from several threads.
 
     Args:
-        put: Takes each finished record.
-        interval_s: Length of an interval.
-        wait_s: How long a caller may wait for a challenger.
-        clock: Tells the time.
+        terms: What they go by.
     """
 
-    def __init__(
-        self, put: Callable[[Kind, bytes, bool], None], interval_s: float, wait_s: float, clock: Clock
-    ) -> None:
-        self._put = put
-        self._interval_s = interval_s
-        self._wait_s = wait_s
-        self._clock = clock
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
         self._duels: Mapping[str, tuple[Duel, threading.Thread]] = {}
         self._changing = threading.Lock()
 
@@ -90,7 +80,7 @@ class Duels:
 
     def _begin(self, name: str, rival: Rival) -> tuple[Duel, threading.Thread]:
         chance = random.SystemRandom().random
-        duel = Duel(rival, self._put, self._interval_s, self._wait_s, self._clock, chance)
+        duel = Duel(rival, self._terms, chance)
         thread = threading.Thread(target=duel.run, name=f"duel-{name}", daemon=True)
         thread.start()
         return duel, thread
