@@ -37,13 +37,13 @@ PLACE = challenger_place(MODEL)
 class Device:
     """The runtime of the champions and the process of a challenger, as the agent has them."""
 
-    def __init__(self, folder: Path, run_folder: Path) -> None:
+    def __init__(self, folder: Path, run_folder: Path, **settings: object) -> None:
         self.clock = SystemClock()
         self.run_folder = run_folder
         self.spool = Spool(folder / "spool", 8 << 20)
         self.events = SpoolEvents(self.spool, self.clock)
         self.started: list[tuple[str, bool]] = []
-        self.champions = self.supervise(self.launch(run_folder, {}), lambda _is_first: None)
+        self.champions = self.supervise(self.launch(run_folder, settings), lambda _is_first: None)
         self.processes = ChallengerProcesses(
             run_folder,
             self.supervise,
@@ -229,6 +229,9 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
         device.compare(challenger, Mode.SHADOW, 1.0)
         before = total(device.comparisons(), "compared")
         wait_for(lambda before=before: total(device.comparisons(), "compared") > before, "no more is compared")
+    events = [record.event for record in device.records() if record.event.kind == "challenger_restart"]
+    assert [(one.model, one.release, one.digest) for one in events] == [(MODEL, 2, challenger.digest)] * 2
+    assert all("challenger (shadow) of compass" in one.message for one in events)
     stop.set()
     for asker in askers:
         asker.join(30)
@@ -273,6 +276,29 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     expected = 2 * first.count(challenger.digest) + 1
     wait_for(lambda: total(device.comparisons(), "answered") == expected, "answers are not counted")
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
+
+
+def test_a_challenger_answers_only_while_champions_leave_some_of_the_devices_share(
+    tmp_path: Path, short_path: Path, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device = Device(tmp_path, short_path, cpu_percent=20.0)
+    answers = []
+
+    def has_fallen_back() -> bool:
+        try:
+            answers.append(device.digest("a"))
+        except grpc.RpcError:  # the champions' own share is used up as well
+            time.sleep(0.1)
+        return total(device.comparisons(), "fallbacks") > 0
+
+    try:
+        device.begin(champion, challenger, Mode.SPLIT, 1.0)
+        wait_for(has_fallen_back, "the challenger takes more than is left")
+        assert champion.digest in answers
+        assert device.runtimes.endpoint(MODEL) is not None, "it is there, and was not asked"
+    finally:
+        device.close()
 
 
 def test_without_the_challenger_the_champion_answers_its_keys(
