@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,10 @@ class ChallengerProcesses:
             process.supervisor.leave()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until the processes have ended."""
+        """Wait until the processes have ended, ``timeout_s`` seconds in all."""
+        ends_s = time.monotonic() + timeout_s
         for process in self._processes.values():
-            process.thread.join(timeout_s)
+            process.thread.join(max(0.0, ends_s - time.monotonic()))
 
     def _begin(self, model: str, mode: Mode) -> _Process:
         folder = challenger_folder(self._run_folder, model, mode)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -283,7 +284,8 @@ def _wait_for_child(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         logger.warning("inference process %d does not end and is killed", child.pid)
         child.kill()
-        child.wait()
+        with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
+            child.wait(TERMINATE_S)
 
 
 def _wait_for_stranger(process: psutil.Process) -> None:
@@ -292,4 +294,5 @@ def _wait_for_stranger(process: psutil.Process) -> None:
     except psutil.TimeoutExpired:
         logger.warning("inference process %d does not end and is killed", process.pid)
         process.kill()
-        process.wait(TERMINATE_S)
+        with suppress(psutil.TimeoutExpired):
+            process.wait(TERMINATE_S)

@@ -159,6 +159,15 @@ class Duel:
         """Let :meth:`run` return."""
         self._stopped.set()
 
+    def abandon(self) -> None:
+        """Let :meth:`run` return at once: who waits for the challenger gets no answer of it."""
+        self._stopped.set()
+        self._client.close()
+
+    def finish(self) -> None:
+        """Report what was counted since the last interval ended."""
+        self._end_interval()
+
     def _compare(self, copy: Copy) -> None:
         self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
         with self._lock:

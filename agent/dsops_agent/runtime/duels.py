@@ -3,6 +3,7 @@
 import math
 import random
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -71,12 +72,17 @@ class Duels:
         frames = len(next(iter(inputs.values())))
         return told, Answer((), Decision(), (found.latency_us / frames,) * frames)
 
-    def stop(self) -> None:
-        """End every duel, and report what was found."""
-        pairs = list(self._duels.values())
-        self.follow({})
-        for _, thread in pairs:
-            thread.join(1.0)
+    def abandon(self) -> None:
+        """Ask no challenger any more, nor wait for one; :meth:`finish` reports what was found."""
+        for duel, _ in self._duels.values():
+            duel.abandon()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the threads of abandoned duels, ``timeout_s`` seconds in all, and report what they found."""
+        ends_s = time.monotonic() + timeout_s
+        for duel, thread in self._duels.values():
+            thread.join(max(0.0, ends_s - time.monotonic()))
+            duel.finish()
 
     def _begin(self, name: str, rival: Rival) -> tuple[Duel, threading.Thread]:
         chance = random.SystemRandom().random

@@ -40,15 +40,19 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.01)
 
 
+def request_of(model: str, value: np.ndarray) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype="INT32", shape=[1])
+    request.raw_input_contents.append(value.tobytes())
+    return request
+
+
 def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
     """Return the answer, or None when there is none."""
     with grpc.insecure_channel(f"unix:{folder / 'inference.sock'}") as channel:
         stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
-        request = pb.ModelInferRequest(model_name=model)
-        request.inputs.add(name="x", datatype="INT32", shape=[1])
-        request.raw_input_contents.append(value.tobytes())
         try:
-            response = stub.ModelInfer(request, timeout=timeout_s)
+            response = stub.ModelInfer(request_of(model, value), timeout=timeout_s)
         except grpc.RpcError:
             return None
     return int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
@@ -146,6 +150,33 @@ def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_p
         assert device.deaths[1].suspects == (), "it is counted once"
     finally:
         device.stop()
+
+
+@pytest.mark.slow
+def test_a_process_ends_in_order_though_a_frame_does_not_come_back_and_others_wait_for_it(
+    tmp_path: Path, short_path: Path
+) -> None:
+    endless = make_breaker(tmp_path, "endless", 1, "endless")
+    with (
+        serving(short_path, endless) as process,
+        grpc.insecure_channel(f"unix:{short_path / 'inference.sock'}") as channel,
+    ):
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        runs = stub.ModelInfer.future(request_of("endless", HANGS), timeout=120)
+        eventually(lambda: bool(read_flight(short_path)))
+        waits = [stub.ModelInfer.future(request_of("endless", np.array([2], np.int32)), timeout=120) for _ in range(3)]
+        stub.ServerLive(pb.ServerLiveRequest(), timeout=60)  # those before it have come in
+        assert not any(call.done() for call in waits)
+        child = process.child
+        assert child is not None
+        child.terminate()
+        assert [call.code() for call in waits] == [grpc.StatusCode.UNAVAILABLE] * 3
+        assert all("the runtime ends" in call.details() for call in waits)
+        print(runs.code(), runs.details())
+        assert runs.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert child.wait(60) == 0
+    assert not (short_path / "flight").exists(), "the next control process would take it for a crash"
+    assert not (short_path / "runtime.pid").exists()
 
 
 @pytest.mark.parametrize("kind", ["in order", "of another start of the host"])
