@@ -48,7 +48,7 @@ class ChallengerAway(RuntimeCrashed):
     """A challenger's process has not started, does not answer in time, or was ended: no fault of its bundle."""
 
     code = "device.challenger_away"
-    default_hint = "the device may be too busy for a challenger: dsops challenger set again, or with another mode"
+    default_hint = "the device may be too busy for a challenger; to try again: dsops challenger clear, then set"
 
 
 class NotServing(DeviceError):
