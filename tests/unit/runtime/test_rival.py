@@ -22,11 +22,13 @@ from dsops.forms import Form, accepted_forms
 from dsops.manifest import Preprocessing, TensorSpec
 from dsops_agent.rival import Rival
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.duel import REST_S, Duel
+from dsops_agent.runtime.brake import Brake
+from dsops_agent.runtime.duel import REST_S, Duel, Terms
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.rival import RivalClient, RivalRefused, RivalUnavailable, check_form, encode_request
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.server import SERVICE
+from dsops_agent.runtime.throttle import ThrottleLimits
 
 REQUEST = {"image": Sent(Form.REAL, frames(1))}
 
@@ -85,7 +87,9 @@ def champion(tmp_path: Path) -> ServedModel:
 @pytest.fixture
 def ask(rival: Rival, champion: ServedModel) -> Iterator[Callable[..., object]]:
     """Ask as a caller of the champion's does whose key is the challenger's; time stands still."""
-    duel = Duel(rival, lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), lambda: 0.0)
+    brake = Brake(ThrottleLimits())
+    terms = Terms(lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), brake)
+    duel = Duel(rival, terms, lambda: 0.0)
     yield lambda left_s=math.inf: duel.answer(champion, REQUEST, "line-4", "", left_s)
     duel.stop()
     duel.run()
