@@ -124,7 +124,7 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            calls = Calls(dispatcher, regions)
+            calls = Calls(dispatcher, regions).all()
             server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
             direct = DirectServer(calls, direct_path(inference), access)
