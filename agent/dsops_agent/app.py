@@ -1,9 +1,9 @@
 """Composition root of the control process: what it is made of, its threads, and its end.
 
 Threads, all named: ``status`` from the start; ``enrol`` until there is an identity; then ``mqtt``, ``installer``,
-``prover``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``, ``upload-samples`` and
-``renewal``; of the sources ``folder`` and ``offers``, and where they are configured ``http-1`` and so on,
-``site-mqtt``, ``site`` and ``site-shelf``; and ``feed`` where the configuration has a ``[[source]]``.
+``prover``, ``challengers``, ``reporter``, ``runtime`` (supervisor), ``collector``, ``upload-telemetry``,
+``upload-samples`` and ``renewal``; of the sources ``folder`` and ``offers``, and where they are configured ``http-1``
+and so on, ``site-mqtt``, ``site`` and ``site-shelf``; and ``feed`` where the configuration has a ``[[source]]``.
 Besides those, gRPC and the control channel have threads of their own.
 """
 

@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.directive import Mode
-from dsops.errors import RuntimeCrashed
+from dsops.errors import ChallengerAway, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.config_values import SOCKET_PATH_BYTES
 from dsops_agent.install.challengers import Endpoint
@@ -45,13 +46,13 @@ class _Process:
 
 
 class ChallengerProcesses:
-    """Starts and ends the processes. ``want`` is called by one thread; the rest is safe to call from several.
+    """Starts and ends the processes. Safe to call from several threads; nothing waits for a process but ``join``.
 
     Args:
         run_folder: The run folder of the champions' process; each challenger has one below.
         make: Makes the supervisor of one process, from how it is launched and what to call after each start, with
             whether that was the first.
-        launch: Returns how a process is launched, from its run folder and mode.
+        launch: Returns how a process is launched, from its run folder, model and mode.
         started: Called after each start with the model and whether a process before it ended by itself.
     """
 
@@ -59,7 +60,7 @@ class ChallengerProcesses:
         self,
         run_folder: Path,
         make: Callable[[Launch, Callable[[bool], None]], RuntimeSupervisor],
-        launch: Callable[[Path, Mode], Launch],
+        launch: Callable[[Path, str, Mode], Launch],
         started: Callable[[str, bool], None],
     ) -> None:
         self._run_folder = run_folder
@@ -67,20 +68,29 @@ class ChallengerProcesses:
         self._launch = launch
         self._started = started
         self._processes: Mapping[str, _Process] = {}
+        self._changing = threading.Lock()
         self._ending: dict[str, threading.Thread] = {}
 
     def want(self, modes: Mapping[str, Mode]) -> None:
         """Have a process for the challenger of each of these models, and no other; another mode needs another one."""
-        before = self._processes
-        kept = {model: process for model, process in before.items() if modes.get(model) is process.mode}
-        self._processes = kept
+        with self._changing:
+            kept = {model: process for model, process in self._processes.items() if modes.get(model) is process.mode}
+            self._keep(kept)
+            made = {model: self._begin(model, mode) for model, mode in modes.items() if model not in kept}
+            self._processes = {**kept, **made}
+
+    def give_up(self, model: str) -> None:
+        """End the process of a model's challenger, whatever it does now; one that is wanted still is started anew."""
+        with self._changing:
+            self._keep({name: process for name, process in self._processes.items() if name != model})
+
+    def _keep(self, kept: Mapping[str, _Process]) -> None:
+        before, self._processes = self._processes, kept
         for model, process in before.items():
             if model not in kept:
-                logger.info("the process of the challenger of %s is not needed any more", model)
+                logger.info("the process of the challenger of %s is ended", model)
                 self._ending[model] = process.thread
                 process.supervisor.leave()
-        made = {model: self._begin(model, mode) for model, mode in modes.items() if model not in kept}
-        self._processes = {**kept, **made}
 
     def find(self, model: str) -> RuntimeSupervisor | None:
         """Return the supervisor of the process of a model's challenger, if there shall be one."""
@@ -99,13 +109,14 @@ class ChallengerProcesses:
             process.supervisor.leave()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until the processes have ended."""
+        """Wait until the processes have ended, ``timeout_s`` seconds in all."""
+        ends_s = time.monotonic() + timeout_s
         for process in self._processes.values():
-            process.thread.join(timeout_s)
+            process.thread.join(max(0.0, ends_s - time.monotonic()))
 
     def _begin(self, model: str, mode: Mode) -> _Process:
         folder = challenger_folder(self._run_folder, model, mode)
-        supervisor = self._make(self._launch(folder, mode), lambda is_first: self._started(model, not is_first))
+        supervisor = self._make(self._launch(folder, model, mode), lambda is_first: self._started(model, not is_first))
         before = self._ending.pop(model, None)
 
         def run() -> None:
@@ -149,14 +160,15 @@ class Runtimes:
         self._of(model).check(model_of(model))
 
     def deactivate(self, model: str) -> None:
-        """Stop serving a place; a challenger without a process is not served.
+        """Stop serving a place. A challenger's process ends with that, and is not asked: it may be one that hangs.
 
         Raises:
-            RuntimeCrashed: The process is gone or silent.
+            RuntimeCrashed: The process of the champions is gone or silent.
         """
-        if is_challenger(model) and self._challengers.endpoint(model_of(model)) is None:
-            return
-        self._of(model).deactivate(model_of(model))
+        if is_challenger(model):
+            self._challengers.give_up(model_of(model))
+        else:
+            self._champions.deactivate(model)
 
     def figures(self, model: str) -> Figures | None:
         """Return what the bundle that serves a place did; see :meth:`RuntimeSupervisor.figures`."""
@@ -190,5 +202,5 @@ class Runtimes:
             return self._champions
         found = self._challengers.find(model_of(place))
         if found is None:
-            raise RuntimeCrashed(f"the challenger of {model_of(place)} has no process", why="it is being started")
+            raise ChallengerAway(f"the challenger of {model_of(place)} has no process", why="it is being started")
         return found

@@ -72,8 +72,8 @@ class Inference(Section):
         default=0.0,
         ge=0,
         le=6400,
-        description="percent of one core that inference may use, drift and samples included; requests beyond it wait a "
-        "moment, or are refused; 0: no limit",
+        description="percent of one core that all inference may use, drift and samples included; requests beyond it "
+        "wait a moment, or are refused, and challengers get what champions leave of it; 0: no limit",
     )
     challenger_wait_s: float = Field(
         default=0.25, gt=0, le=60, description="longest wait for a challenger's answer; then the champion answers"

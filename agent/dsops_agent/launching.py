@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dsops.directive import Mode
 from dsops_agent.config import Config
-from dsops_agent.runtime_process import START_S, Launch, Starting, is_found, start
+from dsops_agent.runtime_process import SILENT_S, START_S, Launch, Starting, is_found, start
 
 CHALLENGER_SOCKET = "inference.sock"
 SHADOW_PATIENCE = 10
-"""So many times as long as others a shadow may take to start, and for a frame."""
+"""So many times as long as others a shadow may take to start, to answer, and for a frame."""
 logger = logging.getLogger(__name__)
 
 _AS_IT_IS = {
@@ -45,10 +45,11 @@ def launch(config: Config) -> Launch:
     return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
 
 
-def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
-    """Return how the process of a challenger is started.
+def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> Launch:
+    """Return how the process of a model's challenger is started.
 
-    Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it. A shadow
+    Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it: no program
+    may, and that process keeps it within the device's share of the processor and below its temperature. A shadow
     has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle.
     """
     settings = json.loads(launch(config).settings_json)
@@ -56,12 +57,22 @@ def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
         "socket": str(folder / CHALLENGER_SOCKET),
         "grpc": "",
         "rest": "",
+        "allow": [],
+        "private": True,
+        "cpu_percent": 0.0,
+        "max_temperature_c": 0.0,
         "drift_enabled": False,
         "shadow": mode is Mode.SHADOW,
     }
     longer = SHADOW_PATIENCE if mode is Mode.SHADOW else 1
     return Launch(
-        folder, json.dumps(settings | own), longer * config.install.hang_s, "challenger_restart", longer * START_S
+        folder,
+        json.dumps(settings | own),
+        longer * config.install.hang_s,
+        longer * START_S,
+        longer * SILENT_S,
+        model,
+        mode.value,
     )
 
 

@@ -18,6 +18,7 @@ from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
 from dsops_agent.backoff import Backoff
+from dsops_agent.boot import boot_id
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.commander import Commander
 from dsops_agent.conditions import SystemConditions, VetoProgram
@@ -236,7 +237,7 @@ class Parts:
         runtimes = Runtimes(self._supervisor, self._challengers)
         return Installer(
             config=install_config(self.config),
-            device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine()),
+            device=DeviceFacts(self.identity.device, self.identity.fleet.fleet, platform.machine(), boot_id()),
             journal=self._journal,
             slots=Slots(state / "slots", self._journal),
             trust=self._trust,
@@ -341,6 +342,7 @@ class Parts:
         if (feed := self._feed) is not None:
             threads.start("feed", lambda: feed.run(stop))
         threads.start("prover", lambda: self._installer.prove(stop))
+        threads.start("challengers", lambda: self._installer.attend(stop))
         self._watched(threads, "installer", _INSTALLER, lambda: self._install(stop))
         self._sources.start(threads, stop)
         threads.start("offers", lambda: self._offers.run(stop))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent.runtime.channel import Channel, Handler
-from dsops_agent.runtime.flight import forget_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, read_lost
 
 logger = logging.getLogger(__name__)
 
 START_S = 20.0
 """How long a process may take to start."""
+SILENT_S = 20.0
+"""How long a process may leave a question unanswered."""
 TERMINATE_S = 5.0
 OOM_SCORE = 500
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
@@ -38,15 +41,19 @@ class Launch:
         run_folder: Where its sockets are.
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
-        restart_event: Kind of the event that tells of its end.
         start_s: How long it may take until it answers on its control socket.
+        silent_s: How long it may take to say how it is.
+        model: The model whose challenger it serves; empty for the process of the champions.
+        mode: What that challenger is asked.
     """
 
     run_folder: Path
     settings_json: str
     hang_s: float = 20.0
-    restart_event: str = "runtime_restart"
     start_s: float = START_S
+    silent_s: float = SILENT_S
+    model: str = ""
+    mode: str = ""
 
     @property
     def control_socket(self) -> Path:
@@ -62,10 +69,17 @@ class Launch:
 
 @dataclass(frozen=True)
 class Starting:
-    """A process that was started and may not answer yet; ``ready`` can be read once it does, or has ended."""
+    """A process that was started and may not answer yet.
+
+    Attributes:
+        child: It.
+        ready: Can be read once it answers, or has ended.
+        lost: What ran in the process before it, if that ended while nobody watched; None when none did.
+    """
 
     child: subprocess.Popen[bytes]
     ready: int
+    lost: tuple[InFlight, ...] | None = None
 
     def is_over(self, timeout_s: float) -> bool:
         """Wait until it answers or has ended, ``timeout_s`` seconds at most; return whether it came to that."""
@@ -119,6 +133,7 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
     logger.info("inference process %d is of another version or has other settings, and is replaced", pid)
     _end(pid, None)  # it hands its last records over first
     channel.close()
+    forget_flight(launch.run_folder)  # what ran in it has not ended it
     return None
 
 
@@ -140,6 +155,7 @@ def start(launch: Launch) -> Starting:
         OSError: It cannot be started.
     """
     launch.control_socket.unlink(missing_ok=True)
+    lost = read_lost(launch.run_folder)
     forget_flight(launch.run_folder)
     ready, theirs = os.pipe()
     try:
@@ -156,7 +172,7 @@ def start(launch: Launch) -> Starting:
     finally:
         os.close(theirs)
     offer_to_oom_killer(child.pid)
-    return Starting(child, ready)
+    return Starting(child, ready, lost)
 
 
 def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]) -> RuntimeProcess:
@@ -268,7 +284,8 @@ def _wait_for_child(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         logger.warning("inference process %d does not end and is killed", child.pid)
         child.kill()
-        child.wait()
+        with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
+            child.wait(TERMINATE_S)
 
 
 def _wait_for_stranger(process: psutil.Process) -> None:
@@ -277,4 +294,5 @@ def _wait_for_stranger(process: psutil.Process) -> None:
     except psutil.TimeoutExpired:
         logger.warning("inference process %d does not end and is killed", process.pid)
         process.kill()
-        process.wait(TERMINATE_S)
+        with suppress(psutil.TimeoutExpired):
+            process.wait(TERMINATE_S)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
+from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
@@ -16,15 +16,16 @@ from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import InFlight, read_crashed, read_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, read_crashed, read_flight
 from dsops_agent.runtime_process import (
+    SILENT_S,
     Launch,
     RuntimeProcess,
     Starting,
     adopt,
     await_answer,
     describe_exit,
-    spawn,
+    start,
 )
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
@@ -35,7 +36,6 @@ FIRST_WAIT_S, MOST_WAIT_S = 0.2, 10.0
 STEADY_S = 60.0
 """A process that lived so long is started again without delay."""
 HEALTH_S = 5.0
-SILENT_S = 20.0
 _LOOK_S = 1.0
 """How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
@@ -59,7 +59,8 @@ class RuntimeSupervisor:
 
     :meth:`run` is the body of a thread. Once :meth:`leave` was called, a request that fails because the process is
     being ended raises SystemExit instead of RuntimeCrashed: it ends the calling thread, so that nobody takes the end
-    of the agent for a fault of a bundle.
+    of the agent for a fault of a bundle. With a challenger's process, which is ended for other reasons too, and gets
+    the processor last, it raises ChallengerAway for whatever is no crash.
 
     Args:
         launch: How to start the process.
@@ -88,6 +89,7 @@ class RuntimeSupervisor:
         self._operators = OperatorQuery()
         self._delegate = Accelerated()
         self._leaving = threading.Event()
+        self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
@@ -135,6 +137,7 @@ class RuntimeSupervisor:
             wait_s = min(MOST_WAIT_S, 2 * wait_s)
         if self._process is not None:
             self._process.end()
+            forget_flight(self._launch.run_folder)  # one that had to be killed leaves it behind
 
     def leave(self) -> None:
         """Make :meth:`run` end the process and return."""
@@ -146,8 +149,11 @@ class RuntimeSupervisor:
         starting = self.early()
         if starting is None and adopting and (found := adopt(self._launch, self._handle)) is not None:
             return found
-        if starting is None:
-            return spawn(self._launch, self._handle, self._clock, self._leaving.wait)
+        starting = starting or start(self._launch)
+        if adopting and starting.lost is not None:
+            death = _unwatched_death(starting.lost)
+            self._told.died(death)
+            self._tell_of_restart(death.why)
         return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
 
     def _follow(self, process: RuntimeProcess) -> None:
@@ -161,9 +167,18 @@ class RuntimeSupervisor:
             return
         death = self._explain(process, stuck)
         self._told.died(death)
-        message = f"process {process.pid}: {death.why}"
-        self._events.event(self._launch.restart_event, code=RuntimeCrashed.code, message=message)
+        forget_flight(self._launch.run_folder)  # or it counts once more, should the agent end before the next start
+        self._tell_of_restart(f"process {process.pid}: {death.why}")
         raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
+
+    def _tell_of_restart(self, message: str) -> None:
+        """Record that the process ended; of a challenger's also which bundle of which model it had, in which role."""
+        of, (digest, release) = self._launch, self._bundle
+        if not of.model:
+            self._events.event("runtime_restart", code=RuntimeCrashed.code, message=message)
+            return
+        message = f"challenger ({of.mode}) of {of.model}: {message}"
+        self._events.event("challenger_restart", of.model, release, digest, RuntimeCrashed.code, message)
 
     def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
         """Return when the process is gone, silent or hung, with the frames that hang; None when the agent leaves."""
@@ -188,16 +203,14 @@ class RuntimeSupervisor:
     def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...]) -> Death:
         """Return whose fault the end of a process may be: of what hangs, else of what ran when it died."""
         ran = stuck or read_crashed(self._launch.run_folder)
-        suspects = tuple(Suspect(one.model, one.digest) for one in ran)
         if stuck:
-            return Death(f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s", suspects, is_hang=True)
-        how = "it is gone" if process.child is None else describe_exit(process.child.poll())
-        named = ", ".join(sorted({one.model for one in ran}))
-        return Death(f"{how}, with a frame of {named} in flight" if named else how, suspects)
+            why = f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s"
+            return Death(why, _suspects(ran), is_hang=True)
+        return _death("it is gone" if process.child is None else describe_exit(process.child.poll()), ran)
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
-            status, _ = process.channel.call("status", timeout_s=SILENT_S)
+            status, _ = process.channel.call("status", timeout_s=self._launch.silent_s)
         except DsopsError as error:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
@@ -239,6 +252,7 @@ class RuntimeSupervisor:
             DsopsError: It refused the bundle; what was served before is served still.
         """
         body = b"" if key is None else key.data
+        self._bundle = (digest, release)
         self._ask("activate", ACTIVATE_S, body, model=model, path=str(path), digest=digest, release=release)
 
     def check(self, model: str) -> None:
@@ -291,19 +305,23 @@ class RuntimeSupervisor:
         return isinstance(entry, dict) and entry.get("digest") == digest
 
     def _ask(self, op: str, timeout_s: float, body: bytes = b"", **fields: object) -> Header:
+        process = self._process
         try:
-            answer, _ = self._live().channel.call(op, body, timeout_s, **fields)
+            answer, _ = _there(process).channel.call(op, body, timeout_s, **fields)
         except RuntimeCrashed as error:
+            if self._launch.model:
+                raise self._unless_away(error, process) from error
             raise self._unless_leaving(error) from error
         return answer
 
-    def _live(self) -> RuntimeProcess:
-        if self._process is None:
-            raise RuntimeCrashed("the inference process is not running", why="it is being started")
-        return self._process
-
     def _unless_leaving(self, error: RuntimeCrashed) -> BaseException:
         return SystemExit(0) if self._leaving.is_set() else error
+
+    def _unless_away(self, error: RuntimeCrashed, process: RuntimeProcess | None) -> RuntimeCrashed:
+        """Return why a challenger's process gave no answer: it crashed, or it is away through no fault of its own."""
+        if process is not None and process.channel.closed.is_set() and not self._leaving.is_set():
+            return error
+        return ChallengerAway(f"the challenger of {self._launch.model} does not answer", why=error.why or error.what)
 
     # What the process asks for.
 
@@ -317,6 +335,25 @@ class RuntimeSupervisor:
             logger.warning("records of the inference process were dropped: %s", error)
             return {"stored": 0}, b""
         return {"stored": sum(map(len, delivery.records.values()))}, b""
+
+
+def _death(how: str, ran: tuple[InFlight, ...]) -> Death:
+    named = ", ".join(sorted({one.model for one in ran}))
+    return Death(f"{how}, with a frame of {named} in flight" if named else how, _suspects(ran))
+
+
+def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
+    return _death("it ended while no control process was there", ran)
+
+
+def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:
+    return tuple(Suspect(one.model, one.digest) for one in ran)
+
+
+def _there(process: RuntimeProcess | None) -> RuntimeProcess:
+    if process is None:
+        raise RuntimeCrashed("the inference process is not running", why="it is being started")
+    return process
 
 
 def read_delivery(header: Header, body: bytes) -> Delivery:

@@ -28,8 +28,6 @@ LAST = 1
 _HEADER = struct.Struct("<III")
 _TIMEVAL = struct.Struct("@ll")
 _MAX_LIMIT_MS = 0xFFFFFFFF
-_LATE_S = 0.25
-"""A server that keeps to the limit answers by itself that it has passed; this much later it is given up."""
 
 
 class Method(IntEnum):
@@ -113,8 +111,13 @@ class Framed:
         except OSError:
             return True
 
+    def end(self) -> None:
+        """End the connection; whoever waits for something on it, waits no longer."""
+        with suppress(OSError):  # the other end may be gone
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; nobody may use it any more."""
         self._connection.close()
 
     def _body(self, length: int) -> bytes:
@@ -137,11 +140,15 @@ class DirectChannel:
 
     Args:
         path: The direct socket.
+        late_s: How long after its limit a reply still counts: a server that keeps to the limit says itself that it has
+            passed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, late_s: float = 0.25) -> None:
         self._path = path
+        self._late_s = late_s
         self._idle: list[Framed] = []
+        self._busy: set[Framed] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -158,49 +165,49 @@ class DirectChannel:
         if len(body) > MAX_BODY_BYTES:
             raise InvalidInput(f"a request has up to {MAX_BODY_BYTES} bytes", why=f"this one has {len(body)}")
         connection = self._take()
+        goes_on = False  # after a failure an answer may still come, and must not be taken for another's
         try:
-            connection.be_patient(timeout_s + _LATE_S)
+            connection.be_patient(timeout_s + self._late_s)
             reply = _exchange(connection, method, body, min(max(int(timeout_s * 1000), 1), _MAX_LIMIT_MS))
+            if reply is None:
+                raise RuntimeCrashed("the connection to the agent was lost", why="it ended before the answer")
+            status, last, answer = reply
+            goes_on = not last
         except BlockingIOError as error:
-            connection.close()  # its answer may still come, and must not be taken for another's
             raise TimedOut("the agent did not answer", why=f"{timeout_s:g} s have passed") from error
         except OSError as error:
-            connection.close()
             raise RuntimeCrashed("the connection to the agent was lost", why=str(error)) from error
-        except BaseException:
-            connection.close()
-            raise
-        if reply is None:
-            connection.close()
-            raise RuntimeCrashed("the connection to the agent was lost", why="it ended before the answer")
-        status, last, answer = reply
-        if last:
-            connection.close()
-        else:
-            self._give_back(connection)
+        finally:
+            self._give_back(connection, goes_on=goes_on)
         return status, answer
 
     def close(self) -> None:
-        """Close every connection; calls under way end as they would have."""
+        """Close every connection; calls under way fail."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            for connection in self._busy:
+                connection.end()
         for connection in idle:
             connection.close()
 
     def _take(self) -> Framed:
         while True:
             with self._lock:
+                if self._closed:
+                    raise NotServing(f"the connection to {self._path} was closed", hint="open a new one")
                 kept = self._idle.pop() if self._idle else None
-            if kept is None:
-                return self._connect()
-            if not kept.is_gone:  # else the agent has ended since, and may be there again
-                return kept
+            connection = kept or self._connect()
+            if kept is None or not kept.is_gone:  # else the agent has ended since, and may be there again
+                with self._lock:
+                    self._busy.add(connection)
+                return connection
             kept.close()
 
-    def _give_back(self, connection: Framed) -> None:
+    def _give_back(self, connection: Framed, *, goes_on: bool) -> None:
         with self._lock:
-            if not self._closed:
+            self._busy.discard(connection)
+            if goes_on and not self._closed:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -279,6 +279,7 @@ class World:
         self.content_key = X25519PrivateKey.generate()
         self.brings_keys = True
         self.gate = Gate()
+        self.boot_id = "first start of the host"
         self.at_hand: set[str] = set()
         """Bundles that lie on the device as files."""
         self.urgent = False
@@ -292,7 +293,7 @@ class World:
         self.slots = self.slots_class(self.folder / "slots", self.journal, lambda _folder: self.free_bytes)
         self.installer = Installer(
             config=self.config,
-            device=DeviceFacts("cam-1", "north", "x86_64"),
+            device=DeviceFacts("cam-1", "north", "x86_64", self.boot_id),
             journal=self.journal,
             slots=self.slots,
             trust=self.trust,

@@ -122,6 +122,68 @@ def test_a_committed_bundle_that_ends_the_runtime_later_goes_back_alone(
     world.check_end()
 
 
+def test_a_crash_loop_is_found_though_the_control_process_starts_again_each_time(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    for number in range(3):
+        assert world.runtime.serving == {"digits": two.sha256}, f"after {number} deaths"
+        world.restart()
+        die(world, two)
+        world.step(5)
+    assert (world.state().install, world.state().problem.code) == (Install.ROLLED_BACK, "unfit.crashes")
+    assert world.runtime.serving == {"digits": one.sha256}
+    assert world.state().quarantined == (two.sha256,)
+    world.restart()
+    world.steps(3, 2)
+    assert world.runtime.serving == {"digits": one.sha256}
+    world.check_end()
+
+
+def test_on_probation_restarts_of_the_control_process_count_besides(world: Any, bundle: Any) -> None:
+    one, two = on_probation(world, bundle)
+    for _ in range(2):
+        assert world.runtime.serving == {"digits": two.sha256}
+        world.restart()
+        die(world, two)
+        world.step(5)
+    assert world.state().install is Install.ROLLED_BACK
+    assert world.runtime.serving == {"digits": one.sha256}
+    assert world.state().quarantined == (two.sha256,)
+    world.check_end()
+
+
+def test_strikes_are_of_one_start_of_the_host_and_of_late(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    die(world, two)
+    die(world, two)
+    world.boot_id = "another start of the host"
+    world.restart()
+    die(world, two)
+    die(world, two)
+    assert world.runtime.serving == {"digits": two.sha256}, "times of another start mean nothing"
+    world.step(700)
+    world.restart()
+    die(world, two)
+    assert world.runtime.serving == {"digits": two.sha256}, "what is long ago counts no more"
+
+
+def test_a_pardon_begins_at_nothing_after_a_restart_too(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    for _ in range(3):
+        die(world, two)
+    assert world.runtime.serving == {"digits": one.sha256}
+    world.installer.on_directive(world.envelope(3, two, deployment="de-3", pardoned=(two.sha256,)))
+    world.settle()
+    world.restart()
+    die(world, two)
+    assert world.runtime.serving == {"digits": two.sha256}
+
+
 def test_a_bundle_on_probation_goes_back_at_its_third_crash(world: Any, bundle: Any) -> None:
     one, two = on_probation(world, bundle)
     for _ in range(3):

@@ -14,6 +14,7 @@ from dsops_agent.install.machine import SUPERSEDABLE, Event
 from dsops_agent.install.ports import Death, Suspect
 from dsops_agent.install.slots import SlotFile, Slots
 from dsops_agent.install.steps import Outcome, Steps, problem_of
+from dsops_agent.install.strike_book import StrikeBook
 from dsops_agent.install.strikes import Strikes
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Breakdowns:
 
     Attributes:
         strikes: Counts them.
+        book: Keeps what was counted.
         engine: Brings installs forward.
         installs: The installs.
         journal: Durable state.
@@ -36,6 +38,7 @@ class Breakdowns:
     """
 
     strikes: Strikes
+    book: StrikeBook
     engine: Engine
     installs: Installs
     journal: Journal
@@ -43,9 +46,15 @@ class Breakdowns:
     steps: Steps
     clock: Clock
 
+    def __post_init__(self) -> None:
+        """Go on with what was counted before the control process started."""
+        self.strikes.take_up(self.book.read())
+
     def runtime_died(self, death: Death) -> None:
         """Count a death against who was in flight; who has too many goes back to the release before, for good."""
         guilty = self.strikes.add(death, self.clock.monotonic_s(), self.steps.trials.newness)
+        if death.suspects:
+            self.book.write(self.strikes.times)
         for suspect in death.suspects:
             logger.warning(
                 "the inference process died with a frame of model %s in flight: %s", suspect.model, death.why
@@ -58,6 +67,7 @@ class Breakdowns:
         elif row is None or row.state.is_final or row.state in SUPERSEDABLE:
             self._stop(guilty, self._problem(guilty, death), row)
         self.strikes.forget(guilty)  # not before: what the disk does not take is tried again with the next death
+        self.book.write(self.strikes.times)
         self.engine.board.publish()
 
     def _problem(self, guilty: Suspect, death: Death) -> Problem:

@@ -100,7 +100,6 @@ class Challengers:
 
         Raises:
             StateDamaged: The disk or the journal fails.
-            RuntimeCrashed: Its process does not answer; that is over when it was started again.
         """
         if self.installs.is_changing(place):
             return

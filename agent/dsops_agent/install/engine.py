@@ -5,6 +5,7 @@ What comes of an effect is the next event, or a wait.
 
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -12,7 +13,9 @@ from typing import TypeVar
 
 from dsops.clock import Clock
 from dsops.errors import ContentSealed, DeviceError, DigestMismatch, DsopsError, NoSpace, RuntimeCrashed
+from dsops.messages import Problem
 from dsops.states import Install
+from dsops_agent.install.apart import Apart, Errand
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier
 from dsops_agent.install.fitness import Fitness
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found", bound=Outcome | Wait | None)
 
+_ASKS_THE_RUNTIME = frozenset({Effect.ACTIVATE, Effect.WATCH, Effect.RESTORE})
 _INTERRUPTED_TOO_OFTEN = "the step was interrupted too often"
 
 
@@ -46,6 +50,7 @@ class Engine:
         fitness: Judges bundles before they are fetched.
         carrier: Runs transfers.
         proving: Runs throw-away processes.
+        apart: Does what a challenger's process may keep waiting.
         installs: The installs.
         board: Publishes what changed.
         sweeper: Removes what no install needs.
@@ -60,6 +65,7 @@ class Engine:
     fitness: Fitness
     carrier: Carrier
     proving: Proving
+    apart: Apart
     installs: Installs
     board: Board
     sweeper: Sweeper
@@ -84,7 +90,7 @@ class Engine:
             Effect.PROCEED: self._proceed,
             Effect.ACTIVATE: steps.activate,
             Effect.AWAIT: self._await,
-            Effect.WATCH: self._begin_probation,
+            Effect.WATCH: steps.begin_probation,
             Effect.RESTORE: steps.restore,
         }
 
@@ -139,7 +145,28 @@ class Engine:
     def _work(self, row: InstallRow, effect: Effect) -> None:
         """Run the effect of a state; if it cannot even fail properly, it is run again later."""
         self._postpone(row.model)
-        self._follow(row, self._actions[effect](row))
+        if effect is Effect.WATCH:
+            self.installs.watched_since[row.model] = self.clock.monotonic_s()
+        action = partial(self._actions[effect], row)
+        if effect in _ASKS_THE_RUNTIME:
+            self._run(row, action)
+        else:
+            self._follow(row, action())
+
+    def _run(self, row: InstallRow, action: Callable[[], Outcome | Wait]) -> None:
+        """Run what asks the runtime: at once for a champion, beside the worker for a challenger."""
+        if not self.apart.takes(row.model):
+            self._follow(row, action())
+            return
+        self.installs.due.pop(row.model, None)  # until it comes back
+        self.apart.begin(Errand(row.model, action, partial(self._came_back, row)))
+
+    def _came_back(self, begun: InstallRow, found: "Future[Outcome | Wait]") -> None:
+        """Take what came of a challenger's step, unless the install was brought further meanwhile."""
+        row = self.installs.get(begun.model)
+        if row and (row.state, row.wanted.sha256) == (begun.state, begun.wanted.sha256):
+            self._postpone(row.model)
+            self._follow(row, found.result())
 
     def _postpone(self, model: str) -> None:
         self.installs.due[model] = self.clock.monotonic_s() + self._config.retry_s
@@ -161,7 +188,8 @@ class Engine:
         self._postpone(row.model)
         if row.state is Install.PROBATION:
             now_s = self.clock.monotonic_s()
-            self._follow(row, self.steps.watch(row, now_s - self.installs.watched_since.get(row.model, now_s)))
+            elapsed_s = now_s - self.installs.watched_since.get(row.model, now_s)
+            self._run(row, partial(self.steps.watch, row, elapsed_s))
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
         else:
@@ -179,9 +207,19 @@ class Engine:
                 self.installs.due[model] = self.clock.monotonic_s()
         self.board.publish()
 
-    def serve(self, model: str) -> None:
-        """Let the runtime serve a model's active bundle; what was wrong with it is told."""
-        problem = self.steps.serve(model)
+    def serve(self, model: str, unless: str = "") -> None:
+        """Let the runtime serve a model's active bundle, unless it serves this one; what was wrong with it is told."""
+
+        def work() -> Problem | None:
+            is_served = unless and self.steps.runtime.is_serving(model, unless)
+            return None if is_served else self.steps.serve(model)
+
+        if self.apart.takes(model):
+            self.apart.begin(Errand(model, work, lambda found: self._served(model, found.result())))
+        else:
+            self._served(model, work())
+
+    def _served(self, model: str, problem: Problem | None) -> None:
         if problem:
             kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
             self.board.tell_of(Tidings(kind, model_of(model), 0, "", problem.code, problem.message))
@@ -345,10 +383,6 @@ class Engine:
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))
-
-    def _begin_probation(self, row: InstallRow) -> Outcome | Wait:
-        self.installs.watched_since[row.model] = self.clock.monotonic_s()
-        return self.steps.begin_probation(row)
 
     def _await(self, row: InstallRow) -> Wait:
         self.installs.awaiting.add(row.model)

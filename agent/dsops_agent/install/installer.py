@@ -17,6 +17,7 @@ from dsops.errors import DsopsError
 from dsops.messages import ModelState, Problem
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install import mailbox
+from dsops_agent.install.apart import Apart
 from dsops_agent.install.board import Board
 from dsops_agent.install.breakdowns import Breakdowns
 from dsops_agent.install.carrier import Carrier, Means
@@ -50,6 +51,7 @@ from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
+from dsops_agent.install.strike_book import StrikeBook
 from dsops_agent.install.strikes import Strikes
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
@@ -65,7 +67,8 @@ class Installer:
     """Installs what directives want.
 
     The methods that take messages and those that others read may be called from any thread; ``recover``, then ``run``
-    (or ``work``) from one, and ``prove`` from another; without the latter the worker waits for throw-away processes.
+    (or ``work``) from one, and ``prove`` and ``attend`` from others; without those the worker waits itself for
+    throw-away processes and for challengers.
 
     Attributes:
         config: Settings.
@@ -122,6 +125,7 @@ class Installer:
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
         self._proving = Proving(self.runtime, self._proof_ended)
+        self._apart = Apart(lambda errand: self._mailbox.put(mailbox.ErrandEnded(errand)))
         self._board = self._make_board()
         self._sweeper = Sweeper(self._carrier, self.slots, self.journal, self._installs)
         self._engine = self._make_engine()
@@ -135,7 +139,6 @@ class Installer:
         self._reconciler = Reconciler(
             journal=self.journal,
             slots=self.slots,
-            runtime=self.runtime,
             installs=self._installs,
             engine=self._engine,
             challengers=self._challengers,
@@ -144,6 +147,7 @@ class Installer:
         )
         self._breakdowns = Breakdowns(
             strikes=Strikes(self.config.strikes, self.config.strike_span_s),
+            book=StrikeBook(self.journal, self.device.boot),
             engine=self._engine,
             installs=self._installs,
             journal=self.journal,
@@ -179,6 +183,7 @@ class Installer:
             fitness=self._fitness,
             carrier=self._carrier,
             proving=self._proving,
+            apart=self._apart,
             installs=self._installs,
             board=self._board,
             sweeper=self._sweeper,
@@ -303,6 +308,10 @@ class Installer:
         """Run the throw-away processes until ``stop`` is set. The body of a thread of its own."""
         self._proving.run(stop)
 
+    def attend(self, stop: threading.Event) -> None:
+        """Wait for the processes of challengers until ``stop`` is set. The body of a thread of its own."""
+        self._apart.run(stop)
+
     def work(self, timeout_s: float) -> None:
         """Handle what came within ``timeout_s``, then what is due. One round of :meth:`run`."""
         for message in self._mailbox.take(timeout_s):
@@ -368,6 +377,8 @@ class Installer:
                 self._breakdowns.runtime_died(death)
             case mailbox.ProofEnded(proof=proof, error=error):
                 self._engine.proof_ended(proof, error)
+            case mailbox.ErrandEnded(errand=errand) if self._apart.take(errand):
+                errand.then(errand.found)
 
     def _revive(self, restarted: mailbox.RuntimeRestarted) -> None:
         model, place = restarted.challenger, challenger_place(restarted.challenger)

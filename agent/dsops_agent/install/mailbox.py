@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsops.errors import DsopsError
 from dsops.messages import Problem
+from dsops_agent.install.apart import Errand
 from dsops_agent.install.ports import Death
 from dsops_agent.install.proving import Proof
 
@@ -76,7 +77,24 @@ class ProofEnded:
     error: DsopsError | None
 
 
-Message = DirectiveCame | HeadCame | ChunkCame | ChunkLost | Connected | RuntimeRestarted | RuntimeDied | ProofEnded
+@dataclass(frozen=True, eq=False)
+class ErrandEnded:
+    """Something that was done for a challenger beside the worker has ended."""
+
+    errand: Errand
+
+
+Message = (
+    DirectiveCame
+    | HeadCame
+    | ChunkCame
+    | ChunkLost
+    | Connected
+    | RuntimeRestarted
+    | RuntimeDied
+    | ProofEnded
+    | ErrandEnded
+)
 
 
 class Mailbox:

@@ -56,11 +56,15 @@ class InstallConfig:
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """Which device this is: its name, its fleet and its class of hardware, for example ``aarch64``."""
+    """Which device this is: its name, its fleet and its class of hardware, for example ``aarch64``.
+
+    ``boot`` names this start of the host; empty where it cannot be told from another.
+    """
 
     device: str
     fleet: str
     hardware: str
+    boot: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
 from dsops_agent.install.machine import SUPERSEDABLE, Event
 from dsops_agent.install.places import desired_places, is_challenger, model_of
-from dsops_agent.install.ports import RuntimeControl
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import Outcome, problem_of
 from dsops_agent.install.view import tidings_of
@@ -25,7 +24,6 @@ class Reconciler:
     Attributes:
         journal: Durable state.
         slots: The bundles on disk.
-        runtime: The inference process.
         installs: The installs.
         engine: Brings them forward.
         challengers: Knows what is special about challengers.
@@ -35,7 +33,6 @@ class Reconciler:
 
     journal: Journal
     slots: Slots
-    runtime: RuntimeControl
     installs: Installs
     engine: Engine
     challengers: Challengers
@@ -132,8 +129,8 @@ class Reconciler:
         """Serve an active sealed bundle that could not be opened until this key came."""
         row, active = self.installs.get(model), self.slots.active(model)
         is_it = wanted.content_key is not None and active is not None and active.digest == wanted.sha256
-        if is_it and (row is None or row.state.is_final) and not self.runtime.is_serving(model, wanted.sha256):
-            self.engine.serve(model)
+        if is_it and (row is None or row.state.is_final):
+            self.engine.serve(model, unless=wanted.sha256)
 
     def _is_settled(self, row: InstallRow, seq: int, wanted: DesiredSlot) -> bool:
         if not row.wanted.wants_same(wanted):

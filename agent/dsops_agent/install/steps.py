@@ -8,6 +8,7 @@ from pathlib import Path
 from dsops.bundle import Bundle, file_digest
 from dsops.directive import DesiredSlot
 from dsops.errors import (
+    ChallengerAway,
     ContentSealed,
     DeltaFailed,
     DigestMismatch,
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
 """Faults of the bundle itself: its digest is never tried again."""
 
-FORGIVEN = frozenset({ContentSealed.code, NoSpace.code, StateDamaged.code})
+FORGIVEN = frozenset({ChallengerAway.code, ContentSealed.code, NoSpace.code, StateDamaged.code})
 """Codes of what undoes an activation through no fault of the bundle: its digest may be tried again."""
 
 _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})

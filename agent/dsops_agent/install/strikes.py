@@ -6,7 +6,7 @@ activated last is taken: what changed last is the likeliest cause. If it was ano
 and the next death is its end. A death while nothing ran is nobody's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dsops_agent.install.ports import Death, Suspect
@@ -24,6 +24,15 @@ class Strikes:
     most: int
     span_s: float
     _times: dict[Suspect, list[float]] = field(default_factory=dict)
+
+    @property
+    def times(self) -> Mapping[Suspect, list[float]]:
+        """When each bundle that was in flight got its strikes."""
+        return self._times
+
+    def take_up(self, times: Mapping[Suspect, list[float]]) -> None:
+        """Go on with strikes that were counted before."""
+        self._times = {suspect: list(found) for suspect, found in times.items()}
 
     def add(self, death: Death, now_s: float, newness: Callable[[Suspect], int]) -> Suspect | None:
         """Count a death; return the bundle that has too many now, if one has.

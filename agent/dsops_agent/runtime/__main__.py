@@ -7,6 +7,8 @@ import argparse
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,13 @@ from pathlib import Path
 from dsops.clock import SystemClock
 from dsops.errors import DsopsError
 from dsops_agent.runtime.app import RuntimeProcess
+from dsops_agent.runtime.flight import forget_flight
 from dsops_agent.runtime.settings import RuntimeSettings
 
 logger = logging.getLogger("dsops_agent.runtime")
 
+END_S = 4.0
+"""How long the end may take; the control process kills after five seconds."""
 _FAILED = 1
 
 
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         process = RuntimeProcess(options.run_folder, RuntimeSettings.parse(options.settings), SystemClock())
         process.stop_on_signals()
-        process.run(partial(_tell_ready, options.ready_fd))
+        process.run(partial(_tell_ready, options.ready_fd), partial(_leave_in_time, options.run_folder))
     except DsopsError as error:
         logger.critical("%s%s", error, f" ({error.hint})" if error.hint else "")
         return _FAILED
@@ -43,6 +48,21 @@ def _tell_ready(descriptor: int | None) -> None:
     if descriptor is not None:
         os.write(descriptor, b"1")
         os.close(descriptor)
+
+
+def _leave_in_time(folder: Path) -> None:
+    """Let the process be gone in time, even if a frame does not come back or the control process does not listen.
+
+    The interpreter waits for the threads of gRPC at its end, and those for their frames.
+    """
+
+    def leave() -> None:
+        time.sleep(END_S)
+        logger.warning("what is under way after %g s is left behind", END_S)
+        forget_flight(folder)  # the process ends by order, which is the fault of nothing that runs
+        os._exit(0)
+
+    threading.Thread(target=leave, name="leave", daemon=True).start()
 
 
 if __name__ == "__main__":

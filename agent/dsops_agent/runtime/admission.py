@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from dsops.errors import Abandoned, DsopsError, QueueFull, TimedOut
+from dsops.errors import Abandoned, DsopsError, NotServing, QueueFull, TimedOut
 
 _LOOK_S = 0.1
 """How often a request that waits looks whether its caller is still there."""
@@ -74,6 +74,16 @@ class Admission:
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
         self._shed = 0
+        self._is_over = False
+
+    def close(self) -> None:
+        """Let nobody in any more, and send everybody away who waits; who has the model's turn keeps it."""
+        self._is_over = True
+
+    def check(self) -> None:
+        """Raise NotServing after :meth:`close`."""
+        if self._is_over:
+            raise NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
 
     @property
     def shed(self) -> int:
@@ -95,7 +105,9 @@ class Admission:
 
         Raises:
             QueueFull: All are taken.
+            NotServing: The process ends.
         """
+        self.check()
         places = max(1, min(self._queue + 1, self._capacity // max(1, self._models())))
         with self._lock:
             line = self._lines.get(model)
@@ -133,26 +145,29 @@ class Place:
     def turn(self, caller: Caller) -> "Turn":
         """Return the model's turn, to be held by ``with``.
 
-        To enter raises TimedOut when the caller's deadline passes before, and Abandoned when the caller is gone before.
+        To enter raises TimedOut when the caller's deadline passes before, Abandoned when the caller is gone before, and
+        NotServing when the process ends before.
         """
-        return Turn(self._turn, caller)
+        return Turn(self._admission, self._turn, caller)
 
 
 class Turn:
     """A caller's turn at a model."""
 
-    __slots__ = ("_caller", "_turn")
+    __slots__ = ("_admission", "_caller", "_turn")
 
-    def __init__(self, turn: threading.Lock, caller: Caller) -> None:
-        self._turn, self._caller = turn, caller
+    def __init__(self, admission: Admission, turn: threading.Lock, caller: Caller) -> None:
+        self._admission, self._turn, self._caller = admission, turn, caller
 
     def __enter__(self) -> None:
         left_s = self._caller.check()
         if self._turn.acquire(blocking=False):
             return
         while not self._turn.acquire(timeout=min(left_s, _LOOK_S)):
+            self._admission.check()
             left_s = self._caller.check()
         try:
+            self._admission.check()
             self._caller.check()  # what it waited for may have come too late
         except DsopsError:
             self._turn.release()

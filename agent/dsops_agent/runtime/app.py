@@ -2,7 +2,8 @@
 
 Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
 records, ``observe`` shows the watches and duels what was answered, each control connection has a reader and workers,
-each challenger has ``duel-<model>``, and the main thread waits for the end.
+each challenger has ``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of
+``__main__``) ends the process should that take too long.
 """
 
 import logging
@@ -26,6 +27,7 @@ from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
@@ -48,8 +50,9 @@ from dsops_agent.runtime.watch import ModelWatch
 logger = logging.getLogger(__name__)
 
 CONTROL_MODE = 0o600
-_GRACE_S = 2.0
+_GRACE_S = 1.5
 """How long requests in flight may take at the end."""
+_JOIN_S = 0.3
 _LOOK_S = 0.5
 
 
@@ -81,14 +84,19 @@ class RuntimeProcess:
             settings.interval_s,
             clock,
         )
-        self._duels = Duels(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock)
+        self._duels = Duels(
+            Terms(self._reporter.put, settings.interval_s, settings.challenger_wait_s, clock, self._brake)
+        )
         self._observers.listen(self._duels.watch)
+        self._report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
+        self._observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None, ending: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
 
         Args:
             ready: Called once both sockets answer.
+            ending: Called when the end begins.
 
         Raises:
             InvalidConfig: A socket path cannot be used.
@@ -107,7 +115,7 @@ class RuntimeProcess:
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(control.unlink, missing_ok=True)
             made.callback(link.stop)
-            access = Access(self._settings.allow)
+            access = Access(self._settings.allow, is_private=self._settings.private)
             dispatcher = Dispatcher(
                 self._models,
                 self._observers,
@@ -116,7 +124,7 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            calls = Calls(dispatcher, regions)
+            calls = Calls(dispatcher, regions).all()
             server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
             direct = DirectServer(calls, direct_path(inference), access)
@@ -132,7 +140,9 @@ class RuntimeProcess:
             made.enter_context(fault_file(self._folder))
             write_atomically(pid_file, f"{os.getpid()}\n".encode())
             made.callback(pid_file.unlink, missing_ok=True)
-            self._serve(server, others, link, ready)
+            self._serve(link, ready)
+            ending()
+            self._finish(dispatcher, server, others)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -142,22 +152,25 @@ class RuntimeProcess:
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
-    def _serve(self, server: grpc.Server, others: ExitStack, link: ControlLink, ready: Callable[[], None]) -> None:
+    def _serve(self, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
-        report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
-        observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
-        for thread in (control, report, observe):
+        for thread in (control, self._report, self._observe):
             thread.start()
         ready()
         self._wait(link)
+
+    def _finish(self, dispatcher: Dispatcher, server: grpc.Server, others: ExitStack) -> None:
+        """Send away who waits, answer what runs, and hand over the last records."""
+        dispatcher.admission.close()
+        self._duels.abandon()
         is_over = server.stop(_GRACE_S)
         others.close()  # before the last records: what is answered after them is never counted
-        is_over.wait(_GRACE_S + 0.5)
+        is_over.wait(_GRACE_S)
         self._observers.stop()
-        observe.join(_GRACE_S / 2)
-        self._duels.stop()
+        self._observe.join(_JOIN_S)
+        self._duels.finish(_JOIN_S)
         self._reporter.stop()
-        report.join(_GRACE_S / 2)
+        self._report.join(_JOIN_S)
         self._reporter.finish()
         logger.info("the runtime has ended")
 

@@ -1,24 +1,30 @@
 """Applies the throttle to requests: reads temperature and processor time, and waits."""
 
 import logging
+import threading
 import time
 
+from dsops_agent.runtime.cpu_allowance import process_cpu_s
 from dsops_agent.runtime.throttle import Throttle, ThrottleLimits, ThrottleState
 from dsops_agent.temperature import hottest_c
 
 logger = logging.getLogger(__name__)
 
 READING_S = 2.0
+_MOST_SEEN = 64
 
 
 class Brake:
-    """What holds the requests of this process back. Without limits it does nothing."""
+    """What holds inference on this device back. Without limits it does nothing. Safe to call from several threads."""
 
     def __init__(self, limits: ThrottleLimits) -> None:
         self._limits = limits
         self._throttle = Throttle(limits, time.monotonic(), time.process_time())
         self._read_s = float("-inf")
         self._because = ""
+        self._lock = threading.Lock()
+        self._seen_s: dict[int, float] = {}
+        self._aside_s = self._unpaid_s = 0.0
 
     def hold(self) -> None:
         """Keep a request waiting as long as it must.
@@ -28,9 +34,31 @@ class Brake:
         """
         if not self._limits.are_set:
             return
-        wait_s = self._throttle.admit(time.monotonic(), time.process_time())
+        wait_s = self._throttle.admit(time.monotonic(), self._champions_s())
         if wait_s:
             time.sleep(wait_s)
+
+    def leaves_any(self, pid: int) -> bool:
+        """Take note of what a challenger's process has used since the last call; return whether it may be asked now."""
+        if not self._limits.are_set:
+            return True
+        try:
+            used_s = process_cpu_s(pid)
+        except OSError:  # it is gone, and asking it will say so
+            return True
+        with self._lock:
+            others_s = used_s - self._seen_s.get(pid, used_s) + self._unpaid_s
+            self._unpaid_s = 0.0
+            if len(self._seen_s) >= _MOST_SEEN:  # of processes that ended long ago
+                self._seen_s.clear()
+            self._seen_s[pid] = used_s
+        return self._throttle.leaves_any(time.monotonic(), self._champions_s(), others_s)
+
+    def set_aside(self, cpu_s: float) -> None:
+        """Take note of what this process has used for the sake of a challenger."""
+        with self._lock:
+            self._aside_s += cpu_s
+            self._unpaid_s += cpu_s
 
     def look(self) -> None:
         """Read the temperature when it is time; a turn of the main loop."""
@@ -46,3 +74,6 @@ class Brake:
     def state(self) -> ThrottleState:
         """Return what became of requests."""
         return self._throttle.state(time.monotonic())
+
+    def _champions_s(self) -> float:
+        return time.process_time() - self._aside_s

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 from dsops.direct import LAST, Framed
 from dsops.errors import DsopsError, InvalidInput, QueueFull
 from dsops_agent.runtime import refusals
-from dsops_agent.runtime.calls import Asking, Calls
+from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.sockets import Access, listen
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class DirectServer:
     """Listens on the direct socket from its making on, and answers between :meth:`start` and :meth:`stop`.
 
     Args:
-        calls: Answers requests.
+        calls: What is answered.
         path: The socket; a stale socket file is replaced.
         access: Who may connect to it.
 
@@ -43,8 +44,8 @@ class DirectServer:
         PortBusy: A process listens there.
     """
 
-    def __init__(self, calls: Calls, path: Path, access: Access) -> None:
-        self._calls = {int(call.method): call for call in calls.all()}
+    def __init__(self, calls: Iterable[Call], path: Path, access: Access) -> None:
+        self._calls = {int(call.method): call for call in calls}
         self._listener = listen(path, access.first_mode, _BACKLOG)
         access.grant(path)
         self._open: dict[socket.socket, threading.Thread] = {}

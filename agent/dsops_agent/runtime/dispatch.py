@@ -81,7 +81,7 @@ class Dispatcher:
 
         Raises:
             NotFound: No such model, or no such release of it, is active.
-            NotServing: No model is.
+            NotServing: No model is, or the process ends.
             QueueFull: Too many requests of the model are under way.
             Throttled: Inference is held back, for longer than a caller should wait.
             TimedOut: The caller's deadline passed before the request was run.

@@ -1,8 +1,9 @@
 """One champion and its challenger in the champion's runtime: copies go to the challenger, or requests of some keys do.
 
 The request path draws, and puts a copy into a queue with bounds; nothing of it waits. The thread of the duel takes
-copies while the budget of processor time allows it, asks, compares and counts. A request that the challenger shall
-answer waits for it, but not for long, and not at all for a while after it gave no answer: then the champion answers.
+copies while its own and the device's budget of processor time allow it, asks, compares and counts. A request that the
+challenger shall answer waits for it, but not for long, and not at all for a while after it gave no answer, or while
+champions leave no processor time: then the champion answers.
 """
 
 import logging
@@ -17,6 +18,7 @@ from dsops.clock import Clock
 from dsops.directive import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer, Values
+from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.compare import confidences, difference
 from dsops_agent.runtime.comparison import Comparison
 from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
@@ -54,32 +56,38 @@ class Copy:
         return sum(array.nbytes for array in (*(one.values for one in self.sent.values()), *self.answer.outputs))
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What every duel of a process goes by.
+
+    Attributes:
+        put: Takes each finished record.
+        interval_s: Length of an interval.
+        wait_s: How long a caller may wait for a challenger.
+        clock: Tells the time.
+        brake: Says whether champions leave any processor time.
+    """
+
+    put: Callable[[Kind, bytes, bool], None]
+    interval_s: float
+    wait_s: float
+    clock: Clock
+    brake: Brake
+
+
 class Duel:
     """One challenger beside its champion. Safe to call from several threads; ``run`` is the body of one.
 
     Args:
         rival: The challenger.
-        put: Takes each finished record.
-        interval_s: Length of an interval.
-        wait_s: How long a caller may wait for the challenger.
-        clock: Tells the time.
+        terms: What it goes by.
         chance: Returns a number from 0 to 1, evenly spread.
     """
 
-    def __init__(
-        self,
-        rival: Rival,
-        put: Callable[[Kind, bytes, bool], None],
-        interval_s: float,
-        wait_s: float,
-        clock: Clock,
-        chance: Callable[[], float],
-    ) -> None:
+    def __init__(self, rival: Rival, terms: Terms, chance: Callable[[], float]) -> None:
         self.rival = rival
-        self._put = put
-        self._interval_s = interval_s
-        self._wait_s = wait_s
-        self._clock = clock
+        self._terms = terms
+        self._clock = clock = terms.clock
         self._chance = chance
         self._client = RivalClient(rival)
         self._allowance = CpuAllowance(rival.cpu_share, clock.monotonic_s())
@@ -88,7 +96,7 @@ class Duel:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._comparison: Comparison | None = None
-        self._due_s = clock.monotonic_s() + interval_s
+        self._due_s = clock.monotonic_s() + terms.interval_s
         self._rests_until_s = 0.0
         self._stopped = threading.Event()
 
@@ -120,8 +128,8 @@ class Duel:
         rival = self.rival
         if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
             return None
-        found, reason, wait_s = None, "", min(self._wait_s, left_s / 2)
-        if self._clock.monotonic_s() >= self._rests_until_s:
+        found, reason, wait_s = None, "", min(self._terms.wait_s, left_s / 2)
+        if self._clock.monotonic_s() >= self._rests_until_s and self._terms.brake.leaves_any(rival.pid):
             try:
                 found = self._client.ask(served, sent, request_id, served.offered, wait_s)
             except RivalRefused as error:  # one caller's fault must not move the keys of all others
@@ -158,11 +166,20 @@ class Duel:
         """Let :meth:`run` return."""
         self._stopped.set()
 
+    def abandon(self) -> None:
+        """Let :meth:`run` return at once: who waits for the challenger gets no answer of it."""
+        self._stopped.set()
+        self._client.close()
+
+    def finish(self) -> None:
+        """Report what was counted since the last interval ended."""
+        self._end_interval()
+
     def _compare(self, copy: Copy) -> None:
         self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
         with self._lock:
             self._waiting_bytes -= copy.size_bytes
-        if not self._may_spend():
+        if not self._may_spend() or not self._terms.brake.leaves_any(self.rival.pid):
             with self._lock:
                 self._of(copy.served).skipped += 1
             return
@@ -185,7 +202,9 @@ class Duel:
             latency_us = list(copy.answer.latency_us), [theirs.latency_us / frames] * frames
             with self._lock:
                 self._of(served).add(found, latency_us, sure)
-        self._allowance.spend(time.thread_time() - began_s)
+        here_s = time.thread_time() - began_s
+        self._allowance.spend(here_s)
+        self._terms.brake.set_aside(here_s)
 
     def _may_spend(self) -> bool:
         """Pay for what the challenger's process has taken since the last look; return whether anything is left."""
@@ -211,13 +230,13 @@ class Duel:
     def _end_interval(self) -> None:
         with self._lock:
             ended, self._comparison = self._comparison, None
-        self._due_s = self._clock.monotonic_s() + self._interval_s
+        self._due_s = self._clock.monotonic_s() + self._terms.interval_s
         if ended is not None:
             self._report(ended)
 
     def _report(self, comparison: Comparison) -> None:
         if not comparison.is_empty:
-            self._put(Kind.TELEMETRY, comparison.encode(self._clock.monotonic_s()), False)
+            self._terms.put(Kind.TELEMETRY, comparison.encode(self._clock.monotonic_s()), False)
 
 
 def _default_outputs(copy: Copy) -> dict[str, Values]:

@@ -3,17 +3,16 @@
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import fields
 
-from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer
-from dsops_agent.runtime.duel import Duel
+from dsops_agent.runtime.duel import Duel, Terms
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.observe import Observation
-from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.rival import ToldModel
 from dsops_agent.runtime.sent import SentInputs, frames_in
 
@@ -22,19 +21,11 @@ class Duels:
     """Every challenger that is compared now, by model. Safe to call from several threads.
 
     Args:
-        put: Takes each finished record.
-        interval_s: Length of an interval.
-        wait_s: How long a caller may wait for a challenger.
-        clock: Tells the time.
+        terms: What they go by.
     """
 
-    def __init__(
-        self, put: Callable[[Kind, bytes, bool], None], interval_s: float, wait_s: float, clock: Clock
-    ) -> None:
-        self._put = put
-        self._interval_s = interval_s
-        self._wait_s = wait_s
-        self._clock = clock
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
         self._duels: Mapping[str, tuple[Duel, threading.Thread]] = {}
         self._changing = threading.Lock()
 
@@ -83,16 +74,21 @@ class Duels:
         frames = frames_in(sent)
         return told, Answer((), Decision(), (found.latency_us / frames,) * frames)
 
-    def stop(self) -> None:
-        """End every duel, and report what was found."""
-        pairs = list(self._duels.values())
-        self.follow({})
-        for _, thread in pairs:
-            thread.join(1.0)
+    def abandon(self) -> None:
+        """Ask no challenger any more, nor wait for one; :meth:`finish` reports what was found."""
+        for duel, _ in self._duels.values():
+            duel.abandon()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the threads of abandoned duels, ``timeout_s`` seconds in all, and report what they found."""
+        ends_s = time.monotonic() + timeout_s
+        for duel, thread in self._duels.values():
+            thread.join(max(0.0, ends_s - time.monotonic()))
+            duel.finish()
 
     def _begin(self, name: str, rival: Rival) -> tuple[Duel, threading.Thread]:
         chance = random.SystemRandom().random
-        duel = Duel(rival, self._put, self._interval_s, self._wait_s, self._clock, chance)
+        duel = Duel(rival, self._terms, chance)
         thread = threading.Thread(target=duel.run, name=f"duel-{name}", daemon=True)
         thread.start()
         return duel, thread

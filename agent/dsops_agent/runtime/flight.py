@@ -3,7 +3,7 @@
 The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the served bundle
 when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A shared
 mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not
-forced to the disk: after a power cut nobody asks.
+forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
 
 Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` beside it ("Current thread 0x...").
 """
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dsops_agent.boot import BYTES, boot_id
+
 logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
@@ -31,6 +33,8 @@ _RUNNING = struct.Struct("@QQ")
 """When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
 _WHO = struct.Struct("@64s128s")
 _SLOT_BYTES = 256
+_BOOT_AT = SLOTS * _SLOT_BYTES
+_FILE_BYTES = _BOOT_AT + BYTES
 _CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
 
 
@@ -126,8 +130,10 @@ class FlightRecorder:
     def _make(self) -> mmap.mmap:
         self._path.unlink(missing_ok=True)  # who still looks at the old one keeps it
         with self._path.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, SLOTS * _SLOT_BYTES)  # a hole could end the process on a full disk
-            return mmap.mmap(file.fileno(), SLOTS * _SLOT_BYTES)
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)  # a hole could end the process on a full disk
+            memory = mmap.mmap(file.fileno(), _FILE_BYTES)
+        memory[_BOOT_AT:] = boot_id().encode().ljust(BYTES, b"\0")
+        return memory
 
     def _give_back(self, memory: mmap.mmap, number: int) -> None:
         with self._lock:
@@ -176,6 +182,18 @@ def read_crashed(folder: Path) -> tuple[InFlight, ...]:
     except OSError:
         current = None
     return tuple(one for one in ran if one.thread == int(current[1], 16)) if current else ran
+
+
+def read_lost(folder: Path) -> tuple[InFlight, ...] | None:
+    """Return what ran in a process that ended without a word while nobody watched it; None when there was none.
+
+    One that ends in order leaves no such file, and one whose end was noticed is forgotten by who noticed it.
+    """
+    try:
+        boot = (folder / FILE).read_bytes()[_BOOT_AT:].rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return None
+    return read_crashed(folder) if boot and boot == boot_id() else None
 
 
 def _who(data: bytes, offset: int) -> tuple[bytes, bytes]:

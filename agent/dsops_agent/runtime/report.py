@@ -18,8 +18,8 @@ from dsops_agent.runtime.watch import ModelWatch
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
-_LAST_TIMEOUT_S = 1.5
-_SETTLE_S = 1.0
+_LAST_TIMEOUT_S = 1.0
+_SETTLE_S, _LAST_SETTLE_S = 1.0, 0.3
 
 
 class Reporter:
@@ -90,9 +90,9 @@ class Reporter:
         self._stopped = True
         self._wake.set()
 
-    def end_intervals(self) -> None:
+    def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
         """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten."""
-        self._settle(_SETTLE_S)
+        self._settle(settle_s)
         active = {id(serving.watch) for serving in self._serving()}
         with self._lock:
             watches = list(self._watches)
@@ -119,7 +119,7 @@ class Reporter:
 
     def finish(self) -> None:
         """End the intervals and send what there is, at the end of the process."""
-        self.end_intervals()
+        self.end_intervals(_LAST_SETTLE_S)
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 

@@ -1,4 +1,4 @@
-"""Asks the challenger's process, over its inference socket, what it says to a request of the champion's.
+"""Asks the challenger's process, over its direct socket, what it says to a request of the champion's.
 
 It gets what the caller sent, raw frames as raw ones: each bundle makes its own input of them. Stored values travel as
 real ones where the model has these: their scale is every bundle's own. What the challenger would take for something
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-import grpc
 import numpy as np
+from google.protobuf.message import Message
 from typing_extensions import override
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.described import Described, makes_the_same
-from dsops.errors import DeviceError, InvalidInput
+from dsops.direct import MAX_BODY_BYTES, DirectChannel, Method, direct_path
+from dsops.errors import DeviceError, DsopsError, InvalidInput
 from dsops.forms import Form
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer, Output, Values
@@ -26,10 +26,10 @@ from dsops_agent.runtime.engine import DTYPES, NAMES, ServedModel
 from dsops_agent.runtime.oip import FORM, LATENCY
 from dsops_agent.runtime.sent import Sent, SentInputs, frames_in
 
-MAX_BYTES = 32 << 20
 ROOM_BYTES = 64 << 10
 """What a request has beside the values, at most."""
-Result = TypeVar("Result")
+Reply = TypeVar("Reply", bound=Message)
+INVALID_ARGUMENT = 3
 
 
 class RivalUnavailable(DeviceError):
@@ -94,9 +94,7 @@ class RivalClient:
     """The challenger's process. Safe to use from several threads."""
 
     def __init__(self, rival: Rival) -> None:
-        options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
-        self._channel = grpc.insecure_channel(f"unix:{rival.socket}", options=options)
-        self._stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._channel = DirectChannel(direct_path(rival.socket), late_s=0.0)
         self._digest = rival.digest
         self._described: Mapping[str, Described] | None = None
 
@@ -121,7 +119,7 @@ class RivalClient:
         wanted = [served.offered[name] for name in outputs]
         request = encode_request(served, described, sent, request_id, [output.name for output in wanted])
         began_s = time.perf_counter()
-        response = _called(lambda: self._stub.ModelInfer(request, timeout=max(ends_s - time.monotonic(), 0.0)))
+        response = self._call(Method.MODEL_INFER, request, pb.ModelInferResponse, ends_s - time.monotonic())
         waited_us = (time.perf_counter() - began_s) * 1e6
         if response.parameters["digest"].string_param != self._digest:
             raise RivalUnavailable("another bundle answered than the challenger")
@@ -136,23 +134,22 @@ class RivalClient:
         """Return what the challenger says of its inputs, which is asked for once: it is one bundle."""
         if self._described is None:
             asked = pb.ModelMetadataRequest(name=served.name)
-            said = _called(lambda: self._stub.ModelMetadata(asked, timeout=timeout_s))
+            said = self._call(Method.MODEL_METADATA, asked, pb.ModelMetadataResponse, timeout_s)
             try:
                 self._described = {one.name: Described.read(one.name, said.properties) for one in said.inputs}
             except InvalidInput as error:
                 raise RivalUnavailable("the challenger does not say what it takes", why=str(error)) from error
         return self._described
 
-
-def _called(call: Callable[[], Result]) -> Result:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        code = error.code() if isinstance(error, grpc.Call) else None
-        kind = RivalRefused if code is grpc.StatusCode.INVALID_ARGUMENT else RivalUnavailable
-        raise kind("the challenger did not answer", why=str(code)) from error
-    except ValueError as error:  # the connection was closed meanwhile: another challenger, or none, comes next
-        raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
+    def _call(self, method: Method, request: Message, reply: type[Reply], timeout_s: float) -> Reply:
+        try:
+            status, body = self._channel.call(method, request.SerializeToString(), max(timeout_s, 0.001))
+        except DsopsError as error:  # also when another challenger, or none, comes next, and this connection was closed
+            raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
+        if status:
+            kind = RivalRefused if status == INVALID_ARGUMENT else RivalUnavailable
+            raise kind("the challenger did not answer", why=body.decode(errors="replace")[:200])
+        return reply.FromString(body)
 
 
 def encode_request(
@@ -172,7 +169,7 @@ def encode_request(
         spec.name: passed_on(served, position, sent[spec.name]) for position, spec in enumerate(served.manifest.inputs)
     }
     size_bytes = sum(one.values.nbytes for one in passed.values())
-    if size_bytes > MAX_BYTES - ROOM_BYTES:
+    if size_bytes > MAX_BODY_BYTES - ROOM_BYTES:
         raise RivalRefused("a request is too long to be passed on", why=f"{size_bytes} bytes")
     request = pb.ModelInferRequest(model_name=served.name, id=request_id)
     for name, one in passed.items():

@@ -5,7 +5,7 @@ Those of Triton's extensions stand under the protocol's own service name, becaus
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import DsopsError, PortBusy
 from dsops_agent.runtime import refusals
-from dsops_agent.runtime.calls import Asking, Call, Calls
+from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.dispatch import CAPACITY
 from dsops_agent.runtime.sockets import Access, make_room
 
@@ -52,11 +52,11 @@ def _guarded(context: grpc.ServicerContext, work: Callable[[], Result]) -> Resul
         context.abort(grpc.StatusCode.INTERNAL, refusals.FAILED)
 
 
-def start_server(calls: Calls, path: Path, access: Access, tcp: str = "") -> grpc.Server:
+def start_server(calls: Iterable[Call], path: Path, access: Access, tcp: str = "") -> grpc.Server:
     """Start answering on a Unix socket; a stale socket file is replaced.
 
     Args:
-        calls: Answers requests.
+        calls: What is answered.
         path: The socket.
         access: Who may connect to it.
         tcp: A loopback address, host:port, to answer on as well; empty for none.
@@ -73,7 +73,7 @@ def start_server(calls: Calls, path: Path, access: Access, tcp: str = "") -> grp
         ("grpc.so_reuseport", 0),  # two runtimes on one TCP port would share its callers
     ]
     server = grpc.server(workers, options=options, maximum_concurrent_rpcs=WORKERS)
-    handlers = {call.name: _handler(call) for call in calls.all()}
+    handlers = {call.name: _handler(call) for call in calls}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     before = os.umask(0o777 & ~access.first_mode)
     try:

@@ -20,6 +20,7 @@ class RuntimeSettings(Frozen):
         grpc: Loopback address, host:port, where gRPC is answered as well; empty for none.
         rest: Loopback address, or path of a Unix socket, where REST is answered; empty for none.
         allow: Users who may use the sockets; empty is the group of the process.
+        private: Whether nobody but the user of the process may use them.
         queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
         cpus: Processors to run on; none named: all.
@@ -29,7 +30,7 @@ class RuntimeSettings(Frozen):
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
         max_temperature_c: Above it inference is held back; 0 for no limit.
-        cpu_percent: Share of one core that the process may use; 0 for no limit.
+        cpu_percent: Share of one core that inference may use; challengers get what this process leaves. 0: no limit.
         orphan_grace_s: How long to go on without a control process.
         challenger_wait_s: How long a request that a challenger shall answer waits for it.
         shadow: Whether it only answers copies of requests: it leaves the processor to everybody else, and reports
@@ -41,6 +42,7 @@ class RuntimeSettings(Frozen):
     grpc: str = ""
     rest: str = ""
     allow: tuple[Annotated[int, Field(ge=0, lt=0xFFFFFFFF)], ...] = Field(default=(), max_length=32)
+    private: bool = False
     queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
     cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)

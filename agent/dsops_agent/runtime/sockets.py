@@ -25,14 +25,16 @@ class Access:
 
     Attributes:
         uids: Users; none of them means everybody in the process's group.
+        is_private: Nobody.
     """
 
     uids: tuple[int, ...] = ()
+    is_private: bool = False
 
     @property
     def first_mode(self) -> int:
         """Permissions of the file when it is made: nobody more than in the end."""
-        return 0o600 if self.uids else 0o660
+        return 0o600 if self.uids or self.is_private else 0o660
 
     def grant(self, path: Path) -> None:
         """Let them connect.
@@ -41,7 +43,7 @@ class Access:
             InvalidConfig: The file system keeps no access lists.
         """
         path.chmod(self.first_mode)
-        if not self.uids:
+        if self.is_private or not self.uids:
             return
         try:
             os.setxattr(path, access_list.ATTRIBUTE, access_list.for_users(self.uids))
@@ -54,9 +56,11 @@ class Access:
 
     def permits(self, uid: int) -> bool:
         """Tell whether a user may connect."""
-        if uid in (0, os.geteuid()) or uid in self.uids:
+        if uid in (0, os.geteuid()):
             return True
-        return not self.uids and _is_in_group(uid, os.getegid())
+        if self.is_private:
+            return False
+        return uid in self.uids or (not self.uids and _is_in_group(uid, os.getegid()))
 
 
 def _is_in_group(uid: int, gid: int) -> bool:

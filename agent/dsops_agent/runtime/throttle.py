@@ -3,6 +3,10 @@
 A token bucket of processor time, filled at the share that is allowed and emptied by what the process really used: what
 a request costs is known only after it. A request that comes while the bucket is overdrawn waits until it would be
 filled again, or is refused when that takes longer than a caller should be kept.
+
+The share is one for all inference of the device. A second bucket is filled and emptied alike, and challengers empty it
+besides: they are asked only while there is anything in it. So champions never wait for what challengers used, and over
+any time ``t`` all of them together use at most ``share * t``, two bursts, and what they had begun.
 """
 
 import threading
@@ -28,7 +32,7 @@ class ThrottleLimits:
 
     Attributes:
         max_temperature_c: Above it only :data:`HOT_PERCENT` of a core may be used.
-        cpu_percent: Share of one core that the process may use.
+        cpu_percent: Share of one core that inference may use.
     """
 
     max_temperature_c: float = 0.0
@@ -55,7 +59,7 @@ class Throttle:
     Args:
         limits: When to hold back.
         now_s: Time.
-        cpu_s: Processor time that the process has used.
+        cpu_s: Processor time that champions have used.
     """
 
     def __init__(self, limits: ThrottleLimits, now_s: float, cpu_s: float) -> None:
@@ -64,7 +68,7 @@ class Throttle:
         self._read = (now_s, cpu_s)
         self._is_hot = False
         self._temperature_c = 0.0
-        self._tokens_s = self._share() * _BURST_S
+        self._tokens_s = self._left_s = self._share() * _BURST_S
         self._delayed = self._refused = 0
         self._held_s = float("-inf")
 
@@ -97,6 +101,19 @@ class Throttle:
                 "inference is held back", why=self._why(), hint=f"ask again in {wait_s:.1f} s, or less often"
             )
 
+    def leaves_any(self, now_s: float, cpu_s: float, others_s: float) -> bool:
+        """Return whether champions leave any time to a challenger.
+
+        Args:
+            now_s: Time.
+            cpu_s: Processor time that champions have used.
+            others_s: What challengers have used since the last call.
+        """
+        with self._lock:
+            self._fill(now_s, cpu_s)
+            self._left_s = _bounded(self._left_s - others_s, self._share())
+            return not self._share() or self._left_s > 0
+
     def state(self, now_s: float) -> ThrottleState:
         """Return what became of requests; one that was held back is news for five seconds."""
         with self._lock:
@@ -107,11 +124,9 @@ class Throttle:
         passed_s, used_s = now_s - self._read[0], cpu_s - self._read[1]
         self._read = (now_s, cpu_s)
         share = self._share()
-        if share:
-            filled_s = self._tokens_s + passed_s * share - used_s
-            self._tokens_s = max(-share * _DEBT_S, min(share * _BURST_S, filled_s))
-        else:
-            self._tokens_s = 0.0
+        gained_s = passed_s * share - used_s
+        self._tokens_s = _bounded(self._tokens_s + gained_s, share)
+        self._left_s = _bounded(self._left_s + gained_s, share)
 
     def _share(self) -> float:
         """Return the share of a core that may be used; 0 for no limit."""
@@ -125,3 +140,8 @@ class Throttle:
             most = self._limits.max_temperature_c
             return f"the device is at {self._temperature_c:.0f} degrees Celsius, its limit is {most:g}"
         return f"the runtime has used its {self._limits.cpu_percent:g} % of a processor core"
+
+
+def _bounded(tokens_s: float, share: float) -> float:
+    """Return what may be left in a bucket: no more than a burst, and no more owed than can be paid back soon."""
+    return max(-share * _DEBT_S, min(share * _BURST_S, tokens_s))

@@ -43,6 +43,7 @@ from dsops.errors.bundle import (
 )
 from dsops.errors.device import (
     AlreadyRunning,
+    ChallengerAway,
     DeviceError,
     NoMemory,
     NoSpace,
@@ -136,6 +137,7 @@ __all__ = [
     "BrokerUnreachable",
     "BundleError",
     "Cancelled",
+    "ChallengerAway",
     "Conflict",
     "ContentSealed",
     "ContractBroken",

@@ -44,6 +44,13 @@ class RuntimeCrashed(DeviceError):
     default_hint = "see the agent's log; the model may be damaged or too large for this device"
 
 
+class ChallengerAway(RuntimeCrashed):
+    """A challenger's process has not started, does not answer in time, or was ended: no fault of its bundle."""
+
+    code = "device.challenger_away"
+    default_hint = "the device may be too busy for a challenger; to try again: dsops challenger clear, then set"
+
+
 class NotServing(DeviceError):
     """No model is active on the device yet."""
 

@@ -1,5 +1,7 @@
 """Models that crash or hang a real inference process, and who is held to account for it."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +13,12 @@ import psutil
 import pytest
 from runtime_breakers import CRASHES, HANGS, make_breaker
 from runtime_bundles import MadeBundle
+from serving_runtime import serving
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
+from dsops_agent.boot import boot_id
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.flight import read_flight
@@ -34,6 +38,24 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < ends, "waited in vain"
         time.sleep(0.01)
+
+
+def request_of(model: str, value: np.ndarray) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype="INT32", shape=[1])
+    request.raw_input_contents.append(value.tobytes())
+    return request
+
+
+def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
+    """Return the answer, or None when there is none."""
+    with grpc.insecure_channel(f"unix:{folder / 'inference.sock'}") as channel:
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            response = stub.ModelInfer(request_of(model, value), timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+    return int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
 
 
 class Device:
@@ -57,17 +79,7 @@ class Device:
         self.supervisor.activate(manifest.model, bundle.path, bundle.digest, manifest.release)
 
     def ask(self, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
-        """Return the answer, or None when there is none."""
-        with grpc.insecure_channel(f"unix:{self.folder / 'inference.sock'}") as channel:
-            stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
-            request = pb.ModelInferRequest(model_name=model)
-            request.inputs.add(name="x", datatype="INT32", shape=[1])
-            request.raw_input_contents.append(value.tobytes())
-            try:
-                response = stub.ModelInfer(request, timeout=timeout_s)
-            except grpc.RpcError:
-                return None
-        return int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
+        return ask(self.folder, model, value, timeout_s)
 
     def stop(self) -> None:
         self.supervisor.leave()
@@ -120,6 +132,65 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     assert pid is not None
     assert not psutil.pid_exists(pid)
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
+
+
+def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_path: Path, short_path: Path) -> None:
+    bad = make_breaker(tmp_path, "dividing", 1, "bad")
+    with serving(short_path, bad) as process:
+        process.channel.close()  # the control process is gone
+        assert ask(short_path, "bad", np.array([5], np.int32)) == 0
+        assert ask(short_path, "bad", CRASHES) is None
+        eventually(lambda: process.child is not None and process.child.poll() is not None)
+    device = Device(tmp_path, short_path)
+    try:
+        assert [death.suspects for death in device.deaths] == [(Suspect("bad", bad.digest),)]
+        assert "no control process" in device.deaths[0].why
+        os.kill(device.supervisor.pid or 0, signal.SIGKILL)
+        eventually(lambda: len(device.deaths) == 2)
+        assert device.deaths[1].suspects == (), "it is counted once"
+    finally:
+        device.stop()
+
+
+@pytest.mark.slow
+def test_a_process_ends_in_order_though_a_frame_does_not_come_back_and_others_wait_for_it(
+    tmp_path: Path, short_path: Path
+) -> None:
+    endless = make_breaker(tmp_path, "endless", 1, "endless")
+    with (
+        serving(short_path, endless) as process,
+        grpc.insecure_channel(f"unix:{short_path / 'inference.sock'}") as channel,
+    ):
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        runs = stub.ModelInfer.future(request_of("endless", HANGS), timeout=120)
+        eventually(lambda: bool(read_flight(short_path)))
+        waits = [stub.ModelInfer.future(request_of("endless", np.array([2], np.int32)), timeout=120) for _ in range(3)]
+        stub.ServerLive(pb.ServerLiveRequest(), timeout=60)  # those before it have come in
+        assert not any(call.done() for call in waits)
+        child = process.child
+        assert child is not None
+        child.terminate()
+        assert [call.code() for call in waits] == [grpc.StatusCode.UNAVAILABLE] * 3
+        assert all("the runtime ends" in call.details() for call in waits)
+        assert runs.code() is grpc.StatusCode.UNAVAILABLE
+        assert child.wait(60) == 0
+    assert not (short_path / "flight").exists(), "the next control process would take it for a crash"
+    assert not (short_path / "runtime.pid").exists()
+
+
+@pytest.mark.parametrize("kind", ["in order", "of another start of the host"])
+def test_other_ends_while_no_control_process_is_there_are_nobodys(tmp_path: Path, short_path: Path, kind: str) -> None:
+    sound = make_breaker(tmp_path, "sound", 1, "sound")
+    with serving(short_path, sound) as process:
+        process.channel.close()
+        if kind == "of another start of the host":
+            process.child.kill()  # type: ignore[union-attr]
+            process.child.wait()  # type: ignore[union-attr]
+            flight = short_path / "flight"
+            flight.write_bytes(flight.read_bytes().replace(boot_id().encode(), b"0" * 36))
+    device = Device(tmp_path, short_path)
+    device.stop()
+    assert [death.suspects for death in device.deaths] in ([], [()])
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(

@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from runtime_bundles import LABELS, MadeBundle, frames, make_bundle, with_section
@@ -45,17 +47,17 @@ PLACE = challenger_place(MODEL)
 class Device:
     """The runtime of the champions and the process of a challenger, as the agent has them."""
 
-    def __init__(self, folder: Path, run_folder: Path) -> None:
+    def __init__(self, folder: Path, run_folder: Path, **settings: object) -> None:
         self.clock = SystemClock()
         self.run_folder = run_folder
         self.spool = Spool(folder / "spool", 8 << 20)
         self.events = SpoolEvents(self.spool, self.clock)
         self.started: list[tuple[str, bool]] = []
-        self.champions = self.supervise(self.launch(run_folder, {}), lambda _is_first: None)
+        self.champions = self.supervise(self.launch(run_folder, settings), lambda _is_first: None)
         self.processes = ChallengerProcesses(
             run_folder,
             self.supervise,
-            lambda place, mode: self.launch(place, {"shadow": mode is Mode.SHADOW, "drift_enabled": False}),
+            self.launch_challenger,
             lambda model, has_ended: self.started.append((model, has_ended)),
         )
         self.runtimes = Runtimes(self.champions, self.processes)
@@ -67,6 +69,10 @@ class Device:
     def launch(self, folder: Path, more: dict[str, object]) -> Launch:
         settings = {"interval_s": 0.2, "challenger_wait_s": 2.0, "samples": {"bytes_per_day": 0}}
         return Launch(folder, json.dumps(settings | more))
+
+    def launch_challenger(self, folder: Path, model: str, mode: Mode) -> Launch:
+        found = self.launch(folder, {"shadow": mode is Mode.SHADOW, "drift_enabled": False})
+        return replace(found, model=model, mode=mode.value)
 
     def supervise(self, launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
         return RuntimeSupervisor(
@@ -235,11 +241,33 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
         device.compare(challenger, Mode.SHADOW, 1.0)
         before = total(device.comparisons(), "compared")
         wait_for(lambda before=before: total(device.comparisons(), "compared") > before, "no more is compared")
+    events = [record.event for record in device.records() if record.event.kind == "challenger_restart"]
+    assert [(one.model, one.release, one.digest) for one in events] == [(MODEL, 2, challenger.digest)] * 2
+    assert all("challenger (shadow) of compass" in one.message for one in events)
     stop.set()
     for asker in askers:
         asker.join(30)
         assert not asker.is_alive(), "a request failed or hangs"
     assert set(answers) == {champion.digest}
+
+
+def test_a_challenger_that_hangs_is_given_up_and_nobody_waits_for_it(
+    device: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SHADOW, 1.0)
+    before = device.runtimes.endpoint(MODEL)
+    assert before is not None
+    os.kill(before.pid, signal.SIGSTOP)
+    device.runtimes.deactivate(PLACE)
+    assert device.runtimes.endpoint(MODEL) is None
+    assert device.digest() == champion.digest
+    device.runtimes.want({MODEL: Mode.SHADOW})
+    device.compare(challenger, Mode.SHADOW, 1.0)
+    after = device.runtimes.endpoint(MODEL)
+    assert after is not None
+    assert after.pid != before.pid
+    assert not psutil.pid_exists(before.pid), "two have twice the memory"
 
 
 def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
@@ -264,6 +292,29 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     expected = 3 * first.count(challenger.digest) + 2
     wait_for(lambda: total(device.comparisons(), "answered") == expected, "answers are not counted")
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
+
+
+def test_a_challenger_answers_only_while_champions_leave_some_of_the_devices_share(
+    tmp_path: Path, short_path: Path, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device = Device(tmp_path, short_path, cpu_percent=10.0)
+    answers = []
+
+    def has_fallen_back() -> bool:
+        try:
+            answers.extend(device.digest("a") for _ in range(50))
+        except grpc.RpcError:  # the champions' own share is used up as well
+            time.sleep(0.1)
+        return total(device.comparisons(), "fallbacks") > 0
+
+    try:
+        device.begin(champion, challenger, Mode.SPLIT, 1.0)
+        wait_for(has_fallen_back, "the challenger takes more than is left")
+        assert champion.digest in answers
+        assert device.runtimes.endpoint(MODEL) is not None, "it is there, and was not asked"
+    finally:
+        device.close()
 
 
 def test_without_the_challenger_the_champion_answers_its_keys(

@@ -65,7 +65,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     models.activate("compass", made.path, made.digest, 1)
     dispatcher = Dispatcher(models, Observers())
     path = short_path / "i.sock.direct"
-    server = DirectServer(Calls(dispatcher, Regions(lambda _: True)), path, Access())
+    server = DirectServer(Calls(dispatcher, Regions(lambda _: True)).all(), path, Access())
     server.start()
     channel = DirectChannel(path)
     yield Stage(path, server, dispatcher, witness, channel)
@@ -268,7 +268,7 @@ def test_threads_have_connections_of_their_own_and_a_new_server_is_found(stage: 
     assert [pb.ModelInferResponse.FromString(body).id for _, body in found] == [f"r-{n}" for n in range(200)]
     stage.server.stop(5.0)
     stage.path.unlink()
-    again = DirectServer(Calls(stage.dispatcher, Regions(lambda _: True)), stage.path, Access())
+    again = DirectServer(Calls(stage.dispatcher, Regions(lambda _: True)).all(), stage.path, Access())
     again.start()
     assert stage.ask()[0] == 0
     again.stop(5.0)

@@ -80,6 +80,17 @@ def test_without_names_it_is_the_group(open_folder: Path, tmp_path: Path) -> Non
         assert connects(open_folder / "inference.sock", NAMED) == "connected"
 
 
+@pytest.mark.integration
+@root_only
+def test_at_a_challengers_socket_nobody_comes_in_who_may_ask_the_champion(open_folder: Path, tmp_path: Path) -> None:
+    with serving(open_folder, make_bundle(tmp_path), allow=[NAMED], private=True):
+        socket = open_folder / "inference.sock"
+        assert connects(socket, NAMED) == "Permission denied"
+        os.chown(socket, -1, NAMED)
+        assert connects(socket, NAMED) == "Permission denied", "nor do members of the group"
+        assert connects(socket, os.geteuid()) == "connected"
+
+
 @root_only
 def test_shared_memory_of_a_user_who_may_not_ask_is_not_taken() -> None:
     key = f"dsops-test-{os.getpid()}-owner"
@@ -115,3 +126,5 @@ def test_who_is_permitted() -> None:
     assert not Access().permits(STRANGER)
     assert Access().permits(os.geteuid())
     assert Access().permits(0)
+    assert not Access((NAMED,), is_private=True).permits(NAMED)
+    assert Access(is_private=True).permits(os.geteuid())

@@ -78,7 +78,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
         models.activate(name, made.path, made.digest, 1)
     dispatcher, regions = Dispatcher(models, heard.observers, queue=QUEUE), Regions(lambda _: True)
     path = short_path / "i.sock"
-    server = start_server(Calls(dispatcher, regions), path, Access())
+    server = start_server(Calls(dispatcher, regions).all(), path, Access())
     rest = RestServer(RestService(dispatcher, regions), str(short_path / "rest.sock"), Access())
     rest.start()
     with grpc.insecure_channel(f"unix:{path}") as channel:

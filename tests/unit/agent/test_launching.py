@@ -23,6 +23,8 @@ threads = 2
 cpus = [0]
 nice = 5
 cpu_percent = 50.0
+max_temperature_c = 80.0
+allow = ["61001"]
 challenger_wait_s = 0.5
 [inference.delegate]
 library = "libthere.so"
@@ -41,15 +43,24 @@ def config(tmp_path: Path) -> Config:
 def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Config, mode: Mode) -> None:
     folder = Path("/run/dsops/split-digits")
     champion = RuntimeSettings.parse(launch(config).settings_json)
-    found = RuntimeSettings.parse(launch_challenger(config, folder, mode).settings_json)
-    own = {"socket": str(folder / "inference.sock"), "grpc": "", "rest": "", "drift_enabled": False}
+    found = RuntimeSettings.parse(launch_challenger(config, folder, "digits", mode).settings_json)
+    own = {
+        "socket": str(folder / "inference.sock"),
+        "grpc": "",
+        "rest": "",
+        "drift_enabled": False,
+        "allow": (),
+        "private": True,
+        "cpu_percent": 0.0,
+        "max_temperature_c": 0.0,
+    }
     assert found == champion.model_copy(update={**own, "shadow": mode is Mode.SHADOW})
     assert (champion.queue, champion.threads, champion.cpus, champion.nice, champion.cpu_percent) == (3, 2, (0,), 5, 50)
     assert champion.delegate is not None
 
 
 def test_a_shadow_on_a_busy_device_has_more_time(config: Config) -> None:
-    shadow = launch_challenger(config, Path("/run/s"), Mode.SHADOW)
+    shadow = launch_challenger(config, Path("/run/s"), "digits", Mode.SHADOW)
     assert (shadow.hang_s, shadow.start_s) == (SHADOW_PATIENCE * 7.0, SHADOW_PATIENCE * START_S)
-    for other in (launch(config), launch_challenger(config, Path("/run/s"), Mode.SPLIT)):
+    for other in (launch(config), launch_challenger(config, Path("/run/s"), "digits", Mode.SPLIT)):
         assert (other.hang_s, other.start_s) == (7.0, START_S)

@@ -4,29 +4,34 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
+from google.protobuf.message import Message
 from runtime_bundles import frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.described import Described
+from dsops.direct import Method, direct_path
 from dsops.directive import Mode
+from dsops.errors import DsopsError, InvalidInput, NotServing
 from dsops.forms import Form, accepted_forms
 from dsops.manifest import Preprocessing, TensorSpec
 from dsops_agent.rival import Rival
 from dsops_agent.runtime import oip
-from dsops_agent.runtime.duel import REST_S, Duel
+from dsops_agent.runtime.brake import Brake
+from dsops_agent.runtime.calls import Asking, Call
+from dsops_agent.runtime.direct_server import DirectServer
+from dsops_agent.runtime.duel import REST_S, Duel, Terms
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.rival import RivalClient, RivalRefused, RivalUnavailable, check_form, encode_request
 from dsops_agent.runtime.sent import Sent
-from dsops_agent.runtime.server import SERVICE
+from dsops_agent.runtime.sockets import Access
+from dsops_agent.runtime.throttle import ThrottleLimits
 
 REQUEST = {"image": Sent(Form.REAL, frames(1))}
 
@@ -36,30 +41,31 @@ class Challenger:
 
     def __init__(self, metadata: pb.ModelMetadataResponse) -> None:
         self.metadata = metadata
-        self.code = grpc.StatusCode.INVALID_ARGUMENT
+        self.error: type[DsopsError] = InvalidInput
         self.asked = 0
         self.goes_on = threading.Event()
         self.goes_on.set()
 
-    def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def answer(self, request: Message, asking: Asking) -> Message:
         self.asked += 1
         self.goes_on.wait(30)
-        context.abort(self.code, "no")
+        raise self.error("no")
 
-    def describe(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        return self.metadata.SerializeToString()
+    def describe(self, request: Message, asking: Asking) -> Message:
+        return self.metadata
 
 
 @pytest.fixture
 def challenger(short_path: Path, champion: ServedModel) -> Iterator[Challenger]:
-    made, server = Challenger(oip.describe(champion)), grpc.server(ThreadPoolExecutor(2))
-    handler = grpc.unary_unary_rpc_method_handler
-    handlers = {"ModelInfer": handler(made.answer), "ModelMetadata": handler(made.describe)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    server.add_insecure_port(f"unix:{short_path / 'c.sock'}")
+    made = Challenger(oip.describe(champion))
+    calls = (
+        Call("ModelInfer", Method.MODEL_INFER, pb.ModelInferRequest, made.answer),
+        Call("ModelMetadata", Method.MODEL_METADATA, pb.ModelMetadataRequest, made.describe),
+    )
+    server = DirectServer(calls, direct_path(short_path / "c.sock"), Access())
     server.start()
     yield made
-    server.stop(None).wait()
+    server.stop(5.0)
 
 
 @pytest.fixture
@@ -85,7 +91,9 @@ def champion(tmp_path: Path) -> ServedModel:
 @pytest.fixture
 def ask(rival: Rival, champion: ServedModel) -> Iterator[Callable[..., object]]:
     """Ask as a caller of the champion's does whose key is the challenger's; time stands still."""
-    duel = Duel(rival, lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), lambda: 0.0)
+    brake = Brake(ThrottleLimits())
+    terms = Terms(lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), brake)
+    duel = Duel(rival, terms, lambda: 0.0)
     yield lambda left_s=math.inf: duel.answer(champion, REQUEST, "line-4", "", left_s)
     duel.stop()
     duel.run()
@@ -144,7 +152,7 @@ def test_stored_values_with_a_scale_are_passed_on_as_real_ones(champion: ServedM
 
 
 def test_a_challenger_that_cannot_be_asked_rests(challenger: Challenger, ask: Callable[..., object]) -> None:
-    challenger.code = grpc.StatusCode.UNAVAILABLE
+    challenger.error = NotServing
     assert ask() is None
     assert ask() is None
     assert challenger.asked == 1

@@ -18,10 +18,13 @@ from dsops.errors import BundleError, ContentSealed, GoldenMismatch, InvalidInpu
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.proof import Prover
+from dsops_agent.runtime.brake import Brake
+from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import DEVICE_LIMITS, load_bundle
 from dsops_agent.runtime.handlers import ControlRequests
 from dsops_agent.runtime.swap import Models
+from dsops_agent.runtime.throttle import ThrottleLimits
 
 LIMITS = ProveLimits(timeout_s=120.0, memory_bytes=2 << 30)
 
@@ -85,7 +88,9 @@ def test_a_key_for_a_clear_bundle_changes_nothing(tmp_path: Path) -> None:
 def test_the_control_channel_takes_the_key_as_its_body(tmp_path: Path) -> None:
     bundle = sealed(make_bundle(tmp_path))
     models = Models(1, lambda _: Witness())
-    requests = ControlRequests(models, lambda: None, Duels(lambda *_: None, 1.0, 1.0, SystemClock()))
+    requests = ControlRequests(
+        models, lambda: None, Duels(Terms(lambda *_: None, 1.0, 1.0, SystemClock(), Brake(ThrottleLimits())))
+    )
     with pytest.raises(ContentSealed):
         requests.handle("activate", activation(bundle), b"")
     with pytest.raises(InvalidInput, match="32 bytes"):

@@ -77,6 +77,43 @@ def test_what_refusals_cost_does_not_hold_inference_back_for_ever() -> None:
     assert throttle.admit(11.1, 1000.0) == 0.0
 
 
+def beside_a_greedy_challenger(throttle: Throttle, demand: float, seconds: float = 200.0) -> tuple[float, float, float]:
+    """Ask every 10 ms for ``demand`` of a core; return how long champions waited, and what both kinds used."""
+    waited_s = champions_s = others_s = spent_s = 0.0
+    for turn in range(round(seconds / 0.01)):
+        now_s = turn * 0.01
+        try:
+            waited_s += throttle.admit(now_s, champions_s)
+            champions_s += demand * 0.01
+        except Throttled:
+            waited_s += MAX_DELAY_S
+        if throttle.leaves_any(now_s, champions_s, spent_s):
+            spent_s = 0.02
+            others_s += spent_s
+        else:
+            spent_s = 0.0
+    return waited_s, champions_s, others_s
+
+
+@pytest.mark.parametrize("demand", [0.0, 0.1, 0.3, 0.45])
+def test_a_challenger_gets_what_champions_leave_and_they_never_wait_for_it(demand: float) -> None:
+    throttle = Throttle(ThrottleLimits(cpu_percent=50), 0.0, 0.0)
+    waited_s, champions_s, others_s = beside_a_greedy_challenger(throttle, demand)
+    assert waited_s == 0.0
+    assert champions_s == pytest.approx(demand * 200)
+    assert others_s > 0
+    assert champions_s + others_s <= 0.5 * 200 + 2 * 0.5 + 0.02 + 1e-6, "two bursts and one request above the share"
+    assert champions_s + others_s >= 0.95 * 0.5 * 200, "nothing of it is wasted"
+
+
+def test_a_challenger_gets_next_to_nothing_while_champions_need_everything() -> None:
+    throttle = Throttle(ThrottleLimits(cpu_percent=50), 0.0, 0.0)
+    _, champions_s, others_s = beside_a_greedy_challenger(throttle, 1.0)
+    assert champions_s >= 0.49 * 200
+    assert others_s <= 1.0
+    assert beside_a_greedy_challenger(Throttle(ThrottleLimits(), 0.0, 0.0), 1.0)[2] > 100, "without a limit it runs"
+
+
 def test_heat_leaves_a_trickle_until_the_device_is_cooler_by_a_margin() -> None:
     device = Device(ThrottleLimits(max_temperature_c=80), 0.01)
     device.throttle.temperature(80.0)
