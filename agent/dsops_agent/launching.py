@@ -49,9 +49,11 @@ def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
     """Return how the process of a challenger is started.
 
     Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it. A shadow
-    has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle.
+    has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle. A
+    delegate that serves one process serves the champions'.
     """
     settings = json.loads(launch(config).settings_json)
+    delegate = config.inference.delegate
     own = {
         "socket": str(folder / CHALLENGER_SOCKET),
         "grpc": "",
@@ -59,6 +61,8 @@ def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
         "drift_enabled": False,
         "shadow": mode is Mode.SHADOW,
     }
+    if delegate and delegate.exclusive:
+        own["delegate"] = None
     longer = SHADOW_PATIENCE if mode is Mode.SHADOW else 1
     return Launch(
         folder, json.dumps(settings | own), longer * config.install.hang_s, "challenger_restart", longer * START_S

@@ -27,6 +27,7 @@ TERMINATE_S = 5.0
 OOM_SCORE = 500
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
 _LOOK_S = 0.1
+_NOT_THEIRS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 _MODULE = "dsops_agent.runtime"
 
 
@@ -203,10 +204,12 @@ def runtime_environment() -> dict[str, str]:
     """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
 
     So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX). gRPC's older listener answers a request 50 us
-    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else.
+    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else. What the
+    service manager gave the control process stays there: code of a payload must not speak in its name.
     """
     chosen = {"MALLOC_ARENA_MAX": "2", "GRPC_EXPERIMENTS": "-event_engine_listener"}
-    return {**chosen, **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    given = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
+    return {**chosen, **given, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def describe_exit(code: int | None) -> str:

@@ -48,6 +48,17 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     assert champion.delegate is not None
 
 
+@pytest.mark.parametrize("mode", Mode)
+def test_a_delegate_that_serves_one_process_is_not_the_challengers(tmp_path: Path, mode: Mode) -> None:
+    (tmp_path / "agent.toml").write_text(TEXT.replace("[install]", "exclusive = true\n[install]"))
+    config = load(tmp_path / "agent.toml").config
+    champion = RuntimeSettings.parse(launch(config).settings_json)
+    challenger = RuntimeSettings.parse(launch_challenger(config, Path("/run/c"), mode).settings_json)
+    assert champion.delegate is not None
+    assert champion.delegate.exclusive
+    assert challenger.delegate is None
+
+
 def test_a_shadow_on_a_busy_device_has_more_time(config: Config) -> None:
     shadow = launch_challenger(config, Path("/run/s"), Mode.SHADOW)
     assert (shadow.hang_s, shadow.start_s) == (SHADOW_PATIENCE * 7.0, SHADOW_PATIENCE * START_S)
