@@ -326,6 +326,8 @@ class Parts:
 
     def summary(self) -> str:
         """Return a line for people."""
+        if not self.is_ready:
+            return "starts: what is installed is looked at and activated"
         active = {name: state.active_release for name, state in self._installer.observed().items() if state.active}
         models = ", ".join(f"{name}/{release}" for name, release in sorted(active.items())) or "no model yet"
         answers = f"answers {models}" if self._supervisor.pid else "the inference process is not running"

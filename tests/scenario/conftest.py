@@ -281,6 +281,7 @@ class World:
         self.gate = Gate()
         self.at_hand: set[str] = set()
         """Bundles that lie on the device as files."""
+        self.beat: Callable[[float], None] = lambda _rest_s: None
         self.urgent = False
         self.changes_contract = False
         self.offers: dict[str, DeltaOffer] = {}
@@ -305,6 +306,7 @@ class World:
             clock=self.clock,
             gate=self.gate,
             is_at_hand=self.at_hand.__contains__,
+            beat=self.beat,
         )
         return self.installer
 

@@ -425,3 +425,18 @@ def test_device_that_starts_offline_waits_for_a_pack_before_it_rejects(world: An
     world.publish(two)
     world.pack()
     assert world.settle().active == two.sha256
+
+
+def test_a_recovery_tells_of_each_model_that_it_makes_progress(world: Any, bundle: Any) -> None:
+    made = [bundle(1), bundle(1, model="words"), bundle(1, model="faces")]
+    world.publish(*made)
+    for one in made:
+        world.pack(one.model)
+    world.direct(1, *made)
+    world.settle()
+    served: list[int] = []
+    world.runtime.log.clear()
+    world.beat = lambda _rest_s: served.append(len(world.runtime.log))
+    world.restart()
+    assert len(world.runtime.log) == 3
+    assert served == [0, 1, 2]
