@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsops.directive import Mode
 from dsops_agent.config import Config
-from dsops_agent.runtime_process import START_S, Launch, Starting, is_found, start
+from dsops_agent.runtime_process import CHALLENGER_OOM_SCORE, START_S, Launch, Starting, is_found, start
 
 CHALLENGER_SOCKET = "inference.sock"
 SHADOW_PATIENCE = 10
@@ -65,7 +65,12 @@ def launch_challenger(config: Config, folder: Path, mode: Mode) -> Launch:
         own["delegate"] = None
     longer = SHADOW_PATIENCE if mode is Mode.SHADOW else 1
     return Launch(
-        folder, json.dumps(settings | own), longer * config.install.hang_s, "challenger_restart", longer * START_S
+        folder,
+        json.dumps(settings | own),
+        longer * config.install.hang_s,
+        "challenger_restart",
+        longer * START_S,
+        CHALLENGER_OOM_SCORE,
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from dsops.errors import Cancelled, NoMemory, RuntimeCrashed, from_dict
 from dsops.sealing import ContentKey
 from dsops_agent.install.ports import ProveLimits
-from dsops_agent.runtime_process import describe_exit, offer_to_oom_killer, runtime_environment
+from dsops_agent.runtime_process import PROOF_OOM_SCORE, describe_exit, offer_to_oom_killer, runtime_environment
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Prover:
             )  # a group of its own: Ctrl-C at a terminal is not the bundle's fault
         try:
             _limit(child.pid, limits)
-            offer_to_oom_killer(child.pid)
+            offer_to_oom_killer(child.pid, PROOF_OOM_SCORE)
             code = _await(child, limits.timeout_s, ended)
         except subprocess.TimeoutExpired as error:
             raise RuntimeCrashed(

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 START_S = 20.0
 """How long a process may take to start."""
 TERMINATE_S = 5.0
-OOM_SCORE = 500
-"""Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
+OOM_SCORE, CHALLENGER_OOM_SCORE, PROOF_OOM_SCORE = 500, 750, 1000
+"""Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): a proof goes first,
+then a challenger, then the inference process that answers, all before the control process.
+"""
 _LOOK_S = 0.1
 _NOT_THEIRS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 _MODULE = "dsops_agent.runtime"
@@ -41,6 +43,7 @@ class Launch:
         hang_s: How long one frame may take until the process counts as hung.
         restart_event: Kind of the event that tells of its end.
         start_s: How long it may take until it answers on its control socket.
+        oom_score: How soon the kernel ends it when memory is short.
     """
 
     run_folder: Path
@@ -48,6 +51,7 @@ class Launch:
     hang_s: float = 20.0
     restart_event: str = "runtime_restart"
     start_s: float = START_S
+    oom_score: int = OOM_SCORE
 
     @property
     def control_socket(self) -> Path:
@@ -156,7 +160,7 @@ def start(launch: Launch) -> Starting:
         raise
     finally:
         os.close(theirs)
-    offer_to_oom_killer(child.pid)
+    offer_to_oom_killer(child.pid, launch.oom_score)
     return Starting(child, ready)
 
 
@@ -192,10 +196,10 @@ def await_answer(
     return RuntimeProcess(child.pid, channel, child)
 
 
-def offer_to_oom_killer(pid: int) -> None:
+def offer_to_oom_killer(pid: int, score: int) -> None:
     """Let the kernel end this process before the control process when memory is short."""
     try:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(f"{OOM_SCORE}")
+        Path(f"/proc/{pid}/oom_score_adj").write_text(f"{score}")
     except OSError as error:  # it ended already, or there is no /proc
         logger.debug("the OOM killer was not told of process %d: %s", pid, error)
 

@@ -22,6 +22,7 @@ from dsops.errors import DsopsError
 from dsops.manifest import DelegateName, Frozen
 from dsops_agent.runtime.lifeline import end_with
 from dsops_agent.runtime.litert import find_runtime, load_delegate
+from dsops_agent.runtime.own_output import own_output
 
 TIMEOUT_S = 10.0
 _MOST_TEXT = 400
@@ -124,11 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make a delegate; print why it cannot be made, if it cannot."""
     text, parent = sys.argv[1:] if arguments is None else arguments
     end_with(int(parent))
+    output = own_output()
     delegate = Delegate.model_validate_json(text)
     try:
         load_delegate(find_runtime(), delegate.library, delegate.options)
     except DsopsError as error:
-        sys.stdout.write(f"{error}\n")
+        print(error, file=output, flush=True)
         return 1
     return 0
 

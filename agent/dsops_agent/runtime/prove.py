@@ -38,6 +38,7 @@ from dsops_agent.runtime.golden import check_golden, try_batches
 from dsops_agent.runtime.lifeline import end_with
 from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
+from dsops_agent.runtime.own_output import own_output
 from dsops_agent.runtime.placement import place
 
 logger = logging.getLogger(__name__)
@@ -242,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.parent:
         end_with(options.parent)
+    output = own_output()
     place(options.cpus, options.nice)
     try:
         key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
@@ -261,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         refused = OverMemory("the model needs more memory than it may have on this device")
         result = {"ok": False, "error": refused.as_dict()}
-    sys.stdout.write(json.dumps(result) + "\n")
+    print(json.dumps(result), file=output, flush=True)
     return 0
 
 

@@ -21,6 +21,7 @@ from dsops_agent.install.ports import ProveLimits
 from dsops_agent.install.steps import CONDEMNING
 from dsops_agent.parts import prover
 from dsops_agent.proof import Prover, _parse, _proved
+from dsops_agent.runtime_process import PROOF_OOM_SCORE
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +31,7 @@ CONTROL = """
 import sys
 from pathlib import Path
 from dsops_agent.install.ports import ProveLimits
-from dsops_agent.proof import Prover, _parse, _proved
+from dsops_agent.proof import Prover
 Prover(1, sys.argv[2]).prove(Path(sys.argv[1]), ProveLimits(timeout_s=600.0))
 """
 CONFIG = """
@@ -145,6 +146,14 @@ def test_what_the_service_manager_gave_is_not_handed_on(endless: Path, monkeypat
     with proving(Prover(1), endless):
         eventually(lambda: [one for one in proofs(endless) if "DSOPS_TEST_KEPT" in one.environ()])
         assert [name for one in proofs(endless) for name in one.environ() if name == "NOTIFY_SOCKET"] == []
+
+
+def test_a_proof_writes_no_file_and_dies_before_what_answers(endless: Path) -> None:
+    with proving(Prover(1), endless):
+        eventually(lambda: [process for process in proofs(endless) if process.cpu_times().user > 2])
+        (process,) = proofs(endless)
+        assert [file.path for file in process.open_files() if set(file.mode) & set("wa+")] == []
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == str(PROOF_OOM_SCORE)
 
 
 def test_what_makes_no_sense_is_a_crash() -> None:

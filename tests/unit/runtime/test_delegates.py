@@ -133,6 +133,12 @@ def test_a_bundle_is_not_at_fault_when_the_device_cannot_use_its_delegate(librar
     assert not issubclass(DelegateMissing, CONDEMNING)
 
 
+def test_what_a_delegate_prints_is_neither_an_answer_nor_a_fault(library: str, tmp_path: Path) -> None:
+    bundle, chatty = make_twice(tmp_path), delegate(library, "chat")
+    assert why_unusable(chatty) == ""
+    assert Prover(1, chatty.model_dump_json()).prove(bundle.path, LIMITS).unproven == ""
+
+
 def test_a_bundle_that_crashes_the_process_is_at_fault(library: str, tmp_path: Path) -> None:
     bundle = make_twice(tmp_path)
     with pytest.raises(RuntimeCrashed, match="signal 11"):

@@ -1,5 +1,5 @@
 /* A delegate for tests: it takes over the custom operator "dsops-twice", which doubles floats, as an accelerator's
- * library takes over its own. The option "mood" makes it "refuse", "crash" or "hang" when it is made, "balk" or "fault"
+ * library takes over its own. The option "mood" makes it "refuse", "crash", "hang" or "chat" when it is made, "balk" or "fault"
  * at every model, answer "wrong"ly, or be "stuck" with the first frame. With the option "lock", a path, it serves one process at a time, as an Edge TPU does.
  *
  * Only what it uses of the C interface is declared; the order of the fields is that of tensorflow/lite/core/c/common.h,
@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -107,6 +108,7 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count
     }
     if (!strcmp(mood, "crash")) *(volatile int *)0 = 1;
     if (!strcmp(mood, "hang")) pause();
+    for (int line = 0; !strcmp(mood, "chat") && line < 4096; line++) puts("The accelerator is glad to be of service.");
     if (!strcmp(mood, "refuse")) {
         report("there is no such accelerator");
         return NULL;
