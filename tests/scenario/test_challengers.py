@@ -128,6 +128,7 @@ def test_another_challenger_takes_the_place_of_the_one_before(
         world.step(2.0)
         assert bundles_on_disk(world, PLACE) <= 1, "more than one challenger is stored"
     assert told(world).active == three.sha256
+    assert [limits.is_challenger for limits in world.runtime.limits] == [False, True, True]
     assert processes.wanted == {"digits": Mode.SPLIT}
     assert processes.told[-1]["digits"].digest == three.sha256
     world.check_end()

@@ -19,6 +19,7 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.health import Health
 
 logger = logging.getLogger(__name__)
@@ -121,12 +122,14 @@ class Models:
     def activate(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> Serving:
         """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
 
-        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). The content key
-        of a sealed one is not kept: after a restart it must be given again.
+        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). One that a
+        delegate runs gives its golden answers here too: the proof may have had to do without the delegate. The content
+        key of a sealed one is not kept: after a restart it must be given again.
 
         Raises:
             DigestMismatch: The file, or a blob of it, is not what was asked for.
             MalformedBundle: The file is not a bundle, or is one of another model or release.
+            GoldenMismatch: It answers otherwise with the delegate than it should.
             BundleError: See :func:`dsops_agent.runtime.engine.load_bundle`.
         """
         with self._loading:  # one at a time: two models being loaded need memory twice
@@ -165,6 +168,8 @@ class Models:
             served = replace(served, marks=self._flights.open(name, digest))
         try:
             served.warm_up()
+            if served.loaded.runtime.delegate:
+                check_golden(served)
         except InvalidInput as error:
             raise MalformedBundle(
                 "the payload does not take the input that the manifest tells", why=str(error)
