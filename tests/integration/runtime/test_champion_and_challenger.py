@@ -16,7 +16,7 @@ from runtime_bundles import LABELS, MadeBundle, frames, make_bundle
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
 from dsops.clock import SystemClock
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.install.places import challenger_place
 from dsops_agent.proof import Prover

@@ -14,7 +14,7 @@ from runtime_bundles import frames, make_bundle
 
 from dsops.bundle import Bundle
 from dsops.clock import ManualClock
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.duel import REST_S, Duel
 from dsops_agent.runtime.engine import ServedModel, load_bundle
