@@ -24,6 +24,8 @@ POSTPONED: Mapping[str, tuple[str, ...]] = {
     "asyncio": (),  # gRPC, for grpc.aio
     "difflib": (),  # for a key of the configuration that nobody knows
     "dsops.sealing": (),  # the data process, for a sealed bundle: all of cryptography
+    "dsops.tflite_lint.checks_operators": ("why_not_admitted",),  # a throw-away process looks through payloads
+    "dsops.tflite_lint.linting": ("lint", "list_operators"),
     "email.utils": ("parseaddr",),  # cryptography, for addresses in certificates
     "google.protobuf.internal.python_message": (),  # protobuf, for messages that are not of C
     "grpc.aio": (),

@@ -18,6 +18,8 @@ PART_OF = {
     "asyncio": "asyncio.events",
     "difflib": "difflib",
     "dsops.sealing": "cryptography.hazmat.primitives.hpke",
+    "dsops.tflite_lint.checks_operators": "dsops.tflite_lint.operator_table",
+    "dsops.tflite_lint.linting": "dsops.tflite_lint.checks_tensors",
     "email.utils": "email._parseaddr",
     "google.protobuf.internal.python_message": "google.protobuf.text_format",
     "grpc.aio": "grpc.aio._channel",
@@ -47,6 +49,15 @@ assert asyncio.events.__spec__.origin.endswith("events.py")
     "import http.client\nassert http.client.OK == 200",
     "from email.utils import parseaddr\nassert parseaddr('A <a@b>') == ('A', 'a@b')",
     "import zstandard\nassert zstandard.decompress(zstandard.compress(b'a')) == b'a'",
+    """
+from dsops.errors import InvalidModel
+from dsops.tflite_lint import lint
+try:
+    lint(b"")
+except InvalidModel:
+    raise SystemExit(0)
+raise SystemExit(1)
+""",
     "from dsops.sealing import ContentKey\nassert len(ContentKey(bytes(32)).key_id) > 8",
     """
 import asyncio, threading
