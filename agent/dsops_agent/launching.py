@@ -8,7 +8,7 @@ import json
 import logging
 from pathlib import Path
 
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.config import Config
 from dsops_agent.runtime_process import (
     CHALLENGER_OOM_SCORE,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dsops.directive import Challenger, Directive, Mode
+from dsops.directive import Challenger, Directive
 from dsops.errors import GoldenMismatch, RuntimeCrashed, UnsupportedModel
 from dsops.messages import ChallengerState, ModelState
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_agent.install.challengers import CRASHES, Endpoint
 from dsops_agent.rival import Rival

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dsops import sealing
 from dsops.bundle import Bundle
 from dsops.decision import Decision, decide
 from dsops.described import Described
@@ -25,7 +26,6 @@ from dsops.needs import CUSTOM
 from dsops.operators import operators_of
 from dsops.preprocess import prepare
 from dsops.profile import Profile, check_profile
-from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
@@ -278,7 +278,7 @@ def load_bundle(
     bundle: Bundle,
     digest: str,
     threads: int,
-    key: ContentKey | None = None,
+    key: "sealing.ContentKey | None" = None,
     *,
     is_proved: bool = False,
     delegate: Delegate | Absent | None = None,
@@ -313,9 +313,9 @@ def load_bundle(
     if manifest.sealed is not None:
         forbid_dumps()
     profile = Profile.decode(bundle.read(manifest.profile))
-    golden = GoldenSet.decode(read_blob(bundle, manifest.golden, key))
+    golden = GoldenSet.decode(_read(bundle, manifest.golden, key))
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
-    payload = read_blob(bundle, manifest.payload, key)
+    payload = _read(bundle, manifest.payload, key)
     if not is_proved:
         lint(payload, limits_with(delegate.wanted if isinstance(delegate, Absent) else delegate))
     loaded = _loaded(payload, threads, None if isinstance(delegate, Absent) else delegate)
@@ -334,6 +334,11 @@ def _loaded(payload: bytes, threads: int, delegate: Delegate | None) -> LoadedMo
             raise
         what = f"the processor does not run {', '.join(brought[:_NAMED])}"
         raise DelegateMissing("the model does not run without its delegate", why=f"{what}: {error.why}") from error
+
+
+def _read(bundle: Bundle, name: str, key: "sealing.ContentKey | None") -> bytes:
+    """Return a blob; only one of a sealed bundle loads what decrypts it, which weighs more than many a model."""
+    return bundle.read(name) if bundle.manifest.sealed is None else sealing.read_blob(bundle, name, key)
 
 
 def limits_with(delegate: Delegate | None) -> LintLimits:

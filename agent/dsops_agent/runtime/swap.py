@@ -9,18 +9,20 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dsops.bundle import Bundle
 from dsops.clock import Clock, SystemClock
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
-from dsops.sealing import ContentKey
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.flight import FlightRecorder
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.health import Health
+
+if TYPE_CHECKING:
+    from dsops.sealing import ContentKey
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ class Models:
         with self._lock:
             return [self._serving[name] for name in sorted(self._serving)]
 
-    def activate(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> Serving:
+    def activate(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None" = None) -> Serving:
         """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
 
         A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). One that a
@@ -155,7 +157,7 @@ class Models:
             raise NotFound(f"no model {name!r} is active")
         logger.info("model %s: release %d no longer answers", name, found.model.release)
 
-    def _load(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None) -> Serving:
+    def _load(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None") -> Serving:
         bundle = Bundle.open(path)
         manifest = bundle.manifest
         if (manifest.model, manifest.release) != (name, release):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.config import Config, load
 from dsops_agent.launching import SHADOW_PATIENCE, launch, launch_challenger
 from dsops_agent.runtime.settings import RuntimeSettings
