@@ -57,7 +57,7 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     assert found == champion.model_copy(update={**own, "shadow": mode is Mode.SHADOW})
     assert (champion.queue, champion.threads, champion.cpus, champion.nice, champion.cpu_percent) == (3, 2, (0,), 5, 50)
     assert champion.delegate is not None
-    assert launch(config).oom_score < launch_challenger(config, folder, mode).oom_score < PROOF_OOM_SCORE
+    assert launch(config).oom_score < launch_challenger(config, folder, "digits", mode).oom_score < PROOF_OOM_SCORE
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -65,7 +65,7 @@ def test_a_delegate_that_serves_one_process_is_not_the_challengers(tmp_path: Pat
     (tmp_path / "agent.toml").write_text(TEXT.replace("[install]", "exclusive = true\n[install]"))
     config = load(tmp_path / "agent.toml").config
     champion = RuntimeSettings.parse(launch(config).settings_json)
-    challenger = RuntimeSettings.parse(launch_challenger(config, Path("/run/c"), mode).settings_json)
+    challenger = RuntimeSettings.parse(launch_challenger(config, Path("/run/c"), "digits", mode).settings_json)
     assert champion.delegate is not None
     assert champion.delegate.exclusive
     assert challenger.delegate is None
