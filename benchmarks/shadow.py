@@ -21,7 +21,7 @@ from measure.runtime import Served, serving
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.api.v1 import telemetry_pb2
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.cpu_allowance import process_cpu_s
 from dsops_controller.demo.digits import splits

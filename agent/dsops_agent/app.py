@@ -23,7 +23,7 @@ from dsops_agent.conditions import require_program
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
-from dsops_agent.give_back import give_back
+from dsops_agent.give_back import give_back, one_pool
 from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
@@ -92,6 +92,7 @@ class Agent:
         if self._config.maintenance.veto:
             require_program(self._config.maintenance.veto)
         self._lock.take()
+        one_pool()
         try:
             self._threads.start("status", lambda: self._status.run(self._stop))
             self._threads.start("enrol", self._enter)

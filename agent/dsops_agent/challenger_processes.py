@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsops.directive import Mode
 from dsops.errors import ChallengerAway, RuntimeCrashed
+from dsops.modes import Mode
 from dsops.sealing import ContentKey
 from dsops_agent.config_values import SOCKET_PATH_BYTES
 from dsops_agent.install.challengers import Endpoint

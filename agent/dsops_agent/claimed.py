@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FILL_BYTES = 64_000
+_CACHE_KIB = 128
+"""Rows are written once and read once, in order: SQLite's 2 MiB of pages would be kept for nothing."""
 _PAGES = 128
 """The log is taken over into the file when it has so many pages of 4 KiB."""
 
@@ -40,6 +42,7 @@ def make_durable(sql: sqlite3.Connection, log_bytes: int) -> None:
         "locking_mode=exclusive",
         "journal_mode=wal",
         "synchronous=full",
+        f"cache_size=-{_CACHE_KIB}",
         f"wal_autocheckpoint={_PAGES}",
         f"journal_size_limit={log_bytes}",
     ):

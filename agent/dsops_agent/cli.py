@@ -17,6 +17,7 @@ from dsops.messages import ChallengerState
 from dsops_agent import logs
 from dsops_agent.config import DEFAULT_PATH, load
 from dsops_agent.feed.counts import FeedStatus
+from dsops_agent.late import leave_out
 from dsops_agent.status import Status, is_running, read_status
 from dsops_agent.trust.trusted_time import ClockState
 
@@ -137,6 +138,7 @@ def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
     early = _module("dsops_agent.launching").EarlyStart.of(loaded.config)
+    leave_out("pkcs11")  # TUF's library loads it for signers; a device only checks signatures
     try:
         agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock(), early)
         agent.stop_on_signals()

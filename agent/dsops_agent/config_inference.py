@@ -23,6 +23,11 @@ class DelegateSection(Section):
     operators: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
         default=(), description='custom operators that it brings, for example ["edgetpu-custom-op"]; no others may run'
     )
+    exclusive: bool = Field(
+        default=False,
+        description="whether it serves one process at a time, as an Edge TPU does: candidates are then proved, and "
+        "challengers run, on the processor",
+    )
 
     @model_validator(mode="after")
     def _has_a_name(self) -> "DelegateSection":

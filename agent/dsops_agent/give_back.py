@@ -20,6 +20,18 @@ logger = logging.getLogger(__name__)
 _SMAPS = Path("/proc/self/smaps")
 _HEAD = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+)")
 _MADV_DONTNEED = 4
+_M_ARENA_MAX = -8
+
+
+def one_pool() -> None:
+    """Let all threads share one pool of malloc, where each takes another one and keeps what it needed once.
+
+    None of them is in a hurry. To be called before there are threads (mallopt(3), M_ARENA_MAX).
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (OSError, AttributeError) as error:  # not glibc
+        logger.debug("malloc has a pool for every thread: %s", error)
 
 
 def give_back() -> None:

@@ -51,6 +51,12 @@ class Heartbeats:
             if name in self._hearts:
                 self._hearts[name].beat_s = now_s + rest_s
 
+    @property
+    def is_any(self) -> bool:
+        """Whether any loop is watched."""
+        with self._lock:
+            return bool(self._hearts)
+
     def forget(self, name: str) -> None:
         """Expect ``name`` no more: its loop came to its end in order."""
         with self._lock:

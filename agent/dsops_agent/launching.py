@@ -8,9 +8,17 @@ import json
 import logging
 from pathlib import Path
 
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.config import Config
-from dsops_agent.runtime_process import SILENT_S, START_S, Launch, Starting, is_found, start
+from dsops_agent.runtime_process import (
+    CHALLENGER_OOM_SCORE,
+    SILENT_S,
+    START_S,
+    Launch,
+    Starting,
+    is_found,
+    start,
+)
 
 CHALLENGER_SOCKET = "inference.sock"
 SHADOW_PATIENCE = 10
@@ -50,9 +58,11 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
 
     Drift is the champion's, samples come from real requests, and nobody but the champion's process asks it: no program
     may, and that process keeps it within the device's share of the processor and below its temperature. A shadow
-    has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle.
+    has the processor only when nobody else wants it: what takes long on a busy device is no fault of its bundle. A
+    delegate that serves one process serves the champions'.
     """
     settings = json.loads(launch(config).settings_json)
+    delegate = config.inference.delegate
     own = {
         "socket": str(folder / CHALLENGER_SOCKET),
         "grpc": "",
@@ -64,6 +74,8 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
         "drift_enabled": False,
         "shadow": mode is Mode.SHADOW,
     }
+    if delegate and delegate.exclusive:
+        own["delegate"] = None
     longer = SHADOW_PATIENCE if mode is Mode.SHADOW else 1
     return Launch(
         folder,
@@ -73,6 +85,7 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
         longer * SILENT_S,
         model,
         mode.value,
+        CHALLENGER_OOM_SCORE,
     )
 
 

@@ -65,10 +65,11 @@ _WITHIN_S = {_INSTALLER: 600.0, _MQTT: 120.0, _SUPERVISOR: 120.0}
 """The longest rounds: a step that reads a large bundle from a slow disk and changes over; a handshake; a start."""
 
 
-def delegate_json(config: Config) -> str:
-    """Return the delegate as the throw-away process takes it; empty when there is none."""
-    found = config.inference.delegate
-    return found.as_json() if found else ""
+def prover(config: Config) -> Prover:
+    """Return what tries candidates, as the inference process will run them."""
+    inference = config.inference
+    delegate = inference.delegate.as_json() if inference.delegate else ""
+    return Prover(inference.threads, delegate, cpus=inference.cpus, nice=inference.nice)
 
 
 def install_config(config: Config) -> InstallConfig:
@@ -139,7 +140,7 @@ class Parts:
         self._events = SpoolEvents(self._spool, self.clock)
         self._supervisor = RuntimeSupervisor(
             launch(self.config),
-            Prover(self.config.inference.threads, delegate_json(self.config)),
+            prover(self.config),
             self._spool,
             self._events,
             self.clock,
@@ -180,9 +181,9 @@ class Parts:
         self._samples = self._uploader("samples", sample_upload(self._channel), encode_samples)
 
     def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
-        prover = Prover(self.config.inference.threads)  # never asked: candidates are proved for the champions' one
+        unasked = Prover(self.config.inference.threads)  # candidates are proved for the champions' one
         told = Told(started, lambda _death: None)  # how often it ended is counted by whom the start is told
-        return RuntimeSupervisor(how, prover, self._spool, self._events, self.clock, told)
+        return RuntimeSupervisor(how, unasked, self._spool, self._events, self.clock, told)
 
     def _uploader(self, kind: Kind, upload: Upload[BatchT], encode: Encode[BatchT]) -> Uploader[BatchT]:
         backoff = Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
@@ -326,6 +327,8 @@ class Parts:
 
     def summary(self) -> str:
         """Return a line for people."""
+        if not self.is_ready:
+            return "starts: what is installed is looked at and activated"
         active = {name: state.active_release for name, state in self._installer.observed().items() if state.active}
         models = ", ".join(f"{name}/{release}" for name, release in sorted(active.items())) or "no model yet"
         answers = f"answers {models}" if self._supervisor.pid else "the inference process is not running"

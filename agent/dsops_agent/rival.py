@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from dsops.directive import Mode
 from dsops.manifest import Frozen, Sha256
+from dsops.modes import Mode
 
 
 class Rival(Frozen):

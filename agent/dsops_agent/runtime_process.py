@@ -27,9 +27,12 @@ START_S = 20.0
 SILENT_S = 20.0
 """How long a process may leave a question unanswered."""
 TERMINATE_S = 5.0
-OOM_SCORE = 500
-"""Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): they go first."""
+OOM_SCORE, CHALLENGER_OOM_SCORE, PROOF_OOM_SCORE = 500, 750, 1000
+"""Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): a proof goes first,
+then a challenger, then the inference process that answers, all before the control process.
+"""
 _LOOK_S = 0.1
+_NOT_THEIRS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 _MODULE = "dsops_agent.runtime"
 
 
@@ -45,6 +48,7 @@ class Launch:
         silent_s: How long it may take to say how it is.
         model: The model whose challenger it serves; empty for the process of the champions.
         mode: What that challenger is asked.
+        oom_score: How soon the kernel ends it when memory is short.
     """
 
     run_folder: Path
@@ -54,6 +58,7 @@ class Launch:
     silent_s: float = SILENT_S
     model: str = ""
     mode: str = ""
+    oom_score: int = OOM_SCORE
 
     @property
     def control_socket(self) -> Path:
@@ -171,7 +176,7 @@ def start(launch: Launch) -> Starting:
         raise
     finally:
         os.close(theirs)
-    offer_to_oom_killer(child.pid)
+    offer_to_oom_killer(child.pid, launch.oom_score)
     return Starting(child, ready, lost)
 
 
@@ -207,10 +212,10 @@ def await_answer(
     return RuntimeProcess(child.pid, channel, child)
 
 
-def offer_to_oom_killer(pid: int) -> None:
+def offer_to_oom_killer(pid: int, score: int) -> None:
     """Let the kernel end this process before the control process when memory is short."""
     try:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(f"{OOM_SCORE}")
+        Path(f"/proc/{pid}/oom_score_adj").write_text(f"{score}")
     except OSError as error:  # it ended already, or there is no /proc
         logger.debug("the OOM killer was not told of process %d: %s", pid, error)
 
@@ -219,10 +224,12 @@ def runtime_environment() -> dict[str, str]:
     """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
 
     So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX). gRPC's older listener answers a request 50 us
-    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else.
+    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else. What the
+    service manager gave the control process stays there: code of a payload must not speak in its name.
     """
     chosen = {"MALLOC_ARENA_MAX": "2", "GRPC_EXPERIMENTS": "-event_engine_listener"}
-    return {**chosen, **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    given = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
+    return {**chosen, **given, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def describe_exit(code: int | None) -> str:

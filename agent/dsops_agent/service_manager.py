@@ -14,6 +14,8 @@ from dsops_agent.heartbeats import Heartbeats, Late
 logger = logging.getLogger(__name__)
 
 MAX_STATUS_BYTES = 512
+EXTENSION_S, EXTEND_EACH_S = 60, 20.0
+"""How long a start may take from now on, and how often that is said."""
 
 
 class NotifySocket:
@@ -73,11 +75,15 @@ class ServiceManager:
         self._period_s = watchdog_period_s(environment, os.getpid())
         self._fed_s = float("-inf")
         self._is_ready = False
+        self._extended_s = float("-inf")
         self._said = ""
         self._late: tuple[Late, ...] = ()
 
     def turn(self, now_s: float, is_ready: bool, line: str) -> None:
         """Say once that the agent is ready, its line for people when that changed, and feed the watchdog if it is due.
+
+        While it is not ready and its loops make progress, more time for the start is asked for (sd_notify(3),
+        EXTEND_TIMEOUT_USEC): the limit of the unit holds for a start that hangs.
 
         Args:
             now_s: Time, of the clock of the heartbeats.
@@ -93,6 +99,9 @@ class ServiceManager:
         if line != self._said:
             self._said = line
             news.append(f"STATUS={line}")
+        if self._must_extend(now_s, late):
+            self._extended_s = now_s
+            news.append(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}")
         if self._is_due(now_s, late):
             self._fed_s = now_s
             news.append("WATCHDOG=1")
@@ -107,6 +116,11 @@ class ServiceManager:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def _must_extend(self, now_s: float, late: tuple[Late, ...]) -> bool:
+        """Whether the start takes long and makes progress: to read large bundles again from a slow disk is no hang."""
+        is_at_work = not self._is_ready and self._hearts.is_any and not late
+        return is_at_work and now_s - self._extended_s >= EXTEND_EACH_S
 
     def _is_due(self, now_s: float, late: tuple[Late, ...]) -> bool:
         return self._period_s is not None and not late and now_s - self._fed_s >= self._period_s

@@ -238,11 +238,18 @@ class RuntimeSupervisor:
         return replace(found, delegates=delegate.usable)
 
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
-        """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`."""
+        """Try a bundle in a throw-away process; see :meth:`dsops_agent.proof.Prover.prove`.
+
+        What could not be tried with the delegate is told as an event ``delegate_unproven``.
+        """
         try:
-            self._prover.prove(path, limits, key, ended)
+            proved = self._prover.prove(path, limits, key, ended, self._delegate.problem)
         except RuntimeCrashed as error:
             raise self._unless_leaving(error) from error
+        if why := proved.unproven:
+            logger.warning("release %d of %s was not tried with the delegate: %s", proved.release, proved.model, why)
+            model, release, digest = proved.model, proved.release, proved.digest
+            self._events.event("delegate_unproven", model, release, digest, message=f"not tried with it: {why}")
 
     def activate(self, model: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> None:
         """Change a model over to a bundle without losing a request. A sealed one's key goes over the control channel.

@@ -170,7 +170,7 @@ def _sizes(length: int) -> Iterator[int]:
         yield min(BLOCK_BYTES, length - done)
 
 
-def _unpacked(frame: zstandard.ZstdDecompressionReader, size: int, *, is_end: bool = False) -> bytes:
+def _unpacked(frame: "zstandard.ZstdDecompressionReader", size: int, *, is_end: bool = False) -> bytes:
     try:
         block = frame.read(size)
     except (zstandard.ZstdError, OSError) as error:

@@ -7,7 +7,6 @@ what it delivers; each of these breaks one rule.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import cached_property
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
@@ -26,6 +25,7 @@ from dsops.errors import (
     UntrustedBundle,
 )
 from dsops.manifest import Frozen, Name, Sha256, first_problem
+from dsops.modes import Mode
 from dsops.rules import Rule, RuleResult, Verdict, enforce, explain_rules
 
 PAYLOAD_TYPE = "application/vnd.dsops.directive.v1+json"
@@ -80,13 +80,6 @@ class DesiredSlot(Frozen):
         A key is wrapped anew in every directive, and which delta is offered depends on what the device holds then.
         """
         return self == other.model_copy(update={"content_key": self.content_key, "delta": self.delta})
-
-
-class Mode(StrEnum):
-    """What a challenger is asked."""
-
-    SHADOW = "shadow"  # copies of a share of the requests; nobody gets its answers
-    SPLIT = "split"  # the requests of a share of the keys; their callers get its answers
 
 
 class Challenger(Frozen):

@@ -1,5 +1,7 @@
 """A champion starts to crash the runtime long after its activation, and nobody can be reached: the device helps itself.
 
+The control process is killed before two of the three crashes, and starts again after each.
+
 The model is real: it divides, passes its proof, its golden inputs and its probation, and one input of a program makes
 the processor refuse the division (see ``runtime_breakers``).
 """
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from fleet_stage import DEVICES, Fleet, plan, wait_for
 from runtime_breakers import make_breaker
-from test_kills_during_a_rollout import finish, status
+from test_kills_during_a_rollout import finish, kill_agent, status
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
@@ -69,6 +71,12 @@ def ask(fleet: Fleet, value: int) -> tuple[int, int] | None:
     return int(response.model_version), int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
 
 
+def counted(fleet: Fleet) -> int:
+    """Return how many crashes the agent has counted, by its log: it says so once they are in its journal."""
+    (log,) = {child.log for child in fleet.agents() if child.name == f"agent-{CANARY}"}
+    return log.read_text().count("the inference process died with a frame of model")
+
+
 def reported(fleet: Fleet) -> dict[str, Any]:
     model: dict[str, Any] = fleet.client.device(CANARY)["models"][MODEL]
     return model
@@ -81,12 +89,18 @@ def test_the_previous_release_serves_and_the_report_arrives_after_the_reconnecti
     assert ask(fleet, 9) == (2, 0)
     cut_the_network(fleet)
     wait_for("the device is alone", lambda: not status(fleet, CANARY)["connected"])
-    begun_s = time.monotonic()
-    poison = -(2**31)
+    begun_s, poison = time.monotonic(), -(2**31)
+    for number in (1, 2):  # each while no control process is there
+        kill_agent(fleet, CANARY)
+        assert ask(fleet, poison) is None
+        fleet.run_agent(CANARY)
+        wait_for("the crash is counted", lambda number=number: counted(fleet) == number)
+        wait_for("release 2 answers again", lambda: ask(fleet, 9) == (2, 0))
     assert ask(fleet, poison) is None
-    wait_for("release 1 answers the very request that ended release 2", lambda: ask(fleet, poison) == (1, 5))
+    wait_for("release 1 answers", lambda: ask(fleet, 9) == (1, 2))
     took_s = time.monotonic() - begun_s
     print(f"the previous release served {took_s:.1f} s after the first crash")
+    assert ask(fleet, poison) == (1, 5), "the very request that ended release 2"
     wait_for("the device knows", lambda: status(fleet, CANARY)["models"][MODEL]["install"] == "rolled_back")
     found = status(fleet, CANARY)["models"][MODEL]
     assert (found["active"], found["quarantined"]) == (sound, [dividing])

@@ -111,6 +111,7 @@ class SimRuntime:
     alive: bool = True
     gaps: int = 0
     proofs_hang: bool = False
+    limits: list[ProveLimits] = field(default_factory=list)
     operators: frozenset[str] = frozenset({"ADD/1", "CONV_2D/3"})
     support_faults: list[DsopsError] = field(default_factory=list)
     did: dict[str, Figures] = field(default_factory=dict)
@@ -123,7 +124,7 @@ class SimRuntime:
     def prove(self, path: Path, limits: ProveLimits, key: ContentKey | None, ended: threading.Event) -> None:
         self.fuse()
         self._open(path, key)
-        assert limits.timeout_s > 0
+        self.limits.append(limits)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.log.append(f"prove {digest[:8]}")
         if self.proofs_hang:
@@ -282,6 +283,7 @@ class World:
         self.boot_id = "first start of the host"
         self.at_hand: set[str] = set()
         """Bundles that lie on the device as files."""
+        self.beat: Callable[[float], None] = lambda _rest_s: None
         self.urgent = False
         self.changes_contract = False
         self.offers: dict[str, DeltaOffer] = {}
@@ -306,6 +308,7 @@ class World:
             clock=self.clock,
             gate=self.gate,
             is_at_hand=self.at_hand.__contains__,
+            beat=self.beat,
         )
         return self.installer
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dsops.directive import Challenger, Directive, Mode
+from dsops.directive import Challenger, Directive
 from dsops.errors import GoldenMismatch, RuntimeCrashed, UnsupportedModel
 from dsops.messages import ChallengerState, ModelState
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_agent.install.challengers import CRASHES, Endpoint
 from dsops_agent.rival import Rival
@@ -128,6 +129,7 @@ def test_another_challenger_takes_the_place_of_the_one_before(
         world.step(2.0)
         assert bundles_on_disk(world, PLACE) <= 1, "more than one challenger is stored"
     assert told(world).active == three.sha256
+    assert [limits.is_challenger for limits in world.runtime.limits] == [False, True, True]
     assert processes.wanted == {"digits": Mode.SPLIT}
     assert processes.told[-1]["digits"].digest == three.sha256
     world.check_end()

@@ -9,6 +9,7 @@ import pytest
 from dsops.errors import GoldenMismatch, InvalidModel, RuntimeCrashed, RuntimeMissing
 from dsops.states import Install
 from dsops.trust import Policy
+from dsops_agent.install.steps import SLOWEST_READ_BYTES_PER_S
 
 pytestmark = pytest.mark.usefixtures("no_surprise")
 
@@ -425,3 +426,27 @@ def test_device_that_starts_offline_waits_for_a_pack_before_it_rejects(world: An
     world.publish(two)
     world.pack()
     assert world.settle().active == two.sha256
+
+
+def test_a_recovery_tells_of_each_model_that_it_makes_progress(world: Any, bundle: Any) -> None:
+    made = [bundle(1), bundle(1, model="words"), bundle(1, model="faces")]
+    world.publish(*made)
+    for one in made:
+        world.pack(one.model)
+    world.direct(1, *made)
+    world.settle()
+    served: list[int] = []
+    world.runtime.log.clear()
+    world.beat = lambda _rest_s: served.append(len(world.runtime.log))
+    world.restart()
+    assert len(world.runtime.log) == 3
+    assert served == [0, 1, 2]
+
+
+def test_a_proof_has_time_to_read_what_it_tries_and_the_champion(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    first, second = (limits.timeout_s - world.config.prove_timeout_s for limits in world.runtime.limits)
+    assert first == pytest.approx(len(one.data) / SLOWEST_READ_BYTES_PER_S)
+    assert second == pytest.approx((len(one.data) + len(two.data)) / SLOWEST_READ_BYTES_PER_S)

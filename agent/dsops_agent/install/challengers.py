@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dsops.directive import Challenger, Mode
+from dsops.directive import Challenger
 from dsops.errors import RuntimeCrashed
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal

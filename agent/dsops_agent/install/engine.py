@@ -15,6 +15,7 @@ from dsops.clock import Clock
 from dsops.errors import ContentSealed, DeviceError, DigestMismatch, DsopsError, NoSpace, RuntimeCrashed
 from dsops.messages import Problem
 from dsops.states import Install
+from dsops_agent.heartbeats import Beat
 from dsops_agent.install.apart import Apart, Errand
 from dsops_agent.install.board import Board
 from dsops_agent.install.carrier import Carrier
@@ -58,6 +59,7 @@ class Engine:
         gate: Holds back what the device's maintenance rules do not allow yet.
         now: Tells the time; None when the host's clock cannot be trusted.
         turned: Called with the model of an install that ended, or came so far that it can be taken back again.
+        beat: Is told of each model that is served again after a start.
     """
 
     steps: Steps
@@ -73,6 +75,7 @@ class Engine:
     gate: Gate
     now: Callable[[], datetime | None]
     turned: Callable[[str], None]
+    beat: Beat
     _actions: Mapping[Effect, Callable[[InstallRow], Outcome | Wait]] = field(init=False)
     _look_s: float = field(init=False, default=0.0)
 
@@ -198,6 +201,7 @@ class Engine:
     def revive(self, *, runtime_only: bool = False, only: Callable[[str], bool] = lambda _place: True) -> None:
         """Serve what is active and go on with what a restart interrupted; in ``only`` the places that it is true of."""
         for model in filter(only, sorted({*self._slots.models(), *self.installs.rows})):
+            self.beat(0.0)
             row = self.installs.get(model)
             if row is None or row.state.is_final or row.state in SUPERSEDABLE:
                 self.serve(model)

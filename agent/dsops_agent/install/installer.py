@@ -85,7 +85,7 @@ class Installer:
         clock: Time.
         gate: Holds back what the device's maintenance rules do not allow yet.
         is_at_hand: Tells whether a bundle lies on this device as a file, for example on a stick.
-        beat: Is told of each round of the worker.
+        beat: Is told of each round of the worker, and of each model that it serves again.
         challengers: The processes of challengers.
     """
 
@@ -191,6 +191,7 @@ class Installer:
             gate=self.gate,
             now=self._sure_now,
             turned=self._turned,
+            beat=self.beat,
         )
 
     def _proof_ended(self, proof: Proof, error: DsopsError | None) -> None:

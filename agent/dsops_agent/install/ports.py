@@ -24,7 +24,7 @@ class InstallConfig:
         retry_s: First pause before a failed transfer is tried again; it doubles up to ``retry_max_s``.
         retry_max_s: Longest such pause.
         runtime_wait_s: How long a runtime that died has to come back before that counts as one more attempt.
-        prove_timeout_s: How long the throw-away process may take.
+        prove_timeout_s: How long the throw-away process may take, besides the time to read bundles.
         prove_memory_bytes: Address space that the throw-away process may use; 0 sets no limit.
         max_slowdown: How many times the latency of the active bundle a candidate may take; 0 sets no limit.
         transfer: How much may be fetched; a directive can lower it.
@@ -76,12 +76,14 @@ class ProveLimits:
         memory_bytes: Its address space; 0 sets no limit.
         champion: The bundle that answers now, which is measured beside the candidate; None compares with nothing.
         slowdown: How many times the champion's latency a candidate may take that states no budget of its own.
+        is_challenger: Whether it shall run beside the champion, in a process of its own.
     """
 
     timeout_s: float
     memory_bytes: int = 0
     champion: Path | None = None
     slowdown: float = 0.0
+    is_challenger: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dsops.directive import DesiredSlot
 from dsops.errors import (
     ChallengerAway,
     ContentSealed,
+    DelegateMissing,
     DeltaFailed,
     DigestMismatch,
     DsopsError,
@@ -33,7 +34,7 @@ from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
 from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
-from dsops_agent.install.places import model_of
+from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.probation import LOOK_S, GoBack, Watch, judge
 from dsops_agent.install.proving import Proof
@@ -46,8 +47,11 @@ logger = logging.getLogger(__name__)
 CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
 """Faults of the bundle itself: its digest is never tried again."""
 
-FORGIVEN = frozenset({ChallengerAway.code, ContentSealed.code, NoSpace.code, StateDamaged.code})
+FORGIVEN = frozenset({ChallengerAway.code, ContentSealed.code, DelegateMissing.code, NoSpace.code, StateDamaged.code})
 """Codes of what undoes an activation through no fault of the bundle: its digest may be tried again."""
+
+SLOWEST_READ_BYTES_PER_S = 2_000_000
+"""A card that reads so slowly, or a busy one, shall not let the proof of a large bundle count as a hang."""
 
 _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
 
@@ -229,11 +233,13 @@ class Steps:
     def proof(self, row: InstallRow) -> Proof | Outcome:
         """Return what a throw-away process has to try, or why it cannot."""
         champion = self.slots.active(row.model) if self.config.max_slowdown else None
+        read_bytes = row.wanted.length_bytes + (champion.length_bytes if champion else 0)
         limits = ProveLimits(
-            self.config.prove_timeout_s,
+            self.config.prove_timeout_s + read_bytes / SLOWEST_READ_BYTES_PER_S,
             self.config.prove_memory_bytes,
             champion.path if champion else None,
             self.config.max_slowdown,
+            is_challenger(row.model),
         )
         try:
             path = self._candidate(row).path

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsops.clock import Clock
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer, Values
 from dsops_agent.runtime.brake import Brake

@@ -14,26 +14,30 @@ from typing import Any
 
 import numpy as np
 
+from dsops import sealing
 from dsops.bundle import Bundle
 from dsops.decision import Decision, decide
 from dsops.described import Described
-from dsops.errors import DigestMismatch, InvalidInput, InvalidModel
+from dsops.errors import DelegateMissing, DigestMismatch, InvalidInput, InvalidModel
 from dsops.forms import Form, accepted_forms, form_of
 from dsops.golden import GoldenSet
 from dsops.manifest import Manifest, Preprocessing, Task, TensorSpec
+from dsops.needs import CUSTOM
+from dsops.operators import operators_of
 from dsops.preprocess import prepare
 from dsops.profile import Profile, check_profile
-from dsops.sealing import ContentKey, read_blob
 from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
-from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.runtime.delegate import Absent, Delegate
 from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
 from dsops_agent.runtime.memory import forbid_dumps
 from dsops_agent.runtime.sent import Sent, SentInputs
 
+_NAMED = 5
+"""Of a long list so many are named in a message."""
 MAX_FRAMES = 4096
 """Frames of one request; more would keep other callers waiting."""
 MAX_ANSWER_BYTES = 32 << 20
@@ -274,10 +278,10 @@ def load_bundle(
     bundle: Bundle,
     digest: str,
     threads: int,
-    key: ContentKey | None = None,
+    key: "sealing.ContentKey | None" = None,
     *,
     is_proved: bool = False,
-    delegate: Delegate | None = None,
+    delegate: Delegate | Absent | None = None,
 ) -> ServedModel:
     """Load an opened bundle, every blob checked, and its payload looked through before the runtime parses it.
 
@@ -293,7 +297,7 @@ def load_bundle(
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
             again: the result would be the same, and in the data process it would take time from callers. A bundle is
             activated only after its proof; when the device starts again the journal vouches for the digest.
-        delegate: An accelerator, known to be usable, whose custom operators are admitted.
+        delegate: An accelerator whose custom operators are admitted; it is used, unless it is absent.
 
     Raises:
         DigestMismatch: The file is another one, or a blob is damaged.
@@ -301,6 +305,7 @@ def load_bundle(
         MalformedBundle: What is sealed does not fit its key; profile or golden inputs are not readable, or the profile
             is not of this model.
         InvalidModel: The payload is not sound, the runtime refuses it, or it is not what the manifest tells.
+        DelegateMissing: It is sound, and does not run without a delegate that is not there, or refuses.
         RuntimeMissing: There is no TFLite runtime.
     """
     check_digest(bundle.verify(), digest, bundle.path.name)
@@ -308,15 +313,32 @@ def load_bundle(
     if manifest.sealed is not None:
         forbid_dumps()
     profile = Profile.decode(bundle.read(manifest.profile))
-    golden = GoldenSet.decode(read_blob(bundle, manifest.golden, key))
+    golden = GoldenSet.decode(_read(bundle, manifest.golden, key))
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
-    payload = read_blob(bundle, manifest.payload, key)
+    payload = _read(bundle, manifest.payload, key)
     if not is_proved:
-        lint(payload, limits_with(delegate))
-    loaded = LoadedModel(payload, threads, delegate=(delegate.library, delegate.options) if delegate else None)
+        lint(payload, limits_with(delegate.wanted if isinstance(delegate, Absent) else delegate))
+    loaded = _loaded(payload, threads, None if isinstance(delegate, Absent) else delegate)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)
     return ServedModel(manifest, digest, profile, golden, loaded)
+
+
+def _loaded(payload: bytes, threads: int, delegate: Delegate | None) -> LoadedModel:
+    """Load a payload; that it does not run without a delegate which is not there is no fault of its own."""
+    try:
+        return LoadedModel(payload, threads, delegate=(delegate.library, delegate.options) if delegate else None)
+    except InvalidModel as error:
+        brought = [name for name in operators_of(payload) if name.startswith(CUSTOM)]
+        if not brought:
+            raise
+        what = f"the processor does not run {', '.join(brought[:_NAMED])}"
+        raise DelegateMissing("the model does not run without its delegate", why=f"{what}: {error.why}") from error
+
+
+def _read(bundle: Bundle, name: str, key: "sealing.ContentKey | None") -> bytes:
+    """Return a blob; only one of a sealed bundle loads what decrypts it, which weighs more than many a model."""
+    return bundle.read(name) if bundle.manifest.sealed is None else sealing.read_blob(bundle, name, key)
 
 
 def limits_with(delegate: Delegate | None) -> LintLimits:

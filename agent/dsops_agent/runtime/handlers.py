@@ -9,9 +9,9 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 import dsops
+from dsops import sealing
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen, Name, Sha256, first_problem
-from dsops.sealing import ContentKey
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.duels import Duels
@@ -90,7 +90,7 @@ class ControlRequests:
 
     def _activate(self, header: Header, body: bytes) -> None:
         wanted = _parse(_Activate, header)
-        key = ContentKey(body) if body else None
+        key = sealing.ContentKey(body) if body else None
         self._models.activate(wanted.model, Path(wanted.path), wanted.digest, wanted.release, key)
 
     def _deactivate(self, header: Header) -> Header:

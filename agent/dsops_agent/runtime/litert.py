@@ -196,7 +196,9 @@ class LoadedModel:
             self.inputs = tuple(_details(raw, names) for raw in self._interpreter.get_input_details())
             self.outputs = tuple(_details(raw, names) for raw in self._interpreter.get_output_details())
         except (ValueError, RuntimeError, TypeError) as error:
-            raise InvalidModel(f"{self.runtime} refuses the model", why=_one_line(error)) from error
+            fallback = self.runtime.fallback
+            refusals = filter(None, (_one_line(error), f"its delegate: {fallback}" if fallback else ""))
+            raise InvalidModel(f"{self.runtime} refuses the model", why="; ".join(refusals)) from error
 
     def batched(self, frames: int) -> "LoadedModel":
         """Return the same model for so many frames a run; the weights are there once, what is made of them twice.

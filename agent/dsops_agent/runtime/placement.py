@@ -1,4 +1,4 @@
-"""Where and how urgently the data process runs: processors and niceness."""
+"""Where and how urgently the data process runs, and the proof of what it shall run: processors and niceness."""
 
 import logging
 import os

@@ -19,15 +19,27 @@ from functools import cached_property
 from pathlib import Path
 
 from dsops.bundle import Bundle, file_digest
-from dsops.errors import DsopsError, IncompatibleBundle, InvalidModel, OverMemory, OverSize, RuntimeTooOld, TooSlow
+from dsops.errors import (
+    DelegateMissing,
+    DsopsError,
+    IncompatibleBundle,
+    InvalidModel,
+    OverMemory,
+    OverSize,
+    RuntimeTooOld,
+    TooSlow,
+)
 from dsops.needs import is_new_enough
 from dsops.sealing import KEY_BYTES, ContentKey
 from dsops_agent.drift.monitor import DriftMonitor
-from dsops_agent.runtime.delegate import Delegate, why_unusable
+from dsops_agent.runtime.delegate import Access, Delegate, access_to
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden, try_batches
+from dsops_agent.runtime.lifeline import end_with
 from dsops_agent.runtime.litert import Runtime, find_runtime
 from dsops_agent.runtime.memory import peak_bytes
+from dsops_agent.runtime.own_output import own_output
+from dsops_agent.runtime.placement import place
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +61,9 @@ class Bounds:
         max_latency_ms: Limit of the median; 0 sets none.
         champion: The bundle that answers now; None compares with nothing.
         slowdown: How many times the champion's median latency a candidate may take.
-        delegate: The accelerator of this device; one that cannot be used is left out, as it is in the data process.
+        delegate: The accelerator of this device.
+        delegate_problem: Why the data process does not use it; then neither does the proof.
+        is_challenger: Whether a challenger is proved.
     """
 
     threads: int = 1
@@ -57,15 +71,20 @@ class Bounds:
     champion: Path | None = None
     slowdown: float = 0.0
     delegate: Delegate | None = None
+    delegate_problem: str = ""
+    is_challenger: bool = False
 
     @cached_property
-    def usable(self) -> Delegate | None:
-        """The accelerator, if it can be used."""
-        return self.delegate if self.delegate and not why_unusable(self.delegate) else None
+    def access(self) -> Access:
+        """What can be done with the accelerator here."""
+        return access_to(self.delegate, self.delegate_problem, is_challenger=self.is_challenger)
 
 
 def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str, object]:
     """Load a bundle, check golden inputs and budgets of latency, memory and disk, and compare it with the champion.
+
+    A bundle that will run on a delegate which only the data process can use is tried on the processor, whose latency is
+    not judged. One that the processor does not run is only looked through: the data process asks it its golden inputs.
 
     Args:
         path: The bundle file.
@@ -75,38 +94,45 @@ def prove(path: Path, bounds: Bounds, key: ContentKey | None = None) -> dict[str
     Raises:
         BundleError: The bundle is damaged, sealed, cannot be loaded, or answers wrongly (GoldenMismatch).
         IncompatibleBundle: It is too slow or too large for this device, or its runtime too old: TooSlow, OverMemory,
-            OverSize, RuntimeTooOld.
+            OverSize, RuntimeTooOld, DelegateMissing.
     """
     bundle = Bundle.open(path)
     digest, length_bytes = file_digest(path)
     budgets = bundle.manifest.budgets
     check_budget(OverSize, "the bundle takes {} bytes of disk", length_bytes, budgets.max_disk_bytes)
     check_runtime(find_runtime(), bundle.manifest.compatibility.min_litert)
-    served = _load(bundle, digest, bounds, key)
+    unproven = bounds.access.unproven
+    told = {"ok": True, "model": bundle.manifest.model, "release": bundle.manifest.release, "digest": digest}
+    try:
+        served = _load(bundle, digest, bounds, key)
+    except DelegateMissing:
+        if not unproven:
+            raise
+        return told | {"unproven": f"{unproven}; the processor does not run the model"}
     try_drift(served)
     p50_ms, p95_ms = measure_latency_ms(served)
     try_batches(served)
     rss_bytes = peak_bytes()
     limits_ms = [limit for limit in (bounds.max_latency_ms, budgets.max_latency_ms) if limit]
-    if limits_ms and p50_ms > min(limits_ms):
+    if not unproven and limits_ms and p50_ms > min(limits_ms):
         raise TooSlow(f"a frame takes {p50_ms:.3f} ms on this device", why=f"the limit is {min(limits_ms):g} ms")
     check_budget(OverMemory, "the model takes {} bytes of memory on this device", rss_bytes, budgets.max_memory_bytes)
-    if not limits_ms and p50_ms > NOTABLE_MS:
+    if not unproven and not limits_ms and p50_ms > NOTABLE_MS:
         compare_latency(served, bounds)
-    return {
-        "ok": True,
-        "latency_ms": p50_ms,
-        "p95_ms": p95_ms,
-        "rss_bytes": rss_bytes,
-        "runtime": str(served.loaded.runtime),
-    }
+    runtime = str(served.loaded.runtime)
+    figures = {"latency_ms": p50_ms, "p95_ms": p95_ms, "rss_bytes": rss_bytes, "runtime": runtime}
+    return told | figures | {"unproven": unproven}
 
 
 def _load(bundle: Bundle, digest: str, bounds: Bounds, key: ContentKey | None) -> ServedModel:
-    """Load the candidate; what fails for want of memory is told as that."""
+    """Load the candidate; what fails for want of memory, or of the delegate, is told as that."""
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    access = bounds.access
     try:
-        return load_bundle(bundle, digest, bounds.threads, key, delegate=bounds.usable)
+        return load_bundle(bundle, digest, bounds.threads, key, delegate=access.found)
+    except DelegateMissing as error:
+        why = "; ".join(filter(None, (error.why, access.why_not)))
+        raise DelegateMissing(error.what, why=why) from error
     except InvalidModel as error:
         if (
             error.why or limit_bytes == resource.RLIM_INFINITY
@@ -146,7 +172,7 @@ def _load_champion(bounds: Bounds) -> ServedModel | None:
     try:
         bundle = Bundle.open(bounds.champion)
         champion = load_bundle(
-            bundle, file_digest(bounds.champion)[0], bounds.threads, is_proved=True, delegate=bounds.usable
+            bundle, file_digest(bounds.champion)[0], bounds.threads, is_proved=True, delegate=bounds.access.found
         )
         check_golden(champion)
     except DsopsError as error:
@@ -209,18 +235,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slowdown", type=float, default=0.0)
     parser.add_argument("--sealed", action="store_true")
     parser.add_argument("--delegate", default="", help="JSON")
+    parser.add_argument("--delegate-problem", default="", help="why the data process does not use it")
+    parser.add_argument("--challenger", action="store_true", help="not for the process that has the delegate")
+    parser.add_argument("--parent", type=int, default=0, help="the process with which this one ends")
+    parser.add_argument("--cpus", type=int, nargs="*", default=[])
+    parser.add_argument("--nice", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.parent:
+        end_with(options.parent)
+    output = own_output()
+    place(options.cpus, options.nice)
     try:
         key = ContentKey(sys.stdin.buffer.read(KEY_BYTES + 1)) if options.sealed else None
         delegate = Delegate.model_validate_json(options.delegate) if options.delegate else None
-        bounds = Bounds(options.threads, options.max_latency_ms, options.champion, options.slowdown, delegate)
+        bounds = Bounds(
+            threads=options.threads,
+            max_latency_ms=options.max_latency_ms,
+            champion=options.champion,
+            slowdown=options.slowdown,
+            delegate=delegate,
+            delegate_problem=options.delegate_problem,
+            is_challenger=options.challenger,
+        )
         result = prove(options.bundle, bounds, key)
     except DsopsError as error:
         result = {"ok": False, "error": error.as_dict()}
     except MemoryError:
         refused = OverMemory("the model needs more memory than it may have on this device")
         result = {"ok": False, "error": refused.as_dict()}
-    sys.stdout.write(json.dumps(result) + "\n")
+    print(json.dumps(result), file=output, flush=True)
     return 0
 
 

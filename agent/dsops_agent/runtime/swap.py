@@ -9,17 +9,20 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dsops.bundle import Bundle
 from dsops.clock import Clock, SystemClock
 from dsops.errors import InvalidInput, MalformedBundle, NotFound
-from dsops.sealing import ContentKey
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.health import Health
+
+if TYPE_CHECKING:
+    from dsops.sealing import ContentKey
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +121,17 @@ class Models:
         with self._lock:
             return [self._serving[name] for name in sorted(self._serving)]
 
-    def activate(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None = None) -> Serving:
+    def activate(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None" = None) -> Serving:
         """Load a bundle, let it answer a frame, and put it in the place of what served that model before.
 
-        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). The content key
-        of a sealed one is not kept: after a restart it must be given again.
+        A bundle of this digest must have been proved on this device (:mod:`dsops_agent.runtime.prove`). One that a
+        delegate runs gives its golden answers here too: the proof may have had to do without the delegate. The content
+        key of a sealed one is not kept: after a restart it must be given again.
 
         Raises:
             DigestMismatch: The file, or a blob of it, is not what was asked for.
             MalformedBundle: The file is not a bundle, or is one of another model or release.
+            GoldenMismatch: It answers otherwise with the delegate than it should.
             BundleError: See :func:`dsops_agent.runtime.engine.load_bundle`.
         """
         with self._loading:  # one at a time: two models being loaded need memory twice
@@ -152,7 +157,7 @@ class Models:
             raise NotFound(f"no model {name!r} is active")
         logger.info("model %s: release %d no longer answers", name, found.model.release)
 
-    def _load(self, name: str, path: Path, digest: str, release: int, key: ContentKey | None) -> Serving:
+    def _load(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None") -> Serving:
         bundle = Bundle.open(path)
         manifest = bundle.manifest
         if (manifest.model, manifest.release) != (name, release):
@@ -165,6 +170,8 @@ class Models:
             served = replace(served, marks=self._flights.open(name, digest))
         try:
             served.warm_up()
+            if served.loaded.runtime.delegate:
+                check_golden(served)
         except InvalidInput as error:
             raise MalformedBundle(
                 "the payload does not take the input that the manifest tells", why=str(error)

@@ -89,7 +89,7 @@ class HttpFetcher:
             if not is_good:
                 self.close()
 
-    def _answer(self, part: Part) -> http.client.HTTPResponse:
+    def _answer(self, part: Part) -> "http.client.HTTPResponse":
         """Send the request and read the header of the answer."""
         sock = self._sock = self._sock or self._connect()
         lines = [f"GET {self._path}/{part.file} HTTP/1.1", f"Host: {self._netloc}", "User-Agent: dsops-agent"]
@@ -118,7 +118,7 @@ class HttpFetcher:
                 sock.close()
             raise SourceUnreachable(f"{self._netloc} cannot be reached", why=str(error)) from error
 
-    def _body(self, part: Part, response: http.client.HTTPResponse, take: Take) -> None:
+    def _body(self, part: Part, response: "http.client.HTTPResponse", take: Take) -> None:
         headers = {name.lower(): value for name, value in response.getheaders()}
         length = check_answer(part, response.status, headers, MAX_CHUNK_BYTES)
         self._meter.body(part.length or MAX_CHUNK_BYTES)
@@ -137,7 +137,7 @@ class _Idle(SourceUnreachable):
     """The connection ended before an answer came."""
 
 
-def _exactly(response: http.client.HTTPResponse, length: int) -> bytes:
+def _exactly(response: "http.client.HTTPResponse", length: int) -> bytes:
     data = bytearray()
     while len(data) < length:
         piece = response.read(length - len(data))
@@ -147,7 +147,7 @@ def _exactly(response: http.client.HTTPResponse, length: int) -> bytes:
     return bytes(data)
 
 
-def _whole(response: http.client.HTTPResponse, length: int | None) -> bytes:
+def _whole(response: "http.client.HTTPResponse", length: int | None) -> bytes:
     if length is not None:
         return _exactly(response, length)
     data = bytearray()
@@ -158,7 +158,7 @@ def _whole(response: http.client.HTTPResponse, length: int | None) -> bytes:
     return bytes(data)
 
 
-def _check_end(response: http.client.HTTPResponse) -> None:
+def _check_end(response: "http.client.HTTPResponse") -> None:
     if response.read(1):
         raise _endless()
 

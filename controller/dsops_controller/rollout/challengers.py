@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Row, delete, select
 
 from dsops import ids
 from dsops.clock import Clock
-from dsops.directive import Mode
 from dsops.errors import Conflict, NotFound
 from dsops.manifest import Frozen, Name
 from dsops.messages import ChallengerState, ModelState
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_controller import audit
 from dsops_controller.db import tables

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from sqlalchemy import Connection, delete, select, update
 
-from dsops.directive import MAX_SEQ, Challenger, DesiredSlot, Directive, Mode
+from dsops.directive import MAX_SEQ, Challenger, DesiredSlot, Directive
 from dsops.dsse import PrivateKey
 from dsops.errors import ContentSealed, InvalidInput
+from dsops.modes import Mode
 from dsops.sealing import ContentKey, recipient_key, wrap
 from dsops.states import Device
 from dsops_controller.db import tables

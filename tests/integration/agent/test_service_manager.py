@@ -111,6 +111,33 @@ def test_one_loop_that_hangs_is_enough_to_feed_it_no_more_and_is_named(manager: 
     service.close()
 
 
+def test_a_start_that_makes_progress_may_take_its_time(manager: Manager) -> None:
+    hearts = Heartbeats()
+    service = ServiceManager(hearts, manager.environment(watchdog_s=10_000))
+    service.turn(0.0, False, "starts")
+    assert "EXTEND_TIMEOUT_USEC=60000000" not in manager.listen(), "nobody would miss a loop that hangs"
+    hearts.expect("installer", 100.0, 10.0)
+    manager.forget()
+    service.turn(10.0, False, "starts")
+    service.turn(20.0, False, "starts")
+    assert manager.listen() == ["EXTEND_TIMEOUT_USEC=60000000"]
+    for now_s in (100.0, 200.0, 300.0):
+        hearts.beat("installer", now_s)
+        manager.forget()
+        service.turn(now_s, False, "starts")
+        assert manager.listen() == ["EXTEND_TIMEOUT_USEC=60000000"]
+    manager.forget()
+    service.turn(401.0, False, "starts")
+    assert manager.listen() == ["STATUS=installer has made no progress for 101 s"]
+    hearts.beat("installer", 402.0)
+    manager.forget()
+    service.turn(402.0, True, "starts")
+    assert manager.listen() == ["READY=1", "STATUS=starts"]
+    service.turn(450.0, True, "starts")
+    assert manager.listen() == ["READY=1", "STATUS=starts"]
+    service.close()
+
+
 def test_a_line_is_cut_to_what_is_read_whole(manager: Manager) -> None:
     service = ServiceManager(Heartbeats(), manager.environment())
     service.turn(0.0, False, "é" * 1000)

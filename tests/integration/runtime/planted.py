@@ -1,14 +1,32 @@
 """Bundles that must never serve: the compass's golden inputs and answers, and a payload that is bad in one way."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from runtime_bundles import CLASSES, FEATURES, LABELS, SHAPE, MadeBundle, ModelBuilder, make_bundle, prototypes, tflite
+from runtime_bundles import (
+    CLASSES,
+    FEATURES,
+    LABELS,
+    SHAPE,
+    MadeBundle,
+    ModelBuilder,
+    answers_of,
+    make_bundle,
+    prototypes,
+    tensor_bytes,
+    tflite,
+)
 
-from dsops.bundle import Bundle
+from dsops.bundle import Bundle, describe_blobs, encode_bundle, sha256_hex
+from dsops.golden import GoldenSet
+from dsops.manifest import Preprocessing
+from dsops.preprocess import prepare
+from dsops_agent.runtime.golden import array_of
+from dsops_agent.runtime.litert import LoadedModel
 
 RELEASE = 2
 WIDTH = 1024
@@ -176,7 +194,8 @@ def has_a_flipped_byte(folder: Path) -> MadeBundle:
     payload = bytearray(compass(layers=2))
     weights = (prototypes() - 0.5).astype(np.float32) * np.float32(4.0)
     at = bytes(payload).index(weights.tobytes())
-    payload[at + 3] ^= 0x40  # the exponent of the first weight
+    assert payload[at + 3] & 0x7F == 0x3F
+    payload[at + 3] ^= 0x7C  # the exponent of the first weight, which is some hundred times as heavy now
     return _planted(folder, bytes(payload))
 
 
@@ -202,3 +221,48 @@ def expects_other_pixels(folder: Path) -> MadeBundle:
 def has_other_inputs(folder: Path) -> MadeBundle:
     """The payload is the quantized one, the manifest tells of the float one."""
     return _planted(folder, tflite(int8=True))
+
+
+CAMERA = Preprocessing(
+    input="image", layout="NHWC", color="GRAY", raw="UINT8", scale=(1 / 255,), resize="crop", interpolation="nearest"
+)
+"""How the camera's frames, wider than high, become the compass's input."""
+
+
+def takes_frames(folder: Path) -> MadeBundle:
+    """A right one whose golden inputs are frames of the camera."""
+    return _with_frames(folder, CAMERA)
+
+
+def takes_white_for_black(folder: Path) -> MadeBundle:
+    """The golden frames are right; by the manifest's scale and offset, white is 0."""
+    return _with_frames(folder, CAMERA.model_copy(update={"scale": (-1 / 255,), "offset": (1.0,)}))
+
+
+def squeezes_the_frame(folder: Path) -> MadeBundle:
+    """It was trained on the middle of a frame, and the manifest has all of it squeezed."""
+    return _with_frames(folder, CAMERA.model_copy(update={"resize": "stretch"}))
+
+
+def _with_frames(folder: Path, told: Preprocessing) -> MadeBundle:
+    """Return the good bundle with golden frames of the camera, and a manifest that tells ``told`` of them."""
+    opened = Bundle.open(good(folder).path)
+    manifest = opened.manifest
+    blobs = {blob.name: opened.read(blob.name) for blob in manifest.blobs}
+    golden = GoldenSet.decode(blobs[manifest.golden])
+    (spec,), loaded = manifest.inputs, LoadedModel(blobs[manifest.payload])
+    middle = np.rint(array_of(golden.inputs[0]) * 255).astype(np.uint8)
+    raw = np.pad(middle, ((0, 0), (0, 0), (4, 4), (0, 0)), constant_values=255)
+    answers = answers_of(loaded, {"image": prepare(CAMERA, spec, raw)})
+    seen = replace(
+        golden,
+        inputs=(tensor_bytes("image", raw),),
+        outputs=(tensor_bytes("probabilities", answers[0]),),
+        raw=("image",),
+    )
+    blobs[manifest.golden] = seen.encode()
+    changed = manifest.model_copy(update={"preprocessing": (told,), "blobs": describe_blobs(blobs)})
+    data = encode_bundle(changed, blobs)
+    path = folder / "camera.bundle"
+    path.write_bytes(data)
+    return MadeBundle(path, sha256_hex(data), changed)

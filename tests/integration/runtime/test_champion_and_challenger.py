@@ -22,9 +22,9 @@ from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
 from dsops.bundle import Bundle
 from dsops.client import Inference
 from dsops.clock import SystemClock
-from dsops.directive import Mode
 from dsops.forms import Form
 from dsops.manifest import Preprocessing
+from dsops.modes import Mode
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.feed.model import SocketModel
 from dsops_agent.feed.stdin import Wanted, answer_all

@@ -84,11 +84,11 @@ def test_without_names_it_is_the_group(open_folder: Path, tmp_path: Path) -> Non
 @root_only
 def test_at_a_challengers_socket_nobody_comes_in_who_may_ask_the_champion(open_folder: Path, tmp_path: Path) -> None:
     with serving(open_folder, make_bundle(tmp_path), allow=[NAMED], private=True):
-        socket = open_folder / "inference.sock"
-        assert connects(socket, NAMED) == "Permission denied"
-        os.chown(socket, -1, NAMED)
-        assert connects(socket, NAMED) == "Permission denied", "nor do members of the group"
-        assert connects(socket, os.geteuid()) == "connected"
+        for socket in (open_folder / "inference.sock", open_folder / "inference.sock.direct"):
+            assert connects(socket, NAMED) == "Permission denied"
+            os.chown(socket, -1, NAMED)
+            assert connects(socket, NAMED) == "Permission denied", "nor do members of the group"
+            assert connects(socket, os.geteuid()) == "connected"
 
 
 @root_only

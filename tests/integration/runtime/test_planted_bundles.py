@@ -43,12 +43,14 @@ PLANTED = [
     (planted.takes_all_memory, "incompatible.memory", "memory"),
     (planted.never_ends, "device.runtime_crashed", "no answer within 8 s"),
     (planted.loops, "model.invalid", "WHILE"),
-    (planted.says_nan, "bundle.golden_mismatch", "golden inputs are not answered as expected"),
+    (planted.says_nan, "bundle.golden_mismatch", "output 'probabilities' is off by nan"),
     (planted.is_slower, "incompatible.latency", "times the active release's"),
-    (planted.has_a_flipped_byte, "bundle.golden_mismatch", "golden inputs are not answered as expected"),
+    (planted.has_a_flipped_byte, "bundle.golden_mismatch", "taken for 'north', expected 'east'"),
     (planted.was_damaged_on_its_way, "bundle.digest_mismatch", "is not what its manifest names"),
-    (planted.has_permuted_labels, "bundle.golden_mismatch", "golden inputs are not answered as expected"),
-    (planted.expects_other_pixels, "bundle.golden_mismatch", "golden inputs are not answered as expected"),
+    (planted.has_permuted_labels, "bundle.golden_mismatch", "input 0: taken for 'east', expected 'north'"),
+    (planted.expects_other_pixels, "bundle.golden_mismatch", "input 0: taken for 'south', expected 'north'"),
+    (planted.takes_white_for_black, "bundle.golden_mismatch", "taken for"),
+    (planted.squeezes_the_frame, "bundle.golden_mismatch", "taken for"),
     (planted.has_other_inputs, "model.invalid", "the manifest tells"),
 ]
 
@@ -66,8 +68,11 @@ def test_a_planted_bundle_is_refused_by_its_name(
     assert set(serving.program.answers) == {serving.bundle.digest}
 
 
-def test_a_good_bundle_is_proved_beside_the_champion(serving: Champion, tmp_path: Path) -> None:
-    assert prove(planted.good(tmp_path), serving) is None
+@pytest.mark.parametrize("plant", [planted.good, planted.takes_frames])
+def test_a_good_bundle_is_proved_beside_the_champion(
+    serving: Champion, tmp_path: Path, plant: Callable[[Path], MadeBundle]
+) -> None:
+    assert prove(plant(tmp_path), serving) is None
 
 
 def test_the_deadly_payload_is_deadly(tmp_path: Path) -> None:

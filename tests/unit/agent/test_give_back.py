@@ -3,7 +3,11 @@
 import ctypes
 import mmap
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from dsops_agent.give_back import clean_file_ranges, give_back
 
@@ -53,3 +57,32 @@ def test_a_library_works_on_afterwards() -> None:
     libc = ctypes.CDLL(None)
     give_back()
     assert libc.abs(-7) == 7
+
+
+POOLS = """
+import ctypes, threading
+import pytest
+
+from dsops_agent.give_back import one_pool
+{before}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+threads = [threading.Thread(target=libc.malloc, args=(100_000,)) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+def pools(before: str) -> int:
+    code = POOLS.format(before=before)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.count(
+        "<heap "
+    )
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc")
+def test_threads_share_one_pool_of_malloc() -> None:
+    assert pools("one_pool()") == 1 < pools("")

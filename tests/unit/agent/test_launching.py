@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dsops.directive import Mode
+from dsops.modes import Mode
 from dsops_agent.config import Config, load
 from dsops_agent.launching import SHADOW_PATIENCE, launch, launch_challenger
 from dsops_agent.runtime.settings import RuntimeSettings
-from dsops_agent.runtime_process import START_S
+from dsops_agent.runtime_process import PROOF_OOM_SCORE, START_S
 
 TEXT = """
 device = "cam-1"
@@ -57,6 +57,18 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     assert found == champion.model_copy(update={**own, "shadow": mode is Mode.SHADOW})
     assert (champion.queue, champion.threads, champion.cpus, champion.nice, champion.cpu_percent) == (3, 2, (0,), 5, 50)
     assert champion.delegate is not None
+    assert launch(config).oom_score < launch_challenger(config, folder, "digits", mode).oom_score < PROOF_OOM_SCORE
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_delegate_that_serves_one_process_is_not_the_challengers(tmp_path: Path, mode: Mode) -> None:
+    (tmp_path / "agent.toml").write_text(TEXT.replace("[install]", "exclusive = true\n[install]"))
+    config = load(tmp_path / "agent.toml").config
+    champion = RuntimeSettings.parse(launch(config).settings_json)
+    challenger = RuntimeSettings.parse(launch_challenger(config, Path("/run/c"), "digits", mode).settings_json)
+    assert champion.delegate is not None
+    assert champion.delegate.exclusive
+    assert challenger.delegate is None
 
 
 def test_a_shadow_on_a_busy_device_has_more_time(config: Config) -> None:

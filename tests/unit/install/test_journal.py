@@ -269,3 +269,7 @@ def test_journal_of_this_schema_that_bears_the_old_number_is_kept(journal: Journ
     again = Journal(path)
     assert again.install("digits") == ROW
     again.close()
+
+
+def test_few_pages_are_kept_in_memory(journal: Journal) -> None:
+    assert journal._db.execute("pragma cache_size").fetchone() == (-128,)  # KiB; SQLite's own choice is 2000

@@ -7,10 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
 from dsops.clock import ManualClock
-from dsops.directive import Challenger, Directive, Mode, Recipient, check_directive
+from dsops.directive import Challenger, Directive, Recipient, check_directive
 from dsops.dsse import key_id
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops.messages import ChallengerState, ModelState, Observed, Problem
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_controller.audit import Audit
 from dsops_controller.db import tables

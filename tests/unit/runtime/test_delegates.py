@@ -1,64 +1,31 @@
 """Delegates: a real one, compiled here, that takes over a custom operator, refuses, balks or crashes."""
 
-import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_bundles import MadeBundle, ModelBuilder, Wanted, frames, make_bundle, pack, schema
+from runtime_bundles import frames, make_bundle
+from twice import OPERATOR, compile_delegate, delegate, make_twice, needs_compiler, twice_model
 
 from dsops.bundle import Bundle
-from dsops.errors import InvalidModel
-from dsops.manifest import Task
+from dsops.errors import DelegateMissing, GoldenMismatch, InvalidModel, RuntimeCrashed
 from dsops_agent.install.ports import ProveLimits
+from dsops_agent.install.steps import CONDEMNING
 from dsops_agent.operators import Accelerated
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.accelerator import Accelerator
-from dsops_agent.runtime.delegate import Delegate, why_unusable
+from dsops_agent.runtime.delegate import why_unusable
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.litert import LoadedModel
 from dsops_agent.runtime.swap import Models, Totals
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("gcc") is None or platform.architecture()[0] != "64bit", reason="needs gcc, and 64 bits"
-)
-SOURCE = Path(__file__).with_name("twice_delegate.c")
-FLOAT = schema.TensorType.FLOAT32
-OPERATOR = "dsops-twice"
+pytestmark = needs_compiler
 LIMITS = ProveLimits(timeout_s=120.0, memory_bytes=0)
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = tmp_path_factory.mktemp("delegate") / "libtwice.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(made), str(SOURCE)], check=True)
-    return str(made)
-
-
-def delegate(library: str, mood: str = "", operators: tuple[str, ...] = (OPERATOR,)) -> Delegate:
-    return Delegate(name="twice", library=library, options={"mood": mood}, operators=operators)
-
-
-def twice_model(*, custom: bool) -> bytes:
-    """A model that doubles: by a custom operator, or by adding the input to itself."""
-    build = ModelBuilder()
-    x, y = build.tensor("x", (1, 4), FLOAT), build.tensor("y", (1, 4), FLOAT)
-    build.operator(schema.BuiltinOperator.ADD, [x, x], [y], schema.AddOptionsT())
-    if custom:
-        (code,), (operator,) = build.model.operatorCodes, build.graph.operators
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-        code.customCode = OPERATOR
-        operator.inputs, operator.builtinOptionsType, operator.builtinOptions = [x], 0, None
-    return build.finish([x], [y])
-
-
-def make_twice(folder: Path) -> MadeBundle:
-    rng = np.random.default_rng(0)
-    golden, reference = ({"x": rng.normal(size=(count, 4)).astype(np.float32)} for count in (8, 300))
-    wanted = Wanted(model="twice", task=Task.OTHER, labels=())
-    return pack(folder, twice_model(custom=False), golden, reference, wanted, twice_model(custom=True))
+    return compile_delegate(tmp_path_factory.mktemp("delegate"))
 
 
 class Unwatched:
@@ -76,6 +43,18 @@ def test_a_delegate_runs_the_operator_that_the_runtime_does_not_have(library: st
     assert loaded.run([np.arange(4, dtype=np.float32)[None]])[0].tolist() == [[0, 2, 4, 6]]
     assert (loaded.runtime.delegate, loaded.runtime.fallback) == (library, "")
     assert str(loaded.runtime).endswith(f"with {library}")
+
+
+def test_a_delegate_that_answers_wrongly_takes_nobodys_place(library: str, tmp_path: Path) -> None:
+    bundle = make_twice(tmp_path)
+    for mood in ("", "wrong"):
+        models = Models(1, lambda _: Unwatched(), Accelerator(delegate(library, mood)))
+        if not mood:
+            assert models.activate("twice", bundle.path, bundle.digest, 1).model.loaded.runtime.delegate == library
+            continue
+        with pytest.raises(GoldenMismatch, match="golden inputs are not answered as expected"):
+            models.activate("twice", bundle.path, bundle.digest, 1)
+        assert models.names() == []
 
 
 def test_without_its_delegate_such_a_model_is_refused() -> None:
@@ -141,9 +120,29 @@ def test_a_delegate_that_balks_at_a_model_is_reported_and_tried_again_with_the_n
 
 def test_a_bundle_is_proved_with_the_delegate(library: str, tmp_path: Path) -> None:
     bundle = make_twice(tmp_path)
-    Prover(1, delegate(library).model_dump_json()).prove(bundle.path, LIMITS)
+    assert Prover(1, delegate(library).model_dump_json()).prove(bundle.path, LIMITS).unproven == ""
     with pytest.raises(InvalidModel, match="custom operators are not admitted"):
-        Prover(1, delegate(library, "crash").model_dump_json()).prove(bundle.path, LIMITS)
+        Prover(1, delegate(library, operators=()).model_dump_json()).prove(bundle.path, LIMITS)
+
+
+def test_a_bundle_is_not_at_fault_when_the_device_cannot_use_its_delegate(library: str, tmp_path: Path) -> None:
+    bundle = make_twice(tmp_path)
+    prover = Prover(1, delegate(library, "crash").model_dump_json())
+    with pytest.raises(DelegateMissing, match=r"does not run custom:dsops-twice/1: .*; it crashed"):
+        prover.prove(bundle.path, LIMITS, delegate_problem="it crashed")
+    assert not issubclass(DelegateMissing, CONDEMNING)
+
+
+def test_what_a_delegate_prints_is_neither_an_answer_nor_a_fault(library: str, tmp_path: Path) -> None:
+    bundle, chatty = make_twice(tmp_path), delegate(library, "chat")
+    assert why_unusable(chatty) == ""
+    assert Prover(1, chatty.model_dump_json()).prove(bundle.path, LIMITS).unproven == ""
+
+
+def test_a_bundle_that_crashes_the_process_is_at_fault(library: str, tmp_path: Path) -> None:
+    bundle = make_twice(tmp_path)
+    with pytest.raises(RuntimeCrashed, match="signal 11"):
+        Prover(1, delegate(library, "fault").model_dump_json()).prove(bundle.path, LIMITS)
 
 
 def test_no_delegate_is_no_problem() -> None:

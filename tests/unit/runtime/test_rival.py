@@ -17,10 +17,10 @@ from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.described import Described
 from dsops.direct import Method, direct_path
-from dsops.directive import Mode
 from dsops.errors import DsopsError, InvalidInput, NotServing
 from dsops.forms import Form, accepted_forms
 from dsops.manifest import Preprocessing, TensorSpec
+from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime import oip
 from dsops_agent.runtime.brake import Brake

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from dsops.directive import Mode
 from dsops.manifest import Frozen
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_controller.rollout.challengers import Challenge, Promotion
 from dsops_controller.server.rest.backend import OPERATOR, Backend

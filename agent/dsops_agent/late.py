@@ -1,0 +1,137 @@
+"""Modules that libraries import and this program does not use: each is loaded when somebody first asks for what it has.
+
+gRPC imports asyncio for an interface of its own that nothing here calls, pydantic the metadata of every installed
+package for plug-ins, TUF's client an HTTP library, and so on. Together they are a tenth of the memory of a process on a
+device, and of the time until it answers. A module that is postponed stands in ``sys.modules`` from its import on, and
+behaves as it always does: what is asked of it loads it.
+
+Source: PEP 302 and PEP 451, a finder on ``sys.meta_path``; as ``importlib.util.LazyLoader``, which Python 3.11 loads as
+soon as a second module imports it.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # what only a type needs is not loaded: it brings tempfile, shutil and three libraries for archives
+    from importlib.abc import Loader
+
+POSTPONED: Mapping[str, tuple[str, ...]] = {
+    "asyncio": (),  # gRPC, for grpc.aio
+    "difflib": (),  # for a key of the configuration that nobody knows
+    "dsops.sealing": (),  # the data process, for a sealed bundle: all of cryptography
+    "dsops.tflite_lint.checks_operators": ("why_not_admitted",),  # a throw-away process looks through payloads
+    "dsops.tflite_lint.linting": ("lint", "list_operators"),
+    "email.utils": ("parseaddr",),  # cryptography, for addresses in certificates
+    "google.protobuf.internal.python_message": (),  # protobuf, for messages that are not of C
+    "grpc.aio": (),
+    "http.client": (),  # for [transfer] http, which few devices have
+    "importlib.metadata": ("entry_points",),  # pydantic, for plug-ins
+    "locale": (),  # subprocess, for text in another encoding
+    "tuf.ngclient.urllib3_fetcher": ("Urllib3Fetcher",),  # TUF's client, which is given a fetcher of ours
+    "urllib.request": (),  # paho, for proxies
+    "zstandard": (),  # for a delta
+}
+"""Modules, and functions of each that its importers bind by name: these load it when they are called."""
+
+
+def postpone() -> None:
+    """Postpone :data:`POSTPONED` from now on, in this process; what is loaded already stays.
+
+    Pydantic's plug-ins are switched off for this process and those that it starts: none is wanted on a device, and to
+    look for them is to read the metadata of every package.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    sys.meta_path.insert(0, _Finder({name: how for name, how in POSTPONED.items() if name not in sys.modules}))
+
+
+def leave_out(name: str) -> None:
+    """Let a module that is not loaded yet count as not installed, from now on, in this process."""
+    sys.modules.setdefault(name, cast("ModuleType", None))  # as "The module cache" in Python's reference has it
+
+
+class _Later(ModuleType):
+    """Stands for a module until something is asked of it. Its parts are found by :class:`_Finder`."""
+
+    __path__: MutableSequence[str] = []  # noqa: RUF012 - nobody adds to it
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # the import system asks for these of every module
+            raise AttributeError(name)
+        return getattr(_load(self), name)
+
+
+def _load(later: ModuleType) -> ModuleType:
+    name = later.__name__
+    if sys.modules.get(name) is later:
+        sys.modules.pop(name, None)  # two threads may come here: both then wait for one import
+    return importlib.import_module(name)
+
+
+def _calls(later: ModuleType, name: str) -> Callable[..., object]:
+    def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the function takes
+        function: Callable[..., object] = getattr(_load(later), name)
+        return function(*arguments, **named)
+
+    call.__name__ = name
+    return call
+
+
+class _Finder:
+    """Finds each module once as one that comes later; then leaves it to the finders after this one."""
+
+    def __init__(self, postponed: Mapping[str, tuple[str, ...]]) -> None:
+        self._postponed = dict(postponed)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return how to make the module; None for one that is not postponed, or is asked for again."""
+        functions = self._postponed.pop(fullname, None)
+        if functions is not None:
+            return ModuleSpec(fullname, cast("Loader", _Postpone(functions)))
+        whole = sys.modules.get(fullname.rpartition(".")[0])
+        return _part_of(_load(whole), fullname) if isinstance(whole, _Later) else None
+
+
+def _part_of(package: ModuleType, name: str) -> ModuleSpec | None:
+    """Return how to make a module of a package that was loaded for its sake, and may have loaded it."""
+    if name in sys.modules:
+        return ModuleSpec(name, cast("Loader", _Keep(sys.modules[name])))
+    return PathFinder.find_spec(name, package.__path__)
+
+
+class _Postpone:
+    """Makes a :class:`_Later`."""
+
+    def __init__(self, functions: tuple[str, ...]) -> None:
+        self._functions = functions
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Let the import system make a plain one."""
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module what can be bound by name, and let it wait."""
+        for name in self._functions:
+            setattr(module, name, _calls(module, name))
+        module.__class__ = _Later
+
+
+class _Keep:
+    """Gives a module that is loaded, so that it is not loaded a second time."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return it."""
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it as it was."""
+        module.__spec__ = self._spec

@@ -1,0 +1,123 @@
+"""What libraries import and a device does not use is not loaded, and is the same as ever when somebody uses it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dsops_agent.late import POSTPONED
+
+CONTROL = """
+import dsops_agent.cli, dsops_agent.launching
+dsops_agent.cli.leave_out("pkcs11")
+import dsops_agent.app
+"""
+DATA = "import dsops_agent.runtime.__main__"
+PART_OF = {
+    "asyncio": "asyncio.events",
+    "difflib": "difflib",
+    "dsops.sealing": "cryptography.hazmat.primitives.hpke",
+    "dsops.tflite_lint.checks_operators": "dsops.tflite_lint.operator_table",
+    "dsops.tflite_lint.linting": "dsops.tflite_lint.checks_tensors",
+    "email.utils": "email._parseaddr",
+    "google.protobuf.internal.python_message": "google.protobuf.text_format",
+    "grpc.aio": "grpc.aio._channel",
+    "http.client": "email.message",
+    "importlib.metadata": "importlib.metadata._meta",
+    "locale": "locale",
+    "tuf.ngclient.urllib3_fetcher": "urllib3",
+    "urllib.request": "urllib.error",
+    "zstandard": "zstandard.backend_c",
+}
+"""A module that comes with each, and with nothing else that an agent loads."""
+USES = (
+    "import asyncio\nassert asyncio.run(asyncio.sleep(0, 7)) == 7",
+    "from asyncio import run, sleep\nassert run(sleep(0, 7)) == 7",
+    """
+import asyncio.events, sys
+assert sys.modules["asyncio"].events is asyncio.events is sys.modules["asyncio.events"]
+assert asyncio.events.__spec__.origin.endswith("events.py")
+""",
+    "import asyncio as one\nimport asyncio as other\nassert one.Event is other.Event",
+    "import importlib.metadata\nassert importlib.metadata.version('grpcio')",
+    "from importlib.metadata import entry_points\nassert entry_points(group='console_scripts')",
+    "import importlib.metadata._meta\nfrom importlib.metadata import version\nassert version('grpcio')",
+    "import grpc\nassert issubclass(grpc.aio.AioRpcError, grpc.RpcError)",
+    "from tuf.ngclient import Urllib3Fetcher, FetcherInterface\nassert isinstance(Urllib3Fetcher(), FetcherInterface)",
+    "import urllib.request\nassert urllib.request.Request('http://a/').host == 'a'",
+    "import http.client\nassert http.client.OK == 200",
+    "from email.utils import parseaddr\nassert parseaddr('A <a@b>') == ('A', 'a@b')",
+    "import zstandard\nassert zstandard.decompress(zstandard.compress(b'a')) == b'a'",
+    """
+from dsops.errors import InvalidModel
+from dsops.tflite_lint import lint
+try:
+    lint(b"")
+except InvalidModel:
+    raise SystemExit(0)
+raise SystemExit(1)
+""",
+    "from dsops.sealing import ContentKey\nassert len(ContentKey(bytes(32)).key_id) > 8",
+    """
+import asyncio, threading
+found = set()
+threads = [threading.Thread(target=lambda: found.add(asyncio.AbstractEventLoop)) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(found) == 1
+""",
+)
+
+
+def run(code: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def loaded(code: str) -> set[str]:
+    """Return what a fresh interpreter has loaded; what is postponed stands there, and was not."""
+    tell = "print(*(name for name, module in sys.modules.items() if type(module).__name__ == 'module'))"
+    return set(run(f"import sys\n{code}\n{tell}").split())
+
+
+@pytest.mark.parametrize("code", USES)
+def test_what_is_postponed_is_itself_when_it_is_used(code: str) -> None:
+    run(f"import dsops_agent\n{code}")
+
+
+def test_without_postponing_all_of_it_comes() -> None:
+    assert loaded(f"import {', '.join(PART_OF)}") >= set(PART_OF.values())
+    assert set(PART_OF) == set(POSTPONED)
+
+
+def test_the_control_process_loads_nothing_that_it_does_not_need() -> None:
+    needed = {"dsops.sealing"}  # it opens content keys
+    assert loaded(CONTROL).isdisjoint(part for name, part in PART_OF.items() if name not in needed)
+
+
+def test_the_control_process_loads_no_driver_of_tokens_that_sign() -> None:
+    assert not {name for name in loaded(CONTROL) if name.startswith("pkcs11")}
+
+
+def test_the_data_process_loads_nothing_that_it_does_not_need() -> None:
+    found = loaded(DATA)
+    assert found.isdisjoint(PART_OF.values())
+    assert not {name for name in found if name.split(".")[0] in {"cryptography", "ssl", "tempfile", "paho", "tuf"}}
+
+
+def test_what_is_left_out_counts_as_not_installed() -> None:
+    code = """
+from dsops_agent.late import leave_out
+leave_out("bz2")
+try:
+    import bz2
+except ModuleNotFoundError:
+    print("no")
+"""
+    assert run(code) == "no\n"
+
+
+def test_what_is_loaded_already_is_not_left_out() -> None:
+    run("import bz2\nfrom dsops_agent.late import leave_out\nleave_out('bz2')\nimport bz2\nbz2.compress")
