@@ -29,7 +29,7 @@ from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.delegate import Delegate
 from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
-from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
+from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
 
 MAX_FRAMES = 4096
@@ -217,9 +217,7 @@ class ServedModel:
 
     def real_frames(self, position: int, frames: Array) -> Array:
         """Return one input's frames as real values, whatever form the caller sent them in."""
-        if frames.dtype == np.float32:
-            return frames
-        return dequantize(frames, self.loaded.inputs[position])
+        return real_values(frames, self.loaded.inputs[position])
 
     def warm_up(self) -> None:
         """Run a frame of zeros, so that the first caller does not pay for what is made on first use.
