@@ -7,9 +7,9 @@ frame to the next is forgotten before each.
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,7 @@ class ServedModel:
 
     Attributes:
         digest: SHA-256 of the bundle file.
+        golden: Returns its golden inputs, checked.
         max_answer_bytes: Values that one request may be answered with.
         marks: Is told what the interpreter runs.
     """
@@ -124,7 +125,7 @@ class ServedModel:
     manifest: Manifest
     digest: str
     profile: Profile
-    golden: GoldenSet
+    golden: Callable[[], GoldenSet]
     loaded: Interpreter
     lock: threading.Lock = field(default_factory=threading.Lock)
     max_answer_bytes: int = MAX_ANSWER_BYTES
@@ -287,7 +288,9 @@ def load_bundle(
         key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
             again: the result would be the same, and in the data process it would take time from callers. A bundle is
-            activated only after its proof; when the device starts again the journal vouches for the digest.
+            activated only after its proof; when the device starts again the journal vouches for the digest. Neither
+            are its golden inputs kept in memory, which may be larger than the payload: they are read when they are
+            asked for, except those of a sealed bundle, whose key is not kept.
         delegate: An accelerator, known to be usable, whose custom operators are admitted.
 
     Raises:
@@ -303,7 +306,9 @@ def load_bundle(
     if manifest.sealed is not None:
         forbid_dumps()
     profile = Profile.decode(bundle.read(manifest.profile))
-    golden = GoldenSet.decode(read_blob(bundle, manifest.golden, key))
+    golden = partial(_read_golden, bundle, None)
+    if not is_proved or manifest.sealed is not None:
+        golden = partial(_same, _read_golden(bundle, key))
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
     payload = read_blob(bundle, manifest.payload, key)
     if not is_proved:
@@ -312,6 +317,14 @@ def load_bundle(
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)
     return ServedModel(manifest, digest, profile, golden, loaded)
+
+
+def _read_golden(bundle: Bundle, key: ContentKey | None) -> GoldenSet:
+    return GoldenSet.decode(read_blob(bundle, bundle.manifest.golden, key))
+
+
+def _same(golden: GoldenSet) -> GoldenSet:
+    return golden
 
 
 def limits_with(delegate: Delegate | None) -> LintLimits:
