@@ -38,15 +38,29 @@ AFTER_S = 0.01
 _LOOK_S = 0.2
 
 
+Disputed = Callable[[Mapping[int, float]], None]
+"""Is told of a request's frames that were answered otherwise: how far apart the answers are, by row."""
+
+
+def _nobody(_distances: Mapping[int, float]) -> None:
+    """Take no note."""
+
+
 @dataclass(frozen=True)
 class Copy:
-    """A request that the champion answered; ``due_s`` is when the challenger may be asked."""
+    """A request that the champion answered.
+
+    Attributes:
+        due_s: When the challenger may be asked.
+        disputed: Told of disagreements.
+    """
 
     served: ServedModel
     inputs: Mapping[str, Array]
     answer: Answer
     request_id: str
     due_s: float
+    disputed: Disputed
 
     @property
     def size_bytes(self) -> int:
@@ -94,11 +108,18 @@ class Duel:
 
     # On the request path.
 
-    def watch(self, served: ServedModel, inputs: Mapping[str, Array], answer: Answer, request_id: str) -> None:
+    def watch(
+        self,
+        served: ServedModel,
+        inputs: Mapping[str, Array],
+        answer: Answer,
+        request_id: str,
+        disputed: Disputed = _nobody,
+    ) -> None:
         """Take note of an answered request; of a share of them a copy is kept for the challenger. Never waits."""
         if self.rival.mode is not Mode.SHADOW or self._chance() >= self.rival.share:
             return
-        copy = Copy(served, inputs, answer, request_id, self._clock.monotonic_s() + AFTER_S)
+        copy = Copy(served, inputs, answer, request_id, self._clock.monotonic_s() + AFTER_S, disputed)
         size = copy.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
@@ -175,6 +196,8 @@ class Duel:
             latency_us = list(copy.answer.latency_us), [theirs.latency_us / frames] * frames
             with self._lock:
                 self._of(served).add(found, latency_us, sure)
+            if disputed := found.disputed:
+                copy.disputed(disputed)
         self._allowance.spend(time.thread_time() - began_s)
 
     def _may_spend(self) -> bool:

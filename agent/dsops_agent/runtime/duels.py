@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 
 from dsops.clock import Clock
 from dsops.decision import Decision
@@ -53,7 +54,8 @@ class Duels:
         """Take note of a request that a champion answered. Never waits."""
         pair = self._duels.get(seen.serving.model.name)
         if pair:
-            pair[0].watch(seen.serving.model, seen.inputs, seen.answer, seen.request_id)
+            disputed = partial(seen.serving.watch.disputed, seen.exchange)
+            pair[0].watch(seen.serving.model, seen.inputs, seen.answer, seen.request_id, disputed)
 
     def answer(
         self, served: ServedModel, inputs: Mapping[str, Array], key: str, request_id: str, left_s: float = math.inf

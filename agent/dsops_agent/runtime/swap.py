@@ -6,7 +6,7 @@ answered a frame; the old model's memory goes when its last request is done, bec
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +52,10 @@ class Watch(Protocol):
 
     def observe(self, exchanges: Sequence[Exchange]) -> None:
         """Look at what was asked and answered; the part that takes time, and that may be left out under load."""
+        ...
+
+    def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
+        """Look at frames, by row, that the challenger answered otherwise; from a thread of the challenger's own."""
         ...
 
     def shed(self, frames: int) -> None:

@@ -6,7 +6,7 @@ classification or else the first output.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -78,6 +78,7 @@ class ModelWatch:
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
+        self._sampling = threading.Lock()
 
     @property
     def totals(self) -> Totals:
@@ -113,6 +114,24 @@ class ModelWatch:
         following = iter(verdicts)
         for exchange in exchanges:
             self._sample(exchange, list(islice(following, exchange.frames)))
+
+    def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
+        """Keep what the budget allows of the frames that the challenger answered otherwise.
+
+        Args:
+            exchange: What the champion was asked and answered.
+            distances: How far apart the answers are, by row.
+        """
+        answer, now_s = exchange.answer, self._clock.monotonic_s()
+        frames, size_bytes = self._sampled(exchange)
+        if size_bytes > MAX_SAMPLE_BYTES:
+            return
+        for row, distance in distances.items():
+            with self._sampling:
+                kept = self._sampler.choose_disputed(now_s, size_bytes, distance)
+            if kept is not None:
+                record = self._record(kept, frames[row : row + 1], answer, row, exchange.request_id)
+                self._put(Kind.SAMPLES, record, False)
 
     def shed(self, frames: int) -> None:
         """Count answered frames that were not looked at."""
@@ -154,17 +173,22 @@ class ModelWatch:
 
     def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
         answer, now_s = exchange.answer, self._clock.monotonic_s()
-        first = exchange.inputs[self._manifest.inputs[0].name]
-        size_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+        first, size_bytes = self._sampled(exchange)
         if size_bytes > MAX_SAMPLE_BYTES:
             return
         confidences = confidences_of(self._manifest, answer.decision)
         for row, verdict in enumerate(verdicts):
             confidence = confidences[row] if confidences else None
-            kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
+            with self._sampling:
+                kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
             if kept is not None:
                 record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
                 self._put(Kind.SAMPLES, record, False)
+
+    def _sampled(self, exchange: Exchange) -> tuple[Array, int]:
+        """Return the frames that samples are of, and the size of a sample."""
+        first = exchange.inputs[self._manifest.inputs[0].name]
+        return first, first[:1].nbytes + self._kept_output(exchange.answer)[:1].nbytes + _RECORD_BYTES
 
     def _event(self, verdict: Verdict) -> bytes:
         figures = {"score": verdict.score, "frames": float(verdict.frames)}
