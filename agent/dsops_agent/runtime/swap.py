@@ -18,7 +18,7 @@ from dsops.sealing import ContentKey
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.flight import FlightRecorder, hang_limit_s
 from dsops_agent.runtime.health import Health
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,9 @@ class Models:
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
         if self._flights:
-            served = replace(served, marks=self._flights.open(name, digest))
+            served = replace(
+                served, marks=self._flights.open(name, digest, hang_limit_s(manifest.budgets.max_latency_ms))
+            )
         try:
             served.warm_up()
         except InvalidInput as error:

@@ -15,6 +15,7 @@ from runtime_bundles import MadeBundle
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
+from dsops.manifest import Budgets
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.flight import read_flight
@@ -39,12 +40,12 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 class Device:
     """A supervisor with a real inference process, and programs that ask it."""
 
-    def __init__(self, folder: Path, run_folder: Path) -> None:
+    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S) -> None:
         self.deaths: list[Death] = []
         self.folder = run_folder
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, "{}", hang_s=HANG_S)
+        launch = Launch(run_folder, "{}", hang_s=hang_s)
         events = SpoolEvents(self._spool, clock)
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
@@ -120,6 +121,21 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     assert pid is not None
     assert not psutil.pid_exists(pid)
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
+
+
+def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
+    device = Device(tmp_path, short_path, hang_s=600.0)
+    try:
+        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=20.0))
+        device.serve(endless)
+        hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
+        hung.start()
+        eventually(lambda: len(device.deaths) == 1, 90)
+        hung.join(90)
+        assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
+        assert device.deaths[0].is_hang
+    finally:
+        device.stop()
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(
