@@ -123,6 +123,7 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
     device = Device(tmp_path, short_path, hang_s=600.0)
     try:
