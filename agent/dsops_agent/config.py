@@ -92,8 +92,8 @@ class Install(Section):
         default=20.0,
         gt=0,
         le=3600,
-        description="a frame that takes longer ends the inference process; one of a model with a latency budget does so "
-        "after 200 times that, 5 s at least, if that is less",
+        description="a frame that takes longer ends the inference process; one of a model with a latency budget does "
+        "so after 200 times that, 5 s at least, if that is less",
     )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"
