@@ -90,7 +90,11 @@ class Install(Section):
     )
     strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
     hang_s: float = Field(
-        default=20.0, gt=0, le=3600, description="a frame that takes longer ends the inference process"
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="a frame that takes longer ends the inference process; one of a model with a latency budget does "
+        "so after 200 times that, 5 s at least, if that is less",
     )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"

@@ -223,11 +223,14 @@ def offer_to_oom_killer(pid: int, score: int) -> None:
 def runtime_environment() -> dict[str, str]:
     """Return the environment of processes that load NumPy, whose own threads gain nothing there and cost memory.
 
-    So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX). gRPC's older listener answers a request 50 us
-    sooner: it hands it from thread to thread once less. Both hold unless somebody has set something else. What the
-    service manager gave the control process stays there: code of a payload must not speak in its name.
+    So do more pools of malloc than a few (mallopt(3), M_ARENA_MAX). The blobs of a bundle go back to the system when
+    they are done with: left to itself, malloc raises its thresholds with the first large block that is freed, and
+    keeps those that follow (M_MMAP_THRESHOLD). gRPC's older listener answers a request 50 us sooner: it hands it from
+    thread to thread once less. Both hold unless somebody has set something else. What the service manager gave the
+    control process stays there: code of a payload must not speak in its name.
     """
-    chosen = {"MALLOC_ARENA_MAX": "2", "GRPC_EXPERIMENTS": "-event_engine_listener"}
+    pools = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(2 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 20)}
+    chosen = {**pools, "GRPC_EXPERIMENTS": "-event_engine_listener"}
     given = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
     return {**chosen, **given, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

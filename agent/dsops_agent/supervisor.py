@@ -190,7 +190,8 @@ class RuntimeSupervisor:
             if process.channel.closed.is_set():
                 return ()
             if now_s >= next_look_s:
-                stuck = tuple(one for one in read_flight(self._launch.run_folder) if one.for_s > self._launch.hang_s)
+                most_s, running = self._launch.hang_s, read_flight(self._launch.run_folder)
+                stuck = tuple(one for one in running if one.for_s > min(most_s, one.most_s))
                 if stuck:
                     return stuck
                 next_look_s = now_s + _LOOK_S

@@ -73,13 +73,18 @@ class ServedModel:
 def make_models(folder: Path) -> Iterator[ServedModel]:
     """Build every model below ``folder``, each when its turn comes."""
     for plan in PLANS:
-        network = plan.draw(SEED)
-        frames = _frames(network)
-        fit_head(network, frames)
-        recipe = _write_recipe(folder / plan.name, plan, with_softmax(network), frames)
-        built = build_model(recipe, folder / plan.name / "built").folder
-        for variant in plan.variants:
-            yield _pack(folder, plan.name, built, variant, frames.x)
+        yield from make_model(folder, plan)
+
+
+def make_model(folder: Path, plan: Plan, seed: int = SEED) -> Iterator[ServedModel]:
+    """Build one network's variants below ``folder``; another seed draws other weights, for the same frames."""
+    network = plan.draw(seed)
+    frames = _frames(network)
+    fit_head(network, frames)
+    recipe = _write_recipe(folder / plan.name, plan, with_softmax(network), frames)
+    built = build_model(recipe, folder / plan.name / "built").folder
+    for variant in plan.variants:
+        yield _pack(folder, plan.name, built, variant, frames.x)
 
 
 def _frames(network: Network) -> Textures:

@@ -1,7 +1,8 @@
 """Decides which inputs are kept as samples: for a reason, under a byte budget. Pure: time and chance are passed in.
 
-Shares of the budget by reason: 25 % random, 50 % low confidence, 25 % drift. The random share is never lent and knows
-no minimum gap, so that the random samples stay a fair picture of the stream; drift may borrow from low confidence.
+Each reason has a quarter of the budget. The random share is never lent and knows no minimum gap, so that the random
+samples stay a fair picture of the stream. Drift and disagreements may borrow from low confidence. Disagreements know no
+gap either: there are few, and each is one of the frames that decide between two models.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,11 @@ class Reason(StrEnum):
     DRIFT = "drift"
     LOW_CONFIDENCE = "low_confidence"
     RANDOM = "random"
+    DISAGREEMENT = "shadow_disagreement"
 
 
-SHARES = {Reason.RANDOM: 0.25, Reason.LOW_CONFIDENCE: 0.5, Reason.DRIFT: 0.25}
+SHARES = dict.fromkeys(Reason, 1 / len(Reason))
+_BORROWERS = (Reason.DRIFT, Reason.DISAGREEMENT)
 
 
 class SamplerSettings(Frozen):
@@ -50,7 +53,7 @@ class Kept:
     """A decision to keep a frame.
 
     Attributes:
-        score: What it was chosen by: the drift score, ``1 - confidence``, or 0 for random.
+        score: What it was chosen by: the drift score, ``1 - confidence``, the distance of two answers, or 0 for random.
         inclusion: Probability with which such a frame is kept; 0 when it is unknown.
     """
 
@@ -124,6 +127,10 @@ class Sampler:
             return Kept(Reason.LOW_CONFIDENCE, 1.0 - confidence, 0.0)
         return None
 
+    def choose_disputed(self, now_s: float, size_bytes: int, distance: float) -> Kept | None:
+        """Decide on a frame that champion and challenger answer differently; ``distance`` is that of the answers."""
+        return Kept(Reason.DISAGREEMENT, distance, 0.0) if self._pay(Reason.DISAGREEMENT, size_bytes, now_s) else None
+
     def _take_random(self, size_bytes: int, now_s: float) -> bool:
         self._drawn += 1
         taken = self._buckets[Reason.RANDOM].take(size_bytes, now_s)
@@ -134,9 +141,12 @@ class Sampler:
         last_s = self._last_s.get(reason)
         if last_s is not None and now_s - last_s < self._settings.min_gap_s:
             return False
-        taken = self._buckets[reason].take(size_bytes, now_s)
-        if not taken and reason is Reason.DRIFT:
-            taken = self._buckets[Reason.LOW_CONFIDENCE].take(size_bytes, now_s)
+        taken = self._pay(reason, size_bytes, now_s)
         if taken:
             self._last_s[reason] = now_s
         return taken
+
+    def _pay(self, reason: Reason, size_bytes: int, now_s: float) -> bool:
+        if self._buckets[reason].take(size_bytes, now_s):
+            return True
+        return reason in _BORROWERS and self._buckets[Reason.LOW_CONFIDENCE].take(size_bytes, now_s)

@@ -94,13 +94,16 @@ class FeedProcess:
             raise self._failure
 
     def _take(self, lock: StateLock) -> None:
-        ends_s = time.monotonic() + LOCK_WAIT_S
+        ends_s, is_first = time.monotonic() + LOCK_WAIT_S, True
         while True:
             try:
                 lock.take()
-            except DsopsError:
+            except DsopsError as error:
                 if self._was_signalled or time.monotonic() > ends_s:
                     raise
+                if is_first:
+                    logger.info("waits until the feeding process before this one has ended: %s", error)
+                is_first = False
                 time.sleep(_LOOK_S)
             else:
                 return

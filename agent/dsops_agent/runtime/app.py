@@ -72,7 +72,8 @@ class RuntimeProcess:
         self._end = threading.Event()
         self._was_signalled = False
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
-        self._models = Models(settings.threads, self._watch, self._accelerator, FlightRecorder(folder), clock)
+        flights = FlightRecorder(folder, is_patient=settings.shadow)
+        self._models = Models(settings.threads, self._watch, self._accelerator, flights, clock)
         self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
         self._observers = Observers()
         self._link: ControlLink | None = None

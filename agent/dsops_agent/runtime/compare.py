@@ -29,6 +29,12 @@ class Difference:
     agree: tuple[bool, ...] | None
     distance: tuple[float, ...]
 
+    @property
+    def disputed(self) -> dict[int, float]:
+        """Return the frames for which they choose differently, by row: how far apart they are."""
+        agree = self.agree or ()
+        return {row: self.distance[row] for row, same in enumerate(agree) if not same}
+
 
 def difference(task: Task, champion: Named, challenger: Named) -> Difference:
     """Return how two answers differ.

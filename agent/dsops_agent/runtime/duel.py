@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dsops.clock import Clock
@@ -40,15 +40,29 @@ AFTER_S = 0.01
 _LOOK_S = 0.2
 
 
+Disputed = Callable[[Mapping[int, float]], None]
+"""Is told of a request's frames that were answered otherwise: how far apart the answers are, by row."""
+
+
+def _nobody(_distances: Mapping[int, float]) -> None:
+    """Take no note."""
+
+
 @dataclass(frozen=True)
 class Copy:
-    """A request that the champion answered; ``due_s`` is when the challenger may be asked."""
+    """A request that the champion answered.
+
+    Attributes:
+        due_s: When the challenger may be asked.
+        disputed: Told of disagreements.
+    """
 
     served: ServedModel
     sent: SentInputs
     answer: Answer
     request_id: str
     due_s: float
+    disputed: Disputed
 
     @property
     def size_bytes(self) -> int:
@@ -106,11 +120,13 @@ class Duel:
         """Return whether a copy of this request shall go to the challenger: of a share of them."""
         return self.rival.mode is Mode.SHADOW and self._chance() < self.rival.share
 
-    def watch(self, served: ServedModel, sent: SentInputs, answer: Answer, request_id: str) -> None:
+    def watch(
+        self, served: ServedModel, sent: SentInputs, answer: Answer, request_id: str, disputed: Disputed = _nobody
+    ) -> None:
         """Keep a copy of an answered request that was drawn for the challenger. Never waits."""
         if self.rival.mode is not Mode.SHADOW:  # another challenger took over since it was drawn
             return
-        copy = Copy(served, sent, answer, request_id, self._clock.monotonic_s() + AFTER_S)
+        copy = Copy(served, sent, answer, request_id, self._clock.monotonic_s() + AFTER_S, disputed)
         size = copy.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
@@ -202,6 +218,8 @@ class Duel:
             latency_us = list(copy.answer.latency_us), [theirs.latency_us / frames] * frames
             with self._lock:
                 self._of(served).add(found, latency_us, sure)
+            if disputed := found.disputed:
+                copy.disputed(disputed)
         here_s = time.thread_time() - began_s
         self._allowance.spend(here_s)
         self._terms.brake.set_aside(here_s)

@@ -7,9 +7,9 @@ frame to the next is forgotten before each.
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.delegate import Absent, Delegate
 from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
-from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize
+from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
 from dsops_agent.runtime.sent import Sent, SentInputs
 
@@ -120,6 +120,7 @@ class ServedModel:
 
     Attributes:
         digest: SHA-256 of the bundle file.
+        golden: Returns its golden inputs, checked.
         max_answer_bytes: Values that one request may be answered with.
         marks: Is told what the interpreter runs.
     """
@@ -127,7 +128,7 @@ class ServedModel:
     manifest: Manifest
     digest: str
     profile: Profile
-    golden: GoldenSet
+    golden: Callable[[], GoldenSet]
     loaded: Interpreter
     lock: threading.Lock = field(default_factory=threading.Lock)
     max_answer_bytes: int = MAX_ANSWER_BYTES
@@ -224,9 +225,7 @@ class ServedModel:
 
     def real_frames(self, position: int, frames: Array) -> Array:
         """Return one input's frames as real values, whatever form the caller sent them in."""
-        if frames.dtype == np.float32:
-            return frames
-        return dequantize(frames, self.loaded.inputs[position])
+        return real_values(frames, self.loaded.inputs[position])
 
     def warm_up(self) -> None:
         """Run a frame of zeros, so that the first caller does not pay for what is made on first use.
@@ -296,7 +295,9 @@ def load_bundle(
         key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
             again: the result would be the same, and in the data process it would take time from callers. A bundle is
-            activated only after its proof; when the device starts again the journal vouches for the digest.
+            activated only after its proof; when the device starts again the journal vouches for the digest. Neither
+            are its golden inputs kept in memory, which may be larger than the payload: they are read when they are
+            asked for, except those of a sealed bundle, whose key is not kept.
         delegate: An accelerator whose custom operators are admitted; it is used, unless it is absent.
 
     Raises:
@@ -313,7 +314,9 @@ def load_bundle(
     if manifest.sealed is not None:
         forbid_dumps()
     profile = Profile.decode(bundle.read(manifest.profile))
-    golden = GoldenSet.decode(_read(bundle, manifest.golden, key))
+    golden = partial(_read_golden, bundle, None)
+    if not is_proved or manifest.sealed is not None:
+        golden = partial(_same, _read_golden(bundle, key))
     check_profile(profile, manifest.task, manifest.labels, manifest.inputs, manifest.outputs)
     payload = _read(bundle, manifest.payload, key)
     if not is_proved:
@@ -339,6 +342,14 @@ def _loaded(payload: bytes, threads: int, delegate: Delegate | None) -> LoadedMo
 def _read(bundle: Bundle, name: str, key: "sealing.ContentKey | None") -> bytes:
     """Return a blob; only one of a sealed bundle loads what decrypts it, which weighs more than many a model."""
     return bundle.read(name) if bundle.manifest.sealed is None else sealing.read_blob(bundle, name, key)
+
+
+def _read_golden(bundle: Bundle, key: "sealing.ContentKey | None") -> GoldenSet:
+    return GoldenSet.decode(_read(bundle, bundle.manifest.golden, key))
+
+
+def _same(golden: GoldenSet) -> GoldenSet:
+    return golden
 
 
 def limits_with(delegate: Delegate | None) -> LintLimits:

@@ -10,6 +10,7 @@ Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` besi
 
 import faulthandler
 import logging
+import math
 import mmap
 import os
 import re
@@ -31,7 +32,12 @@ FILE, FAULT = "flight", "fault"
 SLOTS = 64
 _RUNNING = struct.Struct("@QQ")
 """When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
-_WHO = struct.Struct("@64s128s")
+_WHO = struct.Struct("@64s128sd")
+HANG_BUDGETS, LEAST_HANG_S = 200.0, 5.0
+"""A frame is given up after so many times the model's latency budget, and never sooner than that many seconds.
+
+A batch and its trial are one such frame, of up to a few dozen; a busy device multiplies by ten what the proof measured.
+"""
 _SLOT_BYTES = 256
 _BOOT_AT = SLOTS * _SLOT_BYTES
 _FILE_BYTES = _BOOT_AT + BYTES
@@ -47,12 +53,14 @@ class InFlight:
         digest: Its bundle.
         for_s: For how long.
         thread: The thread, as :func:`threading.get_ident` names it.
+        most_s: For how long at most by the model's latency budget; infinite without one.
     """
 
     model: str
     digest: str
     for_s: float
     thread: int
+    most_s: float = math.inf
 
 
 class Marks(Protocol):
@@ -98,16 +106,21 @@ class FlightRecorder:
 
     Args:
         folder: The run folder.
+        is_patient: Whether frames may take long whatever their model's budget says: those of a process that has the
+            processor only when nobody else wants it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_patient: bool = False) -> None:
+        self._is_patient = is_patient
         self._path = folder / FILE
         self._memory: mmap.mmap | None = None
         self._free = list(reversed(range(SLOTS)))
         self._lock = threading.RLock()  # a slot may be given back while another is taken, by the garbage collector
 
-    def open(self, model: str, digest: str) -> Marks:
+    def open(self, model: str, digest: str, most_s: float = math.inf) -> Marks:
         """Return the marks of a bundle; they are given back with the last reference to them.
+
+        ``most_s`` is how long a frame of it may take (:func:`hang_limit_s`).
 
         Where there is no room for the file, a model is served all the same; its crashes are nobody's then.
         """
@@ -122,7 +135,13 @@ class FlightRecorder:
             number = self._free.pop()
             offset = number * _SLOT_BYTES
             _RUNNING.pack_into(memory, offset, 0, 0)
-            _WHO.pack_into(memory, offset + _RUNNING.size, digest.encode(), model.encode()[:128])
+            _WHO.pack_into(
+                memory,
+                offset + _RUNNING.size,
+                digest.encode(),
+                model.encode()[:128],
+                math.inf if self._is_patient else most_s,
+            )
         slot = Slot(memory, offset)
         weakref.finalize(slot, self._give_back, memory, number)
         return slot
@@ -169,8 +188,8 @@ def read_flight(folder: Path) -> tuple[InFlight, ...]:
     for offset in range(0, len(data) - _SLOT_BYTES + 1, _SLOT_BYTES):
         began_ns, thread = _RUNNING.unpack_from(data, offset)
         if began_ns:
-            digest, model = (text.rstrip(b"\0").decode(errors="replace") for text in _who(data, offset))
-            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread))
+            digest, model, most_s = _who(data, offset)
+            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread, most_s))
     return tuple(sorted(found, key=lambda one: -one.for_s))
 
 
@@ -196,6 +215,12 @@ def read_lost(folder: Path) -> tuple[InFlight, ...] | None:
     return read_crashed(folder) if boot and boot == boot_id() else None
 
 
-def _who(data: bytes, offset: int) -> tuple[bytes, bytes]:
-    digest, model = _WHO.unpack_from(data, offset + _RUNNING.size)
-    return digest, model
+def hang_limit_s(budget_ms: float | None) -> float:
+    """Return how long a frame may take by the model's latency budget; infinite without one."""
+    return max(LEAST_HANG_S, HANG_BUDGETS * budget_ms / 1000) if budget_ms else math.inf
+
+
+def _who(data: bytes, offset: int) -> tuple[str, str, float]:
+    digest, model, most_s = _WHO.unpack_from(data, offset + _RUNNING.size)
+    texts = (text.rstrip(b"\0").decode(errors="replace") for text in (digest, model))
+    return next(texts), next(texts), most_s

@@ -1,12 +1,13 @@
 """Checks a served model against the golden inputs of its bundle."""
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
 
 from dsops.errors import GoldenMismatch, InvalidInput
 from dsops.forms import Form
-from dsops.golden import TensorBytes
+from dsops.golden import GoldenSet, TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
 from dsops.manifest import TensorSpec
 from dsops_agent.runtime.answer import Answer
@@ -26,32 +27,40 @@ _DTYPES = {
 }
 
 
-def check_golden(served: ServedModel) -> tuple[float, ...]:
+def check_golden(served: ServedModel, most_rest_s: float = 0.0) -> tuple[float, ...]:
     """Ask every golden input by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
     the label of a classification is the golden one, a reconstruction is an anomaly when the expected one is.
 
+    Args:
+        served: The model.
+        most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
+
     Raises:
         GoldenMismatch: One is not; it tells how many and the first.
         InvalidModel: The interpreter fails.
+        MalformedBundle: The bundle's file cannot be read any more.
+        DigestMismatch: It is damaged.
     """
-    golden, manifest = served.golden, served.manifest
-    given = _inputs(served)
+    golden, manifest = served.golden(), served.manifest
     expected = _expected(golden.outputs, manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
-    for start in range(0, len(golden), served.max_frames):
-        rows = slice(start, start + served.max_frames)
-        part = {name: frames[rows] for name, frames in given.items()}
-        answer = _ask(served, part)
+    for row in range(len(golden)):
+        began_s = time.perf_counter()
+        part = slice(row, row + 1)
+        given = _inputs(served, golden, part)
+        answer = _ask(served, given)
         latency_us += answer.latency_us
         answers = Answers(
-            [part[spec.name] for spec in manifest.inputs], [one[rows] for one in expected], answer.outputs
+            [given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs
         )
         differences += find_differences(
-            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=start
+            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=row
         )
+        if most_rest_s:
+            time.sleep(min(time.perf_counter() - began_s, most_rest_s))
     if differences:
         raise GoldenMismatch(
             f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
@@ -67,8 +76,8 @@ def try_batches(served: ServedModel) -> State:
 
     In a throw-away process: a model that crashes when it is resized shall do so there.
     """
-    given = _inputs(served)
-    count = len(served.golden)
+    golden = served.golden()
+    given, count = _inputs(served, golden, slice(None)), len(golden)
     rows = np.arange(min(max(count, TRIED_FRAMES), served.max_frames)) % count
     served.infer({name: frames[rows] for name, frames in given.items()})
     return served.batches.state
@@ -77,7 +86,7 @@ def try_batches(served: ServedModel) -> State:
 def array_of(tensor: TensorBytes) -> Array:
     """Return a golden tensor as an array."""
     values = np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tensor.shape)
-    return values.astype(values.dtype.newbyteorder("="))
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
@@ -87,13 +96,13 @@ def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 
 
-def _inputs(served: ServedModel) -> dict[str, Array]:
+def _inputs(served: ServedModel, golden: GoldenSet, rows: slice) -> dict[str, Array]:
     """Return golden inputs as the model takes them; real values are made of raw frames as of a caller's."""
     plain = {detail.name: detail.dtype for detail in served.loaded.inputs if not detail.is_real}
     found = {}
-    for tensor in served.golden.inputs:
-        values, form = array_of(tensor), served.forms.get(tensor.name)
-        if form is not None and tensor.name in served.golden.raw:
+    for tensor in golden.inputs:
+        values, form = array_of(tensor)[rows], served.forms.get(tensor.name)
+        if form is not None and tensor.name in golden.raw:
             values = _prepared(form, values)
         found[tensor.name] = _as_stored(values, plain.get(tensor.name))
     return found

@@ -20,6 +20,9 @@ from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
 
+CHECK_REST_S = 0.05
+"""How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
+
 
 class _Activate(Frozen):
     model: Name
@@ -98,7 +101,7 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model)
+        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S)
         return {}
 
     def _compare(self, header: Header) -> Header:

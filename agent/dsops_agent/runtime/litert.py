@@ -142,6 +142,11 @@ def dequantize(stored: Array, tensor: TensorDetails) -> Array:
     return real
 
 
+def real_values(frames: Array, tensor: TensorDetails) -> Array:
+    """Return frames of an input as real values, whatever form a caller sent them in."""
+    return frames if frames.dtype == np.float32 else dequantize(frames, tensor)
+
+
 def load_delegate(runtime: Runtime, library: str, options: Mapping[str, str]) -> Foreign:
     """Return a delegate, for an interpreter to be made with.
 

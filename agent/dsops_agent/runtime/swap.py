@@ -6,7 +6,7 @@ answered a frame; the old model's memory goes when its last request is done, bec
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.flight import FlightRecorder
+from dsops_agent.runtime.flight import FlightRecorder, hang_limit_s
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.health import Health
 
@@ -55,6 +55,10 @@ class Watch(Protocol):
 
     def observe(self, exchanges: Sequence[Exchange]) -> None:
         """Look at what was asked and answered; the part that takes time, and that may be left out under load."""
+        ...
+
+    def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
+        """Look at frames, by row, that the challenger answered otherwise; from a thread of the challenger's own."""
         ...
 
     def shed(self, frames: int) -> None:
@@ -167,7 +171,9 @@ class Models:
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
         if self._flights:
-            served = replace(served, marks=self._flights.open(name, digest))
+            served = replace(
+                served, marks=self._flights.open(name, digest, hang_limit_s(manifest.budgets.max_latency_ms))
+            )
         try:
             served.warm_up()
             if served.loaded.runtime.delegate:

@@ -6,7 +6,7 @@ classification or else the first output.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -21,7 +21,7 @@ from dsops_agent.drift.sampler import Kept, Sampler
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval, micros
 from dsops_agent.runtime.engine import DTYPES, ServedModel
-from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.litert import Array, real_values
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.swap import Totals
 
@@ -62,7 +62,8 @@ class ModelWatch:
         *,
         drift_enabled: bool,
     ) -> None:
-        self._served = served
+        self._manifest = served.manifest  # not the model: a watch reports for a while after its bundle was replaced,
+        self._tensors = served.loaded.inputs  # and the memory of that one's interpreter shall not wait for it
         self._sampler = sampler
         self._put = put
         self._clock = clock
@@ -77,6 +78,7 @@ class ModelWatch:
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
+        self._sampling = threading.Lock()
 
     @property
     def totals(self) -> Totals:
@@ -113,6 +115,24 @@ class ModelWatch:
         for exchange in exchanges:
             self._sample(exchange, list(islice(following, exchange.frames)))
 
+    def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
+        """Keep what the budget allows of the frames that the challenger answered otherwise.
+
+        Args:
+            exchange: What the champion was asked and answered.
+            distances: How far apart the answers are, by row.
+        """
+        answer, now_s = exchange.answer, self._clock.monotonic_s()
+        frames, size_bytes = self._sampled(exchange)
+        if size_bytes > MAX_SAMPLE_BYTES:
+            return
+        for row, distance in distances.items():
+            with self._sampling:
+                kept = self._sampler.choose_disputed(now_s, size_bytes, distance)
+            if kept is not None:
+                record = self._record(kept, frames[row : row + 1], answer, row, exchange.request_id)
+                self._put(Kind.SAMPLES, record, False)
+
     def shed(self, frames: int) -> None:
         """Count answered frames that were not looked at."""
         with self._lock:
@@ -133,16 +153,16 @@ class ModelWatch:
     def _count(self) -> None:
         is_sure = self._task is Task.CLASSIFICATION
         for latency_us, decision in self._uncounted:
-            confidences = confidences_of(self._served.manifest, decision) if is_sure else None
+            confidences = confidences_of(self._manifest, decision) if is_sure else None
             self._interval.answered(latency_us, decision, confidences)
         self._uncounted.clear()
 
     def _measure(self, exchanges: Sequence[Exchange]) -> dict[str, list[float]]:
-        served, answers = self._served, [exchange.answer for exchange in exchanges]
+        answers = [exchange.answer for exchange in exchanges]
         watched = []
         for at in self._watched:
-            name = served.manifest.inputs[at].name
-            watched.append((at, _joined([served.real_frames(at, exchange.inputs[name]) for exchange in exchanges])))
+            name, tensor = self._manifest.inputs[at].name, self._tensors[at]
+            watched.append((at, _joined([real_values(exchange.inputs[name], tensor) for exchange in exchanges])))
         scores = None if answers[0].decision.scores is None else _joined([answer.scores for answer in answers])
         return measure(self._task, watched, _joined([answer.outputs[0] for answer in answers]), scores)
 
@@ -153,17 +173,22 @@ class ModelWatch:
 
     def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
         answer, now_s = exchange.answer, self._clock.monotonic_s()
-        first = exchange.inputs[self._served.manifest.inputs[0].name]
-        size_bytes = first[:1].nbytes + self._kept_output(answer)[:1].nbytes + _RECORD_BYTES
+        first, size_bytes = self._sampled(exchange)
         if size_bytes > MAX_SAMPLE_BYTES:
             return
-        confidences = confidences_of(self._served.manifest, answer.decision)
+        confidences = confidences_of(self._manifest, answer.decision)
         for row, verdict in enumerate(verdicts):
             confidence = confidences[row] if confidences else None
-            kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
+            with self._sampling:
+                kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
             if kept is not None:
                 record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
                 self._put(Kind.SAMPLES, record, False)
+
+    def _sampled(self, exchange: Exchange) -> tuple[Array, int]:
+        """Return the frames that samples are of, and the size of a sample."""
+        first = exchange.inputs[self._manifest.inputs[0].name]
+        return first, first[:1].nbytes + self._kept_output(exchange.answer)[:1].nbytes + _RECORD_BYTES
 
     def _event(self, verdict: Verdict) -> bytes:
         figures = {"score": verdict.score, "frames": float(verdict.frames)}
@@ -199,7 +224,7 @@ class ModelWatch:
             request_id=request_id,
             input=_tensor(frame),
             output=_tensor(self._kept_output(answer)[row : row + 1]),
-            predicted="" if choices is None else named_choice(self._served.manifest, int(choices[row])),
+            predicted="" if choices is None else named_choice(self._manifest, int(choices[row])),
         ).SerializeToString()
 
 

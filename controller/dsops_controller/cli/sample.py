@@ -18,6 +18,7 @@ class Why(StrEnum):
     DRIFT = "drift"
     LOW_CONFIDENCE = "low_confidence"
     RANDOM = "random"
+    DISAGREEMENT = "shadow_disagreement"
 
 
 Model = Annotated[str | None, typer.Option("--model", help="only of this model")]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -45,11 +46,13 @@ class Feed:
             "sinks": sinks,
         }
         self.state = state
+        self.log = run_folder / f"feed-{secrets.token_hex(4)}.log"
         self._command = [sys.executable, "-m", "dsops_agent.feed", "--settings", json.dumps(settings)]
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=runtime_environment())
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=log, env=runtime_environment())
 
     @property
     def status(self) -> FeedStatus:

@@ -282,10 +282,17 @@ def test_brokers_with_tls_and_of_another_authority(short_path: Path, tmp_path: P
 
 
 def test_two_of_one_state_folder_take_turns(short_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    source = {"name": "inbox", "model": "compass", "directory": {"path": str(tmp_path / "in")}}
-    with feeding(short_path, tmp_path / "feed", [source], []) as first:
-        eventually(lambda: first.status.pid)
-        with feeding(short_path, tmp_path / "feed", [source], []) as second:
+    inbox, state = tmp_path / "in", tmp_path / "feed"
+    inbox.mkdir()
+    source = {"name": "inbox", "model": "compass", "directory": {"path": str(inbox)}}
+    with serving(short_path, make_bundle(tmp_path)), feeding(short_path, state, [source], []) as first:
+        put(inbox, "a.npy", ROWS[0])
+        eventually(lambda: first.source("inbox").frames == 1)
+        with feeding(short_path, state, [source], []) as second:
+            eventually(lambda: "waits until" in second.log.read_text())
+            assert second.status.pid == 0, "both work at once"
             first.end()
             eventually(lambda: second.status.pid)
+            assert second.source("inbox").frames == 0, "a frame was taken by both"
+            put(inbox, "b.npy", ROWS[1])
+            eventually(lambda: second.source("inbox").frames == 1)

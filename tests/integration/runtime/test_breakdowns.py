@@ -18,6 +18,7 @@ from serving_runtime import serving
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
+from dsops.manifest import Budgets
 from dsops_agent.boot import boot_id
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.proof import Prover
@@ -61,12 +62,12 @@ def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) ->
 class Device:
     """A supervisor with a real inference process, and programs that ask it."""
 
-    def __init__(self, folder: Path, run_folder: Path) -> None:
+    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S) -> None:
         self.deaths: list[Death] = []
         self.folder = run_folder
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, "{}", hang_s=HANG_S)
+        launch = Launch(run_folder, "{}", hang_s=hang_s)
         events = SpoolEvents(self._spool, clock)
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
@@ -191,6 +192,22 @@ def test_other_ends_while_no_control_process_is_there_are_nobodys(tmp_path: Path
     device = Device(tmp_path, short_path)
     device.stop()
     assert [death.suspects for death in device.deaths] in ([], [()])
+
+
+@pytest.mark.slow
+def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
+    device = Device(tmp_path, short_path, hang_s=600.0)
+    try:
+        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=20.0))
+        device.serve(endless)
+        hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
+        hung.start()
+        eventually(lambda: len(device.deaths) == 1, 90)
+        hung.join(90)
+        assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
+        assert device.deaths[0].is_hang
+    finally:
+        device.stop()
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from runtime_bundles import LABELS, MadeBundle, frames, make_bundle, with_section
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.api.v1 import open_inference_grpc_pb2_grpc, telemetry_pb2
+from dsops.api.v1 import open_inference_grpc_pb2_grpc, samples_pb2, telemetry_pb2
 from dsops.bundle import Bundle
 from dsops.client import Inference
 from dsops.clock import SystemClock
@@ -47,7 +47,10 @@ PLACE = challenger_place(MODEL)
 class Device:
     """The runtime of the champions and the process of a challenger, as the agent has them."""
 
-    def __init__(self, folder: Path, run_folder: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, run_folder: Path, samples: Mapping[str, float] | None = None, **settings: object
+    ) -> None:
+        self.samples_kept = samples or {"bytes_per_day": 0}
         self.clock = SystemClock()
         self.run_folder = run_folder
         self.spool = Spool(folder / "spool", 8 << 20)
@@ -67,7 +70,7 @@ class Device:
         self.stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def launch(self, folder: Path, more: dict[str, object]) -> Launch:
-        settings = {"interval_s": 0.2, "challenger_wait_s": 2.0, "samples": {"bytes_per_day": 0}}
+        settings = {"interval_s": 0.2, "challenger_wait_s": 2.0, "samples": self.samples_kept}
         return Launch(folder, json.dumps(settings | more))
 
     def launch_challenger(self, folder: Path, model: str, mode: Mode) -> Launch:
@@ -123,6 +126,10 @@ class Device:
     def records(self) -> list[telemetry_pb2.TelemetryRecord]:
         batch = self.spool.batch("telemetry", 8 << 20, 10_000)
         return [telemetry_pb2.TelemetryRecord.FromString(data) for data in batch.records] if batch else []
+
+    def samples(self) -> list[samples_pb2.SampleRecord]:
+        batch = self.spool.batch("samples", 8 << 20, 10_000)
+        return [samples_pb2.SampleRecord.FromString(data) for data in batch.records] if batch else []
 
     def comparisons(self) -> list[telemetry_pb2.ComparisonInterval]:
         return [record.comparison for record in self.records() if record.WhichOneof("kind") == "comparison"]
@@ -197,6 +204,47 @@ def test_the_same_bundle_as_a_shadow_agrees_with_itself(device: Device, tmp_path
     wait_for(lambda: total(device.comparisons(), "compared") == 40, "copies are not compared")
     assert total(device.comparisons(), "disagreed") == 0
     assert sum(each.distance_ppm.sum for each in device.comparisons()) == 0
+
+
+SAMPLES = {"random_rate": 0.0, "low_confidence": 0.0, "bytes_per_day": 100, "burst_bytes": 8_000}
+"""Nothing but disagreements is kept, and of them not more than the burst allows: it fills too slowly to count."""
+
+
+@pytest.fixture
+def sampling(tmp_path: Path, short_path: Path) -> Iterator[Device]:
+    made = Device(tmp_path, short_path, SAMPLES)
+    yield made
+    made.close()
+
+
+def test_what_a_shadow_answers_otherwise_is_kept_as_a_sample_up_to_the_budget(
+    sampling: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    sampling.begin(champion, challenger, Mode.SHADOW, 1.0)
+    sampling.ask(count=3)
+    wait_for(lambda: len(sampling.samples()) == 3, "disagreements are not kept")
+    rows = frames(3).astype("<f4")
+    for row, sample in enumerate(sampling.samples()):
+        assert (sample.reason, sample.model, sample.release) == ("shadow_disagreement", MODEL, 1)
+        assert sample.digest == champion.digest, "the sample is of the challenger's answer"
+        assert sample.input.data == rows[row].tobytes()
+        assert sample.predicted == LABELS[row], "the sample does not tell what the champion said"
+        assert 0.0 < sample.score <= 1.0
+    for _ in range(20):
+        sampling.ask(count=3)
+        time.sleep(0.01)
+    wait_for(lambda: total(sampling.comparisons(), "disagreed") == 63, "not everything is compared")
+    size_bytes = rows[0].nbytes + 4 * len(LABELS)
+    assert 3 < len(sampling.samples()) <= SAMPLES["burst_bytes"] / 2 / size_bytes < 63, "the budget does not hold"
+
+
+def test_what_a_shadow_answers_alike_is_not_kept(sampling: Device, tmp_path: Path) -> None:
+    champion, challenger = make_bundle(tmp_path), make_bundle(tmp_path, release=2)
+    sampling.begin(champion, challenger, Mode.SHADOW, 1.0)
+    sampling.ask(count=40)
+    wait_for(lambda: total(sampling.comparisons(), "compared") == 40, "copies are not compared")
+    assert sampling.samples() == []
 
 
 def test_the_budget_of_processor_time_holds_copies_back(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:

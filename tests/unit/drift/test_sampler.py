@@ -58,8 +58,10 @@ def keep_all(sampler: Sampler, frames: int, confidence: float, level: Level) -> 
 
 def test_shares_of_the_burst_and_who_may_borrow() -> None:
     settings = SamplerSettings(bytes_per_day=1, burst_bytes=4000, min_gap_s=0.0)
-    assert len(keep_all(Sampler(settings, never, 0.0), 99, 0.1, Level.NONE)) == 20  # its own half
-    assert len(keep_all(Sampler(settings, never, 0.0), 99, 0.9, Level.ALARM)) == 30  # its quarter and the half
+    assert len(keep_all(Sampler(settings, never, 0.0), 99, 0.1, Level.NONE)) == 10  # its own quarter
+    assert (
+        len(keep_all(Sampler(settings, never, 0.0), 99, 0.9, Level.ALARM)) == 20
+    )  # its quarter and that of low confidence
     assert len(keep_all(Sampler(settings, always, 0.0), 99, 0.9, Level.NONE)) == 10  # its quarter, never more
     both = Sampler(settings, never, 0.0)
     keep_all(both, 99, 0.1, Level.ALARM)
@@ -72,7 +74,15 @@ def test_a_day_of_low_confidence_stays_in_the_budget() -> None:
     sampler = Sampler(settings, never, 0.0)
     kept = sum(sampler.choose(float(second), 500, 0.1, Level.ALARM, 9.0) is not None for second in range(0, 86400, 10))
     spent = kept * 500
-    assert 0.75 * 100_000 * 0.99 <= spent <= 0.75 * (100_000 + 10_000)
+    assert 0.5 * 100_000 * 0.99 <= spent <= 0.5 * (100_000 + 10_000)
+
+
+def test_disagreements_are_kept_up_to_their_share_and_that_of_low_confidence_whatever_the_gap() -> None:
+    sampler = Sampler(SamplerSettings(bytes_per_day=1, burst_bytes=4000, min_gap_s=1e9), never, 0.0)
+    kept = [sampler.choose_disputed(0.0, 100, 0.7) for _ in range(99)]
+    assert [one for one in kept if one] == [Kept(Reason.DISAGREEMENT, 0.7, 0.0)] * 20
+    assert len(keep_all(sampler, 99, 0.9, Level.ALARM)) == 1, "the share of another reason was taken"
+    assert sampler.choose_disputed(DAY_S * 2000, 100, 0.2) is not None, "the share does not fill again"
 
 
 def test_the_inclusion_probability_tells_what_the_budget_refused() -> None:

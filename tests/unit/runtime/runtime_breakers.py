@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from runtime_bundles import MadeBundle, ModelBuilder, Wanted, pack
 
-from dsops.manifest import Task
+from dsops.manifest import Budgets, Task
 
 INT, FLOAT = schema.TensorType.INT32, schema.TensorType.FLOAT32
 CRASHES = np.array([-(2**31)], np.int32)
@@ -53,9 +53,11 @@ def products() -> bytes:
     return build.finish([x], [whole])
 
 
-def make_breaker(folder: Path, kind: str, release: int, model: str = "counter") -> MadeBundle:
+def make_breaker(
+    folder: Path, kind: str, release: int, model: str = "counter", budgets: Budgets | None = None
+) -> MadeBundle:
     """Write a bundle; ``kind`` is sound, dividing or endless."""
     payload = {"sound": lambda: modulo(7), "dividing": lambda: modulo(-1), "endless": products}[kind]()
-    wanted = Wanted(model=model, release=release, task=Task.OTHER, labels=())
+    wanted = Wanted(model=model, release=release, task=Task.OTHER, labels=(), budgets=budgets or Budgets())
     golden, reference = np.arange(5, dtype=np.int32), (np.arange(300) % 5).astype(np.int32)
     return pack(folder, payload, {"x": golden}, {"x": reference}, wanted)

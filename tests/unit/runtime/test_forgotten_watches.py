@@ -5,11 +5,12 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime_bundles import make_bundle
+from runtime_bundles import frames, make_bundle
 
 from dsops.bundle import Bundle
 from dsops.clock import SystemClock
 from dsops_agent.drift.sampler import Sampler, SamplerSettings
+from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.records import Kind
@@ -36,5 +37,22 @@ def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Pa
     gc.collect()
     assert quick() is None
     stays.watch.failed()
+    reporter.end_intervals()
+    assert reporter.buffer.waiting == 1
+
+
+def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    interpreter = weakref.ref(served.loaded)
+    reporter = Reporter(make_watch, list, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    watch = reporter.watch(served)
+    inputs = {"image": frames(2)}
+    answer = served.infer(inputs)
+    del served
+    gc.collect()
+    assert interpreter() is None
+    watch.answered(answer)  # the last request in flight
+    watch.observe([Exchange(inputs, answer, "")])
     reporter.end_intervals()
     assert reporter.buffer.waiting == 1

@@ -1,5 +1,6 @@
 """What is counted of a served bundle on the way of its requests, and who was in flight when the process died."""
 
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import FlightRecorder, forget_flight, read_crashed, read_flight
+from dsops_agent.runtime.flight import FlightRecorder, forget_flight, hang_limit_s, read_crashed, read_flight
 from dsops_agent.runtime.health import SPAN_S
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.sent import Sent
@@ -68,6 +69,15 @@ class Service:
         told = self.models.get(self.name).health.figures()
         assert Figures.parse(told.model_dump(mode="json")) == told
         return told
+
+
+def test_a_frame_hangs_by_its_budget_and_never_where_the_processor_is_had_last(tmp_path: Path) -> None:
+    assert [hang_limit_s(ms) for ms in (0.0, 4.0, 25.0, 100.0)] == [math.inf, 5.0, 5.0, 20.0]
+    for is_patient, most_s in ((False, 5.0), (True, math.inf)):
+        marks = FlightRecorder(tmp_path, is_patient=is_patient).open("compass", "d" * 64, hang_limit_s(4.0))
+        marks.begin()
+        (running,) = read_flight(tmp_path)
+        assert (running.model, running.digest, running.most_s) == ("compass", "d" * 64, most_s)
 
 
 def test_requests_frames_times_and_choices_are_counted(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class SampleRecord(_message.Message):
     digest: _builtins.str
     """SHA-256 of the bundle that answered"""
     reason: _builtins.str
-    """drift, low_confidence or random"""
+    """drift, low_confidence, random or shadow_disagreement"""
     score: _builtins.float
     """by which the sample was chosen: drift score or 1 - confidence"""
     inclusion: _builtins.float
