@@ -72,6 +72,7 @@ def test_a_folder_into_a_file(short_path: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "feed" / "sources" / "inbox").iterdir())
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_no_file_is_lost_and_none_is_answered_twice(short_path: Path, tmp_path: Path) -> None:
     inbox, answers = tmp_path / "in", tmp_path / "answers.jsonl"
     inbox.mkdir()

@@ -118,6 +118,7 @@ def test_the_model_whose_kernel_crashed_is_named_though_another_one_ran(device: 
     assert "SIGFPE" in device.deaths[0].why
 
 
+@pytest.mark.slow
 def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(device: Device, tmp_path: Path) -> None:
     endless, sound = make_breaker(tmp_path, "endless", 1, "endless"), make_breaker(tmp_path, "sound", 1, "sound")
     device.serve(endless)

@@ -299,6 +299,7 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
     assert set(answers) == {champion.digest}
 
 
+@pytest.mark.slow
 def test_a_challenger_that_hangs_is_given_up_and_nobody_waits_for_it(
     device: Device, pair: tuple[MadeBundle, MadeBundle]
 ) -> None:
