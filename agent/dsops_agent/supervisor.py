@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
+from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeBusy, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
@@ -39,6 +39,8 @@ HEALTH_S = 5.0
 _LOOK_S = 1.0
 """How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
+CHECK_S = 180.0
+"""All golden inputs, on a busy device: far longer than the runtime is gentle to callers meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -268,9 +270,19 @@ class RuntimeSupervisor:
 
         Raises:
             GoldenMismatch: It answers something else.
+            RuntimeBusy: The process lives, and the check takes too long.
             RuntimeCrashed: The process is gone or silent.
         """
-        self._ask("check", ACTIVATE_S, model=model)
+        process = self._process
+        try:
+            self._ask("check", CHECK_S, model=model)
+        except ChallengerAway:
+            raise
+        except RuntimeCrashed as error:
+            if process is not self._process:  # it was ended meanwhile
+                raise
+            self._ask("status", SILENT_S)
+            raise RuntimeBusy(f"the golden inputs of {model} were not answered in time", why=error.why) from error
 
     def deactivate(self, model: str) -> None:
         """Stop serving a model; one that is not served is no error.

@@ -215,7 +215,7 @@ class RuntimeControl(Protocol):
         ...
 
     def check(self, model: str) -> None:
-        """Run the golden inputs on the live model; raises GoldenMismatch."""
+        """Run the golden inputs on the live model; raises GoldenMismatch, or RuntimeBusy when it takes too long."""
         ...
 
     def deactivate(self, model: str) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
+from dsops.errors import Abandoned, DsopsError, InvalidInput, NotFound, NotServing, TimedOut
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.duels import Duels
@@ -84,7 +84,7 @@ class Dispatcher:
             NotServing: No model is, or the process ends.
             QueueFull: Too many requests of the model are under way.
             Throttled: Inference is held back, for longer than a caller should wait.
-            TimedOut: The caller's deadline passed before the request was run.
+            TimedOut: The caller's deadline passed before the request was answered.
             Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails, or an output is not finite.
@@ -98,8 +98,8 @@ class Dispatcher:
                 if told:
                     return Answered(*told)
             inputs = serving.model.prepared(sent)  # not in the model's turn: it takes time that others can use
-            with place.turn(caller):
-                answer = _answer(serving, inputs)
+            with place.turn(caller) as turn:
+                answer = _answer(serving, inputs, turn.give_way)
         _count(serving, answer)
         copied = sent if self._duels and self._duels.draws(model) else None
         self._observers.offer(Observation(serving, inputs, answer, request_id, copied))
@@ -132,11 +132,11 @@ class Dispatcher:
         return [serving.model for serving in self._models.all()]
 
 
-def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
+def _answer(serving: Serving, inputs: Mapping[str, Array], give_way: Callable[[], None]) -> Answer:
     try:
-        answer = serving.model.infer(inputs)
+        answer = serving.model.infer(inputs, give_way=give_way)
         serving.health.answered(answer)
-    except InvalidInput:
+    except (InvalidInput, TimedOut, Abandoned, NotServing):  # the caller's, or the end of this process
         raise
     except DsopsError:
         serving.health.failed()

@@ -36,7 +36,7 @@ _WHO = struct.Struct("@64s128sd")
 HANG_BUDGETS, LEAST_HANG_S = 200.0, 5.0
 """A frame is given up after so many times the model's latency budget, and never sooner than that many seconds.
 
-A batch and its trial are one such frame, of up to a few dozen; a busy device multiplies by ten what the proof measured.
+A batch is one such frame, of eight; a busy device multiplies by ten what the proof measured.
 """
 _SLOT_BYTES = 256
 _BOOT_AT = SLOTS * _SLOT_BYTES

@@ -22,6 +22,8 @@ from dsops_agent.runtime.throttle import ThrottleState
 
 CHECK_REST_S = 0.05
 """How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
+CHECK_GENTLE_S = 15.0
+"""For how long a check does so: the control process waits for its end."""
 
 
 class _Activate(Frozen):
@@ -101,7 +103,7 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S)
+        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S, CHECK_GENTLE_S)
         return {}
 
     def _compare(self, header: Header) -> Header:

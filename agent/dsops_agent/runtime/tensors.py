@@ -6,7 +6,7 @@ shared memory with such bytes.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +22,8 @@ from dsops_agent.runtime.shared_memory import Region, Span
 
 MAX_OUTPUTS = 64
 """Outputs that one request may name; a model has fewer."""
+_AT_ONCE = 1 << 16
+"""Plain values that are converted at once."""
 Raw: TypeAlias = bytes | memoryview
 
 
@@ -166,10 +168,12 @@ def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
     return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(tensor.shape)
 
 
-def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
+def _typed_array(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
+    found = np.empty(len(values), np.int64 if dtype.kind in "iu" else dtype)
     try:
         with np.errstate(over="ignore"):  # it becomes infinity, which is refused
-            found = np.array(values, np.int64 if dtype.kind in "iu" else dtype)
+            for start in range(0, len(values), _AT_ONCE):  # other threads go on in between
+                found[start : start + _AT_ONCE] = values[start : start + _AT_ONCE]
     except OverflowError as error:
         raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
     if dtype.kind in "iu":

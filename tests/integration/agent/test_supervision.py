@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from dsops.clock import SystemClock
-from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeCrashed
+from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeBusy, RuntimeCrashed
 from dsops_agent.install.ports import Death, ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch, adopt, spawn
@@ -110,6 +110,24 @@ def test_a_request_for_a_bundle_that_is_none_is_refused_and_ends_nothing(
     assert not isinstance(caught.value, RuntimeCrashed)
     supervisor.deactivate("digits")
     assert supervisor.pid == pid
+
+
+def test_a_check_that_takes_too_long_is_no_crash_of_a_process_that_answers(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = supervised.start()
+    monkeypatch.setattr("dsops_agent.supervisor.CHECK_S", 0.0)
+    pid = supervisor.pid
+    assert pid is not None
+    with pytest.raises(RuntimeBusy):
+        supervisor.check("digits")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr("dsops_agent.supervisor.SILENT_S", 0.5)
+        with pytest.raises(RuntimeCrashed):
+            supervisor.check("digits")
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_without_a_process_requests_fail_and_during_the_end_they_end_the_thread(supervised: Supervised) -> None:

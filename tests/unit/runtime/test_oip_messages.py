@@ -1,5 +1,6 @@
 """Open Inference Protocol messages to arrays and back."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,41 @@ def test_a_request_that_does_not_fit_is_told_what_does(
 ) -> None:
     with pytest.raises(InvalidInput, match=text):
         oip.decode_inputs(message, served)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "text"),
+    [("BOOL", [1, *SHAPE], "BOOL"), ("FP32", [1, *SHAPE], "16 values"), ("FP32", [1 << 20], "shape")],
+)
+def test_values_that_do_not_fit_are_refused_before_they_are_looked_at(
+    served: ServedModel, datatype: str, shape: list[int], text: str
+) -> None:
+    message = pb.ModelInferRequest()
+    contents = message.inputs.add(name="image", datatype=datatype, shape=shape).contents
+    contents.bool_contents.extend([True] * (1 << 20))
+    contents.fp32_contents.extend([1.5] * (1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match=text):
+            oip.decode_inputs(message, served)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_plain_values_arrive(served: ServedModel) -> None:
+    rows = np.random.default_rng(3).integers(-128, 128, (4096 + 1, *SHAPE)).astype(np.int8)[: served.max_frames]
+    found = oip.decode_inputs(request(rows, raw=False, datatype="INT8"), served)["image"].values
+    assert found.size >= 1 << 16
+    assert (found == rows).all()
+
+
+@pytest.mark.parametrize("told", [{"string_param": "50000"}, {"bool_param": True}, {"int64_param": -1}, {}])
+def test_a_timeout_that_is_no_number_of_microseconds_is_refused(told: dict[str, Any]) -> None:
+    message = pb.ModelInferRequest()
+    message.parameters["timeout"].CopyFrom(pb.InferParameter(**told))
+    with pytest.raises(InvalidInput, match="number of microseconds"):
+        oip.patience_s(message, None)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
