@@ -1,5 +1,6 @@
 """The direct socket: the protocol's messages in plain frames, and what becomes of callers that do not keep to them."""
 
+import json
 import socket
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
 
@@ -26,7 +28,10 @@ from dsops_agent.runtime.admission import PATIENT
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.doors import end_together
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.rest import RestService
+from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
 from dsops_agent.runtime.swap import Models
@@ -287,6 +292,26 @@ def test_what_was_sent_before_the_end_is_answered_in_order(stage: Stage) -> None
     found = [(reply[0], reply[1]) for reply in replies if reply]
     unavailable = STATUS[grpc.StatusCode.UNAVAILABLE]
     assert found == [(0, 0)] + [(unavailable, 0)] * 3 + [(unavailable, LAST)]
+
+
+def test_every_server_takes_no_more_before_one_is_waited_for(stage: Stage, short_path: Path) -> None:
+    service = RestService(stage.dispatcher, Regions(lambda _: True))
+    rest = RestServer(service, str(short_path / "rest.sock"), Access())
+    rest.start()
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4, 4, 1], "data": frames(1).ravel().tolist()}
+    http = UnixHttp(short_path / "rest.sock")
+    with ThreadPoolExecutor() as pool, stage.hold() as held:
+        http.request("POST", "/v2/models/compass/infer", json.dumps({"inputs": [tensor]}))
+        waiting = pool.submit(stage.ask, "last")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
+        ended = pool.submit(end_together, [rest, stage.server], 60.0)
+        eventually(lambda: _refuses(stage.path), "it still listens, while the other is waited for")
+        held.close()
+        assert waiting.result(20)[0] == 0
+        response = http.getresponse()
+        assert (response.status, b"scores" in response.read()) == (200, True)
+        ended.result(60)
+    http.close()
 
 
 def test_who_asks_while_it_ends_gets_an_answer_or_is_told_that_nobody_serves(stage: Stage) -> None:
