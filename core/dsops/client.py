@@ -15,40 +15,31 @@ import fcntl
 import mmap
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.direct import DirectChannel, Method, direct_path, limit_ms_of, nobody_listens
+from dsops.client_transport import Transport, agent_uid, reach
+from dsops.direct import Method, limit_ms_of
 from dsops.errors import (
-    Conflict,
     DsopsError,
-    Forbidden,
     InvalidInput,
     NotFound,
-    NotServing,
-    QueueFull,
     RuntimeCrashed,
-    TimedOut,
 )
 
 TIMEOUT_S = 10.0
 Array: TypeAlias = NDArray[Any]
-Reply = TypeVar("Reply", bound=Message)
 _SHM = Path("/dev", "shm")
-_SERVICE = "/inference.GRPCInferenceService/"
 _TYPES = {
     "BOOL": "?",
     "UINT8": "u1",
@@ -60,16 +51,6 @@ _TYPES = {
     "FP32": "<f4",
 }
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
-_ERRORS: dict[int, type[DsopsError]] = {
-    3: InvalidInput,
-    4: TimedOut,
-    5: NotFound,
-    6: Conflict,
-    7: Forbidden,
-    8: QueueFull,
-    14: NotServing,
-}
-"""What gRPC's status numbers mean here; any other is a failure of the agent."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +95,9 @@ class Inference:
         self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
     ) -> None:
         limit_ms_of(timeout_s)
-        self._transport = _transport(address, timeout_s)
+        self._transport = reach(address, timeout_s)
         self._model = model
-        self._shared = _Shared(self._transport, lambda: _agent_uid(address)) if shared_memory else None
+        self._shared = _Shared(self._transport, lambda: agent_uid(address)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
@@ -214,86 +195,10 @@ class Inference:
         return names[0]
 
 
-class _Transport(Protocol):
-    """How calls travel."""
-
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        """Return the reply, or raise the DsopsError that its status means."""
-        ...
-
-    def close(self) -> None:
-        """End the connection."""
-        ...
-
-
-class _Local(_Transport):
-    """Calls over the agent's direct socket; those that find nobody behind it go over gRPC, if somebody listens there.
-
-    Each call looks anew: the agent may come, or come again, later than its callers.
-    """
-
-    def __init__(self, address: Path, timeout_s: float) -> None:
-        self._address = address.absolute()
-        self._direct = DirectChannel(direct_path(self._address))
-        self._grpc: _Grpc | None = None
-        self._timeout_s = timeout_s
-
-    @override
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        try:
-            status, body = self._direct.call(method, request.SerializeToString(), self._timeout_s)
-        except NotServing as error:
-            if not (nobody_listens(error) and _someone_listens(self._address)):
-                raise
-            return self._over_grpc().call(method, request, reply)
-        if status:
-            raise _error(status, body.decode(errors="replace"))
-        return reply.FromString(body)
-
-    @override
-    def close(self) -> None:
-        self._direct.close()
-        if self._grpc:
-            self._grpc.close()
-
-    def _over_grpc(self) -> "_Grpc":
-        if self._grpc is None:
-            self._grpc = _Grpc(f"unix:{self._address}", self._timeout_s)
-        return self._grpc
-
-
-class _Grpc(_Transport):
-    """Calls over gRPC, which is loaded only where it is needed: it takes 100 ms and 20 MB."""
-
-    def __init__(self, target: str, timeout_s: float) -> None:
-        import grpc  # noqa: PLC0415 - programs that ask over the direct socket do without it
-
-        self._failure = grpc.RpcError
-        self._channel = grpc.insecure_channel(target)
-        self._timeout_s = timeout_s
-
-    @override
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        made = self._channel.unary_unary(
-            f"{_SERVICE}{_name_of(method)}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=reply.FromString,
-        )
-        try:
-            answer: Reply = made(request, timeout=self._timeout_s)
-        except self._failure as error:
-            raise _error(error.code().value[0], error.details() or error.code().name) from error
-        return answer
-
-    @override
-    def close(self) -> None:
-        self._channel.close()
-
-
 class _Shared:
     """A region of shared memory that inputs are put into, made anew when it is too small, or belongs to a parent."""
 
-    def __init__(self, transport: _Transport, agent_uid: Callable[[], int]) -> None:
+    def __init__(self, transport: Transport, agent_uid: Callable[[], int]) -> None:
         self._transport = transport
         self._agent_uid = agent_uid
         self._name = ""
@@ -348,41 +253,6 @@ class _Shared:
         return memory
 
 
-def _is_path(address: str | Path) -> bool:
-    return isinstance(address, Path) or "/" in address
-
-
-def _agent_uid(address: str | Path) -> int:
-    """Return who owns the sockets, who is who answers on them; ourselves over loopback, or where none can be seen."""
-    for path in (direct_path(address), Path(address)) if _is_path(address) else ():
-        with suppress(OSError):
-            return path.stat().st_uid
-    return os.geteuid()
-
-
-def _someone_listens(path: Path) -> bool:
-    """Return whether a process listens on a socket; to ask for that by gRPC would mean to load it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:  # so many callers wait there
-            return True
-        except OSError:
-            return False
-    return True
-
-
-def _transport(address: str | Path, timeout_s: float) -> _Transport:
-    """Return how to reach an inference socket, or a loopback address."""
-    return _Local(Path(address), timeout_s) if _is_path(address) else _Grpc(str(address), timeout_s)
-
-
-def _name_of(method: Method) -> str:
-    """Return the protocol's name of a call: ModelInfer for MODEL_INFER."""
-    return method.name.title().replace("_", "")
-
-
 def _plain(name: str, values: Array) -> Array:
     found = np.asarray(values)
     if found.dtype == np.float64:
@@ -390,10 +260,6 @@ def _plain(name: str, values: Array) -> Array:
     if found.dtype not in _NAMES:
         raise InvalidInput(f"input {name!r} cannot be of type {found.dtype}")
     return np.ascontiguousarray(found)
-
-
-def _error(status: int, details: str) -> DsopsError:
-    return _ERRORS.get(status, RuntimeCrashed)("the agent did not answer", why=details)
 
 
 def _answer(response: pb.ModelInferResponse) -> Answer:

@@ -3,7 +3,8 @@
 Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
 ``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
 intervals and sends records, ``observe`` shows the watches and duels what was answered, each challenger has
-``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that take too long.
+``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
+take too long.
 """
 
 import logging

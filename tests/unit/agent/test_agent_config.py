@@ -62,7 +62,7 @@ def test_a_run_folder_that_is_accepted_has_room_for_the_sockets_of_every_challen
         found = sockets(length)
         assert max(len(str(path)) for path in found) <= SOCKET_PATH_BYTES
         assert len({path.parent for path in found}) == len(found)
-    with pytest.raises(InvalidConfig, match="key run in .* gives a path that is too long for a socket"):
+    with pytest.raises(InvalidConfig, match=r"key run in .* gives a path that is too long for a socket"):
         sockets(76)
 
 
