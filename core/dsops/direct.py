@@ -211,7 +211,11 @@ class DirectChannel:
                 goes_on = not last
             except _NotTakenError as error:
                 if is_new:
-                    raise NotServing("the agent takes no more requests", why=str(error)) from error
+                    raise NotServing(
+                        "the agent takes no more requests",
+                        why=str(error),
+                        hint="ask again in a moment: it may be started again",
+                    ) from error
                 continue  # the agent ended this connection, for another or with itself, before it read the request
             except BlockingIOError as error:
                 raise TimedOut("the agent did not answer", why=f"{timeout_s:g} s have passed") from error
@@ -325,7 +329,11 @@ def _refused(path: Path, error: OSError) -> DsopsError:
         )
     if isinstance(error, BlockingIOError):
         return TimedOut("the agent takes no connection", why=f"too many wait at {path}")
-    return NotServing(f"no agent listens on {path}", why=error.strerror or str(error))
+    return NotServing(
+        f"no agent listens on {path}",
+        why=error.strerror or str(error),
+        hint="start the agent, or give the path of its inference.socket",
+    )
 
 
 def _exchange(connection: Framed, method: Method, body: bytes, limit_ms: int) -> tuple[int, int, bytes]:

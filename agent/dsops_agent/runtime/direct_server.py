@@ -17,8 +17,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from dsops.direct import LAST, Framed
-from dsops.errors import DsopsError, InvalidInput, NotServing, QueueFull
+from dsops.errors import DsopsError, InvalidInput, QueueFull
 from dsops_agent.runtime import refusals
+from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.sockets import Access, listen
 
@@ -122,7 +123,7 @@ class DirectServer:
         line.thread = threading.Thread(target=self._serve, args=(line,), name="direct-call", daemon=True)
         with self._lock:  # also while it starts: nobody can wait for a thread that has not
             if self._ended:
-                return NotServing("the agent is ending")
+                return ended()
             if not self._has_room():
                 return QueueFull("too many programs are connected", why=f"{CONNECTIONS} are, and ask")
             try:
@@ -166,7 +167,7 @@ class DirectServer:
             if asked is None:
                 return
             line.rests_since_s = None
-            status, body = _refusal(NotServing("the agent is ending")) if self._ended else self._answer(framed, *asked)
+            status, body = _refusal(ended()) if self._ended else self._answer(framed, *asked)
             is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
             framed.send(status, body, LAST if is_last else 0)
             if is_last:
