@@ -31,6 +31,7 @@ STALLED_S = 30.0
 """How long a caller may rest within a request, or leave an answer untaken."""
 _BACKLOG = 64
 _PAUSE_S = 0.1
+_LEAVING_S = 1.0
 _OK = 0
 
 
@@ -115,8 +116,17 @@ class DirectServer:
                     time.sleep(_PAUSE_S)
                 continue
             framed = Framed(connection, STALLED_S)
+            self._let_go()
             if problem := self._admit(_Line(framed, rests_since_s=time.monotonic())):
                 _turn_away(framed, problem)
+
+    def _let_go(self) -> None:
+        """Let those that were ended for others go, when there are as many as may stay."""
+        with self._lock:
+            leaving = [line.thread for line in self._open if line.ends and line.thread]
+        ends_s = time.monotonic() + _LEAVING_S
+        for thread in leaving if len(leaving) >= CONNECTIONS else ():
+            thread.join(max(ends_s - time.monotonic(), 0.0))
 
     def _admit(self, line: _Line) -> DsopsError | None:
         """Let a thread answer on a connection, or return why not."""
