@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsops.direct import direct_path
 from dsops.errors import ChallengerAway, RuntimeCrashed
 from dsops.modes import Mode
 from dsops.sealing import ContentKey
-from dsops_agent.config_values import SOCKET_PATH_BYTES
+from dsops_agent.config_values import CHALLENGER_NAME, CHALLENGER_SOCKET, SOCKET_PATH_BYTES
 from dsops_agent.install.challengers import Endpoint
 from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import ProveLimits, Support
-from dsops_agent.launching import CHALLENGER_SOCKET as SOCKET
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime_process import Launch
@@ -31,10 +31,10 @@ def challenger_folder(run_folder: Path, model: str, mode: Mode) -> Path:
 
     Each mode has its own: a process that outlived the agent must not be taken over for another mode.
     """
-    folder = run_folder / f"{mode.value}-{model}"
-    if len(str(folder / SOCKET).encode()) <= SOCKET_PATH_BYTES:
-        return folder
-    return run_folder / f"{mode.value}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    name = f"{mode.value}-{model}"
+    if len(str(direct_path(run_folder / name / CHALLENGER_SOCKET)).encode()) <= SOCKET_PATH_BYTES:
+        return run_folder / name
+    return run_folder / hashlib.sha256(name.encode()).hexdigest()[:CHALLENGER_NAME]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ChallengerProcesses:
         """Return where the process of a model's challenger answers; None while it does not."""
         process = self._processes.get(model)
         pid = process.supervisor.pid if process else None
-        return Endpoint(str(process.folder / SOCKET), pid) if process and pid else None
+        return Endpoint(str(process.folder / CHALLENGER_SOCKET), pid) if process and pid else None
 
     def leave(self) -> None:
         """End every process; returns at once."""

@@ -22,6 +22,8 @@ from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
 from dsops_agent.config_values import (
+    CHALLENGER_NAME,
+    CHALLENGER_SOCKET,
     DAY_S,
     SOCKET_PATH_BYTES,
     Address,
@@ -392,7 +394,10 @@ def _explain(path: Path, error: ValidationError) -> InvalidConfig:
 
 
 def _check_sockets(path: Path, config: Config) -> None:
-    sockets = {"run": config.run_folder / "control.sock", "inference.socket": direct_path(config.inference_socket)}
+    sockets = {
+        "run": direct_path(config.run_folder / ("x" * CHALLENGER_NAME) / CHALLENGER_SOCKET),
+        "inference.socket": direct_path(config.inference_socket),
+    }
     for key, socket in sockets.items():
         length = len(str(socket).encode())
         if length > SOCKET_PATH_BYTES:

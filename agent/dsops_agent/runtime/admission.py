@@ -55,6 +55,11 @@ PATIENT = Caller()
 """Waits for as long as it takes."""
 
 
+def ended() -> NotServing:
+    """Return what whoever asks while the process ends is told."""
+    return NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
+
+
 @dataclass
 class Line:
     """The requests of one model.
@@ -95,7 +100,7 @@ class Admission:
     def check(self) -> None:
         """Raise NotServing after :meth:`close`."""
         if self._is_over:
-            raise NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
+            raise ended()
 
     @property
     def shed(self) -> int:

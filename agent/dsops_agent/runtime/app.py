@@ -1,9 +1,10 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
-Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
-records, ``observe`` shows the watches and duels what was answered, each control connection has a reader and workers,
-each challenger has ``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of
-``__main__``) ends the process should that take too long.
+Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
+``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
+intervals and sends records, ``observe`` shows the watches and duels what was answered, each challenger has
+``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
+take too long.
 """
 
 import logging
@@ -27,6 +28,7 @@ from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.doors import Door, end_together
 from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
@@ -126,16 +128,18 @@ class RuntimeProcess:
             )
             regions = Regions(access.permits)
             calls = Calls(dispatcher, regions).all()
+            direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
+            made.callback(direct_path(inference).unlink, missing_ok=True)
             server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(inference.unlink, missing_ok=True)
-            direct = DirectServer(calls, direct_path(inference), access)
-            made.callback(direct_path(inference).unlink, missing_ok=True)
+            doors: list[Door] = []
             others = made.enter_context(ExitStack())
-            others.callback(direct.stop, _GRACE_S)
+            others.callback(end_together, doors, _GRACE_S)
+            doors.append(direct)
             direct.start()
             if self._settings.rest:
                 rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
-                others.callback(rest.stop, _GRACE_S)
+                doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
@@ -164,7 +168,7 @@ class RuntimeProcess:
         """Send away who waits, answer what runs, and hand over the last records."""
         dispatcher.admission.close()
         self._duels.abandon()
-        is_over = server.stop(_GRACE_S)
+        is_over = server.stop(_GRACE_S)  # returns at once
         others.close()  # before the last records: what is answered after them is never counted
         is_over.wait(_GRACE_S)
         self._observers.stop()

@@ -44,6 +44,15 @@ class RestServer:
 
     def stop(self, wait_s: float) -> None:
         """Take no more requests, and wait so long for those under way."""
+        self.end()
+        self.wait(wait_s)
+
+    def end(self) -> None:
+        """Begin no more requests."""
+        self._server.task_dispatcher.set_thread_count(0)
+
+    def wait(self, wait_s: float) -> None:
+        """Wait so long for the requests under way, and close."""
         self._server.task_dispatcher.shutdown(timeout=wait_s)
         self._server.trigger.pull_trigger(self._server.close)  # in its own thread, which reads what is closed
         self._thread.join(_END_S)
