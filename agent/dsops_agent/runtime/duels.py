@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 
 from dsops.decision import Decision
 from dsops_agent.rival import Rival
@@ -44,9 +43,8 @@ class Duels:
     def watch(self, seen: Observation) -> None:
         """Take note of a request that a champion answered. Never waits."""
         pair = self._duels.get(seen.serving.model.name)
-        if pair and seen.copied is not None:
-            disputed = partial(seen.serving.watch.disputed, seen.exchange)
-            pair[0].watch(seen.serving.model, seen.copied, seen.answer, seen.request_id, disputed)
+        if pair:
+            pair[0].watch(seen)
 
     def draws(self, model: str) -> bool:
         """Return whether a copy of this request of a model's shall go to its challenger."""
