@@ -56,6 +56,12 @@ class Copy:
     due_s: float
 
 
+class _Resting(RivalUnavailable):
+    """It gave no answer a moment ago, or champions leave no processor time; why stands in the counts already."""
+
+    code = ""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What every duel of a process goes by.
@@ -127,22 +133,46 @@ class Duel:
         rival = self.rival
         if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
             return None
-        found, reason, wait_s = None, "", min(self._terms.wait_s, left_s / 2)
-        if self._clock.monotonic_s() >= self._rests_until_s and self._terms.brake.leaves_any(rival.pid):
-            try:
-                found = self._client.ask(served, sent, request_id, served.offered, wait_s)
-            except RivalRefused as error:  # one caller's fault must not move the keys of all others
-                reason = error.code
-                logger.debug("model %s: the champion judges instead of the challenger: %s", served.name, error)
-            except RivalUnavailable as error:
-                reason = error.code
-                self._rests_until_s = self._clock.monotonic_s() + REST_S
-                logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)
+        try:
+            found = self._ask(served, sent, request_id, min(self._terms.wait_s, left_s / 2))
+        except RivalUnavailable as error:
+            logger.log(
+                _level(error), "model %s: the champion answers instead of the challenger: %s", served.name, error
+            )
+            with self._lock:
+                counts = self._of(served)
+                counts.fallbacks += 1
+                counts.reason = error.code or counts.reason
+            return None
+        return found
+
+    def answer_named(self, served: ServedModel, sent: SentInputs, request_id: str, left_s: float) -> RivalAnswer:
+        """Return the challenger's answer to a request that names its release.
+
+        Raises:
+            RivalUnavailable: It gives none in time, or does not take the request.
+        """
+        try:
+            return self._ask(served, sent, request_id, min(self._terms.wait_s, left_s))
+        except RivalUnavailable as error:
+            with self._lock:
+                counts = self._of(served)
+                counts.failed += 1
+                counts.reason = error.code or counts.reason
+            raise
+
+    def _ask(self, served: ServedModel, sent: SentInputs, request_id: str, wait_s: float) -> RivalAnswer:
+        if self._clock.monotonic_s() < self._rests_until_s or not self._terms.brake.leaves_any(self.rival.pid):
+            raise _Resting("the challenger is not asked at the moment")
+        try:
+            found = self._client.ask(served, sent, request_id, served.offered, wait_s)
+        except RivalRefused:  # one caller's fault must not move the keys of all others
+            raise
+        except RivalUnavailable:
+            self._rests_until_s = self._clock.monotonic_s() + REST_S
+            raise
         with self._lock:
-            counts = self._of(served)
-            counts.answered += found is not None
-            counts.fallbacks += found is None
-            counts.reason = reason or counts.reason
+            self._of(served).answered += 1
         return found
 
     # The duel's thread.
@@ -239,6 +269,10 @@ class Duel:
     def _report(self, comparison: Comparison) -> None:
         if not comparison.is_empty:
             self._terms.put(Kind.TELEMETRY, comparison.encode(self._clock.monotonic_s()), False)
+
+
+def _level(error: RivalUnavailable) -> int:
+    return logging.DEBUG if isinstance(error, RivalRefused | _Resting) else logging.WARNING
 
 
 def _default_outputs(served: ServedModel, answer: Answer) -> dict[str, Values]:

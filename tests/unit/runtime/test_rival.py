@@ -5,7 +5,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -185,7 +184,7 @@ def test_half_of_a_callers_time_is_left_to_the_champion(challenger: Challenger, 
 
 def test_copies_that_wait_for_a_shadow_hold_no_more_memory_than_they_may(rival: Rival, champion: ServedModel) -> None:
     terms = Terms(lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), Brake(ThrottleLimits()))
-    duel = Duel(replace(rival, mode=Mode.SHADOW), terms, lambda: 0.0)  # its thread does not run
+    duel = Duel(rival.model_copy(update={"mode": Mode.SHADOW}), terms, lambda: 0.0)  # its thread does not run
     serving = Serving(champion, Witness(), Health(champion, SystemClock()))
     arrays: list[weakref.ref[np.ndarray]] = []
     for _ in range(40):
