@@ -374,7 +374,7 @@ class Parts:
         self._session.stop()
         self._supervisor.leave()
         self._challengers.leave()
-        threads.join(5.5, "runtime", "prover", "mqtt", "feed")
+        threads.join(5.5, "runtime", "prover", "challengers", "mqtt", "feed")
         self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()
