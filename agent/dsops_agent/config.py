@@ -253,7 +253,11 @@ class Config(Section):
 
     device: DeviceName = Field(description="name of this device")
     state: FilePath = Field(description="folder that holds everything the agent keeps")
-    run: Path = Field(default=Path(), description="folder of the sockets; empty: the folder `run` in `state`")
+    run: Path = Field(
+        default=Path(),
+        description="folder of the sockets, for example /run/dsops, which programs can enter; empty: the folder `run` "
+        "in `state`",
+    )
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe record logged")
     enrolment: Enrolment | None = Field(default=None, description="how the device gets its identity")
     trust: Trust = Field(description="whose signatures the device believes")
