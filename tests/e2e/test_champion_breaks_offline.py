@@ -3,7 +3,8 @@
 The control process is killed before two of the three crashes, and starts again after each.
 
 The model is real: it divides, passes its proof, its golden inputs and its probation, and one input of a program makes
-the processor refuse the division (see ``runtime_breakers``). How long it takes is measured by ``benchmarks/breakdown.py``.
+the processor refuse the division (see ``runtime_breakers``). How long it takes is measured by
+``benchmarks/breakdown.py``.
 """
 
 import sys
