@@ -255,7 +255,18 @@ class Config(Section):
 
     device: DeviceName = Field(description="name of this device")
     state: FilePath = Field(description="folder that holds everything the agent keeps")
-    run: Path = Field(default=Path(), description="folder of the sockets; empty: the folder `run` in `state`")
+    run: Path = Field(
+        default=Path(),
+        description="folder of the sockets, for example /run/dsops, which programs can enter; empty: the folder `run` "
+        "in `state`",
+    )
+    temperature_sensor: str = Field(
+        default="*",
+        min_length=1,
+        max_length=128,
+        description="sensors that say how hot the device is, for example cpu_thermal or nvme/Composite: a pattern of "
+        "chip, or chip/label; the hottest counts, and what cannot be (-40 or less, 125 or more) does not",
+    )
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe record logged")
     enrolment: Enrolment | None = Field(default=None, description="how the device gets its identity")
     trust: Trust = Field(description="whose signatures the device believes")
@@ -447,7 +458,18 @@ def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:
 
 
 def _meaning(key: str) -> str:
-    return dict(_fields(Config)).get(key, "")
+    """Return what a key means; of a table also which keys it has."""
+    kind: type[BaseModel] = Config
+    meaning = ""
+    for part in key.split("."):
+        field = kind.model_fields.get(part)
+        if field is None:
+            return ""
+        meaning, section = field.description or "", _section(field.annotation)
+        if section is None:
+            return meaning
+        kind = section
+    return f"{meaning}; its keys are {', '.join(kind.model_fields)}"
 
 
 def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[Setting]:

@@ -11,7 +11,7 @@ import psutil
 
 import dsops
 from dsops.messages import Inventory
-from dsops_agent.temperature import hottest_c
+from dsops_agent.temperature import ANY, hottest_c
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
@@ -43,9 +43,11 @@ class SystemHost:
 
     Args:
         folder: Whose disk's free space is reported.
+        sensor: Pattern of the sensors that say how hot it is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sensor: str = ANY) -> None:
+        self._sensor = sensor
         self._folder = folder
         psutil.cpu_percent()  # the first reading only starts the interval
 
@@ -60,7 +62,7 @@ class SystemHost:
             disk_free_bytes=psutil.disk_usage(str(self._folder)).free,
             agent_rss_bytes=_rss(os.getpid()),
             runtime_rss_bytes=0 if runtime_pid is None else _rss(runtime_pid),
-            temperature_c=hottest_c(),
+            temperature_c=hottest_c(self._sensor),
         )
 
 

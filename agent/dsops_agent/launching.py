@@ -45,6 +45,7 @@ def launch(config: Config) -> Launch:
         "socket": str(config.inference_socket),
         **config.inference.model_dump(mode="json", include=_AS_IT_IS),
         "allow": config.inference.uids(),
+        "temperature_sensor": config.temperature_sensor,
         "delegate": json.loads(delegate.as_json()) if delegate else None,
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),

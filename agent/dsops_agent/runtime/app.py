@@ -76,7 +76,9 @@ class RuntimeProcess:
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
         flights = FlightRecorder(folder, is_patient=settings.shadow)
         self._models = Models(settings.threads, self._watch, self._accelerator, flights, clock)
-        self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
+        self._brake = Brake(
+            ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
+        )
         self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(

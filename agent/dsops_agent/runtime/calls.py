@@ -101,7 +101,7 @@ class Calls:
 
     def _model_ready(self, request: pb.ModelReadyRequest, asking: Asking) -> pb.ModelReadyResponse:
         try:
-            self._dispatcher.find(request.name, request.version)
+            self._dispatcher.check(request.name, request.version)
         except (NotFound, NotServing):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)

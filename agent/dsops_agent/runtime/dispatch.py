@@ -73,7 +73,7 @@ class Dispatcher:
 
         Args:
             model: Name of the model.
-            version: The release that must be active; empty for any.
+            version: The release that answers: the active one, or a challenger of a split; empty for either.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
             key: Who or what asks, which decides between champion and challenger; without one the request's id does.
@@ -89,11 +89,14 @@ class Dispatcher:
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails, or an output is not finite.
         """
-        serving = self.find(model, version)
+        is_rivals = bool(version and self._duels and self._duels.splits(model, version))
+        serving = self.find(model, "" if is_rivals else version)
         with self.admission.place(serving.model.name) as place:
             self._hold()  # within the queue's bounds: who waits here holds a thread
             sent = decode(serving.model)
-            if self._duels and not version:  # who names a release gets that one
+            if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
+                return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
+            if self._duels and not version:
                 told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)
@@ -122,6 +125,15 @@ class Dispatcher:
         if version and version != str(release):
             raise NotFound(f"release {version[:32]} of model {model} is not active", why=f"{release} is")
         return serving
+
+    def check(self, model: str, version: str = "") -> None:
+        """Check that requests of a model are answered, by the release that is named if one is.
+
+        Raises:
+            NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
+        """
+        self.find(model, "" if self._duels and self._duels.splits(model, version) else version)
 
     def names(self) -> list[str]:
         """Return the names of the active models, sorted."""

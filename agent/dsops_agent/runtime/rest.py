@@ -155,7 +155,7 @@ class RestService:
 
     def _model_ready(self, call: Call) -> Reply:
         try:
-            self._found(call)
+            self._dispatcher.check(call.names["model"], call.names.get("version", ""))
         except (NotFound, NotServing) as error:
             return refusal(HTTPStatus.NOT_FOUND, refusals.text_of(error))
         return Reply()

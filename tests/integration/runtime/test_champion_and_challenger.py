@@ -343,6 +343,33 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
 
 
+def test_who_names_the_challenger_of_a_split_gets_it_or_learns_that_it_is_gone(
+    device: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 0.0001)
+    assert device.stub.ModelReady(pb.ModelReadyRequest(name=MODEL, version="2")).ready
+    named = [device.ask(f"user-{number}", version="2") for number in range(5)]
+    assert {one.parameters["digest"].string_param for one in named} == {challenger.digest}
+    assert {one.model_version for one in named} == {"2"}
+    assert {device.digest(version="1"), device.digest()} == {champion.digest}
+    wait_for(lambda: total(device.comparisons(), "answered") == 5, "answers are not counted")
+    with pytest.raises(grpc.RpcError, match="release 3 of model compass is not active"):
+        device.ask(version="3")
+    device.kill()
+    with pytest.raises(grpc.RpcError) as gone:
+        device.ask(version="2")
+    assert gone.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert device.digest(version="1") == champion.digest
+
+
+def test_who_names_a_shadow_does_not_get_its_answer(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    device.begin(*pair, Mode.SHADOW, 1.0)
+    assert not device.stub.ModelReady(pb.ModelReadyRequest(name=MODEL, version="2")).ready
+    with pytest.raises(grpc.RpcError, match="release 2 of model compass is not active"):
+        device.ask(version="2")
+
+
 def test_a_challenger_answers_only_while_champions_leave_some_of_the_devices_share(
     tmp_path: Path, short_path: Path, pair: tuple[MadeBundle, MadeBundle]
 ) -> None:

@@ -205,6 +205,12 @@ def test_sources_and_sinks_are_tables_of_one_kind_each(tmp_path: Path) -> None:
         (SOURCE + 'directory = { path = "a" }\nsinks = ["x"]\n', "source", "the sink x"),
         (2 * (SOURCE + 'directory = { path = "a" }\n'), "source", "two are named s"),
         ('[[sink]]\nname = "k"\ncommand = { program = ["ls"] }\n', "sink.0.command", "path in full"),
+        (
+            '[[sink]]\nname = "k"\n',
+            "sink.0",
+            "frames of sources go; its keys are name, queue",
+        ),
+        ('[[sink]]\nname = "k"\ncommand = { program = ["ls"] }\n', "sink.0.command", "a program; its keys are program"),
         ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "t", password = "p" }\n', "sink.0.mqtt", "needs user"),
         ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "" }\n', "sink.0.mqtt.topic", "no topic"),
     ],
