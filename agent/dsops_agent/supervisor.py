@@ -91,6 +91,7 @@ class RuntimeSupervisor:
         self._leaving = threading.Event()
         self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
+        self._rss_bytes = 0
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
         self.beat: Beat = unwatched
@@ -105,6 +106,11 @@ class RuntimeSupervisor:
         """The inference process, or None while there is none."""
         process = self._process
         return None if process is None or process.channel.closed.is_set() else process.pid
+
+    @property
+    def rss_bytes(self) -> int:
+        """Memory of the inference process, as it said at the newest look; 0 while there is none."""
+        return self._rss_bytes if self.pid else 0
 
     @property
     def delegate_problem(self) -> str:
@@ -216,6 +222,8 @@ class RuntimeSupervisor:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
         self._delegate = Accelerated.of(status.get("delegate"))
+        rss_bytes = status.get("rss_bytes")
+        self._rss_bytes = rss_bytes if isinstance(rss_bytes, int) else 0
         self._look_at_throttle(status)
         return True
 
