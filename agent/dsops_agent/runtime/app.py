@@ -39,6 +39,7 @@ from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
@@ -128,7 +129,8 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            calls = Calls(dispatcher, regions).all()
+            room = Room()
+            calls = Calls(dispatcher, regions, room).all()
             server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(own_file(inference))
             direct = DirectServer(calls, direct_path(inference), access)
@@ -137,7 +139,7 @@ class RuntimeProcess:
             others.callback(direct.stop, _GRACE_S)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
                 others.callback(rest.stop, _GRACE_S)
                 rest.start()
             made.callback(forget_flight, self._folder)

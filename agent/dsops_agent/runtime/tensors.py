@@ -94,6 +94,12 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
     return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
 
 
+def shared_bytes(given: Sequence[Given]) -> int:
+    """Return how many bytes of shared memory inputs have, as their request says; more are refused unread."""
+    sizes = [max(tensor.values.size, 0) for tensor in given if isinstance(tensor.values, Span)]
+    return min(sum(sizes), MAX_INPUT_BYTES)
+
+
 def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
     """Return the outputs that a request wants: those that it names, or else the model's default ones.
 
