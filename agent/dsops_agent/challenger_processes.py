@@ -53,7 +53,8 @@ class ChallengerProcesses:
         make: Makes the supervisor of one process, from how it is launched and what to call after each start, with
             whether that was the first.
         launch: Returns how a process is launched, from its run folder, model and mode.
-        started: Called after each start with the model and whether a process before it ended by itself.
+        started: Called after each start with the model and whether a process before it ended by itself; one that was
+            killed did not, as the kernel does when memory is short, with challengers first.
     """
 
     def __init__(
@@ -116,7 +117,12 @@ class ChallengerProcesses:
 
     def _begin(self, model: str, mode: Mode) -> _Process:
         folder = challenger_folder(self._run_folder, model, mode)
-        supervisor = self._make(self._launch(folder, model, mode), lambda is_first: self._started(model, not is_first))
+
+        def started(is_first: bool) -> None:
+            death = supervisor.newest_death
+            self._started(model, not (is_first or (death is not None and death.is_killed)))
+
+        supervisor = self._make(self._launch(folder, model, mode), started)
         before = self._ending.pop(model, None)
 
         def run() -> None:

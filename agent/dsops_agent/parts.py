@@ -175,7 +175,7 @@ class Parts:
             self._spool,
             self.clock,
             interval_s=self.config.telemetry.interval_s,
-            runtime_pid=lambda: self._supervisor.pid,
+            runtime_rss_bytes=lambda: self._supervisor.rss_bytes,
         )
         self._telemetry = self._uploader("telemetry", telemetry_upload(self._channel), encode_telemetry)
         self._samples = self._uploader("samples", sample_upload(self._channel), encode_samples)

@@ -21,11 +21,11 @@ import grpc
 
 from dsops.clock import Clock
 from dsops.direct import direct_path
-from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
+from dsops_agent.runtime.claim import claimed, own_file, settings_digest
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.doors import Door, end_together
@@ -41,6 +41,7 @@ from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
@@ -63,11 +64,15 @@ class RuntimeProcess:
 
     Args:
         folder: Run folder; holds the pid file and, unless set otherwise, the sockets.
-        settings: How it works.
+        settings_json: How it works.
         clock: Tells the time.
+
+    Raises:
+        InvalidConfig: The settings are not valid.
     """
 
-    def __init__(self, folder: Path, settings: RuntimeSettings, clock: Clock) -> None:
+    def __init__(self, folder: Path, settings_json: str, clock: Clock) -> None:
+        settings, self._digest = RuntimeSettings.parse(settings_json), settings_digest(settings_json)
         self._folder = folder
         self._settings = settings
         self._clock = clock
@@ -114,11 +119,10 @@ class RuntimeProcess:
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state)
-        with ExitStack() as made:  # removes what this process made, and nothing that was there before
+        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state, self._digest)
+        with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
-            made.callback(control.unlink, missing_ok=True)
+            made.callback(own_file(control))
             made.callback(link.stop)
             access = Access(self._settings.allow, is_private=self._settings.private)
             dispatcher = Dispatcher(
@@ -129,24 +133,24 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            calls = Calls(dispatcher, regions).all()
+            room = Room()
+            calls = Calls(dispatcher, regions, room).all()
             direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
-            made.callback(direct_path(inference).unlink, missing_ok=True)
+            made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc)
-            made.callback(inference.unlink, missing_ok=True)
+            made.callback(own_file(inference))
             doors: list[Door] = []
             others = made.enter_context(ExitStack())
             others.callback(end_together, doors, _GRACE_S)
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
-            write_atomically(pid_file, f"{os.getpid()}\n".encode())
-            made.callback(pid_file.unlink, missing_ok=True)
+            made.enter_context(claimed(self._folder))  # once every socket is there: nobody else has this folder
             self._serve(link, ready)
             ending()
             self._finish(dispatcher, server, others)

@@ -56,6 +56,7 @@ class ControlRequests:
         shutdown: Begins the end of the process.
         duels: Their challengers.
         throttle: Returns how requests are held back.
+        settings: Digest of the settings that the process was started with.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class ControlRequests:
         shutdown: Callable[[], None],
         duels: Duels,
         throttle: Callable[[], ThrottleState] = ThrottleState,
+        settings: str = "",
     ) -> None:
         self._models = models
         self._throttle = throttle
+        self._settings = settings
         self._duels = duels
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
@@ -115,6 +118,7 @@ class ControlRequests:
         return {
             "pid": os.getpid(),
             "version": dsops.__version__,
+            "settings": self._settings,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
             "delegate": self._models.accelerator.status(),

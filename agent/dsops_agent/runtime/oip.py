@@ -16,6 +16,7 @@ from dsops_agent.runtime.engine import ServedModel, wrong_names
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import (
+    MAX_INPUT_BYTES,
     NOTHING_SHARED,
     Asked,
     Given,
@@ -78,6 +79,16 @@ def decode_inputs(
     if outside != len(raw):
         raise _raw_count(request, len(raw))
     return sent_inputs(given, served, memory)
+
+
+def shared_bytes(request: pb.ModelInferRequest) -> int:
+    """Return how many bytes of shared memory a request's inputs have, as it says; more are refused unread.
+
+    Raises:
+        InvalidInput: It does not say how long an input is.
+    """
+    spans = [span for tensor in request.inputs if (span := _span(tensor))]
+    return min(sum(max(span.size, 0) for span in spans), MAX_INPUT_BYTES)
 
 
 def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tuple[Output, Span | None]]:

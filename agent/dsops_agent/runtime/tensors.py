@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from dsops.errors import InvalidInput, NotFound
+from dsops.direct import MAX_BODY_BYTES
+from dsops.errors import InvalidInput, NotFound, TooLarge
 from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
@@ -20,6 +21,8 @@ from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Region, Span
 
+MAX_INPUT_BYTES = MAX_BODY_BYTES
+"""Of all inputs of one request, whatever they come by."""
 MAX_OUTPUTS = 64
 """Outputs that one request may name; a model has fewer."""
 _AT_ONCE = 1 << 16
@@ -77,19 +80,26 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
     Raises:
         InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
             model's; the text says which it has.
+        TooLarge: They have too many bytes together.
         NotFound: An input is in shared memory that is not registered.
     """
     forms = served.forms
     if len(given) != len(forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in given])
-    found: dict[str, Sent] = {}
+    kinds: dict[str, Form] = {}
     for tensor in given:
         form = forms.get(tensor.name)
-        if form is None or tensor.name in found:
+        if form is None or tensor.name in kinds:
             raise wrong_names(served.manifest, [one.name for one in given])
-        kind = _form_of(tensor, form, served.max_frames)
-        found[tensor.name] = Sent(kind, _array(tensor, memory))
-    return found
+        kinds[tensor.name] = _form_of(tensor, form, served.max_frames)
+    _check_total(given)  # before a byte is read: shared memory costs whoever asks nothing
+    return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
+
+
+def shared_bytes(given: Sequence[Given]) -> int:
+    """Return how many bytes of shared memory inputs have, as their request says; more are refused unread."""
+    sizes = [max(tensor.values.size, 0) for tensor in given if isinstance(tensor.values, Span)]
+    return min(sum(sizes), MAX_INPUT_BYTES)
 
 
 def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
@@ -144,8 +154,22 @@ def _array(tensor: Given, memory: Memory) -> Array:
     return _plain_array(tensor, tensor.values)
 
 
+def _check_total(given: Sequence[Given]) -> None:
+    total = sum(_size_bytes(tensor) for tensor in given)
+    if total > MAX_INPUT_BYTES:
+        raise TooLarge(
+            f"the inputs of a request have up to {MAX_INPUT_BYTES} bytes together, in shared memory too",
+            why=f"these have {total}",
+            hint="send fewer frames in a request",
+        )
+
+
+def _size_bytes(tensor: Given) -> int:
+    return math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+
+
 def _check_length(tensor: Given, found: int) -> None:
-    size_bytes = math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+    size_bytes = _size_bytes(tensor)
     if found != size_bytes:
         raise InvalidInput(
             f"input {tensor.name!r} of shape {list(tensor.shape)} has {size_bytes} bytes", why=f"got {found}"

@@ -67,7 +67,9 @@ def test_the_process_is_started_and_ended(supervised: Supervised) -> None:
     pid = supervisor.pid
     assert pid is not None
     assert not supervisor.is_serving("digits", "a" * 64)
+    assert supervisor.rss_bytes > 10 << 20, "it says so itself"
     supervised.stop()
+    assert supervisor.rss_bytes == 0
     assert not psutil.pid_exists(pid)
     assert supervised.starts == [True]
 

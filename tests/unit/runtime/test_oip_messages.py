@@ -12,9 +12,10 @@ from runtime_bundles import CLASSES, SHAPE, frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.errors import InvalidInput
-from dsops_agent.runtime import oip
+from dsops.errors import InvalidInput, QueueFull, TooLarge
+from dsops_agent.runtime import oip, tensors
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.room import Room
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +185,31 @@ def test_a_model_without_labels_has_scores_only(tmp_path: Path) -> None:
     assert [
         o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer({"image": frames(1)})).outputs
     ] == ["scores"]
+
+
+def shared(size: int) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="compass")
+    tensor = message.inputs.add(name="image", datatype="FP32", shape=[2, 4, 4, 1])
+    tensor.parameters[oip.REGION].string_param = "nobody's"
+    tensor.parameters[oip.SIZE].int64_param = size
+    return message
+
+
+def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "MAX_INPUT_BYTES", 127)
+    with pytest.raises(TooLarge, match="in shared memory too"):
+        oip.decode_inputs(shared(128), served)
+
+
+def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
+    room = Room(100, wait_s=0.0)
+    assert oip.shared_bytes(shared(60)) == 60
+    with room.held(60):
+        with pytest.raises(QueueFull):
+            room.held(41).__enter__()
+        with room.held(40):
+            pass
+    with room.held(100):
+        pass
