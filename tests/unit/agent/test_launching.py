@@ -46,7 +46,7 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     champion = RuntimeSettings.parse(launch(config).settings_json)
     found = RuntimeSettings.parse(launch_challenger(config, folder, "digits", mode).settings_json)
     own = {
-        "socket": str(folder / "inference.sock"),
+        "socket": str(folder / "i.sock"),
         "grpc": "",
         "rest": "",
         "drift_enabled": False,
