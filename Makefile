@@ -58,7 +58,7 @@ format: venv ## Format the code and fix what ruff can fix
 
 bench: setup ## Run every benchmark; results go to benchmarks/results/
 	@mkdir -p benchmarks/results
-	@failed=0; for file in benchmarks/*.py; do $(WITH_BROKER) $(BIN)/python "$$file" || failed=1; done; exit $$failed
+	@failed=0; for file in benchmarks/*.py; do PYTHONPATH=tests/unit/runtime $(WITH_BROKER) $(BIN)/python "$$file" || failed=1; done; exit $$failed
 
 fuzz: venv ## Fuzz the bundle reader and the TFLite check (FUZZ_SECONDS=600)
 	@tools/fuzz.sh

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsops.direct import direct_path
 from dsops.errors import ChallengerAway, RuntimeCrashed
 from dsops.modes import Mode
 from dsops.sealing import ContentKey
-from dsops_agent.config_values import SOCKET_PATH_BYTES
+from dsops_agent.config_values import CHALLENGER_NAME, CHALLENGER_SOCKET, SOCKET_PATH_BYTES
 from dsops_agent.install.challengers import Endpoint
 from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import ProveLimits, Support
-from dsops_agent.launching import CHALLENGER_SOCKET as SOCKET
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime_process import Launch
@@ -31,10 +31,10 @@ def challenger_folder(run_folder: Path, model: str, mode: Mode) -> Path:
 
     Each mode has its own: a process that outlived the agent must not be taken over for another mode.
     """
-    folder = run_folder / f"{mode.value}-{model}"
-    if len(str(folder / SOCKET).encode()) <= SOCKET_PATH_BYTES:
-        return folder
-    return run_folder / f"{mode.value}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    name = f"{mode.value}-{model}"
+    if len(str(direct_path(run_folder / name / CHALLENGER_SOCKET)).encode()) <= SOCKET_PATH_BYTES:
+        return run_folder / name
+    return run_folder / hashlib.sha256(name.encode()).hexdigest()[:CHALLENGER_NAME]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class ChallengerProcesses:
         make: Makes the supervisor of one process, from how it is launched and what to call after each start, with
             whether that was the first.
         launch: Returns how a process is launched, from its run folder, model and mode.
-        started: Called after each start with the model and whether a process before it ended by itself.
+        started: Called after each start with the model and whether a process before it ended by itself; one that was
+            killed did not, as the kernel does when memory is short, with challengers first.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ChallengerProcesses:
         """Return where the process of a model's challenger answers; None while it does not."""
         process = self._processes.get(model)
         pid = process.supervisor.pid if process else None
-        return Endpoint(str(process.folder / SOCKET), pid) if process and pid else None
+        return Endpoint(str(process.folder / CHALLENGER_SOCKET), pid) if process and pid else None
 
     def leave(self) -> None:
         """End every process; returns at once."""
@@ -116,7 +117,12 @@ class ChallengerProcesses:
 
     def _begin(self, model: str, mode: Mode) -> _Process:
         folder = challenger_folder(self._run_folder, model, mode)
-        supervisor = self._make(self._launch(folder, model, mode), lambda is_first: self._started(model, not is_first))
+
+        def started(is_first: bool) -> None:
+            death = supervisor.newest_death
+            self._started(model, not (is_first or (death is not None and death.is_killed)))
+
+        supervisor = self._make(self._launch(folder, model, mode), started)
         before = self._ending.pop(model, None)
 
         def run() -> None:

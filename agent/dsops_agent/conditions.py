@@ -12,7 +12,7 @@ import psutil
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops_agent.install.maintenance import Conditions
-from dsops_agent.temperature import hottest_c
+from dsops_agent.temperature import ANY, hottest_c
 
 _ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECTS = 0x1, 0x200  # RTF_UP, RTF_REJECT of <linux/route.h>
@@ -21,9 +21,14 @@ _MAX_ANSWER_BYTES = 4096
 
 
 class SystemConditions:
-    """This host, seen through psutil and ``/proc``."""
+    """This host, seen through psutil and ``/proc``.
 
-    def __init__(self) -> None:
+    Args:
+        sensor: Pattern of the sensors that say how hot it is.
+    """
+
+    def __init__(self, sensor: str = ANY) -> None:
+        self._sensor = sensor
         self._process = psutil.Process()
         self._read = self._times()
         self._cpu_percent = 100.0  # not known yet: nobody may call it idle
@@ -34,7 +39,7 @@ class SystemConditions:
         return Conditions(
             on_power=battery is None or battery.power_plugged is not False,
             cpu_percent=self._cpu(),
-            temperature_c=hottest_c(),
+            temperature_c=hottest_c(self._sensor),
             links=default_links(_text(_ROUTES), _text(_ROUTES_6)),
         )
 

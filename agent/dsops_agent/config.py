@@ -22,6 +22,8 @@ from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
 from dsops_agent.config_values import (
+    CHALLENGER_NAME,
+    CHALLENGER_SOCKET,
     DAY_S,
     SOCKET_PATH_BYTES,
     Address,
@@ -253,7 +255,18 @@ class Config(Section):
 
     device: DeviceName = Field(description="name of this device")
     state: FilePath = Field(description="folder that holds everything the agent keeps")
-    run: Path = Field(default=Path(), description="folder of the sockets; empty: the folder `run` in `state`")
+    run: Path = Field(
+        default=Path(),
+        description="folder of the sockets, for example /run/dsops, which programs can enter; empty: the folder `run` "
+        "in `state`",
+    )
+    temperature_sensor: str = Field(
+        default="*",
+        min_length=1,
+        max_length=128,
+        description="sensors that say how hot the device is, for example cpu_thermal or nvme/Composite: a pattern of "
+        "chip, or chip/label; the hottest counts, and what cannot be (-40 or less, 125 or more) does not",
+    )
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe record logged")
     enrolment: Enrolment | None = Field(default=None, description="how the device gets its identity")
     trust: Trust = Field(description="whose signatures the device believes")
@@ -392,7 +405,10 @@ def _explain(path: Path, error: ValidationError) -> InvalidConfig:
 
 
 def _check_sockets(path: Path, config: Config) -> None:
-    sockets = {"run": config.run_folder / "control.sock", "inference.socket": direct_path(config.inference_socket)}
+    sockets = {
+        "run": direct_path(config.run_folder / ("x" * CHALLENGER_NAME) / CHALLENGER_SOCKET),
+        "inference.socket": direct_path(config.inference_socket),
+    }
     for key, socket in sockets.items():
         length = len(str(socket).encode())
         if length > SOCKET_PATH_BYTES:
@@ -442,7 +458,18 @@ def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:
 
 
 def _meaning(key: str) -> str:
-    return dict(_fields(Config)).get(key, "")
+    """Return what a key means; of a table also which keys it has."""
+    kind: type[BaseModel] = Config
+    meaning = ""
+    for part in key.split("."):
+        field = kind.model_fields.get(part)
+        if field is None:
+            return ""
+        meaning, section = field.description or "", _section(field.annotation)
+        if section is None:
+            return meaning
+        kind = section
+    return f"{meaning}; its keys are {', '.join(kind.model_fields)}"
 
 
 def _settings(section: Section, raw: Mapping[str, Any], head: str) -> Iterator[Setting]:

@@ -15,6 +15,11 @@ from dsops_agent.install.maintenance import parse
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (unix(7): ``sun_path`` has 108 bytes, one of them the end)."""
+CHALLENGER_SOCKET = "i.sock"
+"""The socket of a challenger's process, in a folder of its own below ``run``: short, so that it fits wherever the
+one for programs does."""
+CHALLENGER_NAME = 6
+"""Characters of that folder's name where ``run`` leaves no room for more."""
 
 
 DAY_S = 86_400

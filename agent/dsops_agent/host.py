@@ -11,7 +11,7 @@ import psutil
 
 import dsops
 from dsops.messages import Inventory
-from dsops_agent.temperature import hottest_c
+from dsops_agent.temperature import ANY, hottest_c
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
@@ -33,8 +33,11 @@ class HostFigures:
 class Host(Protocol):
     """Reads the host."""
 
-    def figures(self, runtime_pid: int | None) -> HostFigures:
-        """Return the figures of now; the processor's are since the call before."""
+    def figures(self, runtime_rss_bytes: int) -> HostFigures:
+        """Return the figures of now; the processor's are since the call before, the runtime's memory is its own word.
+
+        /proc hides a process with a sealed model from its own user where the service manager wants it so.
+        """
         ...
 
 
@@ -43,13 +46,15 @@ class SystemHost:
 
     Args:
         folder: Whose disk's free space is reported.
+        sensor: Pattern of the sensors that say how hot it is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sensor: str = ANY) -> None:
+        self._sensor = sensor
         self._folder = folder
         psutil.cpu_percent()  # the first reading only starts the interval
 
-    def figures(self, runtime_pid: int | None) -> HostFigures:
+    def figures(self, runtime_rss_bytes: int) -> HostFigures:
         """Return the figures of now."""
         memory = psutil.virtual_memory()
         return HostFigures(
@@ -58,17 +63,10 @@ class SystemHost:
             memory_used_bytes=memory.total - memory.available,
             memory_total_bytes=memory.total,
             disk_free_bytes=psutil.disk_usage(str(self._folder)).free,
-            agent_rss_bytes=_rss(os.getpid()),
-            runtime_rss_bytes=0 if runtime_pid is None else _rss(runtime_pid),
-            temperature_c=hottest_c(),
+            agent_rss_bytes=int(psutil.Process().memory_info().rss),
+            runtime_rss_bytes=runtime_rss_bytes,
+            temperature_c=hottest_c(self._sensor),
         )
-
-
-def _rss(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it ended in between
-        return 0
 
 
 def inventory(site: str = "") -> Inventory:

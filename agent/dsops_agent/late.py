@@ -12,6 +12,7 @@ soon as a second module imports it.
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -54,6 +55,9 @@ def leave_out(name: str) -> None:
     sys.modules.setdefault(name, cast("ModuleType", None))  # as "The module cache" in Python's reference has it
 
 
+_giving_way = threading.RLock()
+
+
 class _Later(ModuleType):
     """Stands for a module until something is asked of it. Its parts are found by :class:`_Finder`."""
 
@@ -67,8 +71,9 @@ class _Later(ModuleType):
 
 def _load(later: ModuleType) -> ModuleType:
     name = later.__name__
-    if sys.modules.get(name) is later:
-        sys.modules.pop(name, None)  # two threads may come here: both then wait for one import
+    with _giving_way:  # or a second thread would take away what the first has loaded by then, and load it again
+        if sys.modules.get(name) is later:
+            del sys.modules[name]
     return importlib.import_module(name)
 
 
@@ -94,15 +99,17 @@ class _Finder:
         functions = self._postponed.pop(fullname, None)
         if functions is not None:
             return ModuleSpec(fullname, cast("Loader", _Postpone(functions)))
-        whole = sys.modules.get(fullname.rpartition(".")[0])
-        return _part_of(_load(whole), fullname) if isinstance(whole, _Later) else None
+        return _part_of(fullname.rpartition(".")[0], fullname) if path is _Later.__path__ else None
 
 
-def _part_of(package: ModuleType, name: str) -> ModuleSpec | None:
-    """Return how to make a module of a package that was loaded for its sake, and may have loaded it."""
-    if name in sys.modules:
+def _part_of(package: str, name: str) -> ModuleSpec | None:
+    """Return how to make a module of a package that is loaded for its sake, by this thread or another one."""
+    whole = sys.modules.get(package)
+    if whole is None or isinstance(whole, _Later):
+        whole = _load(whole) if whole else importlib.import_module(package)
+    if name in sys.modules:  # the package has loaded it
         return ModuleSpec(name, cast("Loader", _Keep(sys.modules[name])))
-    return PathFinder.find_spec(name, package.__path__)
+    return PathFinder.find_spec(name, getattr(whole, "__path__", ()))
 
 
 class _Postpone:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dsops.modes import Mode
 from dsops_agent.config import Config
+from dsops_agent.config_values import CHALLENGER_SOCKET
 from dsops_agent.runtime_process import (
     CHALLENGER_OOM_SCORE,
     SILENT_S,
@@ -20,7 +21,6 @@ from dsops_agent.runtime_process import (
     start,
 )
 
-CHALLENGER_SOCKET = "inference.sock"
 SHADOW_PATIENCE = 10
 """So many times as long as others a shadow may take to start, to answer, and for a frame."""
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def launch(config: Config) -> Launch:
         "socket": str(config.inference_socket),
         **config.inference.model_dump(mode="json", include=_AS_IT_IS),
         "allow": config.inference.uids(),
+        "temperature_sensor": config.temperature_sensor,
         "delegate": json.loads(delegate.as_json()) if delegate else None,
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),

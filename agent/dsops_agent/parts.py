@@ -100,7 +100,7 @@ def gate(config: Config, clock: Clock) -> Gate:
     settings = config.maintenance
     rules = settings.rules()
     veto = VetoProgram(settings.veto, settings.veto_timeout_s, clock) if settings.veto else None
-    return Gate(rules, SystemConditions() if rules.ask_the_host else None, veto)
+    return Gate(rules, SystemConditions(config.temperature_sensor) if rules.ask_the_host else None, veto)
 
 
 def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inventory) -> Life:
@@ -171,11 +171,11 @@ class Parts:
         self._offers = Offers(state / "offers", self._sources.folder, self._sources.chain, self._installer, self.clock)
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
         self._collector = Collector(
-            SystemHost(state),
+            SystemHost(state, self.config.temperature_sensor),
             self._spool,
             self.clock,
             interval_s=self.config.telemetry.interval_s,
-            runtime_pid=lambda: self._supervisor.pid,
+            runtime_rss_bytes=lambda: self._supervisor.rss_bytes,
         )
         self._telemetry = self._uploader("telemetry", telemetry_upload(self._channel), encode_telemetry)
         self._samples = self._uploader("samples", sample_upload(self._channel), encode_samples)
@@ -374,7 +374,7 @@ class Parts:
         self._session.stop()
         self._supervisor.leave()
         self._challengers.leave()
-        threads.join(5.5, "runtime", "prover", "mqtt", "feed")
+        threads.join(5.5, "runtime", "prover", "challengers", "mqtt", "feed")
         self._challengers.join(0.5)
         self._telemetry.stop()
         self._samples.stop()

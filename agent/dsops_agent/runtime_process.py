@@ -8,16 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
+from dsops_agent import endings
 from dsops_agent.runtime.channel import Channel, Handler
+from dsops_agent.runtime.claim import PID_FILE, settings_digest
 from dsops_agent.runtime.flight import InFlight, forget_flight, read_lost
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ START_S = 20.0
 """How long a process may take to start."""
 SILENT_S = 20.0
 """How long a process may leave a question unanswered."""
-TERMINATE_S = 5.0
 OOM_SCORE, CHALLENGER_OOM_SCORE, PROOF_OOM_SCORE = 500, 750, 1000
 """Added to the kernel's score of these processes when memory is short (proc_pid_oom_score_adj(5)): a proof goes first,
 then a challenger, then the inference process that answers, all before the control process.
@@ -92,7 +90,7 @@ class Starting:
 
     def end(self) -> None:
         """End it, and return when it is gone."""
-        _end(self.child.pid, self.child)
+        endings.end(self.child.pid, self.child)
         self.forget()
 
     def forget(self) -> None:
@@ -108,20 +106,24 @@ class RuntimeProcess:
     channel: Channel
     child: subprocess.Popen[bytes] | None
 
-    def end(self) -> None:
-        """Let it finish what is under way, then kill it if it must be; returns when it is gone."""
-        _end(self.pid, self.child)
+    def end(self) -> bool:
+        """Let it finish what is under way; returns when it is gone, and whether it had to be killed."""
+        was_killed = endings.end(self.pid, self.child)
         self.channel.close()
+        return was_killed
 
 
 def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
-    """Take over a process that is alive, answers, and is as it would be started; end one that is not; None for none."""
+    """Take over a process that is alive, answers, and is as it would be started; end one that is not; None for none.
+
+    It says itself what it is, and holds a lock while it lives: /proc may hide it.
+    """
     pid = _pid_of(launch)
     channel = _connect(launch, handle)
     if channel is None:
         if pid is not None:
             logger.warning("an inference process (pid %d) does not answer and is ended", pid)
-            _end(pid, None)
+            endings.end(pid, None)
         return None
     try:
         status, _ = channel.call("status")
@@ -130,13 +132,14 @@ def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
         logger.warning("the inference process that was found does not answer: %s", error)
         channel.close()
         if pid is not None:
-            _end(pid, None)
+            endings.end(pid, None)
         return None
-    if status.get("version") == dsops.__version__ and launch.settings_json in _arguments(pid):
+    wanted = dsops.__version__, settings_digest(launch.settings_json)
+    if (status.get("version"), status.get("settings")) == wanted:
         logger.info("took over inference process %d", pid)
         return RuntimeProcess(pid, channel, None)
     logger.info("inference process %d is of another version or has other settings, and is replaced", pid)
-    _end(pid, None)  # it hands its last records over first
+    endings.end(pid, None)  # it hands its last records over first
     channel.close()
     forget_flight(launch.run_folder)  # what ran in it has not ended it
     return None
@@ -259,50 +262,5 @@ def _connect(launch: Launch, handle: Handler) -> Channel | None:
 
 
 def _pid_of(launch: Launch) -> int | None:
-    """Return the process that ``runtime.pid`` names, if it is alive and is one of ours."""
-    try:
-        pid = int((launch.run_folder / "runtime.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    arguments = _arguments(pid)
-    return pid if _MODULE in arguments and str(launch.run_folder) in arguments else None
-
-
-def _arguments(pid: int) -> list[str]:
-    """Return the command line of a process; empty when it is gone."""
-    try:
-        return list(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return []
-
-
-def _end(pid: int, child: subprocess.Popen[bytes] | None) -> None:
-    try:
-        process = psutil.Process(pid)
-        process.terminate()
-    except psutil.NoSuchProcess:
-        process = None
-    if child is not None:
-        _wait_for_child(child)
-    elif process is not None:
-        _wait_for_stranger(process)
-
-
-def _wait_for_child(child: subprocess.Popen[bytes]) -> None:
-    try:
-        child.wait(TERMINATE_S)
-    except subprocess.TimeoutExpired:
-        logger.warning("inference process %d does not end and is killed", child.pid)
-        child.kill()
-        with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
-            child.wait(TERMINATE_S)
-
-
-def _wait_for_stranger(process: psutil.Process) -> None:
-    try:
-        process.wait(TERMINATE_S)
-    except psutil.TimeoutExpired:
-        logger.warning("inference process %d does not end and is killed", process.pid)
-        process.kill()
-        with suppress(psutil.TimeoutExpired):
-            process.wait(TERMINATE_S)
+    """Return the process that has this run folder; None when none does."""
+    return endings.holder(launch.run_folder / PID_FILE)

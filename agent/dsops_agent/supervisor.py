@@ -1,13 +1,14 @@
 """Keeps the inference process running, and speaks to it for the rest of the control process."""
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeCrashed
+from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeBusy, RuntimeCrashed
 from dsops.sealing import ContentKey
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
@@ -16,7 +17,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import InFlight, forget_flight, read_crashed, read_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, has_fault, read_crashed, read_flight
 from dsops_agent.runtime_process import (
     SILENT_S,
     Launch,
@@ -39,6 +40,8 @@ HEALTH_S = 5.0
 _LOOK_S = 1.0
 """How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
+CHECK_S = 180.0
+"""All golden inputs, on a busy device: far longer than the runtime is gentle to callers meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,15 @@ class RuntimeSupervisor:
         self._leaving = threading.Event()
         self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
+        self._rss_bytes = 0
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
         self.beat: Beat = unwatched
         """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
         self.early: Callable[[], Starting | None] = lambda: None
         """Returns a process that was started already, once."""
+        self.newest_death: Death | None = None
+        """The newest end of the process that nobody asked for."""
         self.held_back = ""
         """Why requests are held back, as the newest look at the process said; empty when they are not."""
 
@@ -105,6 +111,11 @@ class RuntimeSupervisor:
         """The inference process, or None while there is none."""
         process = self._process
         return None if process is None or process.channel.closed.is_set() else process.pid
+
+    @property
+    def rss_bytes(self) -> int:
+        """Memory of the inference process, as it said at the newest look; 0 while there is none."""
+        return self._rss_bytes if self.pid else 0
 
     @property
     def delegate_problem(self) -> str:
@@ -161,11 +172,13 @@ class RuntimeSupervisor:
         stuck = self._await_end(process)
         if stuck is None:
             return
-        process.end()
+        was_gone = process.channel.closed.is_set()
+        was_killed_here = process.end()
         self._process = None
         if self._leaving.is_set():
             return
-        death = self._explain(process, stuck)
+        death = self._explain(process, stuck, ended_itself=was_gone and not was_killed_here)
+        self.newest_death = death
         self._told.died(death)
         forget_flight(self._launch.run_folder)  # or it counts once more, should the agent end before the next start
         self._tell_of_restart(f"process {process.pid}: {death.why}")
@@ -201,13 +214,23 @@ class RuntimeSupervisor:
                 next_check_s = self._clock.monotonic_s() + HEALTH_S
         return None
 
-    def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...]) -> Death:
-        """Return whose fault the end of a process may be: of what hangs, else of what ran when it died."""
-        ran = stuck or read_crashed(self._launch.run_folder)
+    def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...], *, ended_itself: bool) -> Death:
+        """Return whose fault the end of a process may be: of what hangs, else of what ran when it died.
+
+        It is nobody's when somebody else killed it: the kernel does so when memory is short, which whoever asks for
+        inference may have brought about. Of a process that another control process started the signal is not known;
+        one that crashed has written so.
+        """
+        folder = self._launch.run_folder
+        ran = stuck or read_crashed(folder)
         if stuck:
             why = f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s"
             return Death(why, _suspects(ran), is_hang=True)
-        return _death("it is gone" if process.child is None else describe_exit(process.child.poll()), ran)
+        how = "it is gone" if process.child is None else describe_exit(process.child.poll())
+        can_be_killed = process.child is None or process.child.poll() == -signal.SIGKILL
+        if ended_itself and can_be_killed and not has_fault(folder):
+            return Death(f"{how}, as the kernel does when memory is short; no model is held to account", is_killed=True)
+        return _death(how, ran)
 
     def _is_healthy(self, process: RuntimeProcess) -> bool:
         try:
@@ -216,6 +239,8 @@ class RuntimeSupervisor:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
         self._delegate = Accelerated.of(status.get("delegate"))
+        rss_bytes = status.get("rss_bytes")
+        self._rss_bytes = rss_bytes if isinstance(rss_bytes, int) else 0
         self._look_at_throttle(status)
         return True
 
@@ -268,9 +293,19 @@ class RuntimeSupervisor:
 
         Raises:
             GoldenMismatch: It answers something else.
+            RuntimeBusy: The process lives, and the check takes too long.
             RuntimeCrashed: The process is gone or silent.
         """
-        self._ask("check", ACTIVATE_S, model=model)
+        process = self._process
+        try:
+            self._ask("check", CHECK_S, model=model)
+        except ChallengerAway:
+            raise
+        except RuntimeCrashed as error:
+            if process is not self._process:  # it was ended meanwhile
+                raise
+            self._ask("status", SILENT_S)
+            raise RuntimeBusy(f"the golden inputs of {model} were not answered in time", why=error.why) from error
 
     def deactivate(self, model: str) -> None:
         """Stop serving a model; one that is not served is no error.

@@ -6,46 +6,40 @@
         answer = digits.infer(frame[None])
         print(answer["label"], answer.release)
 
-It speaks the Open Inference Protocol over the agent's direct socket (:mod:`dsops.direct`), or over gRPC where there is
+It speaks the Open Inference Protocol over the agent's direct socket (:mod:`dsops.direct`), or over gRPC while there is
 none; every other client of that protocol works as well. This module alone of its package needs NumPy and, for the
 latter, gRPC: ``pip install 'dsops[inference]'``.
 """
 
+import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.direct import DirectChannel, Method, direct_path
+from dsops.client_transport import Transport, agent_uid, reach
+from dsops.direct import Method, limit_ms_of
 from dsops.errors import (
     DsopsError,
-    Forbidden,
     InvalidInput,
     NotFound,
-    NotServing,
-    QueueFull,
     RuntimeCrashed,
-    TimedOut,
 )
 
 TIMEOUT_S = 10.0
 Array: TypeAlias = NDArray[Any]
-Reply = TypeVar("Reply", bound=Message)
 _SHM = Path("/dev", "shm")
-_SERVICE = "/inference.GRPCInferenceService/"
 _TYPES = {
     "BOOL": "?",
     "UINT8": "u1",
@@ -57,15 +51,6 @@ _TYPES = {
     "FP32": "<f4",
 }
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
-_ERRORS: dict[int, type[DsopsError]] = {
-    3: InvalidInput,
-    4: TimedOut,
-    5: NotFound,
-    7: Forbidden,
-    8: QueueFull,
-    14: NotServing,
-}
-"""What gRPC's status numbers mean here; any other is a failure of the agent."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +83,21 @@ class Inference:
     Args:
         address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port.
         model: Name of the model.
-        timeout_s: How long an answer may take.
+        timeout_s: How long an answer may take; more than 0.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
             which is faster from about 100 KB on.
+
+    Raises:
+        InvalidInput: Nobody can wait for ``timeout_s``.
     """
 
     def __init__(
         self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
     ) -> None:
-        self._transport = _transport(address, timeout_s)
+        limit_ms_of(timeout_s)
+        self._transport = reach(address, timeout_s)
         self._model = model
-        self._shared = _Shared(self._transport, _agent_uid(address)) if shared_memory else None
+        self._shared = _Shared(self._transport, lambda: agent_uid(address)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
@@ -175,11 +164,22 @@ class Inference:
         ready = [(name, _plain(name, values)) for name, values in self._named(frames, inputs).items()]
         for name, values in ready:
             request.inputs.add(name=name, datatype=_NAMES[values.dtype], shape=values.shape)
-        if self._shared:
-            self._shared.put(request, [values for _, values in ready])
-        else:
-            request.raw_input_contents.extend(values.tobytes() for _, values in ready)
-        return _answer(self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse))
+        response = self._ask(request, [values for _, values in ready])
+        if request_id and response.id != request_id:
+            raise RuntimeCrashed("the agent answered another request", why=f"{response.id!r} instead of {request_id!r}")
+        return _answer(response)
+
+    def _ask(self, request: pb.ModelInferRequest, tensors: list[Array]) -> pb.ModelInferResponse:
+        if not self._shared:
+            request.raw_input_contents.extend(values.tobytes() for values in tensors)
+            return self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse)
+        self._shared.put(request, tensors)
+        try:
+            return self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse)
+        except NotFound:  # perhaps the region: a new runtime knows none, and any program may have all forgotten
+            self._shared.close()
+            self._shared.put(request, tensors)
+            return self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse)
 
     def _named(self, frames: Array | Mapping[str, Array] | None, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         if frames is None:
@@ -195,72 +195,14 @@ class Inference:
         return names[0]
 
 
-class _Transport(Protocol):
-    """How calls travel."""
-
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        """Return the reply, or raise the DsopsError that its status means."""
-        ...
-
-    def close(self) -> None:
-        """End the connection."""
-        ...
-
-
-class _Direct(_Transport):
-    """Calls over the agent's direct socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        self._channel = DirectChannel(path)
-        self._timeout_s = timeout_s
-
-    @override
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        status, body = self._channel.call(method, request.SerializeToString(), self._timeout_s)
-        if status:
-            raise _error(status, body.decode(errors="replace"))
-        return reply.FromString(body)
-
-    @override
-    def close(self) -> None:
-        self._channel.close()
-
-
-class _Grpc(_Transport):
-    """Calls over gRPC, which is loaded only where it is needed: it takes 100 ms and 20 MB."""
-
-    def __init__(self, target: str, timeout_s: float) -> None:
-        import grpc  # noqa: PLC0415 - programs that ask over the direct socket do without it
-
-        self._failure = grpc.RpcError
-        self._channel = grpc.insecure_channel(target)
-        self._timeout_s = timeout_s
-
-    @override
-    def call(self, method: Method, request: Message, reply: type[Reply]) -> Reply:
-        made = self._channel.unary_unary(
-            f"{_SERVICE}{_name_of(method)}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=reply.FromString,
-        )
-        try:
-            answer: Reply = made(request, timeout=self._timeout_s)
-        except self._failure as error:
-            raise _error(error.code().value[0], error.details() or error.code().name) from error
-        return answer
-
-    @override
-    def close(self) -> None:
-        self._channel.close()
-
-
 class _Shared:
-    """A region of shared memory that inputs are put into, made anew when it is too small."""
+    """A region of shared memory that inputs are put into, made anew when it is too small, or belongs to a parent."""
 
-    def __init__(self, transport: _Transport, agent_uid: int) -> None:
+    def __init__(self, transport: Transport, agent_uid: Callable[[], int]) -> None:
         self._transport = transport
         self._agent_uid = agent_uid
         self._name = ""
+        self._pid = 0
         self._memory: mmap.mmap | None = None
 
     def put(self, request: pb.ModelInferRequest, tensors: list[Array]) -> None:
@@ -276,7 +218,8 @@ class _Shared:
 
     def close(self) -> None:
         """Give the region back, also when the agent is gone."""
-        if self._memory is None:
+        if self._memory is None or self._pid != os.getpid():  # a program that was forked leaves it to its parent
+            self._memory = None
             return
         wanted = extensions.SystemSharedMemoryUnregisterRequest(name=self._name)
         with suppress(DsopsError):
@@ -286,15 +229,17 @@ class _Shared:
         self._memory = None
 
     def _with_room(self, size: int) -> mmap.mmap:
-        if self._memory is not None and len(self._memory) >= size:
+        if self._memory is not None and self._pid == os.getpid() and len(self._memory) >= size:
             return self._memory
         self.close()
         name = f"dsops-{os.getpid()}-{secrets.token_hex(8)}"
         path = _SHM / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            if self._agent_uid not in (0, os.geteuid()):
-                os.setxattr(descriptor, access_list.ATTRIBUTE, access_list.for_users([self._agent_uid]))
+            agent_uid = self._agent_uid()
+            if agent_uid not in (0, os.geteuid()):
+                os.setxattr(descriptor, access_list.ATTRIBUTE, access_list.for_users([agent_uid]))
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # as long as the mapping: it tells that its owner lives
             os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a signal later
             memory = mmap.mmap(descriptor, size)
             wanted = extensions.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
@@ -304,27 +249,8 @@ class _Shared:
         finally:
             os.close(descriptor)
             path.unlink()  # both sides have it open; nothing is left behind, however this process ends
-        self._name, self._memory = name, memory
+        self._name, self._memory, self._pid = name, memory, os.getpid()
         return memory
-
-
-def _agent_uid(address: str | Path) -> int:
-    """Return who owns the socket, who is who answers on it; over loopback, ourselves."""
-    is_path = isinstance(address, Path) or "/" in address
-    return Path(address).stat().st_uid if is_path and Path(address).exists() else os.geteuid()
-
-
-def _transport(address: str | Path, timeout_s: float) -> _Transport:
-    """Return the direct socket beside an inference socket where there is one, else gRPC."""
-    if not (isinstance(address, Path) or "/" in address):
-        return _Grpc(address, timeout_s)
-    direct = direct_path(address)
-    return _Direct(direct, timeout_s) if direct.exists() else _Grpc(f"unix:{Path(address).absolute()}", timeout_s)
-
-
-def _name_of(method: Method) -> str:
-    """Return the protocol's name of a call: ModelInfer for MODEL_INFER."""
-    return method.name.title().replace("_", "")
 
 
 def _plain(name: str, values: Array) -> Array:
@@ -334,10 +260,6 @@ def _plain(name: str, values: Array) -> Array:
     if found.dtype not in _NAMES:
         raise InvalidInput(f"input {name!r} cannot be of type {found.dtype}")
     return np.ascontiguousarray(found)
-
-
-def _error(status: int, details: str) -> DsopsError:
-    return _ERRORS.get(status, RuntimeCrashed)("the agent did not answer", why=details)
 
 
 def _answer(response: pb.ModelInferResponse) -> Answer:

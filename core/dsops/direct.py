@@ -12,6 +12,7 @@ after the other, in their order.
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 
-from dsops.errors import Forbidden, InvalidInput, NotServing, RuntimeCrashed, TimedOut
+from dsops.errors import DsopsError, Forbidden, InvalidInput, NotServing, RuntimeCrashed, TimedOut
 
 SUFFIX = ".direct"
 MAX_BODY_BYTES = 32 << 20
@@ -28,6 +29,7 @@ LAST = 1
 _HEADER = struct.Struct("<III")
 _TIMEVAL = struct.Struct("@ll")
 _MAX_LIMIT_MS = 0xFFFFFFFF
+_ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
 
 class Method(IntEnum):
@@ -50,6 +52,30 @@ class Method(IntEnum):
 def direct_path(inference_socket: str | Path) -> Path:
     """Return where the direct socket beside an inference socket is."""
     return Path(f"{inference_socket}{SUFFIX}")
+
+
+def limit_ms_of(timeout_s: float) -> int:
+    """Return how long a caller waits as its request says it.
+
+    Raises:
+        InvalidInput: Nobody can wait for so long.
+    """
+    try:
+        is_one = 0 < timeout_s <= _MAX_LIMIT_MS / 1000
+    except TypeError:
+        is_one = False
+    if not is_one:
+        raise InvalidInput(
+            f"a time to wait is more than 0 and up to {_MAX_LIMIT_MS // 1000} s",
+            why=f"got {timeout_s}",
+            hint="for as long as it takes: 3600",
+        )
+    return max(int(timeout_s * 1000), 1)
+
+
+def nobody_listens(error: NotServing) -> bool:
+    """Return whether a call failed because there is no direct socket, or nobody behind it."""
+    return isinstance(error.__cause__, _ABSENT)
 
 
 class Framed:
@@ -103,13 +129,25 @@ class Framed:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the other end has closed the connection."""
+        """Whether nothing more can be read: the other end sends nothing more, or has closed."""
         try:
             return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
             return True
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end is closed for good; one that only sends nothing more may still wait for an answer."""
+        looked = select.poll()
+        looked.register(self._connection, 0)
+        return bool(looked.poll(0))
+
+    def take_no_more(self) -> None:
+        """Let the other end send nothing more; what it has sent can still be read."""
+        with suppress(OSError):  # the other end may be gone
+            self._connection.shutdown(socket.SHUT_RD)
 
     def end(self) -> None:
         """End the connection; whoever waits for something on it, waits no longer."""
@@ -138,6 +176,8 @@ class Framed:
 class DirectChannel:
     """The caller's end: connections to one socket, made when needed. Safe to call from several threads.
 
+    A process that was forked makes connections of its own: of two that read from one, each gets the other's answers.
+
     Args:
         path: The direct socket.
         late_s: How long after its limit a reply still counts: a server that keeps to the limit says itself that it has
@@ -147,42 +187,97 @@ class DirectChannel:
     def __init__(self, path: Path, late_s: float = 0.25) -> None:
         self._path = path
         self._late_s = late_s
-        self._idle: list[Framed] = []
-        self._busy: set[Framed] = set()
-        self._lock = threading.Lock()
+        self._by_process: dict[int, _Connections] = {}
         self._closed = False
 
     def call(self, method: Method, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         """Return status and body of the reply.
 
         Raises:
-            InvalidInput: The request is too long.
-            NotServing: Nobody listens there.
+            InvalidInput: The request is too long, or the time to wait cannot be.
+            NotServing: Nobody listens there, or takes requests any more.
             Forbidden: The socket is not for this user.
             TimedOut: No reply came in time.
             RuntimeCrashed: The connection was lost, so that nobody knows whether the request was answered.
         """
         if len(body) > MAX_BODY_BYTES:
             raise InvalidInput(f"a request has up to {MAX_BODY_BYTES} bytes", why=f"this one has {len(body)}")
-        connection = self._take()
-        goes_on = False  # after a failure an answer may still come, and must not be taken for another's
-        try:
-            connection.be_patient(timeout_s + self._late_s)
-            reply = _exchange(connection, method, body, min(max(int(timeout_s * 1000), 1), _MAX_LIMIT_MS))
-            if reply is None:
-                raise RuntimeCrashed("the connection to the agent was lost", why="it ended before the answer")
-            status, last, answer = reply
-            goes_on = not last
-        except BlockingIOError as error:
-            raise TimedOut("the agent did not answer", why=f"{timeout_s:g} s have passed") from error
-        except OSError as error:
-            raise RuntimeCrashed("the connection to the agent was lost", why=str(error)) from error
-        finally:
-            self._give_back(connection, goes_on=goes_on)
-        return status, answer
+        limit_ms = limit_ms_of(timeout_s)
+        while True:
+            connection, is_new = self._connections().take(timeout_s + self._late_s)
+            goes_on = False  # after a failure an answer may still come, and must not be taken for another's
+            try:
+                status, last, answer = _exchange(connection, method, body, limit_ms)
+                goes_on = not last
+            except _NotTakenError as error:
+                if is_new:
+                    raise NotServing(
+                        "the agent takes no more requests",
+                        why=str(error),
+                        hint="ask again in a moment: it may be started again",
+                    ) from error
+                continue  # the agent ended this connection, for another or with itself, before it read the request
+            except BlockingIOError as error:
+                raise TimedOut("the agent did not answer", why=f"{timeout_s:g} s have passed") from error
+            except OSError as error:
+                raise RuntimeCrashed("the connection to the agent was lost", why=str(error)) from error
+            finally:
+                self._connections().give_back(connection, goes_on=goes_on)
+            return status, answer
 
     def close(self) -> None:
-        """Close every connection; calls under way fail."""
+        """Close every connection of this process; calls under way fail."""
+        self._closed = True
+        self._connections().close()
+
+    def _connections(self) -> "_Connections":
+        pid = os.getpid()
+        found = self._by_process.get(pid)
+        if found is None:
+            # one step, without a lock: a thread that the fork left behind might have held it
+            found = self._by_process.setdefault(pid, _Connections(self._path))
+            for other in set(self._by_process) - {pid}:
+                if parents := self._by_process.pop(other, None):
+                    parents.leave()
+            if self._closed:
+                found.close()
+        return found
+
+
+class _Connections:
+    """The connections of one process to a socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[Framed] = []
+        self._busy: set[Framed] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self, patience_s: float) -> tuple[Framed, bool]:
+        """Return a connection that nobody else uses, and whether it is a new one."""
+        while True:
+            with self._lock:
+                self._check_open()
+                kept = self._idle.pop() if self._idle else None
+            connection = kept or self._connect(patience_s)
+            if kept is None or not kept.is_gone:  # else the agent has ended since, and may be there again
+                self._begin(connection)
+                connection.be_patient(patience_s)
+                return connection, kept is None
+            kept.close()
+
+    def give_back(self, connection: Framed, *, goes_on: bool) -> None:
+        """Take a connection back, and keep it for the next call if it goes on."""
+        with self._lock:
+            self._busy.discard(connection)
+            if goes_on and not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close what is idle, and end what is busy."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -191,41 +286,68 @@ class DirectChannel:
         for connection in idle:
             connection.close()
 
-    def _take(self) -> Framed:
-        while True:
+    def leave(self) -> None:
+        """Close what the process had before it was forked; to end it would end it for the parent."""
+        for connection in (*self._idle, *self._busy):
+            connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotServing(f"the connection to {self._path} was closed", hint="open a new one")
+
+    def _begin(self, connection: Framed) -> None:
+        try:
             with self._lock:
-                if self._closed:
-                    raise NotServing(f"the connection to {self._path} was closed", hint="open a new one")
-                kept = self._idle.pop() if self._idle else None
-            connection = kept or self._connect()
-            if kept is None or not kept.is_gone:  # else the agent has ended since, and may be there again
-                with self._lock:
-                    self._busy.add(connection)
-                return connection
-            kept.close()
+                self._check_open()  # again: it may have been closed while this one was made
+                self._busy.add(connection)
+        except NotServing:
+            connection.close()
+            raise
 
-    def _give_back(self, connection: Framed, *, goes_on: bool) -> None:
-        with self._lock:
-            self._busy.discard(connection)
-            if goes_on and not self._closed:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def _connect(self) -> Framed:
+    def _connect(self, patience_s: float) -> Framed:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        framed = Framed(connection, patience_s)  # which limits how long it waits to be taken, too
         try:
             connection.connect(str(self._path))
-        except PermissionError as error:
-            connection.close()
-            raise Forbidden(f"the socket {self._path} is not for this user", why=f"uid {os.geteuid()}") from error
         except OSError as error:
             connection.close()
-            raise NotServing(f"no agent listens on {self._path}", why=error.strerror or "") from error
-        return Framed(connection, 1.0)
+            raise _refused(self._path, error) from error
+        return framed
 
 
-def _exchange(connection: Framed, method: Method, body: bytes, limit_ms: int) -> tuple[int, int, bytes] | None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # an agent that has no room says so, and closes
+class _NotTakenError(Exception):
+    """The other end closed before it had read the whole request: it was not answered, and never will be."""
+
+
+def _refused(path: Path, error: OSError) -> DsopsError:
+    """Return why there is no connection."""
+    if isinstance(error, PermissionError):
+        return Forbidden(
+            f"the socket {path} is not for this user",
+            why=f"uid {os.geteuid()}",
+            hint="name the user in inference.allow of agent.toml, and let it through the folders above the socket",
+        )
+    if isinstance(error, BlockingIOError):
+        return TimedOut("the agent takes no connection", why=f"too many wait at {path}")
+    return NotServing(
+        f"no agent listens on {path}",
+        why=error.strerror or str(error),
+        hint="start the agent, or give the path of its inference.socket",
+    )
+
+
+def _exchange(connection: Framed, method: Method, body: bytes, limit_ms: int) -> tuple[int, int, bytes]:
+    failure: OSError | None = None
+    try:
         connection.send(method, body, limit_ms)
-    return connection.receive()
+    except (BrokenPipeError, ConnectionResetError) as error:  # an agent that has no room says so, and closes
+        failure = error
+    try:
+        reply = connection.receive()
+    except ConnectionResetError as error:  # so Linux says that it left something unread (unix(7))
+        raise _NotTakenError(str(error)) from error
+    if reply is None and failure is not None:
+        raise _NotTakenError(str(failure)) from failure
+    if reply is None:
+        raise RuntimeCrashed("the connection to the agent was lost", why="it ended before the answer")
+    return reply

@@ -3,11 +3,11 @@
 The control process is killed before two of the three crashes, and starts again after each.
 
 The model is real: it divides, passes its proof, its golden inputs and its probation, and one input of a program makes
-the processor refuse the division (see ``runtime_breakers``).
+the processor refuse the division (see ``runtime_breakers``). How long it takes is measured by
+``benchmarks/breakdown.py``.
 """
 
 import sys
-import time
 from typing import Any
 
 import grpc
@@ -89,7 +89,7 @@ def test_the_previous_release_serves_and_the_report_arrives_after_the_reconnecti
     assert ask(fleet, 9) == (2, 0)
     cut_the_network(fleet)
     wait_for("the device is alone", lambda: not status(fleet, CANARY)["connected"])
-    begun_s, poison = time.monotonic(), -(2**31)
+    poison = -(2**31)
     for number in (1, 2):  # each while no control process is there
         kill_agent(fleet, CANARY)
         assert ask(fleet, poison) is None
@@ -98,8 +98,6 @@ def test_the_previous_release_serves_and_the_report_arrives_after_the_reconnecti
         wait_for("release 2 answers again", lambda: ask(fleet, 9) == (2, 0))
     assert ask(fleet, poison) is None
     wait_for("release 1 answers", lambda: ask(fleet, 9) == (1, 2))
-    took_s = time.monotonic() - begun_s
-    print(f"the previous release served {took_s:.1f} s after the first crash")
     assert ask(fleet, poison) == (1, 5), "the very request that ended release 2"
     wait_for("the device knows", lambda: status(fleet, CANARY)["models"][MODEL]["install"] == "rolled_back")
     found = status(fleet, CANARY)["models"][MODEL]

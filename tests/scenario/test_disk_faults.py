@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from dsops.errors import GoldenMismatch, NoSpace, StateDamaged
+from dsops.errors import (
+    DigestMismatch,
+    DsopsError,
+    GoldenMismatch,
+    MalformedBundle,
+    NoSpace,
+    RuntimeBusy,
+    StateDamaged,
+)
 from dsops.states import Install
 from dsops_agent.install.slots import Slots
 
@@ -207,3 +215,32 @@ def test_a_source_that_fails_in_a_way_nobody_thought_of_costs_a_pause(
     assert len(asked) < 40, "it is not asked again and again at once"
     assert device.settle().active == two.sha256
     device.check_end()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (DigestMismatch("blob golden.bin is not what its manifest names"), StateDamaged.code),
+        (MalformedBundle("cannot read bundle", why="Input/output error"), StateDamaged.code),
+        (RuntimeBusy("the golden inputs were not answered in time"), RuntimeBusy.code),
+    ],
+)
+def test_golden_inputs_that_cannot_be_read_or_asked_on_probation_condemn_nothing(
+    device: Any, bundle: Any, fault: DsopsError, code: str
+) -> None:
+    one, two = bundle(1), bundle(2)
+    device.runtime.check_faults[two.sha256] = fault
+    state = device.install(2, two)
+    assert (state.install, state.active, state.problem.code) == (Install.ROLLED_BACK, one.sha256, code)
+    assert device.journal.quarantined(two.sha256) is None
+    del device.runtime.check_faults[two.sha256]
+    assert device.install(3, two).install is Install.COMMITTED
+    device.check_end()
+
+
+def test_a_proved_bundle_that_is_found_damaged_when_it_is_activated_is_not_condemned(device: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    device.runtime.activate_faults[two.sha256] = DigestMismatch("the payload is damaged")
+    state = device.install(2, two)
+    assert (state.install, state.active, state.problem.code) == (Install.ROLLED_BACK, one.sha256, StateDamaged.code)
+    assert device.journal.quarantined(two.sha256) is None

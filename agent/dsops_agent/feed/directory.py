@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from dsops.errors import DsopsError, Forbidden, InvalidInput, MissingExtra
 from dsops_agent.feed.after import AfterAll
-from dsops_agent.feed.decode import PICTURES, READERS, from_raw
+from dsops_agent.feed.decode import PICTURES, READERS, from_raw, opencv
 from dsops_agent.feed.fit import Form, Frames
 from dsops_agent.feed.frames import frame_of_picture, frames_of, new_windows, sample_shape, sound_as_raw
 from dsops_agent.feed.inbox import MOST_TRIES, Claimed, Inbox
@@ -72,7 +72,7 @@ class DirectorySource:
             if stop.is_set():
                 return
             self._take(claimed, line, stop)
-        for name in self._whole():
+        for name in self._readable(line):
             if stop.wait(self._pace.wait_s(time.monotonic())):
                 return
             taken = self._inbox.claim(name)
@@ -90,6 +90,17 @@ class DirectorySource:
             for name, look in new.items()
         }
         return [name for name, (_, since_s) in self._seen.items() if now_s - since_s >= self._settings.settle_s]
+
+    def _readable(self, line: Line) -> list[str]:
+        """Return the names of the files that are whole; pictures wait where they are until OpenCV is installed."""
+        names = self._whole()
+        if any(map(_is_picture, names)):
+            try:
+                opencv()
+            except MissingExtra as error:  # not the pictures' fault
+                line.trouble(f"pictures wait: {error} ({error.hint}, and start the agent again)")
+                return [name for name in names if not _is_picture(name)]
+        return names
 
     def _take(self, claimed: Claimed, line: Line, stop: threading.Event) -> None:
         try:
@@ -109,7 +120,7 @@ class DirectorySource:
 
         Raises:
             InvalidInput: The file is not what the model takes, also not the release that is active by now.
-            MissingExtra: OpenCV is not installed.
+            MissingExtra: It is a picture that was claimed before, and OpenCV is not installed any more.
             Forbidden: This process may not ask.
         """
         form = line.form(stop)
@@ -157,6 +168,10 @@ class DirectorySource:
                 f"files that end in {ending or 'nothing'} are not known", why=", ".join((*READERS, ".raw"))
             )
         return frames_of(values, form, self._source, new_windows(self._source), is_typed=ending != ".json")
+
+
+def _is_picture(name: str) -> bool:
+    return PurePath(name).suffix.lower() in PICTURES
 
 
 def _read(claimed: Claimed) -> bytes:

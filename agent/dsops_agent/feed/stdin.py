@@ -13,12 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dsops.errors import InvalidInput
+from dsops.errors import InvalidInput, RuntimeCrashed
 from dsops_agent.feed.decode import MAX_BYTES, from_json, from_raw
 from dsops_agent.feed.fit import Form, Frames, batch, typed
 from dsops_agent.feed.frames import meant
 from dsops_agent.feed.line import MAX_BATCH
 from dsops_agent.feed.model import SocketModel
+from dsops_agent.feed.patience import PatientModel
 from dsops_agent.feed.ports import Model
 from dsops_agent.feed.record import Origin, records
 
@@ -54,10 +55,10 @@ class Wanted:
 
 
 def feed_stdin(socket: str, wanted: Wanted) -> None:
-    """Answer until standard input ends.
+    """Answer until standard input ends, waiting while the model is away or busy.
 
     Raises:
-        DsopsError: The model is not there.
+        DsopsError: There is no such model, or it may not be asked.
     """
     if wanted.form not in ("", "raw", "real"):
         raise InvalidInput(f"{wanted.form} is no form of frames", hint="raw or real")
@@ -65,7 +66,7 @@ def feed_stdin(socket: str, wanted: Wanted) -> None:
         raise InvalidInput(f"{wanted.raw} is no type of numbers", hint=f"one of {', '.join(_NUMBERS)}")
     model = SocketModel(socket, wanted.model, "", wanted.outputs)
     try:
-        answer_all(sys.stdin.buffer, model, wanted, _print)
+        answer_all(sys.stdin.buffer, PatientModel(model), wanted, _print)
     finally:
         model.close()
 
@@ -87,7 +88,7 @@ def answer_all(stream: BinaryIO, model: Model, wanted: Wanted, say: Callable[[by
         origin = Origin(wanted.device, "stdin", wanted.model, str(number), datetime.now(UTC))
         try:
             _answer(model, _frames(data, cut, model.form(), wanted), origin, wanted, say)
-        except InvalidInput as error:
+        except (InvalidInput, RuntimeCrashed) as error:  # the frame's fault: the next one may be answered
             say(json.dumps({"id": f"stdin/{number}", "error": error.code, "message": f"{error}"}).encode())
 
 

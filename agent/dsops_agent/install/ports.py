@@ -120,11 +120,13 @@ class Death:
         why: How it ended.
         suspects: The bundles whose frames it ran, as far as their threads can have been the cause.
         is_hang: Whether it was ended because a frame did not come back.
+        is_killed: Whether somebody else killed it, as the kernel does when memory is short: no bundle's fault.
     """
 
     why: str
     suspects: tuple[Suspect, ...] = ()
     is_hang: bool = False
+    is_killed: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class RuntimeControl(Protocol):
         ...
 
     def check(self, model: str) -> None:
-        """Run the golden inputs on the live model; raises GoldenMismatch."""
+        """Run the golden inputs on the live model; raises GoldenMismatch, or RuntimeBusy when it takes too long."""
         ...
 
     def deactivate(self, model: str) -> None:

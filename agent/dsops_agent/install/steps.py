@@ -19,6 +19,7 @@ from dsops.errors import (
     InvalidModel,
     MalformedBundle,
     NoSpace,
+    RuntimeBusy,
     RuntimeCrashed,
     StateDamaged,
     UnsupportedModel,
@@ -47,7 +48,16 @@ logger = logging.getLogger(__name__)
 CONDEMNING = (GoldenMismatch, InvalidModel, MalformedBundle, RuntimeCrashed, UnsupportedModel)
 """Faults of the bundle itself: its digest is never tried again."""
 
-FORGIVEN = frozenset({ChallengerAway.code, ContentSealed.code, DelegateMissing.code, NoSpace.code, StateDamaged.code})
+FORGIVEN = frozenset(
+    {
+        ChallengerAway.code,
+        ContentSealed.code,
+        DelegateMissing.code,
+        NoSpace.code,
+        RuntimeBusy.code,
+        StateDamaged.code,
+    }
+)
 """Codes of what undoes an activation through no fault of the bundle: its digest may be tried again."""
 
 SLOWEST_READ_BYTES_PER_S = 2_000_000
@@ -94,6 +104,16 @@ def after(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
 def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
     """Return what the runtime's death means: whatever killed it, the candidate gets its attempts."""
     return Outcome(crashed(row.attempt), problem_of(error))
+
+
+def _unreadable(row: InstallRow, error: DsopsError) -> Outcome:
+    """Return what it means that a bundle cannot be read which was sound when it was proved: its slot is damaged."""
+    damaged = StateDamaged(
+        f"the installed release {row.wanted.release} of {row.model} cannot be read any more",
+        why=str(error),
+        hint="look at the device's disk; the bundle is fetched again when it is rolled out again",
+    )
+    return Outcome(Event.FAULT, problem_of(damaged))
 
 
 def proved(error: DsopsError | None) -> Outcome:
@@ -259,6 +279,8 @@ class Steps:
             return _crash(row, error)
         except (NoSpace, StateDamaged) as error:
             return self._try_again(row, error)
+        except DigestMismatch as error:
+            return _unreadable(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.ANSWERS)
@@ -347,6 +369,8 @@ class Steps:
             self.runtime.check(row.model)
         except RuntimeCrashed as error:
             return _crash(row, error)
+        except (DigestMismatch, MalformedBundle) as error:
+            return _unreadable(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return None

@@ -17,7 +17,6 @@ from dsops.clock import SystemClock
 from dsops.errors import DsopsError
 from dsops_agent.runtime.app import RuntimeProcess
 from dsops_agent.runtime.flight import forget_flight
-from dsops_agent.runtime.settings import RuntimeSettings
 
 logger = logging.getLogger("dsops_agent.runtime")
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        process = RuntimeProcess(options.run_folder, RuntimeSettings.parse(options.settings), SystemClock())
+        process = RuntimeProcess(options.run_folder, options.settings, SystemClock())
         process.stop_on_signals()
         process.run(partial(_tell_ready, options.ready_fd), partial(_leave_in_time, options.run_folder))
     except DsopsError as error:

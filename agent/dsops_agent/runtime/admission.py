@@ -2,7 +2,8 @@
 
 Every model has places of its own, so that one with many callers takes none from another; which model's thread runs next
 is up to the operating system's scheduler, which is fair. Who finds no place is told so at once. Who holds one waits for
-the model's turn until it comes, its deadline passes, or the caller is gone; after that a request is not run.
+the model's turn until it comes, its deadline passes, or the caller is gone; after that a request is not run. Who has
+many frames gives its turn up in between, and waits for the next in the same way.
 """
 
 import threading
@@ -15,6 +16,8 @@ from dsops.errors import Abandoned, DsopsError, NotServing, QueueFull, TimedOut
 
 _LOOK_S = 0.1
 """How often a request that waits looks whether its caller is still there."""
+_HANDOVER_S, _MOST_HANDOVER_S = 0.0005, 0.02
+"""How long a turn that is given up is left to others: a moment, and longer while one of them has yet to wake up."""
 
 
 def _never() -> bool:
@@ -42,9 +45,9 @@ class Caller:
         """
         left_s = self.ends_s - time.monotonic()
         if left_s <= 0:
-            raise TimedOut("the deadline passed while the request waited", hint="allow more time, or ask less often")
+            raise TimedOut("the deadline passed before the answer", hint="allow more time, or ask less often")
         if self.is_gone():
-            raise Abandoned("the caller went away while the request waited")
+            raise Abandoned("the caller went away before the answer")
         return left_s
 
 
@@ -52,9 +55,23 @@ PATIENT = Caller()
 """Waits for as long as it takes."""
 
 
+def ended() -> NotServing:
+    """Return what whoever asks while the process ends is told."""
+    return NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
+
+
 @dataclass
-class _Line:
+class Line:
+    """The requests of one model.
+
+    Attributes:
+        places: How many are under way.
+        waiting: How many of these wait for their turn.
+        turn: Is held by the one that has it.
+    """
+
     places: int = 0
+    waiting: int = 0
     turn: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -71,19 +88,19 @@ class Admission:
         self._queue = queue
         self._capacity = capacity
         self._models = models
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
         self._shed = 0
         self._is_over = False
 
     def close(self) -> None:
-        """Let nobody in any more, and send everybody away who waits; who has the model's turn keeps it."""
+        """Let nobody in any more, and send away who waits; who has the model's turn keeps it until it gives way."""
         self._is_over = True
 
     def check(self) -> None:
         """Raise NotServing after :meth:`close`."""
         if self._is_over:
-            raise NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
+            raise ended()
 
     @property
     def shed(self) -> int:
@@ -100,8 +117,8 @@ class Admission:
         """Return a place in a model's queue, to be held by ``with``; to enter raises QueueFull when all are taken."""
         return Place(self, model)
 
-    def enter(self, model: str) -> threading.Lock:
-        """Take a place; returns the model's turn.
+    def enter(self, model: str) -> Line:
+        """Take a place in a model's line.
 
         Raises:
             QueueFull: All are taken.
@@ -112,12 +129,17 @@ class Admission:
         with self._lock:
             line = self._lines.get(model)
             if line is None:
-                line = self._lines[model] = _Line()
+                line = self._lines[model] = Line()
             if line.places < places:
                 line.places += 1
-                return line.turn
+                return line
             self._shed += 1
         raise QueueFull(f"model {model} has too many requests", why=f"{places} are under way")
+
+    def count_waiting(self, line: Line, change: int) -> None:
+        """Take note that a request begins or ceases to wait for its turn."""
+        with self._lock:
+            line.waiting += change
 
     def leave(self, model: str) -> None:
         """Give a place back."""
@@ -128,13 +150,13 @@ class Admission:
 class Place:
     """A place in a model's queue. Of plain classes, as every request makes one: generators take 5 us more."""
 
-    __slots__ = ("_admission", "_model", "_turn")
+    __slots__ = ("_admission", "_line", "_model")
 
     def __init__(self, admission: Admission, model: str) -> None:
         self._admission, self._model = admission, model
 
     def __enter__(self) -> "Place":
-        self._turn = self._admission.enter(self._model)
+        self._line = self._admission.enter(self._model)
         return self
 
     def __exit__(
@@ -148,32 +170,58 @@ class Place:
         To enter raises TimedOut when the caller's deadline passes before, Abandoned when the caller is gone before, and
         NotServing when the process ends before.
         """
-        return Turn(self._admission, self._turn, caller)
+        return Turn(self._admission, self._line, caller)
 
 
 class Turn:
     """A caller's turn at a model."""
 
-    __slots__ = ("_admission", "_caller", "_turn")
+    __slots__ = ("_admission", "_caller", "_is_held", "_line")
 
-    def __init__(self, admission: Admission, turn: threading.Lock, caller: Caller) -> None:
-        self._admission, self._turn, self._caller = admission, turn, caller
+    def __init__(self, admission: Admission, line: Line, caller: Caller) -> None:
+        self._admission, self._line, self._caller = admission, line, caller
+        self._is_held = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Turn":
         left_s = self._caller.check()
-        if self._turn.acquire(blocking=False):
-            return
-        while not self._turn.acquire(timeout=min(left_s, _LOOK_S)):
-            self._admission.check()
-            left_s = self._caller.check()
-        try:
-            self._admission.check()
-            self._caller.check()  # what it waited for may have come too late
-        except DsopsError:
-            self._turn.release()
-            raise
+        if not self._line.turn.acquire(blocking=False):
+            self._wait(left_s)
+        self._is_held = True
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._turn.release()
+        if self._is_held:
+            self._line.turn.release()
+
+    def give_way(self) -> None:
+        """Let others have their turn, and wait for the next one; raises as to enter does, and the turn is lost then.
+
+        Who only released a lock and took it again would always be faster than who has to wake up for it.
+        """
+        line = self._line
+        self._is_held = False
+        line.turn.release()
+        until_s = time.monotonic() + _MOST_HANDOVER_S
+        time.sleep(_HANDOVER_S)
+        while line.waiting and not line.turn.locked() and time.monotonic() < until_s:
+            time.sleep(_HANDOVER_S)
+        self._admission.check()
+        self.__enter__()
+
+    def _wait(self, left_s: float) -> None:
+        turn = self._line.turn
+        self._admission.count_waiting(self._line, 1)
+        try:
+            while not turn.acquire(timeout=min(left_s, _LOOK_S)):
+                self._admission.check()
+                left_s = self._caller.check()
+        finally:
+            self._admission.count_waiting(self._line, -1)
+        try:
+            self._admission.check()
+            self._caller.check()  # what it waited for may have come too late
+        except DsopsError:
+            turn.release()
+            raise

@@ -1,9 +1,10 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
-Threads besides those of gRPC and REST: ``control`` takes control connections, ``report`` ends intervals and sends
-records, ``observe`` shows the watches and duels what was answered, each control connection has a reader and workers,
-each challenger has ``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of
-``__main__``) ends the process should that take too long.
+Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
+``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
+intervals and sends records, ``observe`` shows the watches and duels what was answered, each challenger has
+``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
+take too long.
 """
 
 import logging
@@ -20,13 +21,14 @@ import grpc
 
 from dsops.clock import Clock
 from dsops.direct import direct_path
-from dsops.files import write_atomically
 from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
+from dsops_agent.runtime.claim import claimed, own_file, settings_digest
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.doors import Door, end_together
 from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
@@ -39,6 +41,7 @@ from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
@@ -61,11 +64,15 @@ class RuntimeProcess:
 
     Args:
         folder: Run folder; holds the pid file and, unless set otherwise, the sockets.
-        settings: How it works.
+        settings_json: How it works.
         clock: Tells the time.
+
+    Raises:
+        InvalidConfig: The settings are not valid.
     """
 
-    def __init__(self, folder: Path, settings: RuntimeSettings, clock: Clock) -> None:
+    def __init__(self, folder: Path, settings_json: str, clock: Clock) -> None:
+        settings, self._digest = RuntimeSettings.parse(settings_json), settings_digest(settings_json)
         self._folder = folder
         self._settings = settings
         self._clock = clock
@@ -74,7 +81,9 @@ class RuntimeProcess:
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
         flights = FlightRecorder(folder, is_patient=settings.shadow)
         self._models = Models(settings.threads, self._watch, self._accelerator, flights, clock)
-        self._brake = Brake(ThrottleLimits(settings.max_temperature_c, settings.cpu_percent))
+        self._brake = Brake(
+            ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
+        )
         self._observers = Observers()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
@@ -110,11 +119,10 @@ class RuntimeProcess:
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        pid_file = self._folder / "runtime.pid"
-        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state)
-        with ExitStack() as made:  # removes what this process made, and nothing that was there before
+        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state, self._digest)
+        with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
-            made.callback(control.unlink, missing_ok=True)
+            made.callback(own_file(control))
             made.callback(link.stop)
             access = Access(self._settings.allow, is_private=self._settings.private)
             dispatcher = Dispatcher(
@@ -125,22 +133,24 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             regions = Regions(access.permits)
-            calls = Calls(dispatcher, regions).all()
+            room = Room()
+            calls = Calls(dispatcher, regions, room).all()
+            direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
+            made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc)
-            made.callback(inference.unlink, missing_ok=True)
-            direct = DirectServer(calls, direct_path(inference), access)
-            made.callback(direct_path(inference).unlink, missing_ok=True)
+            made.callback(own_file(inference))
+            doors: list[Door] = []
             others = made.enter_context(ExitStack())
-            others.callback(direct.stop, _GRACE_S)
+            others.callback(end_together, doors, _GRACE_S)
+            doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions), self._settings.rest, access)
-                others.callback(rest.stop, _GRACE_S)
+                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
+                doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
             made.enter_context(fault_file(self._folder))
-            write_atomically(pid_file, f"{os.getpid()}\n".encode())
-            made.callback(pid_file.unlink, missing_ok=True)
+            made.enter_context(claimed(self._folder))  # once every socket is there: nobody else has this folder
             self._serve(link, ready)
             ending()
             self._finish(dispatcher, server, others)
@@ -164,7 +174,7 @@ class RuntimeProcess:
         """Send away who waits, answer what runs, and hand over the last records."""
         dispatcher.admission.close()
         self._duels.abandon()
-        is_over = server.stop(_GRACE_S)
+        is_over = server.stop(_GRACE_S)  # returns at once
         others.close()  # before the last records: what is answered after them is never counted
         is_over.wait(_GRACE_S)
         self._observers.stop()

@@ -11,12 +11,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
 
-from dsops.errors import DsopsError
+from dsops.errors import InvalidInput, InvalidModel
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array
 
@@ -30,6 +32,8 @@ MOST_BYTES = 16 << 20
 """Inputs and outputs of a batch are no larger: with large frames nothing is gained, and much memory taken."""
 MOST_TIME = 0.95
 """A frame of a batch must take no more than this share of what a single one takes."""
+Turn: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""The turn of a model, within which what is run is marked as its own."""
 
 
 class State(Enum):
@@ -72,34 +76,45 @@ class Batches:
         assert self._batched is not None
         return self._batched.run_stored(inputs)
 
-    def try_on(self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float]) -> None:
+    def try_on(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], turn: Turn
+    ) -> None:
         """Run frames together that were answered one by one, and compare; does nothing when there is nothing to learn.
 
-        Callers hold the turn of the model meanwhile: the frames are marked as its own.
+        Of a large request only so many frames are run again as are still to be seen.
 
         Args:
             inputs: Stored inputs, each [n, ...].
             outputs: What the model answered, stored, each [n, ...].
             latency_us: How long each frame took.
+            turn: Is held for each run, so that others are answered in between.
         """
+        needed = slice(0, max(TRIED_FRAMES - self._alike, 0))
+        inputs, outputs = ([values[needed] for values in one] for one in (inputs, outputs))
         is_telling = any((frames[1:] != frames[:1]).any() for frames in inputs)  # equal frames hide that they are mixed
         if self.state is not State.UNTRIED or not is_telling or not self._trying.acquire(blocking=False):
             return
         try:
             if self.state is State.UNTRIED:  # another thread may have decided in between
-                self._compare(inputs, outputs, latency_us)
-        except (DsopsError, MemoryError) as error:
+                self._compare(inputs, outputs, latency_us, turn)
+        except (InvalidInput, InvalidModel, MemoryError) as error:
             self._refuse(str(error) or "it takes too much memory")
         finally:
             self._trying.release()
 
-    def _compare(self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float]) -> None:
-        batched = self._batched = self._batched or self._single.batched(BATCH_FRAMES)
+    def _compare(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], turn: Turn
+    ) -> None:
+        if self._batched is None:
+            with turn():
+                self._batched = self._single.batched(BATCH_FRAMES)
+        batched = self._batched
         for start in range(0, len(inputs[0]) - BATCH_FRAMES + 1, BATCH_FRAMES):
             rows = slice(start, start + BATCH_FRAMES)
-            began_ns = time.perf_counter_ns()
-            found = batched.run_stored([frames[rows] for frames in inputs])
-            self._batch_ns.append(time.perf_counter_ns() - began_ns)
+            with turn():
+                began_ns = time.perf_counter_ns()
+                found = batched.run_stored([frames[rows] for frames in inputs])
+                self._batch_ns.append(time.perf_counter_ns() - began_ns)
             self._single_ns.append(sum(latency_us[rows]) * 1000)
             if not all(_is_same(got, expected[rows]) for got, expected in zip(found, outputs, strict=True)):
                 self._refuse("frames are answered otherwise when they are run together")

@@ -6,7 +6,7 @@ import time
 
 from dsops_agent.runtime.cpu_allowance import process_cpu_s
 from dsops_agent.runtime.throttle import Throttle, ThrottleLimits, ThrottleState
-from dsops_agent.temperature import hottest_c
+from dsops_agent.temperature import ANY, hottest_c
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +15,15 @@ _MOST_SEEN = 64
 
 
 class Brake:
-    """What holds inference on this device back. Without limits it does nothing. Safe to call from several threads."""
+    """What holds inference on this device back. Without limits it does nothing. Safe to call from several threads.
 
-    def __init__(self, limits: ThrottleLimits) -> None:
+    Args:
+        limits: The limits.
+        sensor: Pattern of the sensors that say how hot the device is.
+    """
+
+    def __init__(self, limits: ThrottleLimits, sensor: str = ANY) -> None:
+        self._sensor = sensor
         self._limits = limits
         self._throttle = Throttle(limits, time.monotonic(), time.process_time())
         self._read_s = float("-inf")
@@ -64,8 +70,11 @@ class Brake:
         """Read the temperature when it is time; a turn of the main loop."""
         now_s = time.monotonic()
         if self._limits.max_temperature_c and now_s - self._read_s >= READING_S:
+            found_c, is_first = hottest_c(self._sensor), self._read_s < 0
+            if is_first and not found_c:
+                logger.warning("there is no temperature to go by: no sensor %s has a reading that can be", self._sensor)
             self._read_s = now_s
-            self._throttle.temperature(hottest_c())
+            self._throttle.temperature(found_c)
         because = self.state().because
         if bool(because) != bool(self._because):
             logger.warning("inference is held back: %s", because) if because else logger.info("inference runs freely")

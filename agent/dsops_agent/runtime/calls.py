@@ -19,6 +19,7 @@ from dsops_agent.runtime import oip, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
 
@@ -56,7 +57,8 @@ class Call:
 class Calls:
     """Answers the calls over the models that are active. Safe to call from several threads."""
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions) -> None:
+    def __init__(self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None) -> None:
+        self._room = room or Room()
         self._dispatcher = dispatcher
         self._regions = regions
 
@@ -101,7 +103,7 @@ class Calls:
 
     def _model_ready(self, request: pb.ModelReadyRequest, asking: Asking) -> pb.ModelReadyResponse:
         try:
-            self._dispatcher.find(request.name, request.version)
+            self._dispatcher.check(request.name, request.version)
         except (NotFound, NotServing):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -118,10 +120,11 @@ class Calls:
             return oip.decode_inputs(request, served, self._regions)
 
         caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone)
-        answered = self._dispatcher.infer(
-            request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
-        )
-        return oip.encode_answer(request, answered.served, answered.answer, self._regions)
+        with self._room.held(oip.shared_bytes(request)):
+            answered = self._dispatcher.infer(
+                request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
+            )
+            return oip.encode_answer(request, answered.served, answered.answer, self._regions)
 
     def _index(self, request: extensions.RepositoryIndexRequest, asking: Asking) -> extensions.RepositoryIndexResponse:
         response = extensions.RepositoryIndexResponse()

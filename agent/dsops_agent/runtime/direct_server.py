@@ -1,6 +1,7 @@
 """Answers programs on the device over the direct socket: the same calls as over gRPC, in plain frames.
 
-Every connection has a thread. See :mod:`dsops.direct` for what travels.
+Every connection has a thread. When all are taken, the one that has asked nothing for longest is ended for the next:
+its program makes a new one when it asks again. See :mod:`dsops.direct` for what travels.
 """
 
 import logging
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,7 @@ from google.protobuf.message import DecodeError
 from dsops.direct import LAST, Framed
 from dsops.errors import DsopsError, InvalidInput, QueueFull
 from dsops_agent.runtime import refusals
+from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.sockets import Access, listen
 
@@ -28,7 +31,30 @@ STALLED_S = 30.0
 """How long a caller may rest within a request, or leave an answer untaken."""
 _BACKLOG = 64
 _PAUSE_S = 0.1
+_LEAVING_S = 1.0
 _OK = 0
+
+
+@dataclass(eq=False)
+class _Line:
+    """A connection and its thread.
+
+    Attributes:
+        framed: The connection.
+        thread: Who answers on it; None before it is admitted.
+        rests_since_s: When its last answer was given; None while it is asked for one.
+        ends: Whether nothing more is taken from it.
+    """
+
+    framed: Framed
+    thread: threading.Thread | None = None
+    rests_since_s: float | None = None
+    ends: bool = False
+
+    def take_no_more(self) -> None:
+        """Answer what was sent, and no more."""
+        self.ends = True
+        self.framed.take_no_more()
 
 
 class DirectServer:
@@ -48,7 +74,7 @@ class DirectServer:
         self._calls = {int(call.method): call for call in calls}
         self._listener = listen(path, access.first_mode, _BACKLOG)
         access.grant(path)
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: set[_Line] = set()
         self._lock = threading.Lock()
         self._ended = False
 
@@ -58,17 +84,26 @@ class DirectServer:
 
     def stop(self, grace_s: float) -> None:
         """Take no more requests, and wait until those under way are answered, for so long at most."""
+        self.end()
+        self.wait(grace_s)
+
+    def end(self) -> None:
+        """Take no more requests; those that are there already, and were not begun, are told so."""
         with self._lock:
             self._ended = True
-            threads = dict(self._open)
+            lines = list(self._open)
         with suppress(OSError):  # close alone would not wake the thread that waits in accept
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for connection in threads:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)
-        ends_s = time.monotonic() + grace_s
-        for thread in threads.values():
+        for line in lines:
+            line.take_no_more()
+
+    def wait(self, wait_s: float) -> None:
+        """Wait so long at most until what was under way at the end is answered."""
+        ends_s = time.monotonic() + wait_s
+        with self._lock:
+            threads = [line.thread for line in self._open if line.thread]
+        for thread in threads:
             thread.join(max(ends_s - time.monotonic(), 0.0))
 
     def _accept(self) -> None:
@@ -80,45 +115,74 @@ class DirectServer:
                     logger.warning("no connection could be taken: %s", error)
                     time.sleep(_PAUSE_S)
                 continue
-            self._begin(connection)
+            framed = Framed(connection, STALLED_S)
+            self._let_go()
+            if problem := self._admit(_Line(framed, rests_since_s=time.monotonic())):
+                _turn_away(framed, problem)
 
-    def _begin(self, connection: socket.socket) -> None:
-        thread = threading.Thread(target=self._serve, args=(connection,), name="direct-call", daemon=True)
+    def _let_go(self) -> None:
+        """Let those that were ended for others go, when there are as many as may stay."""
         with self._lock:
-            has_room = len(self._open) < CONNECTIONS and not self._ended
-            if has_room:
-                self._open[connection] = thread
-        if not has_room:
-            _turn_away(connection)
-            return
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads: as with too many connections
-            self._forget(connection)
-            _turn_away(connection)
+            leaving = [line.thread for line in self._open if line.ends and line.thread]
+        ends_s = time.monotonic() + _LEAVING_S
+        for thread in leaving if len(leaving) >= CONNECTIONS else ():
+            thread.join(max(ends_s - time.monotonic(), 0.0))
 
-    def _serve(self, connection: socket.socket) -> None:
-        framed = Framed(connection, STALLED_S)
+    def _admit(self, line: _Line) -> DsopsError | None:
+        """Let a thread answer on a connection, or return why not."""
+        line.thread = threading.Thread(target=self._serve, args=(line,), name="direct-call", daemon=True)
+        with self._lock:  # also while it starts: nobody can wait for a thread that has not
+            if self._ended:
+                return ended()
+            if not self._has_room():
+                return QueueFull("too many programs are connected", why=f"{CONNECTIONS} are, and ask")
+            try:
+                line.thread.start()
+            except RuntimeError as error:
+                return QueueFull("too many programs are connected", why=str(error))
+            self._open.add(line)
+        return None
+
+    def _has_room(self) -> bool:
+        """Return whether one more may connect; one that rests may have to go for it."""
+        staying = [line for line in self._open if not line.ends]
+        if len(staying) < CONNECTIONS:
+            return True
+        resting = {line: since_s for line in staying if (since_s := line.rests_since_s) is not None}
+        if not resting or len(self._open) >= 2 * CONNECTIONS:  # those that were ended take a moment to go
+            return False
+        min(resting, key=resting.__getitem__).take_no_more()
+        return True
+
+    def _serve(self, line: _Line) -> None:
         try:
-            self._converse(framed)
+            self._converse(line)
         except InvalidInput as error:
             with suppress(OSError):
-                framed.send(*_refusal(error), LAST)
+                line.framed.send(*_refusal(error), LAST)
         except OSError as error:
             logger.debug("a caller is gone: %s", error)
         finally:
-            self._forget(connection)
-            connection.close()
+            with self._lock:
+                self._open.discard(line)
+            line.framed.close()
 
-    def _converse(self, framed: Framed) -> None:
-        while not self._ended:
+    def _converse(self, line: _Line) -> None:
+        framed = line.framed
+        while True:
             try:
                 asked = framed.receive()
             except BlockingIOError:  # nothing to ask for now
                 continue
             if asked is None:
                 return
-            framed.send(*self._answer(framed, *asked), LAST if self._ended else 0)
+            line.rests_since_s = None
+            status, body = _refusal(ended()) if self._ended else self._answer(framed, *asked)
+            is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
+            framed.send(status, body, LAST if is_last else 0)
+            if is_last:
+                return
+            line.rests_since_s = time.monotonic()
 
     def _answer(self, framed: Framed, number: int, limit_ms: int, body: bytes) -> tuple[int, bytes]:
         call = self._calls.get(number)
@@ -129,7 +193,7 @@ class DirectServer:
         except DecodeError as error:
             return _refusal(InvalidInput(f"the request of {call.name} cannot be read", why=str(error)))
         try:
-            asking = Asking(limit_ms / 1000 if limit_ms else None, lambda: framed.is_gone and not self._ended)
+            asking = Asking(limit_ms / 1000 if limit_ms else None, lambda: framed.hung_up)
             return _OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:
             return _refusal(error)
@@ -137,16 +201,13 @@ class DirectServer:
             logger.exception("a call failed")
             return _status(grpc.StatusCode.INTERNAL), refusals.FAILED.encode()
 
-    def _forget(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.pop(connection, None)
 
-
-def _turn_away(connection: socket.socket) -> None:
-    """Tell a caller that there is no room for it; the answer to whatever it asks first."""
-    with connection, suppress(OSError):
-        error = QueueFull("too many programs are connected", why=f"{CONNECTIONS} are")
-        Framed(connection, 1.0).send(*_refusal(error), LAST)
+def _turn_away(framed: Framed, problem: DsopsError) -> None:
+    """Tell a caller why it cannot be taken; the answer to whatever it asks first."""
+    framed.be_patient(1.0)
+    with suppress(OSError):
+        framed.send(*_refusal(problem), LAST)
+    framed.close()
 
 
 def _refusal(error: DsopsError) -> tuple[int, bytes]:

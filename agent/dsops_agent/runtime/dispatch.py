@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dsops.errors import DsopsError, InvalidInput, NotFound, NotServing
+from dsops.errors import Abandoned, DsopsError, InvalidInput, NotFound, NotServing, TimedOut
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.duels import Duels
@@ -73,7 +73,7 @@ class Dispatcher:
 
         Args:
             model: Name of the model.
-            version: The release that must be active; empty for any.
+            version: The release that answers: the active one, or a challenger of a split; empty for either.
             request_id: What the caller calls the request; a sample that is kept of it bears it.
             decode: Returns its inputs.
             key: Who or what asks, which decides between champion and challenger; without one the request's id does.
@@ -84,22 +84,25 @@ class Dispatcher:
             NotServing: No model is, or the process ends.
             QueueFull: Too many requests of the model are under way.
             Throttled: Inference is held back, for longer than a caller should wait.
-            TimedOut: The caller's deadline passed before the request was run.
+            TimedOut: The caller's deadline passed before the request was answered.
             Abandoned: The caller went away before.
             InvalidInput: The inputs are not the model's.
             InvalidModel: The interpreter fails, or an output is not finite.
         """
-        serving = self.find(model, version)
+        is_rivals = bool(version and self._duels and self._duels.splits(model, version))
+        serving = self.find(model, "" if is_rivals else version)
         with self.admission.place(serving.model.name) as place:
             self._hold()  # within the queue's bounds: who waits here holds a thread
             sent = decode(serving.model)
-            if self._duels and not version:  # who names a release gets that one
+            if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
+                return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
+            if self._duels and not version:
                 told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)
             inputs = serving.model.prepared(sent)  # not in the model's turn: it takes time that others can use
-            with place.turn(caller):
-                answer = _answer(serving, inputs)
+            with place.turn(caller) as turn:
+                answer = _answer(serving, inputs, turn.give_way)
         _count(serving, answer)
         copied = sent if self._duels and self._duels.draws(model) else None
         self._observers.offer(Observation(serving, inputs, answer, request_id, copied))
@@ -123,6 +126,15 @@ class Dispatcher:
             raise NotFound(f"release {version[:32]} of model {model} is not active", why=f"{release} is")
         return serving
 
+    def check(self, model: str, version: str = "") -> None:
+        """Check that requests of a model are answered, by the release that is named if one is.
+
+        Raises:
+            NotFound: No such model, or no such release of it, is active.
+            NotServing: No model is.
+        """
+        self.find(model, "" if self._duels and self._duels.splits(model, version) else version)
+
     def names(self) -> list[str]:
         """Return the names of the active models, sorted."""
         return self._models.names()
@@ -132,11 +144,11 @@ class Dispatcher:
         return [serving.model for serving in self._models.all()]
 
 
-def _answer(serving: Serving, inputs: Mapping[str, Array]) -> Answer:
+def _answer(serving: Serving, inputs: Mapping[str, Array], give_way: Callable[[], None]) -> Answer:
     try:
-        answer = serving.model.infer(inputs)
+        answer = serving.model.infer(inputs, give_way=give_way)
         serving.health.answered(answer)
-    except InvalidInput:
+    except (InvalidInput, TimedOut, Abandoned, NotServing):  # the caller's, or the end of this process
         raise
     except DsopsError:
         serving.health.failed()

@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsops.clock import Clock
@@ -23,6 +23,7 @@ from dsops_agent.runtime.compare import confidences, difference
 from dsops_agent.runtime.comparison import Comparison
 from dsops_agent.runtime.cpu_allowance import CpuAllowance, process_cpu_s
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.observe import Observation
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.rival import RivalAnswer, RivalClient, RivalRefused, RivalUnavailable
 from dsops_agent.runtime.sent import SentInputs
@@ -40,34 +41,25 @@ AFTER_S = 0.01
 _LOOK_S = 0.2
 
 
-Disputed = Callable[[Mapping[int, float]], None]
-"""Is told of a request's frames that were answered otherwise: how far apart the answers are, by row."""
-
-
-def _nobody(_distances: Mapping[int, float]) -> None:
-    """Take no note."""
-
-
 @dataclass(frozen=True)
 class Copy:
     """A request that the champion answered.
 
     Attributes:
+        seen: The request and the answer, with all that they keep in memory.
+        sent: What the caller sent.
         due_s: When the challenger may be asked.
-        disputed: Told of disagreements.
     """
 
-    served: ServedModel
+    seen: Observation
     sent: SentInputs
-    answer: Answer
-    request_id: str
     due_s: float
-    disputed: Disputed
 
-    @property
-    def size_bytes(self) -> int:
-        """Size of its arrays."""
-        return sum(array.nbytes for array in (*(one.values for one in self.sent.values()), *self.answer.outputs))
+
+class _Resting(RivalUnavailable):
+    """It gave no answer a moment ago, or champions leave no processor time; why stands in the counts already."""
+
+    code = ""
 
 
 @dataclass(frozen=True)
@@ -120,19 +112,16 @@ class Duel:
         """Return whether a copy of this request shall go to the challenger: of a share of them."""
         return self.rival.mode is Mode.SHADOW and self._chance() < self.rival.share
 
-    def watch(
-        self, served: ServedModel, sent: SentInputs, answer: Answer, request_id: str, disputed: Disputed = _nobody
-    ) -> None:
-        """Keep a copy of an answered request that was drawn for the challenger. Never waits."""
-        if self.rival.mode is not Mode.SHADOW:  # another challenger took over since it was drawn
+    def watch(self, seen: Observation) -> None:
+        """Keep an answered request if a copy was made of it for the challenger. Never waits."""
+        if seen.copied is None or self.rival.mode is not Mode.SHADOW:  # another one took over since it was drawn
             return
-        copy = Copy(served, sent, answer, request_id, self._clock.monotonic_s() + AFTER_S, disputed)
-        size = copy.size_bytes
+        copy, size = Copy(seen, seen.copied, self._clock.monotonic_s() + AFTER_S), seen.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
                 self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
             ):
-                self._of(copy.served).skipped += 1
+                self._of(seen.serving.model).skipped += 1
                 return
             self._waiting_bytes += size
         self._copies.put(copy)
@@ -144,22 +133,46 @@ class Duel:
         rival = self.rival
         if rival.mode is not Mode.SPLIT or not goes_to_challenger(rival.salt, key, rival.share):
             return None
-        found, reason, wait_s = None, "", min(self._terms.wait_s, left_s / 2)
-        if self._clock.monotonic_s() >= self._rests_until_s and self._terms.brake.leaves_any(rival.pid):
-            try:
-                found = self._client.ask(served, sent, request_id, served.offered, wait_s)
-            except RivalRefused as error:  # one caller's fault must not move the keys of all others
-                reason = error.code
-                logger.debug("model %s: the champion judges instead of the challenger: %s", served.name, error)
-            except RivalUnavailable as error:
-                reason = error.code
-                self._rests_until_s = self._clock.monotonic_s() + REST_S
-                logger.warning("model %s: the champion answers instead of the challenger: %s", served.name, error)
+        try:
+            found = self._ask(served, sent, request_id, min(self._terms.wait_s, left_s / 2))
+        except RivalUnavailable as error:
+            logger.log(
+                _level(error), "model %s: the champion answers instead of the challenger: %s", served.name, error
+            )
+            with self._lock:
+                counts = self._of(served)
+                counts.fallbacks += 1
+                counts.reason = error.code or counts.reason
+            return None
+        return found
+
+    def answer_named(self, served: ServedModel, sent: SentInputs, request_id: str, left_s: float) -> RivalAnswer:
+        """Return the challenger's answer to a request that names its release.
+
+        Raises:
+            RivalUnavailable: It gives none in time, or does not take the request.
+        """
+        try:
+            return self._ask(served, sent, request_id, min(self._terms.wait_s, left_s))
+        except RivalUnavailable as error:
+            with self._lock:
+                counts = self._of(served)
+                counts.failed += 1
+                counts.reason = error.code or counts.reason
+            raise
+
+    def _ask(self, served: ServedModel, sent: SentInputs, request_id: str, wait_s: float) -> RivalAnswer:
+        if self._clock.monotonic_s() < self._rests_until_s or not self._terms.brake.leaves_any(self.rival.pid):
+            raise _Resting("the challenger is not asked at the moment")
+        try:
+            found = self._client.ask(served, sent, request_id, served.offered, wait_s)
+        except RivalRefused:  # one caller's fault must not move the keys of all others
+            raise
+        except RivalUnavailable:
+            self._rests_until_s = self._clock.monotonic_s() + REST_S
+            raise
         with self._lock:
-            counts = self._of(served)
-            counts.answered += found is not None
-            counts.fallbacks += found is None
-            counts.reason = reason or counts.reason
+            self._of(served).answered += 1
         return found
 
     # The duel's thread.
@@ -192,17 +205,18 @@ class Duel:
         self._end_interval()
 
     def _compare(self, copy: Copy) -> None:
+        seen, served = copy.seen, copy.seen.serving.model
         self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
         with self._lock:
-            self._waiting_bytes -= copy.size_bytes
+            self._waiting_bytes -= seen.size_bytes
         if not self._may_spend() or not self._terms.brake.leaves_any(self.rival.pid):
             with self._lock:
-                self._of(copy.served).skipped += 1
+                self._of(served).skipped += 1
             return
         began_s = time.thread_time()
-        served, named = copy.served, _default_outputs(copy)
+        named = _default_outputs(served, seen.answer)
         try:
-            theirs = self._client.ask(served, copy.sent, copy.request_id, named, SHADOW_TIMEOUT_S)
+            theirs = self._client.ask(served, copy.sent, seen.request_id, named, SHADOW_TIMEOUT_S)
             found = difference(served.manifest.task, named, theirs.named)
         except (RivalUnavailable, KeyError, ValueError) as error:
             logger.debug("model %s: nothing to compare: %s", served.name, error)
@@ -215,11 +229,11 @@ class Duel:
         else:
             sure = confidences(served.manifest, named), confidences(served.manifest, theirs.named)
             frames = len(found.distance)
-            latency_us = list(copy.answer.latency_us), [theirs.latency_us / frames] * frames
+            latency_us = list(seen.answer.latency_us), [theirs.latency_us / frames] * frames
             with self._lock:
                 self._of(served).add(found, latency_us, sure)
             if disputed := found.disputed:
-                copy.disputed(disputed)
+                seen.serving.watch.disputed(seen.exchange, disputed)
         here_s = time.thread_time() - began_s
         self._allowance.spend(here_s)
         self._terms.brake.set_aside(here_s)
@@ -257,6 +271,9 @@ class Duel:
             self._terms.put(Kind.TELEMETRY, comparison.encode(self._clock.monotonic_s()), False)
 
 
-def _default_outputs(copy: Copy) -> dict[str, Values]:
-    offered = copy.served.offered.values()
-    return {output.name: output.take(copy.answer) for output in offered if output.by_default}
+def _level(error: RivalUnavailable) -> int:
+    return logging.DEBUG if isinstance(error, RivalRefused | _Resting) else logging.WARNING
+
+
+def _default_outputs(served: ServedModel, answer: Answer) -> dict[str, Values]:
+    return {output.name: output.take(answer) for output in served.offered.values() if output.by_default}

@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 
 from dsops.decision import Decision
+from dsops.errors import InvalidInput, NotServing
+from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.duel import Duel, Terms
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.observe import Observation
-from dsops_agent.runtime.rival import ToldModel
+from dsops_agent.runtime.rival import RivalAnswer, RivalRefused, RivalUnavailable, ToldModel
 from dsops_agent.runtime.sent import SentInputs, frames_in
+
+_UNNAMED = "ask again in a moment, or name no version: then the champion or the challenger answers"
 
 
 class Duels:
@@ -44,9 +47,8 @@ class Duels:
     def watch(self, seen: Observation) -> None:
         """Take note of a request that a champion answered. Never waits."""
         pair = self._duels.get(seen.serving.model.name)
-        if pair and seen.copied is not None:
-            disputed = partial(seen.serving.watch.disputed, seen.exchange)
-            pair[0].watch(seen.serving.model, seen.copied, seen.answer, seen.request_id, disputed)
+        if pair:
+            pair[0].watch(seen)
 
     def draws(self, model: str) -> bool:
         """Return whether a copy of this request of a model's shall go to its challenger."""
@@ -67,14 +69,32 @@ class Duels:
         """
         pair = self._duels.get(served.name)
         found = pair[0].answer(served, sent, key, request_id, left_s) if pair else None
-        if pair is None or found is None:
-            return None
-        rival = pair[0].rival
-        manifest = served.manifest.model_copy(update={"release": rival.release})
-        news = {"manifest": manifest, "digest": rival.digest, "named": found.named}
-        told = ToldModel(**{one.name: getattr(served, one.name) for one in fields(served)} | news)
-        frames = frames_in(sent)
-        return told, Answer((), Decision(), (found.latency_us / frames,) * frames)
+        return _told(served, sent, pair[0].rival, found) if pair and found else None
+
+    def splits(self, model: str, version: str) -> bool:
+        """Return whether a release is the challenger that answers requests of some keys: it can be named as well."""
+        pair = self._duels.get(model)
+        return pair is not None and pair[0].rival.mode is Mode.SPLIT and version == str(pair[0].rival.release)
+
+    def answer_named(
+        self, served: ServedModel, version: str, sent: SentInputs, request_id: str, left_s: float = math.inf
+    ) -> tuple[ServedModel, Answer]:
+        """Return the answer of the challenger whose release a request names, with who gave it.
+
+        Raises:
+            NotServing: It is gone, or gives no answer in time.
+            InvalidInput: It does not take the request.
+        """
+        pair, asked = self._duels.get(served.name), f"release {version} of model {served.name}"
+        if pair is None or not self.splits(served.name, version):
+            raise NotServing(f"{asked} is a challenger no more", hint=_UNNAMED)
+        try:
+            found = pair[0].answer_named(served, sent, request_id, left_s)
+        except RivalRefused as error:
+            raise InvalidInput(f"{asked} does not take this request", why=error.why or str(error)) from error
+        except RivalUnavailable as error:
+            raise NotServing(f"{asked}, a challenger, does not answer", why=error.why, hint=_UNNAMED) from error
+        return _told(served, sent, pair[0].rival, found)
 
     def abandon(self) -> None:
         """Ask no challenger any more, nor wait for one; :meth:`finish` reports what was found."""
@@ -94,3 +114,12 @@ class Duels:
         thread = threading.Thread(target=duel.run, name=f"duel-{name}", daemon=True)
         thread.start()
         return duel, thread
+
+
+def _told(served: ServedModel, sent: SentInputs, rival: Rival, found: RivalAnswer) -> tuple[ServedModel, Answer]:
+    """Return a challenger's answer as the champion encodes it."""
+    manifest = served.manifest.model_copy(update={"release": rival.release})
+    news = {"manifest": manifest, "digest": rival.digest, "named": found.named}
+    told = ToldModel(**{one.name: getattr(served, one.name) for one in fields(served)} | news)
+    frames = frames_in(sent)
+    return told, Answer((), Decision(), (found.latency_us / frames,) * frames)

@@ -7,7 +7,8 @@ frame to the next is forgotten before each.
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -39,7 +40,9 @@ from dsops_agent.runtime.sent import Sent, SentInputs
 _NAMED = 5
 """Of a long list so many are named in a message."""
 MAX_FRAMES = 4096
-"""Frames of one request; more would keep other callers waiting."""
+"""Frames of one request; more would take much memory."""
+SHARE_NS = 50_000_000
+"""A request with more frames than the model answers in this time lets other callers have their turn in between."""
 MAX_ANSWER_BYTES = 32 << 20
 DEVICE_LIMITS = LintLimits(
     file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 20, trailing_bytes=1 << 20
@@ -170,13 +173,17 @@ class ServedModel:
         """Return what was sent as :meth:`infer` takes it."""
         return {name: self.forms[name].prepared(one) for name, one in sent.items()}
 
-    def infer(self, inputs: Mapping[str, Array], *, alone: bool = False) -> Answer:
+    def infer(
+        self, inputs: Mapping[str, Array], *, alone: bool = False, give_way: Callable[[], None] | None = None
+    ) -> Answer:
         """Answer frames.
 
         Args:
             inputs: Every input by name, each [n, ...]: real values as float32, or stored values in the tensor's own
                 type; integers without a scale only have the latter.
             alone: Run every frame by itself, so that its time is that of a single one.
+            give_way: Lets others have their turn, and raises when nobody waits for the answer any more; called between
+                frames whenever the model was held for :data:`SHARE_NS`. Without it the model is held to the end.
 
         Raises:
             InvalidInput: A name, shape or type is not the payload's, the inputs have different numbers of frames or
@@ -185,37 +192,60 @@ class ServedModel:
         """
         given = self._checked(inputs)
         stored = list(map(quantize, given, self.loaded.inputs))
-        answered, latency_us = self._run(stored, alone=alone)
+        answered, latency_us = self._run(stored, alone=alone, give_way=give_way)
         if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
-            with self.lock:
-                self.marks.begin()
-                try:
-                    self.batches.try_on(stored, answered, latency_us)
-                finally:
-                    self.marks.end()
+            self.batches.try_on(stored, answered, latency_us, partial(self._marked, give_way))
         outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
 
-    def _run(self, stored: Sequence[Array], *, alone: bool) -> tuple[list[Array], list[float]]:
+    @contextmanager
+    def _marked(self, give_way: Callable[[], None] | None) -> Iterator[None]:
+        """Hold the model, for one run of a trial."""
+        if give_way:
+            give_way()
+        with self.lock:
+            self.marks.begin()
+            try:
+                yield
+            finally:
+                self.marks.end()
+
+    def _run(
+        self, stored: Sequence[Array], *, alone: bool, give_way: Callable[[], None] | None
+    ) -> tuple[list[Array], list[float]]:
         """Return every output [n, ...], and each frame's time; a frame of a batch took its share of it."""
         count = len(stored[0])
         parts: list[list[Array]] = []
         latency_us: list[float] = []
-        with self.lock:
-            in_batches = self.batches.state is State.TRUSTED and not alone
-            while (start := len(latency_us)) < count:
-                size = BATCH_FRAMES if in_batches and count - start >= BATCH_FRAMES else 1
-                run = self.loaded.run_stored if size == 1 else self.batches.run
-                self.marks.begin()
-                try:
-                    began_ns = time.perf_counter_ns()
-                    parts.append(run([frames[start : start + size] for frames in stored]))
-                    latency_us += [(time.perf_counter_ns() - began_ns) / 1000 / size] * size
-                finally:
-                    self.marks.end()
+        while True:
+            with self.lock:
+                self._run_share(stored, parts, latency_us, SHARE_NS if give_way else math.inf, alone=alone)
+            if len(latency_us) == count:
+                break
+            if give_way:
+                give_way()
         if len(parts) == 1:
             return parts[0], latency_us
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)], latency_us
+
+    def _run_share(
+        self, stored: Sequence[Array], parts: list[list[Array]], latency_us: list[float], most_ns: float, *, alone: bool
+    ) -> None:
+        """Run the next frames, to the last or until they took ``most_ns``, and append what came of them."""
+        count, left_ns = len(stored[0]), most_ns
+        in_batches = self.batches.state is State.TRUSTED and not alone
+        while (start := len(latency_us)) < count and left_ns > 0:
+            size = BATCH_FRAMES if in_batches and count - start >= BATCH_FRAMES else 1
+            run = self.loaded.run_stored if size == 1 else self.batches.run
+            self.marks.begin()
+            try:
+                began_ns = time.perf_counter_ns()
+                parts.append(run([frames[start : start + size] for frames in stored]))
+                took_ns = time.perf_counter_ns() - began_ns
+            finally:
+                self.marks.end()
+            latency_us += [took_ns / 1000 / size] * size
+            left_ns -= took_ns
 
     def decide(self, first_input: Array, outputs: Sequence[Array]) -> Decision:
         """Return what outputs mean; ``first_input`` is in whatever form a caller sent it."""

@@ -36,7 +36,7 @@ _WHO = struct.Struct("@64s128sd")
 HANG_BUDGETS, LEAST_HANG_S = 200.0, 5.0
 """A frame is given up after so many times the model's latency budget, and never sooner than that many seconds.
 
-A batch and its trial are one such frame, of up to a few dozen; a busy device multiplies by ten what the proof measured.
+A batch is one such frame, of eight; a busy device multiplies by ten what the proof measured.
 """
 _SLOT_BYTES = 256
 _BOOT_AT = SLOTS * _SLOT_BYTES
@@ -203,16 +203,27 @@ def read_crashed(folder: Path) -> tuple[InFlight, ...]:
     return tuple(one for one in ran if one.thread == int(current[1], 16)) if current else ran
 
 
-def read_lost(folder: Path) -> tuple[InFlight, ...] | None:
-    """Return what ran in a process that ended without a word while nobody watched it; None when there was none.
+def has_fault(folder: Path) -> bool:
+    """Return whether a process that is dead wrote that it crashed: one that was killed could not."""
+    try:
+        return (folder / FAULT).stat().st_size > 0
+    except OSError:
+        return False
 
-    One that ends in order leaves no such file, and one whose end was noticed is forgotten by who noticed it.
+
+def read_lost(folder: Path) -> tuple[InFlight, ...] | None:
+    """Return what ran in a process that crashed while nobody watched it; None when none ended without a word.
+
+    One that ends in order leaves no such file, and one whose end was noticed is forgotten by who noticed it. Of one
+    that did not write of a crash nothing is told: it was killed, as the kernel does when memory is short.
     """
     try:
         boot = (folder / FILE).read_bytes()[_BOOT_AT:].rstrip(b"\0").decode(errors="replace")
     except OSError:
         return None
-    return read_crashed(folder) if boot and boot == boot_id() else None
+    if not boot or boot != boot_id():
+        return None
+    return read_crashed(folder) if has_fault(folder) else ()
 
 
 def hang_limit_s(budget_ms: float | None) -> float:

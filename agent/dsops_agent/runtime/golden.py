@@ -1,7 +1,8 @@
 """Checks a served model against the golden inputs of its bundle."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -27,8 +28,8 @@ _DTYPES = {
 }
 
 
-def check_golden(served: ServedModel, most_rest_s: float = 0.0) -> tuple[float, ...]:
-    """Ask every golden input by itself; return the time of each in the interpreter, in microseconds.
+def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float = math.inf) -> tuple[float, ...]:
+    """Ask every golden input, run by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
     the label of a classification is the golden one, a reconstruction is an anomaly when the expected one is.
@@ -36,6 +37,7 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0) -> tuple[float, 
     Args:
         served: The model.
         most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
+        gentle_s: For how long others may have turns in between; then what is left is asked in one turn.
 
     Raises:
         GoldenMismatch: One is not; it tells how many and the first.
@@ -47,9 +49,9 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0) -> tuple[float, 
     expected = _expected(golden.outputs, manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
-    for row in range(len(golden)):
+    until_s = time.monotonic() + gentle_s
+    for part in _parts(len(golden), served.max_frames, until_s):
         began_s = time.perf_counter()
-        part = slice(row, row + 1)
         given = _inputs(served, golden, part)
         answer = _ask(served, given)
         latency_us += answer.latency_us
@@ -57,9 +59,9 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0) -> tuple[float, 
             [given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs
         )
         differences += find_differences(
-            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=row
+            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
         )
-        if most_rest_s:
+        if most_rest_s and time.monotonic() < until_s:
             time.sleep(min(time.perf_counter() - began_s, most_rest_s))
     if differences:
         raise GoldenMismatch(
@@ -87,6 +89,15 @@ def array_of(tensor: TensorBytes) -> Array:
     """Return a golden tensor as an array."""
     values = np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tensor.shape)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _parts(count: int, most: int, gentle_until_s: float) -> Iterator[slice]:
+    """Return rows to ask together: one while there is time, then all that are left, at most ``most``."""
+    row = 0
+    while row < count:
+        size = 1 if time.monotonic() < gentle_until_s else most
+        yield slice(row, min(row + size, count))
+        row += size
 
 
 def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:

@@ -22,6 +22,8 @@ from dsops_agent.runtime.throttle import ThrottleState
 
 CHECK_REST_S = 0.05
 """How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
+CHECK_GENTLE_S = 15.0
+"""For how long a check does so: the control process waits for its end."""
 
 
 class _Activate(Frozen):
@@ -54,6 +56,7 @@ class ControlRequests:
         shutdown: Begins the end of the process.
         duels: Their challengers.
         throttle: Returns how requests are held back.
+        settings: Digest of the settings that the process was started with.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class ControlRequests:
         shutdown: Callable[[], None],
         duels: Duels,
         throttle: Callable[[], ThrottleState] = ThrottleState,
+        settings: str = "",
     ) -> None:
         self._models = models
         self._throttle = throttle
+        self._settings = settings
         self._duels = duels
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
@@ -101,7 +106,7 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S)
+        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S, CHECK_GENTLE_S)
         return {}
 
     def _compare(self, header: Header) -> Header:
@@ -113,6 +118,7 @@ class ControlRequests:
         return {
             "pid": os.getpid(),
             "version": dsops.__version__,
+            "settings": self._settings,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
             "delegate": self._models.accelerator.status(),

@@ -6,7 +6,8 @@ and raw when not.
 """
 
 import time
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.errors import InvalidInput
@@ -15,6 +16,7 @@ from dsops_agent.runtime.engine import ServedModel, wrong_names
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import (
+    MAX_INPUT_BYTES,
     NOTHING_SHARED,
     Asked,
     Given,
@@ -79,6 +81,16 @@ def decode_inputs(
     return sent_inputs(given, served, memory)
 
 
+def shared_bytes(request: pb.ModelInferRequest) -> int:
+    """Return how many bytes of shared memory a request's inputs have, as it says; more are refused unread.
+
+    Raises:
+        InvalidInput: It does not say how long an input is.
+    """
+    spans = [span for tensor in request.inputs if (span := _span(tensor))]
+    return min(sum(max(span.size, 0) for span in spans), MAX_INPUT_BYTES)
+
+
 def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tuple[Output, Span | None]]:
     """Return the outputs that a request wants, and where in shared memory.
 
@@ -132,7 +144,8 @@ def patience_s(request: pb.ModelInferRequest, remaining_s: float | None) -> floa
     """
     limits_s = [] if remaining_s is None else [remaining_s]
     if "timeout" in request.parameters:
-        limits_s.append(timeout_s(request.parameters["timeout"].int64_param))
+        told = request.parameters["timeout"]
+        limits_s.append(timeout_s(getattr(told, told.WhichOneof("parameter_choice") or "string_param")))
     return time.monotonic() + min(limits_s) if limits_s else float("inf")
 
 
@@ -165,7 +178,7 @@ def _raw_count(request: pb.ModelInferRequest, found: int) -> InvalidInput:
     )
 
 
-def _given(tensor: _InputTensor, values: bytes | list[object] | Span, said: str) -> Given:
+def _given(tensor: _InputTensor, values: bytes | Sequence[Any] | Span, said: str) -> Given:
     return Given(tensor.name, tensor.datatype, tuple(tensor.shape), values, said)
 
 
@@ -177,10 +190,12 @@ def _said(request: pb.ModelInferRequest, tensor: _InputTensor) -> str:
     return ""
 
 
-def _typed(tensor: _InputTensor) -> list[object]:
+def _typed(tensor: _InputTensor) -> Sequence[Any]:
+    """Return the values as they lie in the message: a list of them is large, and whether they fit is not known yet."""
     if tensor.datatype not in _TYPED:
         raise InvalidInput(f"{tensor.datatype[:16]} values travel in raw_input_contents")
-    return list(getattr(tensor.contents, _TYPED[tensor.datatype]))
+    found: Sequence[Any] = getattr(tensor.contents, _TYPED[tensor.datatype])
+    return found
 
 
 def _asked(output: _OutputTensor) -> Asked:

@@ -19,9 +19,10 @@ from dsops_agent.runtime import oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
-from dsops_agent.runtime.tensors import sent_inputs, wanted_outputs
+from dsops_agent.runtime.tensors import sent_inputs, shared_bytes, wanted_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class Call:
 class RestService:
     """The WSGI application."""
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions) -> None:
+    def __init__(self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None) -> None:
+        self._room = room or Room()
         self._dispatcher = dispatcher
         self._regions = regions
         routes: list[tuple[str, str, Callable[[Call], Reply]]] = [
@@ -155,7 +157,7 @@ class RestService:
 
     def _model_ready(self, call: Call) -> Reply:
         try:
-            self._found(call)
+            self._dispatcher.check(call.names["model"], call.names.get("version", ""))
         except (NotFound, NotServing) as error:
             return refusal(HTTPStatus.NOT_FOUND, refusals.text_of(error))
         return Reply()
@@ -173,15 +175,16 @@ class RestService:
             wanted_outputs(request.asked, served)  # a name that there is not must not cost an inference
             return sent_inputs(request.given, served, self._regions)
 
-        answered = self._dispatcher.infer(
-            call.names["model"],
-            call.names.get("version", ""),
-            request.id,
-            decode,
-            key=request.key,
-            caller=call.caller(request.timeout_us),
-        )
-        return Reply(*oip_json.write_answer(request, answered.served, answered.answer, self._regions))
+        with self._room.held(shared_bytes(request.given)):
+            answered = self._dispatcher.infer(
+                call.names["model"],
+                call.names.get("version", ""),
+                request.id,
+                decode,
+                key=request.key,
+                caller=call.caller(request.timeout_us),
+            )
+            return Reply(*oip_json.write_answer(request, answered.served, answered.answer, self._regions))
 
     def _index(self, call: Call) -> Reply:
         models = [

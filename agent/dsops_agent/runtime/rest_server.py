@@ -9,6 +9,7 @@ from typing import Any
 from waitress.server import BaseWSGIServer, create_server
 
 from dsops.errors import PortBusy
+from dsops_agent.runtime.claim import own_file
 from dsops_agent.runtime.dispatch import CAPACITY
 from dsops_agent.runtime.rest import MAX_BODY_BYTES, RestService
 from dsops_agent.runtime.sockets import Access, make_room
@@ -36,6 +37,7 @@ class RestServer:
     def __init__(self, service: RestService, where: str, access: Access) -> None:
         self._socket = Path(where) if "/" in where else None
         self._server = _listening(service, where, self._socket, access)
+        self._remove = own_file(self._socket) if self._socket else None
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
 
     def start(self) -> None:
@@ -44,11 +46,20 @@ class RestServer:
 
     def stop(self, wait_s: float) -> None:
         """Take no more requests, and wait so long for those under way."""
+        self.end()
+        self.wait(wait_s)
+
+    def end(self) -> None:
+        """Begin no more requests."""
+        self._server.task_dispatcher.set_thread_count(0)
+
+    def wait(self, wait_s: float) -> None:
+        """Wait so long for the requests under way, and close."""
         self._server.task_dispatcher.shutdown(timeout=wait_s)
         self._server.trigger.pull_trigger(self._server.close)  # in its own thread, which reads what is closed
         self._thread.join(_END_S)
-        if self._socket:
-            self._socket.unlink(missing_ok=True)
+        if self._remove:
+            self._remove()
 
     def _run(self) -> None:
         self._server.run()

@@ -76,14 +76,16 @@ def start_server(calls: Iterable[Call], path: Path, access: Access, tcp: str = "
     handlers = {call.name: _handler(call) for call in calls}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     before = os.umask(0o777 & ~access.first_mode)
+    own = path.with_name(f"{path.name}.{os.getpid():x}")  # at its end gRPC removes what has this name
     try:
-        _bind(server, f"unix:{path.resolve()}", str(path))
+        _bind(server, f"unix:{own.resolve()}", str(path))
         if tcp:
             _bind(server, tcp, tcp)
         server.start()
     finally:
         os.umask(before)
-    access.grant(path)
+    access.grant(own)
+    own.rename(path)
     return server
 
 

@@ -9,6 +9,7 @@ from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_agent.drift.sampler import SamplerSettings
 from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.temperature import ANY
 
 
 class RuntimeSettings(Frozen):
@@ -30,6 +31,7 @@ class RuntimeSettings(Frozen):
         samples: Which inputs are kept.
         drift_enabled: Whether drift is measured.
         max_temperature_c: Above it inference is held back; 0 for no limit.
+        temperature_sensor: Pattern of the sensors that count.
         cpu_percent: Share of one core that inference may use; challengers get what this process leaves. 0: no limit.
         orphan_grace_s: How long to go on without a control process.
         challenger_wait_s: How long a request that a challenger shall answer waits for it.
@@ -52,6 +54,7 @@ class RuntimeSettings(Frozen):
     samples: SamplerSettings = SamplerSettings()
     drift_enabled: bool = True
     max_temperature_c: float = Field(default=0.0, ge=0)
+    temperature_sensor: str = ANY
     cpu_percent: float = Field(default=0.0, ge=0)
     orphan_grace_s: float = Field(default=30.0, gt=0)
     challenger_wait_s: float = Field(default=0.25, gt=0)

@@ -5,9 +5,11 @@ page that is no longer there kills the process with SIGBUS; to look at the size 
 because the owner can shrink it in between. ``pread`` answers with fewer bytes instead, an error of that request only.
 The copy also keeps a caller from changing an input after it was checked. It takes 10 us for 150 KB.
 
-POSIX shared memory objects are files below /dev/shm (shm_overview(7)).
+POSIX shared memory objects are files below /dev/shm (shm_overview(7)). Who holds a lock on one (flock(2)) as it
+registers it need not unregister it: the kernel ends the lock with the last process that has it, and the region goes.
 """
 
+import fcntl
 import os
 import stat
 import threading
@@ -58,7 +60,13 @@ class Region:
     def __init__(self, name: str, key: str, offset: int, size: int, descriptor: int) -> None:
         self.name, self.key, self.offset, self.size = name, key, offset, size
         self._descriptor = descriptor
+        self._was_locked = _is_locked(descriptor)
         weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether an owner held a lock on the object, and is gone."""
+        return self._was_locked and not _is_locked(self._descriptor)
 
     def read(self, span: Span) -> Array:
         """Return a copy of a part, uint8 [n].
@@ -135,8 +143,10 @@ class Regions:
             Conflict: The name is taken, or there are too many regions.
         """
         _check(name, offset, size)
-        region = Region(name, key, offset, size, self._open(key, offset + size))
-        with self._lock:
+        descriptor = self._open(key, offset + size)
+        with self._lock:  # also to look at locks, for which they are taken for a moment
+            region = Region(name, key, offset, size, descriptor)
+            self._regions = {known: old for known, old in self._regions.items() if not old.is_left}
             if name in self._regions:
                 raise Conflict(f"shared memory {name!r} is registered already", hint="unregister it first")
             if len(self._regions) >= MAX_REGIONS:
@@ -206,6 +216,15 @@ class Regions:
             raise InvalidInput(
                 f"the shared memory object {key!r} is too short", why=f"{found.st_size} of {needed} bytes"
             )
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def _check(name: str, offset: int, size: int) -> None:

@@ -171,9 +171,9 @@ class Models:
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
         if self._flights:
-            served = replace(
-                served, marks=self._flights.open(name, digest, hang_limit_s(manifest.budgets.max_latency_ms))
-            )
+            is_slower = bool(self.accelerator.status()) and not served.loaded.runtime.delegate
+            budget_ms = None if is_slower else manifest.budgets.max_latency_ms  # which tells of the delegate's speed
+            served = replace(served, marks=self._flights.open(name, digest, hang_limit_s(budget_ms)))
         try:
             served.warm_up()
             if served.loaded.runtime.delegate:

@@ -6,13 +6,14 @@ shared memory with such bytes.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from dsops.errors import InvalidInput, NotFound
+from dsops.direct import MAX_BODY_BYTES
+from dsops.errors import InvalidInput, NotFound, TooLarge
 from dsops.forms import Form
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import DTYPES, InputForm, ServedModel, wrong_names
@@ -20,8 +21,12 @@ from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Region, Span
 
+MAX_INPUT_BYTES = MAX_BODY_BYTES
+"""Of all inputs of one request, whatever they come by."""
 MAX_OUTPUTS = 64
 """Outputs that one request may name; a model has fewer."""
+_AT_ONCE = 1 << 16
+"""Plain values that are converted at once."""
 Raw: TypeAlias = bytes | memoryview
 
 
@@ -75,19 +80,26 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
     Raises:
         InvalidInput: An input is missing, unknown or named twice, or has another type, shape or length than the
             model's; the text says which it has.
+        TooLarge: They have too many bytes together.
         NotFound: An input is in shared memory that is not registered.
     """
     forms = served.forms
     if len(given) != len(forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in given])
-    found: dict[str, Sent] = {}
+    kinds: dict[str, Form] = {}
     for tensor in given:
         form = forms.get(tensor.name)
-        if form is None or tensor.name in found:
+        if form is None or tensor.name in kinds:
             raise wrong_names(served.manifest, [one.name for one in given])
-        kind = _form_of(tensor, form, served.max_frames)
-        found[tensor.name] = Sent(kind, _array(tensor, memory))
-    return found
+        kinds[tensor.name] = _form_of(tensor, form, served.max_frames)
+    _check_total(given)  # before a byte is read: shared memory costs whoever asks nothing
+    return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
+
+
+def shared_bytes(given: Sequence[Given]) -> int:
+    """Return how many bytes of shared memory inputs have, as their request says; more are refused unread."""
+    sizes = [max(tensor.values.size, 0) for tensor in given if isinstance(tensor.values, Span)]
+    return min(sum(sizes), MAX_INPUT_BYTES)
 
 
 def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
@@ -142,8 +154,22 @@ def _array(tensor: Given, memory: Memory) -> Array:
     return _plain_array(tensor, tensor.values)
 
 
+def _check_total(given: Sequence[Given]) -> None:
+    total = sum(_size_bytes(tensor) for tensor in given)
+    if total > MAX_INPUT_BYTES:
+        raise TooLarge(
+            f"the inputs of a request have up to {MAX_INPUT_BYTES} bytes together, in shared memory too",
+            why=f"these have {total}",
+            hint="send fewer frames in a request",
+        )
+
+
+def _size_bytes(tensor: Given) -> int:
+    return math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+
+
 def _check_length(tensor: Given, found: int) -> None:
-    size_bytes = math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+    size_bytes = _size_bytes(tensor)
     if found != size_bytes:
         raise InvalidInput(
             f"input {tensor.name!r} of shape {list(tensor.shape)} has {size_bytes} bytes", why=f"got {found}"
@@ -166,10 +192,12 @@ def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
     return _typed_array(tensor.name, values, DTYPES[tensor.datatype]).reshape(tensor.shape)
 
 
-def _typed_array(name: str, values: Iterable[Any], dtype: np.dtype[Any]) -> Array:
+def _typed_array(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
+    found = np.empty(len(values), np.int64 if dtype.kind in "iu" else dtype)
     try:
         with np.errstate(over="ignore"):  # it becomes infinity, which is refused
-            found = np.array(values, np.int64 if dtype.kind in "iu" else dtype)
+            for start in range(0, len(values), _AT_ONCE):  # other threads go on in between
+                found[start : start + _AT_ONCE] = values[start : start + _AT_ONCE]
     except OverflowError as error:
         raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
     if dtype.kind in "iu":

@@ -44,13 +44,13 @@ class Collector:
     """Reads the host at the end of each interval. :meth:`run` is the body of a thread."""
 
     def __init__(
-        self, host: Host, spool: Spool, clock: Clock, *, interval_s: float, runtime_pid: Callable[[], int | None]
+        self, host: Host, spool: Spool, clock: Clock, *, interval_s: float, runtime_rss_bytes: Callable[[], int]
     ) -> None:
         self._host = host
         self._spool = spool
         self._clock = clock
         self._interval_s = interval_s
-        self._runtime_pid = runtime_pid
+        self._runtime_rss_bytes = runtime_rss_bytes
 
     def run(self, stop: threading.Event) -> None:
         """Report until ``stop`` is set; the interval that was begun is reported too."""
@@ -64,7 +64,8 @@ class Collector:
     def collect(self, start: datetime, interval_s: float) -> None:
         """Report one interval; a spool that cannot be written is logged, and has counted the record."""
         try:
-            record = host_record(self._host.figures(self._runtime_pid()), start, interval_s, self._spool.waiting_bytes)
+            figures = self._host.figures(self._runtime_rss_bytes())
+            record = host_record(figures, start, interval_s, self._spool.waiting_bytes)
             self._spool.append("telemetry", [record.SerializeToString()])
         except (DeviceError, OSError) as error:
             logger.warning("the host's figures were not stored: %s", error)

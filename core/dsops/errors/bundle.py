@@ -172,7 +172,7 @@ class ModelHung(UnfitModel):
     """A model did not come back from a frame, again and again, so that the inference process was ended."""
 
     code = "unfit.hangs"
-    default_hint = "run the model on samples of the device; allow more time with install.hang_s if it is only slow"
+    default_hint = "run the model on samples of the device; if it is just slow, raise its budget or install.hang_s"
 
 
 class NothingLeft(UnfitModel):

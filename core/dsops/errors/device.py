@@ -44,6 +44,13 @@ class RuntimeCrashed(DeviceError):
     default_hint = "see the agent's log; the model may be damaged or too large for this device"
 
 
+class RuntimeBusy(DeviceError):
+    """The inference process lives, and did not get to the end of a check in time: no fault of the bundle."""
+
+    code = "device.runtime_busy"
+    default_hint = "ask the model less often while a release is on probation, then roll it out again"
+
+
 class ChallengerAway(RuntimeCrashed):
     """A challenger's process has not started, does not answer in time, or was ended: no fault of its bundle."""
 

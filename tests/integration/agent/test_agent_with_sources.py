@@ -22,6 +22,7 @@ file = { path = "answers.jsonl" }
 """
 
 
+@pytest.mark.slow
 def test_the_feeding_process_lives_and_ends_with_the_agent(
     agent: Any, ask: Callable[..., subprocess.CompletedProcess[str]], eventually: Callable[..., None]
 ) -> None:

@@ -104,6 +104,7 @@ def test_one_that_cannot_start_says_so_at_once(enrolled: Config) -> None:
     starting.forget()
 
 
+@pytest.mark.slow
 def test_an_agent_takes_it_when_it_starts_again_and_leaves_none_behind_when_it_fails(
     agent: Any, eventually: Eventually
 ) -> None:

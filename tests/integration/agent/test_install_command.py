@@ -37,6 +37,7 @@ def write_bundle(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_is_said_in_a_few_lines(
     agent: Any, ask: Ask, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_digest_that_is_not_there_is_named(agent: Any, condemned: Path, ask: A
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_beside_an_agent_it_is_asked(agent: Any, condemned: Path, ask: Any, eventually: Any) -> None:
     agent.start()
     eventually(agent.is_well)

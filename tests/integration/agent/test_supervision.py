@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from dsops.clock import SystemClock
-from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeCrashed
+from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeBusy, RuntimeCrashed
 from dsops_agent.install.ports import Death, ProveLimits
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch, adopt, spawn
@@ -67,7 +67,9 @@ def test_the_process_is_started_and_ended(supervised: Supervised) -> None:
     pid = supervisor.pid
     assert pid is not None
     assert not supervisor.is_serving("digits", "a" * 64)
+    assert supervisor.rss_bytes > 10 << 20, "it says so itself"
     supervised.stop()
+    assert supervisor.rss_bytes == 0
     assert not psutil.pid_exists(pid)
     assert supervised.starts == [True]
 
@@ -110,6 +112,24 @@ def test_a_request_for_a_bundle_that_is_none_is_refused_and_ends_nothing(
     assert not isinstance(caught.value, RuntimeCrashed)
     supervisor.deactivate("digits")
     assert supervisor.pid == pid
+
+
+def test_a_check_that_takes_too_long_is_no_crash_of_a_process_that_answers(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = supervised.start()
+    monkeypatch.setattr("dsops_agent.supervisor.CHECK_S", 0.0)
+    pid = supervisor.pid
+    assert pid is not None
+    with pytest.raises(RuntimeBusy):
+        supervisor.check("digits")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr("dsops_agent.supervisor.SILENT_S", 0.5)
+        with pytest.raises(RuntimeCrashed):
+            supervisor.check("digits")
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_without_a_process_requests_fail_and_during_the_end_they_end_the_thread(supervised: Supervised) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def test_a_folder_into_a_file(short_path: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "feed" / "sources" / "inbox").iterdir())
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_no_file_is_lost_and_none_is_answered_twice(short_path: Path, tmp_path: Path) -> None:
     inbox, answers = tmp_path / "in", tmp_path / "answers.jsonl"
     inbox.mkdir()
@@ -296,3 +298,30 @@ def test_two_of_one_state_folder_take_turns(short_path: Path, tmp_path: Path) ->
             assert second.source("inbox").frames == 0, "a frame was taken by both"
             put(inbox, "b.npy", ROWS[1])
             eventually(lambda: second.source("inbox").frames == 1)
+
+
+@pytest.mark.slow
+def test_standard_input_goes_on_when_the_inference_process_is_started_again(short_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        f'device = "cam-1"\nstate = "{tmp_path}"\nrun = "{short_path}"\n[trust]\nroot = "1.root.json"\n'
+    )
+    made, log = make_bundle(tmp_path, release=3), tmp_path / "feed.log"
+    command = [sys.executable, "-m", "dsops_agent", "feed", "--stdin", "compass", "--config", tmp_path / "agent.toml"]
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True, bufsize=1
+        ) as feed,
+    ):
+        assert feed.stdin
+        assert feed.stdout
+        try:
+            for number in range(2):  # the first is asked before there is any process, the second while it is away
+                feed.stdin.write(json.dumps(ROWS[number].reshape(4, 4, 1).tolist()) + "\n")
+                eventually(lambda number=number: log.read_text().count("waits for the model") > number)
+                with serving(short_path, made):
+                    assert json.loads(feed.stdout.readline())["id"] == f"stdin/{number}"
+            feed.stdin.close()
+            assert feed.wait(60) == 0
+        finally:
+            feed.kill()

@@ -47,6 +47,7 @@ def config(short_path: Path, tmp_path: Path) -> Config:
     return load(tmp_path / "agent.toml").config
 
 
+@pytest.mark.slow
 def test_a_kill_of_it_costs_no_answer(config: Config, short_path: Path, tmp_path: Path) -> None:
     supervisor, stop, failures, asked = FeedSupervisor(config, SystemClock()), threading.Event(), [], [0]
     thread = threading.Thread(target=supervisor.run, args=(stop,))

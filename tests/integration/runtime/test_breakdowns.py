@@ -118,6 +118,7 @@ def test_the_model_whose_kernel_crashed_is_named_though_another_one_ran(device: 
     assert "SIGFPE" in device.deaths[0].why
 
 
+@pytest.mark.slow
 def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(device: Device, tmp_path: Path) -> None:
     endless, sound = make_breaker(tmp_path, "endless", 1, "endless"), make_breaker(tmp_path, "sound", 1, "sound")
     device.serve(endless)
@@ -151,6 +152,17 @@ def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_p
         assert device.deaths[1].suspects == (), "it is counted once"
     finally:
         device.stop()
+
+
+def test_a_process_that_somebody_kills_while_a_frame_runs_condemns_nobody(device: Device, tmp_path: Path) -> None:
+    device.serve(make_breaker(tmp_path, "endless", 1, "busy"))
+    running = threading.Thread(target=device.ask, args=("busy", HANGS, 20.0), daemon=True)
+    running.start()
+    eventually(lambda: bool(read_flight(device.folder)))
+    os.kill(device.supervisor.pid or 0, signal.SIGKILL)  # as the kernel does when memory is short
+    eventually(lambda: len(device.deaths) == 1)
+    assert (device.deaths[0].suspects, device.deaths[0].is_killed) == ((), True)
+    assert "memory is short" in device.deaths[0].why
 
 
 @pytest.mark.slow

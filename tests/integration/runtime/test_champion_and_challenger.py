@@ -285,7 +285,8 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
     for _ in range(2):
         device.started.clear()
         device.kill()
-        wait_for(lambda: device.started == [(MODEL, True)], "the challenger's process is not started again")
+        wait_for(lambda: bool(device.started), "the challenger's process is not started again")
+        assert device.started == [(MODEL, False)], "who is killed did not end by itself"
         device.compare(challenger, Mode.SHADOW, 1.0)
         before = total(device.comparisons(), "compared")
         wait_for(lambda before=before: total(device.comparisons(), "compared") > before, "no more is compared")
@@ -299,6 +300,7 @@ def test_a_killed_shadow_costs_no_answer(device: Device, pair: tuple[MadeBundle,
     assert set(answers) == {champion.digest}
 
 
+@pytest.mark.slow
 def test_a_challenger_that_hangs_is_given_up_and_nobody_waits_for_it(
     device: Device, pair: tuple[MadeBundle, MadeBundle]
 ) -> None:
@@ -342,6 +344,33 @@ def test_keys_are_split_and_stay_where_they_are(device: Device, pair: tuple[Made
     wait_for(lambda: device.intervals(challenger) == expected, "the challenger's answers are not reported")
 
 
+def test_who_names_the_challenger_of_a_split_gets_it_or_learns_that_it_is_gone(
+    device: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    champion, challenger = pair
+    device.begin(champion, challenger, Mode.SPLIT, 0.0001)
+    assert device.stub.ModelReady(pb.ModelReadyRequest(name=MODEL, version="2")).ready
+    named = [device.ask(f"user-{number}", version="2") for number in range(5)]
+    assert {one.parameters["digest"].string_param for one in named} == {challenger.digest}
+    assert {one.model_version for one in named} == {"2"}
+    assert {device.digest(version="1"), device.digest()} == {champion.digest}
+    wait_for(lambda: total(device.comparisons(), "answered") == 5, "answers are not counted")
+    with pytest.raises(grpc.RpcError, match="release 3 of model compass is not active"):
+        device.ask(version="3")
+    device.kill()
+    with pytest.raises(grpc.RpcError) as gone:
+        device.ask(version="2")
+    assert gone.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert device.digest(version="1") == champion.digest
+
+
+def test_who_names_a_shadow_does_not_get_its_answer(device: Device, pair: tuple[MadeBundle, MadeBundle]) -> None:
+    device.begin(*pair, Mode.SHADOW, 1.0)
+    assert not device.stub.ModelReady(pb.ModelReadyRequest(name=MODEL, version="2")).ready
+    with pytest.raises(grpc.RpcError, match="release 2 of model compass is not active"):
+        device.ask(version="2")
+
+
 def test_a_challenger_answers_only_while_champions_leave_some_of_the_devices_share(
     tmp_path: Path, short_path: Path, pair: tuple[MadeBundle, MadeBundle]
 ) -> None:
@@ -374,7 +403,7 @@ def test_without_the_challenger_the_champion_answers_its_keys(
     device.kill()
     for _ in range(30):
         assert device.digest("a") in (champion.digest, challenger.digest)
-    wait_for(lambda: (MODEL, True) in device.started, "the challenger's process is not started again")
+    wait_for(lambda: len(device.started) == 2, "the challenger's process is not started again")
     device.compare(challenger, Mode.SPLIT, 1.0)
     assert device.digest("a") == challenger.digest
     wait_for(lambda: total(device.comparisons(), "fallbacks") > 0, "fall-backs are not counted")

@@ -1,7 +1,10 @@
 """The direct socket: the protocol's messages in plain frames, and what becomes of callers that do not keep to them."""
 
+import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +15,23 @@ from pathlib import Path
 
 import grpc
 import pytest
+from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
 
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.direct import MAX_BODY_BYTES, DirectChannel, Framed, Method
+from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
 from dsops.errors import InvalidInput, NotServing, RuntimeCrashed, TimedOut
 from dsops_agent.runtime import direct_server
 from dsops_agent.runtime.admission import PATIENT
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.doors import end_together
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.rest import RestService
+from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
 from dsops_agent.runtime.swap import Models
@@ -192,11 +199,64 @@ def test_a_request_whose_caller_goes_away_is_not_run(stage: Stage) -> None:
 
 def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
-    with stage.connect(), stage.connect():
-        eventually(lambda: stage.ask()[0] == STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED], "there is room")
+    with ThreadPoolExecutor() as pool, stage.hold():
+        busy = [pool.submit(stage.ask) for _ in range(2)]
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
         code, said = stage.ask()
         assert (code, "too many programs" in said.decode()) == (STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED], True)
-    eventually(lambda: stage.ask()[0] == 0, "there is no room for good")
+    assert [done.result(20)[0] for done in busy] == [0, 0]
+    assert stage.ask()[0] == 0
+
+
+def test_programs_that_ask_nothing_keep_nobody_out_and_go_on_when_they_ask(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    assert stage.ask("first")[0] == 0
+    with stage.connect() as silent, stage.connect() as half:
+        half.sendall(struct.pack("<II", 10, Method.MODEL_INFER))
+        others = [DirectChannel(stage.path) for _ in range(3)]
+        for number in range(12):  # more programs than there is room for, in turns
+            status, body = others[number % 3].call(Method.MODEL_INFER, request(f"r-{number}").SerializeToString(), 20.0)
+            assert (status, pb.ModelInferResponse.FromString(body).id) == (0, f"r-{number}")
+        assert _has_ended(silent)
+        assert _has_ended(half)
+        for other in others:
+            other.close()
+    assert stage.ask("again")[0] == 0
+
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.direct import DirectChannel, Method
+
+def wrong(who):
+    found = 0
+    for number in range(100):
+        message = pb.ModelInferRequest.FromString(request)
+        message.id = f"{who}-{number}"
+        status, body = channel.call(Method.MODEL_INFER, message.SerializeToString(), 20.0)
+        found += pb.ModelInferResponse.FromString(body).id != message.id
+    return found
+
+channel, request = DirectChannel(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
+assert wrong("before") == 0
+children = []
+for who in "ab":
+    children.append(os.fork())
+    if not children[-1]:
+        os._exit(min(wrong(who), 99))
+found = wrong("parent")
+print(found, [os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+def test_a_forked_program_gets_no_answers_of_others(stage: Stage) -> None:
+    command = [sys.executable, "-c", FORKS, str(stage.path), request().SerializeToString().hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "0 [0, 0]"
 
 
 def test_the_end_waits_for_what_is_under_way_and_takes_nothing_more(stage: Stage) -> None:
@@ -213,6 +273,95 @@ def test_the_end_waits_for_what_is_under_way_and_takes_nothing_more(stage: Stage
     assert (code, pb.ModelInferResponse.FromString(body).id) == (0, "last")
     with pytest.raises(NotServing, match="no agent listens"):
         stage.ask()
+
+
+def test_what_was_sent_before_the_end_is_answered_in_order(stage: Stage) -> None:
+    with stage.connect() as connection:
+        connection.setblocking(True)
+        framed = Framed(connection, 20.0)
+        with stage.hold() as held:
+            for number in range(5):
+                framed.send(Method.MODEL_INFER, request(f"r-{number}").SerializeToString())
+            eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+            stage.server.end()
+            with pytest.raises(BrokenPipeError):
+                framed.send(Method.MODEL_INFER, request("late").SerializeToString())
+            held.close()
+        replies = [framed.receive() for _ in range(5)]
+        assert framed.receive() is None
+    found = [(reply[0], reply[1]) for reply in replies if reply]
+    unavailable = STATUS[grpc.StatusCode.UNAVAILABLE]
+    assert found == [(0, 0)] + [(unavailable, 0)] * 3 + [(unavailable, LAST)]
+
+
+def test_every_server_takes_no_more_before_one_is_waited_for(stage: Stage, short_path: Path) -> None:
+    service = RestService(stage.dispatcher, Regions(lambda _: True))
+    rest = RestServer(service, str(short_path / "rest.sock"), Access())
+    rest.start()
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4, 4, 1], "data": frames(1).ravel().tolist()}
+    http = UnixHttp(short_path / "rest.sock")
+    with ThreadPoolExecutor() as pool, stage.hold() as held:
+        http.request("POST", "/v2/models/compass/infer", json.dumps({"inputs": [tensor]}))
+        waiting = pool.submit(stage.ask, "last")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
+        ended = pool.submit(end_together, [rest, stage.server], 60.0)
+        eventually(lambda: _refuses(stage.path), "it still listens, while the other is waited for")
+        held.close()
+        assert waiting.result(20)[0] == 0
+        response = http.getresponse()
+        assert (response.status, b"scores" in response.read()) == (200, True)
+        ended.result(60)
+    http.close()
+
+
+def test_who_asks_while_it_ends_gets_an_answer_or_is_told_that_nobody_serves(stage: Stage) -> None:
+    def ask_until_the_end() -> tuple[int, bytes]:
+        while True:
+            status, said = stage.ask()
+            if status:
+                return status, said
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_until_the_end) for _ in range(4)]
+        eventually(lambda: stage.witness.answers > 8, "nothing is answered")
+        stage.server.stop(20.0)
+        for one in asking:
+            try:
+                assert one.result(20)[0] == STATUS[grpc.StatusCode.UNAVAILABLE]
+            except NotServing:
+                continue
+
+
+def test_a_connection_that_is_being_taken_does_not_disturb_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, starting, go_on = threading.Thread.start, threading.Event(), threading.Event()
+
+    def slow(thread: threading.Thread) -> None:
+        if thread.name == "direct-call":
+            starting.set()
+            go_on.wait(20)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    with stage.connect(), ThreadPoolExecutor(1) as pool:
+        assert starting.wait(20)
+        stopped = pool.submit(stage.server.stop, 20.0)
+        threading.Timer(0.2, go_on.set).start()
+        stopped.result(20)
+
+
+def test_a_caller_that_says_it_sends_no_more_gets_its_answer(stage: Stage) -> None:
+    with stage.connect() as connection:
+        connection.setblocking(True)
+        framed = Framed(connection, 20.0)
+        with stage.hold():
+            framed.send(Method.MODEL_INFER, request("only").SerializeToString())
+            connection.shutdown(socket.SHUT_WR)
+            eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+        code, _, body = framed.receive() or (99, 0, b"")
+        assert (code, pb.ModelInferResponse.FromString(body).id) == (0, "only")
+        assert framed.receive() is None
 
 
 def _has_ended(connection: socket.socket) -> bool:
@@ -260,6 +409,36 @@ def test_a_server_that_says_nothing_is_given_up_and_one_that_ends_is_told_apart(
     ending.join(20)
     with pytest.raises(InvalidInput, match="a request has up to"):
         channel.call(Method.MODEL_INFER, bytes(MAX_BODY_BYTES + 1), 1.0)
+
+
+def test_a_server_that_closes_before_it_has_read_a_request_has_not_answered_it(short_path: Path) -> None:
+    closing = served(short_path / "closing", lambda connection: connection.recv(1) and None)
+    with pytest.raises(NotServing, match="takes no more requests"):
+        DirectChannel(short_path / "closing").call(Method.MODEL_INFER, bytes(100_000), 20.0)
+    closing.join(20)
+
+
+def test_a_channel_that_is_closed_while_it_connects_leaves_nothing_open(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, made = socket.socket.connect, []
+
+    def connect_late(connection: socket.socket, path: str) -> None:
+        connect(connection, path)
+        made.append(connection)
+        stage.channel.close()
+
+    monkeypatch.setattr(socket.socket, "connect", connect_late)
+    with pytest.raises(NotServing, match="was closed"):
+        stage.ask()
+    assert [connection.fileno() for connection in made] == [-1]
+    assert stage.witness.answers == 0
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, float("inf"), float("nan"), None])
+def test_a_time_that_nobody_can_wait_for_is_refused(stage: Stage, timeout_s: float) -> None:
+    with pytest.raises(InvalidInput, match="a time to wait is more than 0"):
+        stage.ask(timeout_s=timeout_s)
 
 
 def test_threads_have_connections_of_their_own_and_a_new_server_is_found(stage: Stage) -> None:

@@ -149,6 +149,7 @@ def test_agent_toml_says_how_the_data_process_computes(tmp_path: Path) -> None:
         "library": "libedgetpu.so.1",
         "options": {"device": "usb"},
         "operators": ("edgetpu-custom-op",),
+        "exclusive": False,
     }
 
 

@@ -80,6 +80,7 @@ def test_a_broker_that_is_not_there_is_said_so(site: Any) -> None:
         try_out(site)
 
 
+@pytest.mark.slow
 def test_the_probe_leaves_the_controllers_session_alone_and_is_shown(
     site: Any, mosquitto: Any, operator: Client, eventually: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -315,6 +315,7 @@ def test_a_bundle_that_nobody_wants_leaves_the_broker(fleet: Fleet, device: Any)
         left -= {topic} if payload == b"" else set()
 
 
+@pytest.mark.slow
 def test_what_a_killed_server_had_offered_leaves_the_broker_when_it_is_back(
     fleet: Fleet, device: Any, server: Any
 ) -> None:

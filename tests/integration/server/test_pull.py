@@ -146,6 +146,7 @@ def puller(site: Any, operator: Client, pushed: bytes, tmp_path: Path) -> Iterat
     made.close()
 
 
+@pytest.mark.slow
 def test_a_bundle_that_the_broker_lost_is_pulled_and_offered_again(
     site: Any, mosquitto: Any, operator: Client, *, puller: Puller, pushed: bytes, join: Any, eventually: Any
 ) -> None:

@@ -7,11 +7,15 @@ import pytest
 from pydantic import ValidationError
 
 from dsops.clock import ManualClock
+from dsops.direct import direct_path
 from dsops.errors import InvalidConfig
+from dsops.modes import Mode
 from dsops_agent.app import Agent
+from dsops_agent.challenger_processes import challenger_folder
 from dsops_agent.conditions import SystemConditions, require_program
 from dsops_agent.config import Config, known_keys, load, tables
 from dsops_agent.config_inference import DelegateSection
+from dsops_agent.config_values import CHALLENGER_SOCKET, SOCKET_PATH_BYTES
 from dsops_agent.feed.settings import FeedSettings
 from dsops_agent.feed_process import feed_settings
 from dsops_agent.parts import gate, launch
@@ -46,6 +50,20 @@ def test_sockets_are_in_the_run_folder_by_default(tmp_path: Path) -> None:
     config = load(write(tmp_path, 'run = "r"' + GOOD)).config
     assert config.run_folder == tmp_path / "r"
     assert config.inference_socket == tmp_path / "r/inference.sock"
+
+
+def test_a_run_folder_that_is_accepted_has_room_for_the_sockets_of_every_challenger(tmp_path: Path) -> None:
+    def sockets(length: int) -> list[Path]:
+        run = load(write(tmp_path, f'run = "/{"r" * length}"' + GOOD)).config.run_folder
+        folders = [challenger_folder(run, "m" * long, mode) for long in range(1, 64) for mode in Mode]
+        return [direct_path(folder / CHALLENGER_SOCKET) for folder in folders]
+
+    for length in range(20, 85):
+        found = sockets(length)
+        assert max(len(str(path)) for path in found) <= SOCKET_PATH_BYTES
+        assert len({path.parent for path in found}) == len(found)
+    with pytest.raises(InvalidConfig, match=r"gives a path that is too long for a socket"):
+        sockets(85)
 
 
 def test_web_servers_are_one_url_or_several(tmp_path: Path) -> None:
@@ -187,6 +205,12 @@ def test_sources_and_sinks_are_tables_of_one_kind_each(tmp_path: Path) -> None:
         (SOURCE + 'directory = { path = "a" }\nsinks = ["x"]\n', "source", "the sink x"),
         (2 * (SOURCE + 'directory = { path = "a" }\n'), "source", "two are named s"),
         ('[[sink]]\nname = "k"\ncommand = { program = ["ls"] }\n', "sink.0.command", "path in full"),
+        (
+            '[[sink]]\nname = "k"\n',
+            "sink.0",
+            "frames of sources go; its keys are name, queue",
+        ),
+        ('[[sink]]\nname = "k"\ncommand = { program = ["ls"] }\n', "sink.0.command", "a program; its keys are program"),
         ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "t", password = "p" }\n', "sink.0.mqtt", "needs user"),
         ('[[sink]]\nname = "k"\nmqtt = { broker = "h:1", topic = "" }\n', "sink.0.mqtt.topic", "no topic"),
     ],

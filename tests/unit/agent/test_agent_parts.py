@@ -1,6 +1,8 @@
 """Small parts of the control process: back-off, outbox, pace, deliveries, logging, threads, host."""
 
+import inspect
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from dsops.errors import InvalidInput, NoSpace
 from dsops_agent.backoff import Backoff
 from dsops_agent.logs import OneLine
+from dsops_agent.parts import Parts
 from dsops_agent.supervisor import read_delivery
 from dsops_agent.telemetry.upload import MAX_BATCH_BYTES, MIN_BATCH_BYTES, Pace
 from dsops_agent.threads import Threads
@@ -188,3 +191,10 @@ def test_a_mistake_that_ends_a_thread_stops_the_agent_too() -> None:
     assert stop.is_set()
     assert threads.failure is not None
     assert "ValueError" in threads.failure.why
+
+
+def test_every_thread_of_the_parts_has_ended_before_their_files_are_closed() -> None:
+    started = re.findall(r'(?:threads\.start\(|_watched\(threads, )"([a-z-]+)"', inspect.getsource(Parts.start))
+    joined = re.findall(r'"([a-z-]+)"', inspect.getsource(Parts.stop))
+    assert len(started) > 5
+    assert set(started) <= set(joined)

@@ -121,3 +121,58 @@ except ModuleNotFoundError:
 
 def test_what_is_loaded_already_is_not_left_out() -> None:
     run("import bz2\nfrom dsops_agent.late import leave_out\nleave_out('bz2')\nimport bz2\nbz2.compress")
+
+
+RACE = """
+import importlib, pathlib, sys, tempfile, threading
+from dsops_agent import late
+folder = tempfile.mkdtemp()
+sys.path.insert(0, folder)
+for number in range(1000):
+    pathlib.Path(folder, f"toy{number}.py").write_text("class Error(Exception): pass")
+names = [f"toy{number}" for number in range(1000)]
+late.POSTPONED = {name: () for name in names}
+late.postpone()
+sys.setswitchinterval(1e-6)
+failed = []
+
+def touch(module, found, begin):
+    begin.wait()
+    try:
+        found.append(module.Error)
+    except Exception as error:
+        failed.append(error)
+
+for name in names:
+    module, found, begin = importlib.import_module(name), [], threading.Barrier(4)
+    threads = [threading.Thread(target=touch, args=(module, found, begin)) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert not failed, failed
+    assert len(set(found)) == 1, "it was loaded twice"
+"""
+PART_OF_A_LOADED_ONE = """
+import pathlib, sys, tempfile
+from dsops_agent import late
+folder = pathlib.Path(tempfile.mkdtemp())
+(folder / "toys").mkdir()
+(folder / "toys" / "__init__.py").write_text("begun = 1")
+(folder / "toys" / "part.py").write_text("")
+sys.path.insert(0, str(folder))
+late.POSTPONED = {"toys": ()}
+late.postpone()
+import toys
+path = toys.__path__
+assert toys.begun
+found = sys.meta_path[0].find_spec("toys.part", path)
+assert found.origin == str(folder / "toys" / "part.py"), found
+"""
+
+
+def test_one_that_several_threads_ask_at_once_is_loaded_once() -> None:
+    run(RACE)
+
+
+def test_a_part_that_is_looked_for_while_another_thread_loads_the_package_is_found() -> None:
+    """The import system has asked the one that waits for its path; then another thread has loaded the package."""
+    run(PART_OF_A_LOADED_ONE)

@@ -13,6 +13,7 @@ from dsops_agent.runtime_process import PROOF_OOM_SCORE, START_S
 TEXT = """
 device = "cam-1"
 state = "state"
+temperature_sensor = "cpu*"
 [trust]
 root = "1.root.json"
 [inference]
@@ -45,7 +46,7 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     champion = RuntimeSettings.parse(launch(config).settings_json)
     found = RuntimeSettings.parse(launch_challenger(config, folder, "digits", mode).settings_json)
     own = {
-        "socket": str(folder / "inference.sock"),
+        "socket": str(folder / "i.sock"),
         "grpc": "",
         "rest": "",
         "drift_enabled": False,
@@ -56,6 +57,7 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
     }
     assert found == champion.model_copy(update={**own, "shadow": mode is Mode.SHADOW})
     assert (champion.queue, champion.threads, champion.cpus, champion.nice, champion.cpu_percent) == (3, 2, (0,), 5, 50)
+    assert champion.temperature_sensor == config.temperature_sensor == "cpu*"
     assert champion.delegate is not None
     assert launch(config).oom_score < launch_challenger(config, folder, "digits", mode).oom_score < PROOF_OOM_SCORE
 

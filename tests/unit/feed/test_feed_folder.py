@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -337,3 +338,18 @@ def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
     stop.set()
     thread.join()
     assert counts.of_source().problem == ""
+
+
+def test_pictures_wait_where_there_is_no_opencv_and_other_files_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sink = Folder(tmp_path), SimSink()
+    folder.put("a.npy", [1, 2, 3, 4])
+    (folder.path / "b.png").write_bytes(b"a picture")
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as it is where nobody has installed it
+    folder.run(sink)
+    assert (len(sink.taken), folder.names("."), folder.names("failed")) == (1, ["b.png"], [])
+    assert "pip install 'dsops[camera]'" in folder.counts.of_source().problem
+    monkeypatch.undo()
+    folder.run(sink)
+    assert len(folder.names("failed")) == 2, "it is no picture after all, and its reason stands beside it"

@@ -1,5 +1,6 @@
 """Frames that are run together: only where every answer stays what it is, to the last bit."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_what_takes_no_less_time_is_refused() -> None:
     batches = Batches(model)
     given: list[Array] = [features(32, 5)]
     answered = [np.concatenate([model.run_stored([given[0][row : row + 1]])[0] for row in range(32)])]
-    batches.try_on(given, answered, [0.0] * 32)
+    batches.try_on(given, answered, [0.0] * 32, nullcontext)
     assert batches.state is State.REFUSED
 
 

@@ -1,14 +1,17 @@
 """Delegates: a real one, compiled here, that takes over a custom operator, refuses, balks or crashes."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime_breakers import make_breaker
 from runtime_bundles import frames, make_bundle
 from twice import OPERATOR, compile_delegate, delegate, make_twice, needs_compiler, twice_model
 
 from dsops.bundle import Bundle
 from dsops.errors import DelegateMissing, GoldenMismatch, InvalidModel, RuntimeCrashed
+from dsops.manifest import Budgets
 from dsops_agent.install.ports import ProveLimits
 from dsops_agent.install.steps import CONDEMNING
 from dsops_agent.operators import Accelerated
@@ -16,6 +19,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.delegate import why_unusable
 from dsops_agent.runtime.engine import load_bundle
+from dsops_agent.runtime.flight import LEAST_HANG_S, FlightRecorder, read_flight
 from dsops_agent.runtime.litert import LoadedModel
 from dsops_agent.runtime.swap import Models, Totals
 
@@ -149,3 +153,15 @@ def test_no_delegate_is_no_problem() -> None:
     accelerator = Accelerator(None)
     assert (accelerator.usable(), accelerator.status()) == (None, {})
     assert Accelerated.of({}).usable == Accelerated.of(None).usable == ()
+
+
+@pytest.mark.parametrize("mood", ["", "refuse"])
+def test_on_the_processor_a_frame_may_take_longer_than_the_budget_tells_of_the_delegate(
+    library: str, tmp_path: Path, mood: str
+) -> None:
+    made = make_breaker(tmp_path, "sound", 1, budgets=Budgets(max_latency_ms=5.0))
+    for wanted in (None, delegate(library, mood)):
+        models = Models(1, lambda _: Unwatched(), Accelerator(wanted), FlightRecorder(tmp_path))
+        models.activate("counter", made.path, made.digest, 1).model.marks.begin()
+        (running,) = read_flight(tmp_path)
+        assert running.most_s == (math.inf if wanted and mood else LEAST_HANG_S)

@@ -1,14 +1,16 @@
 """The golden inputs of a model that callers ask meanwhile."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runtime_bundles import frames, make_bundle
+from runtime_bundles import LABELS, frames, make_bundle
 
 from dsops.bundle import Bundle
-from dsops.errors import DigestMismatch
+from dsops.errors import DigestMismatch, GoldenMismatch
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.golden import check_golden
 
@@ -38,6 +40,38 @@ def test_callers_are_answered_between_the_golden_inputs_of_a_check(tmp_path: Pat
     golden = [at for at, thread in enumerate(order.threads) if thread != mine]
     assert len(golden) == 8
     assert golden[-1] - golden[0] > len(golden) - 1, "no caller had a turn during the check"
+
+
+def test_a_check_that_was_gentle_for_long_enough_ends_in_one_turn(tmp_path: Path) -> None:
+    made, order, is_over = make_bundle(tmp_path), Order(), threading.Event()
+    served = replace(load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True), marks=order)
+
+    def ask() -> None:
+        while not is_over.is_set():
+            served.infer({"image": frames(1)})
+
+    with ThreadPoolExecutor(2) as callers:
+        asking = [callers.submit(ask) for _ in range(2)]
+        try:
+            while not order.threads:
+                time.sleep(0.01)
+            assert len(check_golden(served, 0.05, gentle_s=0.0)) == 8
+        finally:
+            is_over.set()
+        for one in asking:
+            one.result(20)
+    mine = threading.get_ident()
+    golden = [at for at, thread in enumerate(order.threads) if thread == mine]
+    assert golden[-1] - golden[0] == len(golden) - 1 == 7
+
+
+@pytest.mark.parametrize("gentle_s", [0.0, 60.0])
+def test_what_a_check_finds_is_the_same_in_one_turn(tmp_path: Path, gentle_s: float) -> None:
+    swapped = (LABELS[1], LABELS[0], *LABELS[2:])
+    made = make_bundle(tmp_path, labels=swapped)
+    with pytest.raises(GoldenMismatch, match="4 of 8") as caught:
+        check_golden(load_bundle(Bundle.open(made.path), made.digest, 1), gentle_s=gentle_s)
+    assert caught.value.why == "input 0: taken for 'east', expected 'north'"
 
 
 def test_the_golden_inputs_of_a_proved_bundle_are_read_when_they_are_asked_for(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Open Inference Protocol messages to arrays and back."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from runtime_bundles import CLASSES, SHAPE, frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.errors import InvalidInput
-from dsops_agent.runtime import oip
+from dsops.errors import InvalidInput, QueueFull, TooLarge
+from dsops_agent.runtime import oip, tensors
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.room import Room
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,41 @@ def test_a_request_that_does_not_fit_is_told_what_does(
         oip.decode_inputs(message, served)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "shape", "text"),
+    [("BOOL", [1, *SHAPE], "BOOL"), ("FP32", [1, *SHAPE], "16 values"), ("FP32", [1 << 20], "shape")],
+)
+def test_values_that_do_not_fit_are_refused_before_they_are_looked_at(
+    served: ServedModel, datatype: str, shape: list[int], text: str
+) -> None:
+    message = pb.ModelInferRequest()
+    contents = message.inputs.add(name="image", datatype=datatype, shape=shape).contents
+    contents.bool_contents.extend([True] * (1 << 20))
+    contents.fp32_contents.extend([1.5] * (1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match=text):
+            oip.decode_inputs(message, served)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_plain_values_arrive(served: ServedModel) -> None:
+    rows = np.random.default_rng(3).integers(-128, 128, (4096 + 1, *SHAPE)).astype(np.int8)[: served.max_frames]
+    found = oip.decode_inputs(request(rows, raw=False, datatype="INT8"), served)["image"].values
+    assert found.size >= 1 << 16
+    assert (found == rows).all()
+
+
+@pytest.mark.parametrize("told", [{"string_param": "50000"}, {"bool_param": True}, {"int64_param": -1}, {}])
+def test_a_timeout_that_is_no_number_of_microseconds_is_refused(told: dict[str, Any]) -> None:
+    message = pb.ModelInferRequest()
+    message.parameters["timeout"].CopyFrom(pb.InferParameter(**told))
+    with pytest.raises(InvalidInput, match="number of microseconds"):
+        oip.patience_s(message, None)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 @given(
     shape=st.just([1, *SHAPE]) | st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=5),
@@ -148,3 +185,31 @@ def test_a_model_without_labels_has_scores_only(tmp_path: Path) -> None:
     assert [
         o.name for o in oip.encode_answer(request(frames(1)), plain, plain.infer({"image": frames(1)})).outputs
     ] == ["scores"]
+
+
+def shared(size: int) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="compass")
+    tensor = message.inputs.add(name="image", datatype="FP32", shape=[2, 4, 4, 1])
+    tensor.parameters[oip.REGION].string_param = "nobody's"
+    tensor.parameters[oip.SIZE].int64_param = size
+    return message
+
+
+def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "MAX_INPUT_BYTES", 127)
+    with pytest.raises(TooLarge, match="in shared memory too"):
+        oip.decode_inputs(shared(128), served)
+
+
+def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
+    room = Room(100, wait_s=0.0)
+    assert oip.shared_bytes(shared(60)) == 60
+    with room.held(60):
+        with pytest.raises(QueueFull):
+            room.held(41).__enter__()
+        with room.held(40):
+            pass
+    with room.held(100):
+        pass

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from runtime_bundles import frames, make_bundle
+from runtime_watches import Witness
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.clock import ManualClock
+from dsops.clock import ManualClock, SystemClock
+from dsops.decision import Decision
 from dsops.described import Described
 from dsops.direct import Method, direct_path
 from dsops.errors import DsopsError, InvalidInput, NotServing
@@ -23,14 +26,18 @@ from dsops.manifest import Preprocessing, TensorSpec
 from dsops.modes import Mode
 from dsops_agent.rival import Rival
 from dsops_agent.runtime import oip
+from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.direct_server import DirectServer
-from dsops_agent.runtime.duel import REST_S, Duel, Terms
+from dsops_agent.runtime.duel import MAX_WAITING_BYTES, REST_S, Duel, Terms
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.health import Health
+from dsops_agent.runtime.observe import Observation
 from dsops_agent.runtime.rival import RivalClient, RivalRefused, RivalUnavailable, check_form, encode_request
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.sockets import Access
+from dsops_agent.runtime.swap import Serving
 from dsops_agent.runtime.throttle import ThrottleLimits
 
 REQUEST = {"image": Sent(Form.REAL, frames(1))}
@@ -173,3 +180,18 @@ def test_half_of_a_callers_time_is_left_to_the_champion(challenger: Challenger, 
     assert ask(1.0) is None
     assert time.monotonic() - began_s < 0.9, "the caller's deadline passes while it waits for the challenger"
     challenger.goes_on.set()
+
+
+def test_copies_that_wait_for_a_shadow_hold_no_more_memory_than_they_may(rival: Rival, champion: ServedModel) -> None:
+    terms = Terms(lambda *_: None, 10.0, 20.0, ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), Brake(ThrottleLimits()))
+    duel = Duel(rival.model_copy(update={"mode": Mode.SHADOW}), terms, lambda: 0.0)  # its thread does not run
+    serving = Serving(champion, Witness(), Health(champion, SystemClock()))
+    arrays: list[weakref.ref[np.ndarray]] = []
+    for _ in range(40):
+        raw, prepared, scores = np.zeros((1, 1 << 18), np.uint8), np.zeros((1, 1 << 18), np.float32), np.zeros((1, 4))
+        arrays += map(weakref.ref, (raw, prepared, scores))
+        answer = Answer((scores,), Decision(), (1.0,))
+        duel.watch(Observation(serving, {"image": prepared}, answer, "", {"image": Sent(Form.RAW, raw)}))
+        del raw, prepared, scores, answer
+    held = sum(array.nbytes for kept in arrays if (array := kept()) is not None)
+    assert MAX_WAITING_BYTES / 2 < held <= MAX_WAITING_BYTES
