@@ -110,6 +110,11 @@ def test_frames_on_standard_input(config: Config, short_path: Path, tmp_path: Pa
             check=True,
         )
     assert [b'"north"' in found.stdout.splitlines()[0], b'"east"' in found.stdout.splitlines()[1]] == [True, True]
-    gone = subprocess.run([*command, "--stdin", "compass"], input=b"", capture_output=True, check=False)
-    assert gone.returncode != 0
-    assert b"Traceback" not in gone.stderr
+    waits = subprocess.Popen([*command, "--stdin", "compass"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert waits.stderr is not None
+        assert "waits for the model" in waits.stderr.readline()
+    finally:
+        waits.terminate()
+        _, said = waits.communicate(timeout=60)
+    assert "Traceback" not in said

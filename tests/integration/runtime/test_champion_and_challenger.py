@@ -26,6 +26,7 @@ from dsops.forms import Form
 from dsops.manifest import Preprocessing
 from dsops.modes import Mode
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
+from dsops_agent.config_values import CHALLENGER_SOCKET
 from dsops_agent.feed.model import SocketModel
 from dsops_agent.feed.stdin import Wanted, answer_all
 from dsops_agent.install.places import challenger_place
@@ -74,7 +75,8 @@ class Device:
         return Launch(folder, json.dumps(settings | more))
 
     def launch_challenger(self, folder: Path, model: str, mode: Mode) -> Launch:
-        found = self.launch(folder, {"shadow": mode is Mode.SHADOW, "drift_enabled": False})
+        own = {"socket": str(folder / CHALLENGER_SOCKET), "shadow": mode is Mode.SHADOW, "drift_enabled": False}
+        found = self.launch(folder, own)
         return replace(found, model=model, mode=mode.value)
 
     def supervise(self, launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
