@@ -71,7 +71,10 @@ assert len(found) == 1
 
 
 def run(code: str) -> str:
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    as_agent = "import sys\nsys.argv[0] = '-m'\n" + code
+    ended = subprocess.run(
+        [sys.executable, "-c", as_agent], capture_output=True, text=True, env=os.environ, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -176,3 +179,9 @@ def test_one_that_several_threads_ask_at_once_is_loaded_once() -> None:
 def test_a_part_that_is_looked_for_while_another_thread_loads_the_package_is_found() -> None:
     """The import system has asked the one that waits for its path; then another thread has loaded the package."""
     run(PART_OF_A_LOADED_ONE)
+
+
+def test_a_program_that_is_no_agent_has_everything_as_it_is() -> None:
+    code = "import dsops_agent.cli, grpc, sys\nprint(type(sys.modules['grpc.aio']).__name__, grpc.aio.server.__name__)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["module", "server"]
