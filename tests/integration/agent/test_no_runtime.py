@@ -45,6 +45,7 @@ def test_the_processes_that_need_one_say_which_there_are_and_how_to_get_one(pyth
         assert extra in error["hint"]
 
 
+@pytest.mark.slow
 def test_the_agent_runs_and_says_it_before_anything_is_rolled_out(
     agent: Any, python: str, ask: Callable[..., subprocess.CompletedProcess[str]], eventually: Callable[..., None]
 ) -> None:

@@ -31,7 +31,7 @@ from dsops_agent.runtime.golden import array_of
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
-PYTHON = ROOT / ".tools/tflite/bin/python"
+PYTHON = Path(os.environ.get("DSOPS_TFLITE_PYTHON") or ROOT / ".tools/tflite/bin/python")
 SERVER = Path(__file__).with_name("bundle_server.py")
 NETWORKS = sorted((ROOT / "firmware_bundles/golden/v1").glob("*.bundle"))
 KNOWN = ("CONV_2D/1", "CONV_2D/3", "FULLY_CONNECTED/9", "SOFTMAX/2", "ADD/1", "GELU/1")
@@ -41,7 +41,7 @@ UNKNOWN = ("FULLY_CONNECTED/12", "CONV_2D/99", "NO_SUCH_OPERATOR/1", "custom:edg
 @pytest.fixture(scope="module")
 def python() -> Path:
     if not PYTHON.exists():
-        missing = ".tools/tflite is not there: make tflite"
+        missing = f"{PYTHON} is not there: make tflite"
         if os.environ.get("TFLITE_REQUIRED"):
             pytest.fail(f"TFLITE REQUIRED: {missing}")
         pytest.skip(f"TFLITE-RUNTIME NOT TRIED: {missing}")
