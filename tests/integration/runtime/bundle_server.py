@@ -1,8 +1,8 @@
 """Proves and serves bundles as the agent does, by the libraries that the interpreter running this has.
 
-``bundle_server.py RUN_FOLDER OPERATOR ...`` first prints what its runtime is, which of the operators that lacks, and
-the data process's id; then it takes a path a line, proves and activates that bundle, and prints how that went. It ends
-with its input.
+``bundle_server.py RUN_FOLDER DELEGATE OPERATOR ...``: DELEGATE is JSON, or empty. First it prints what its runtime is,
+which of the operators that lacks, the data process's id, and why that does not use the delegate. Then it takes a path a
+line, proves and activates that bundle, and prints how that went. It ends with its input.
 """
 
 import json
@@ -31,9 +31,9 @@ def wait(seconds: float) -> bool:
     return False
 
 
-def put_to_service(path: Path, process: RuntimeProcess) -> dict[str, object]:
+def put_to_service(path: Path, prover: Prover, process: RuntimeProcess) -> dict[str, object]:
     try:
-        Prover(1).prove(path, LIMITS)
+        prover.prove(path, LIMITS)
         manifest, digest = Bundle.open(path).manifest, file_digest(path)[0]
         fields = {"model": manifest.model, "path": str(path), "digest": digest, "release": manifest.release}
         process.channel.call("activate", timeout_s=60.0, **fields)
@@ -47,16 +47,19 @@ def tell(**values: object) -> None:
     sys.stdout.flush()
 
 
-def main(run_folder: Path, operators: tuple[str, ...]) -> None:
+def main(run_folder: Path, delegate: str, operators: tuple[str, ...]) -> None:
     found = OperatorQuery().ask(operators)
-    process = spawn(Launch(run_folder, '{"interval_s": 0.5}'), store, SystemClock(), wait)
+    settings = json.dumps({"interval_s": 0.5, "delegate": json.loads(delegate) if delegate else None})
+    process = spawn(Launch(run_folder, settings), store, SystemClock(), wait)
     try:
-        tell(runtime=found.runtime, version=found.version, missing=found.missing, pid=process.pid)
+        status = process.channel.call("status", timeout_s=60.0)[0]
+        problem = (status["delegate"] or {}).get("problem", "")
+        tell(runtime=found.runtime, version=found.version, missing=found.missing, pid=process.pid, problem=problem)
         for line in sys.stdin:
-            tell(**put_to_service(Path(line.rstrip("\n")), process))
+            tell(**put_to_service(Path(line.rstrip("\n")), Prover(1, delegate), process))
     finally:
         process.end()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    main(Path(sys.argv[1]), sys.argv[2], tuple(sys.argv[3:]))

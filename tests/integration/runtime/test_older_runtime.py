@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runtime_bundles import MadeBundle, frames, make_bundle
+from twice import compile_delegate, delegate, make_twice, needs_compiler
 
 from dsops.bundle import Bundle, file_digest
 from dsops.client import Inference
@@ -87,16 +89,21 @@ class Device:
         return set(re.findall(r"/site-packages/(tflite_runtime|ai_edge_litert)/", maps))
 
 
-@pytest.fixture(scope="module")
-def device(python: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder = tmp_path_factory.mktemp("f")
-    command = [python, SERVER, folder, *KNOWN, *UNKNOWN]
+@contextmanager
+def started(python: Path, wheel: Path, folder: Path, delegate: str = "") -> Iterator[Device]:
+    command = [python, SERVER, folder, delegate, *KNOWN, *UNKNOWN]
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         made = Device(process, folder / "inference.sock", {})
         made.facts = made.hear()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def device(python: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    with started(python, wheel, tmp_path_factory.mktemp("f")) as made:
         yield made
 
 
@@ -173,3 +180,23 @@ def test_a_bundle_that_needs_litert_is_refused(device: Device, tmp_path: Path) -
     refused = device.put(path)
     assert refused["code"] == "incompatible.runtime"
     assert "tflite-runtime 2.14.0" in refused["message"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("mood", "problem"), [("", ""), ("refuse", "no such accelerator")])
+def test_its_delegate_runs_what_only_that_brings_or_is_reported(
+    python: Path, wheel: Path, short_path: Path, tmp_path: Path, mood: str, problem: str
+) -> None:
+    wanted = delegate(compile_delegate(tmp_path), mood)
+    twice = make_twice(tmp_path)
+    with started(python, wheel, short_path, wanted.model_dump_json()) as device:
+        assert problem in device.facts["problem"]
+        assert bool(device.facts["problem"]) is bool(problem)
+        put = device.put(twice.path)
+        if problem:
+            assert put["code"] == "incompatible.delegate"
+            return
+        assert put == {"serves": twice.digest}
+        with Inference(device.socket, "twice") as model:
+            answer = model.infer(np.array([[1.0, -2.0, 0.5, 4.0]], np.float32))
+        assert next(iter(answer.values())).tolist() == [[2.0, -4.0, 1.0, 8.0]]
