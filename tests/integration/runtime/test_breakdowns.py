@@ -207,10 +207,11 @@ def test_other_ends_while_no_control_process_is_there_are_nobodys(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
+@pytest.mark.parametrize("budget_ms", [0.0, 20.0])
+def test_a_quick_model_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path, budget_ms: float) -> None:
     device = Device(tmp_path, short_path, hang_s=600.0)
     try:
-        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=20.0))
+        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=budget_ms))
         device.serve(endless)
         hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
         hung.start()
@@ -220,6 +221,20 @@ def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_p
         assert device.deaths[0].is_hang
     finally:
         device.stop()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_asked_to_end_in_order_first(device: Device, tmp_path: Path) -> None:
+    device.serve(make_breaker(tmp_path, "endless", 1, "endless"))
+    with grpc.insecure_channel(f"unix:{device.folder / 'inference.sock'}") as channel:
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        runs = stub.ModelInfer.future(request_of("endless", HANGS), timeout=120)
+        eventually(lambda: bool(read_flight(device.folder)))
+        waits = stub.ModelInfer.future(request_of("endless", np.array([2], np.int32)), timeout=120)
+        assert [call.code() for call in (runs, waits)] == [grpc.StatusCode.UNAVAILABLE] * 2
+        assert "the runtime ends" not in waits.details(), "that is what it says when it ends in order"
+    eventually(lambda: len(device.deaths) == 1)
+    assert device.deaths[0].is_hang
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(
