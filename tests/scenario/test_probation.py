@@ -73,6 +73,17 @@ def test_a_bundle_that_does_badly_goes_back_before_its_time_is_over(
     world.check_end()
 
 
+def test_a_bundle_that_nobody_asks_goes_back_by_the_time_of_its_golden_inputs(world: Any, bundle: Any) -> None:
+    one, two = on_probation(world, bundle)
+    world.runtime.did[two.sha256] = Figures(digest=two.sha256, golden={60: 20}, budget_ms=20.0)
+    world.steps(2, 2)
+    state = world.state()
+    assert (state.install, state.problem.code) == (Install.ROLLED_BACK, "unfit.latency")
+    assert "20 of 20 frames took longer than 20 ms" in state.problem.message
+    assert "budget of its manifest" in state.problem.message
+    assert world.runtime.serving == {"digits": one.sha256}
+
+
 def test_a_bundle_that_does_well_is_committed_in_time(world: Any, bundle: Any) -> None:
     _, two = on_probation(world, bundle)
     world.runtime.did[two.sha256] = did(two)
