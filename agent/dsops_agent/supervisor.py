@@ -163,7 +163,7 @@ class RuntimeSupervisor:
             return found
         starting = starting or start(self._launch)
         if adopting and starting.lost is not None:
-            death = _unwatched_death(starting.lost)
+            self.newest_death = death = _unwatched_death(starting.lost)
             self._told.died(death)
             self._tell_of_restart(death.why)
         return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
@@ -391,7 +391,8 @@ def _death(how: str, ran: tuple[InFlight, ...]) -> Death:
 
 
 def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
-    return _death("it ended while no control process was there", ran)
+    """Return what a death is that nobody saw; where nothing is known to have run, it may as well have been killed."""
+    return replace(_death("it ended while no control process was there", ran), is_killed=not ran)
 
 
 def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:

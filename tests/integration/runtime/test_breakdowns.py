@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 
 import grpc
 import numpy as np
@@ -19,7 +20,9 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
 from dsops.manifest import Budgets
+from dsops.modes import Mode
 from dsops_agent.boot import boot_id
+from dsops_agent.challenger_processes import ChallengerProcesses, challenger_folder
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.flight import read_flight
@@ -152,6 +155,40 @@ def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_p
         assert device.deaths[1].suspects == (), "it is counted once"
     finally:
         device.stop()
+
+
+@pytest.mark.parametrize("has_crashed", [True, False])
+def test_a_challenger_that_crashed_while_no_control_process_was_there_has_ended_once_more(
+    tmp_path: Path, short_path: Path, has_crashed: bool
+) -> None:
+    bad, folder = make_breaker(tmp_path, "dividing", 1, "bad"), challenger_folder(short_path, "bad", Mode.SPLIT)
+    folder.mkdir()
+    with serving(folder, bad) as process:
+        process.channel.close()
+        if has_crashed:
+            assert ask(folder, "bad", CRASHES) is None
+        else:
+            os.kill(process.pid, signal.SIGKILL)  # as the kernel does when memory is short
+        eventually(lambda: process.child is not None and process.child.poll() is not None)
+    clock, spool, told = SystemClock(), Spool(tmp_path / "spool", 1 << 20), Queue[tuple[str, bool]]()
+
+    def make(launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        listener = Told(started, lambda _: None)
+        return RuntimeSupervisor(launch, Prover(1), spool, SpoolEvents(spool, clock), clock, listener)
+
+    processes = ChallengerProcesses(
+        short_path,
+        make,
+        lambda where, model, mode: Launch(where, "{}", model=model, mode=mode.value),
+        lambda model, has_ended: told.put((model, has_ended)),
+    )
+    processes.want({"bad": Mode.SPLIT})
+    try:
+        assert told.get(timeout=60) == ("bad", has_crashed)
+    finally:
+        processes.leave()
+        processes.join(60)
+        spool.close()
 
 
 def test_a_process_that_somebody_kills_while_a_frame_runs_condemns_nobody(device: Device, tmp_path: Path) -> None:
