@@ -91,7 +91,7 @@ class Install(Section):
         default=3,
         ge=1,
         le=100,
-        description="so many ends of the inference process by one bundle roll it back, or 10 s of frames that hang",
+        description="so many ends of the inference process by one bundle roll it back; so do 10 s of frames that hang",
     )
     strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
     hang_s: float = Field(
