@@ -73,6 +73,26 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
     return tuple(latency_us)
 
 
+def time_golden(served: ServedModel, frames: int, most_s: float) -> list[float]:
+    """Ask golden inputs again while fewer than ``frames`` were asked in all; return the time of each, in microseconds.
+
+    After as many seconds as ``most_s`` no more are asked. For a model whose golden inputs were answered right just now.
+
+    Raises:
+        InvalidModel: The interpreter fails.
+        DsopsError: The bundle's file cannot be read any more.
+    """
+    golden = served.golden()
+    latency_us: list[float] = []
+    until_s = time.monotonic() + most_s
+    for number in range(len(golden), frames):
+        if time.monotonic() >= until_s:
+            break
+        row = number % len(golden)
+        latency_us += _ask(served, _inputs(served, golden, slice(row, row + 1))).latency_us
+    return latency_us
+
+
 def try_batches(served: ServedModel) -> State:
     """Ask golden inputs many at once, and return whether the model may be run in batches.
 

@@ -15,7 +15,7 @@ from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.duels import Duels
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, time_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
@@ -24,6 +24,12 @@ CHECK_REST_S = 0.05
 """How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
 CHECK_GENTLE_S = 15.0
 """For how long a check does so: the control process waits for its end."""
+TIMED_FRAMES, TIMED_S = 20, 5.0
+"""So many golden inputs of a model with a latency budget are asked, again if there are fewer, and no longer than that.
+
+A device whose delegate serves one process has proved the latency nowhere, and if no program asks, this is all that
+probation judges it by: of 18 that all take too long it is certain.
+"""
 
 
 class _Activate(Frozen):
@@ -106,7 +112,10 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S, CHECK_GENTLE_S)
+        serving = self._models.get(_parse(_Named, header).model)
+        serving.health.checked(check_golden(serving.model, CHECK_REST_S, CHECK_GENTLE_S))
+        if serving.model.manifest.budgets.max_latency_ms:
+            serving.health.checked(time_golden(serving.model, TIMED_FRAMES, TIMED_S))
         return {}
 
     def _compare(self, header: Header) -> Header:
