@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 from google.protobuf.message import DecodeError
 
+from dsops.call_status import CallStatus, status_of
 from dsops.direct import LAST, Framed
 from dsops.errors import DsopsError, InvalidInput, QueueFull
 from dsops_agent.runtime import refusals
@@ -32,7 +32,6 @@ STALLED_S = 30.0
 _BACKLOG = 64
 _PAUSE_S = 0.1
 _LEAVING_S = 1.0
-_OK = 0
 
 
 @dataclass(eq=False)
@@ -187,19 +186,19 @@ class DirectServer:
     def _answer(self, framed: Framed, number: int, limit_ms: int, body: bytes) -> tuple[int, bytes]:
         call = self._calls.get(number)
         if call is None:
-            return _status(grpc.StatusCode.UNIMPLEMENTED), f"there is no call {number}".encode()
+            return CallStatus.UNIMPLEMENTED, f"there is no call {number}".encode()
         try:
             request = call.request.FromString(body)
         except DecodeError as error:
             return _refusal(InvalidInput(f"the request of {call.name} cannot be read", why=str(error)))
         try:
             asking = Asking(limit_ms / 1000 if limit_ms else None, lambda: framed.hung_up)
-            return _OK, call.work(request, asking).SerializeToString()
+            return CallStatus.OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:
             return _refusal(error)
         except Exception:  # the border to a caller: it gets a status, the log the traceback
             logger.exception("a call failed")
-            return _status(grpc.StatusCode.INTERNAL), refusals.FAILED.encode()
+            return CallStatus.INTERNAL, refusals.FAILED.encode()
 
 
 def _turn_away(framed: Framed, problem: DsopsError) -> None:
@@ -211,9 +210,4 @@ def _turn_away(framed: Framed, problem: DsopsError) -> None:
 
 
 def _refusal(error: DsopsError) -> tuple[int, bytes]:
-    return _status(refusals.grpc_status(error)), refusals.text_of(error).encode()
-
-
-def _status(code: grpc.StatusCode) -> int:
-    number: int = code.value[0]
-    return number
+    return status_of(error), refusals.text_of(error).encode()

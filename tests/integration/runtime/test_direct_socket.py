@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from held_models import eventually, hold, request
 from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
@@ -24,7 +24,6 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
 from dsops.errors import InvalidInput, NotServing, RuntimeCrashed, TimedOut
 from dsops_agent.runtime import direct_server
-from dsops_agent.runtime.admission import PATIENT
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -49,11 +48,7 @@ class Stage:
     channel: DirectChannel
 
     def hold(self) -> ExitStack:
-        """Keep the model busy until what is returned is closed."""
-        held = ExitStack()
-        place = held.enter_context(self.dispatcher.admission.place("compass"))
-        held.enter_context(place.turn(PATIENT))
-        return held
+        return hold(self.dispatcher)
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -78,20 +73,6 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     yield Stage(path, server, dispatcher, witness, channel)
     channel.close()
     server.stop(5.0)
-
-
-def request(request_id: str = "") -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name="compass", id=request_id)
-    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
-    message.raw_input_contents.append(frames(1).tobytes())
-    return message
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
 
 
 def test_every_call_of_the_protocol_is_answered(stage: Stage) -> None:

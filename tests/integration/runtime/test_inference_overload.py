@@ -4,21 +4,20 @@ import http.client
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
+from held_models import eventually, hold, request
 from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
-from dsops_agent.runtime.admission import PATIENT
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
@@ -55,11 +54,7 @@ class Stage:
     rest: Path
 
     def hold(self, model: str = "compass") -> ExitStack:
-        """Keep the model busy until what is returned is closed."""
-        held = ExitStack()
-        place = held.enter_context(self.dispatcher.admission.place(model))
-        held.enter_context(place.turn(PATIENT))
-        return held
+        return hold(self.dispatcher, model)
 
     def ask(
         self, request_id: str, model: str = "compass", timeout: float = 30.0
@@ -87,20 +82,6 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     server.stop(1.0).wait()
     heard.observers.stop()
     observe.join(DEADLINE_S)
-
-
-def request(request_id: str, model: str) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name=model, id=request_id)
-    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
-    message.raw_input_contents.append(frames(1).tobytes())
-    return message
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
 
 
 class Http(UnixHttp):
