@@ -135,7 +135,7 @@ class RuntimeProcess:
             regions = Regions(access.permits)
             room = Room()
             calls = Calls(dispatcher, regions, room).all()
-            direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
+            direct = DirectServer(calls, direct_path(inference), access, room)  # first: who sees the other looks for it
             made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc)
             made.callback(own_file(inference))

@@ -179,7 +179,7 @@ def test_a_request_whose_caller_goes_away_is_not_run(stage: Stage) -> None:
 
 
 def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)  # two of them for one user
     with ThreadPoolExecutor() as pool, stage.hold():
         busy = [pool.submit(stage.ask) for _ in range(2)]
         eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
@@ -192,7 +192,7 @@ def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPa
 def test_programs_that_ask_nothing_keep_nobody_out_and_go_on_when_they_ask(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)  # two of them for one user
     assert stage.ask("first")[0] == 0
     with stage.connect() as silent, stage.connect() as half:
         half.sendall(struct.pack("<II", 10, Method.MODEL_INFER))
@@ -205,6 +205,29 @@ def test_programs_that_ask_nothing_keep_nobody_out_and_go_on_when_they_ask(
         for other in others:
             other.close()
     assert stage.ask("again")[0] == 0
+
+
+def test_a_connection_whose_answer_has_arrived_can_go_for_another_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)
+    send, sent, go_on = Framed.send, [], threading.Event()
+
+    def slow_to_return(framed: Framed, code: int, body: bytes, limit_ms: int = 0) -> None:
+        send(framed, code, body, limit_ms)
+        if threading.current_thread().name == "direct-call" and len(sent) < 2:  # as when it is others' turn to run
+            sent.append(code)
+            go_on.wait(60)
+
+    monkeypatch.setattr(Framed, "send", slow_to_return)
+    others = [DirectChannel(stage.path) for _ in range(3)]
+    try:
+        found = [other.call(Method.MODEL_INFER, request().SerializeToString(), 20.0)[0] for other in others]
+    finally:
+        go_on.set()
+        for other in others:
+            other.close()
+    assert (found, sent) == ([0, 0, 0], [0, 0])
 
 
 FORKS = """

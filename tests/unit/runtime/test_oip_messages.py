@@ -204,8 +204,8 @@ def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
 
 
 def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
-    room = Room(100, wait_s=0.0)
-    assert oip.shared_bytes(shared(60)) == 60
+    room = Room(100, wait_s=0.0, small_bytes=0)
+    assert oip.tensor_bytes(shared(60)) == 60
     with room.held(60):
         with pytest.raises(QueueFull):
             room.held(41).__enter__()
