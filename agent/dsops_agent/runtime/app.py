@@ -17,8 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-import grpc
-
 from dsops.clock import Clock
 from dsops.direct import direct_path
 from dsops_agent.drift.sampler import Sampler
@@ -137,9 +135,9 @@ class RuntimeProcess:
             calls = Calls(dispatcher, regions, room).all()
             direct = DirectServer(calls, direct_path(inference), access, room)  # first: who sees the other looks for it
             made.callback(own_file(direct_path(inference)))
-            server = start_server(calls, inference, access, self._settings.grpc)
+            server = start_server(calls, inference, access, self._settings.grpc, room)
             made.callback(own_file(inference))
-            doors: list[Door] = []
+            doors: list[Door] = [server]
             others = made.enter_context(ExitStack())
             others.callback(end_together, doors, _GRACE_S)
             doors.append(direct)
@@ -153,7 +151,7 @@ class RuntimeProcess:
             made.enter_context(claimed(self._folder))  # once every socket is there: nobody else has this folder
             self._serve(link, ready)
             ending()
-            self._finish(dispatcher, server, others)
+            self._finish(dispatcher, others)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -170,13 +168,11 @@ class RuntimeProcess:
         ready()
         self._wait(link)
 
-    def _finish(self, dispatcher: Dispatcher, server: grpc.Server, others: ExitStack) -> None:
+    def _finish(self, dispatcher: Dispatcher, others: ExitStack) -> None:
         """Send away who waits, answer what runs, and hand over the last records."""
         dispatcher.admission.close()
         self._duels.abandon()
-        is_over = server.stop(_GRACE_S)  # returns at once
         others.close()  # before the last records: what is answered after them is never counted
-        is_over.wait(_GRACE_S)
         self._observers.stop()
         self._observe.join(_JOIN_S)
         self._duels.finish(_JOIN_S)

@@ -19,9 +19,10 @@ from dsops_agent.runtime import oip, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
-from dsops_agent.runtime.room import NOBODY, Room
+from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.shares import NOBODY
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from dsops.errors import DsopsError, InvalidInput, QueueFull, TimedOut
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
-from dsops_agent.runtime.room import SMALL_BYTES, Room, most_of, user_named
+from dsops_agent.runtime.room import SMALL_BYTES, Room
+from dsops_agent.runtime.shares import most_of, user_named
 from dsops_agent.runtime.sockets import Access, listen
 
 logger = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ three times this.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dsops.errors import QueueFull
+from dsops_agent.runtime.shares import NOBODY, Shares
 
 MOST_BYTES = 128 << 20
 """Of all requests together; one has a quarter of it at most."""
@@ -18,31 +18,16 @@ SMALL_BYTES = 64 << 10
 """Requests of up to so many bytes are not weighed: as many as there are connections take little, and find room always,
 whoever fills it with large ones."""
 WAIT_S = 0.5
-NOBODY = ""
-"""Who holds bytes when no user is known."""
-
-
-def user_named(uid: int) -> str:
-    """Return how a user is called here."""
-    return f"uid {uid}"
-
-
-def most_of(whole: int) -> int:
-    """Return how much one user may hold of what all share: never the last quarter, which another one may need.
-
-    What is held cannot be taken back, so the rule cannot wait until somebody else asks.
-    """
-    return max(whole - -(-whole // 4), 1)
 
 
 class Room:
     """Bytes that requests hold. Safe to call from several threads."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, wait_s: float = WAIT_S, small_bytes: int = SMALL_BYTES) -> None:
-        self._most_bytes = self._left_bytes = most_bytes
+        self._most_bytes = most_bytes
         self._wait_s = wait_s
         self._small_bytes = small_bytes
-        self._of_users: Counter[str] = Counter()
+        self._shares = Shares(most_bytes)
         self._changed = threading.Condition()
 
     @contextmanager
@@ -60,22 +45,12 @@ class Room:
             yield
             return
         with self._changed:
-            if not self._changed.wait_for(lambda: self._has_room(size, user), self._wait_s):
+            if not self._changed.wait_for(lambda: self._shares.fits(size, user), self._wait_s):
                 raise QueueFull("too many bytes of requests are under way", why=f"{self._most_bytes} are possible")
-            self._take(size, user)
+            self._shares.take(size, user)
         try:
             yield
         finally:
             with self._changed:
-                self._take(-size, user)
+                self._shares.give_back(size, user)
                 self._changed.notify_all()
-
-    def _has_room(self, size: int, user: str) -> bool:
-        most = most_of(self._most_bytes) if user else self._most_bytes
-        return self._left_bytes >= size and self._of_users[user] + size <= most
-
-    def _take(self, size: int, user: str) -> None:
-        self._left_bytes -= size
-        self._of_users[user] += size
-        if not self._of_users[user]:
-            del self._of_users[user]

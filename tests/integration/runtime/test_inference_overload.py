@@ -79,7 +79,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     with grpc.insecure_channel(f"unix:{path}") as channel:
         yield Stage(dispatcher, heard, rpc.GRPCInferenceServiceStub(channel), short_path / "rest.sock")
     rest.stop(1.0)
-    server.stop(1.0).wait()
+    server.stop(1.0)
     heard.observers.stop()
     observe.join(DEADLINE_S)
 
