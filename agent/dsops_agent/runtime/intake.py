@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from dsops_agent.runtime.shares import Shares
 
 PLACES = 4
-SLOW_S = 2.0
-"""How long a message may take to arrive while others wait; on one device the longest takes a tenth of that."""
+SLOW_S = 1.0
+"""How long a message may take to arrive while others wait; on one device the longest takes a fifth of that."""
 
 
 @dataclass(eq=False)

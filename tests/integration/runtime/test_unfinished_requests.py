@@ -3,19 +3,25 @@
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from held_models import eventually, hold, request
 from runtime_bundles import make_bundle
 from runtime_watches import Witness
+from serving_runtime import serving
+from unfinished_calls import UnfinishedCall
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.call_status import CallStatus
-from dsops.direct import LAST, DirectChannel, Framed, Method
+from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
 from dsops_agent.runtime import direct_server
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
@@ -134,3 +140,91 @@ def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage) -
         eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
         code, _, text = reply_on(open_.enter_context(begun(stage)))
         assert (code, "too many bytes" in text) == (CallStatus.RESOURCE_EXHAUSTED, True)
+
+
+MIB = 1 << 20
+
+
+def peak_bytes(pid: int) -> int:
+    """Return how much memory a process ever had at once."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def is_answered(socket_: Path) -> bool:
+    with grpc.insecure_channel(f"unix:{socket_}") as channel:
+        stub = rpc.GRPCInferenceServiceStub(channel)
+        return stub.ModelInfer(request(), timeout=60, wait_for_ready=True).model_name == "compass"
+
+
+@pytest.mark.slow
+def test_unfinished_requests_of_all_connections_take_a_bounded_memory(short_path: Path, tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    with serving(short_path, made) as process:
+        assert is_answered(short_path / "inference.sock")
+        before, most = peak_bytes(process.pid), 400 * MIB
+        connections = [_begun_on(short_path / "inference.sock.direct") for _ in range(64)]
+        sent = _send_all(connections, lambda: peak_bytes(process.pid) - before > most)
+        grown = peak_bytes(process.pid) - before
+        print(f"direct: {sent / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
+        assert 80 * MIB < grown < most  # three of 32 MiB: the attack did what it should
+        for connection in connections:
+            connection.close()
+        assert is_answered(short_path / "inference.sock")
+
+
+@pytest.mark.slow
+def test_unfinished_calls_over_grpc_take_a_bounded_memory_and_others_are_answered(
+    short_path: Path, tmp_path: Path
+) -> None:
+    made = make_bundle(tmp_path)
+    with serving(short_path, made) as process:
+        inference = short_path / "inference.sock"
+        assert is_answered(inference)
+        before, most = peak_bytes(process.pid), 400 * MIB
+        calls = [UnfinishedCall(inference, MAX_BODY_BYTES) for _ in range(40)]  # of 64 that there may be
+        ends = time.monotonic() + 60
+        while sum(call.go_on() for call in calls) or sum(call.sent for call in calls) < 100 * MIB:
+            assert peak_bytes(process.pid) - before < most
+            assert time.monotonic() < ends, "the attack does not get through"
+        grown = peak_bytes(process.pid) - before
+        print(f"gRPC: {sum(call.sent for call in calls) / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
+        assert grown > 80 * MIB
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(is_answered, inference)
+            while not asked.done():
+                for call in calls:
+                    call.go_on()
+            assert asked.result()
+        grown = peak_bytes(process.pid) - before
+        print(f"gRPC: {sum(call.sent for call in calls) / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
+        assert grown < most
+        for call in calls:
+            call.close()
+
+
+def _begun_on(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    connection.sendall(struct.pack("<III", MAX_BODY_BYTES, Method.MODEL_INFER, 0))
+    connection.setblocking(False)
+    return connection
+
+
+def _send_all(connections: list[socket.socket], is_enough: Callable[[], bool]) -> int:
+    """Send all but the end of each body, as far as it is taken; return how many bytes were."""
+    left = dict.fromkeys(connections, MAX_BODY_BYTES - 1)
+    piece, sent, rests_since = bytes(1 << 18), 0, time.monotonic()
+    while left and not is_enough() and time.monotonic() < rests_since + 2.0:
+        for connection in list(left):
+            try:
+                done = connection.send(piece[: left[connection]])
+            except BlockingIOError:
+                continue
+            except OSError:
+                del left[connection]
+                continue
+            sent, left[connection], rests_since = sent + done, left[connection] - done, time.monotonic()
+            if not left[connection]:
+                del left[connection]
+    return sent
