@@ -28,7 +28,7 @@ from dsops_agent.runtime.intake import Intake
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.shares import NOBODY, Shares
 from dsops_agent.runtime.sockets import Access, make_room
-from dsops_agent.runtime.tcp_peers import user_of
+from dsops_agent.runtime.tcp_peers import TcpPeers
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,9 @@ class GrpcServer:
     Args:
         calls: What is answered.
         room: What messages take once they are there.
+
+    Attributes:
+        tcp_port: Where it answers on loopback; 0 for nowhere.
     """
 
     def __init__(self, calls: Iterable[Call], room: Room) -> None:
@@ -107,7 +110,8 @@ class GrpcServer:
         self._intake = Intake()
         self._crowd = _Crowd()
         self._ended = False
-        self._tcp_port = 0
+        self._peers = TcpPeers()
+        self.tcp_port = 0
         workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="inference")
         self._server = grpc.server(workers, options=_OPTIONS, maximum_concurrent_rpcs=WORKERS)
         handlers = {call.name: self._handler(call) for call in calls}
@@ -130,7 +134,7 @@ class GrpcServer:
         Raises:
             PortBusy: It cannot be bound.
         """
-        self._tcp_port = self.bind(address, address)
+        self.tcp_port = self.bind(address, address)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -198,7 +202,7 @@ class GrpcServer:
     def _user_of(self, context: grpc.ServicerContext) -> str:
         """Return who calls over loopback; gRPC does not tell who does over the socket, whom its access list lets in."""
         peer = context.peer()
-        return NOBODY if peer.startswith("unix:") else user_of(peer, self._tcp_port)
+        return NOBODY if peer.startswith("unix:") else self._peers.user_of(peer, self.tcp_port)
 
 
 def start_server(

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from runtime_watches import Witness
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
+from dsops_agent.runtime import server as grpc_server
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
@@ -153,3 +155,28 @@ def _cut_off(caller: Http) -> None:
 
 def places(stage: Stage, model: str) -> int:
     return stage.dispatcher.admission.places(model)
+
+
+def test_one_user_over_loopback_leaves_calls_to_others(
+    stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "WORKERS", 4)
+    regions = Regions(lambda _: True)
+    server = start_server(Calls(stage.dispatcher, regions).all(), short_path / "j.sock", Access(), "127.0.0.1:0")
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{server.tcp_port}") as loopback,
+        grpc.insecure_channel(f"unix:{short_path / 'j.sock'}") as local,
+    ):
+        stubs = [rpc.GRPCInferenceServiceStub(channel) for channel in (loopback, local)]
+        with stage.hold("compass"), stage.hold("sextant"):
+            models = ["compass", "compass", "sextant"]
+            held = [stubs[0].ModelInfer.future(request("held", model), timeout=60) for model in models]
+            eventually(lambda: places(stage, "compass") + places(stage, "sextant") == 5, "the requests do not wait")
+            with pytest.raises(grpc.RpcError) as refused:
+                stubs[0].ServerLive(pb.ServerLiveRequest(), timeout=60)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert f"uid {os.geteuid()} has as many as one may have" in refused.value.details()
+            assert stubs[1].ServerLive(pb.ServerLiveRequest(), timeout=60).live
+        assert {call.result().id for call in held} == {"held"}
+        assert stubs[0].ServerLive(pb.ServerLiveRequest(), timeout=60).live
+    server.stop(5.0)
