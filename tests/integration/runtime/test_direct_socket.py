@@ -222,12 +222,15 @@ def test_a_connection_whose_answer_has_arrived_can_go_for_another_at_once(
     monkeypatch.setattr(Framed, "send", slow_to_return)
     others = [DirectChannel(stage.path) for _ in range(3)]
     try:
-        found = [other.call(Method.MODEL_INFER, request().SerializeToString(), 20.0)[0] for other in others]
+        found = []
+        for number, other in enumerate(others):
+            found.append(other.call(Method.MODEL_INFER, request().SerializeToString(), 20.0)[0])
+            eventually(lambda number=number: len(sent) == min(number + 1, 2), "the connection's thread has gone on")
     finally:
         go_on.set()
         for other in others:
             other.close()
-    assert (found, sent) == ([0, 0, 0], [0, 0])
+    assert found == [0, 0, 0]
 
 
 FORKS = """
