@@ -117,7 +117,9 @@ class RuntimeProcess:
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state, self._digest)
+        requests = ControlRequests(
+            self._models, self._end.set, self._duels, self._brake.state, self._digest, self._is_ending
+        )
         with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(own_file(control))
@@ -181,12 +183,15 @@ class RuntimeProcess:
         self._reporter.finish()
         logger.info("the runtime has ended")
 
+    def _is_ending(self) -> bool:
+        return self._was_signalled or self._end.is_set()
+
     def _wait(self, link: ControlLink) -> None:
-        while not self._was_signalled and not self._end.wait(_LOOK_S):
+        while not self._is_ending() and not self._end.wait(_LOOK_S):
             self._brake.look()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
-                return
+                self._end.set()
 
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
