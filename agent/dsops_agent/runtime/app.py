@@ -83,6 +83,8 @@ class RuntimeProcess:
             ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
         )
         self._observers = Observers()
+        self._access = Access(settings.allow, is_private=settings.private)
+        self._regions = Regions(self._access.permits)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -124,7 +126,7 @@ class RuntimeProcess:
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(own_file(control))
             made.callback(link.stop)
-            access = Access(self._settings.allow, is_private=self._settings.private)
+            access = self._access
             dispatcher = Dispatcher(
                 self._models,
                 self._observers,
@@ -132,9 +134,8 @@ class RuntimeProcess:
                 queue=self._settings.queue,
                 hold=self._brake.hold,
             )
-            regions = Regions(access.permits)
             room = Room()
-            calls = Calls(dispatcher, regions, room).all()
+            calls = Calls(dispatcher, self._regions, room).all()
             direct = DirectServer(calls, direct_path(inference), access, room)  # first: who sees the other looks for it
             made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc, room)
@@ -145,7 +146,7 @@ class RuntimeProcess:
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, self._regions, room), self._settings.rest, access)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
@@ -189,6 +190,7 @@ class RuntimeProcess:
     def _wait(self, link: ControlLink) -> None:
         while not self._is_ending() and not self._end.wait(_LOOK_S):
             self._brake.look()
+            self._regions.let_go()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 self._end.set()
