@@ -14,14 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
 from dsops.call_status import CallStatus, status_of
 from dsops.direct import LAST, Framed, Head
 from dsops.errors import DsopsError, InvalidInput, QueueFull, TimedOut
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
+from dsops_agent.runtime.parsing import parsed
 from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.shares import most_of, user_named
 from dsops_agent.runtime.sockets import Access, listen
@@ -215,11 +214,8 @@ class DirectServer:
         if call is None:
             return CallStatus.UNIMPLEMENTED, f"there is no call {head.code}".encode()
         try:
-            request = call.request.FromString(body)
-        except DecodeError as error:
-            return _refusal(InvalidInput(f"the request of {call.name} cannot be read", why=str(error)))
-        del body  # the message has its own copy
-        try:
+            request = parsed(call.request, call.name, body)
+            del body  # the message has its own copy
             asking = Asking(head.limit_ms / 1000 if head.limit_ms else None, lambda: framed.hung_up, line.user)
             return CallStatus.OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:

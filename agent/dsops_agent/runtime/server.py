@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import DsopsError, InvalidInput, PortBusy, QueueFull
@@ -25,6 +25,7 @@ from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.dispatch import CAPACITY
 from dsops_agent.runtime.intake import Intake
+from dsops_agent.runtime.parsing import parsed
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.shares import NOBODY, Shares
 from dsops_agent.runtime.sockets import Access, make_room
@@ -191,10 +192,7 @@ class GrpcServer:
                 raise ended()
             self._crowd.received(context)
             with self._room.held(len(body), user):
-                try:
-                    request = call.request.FromString(body)
-                except DecodeError as error:
-                    raise InvalidInput(f"the request of {call.name} cannot be read", why=str(error)) from error
+                request = parsed(call.request, call.name, body)
                 del body  # the message has its own copy
                 asking = Asking(context.time_remaining(), lambda: not context.is_active(), user)
                 return call.work(request, asking)

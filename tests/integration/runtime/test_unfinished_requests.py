@@ -22,7 +22,7 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.call_status import CallStatus
 from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
-from dsops_agent.runtime import direct_server
+from dsops_agent.runtime import direct_server, parsing
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -129,7 +129,8 @@ def test_a_body_that_does_not_arrive_in_time_is_refused_and_its_room_given_back(
     assert (status, "has 64 bytes" in text) == (CallStatus.INVALID_ARGUMENT, True)  # it was received
 
 
-def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage) -> None:
+def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "PLAIN_BYTES", MAX_BODY_BYTES)
     with hold(stage.dispatcher), ExitStack() as open_:
         for number in range(3):
             message = request(f"r-{number}")
