@@ -160,7 +160,7 @@ def places(stage: Stage, model: str) -> int:
 def test_one_user_over_loopback_leaves_calls_to_others(
     stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_server, "WORKERS", 4)
+    monkeypatch.setattr(grpc_server, "WORKERS", 5)  # three of them for one user
     regions = Regions(lambda _: True)
     server = start_server(Calls(stage.dispatcher, regions).all(), short_path / "j.sock", Access(), "127.0.0.1:0")
     with (
