@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeBusy, RuntimeCrashed
+from dsops.errors import (
+    ChallengerAway,
+    DeviceError,
+    DsopsError,
+    InvalidInput,
+    NotFound,
+    NotServing,
+    RuntimeBusy,
+    RuntimeCrashed,
+)
 from dsops.sealing import ContentKey
 from dsops_agent.hangs import HangWatch
 from dsops_agent.heartbeats import Beat, unwatched
@@ -307,6 +316,8 @@ class RuntimeSupervisor:
             self._ask("check", CHECK_S, model=model)
         except ChallengerAway:
             raise
+        except NotServing as error:  # it ends, and gave the check up
+            raise RuntimeCrashed(f"the golden inputs of {model} were not answered", why=str(error)) from error
         except RuntimeCrashed as error:
             if process is not self._process:  # it was ended meanwhile
                 raise

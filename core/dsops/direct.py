@@ -16,7 +16,9 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -78,6 +80,21 @@ def nobody_listens(error: NotServing) -> bool:
     return isinstance(error.__cause__, _ABSENT)
 
 
+@dataclass(frozen=True)
+class Head:
+    """What stands before a message.
+
+    Attributes:
+        length: Bytes of its body.
+        code: Which call, or which status.
+        limit_ms: How long the caller waits.
+    """
+
+    length: int
+    code: int
+    limit_ms: int
+
+
 class Framed:
     """One end of a connection. Not thread-safe.
 
@@ -117,15 +134,57 @@ class Framed:
             InvalidInput: What came is too long for a message; nothing that follows can be read.
             OSError: The connection failed.
         """
+        head = self.head()
+        return (head.code, head.limit_ms, self.body(head)) if head else None
+
+    def head(self) -> Head | None:
+        """Return what stands before the next message, whose body comes next; None when the other end closed.
+
+        Raises:
+            BlockingIOError: None began in time.
+            ConnectionError: The connection ended, or rested for too long, within it.
+            InvalidInput: What came is too long for a message; nothing that follows can be read.
+            OSError: The connection failed.
+        """
         header = self._connection.recv(_HEADER.size, socket.MSG_WAITALL)
         if not header:
             return None
         if len(header) < _HEADER.size:
             raise ConnectionError("the connection ended within a message")
-        length, code, limit_ms = _HEADER.unpack(header)
-        if length > MAX_BODY_BYTES:
-            raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {length}")
-        return code, limit_ms, self._body(length) if length else b""
+        head = Head(*_HEADER.unpack(header))
+        if head.length > MAX_BODY_BYTES:
+            raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {head.length}")
+        return head
+
+    def body(self, head: Head, within_s: float = float("inf")) -> bytes:
+        """Return the body of a message; what does not come in one piece is put together.
+
+        Args:
+            head: What stood before it.
+            within_s: How long all of it may take; looked at when the other end rested for its patience.
+
+        Raises:
+            TimedOut: It took longer.
+            ConnectionError: The connection ended, or rested for too long.
+        """
+        parts: list[bytes] = []
+        left, ends_s = head.length, time.monotonic() + within_s
+        while left:
+            try:
+                part = self._connection.recv(left, socket.MSG_WAITALL)
+            except BlockingIOError:
+                part = b""
+            parts.append(part)
+            left -= len(part)
+            if left and time.monotonic() >= ends_s:
+                raise TimedOut(
+                    "the request did not arrive in time",
+                    why=f"{head.length - left} of {head.length} bytes came within {within_s:g} s",
+                    hint="send a request at once when it has begun",
+                )
+            if not part:
+                raise ConnectionError("the connection ended within a message")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @property
     def is_gone(self) -> bool:
@@ -157,20 +216,6 @@ class Framed:
     def close(self) -> None:
         """Close the connection; nobody may use it any more."""
         self._connection.close()
-
-    def _body(self, length: int) -> bytes:
-        """Return a body; what does not come in one piece is put together."""
-        parts: list[bytes] = []
-        while length:
-            try:
-                part = self._connection.recv(length, socket.MSG_WAITALL)
-            except BlockingIOError:
-                part = b""
-            if not part:
-                raise ConnectionError("the connection ended within a message")
-            parts.append(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class DirectChannel:

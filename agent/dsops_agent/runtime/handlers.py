@@ -10,9 +10,10 @@ from pydantic import Field, ValidationError
 
 import dsops
 from dsops import sealing
-from dsops.errors import InvalidInput
+from dsops.errors import InvalidInput, RuntimeBusy
 from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops_agent.rival import Rival
+from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.golden import check_golden, time_golden
@@ -63,6 +64,7 @@ class ControlRequests:
         duels: Their challengers.
         throttle: Returns how requests are held back.
         settings: Digest of the settings that the process was started with.
+        is_ending: Tells whether the process ends.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class ControlRequests:
         duels: Duels,
         throttle: Callable[[], ThrottleState] = ThrottleState,
         settings: str = "",
+        is_ending: Callable[[], bool] = bool,
     ) -> None:
+        self._is_ending = is_ending
         self._models = models
         self._throttle = throttle
         self._settings = settings
@@ -113,10 +117,20 @@ class ControlRequests:
 
     def _check(self, header: Header) -> Header:
         serving = self._models.get(_parse(_Named, header).model)
-        serving.health.checked(check_golden(serving.model, CHECK_REST_S, CHECK_GENTLE_S))
+
+        def wanted() -> None:
+            self._check_wanted(serving)
+
+        serving.health.checked(check_golden(serving.model, CHECK_REST_S, CHECK_GENTLE_S, wanted))
         if serving.model.manifest.budgets.max_latency_ms:
-            serving.health.checked(time_golden(serving.model, TIMED_FRAMES, TIMED_S))
+            serving.health.checked(time_golden(serving.model, TIMED_FRAMES, TIMED_S, wanted))
         return {}
+
+    def _check_wanted(self, checked: Serving) -> None:
+        if self._is_ending():
+            raise ended()
+        if not any(serving is checked for serving in self._models.all()):
+            raise RuntimeBusy(f"release {checked.model.release} no longer answers", why="its check was given up")
 
     def _compare(self, header: Header) -> Header:
         self._duels.follow(_parse(_Compare, header).rivals)

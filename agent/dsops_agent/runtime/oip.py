@@ -16,15 +16,16 @@ from dsops_agent.runtime.engine import ServedModel, wrong_names
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import (
-    MAX_INPUT_BYTES,
     NOTHING_SHARED,
     Asked,
     Given,
     Memory,
+    item_bytes,
     packed,
     sent_inputs,
     values_of,
     wanted_outputs,
+    weighed,
 )
 
 PLATFORM = "tflite"
@@ -81,14 +82,19 @@ def decode_inputs(
     return sent_inputs(given, served, memory)
 
 
-def shared_bytes(request: pb.ModelInferRequest) -> int:
-    """Return how many bytes of shared memory a request's inputs have, as it says; more are refused unread.
+def tensor_bytes(request: pb.ModelInferRequest) -> int:
+    """Return how many bytes are taken beside a request to answer it: shared memory to read, typed values to convert.
 
     Raises:
         InvalidInput: It does not say how long an input is.
     """
-    spans = [span for tensor in request.inputs if (span := _span(tensor))]
-    return min(sum(max(span.size, 0) for span in spans), MAX_INPUT_BYTES)
+    shared = [span.size for tensor in request.inputs if (span := _span(tensor))]
+    typed = [
+        len(_typed(tensor)) * item_bytes(tensor.datatype)
+        for tensor in request.inputs
+        if tensor.datatype in _TYPED and tensor.HasField("contents")
+    ]
+    return weighed(shared + typed)
 
 
 def asked_outputs(request: pb.ModelInferRequest, served: ServedModel) -> list[tuple[Output, Span | None]]:

@@ -96,10 +96,19 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
     return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
 
 
-def shared_bytes(given: Sequence[Given]) -> int:
-    """Return how many bytes of shared memory inputs have, as their request says; more are refused unread."""
-    sizes = [max(tensor.values.size, 0) for tensor in given if isinstance(tensor.values, Span)]
-    return min(sum(sizes), MAX_INPUT_BYTES)
+def tensor_bytes(given: Sequence[Given]) -> int:
+    """Return how many bytes are taken beside a request to answer it: shared memory to read, plain values to convert."""
+    return weighed([_taken_bytes(tensor) for tensor in given])
+
+
+def weighed(sizes: Sequence[int]) -> int:
+    """Return the sum of what inputs say that they take; what is more than inputs may have is refused unread."""
+    return min(sum(max(size, 0) for size in sizes), MAX_INPUT_BYTES)
+
+
+def item_bytes(datatype: str) -> int:
+    """Return how many bytes a value takes as the model gets it; 1 for a type that there is not, which is refused."""
+    return DTYPES[datatype].itemsize if datatype in DTYPES else 1
 
 
 def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
@@ -132,6 +141,14 @@ def values_of(output: Output, answer: Answer) -> tuple[Values, list[int]]:
     """Return an output's values and shape."""
     values = output.take(answer)
     return values, [answer.frames, *output.shape]
+
+
+def _taken_bytes(tensor: Given) -> int:
+    if isinstance(tensor.values, Span):
+        return tensor.values.size
+    if isinstance(tensor.values, bytes | memoryview):  # they stay where they are
+        return 0
+    return len(tensor.values) * item_bytes(tensor.datatype)
 
 
 def _form_of(tensor: Given, form: InputForm, max_frames: int) -> Form:
@@ -193,15 +210,19 @@ def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
 
 
 def _typed_array(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
-    found = np.empty(len(values), np.int64 if dtype.kind in "iu" else dtype)
+    found = np.empty(len(values), dtype)
     try:
         with np.errstate(over="ignore"):  # it becomes infinity, which is refused
             for start in range(0, len(values), _AT_ONCE):  # other threads go on in between
-                found[start : start + _AT_ONCE] = values[start : start + _AT_ONCE]
+                part = slice(start, start + _AT_ONCE)
+                found[part] = _checked_integers(name, values[part], dtype) if dtype.kind in "iu" else values[part]
     except OverflowError as error:
         raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if found.min() < limits.min or found.max() > limits.max:
-            raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
-    return found.astype(dtype, copy=False)
+    return found
+
+
+def _checked_integers(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
+    limits, wide = np.iinfo(dtype), np.asarray(values, np.int64)
+    if wide.min() < limits.min or wide.max() > limits.max:
+        raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
+    return wide

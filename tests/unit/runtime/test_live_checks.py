@@ -2,17 +2,27 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from runtime_bundles import LABELS, frames, make_bundle
+from runtime_watches import Witness
+from slow_models import Slow
 
 from dsops.bundle import Bundle
-from dsops.errors import DigestMismatch, GoldenMismatch
+from dsops.clock import SystemClock
+from dsops.errors import DigestMismatch, GoldenMismatch, NotServing, RuntimeBusy
+from dsops_agent.runtime.brake import Brake
+from dsops_agent.runtime.duel import Terms
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.swap import Models
+from dsops_agent.runtime.throttle import ThrottleLimits
 
 
 class Order:
@@ -63,6 +73,73 @@ def test_a_check_that_was_gentle_for_long_enough_ends_in_one_turn(tmp_path: Path
     mine = threading.get_ident()
     golden = [at for at, thread in enumerate(order.threads) if thread == mine]
     assert golden[-1] - golden[0] == len(golden) - 1 == 7
+
+
+def test_a_check_that_was_gentle_for_long_enough_still_gives_way_after_each_turn(tmp_path: Path) -> None:
+    made, order, is_over = make_bundle(tmp_path), Order(), threading.Event()
+    fast = load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True)
+    served = replace(fast, marks=order, loaded=Slow(fast.loaded))  # 60 ms a frame, longer than a turn
+
+    def ask() -> None:
+        while not is_over.is_set():
+            served.infer({"image": frames(1)})
+
+    with ThreadPoolExecutor(2) as callers:
+        asking = [callers.submit(ask) for _ in range(2)]
+        try:
+            while not order.threads:
+                time.sleep(0.01)
+            assert len(check_golden(served, 0.0, gentle_s=0.0)) == 8
+        finally:
+            is_over.set()
+        for one in asking:
+            one.result(20)
+    mine = threading.get_ident()
+    golden = [at for at, thread in enumerate(order.threads) if thread == mine]
+    assert golden[-1] - golden[0] > len(golden) - 1, "no caller had a turn"
+
+
+@pytest.mark.parametrize("gentle_s", [0.0, 60.0])
+def test_a_check_that_nobody_needs_any_more_ends_after_the_frame_that_it_runs(tmp_path: Path, gentle_s: float) -> None:
+    made, order = make_bundle(tmp_path), Order()
+    fast = load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True)
+    served = replace(fast, marks=order, loaded=Slow(fast.loaded))
+
+    def still_wanted() -> None:
+        if len(order.threads) == 2:
+            raise NotServing("the runtime ends")
+
+    with pytest.raises(NotServing):
+        check_golden(served, 0.0, gentle_s, still_wanted)
+    assert len(order.threads) == 2
+    assert not served.lock.locked()
+
+
+def test_a_check_of_what_is_replaced_or_of_a_process_that_ends_is_given_up(tmp_path: Path) -> None:
+    made, is_over, begun = make_bundle(tmp_path), threading.Event(), threading.Event()
+    models = Models(1, lambda _: Witness())
+    terms = Terms(lambda *_: None, 1.0, 1.0, SystemClock(), Brake(ThrottleLimits()))
+
+    def is_ending() -> bool:
+        ends = is_over.is_set()
+        begun.set()
+        return ends
+
+    requests = ControlRequests(models, is_over.set, Duels(terms), is_ending=is_ending)
+
+    def checked(meanwhile: Callable[[], object]) -> BaseException | None:
+        serving = models.activate("compass", made.path, made.digest, 1)
+        begun.clear()
+        with ThreadPoolExecutor(1) as pool:
+            with serving.model.lock:  # somebody's frame takes long
+                check = pool.submit(requests.handle, "check", {"model": "compass"}, b"")
+                assert begun.wait(60)
+                meanwhile()
+            return check.exception(60)
+
+    assert checked(lambda: None) is None
+    assert isinstance(checked(lambda: models.deactivate("compass")), RuntimeBusy)
+    assert isinstance(checked(is_over.set), NotServing)
 
 
 @pytest.mark.parametrize("gentle_s", [0.0, 60.0])

@@ -204,8 +204,8 @@ def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
 
 
 def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
-    room = Room(100, wait_s=0.0)
-    assert oip.shared_bytes(shared(60)) == 60
+    room = Room(100, wait_s=0.0, small_bytes=0)
+    assert oip.tensor_bytes(shared(60)) == 60
     with room.held(60):
         with pytest.raises(QueueFull):
             room.held(41).__enter__()
@@ -213,3 +213,14 @@ def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
             pass
     with room.held(100):
         pass
+
+
+def test_typed_values_are_weighed_as_they_are_converted_and_raw_ones_are_not() -> None:
+    rows = np.ones((2, 4, 4, 1), np.int32)
+    assert oip.tensor_bytes(request(rows, raw=False, datatype="INT8")) == 32
+    assert oip.tensor_bytes(request(rows, raw=False, datatype="INT32")) == 128
+    assert oip.tensor_bytes(request(rows.astype(np.float32), raw=False)) == 128
+    assert oip.tensor_bytes(request(rows.astype(np.float32))) == 0
+    assert oip.tensor_bytes(request(rows, datatype="FP64")) == 0
+    given = tensors.Given("image", "FP32", (2, 4, 4, 1), [0.0] * 32)
+    assert tensors.tensor_bytes([given, tensors.Given("raw", "FP32", (2,), bytes(8))]) == 128
