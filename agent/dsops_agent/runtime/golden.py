@@ -28,7 +28,7 @@ _DTYPES = {
 }
 
 
-def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float = math.inf) -> tuple[float, ...]:
+def check_golden(served: ServedModel, share: float = 1.0, gentle_s: float = math.inf) -> tuple[float, ...]:
     """Ask every golden input, run by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
@@ -36,7 +36,7 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
 
     Args:
         served: The model.
-        most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
+        share: Of the time, how much this may take from others: after each frame it rests (:func:`rest_s`).
         gentle_s: For how long others may have turns in between; then what is left is asked in one turn.
 
     Raises:
@@ -61,8 +61,7 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
         differences += find_differences(
             golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
         )
-        if most_rest_s and time.monotonic() < until_s:
-            time.sleep(min(time.perf_counter() - began_s, most_rest_s))
+        time.sleep(rest_s(time.perf_counter() - began_s, share, until_s - time.monotonic(), len(golden) - part.stop))
     if differences:
         raise GoldenMismatch(
             f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
@@ -71,6 +70,17 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
             of=len(golden),
         )
     return tuple(latency_us)
+
+
+def rest_s(took_s: float, share: float, left_s: float, rows_left: int) -> float:
+    """Return how long to leave a model to others after a frame of a check, in seconds. Pure.
+
+    So long that the frame took no more than its share of the time; but of the time that is left no more than what falls
+    to one of the rows that are left, and nothing after the last.
+    """
+    if rows_left <= 0:
+        return 0.0
+    return max(0.0, min(took_s * (1 / share - 1), left_s / rows_left))
 
 
 def try_batches(served: ServedModel) -> State:
