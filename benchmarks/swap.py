@@ -31,6 +31,8 @@ from dsops.bundle import Bundle, encode_bundle, sha256_hex
 from dsops_agent.supervisor import CHECK_S
 
 ROUNDS = 5
+EVERY_S = 0.1
+"""From one swap to the next, unless it takes longer."""
 WARM_UP = 200
 SETTLE_S = 2.5 * INTERVAL_S
 """Until who watched the last release has reported, and is gone."""
@@ -44,14 +46,14 @@ PEER = "MLServer"
 
 @dataclass(frozen=True)
 class Traffic:
-    """How often a model is asked, how many swaps there are, and from one to the next how long at least."""
+    """How often a model is asked, how many swaps there are, and how many requests a steady round has."""
 
     rate_hz: float
     swaps: int
-    every_s: float
+    steady: int
 
 
-SMALL, LARGE = Traffic(200.0, 100, 0.1), Traffic(50.0, 20, 2.0)
+SMALL, LARGE = Traffic(200.0, 100, 400), Traffic(50.0, 20, 300)
 MODELS = {"kws": SMALL, "resnet8": SMALL, "mobilenet-v2": LARGE}
 
 
@@ -131,10 +133,10 @@ def in_turns(held: Contender, traffic: Traffic) -> Found:
     a_round = traffic.swaps // ROUNDS
 
     def steady() -> Heard:
-        return held.caller.ask_while(lambda: None, round(traffic.rate_hz * traffic.every_s * a_round))
+        return held.caller.ask_while(lambda: None, traffic.steady)
 
     def swapping() -> Heard:
-        return held.caller.ask_while(lambda: _swap_often(held.swap, a_round, traffic.every_s, found.swap_s), 0)
+        return held.caller.ask_while(lambda: _swap_often(held.swap, a_round, found.swap_s), 0)
 
     for number in range(ROUNDS):
         if number % 2:
@@ -147,14 +149,14 @@ def in_turns(held: Contender, traffic: Traffic) -> Found:
     return found
 
 
-def _swap_often(swap: Callable[[], None], count: int, every_s: float, took_s: list[float]) -> None:
+def _swap_often(swap: Callable[[], None], count: int, took_s: list[float]) -> None:
     due_s = time.perf_counter()
     for _ in range(count):
         time.sleep(max(0.0, due_s - time.perf_counter()))
         began_s = time.perf_counter()
         swap()
         took_s.append(time.perf_counter() - began_s)
-        due_s = max(due_s + every_s, time.perf_counter())
+        due_s = max(due_s + EVERY_S, time.perf_counter())
 
 
 def ours(folder: Path, pair: Pair, made: ExitStack) -> Contender:
