@@ -122,6 +122,7 @@ def test_a_video_as_a_camera_and_the_newest_frame(short_path: Path, tmp_path: Pa
     assert len({line["id"] for line in lines(answers)}) == len(lines(answers))
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_ends_the_process_which_says_why(short_path: Path, tmp_path: Path) -> None:
     device = tmp_path / "video0"
     os.mkfifo(device)  # OpenCV opens it, and waits in the kernel for somebody to write

@@ -33,6 +33,7 @@ def programs(page: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_page_are_answered(short_path: Path, tmp_path: Path) -> None:
     own, other = programs(PAGE.read_text())
     with serving(short_path, make_bundle(tmp_path, model="digits")):
