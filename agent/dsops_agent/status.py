@@ -46,7 +46,7 @@ class SourceStatus(BaseModel):
 
 
 class OfferStatus(BaseModel):
-    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken.
+    """What became of the newest ``dsops-agent install``: bundles that it brings, by place, or why it is not taken.
 
     Until ``is_reached`` the installer has not acted on its directive: an end that a model shows is of another install.
     """

@@ -37,10 +37,7 @@ def _nothing() -> None:
 
 
 def check_golden(
-    served: ServedModel,
-    most_rest_s: float = 0.0,
-    gentle_s: float = math.inf,
-    still_wanted: Callable[[], None] = _nothing,
+    served: ServedModel, share: float = 1.0, gentle_s: float = math.inf, still_wanted: Callable[[], None] = _nothing
 ) -> tuple[float, ...]:
     """Ask every golden input, run by itself; return the time of each in the interpreter, in microseconds.
 
@@ -49,7 +46,7 @@ def check_golden(
 
     Args:
         served: The model.
-        most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
+        share: Of the time, how much this may take from others: after each frame it rests (:func:`rest_s`).
         gentle_s: For how long to do so; then the model is only given up after each turn, as requests do.
         still_wanted: Raises when nobody needs the answer any more; called before each frame, or turn.
 
@@ -76,8 +73,7 @@ def check_golden(
         differences += find_differences(
             golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
         )
-        if most_rest_s and time.monotonic() < until_s:
-            time.sleep(min(time.perf_counter() - began_s, most_rest_s))
+        time.sleep(rest_s(time.perf_counter() - began_s, share, until_s - time.monotonic(), len(golden) - part.stop))
     if differences:
         raise GoldenMismatch(
             f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
@@ -110,6 +106,17 @@ def time_golden(
         row = number % len(golden)
         latency_us += _ask(served, _inputs(served, golden, slice(row, row + 1)), still_wanted).latency_us
     return latency_us
+
+
+def rest_s(took_s: float, share: float, left_s: float, rows_left: int) -> float:
+    """Return how long to leave a model to others after a frame of a check, in seconds. Pure.
+
+    So long that the frame took no more than its share of the time; but of the time that is left no more than what falls
+    to one of the rows that are left, and nothing after the last.
+    """
+    if rows_left <= 0:
+        return 0.0
+    return max(0.0, min(took_s * (1 / share - 1), left_s / rows_left))
 
 
 def try_batches(served: ServedModel) -> State:
