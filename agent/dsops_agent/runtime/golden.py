@@ -89,8 +89,8 @@ def time_golden(
 ) -> list[float]:
     """Ask golden inputs again while fewer than ``frames`` were asked in all; return the time of each, in microseconds.
 
-    After as many seconds as ``most_s`` no more are asked, and none when ``still_wanted`` raises. For a model whose golden
-    inputs were answered right just now.
+    After as many seconds as ``most_s`` no more are asked, and none when ``still_wanted`` raises. For a model whose
+    golden inputs were answered right just now.
 
     Raises:
         InvalidModel: The interpreter fails.
