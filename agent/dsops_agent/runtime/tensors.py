@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import InvalidInput, NotFound, TooLarge
@@ -147,10 +148,10 @@ def _form_of(tensor: Given, form: InputForm, max_frames: int) -> Form:
 def _array(tensor: Given, memory: Memory) -> Array:
     if isinstance(tensor.values, Span):
         _check_length(tensor, tensor.values.size)  # before a byte is read
-        return _raw_array(tensor, memory.get(tensor.values.region).read(tensor.values).data)
+        return _of_bytes(tensor, memory.get(tensor.values.region).read(tensor.values))  # which is nobody else's
     if isinstance(tensor.values, bytes | memoryview):
         _check_length(tensor, len(tensor.values))
-        return _raw_array(tensor, tensor.values)
+        return _of_bytes(tensor, np.frombuffer(tensor.values, np.uint8))
     return _plain_array(tensor, tensor.values)
 
 
@@ -176,11 +177,12 @@ def _check_length(tensor: Given, found: int) -> None:
         )
 
 
-def _raw_array(tensor: Given, raw: Raw) -> Array:
+def _of_bytes(tensor: Given, found: NDArray[np.uint8]) -> Array:
+    """Return the values that bytes are; the memory stays the same, except for truth values."""
     dtype = DTYPES[tensor.datatype]
     if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
-        return np.frombuffer(raw, np.uint8).reshape(tensor.shape).astype(np.bool_)
-    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+        return found.reshape(tensor.shape).astype(np.bool_)
+    return found.view(dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
 
 
 def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
