@@ -28,6 +28,8 @@ LAST = 1
 """In the place of a reply's limit: nothing comes after it."""
 _HEADER = struct.Struct("<III")
 _TIMEVAL = struct.Struct("@ll")
+_AT_ONCE = 4096
+"""A message that is not longer is read at once, which asks the kernel only once; of others its beginning is."""
 _MAX_LIMIT_MS = 0xFFFFFFFF
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
@@ -88,10 +90,15 @@ class Framed:
 
     def __init__(self, connection: socket.socket, patience_s: float) -> None:
         self._connection = connection
+        self._came = b""
+        self._patience_s = 0.0
         self.be_patient(patience_s)
 
     def be_patient(self, patience_s: float) -> None:
         """Set how long to wait for the other end."""
+        if patience_s == self._patience_s:
+            return
+        self._patience_s = patience_s
         # The kernel's own limit: with Python's, every call would ask the kernel twice.
         limit = _TIMEVAL.pack(int(patience_s), int(patience_s % 1 * 1e6) or 1000)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -117,19 +124,25 @@ class Framed:
             InvalidInput: What came is too long for a message; nothing that follows can be read.
             OSError: The connection failed.
         """
-        header = self._connection.recv(_HEADER.size, socket.MSG_WAITALL)
-        if not header:
+        came, self._came = self._came or self._connection.recv(_AT_ONCE), b""
+        if not came:
             return None
-        if len(header) < _HEADER.size:
-            raise ConnectionError("the connection ended within a message")
-        length, code, limit_ms = _HEADER.unpack(header)
+        if len(came) < _HEADER.size:
+            came += self._rest(_HEADER.size - len(came))
+        length, code, limit_ms = _HEADER.unpack_from(came)
         if length > MAX_BODY_BYTES:
             raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {length}")
-        return code, limit_ms, self._body(length) if length else b""
+        ends = _HEADER.size + length
+        if len(came) < ends:
+            return code, limit_ms, came[_HEADER.size :] + self._rest(ends - len(came))
+        self._came = came[ends:]  # of the next message; empty when the caller waits for its answers
+        return code, limit_ms, came[_HEADER.size : ends]
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing more can be read: the other end sends nothing more, or has closed."""
+        if self._came:
+            return False
         try:
             return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -158,8 +171,8 @@ class Framed:
         """Close the connection; nobody may use it any more."""
         self._connection.close()
 
-    def _body(self, length: int) -> bytes:
-        """Return a body; what does not come in one piece is put together."""
+    def _rest(self, length: int) -> bytes:
+        """Return so many bytes; what does not come in one piece is put together."""
         parts: list[bytes] = []
         while length:
             try:

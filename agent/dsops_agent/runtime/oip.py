@@ -7,6 +7,7 @@ and raw when not.
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
@@ -117,9 +118,10 @@ def encode_answer(
         InvalidInput: It asks for an output that there is not, or that does not go where it shall.
         NotFound: An output shall go into shared memory that is not registered.
     """
-    response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.release), id=request.id)
-    response.parameters["digest"].string_param = served.digest
-    response.parameters["release"].int64_param = served.release
+    response = pb.ModelInferResponse()
+    response.CopyFrom(_signed(served.name, served.release, served.digest))  # less than half of what making it takes
+    if request.id:
+        response.id = request.id
     response.parameters[LATENCY].int64_param = round(sum(answer.latency_us))
     is_typed = any(tensor.HasField("contents") for tensor in request.inputs) and not request.raw_input_contents
     for output, span in asked_outputs(request, served):
@@ -168,6 +170,15 @@ def describe(served: ServedModel) -> pb.ModelMetadataResponse:
         response.properties.update(form.described.properties())
     for output in served.offered.values():
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[-1, *output.shape])
+    return response
+
+
+@lru_cache(maxsize=64)
+def _signed(name: str, release: int, digest: str) -> pb.ModelInferResponse:
+    """Return what every answer of a bundle says."""
+    response = pb.ModelInferResponse(model_name=name, model_version=str(release))
+    response.parameters["digest"].string_param = digest
+    response.parameters["release"].int64_param = release
     return response
 
 
