@@ -108,8 +108,13 @@ def measure(
 
 
 def _measure_input(given: Array | Strips) -> tuple[list[float], ...]:
-    part = given if isinstance(given, Strips) else strips(given)
-    seen, steps = (given, _steps(given)) if part is None else (part.values, _steps_in_strips(part.values))
+    if isinstance(given, Strips):
+        seen: Array = given.values
+        steps = _steps_in_strips(seen)
+    elif part := strips(given):
+        return _measure_input(part)
+    else:
+        seen, steps = given, _steps(given)
     means, stds, saturated = _statistics(seen.reshape(len(seen), -1))
     return means, stds, _mean_gradients(steps, len(seen)), saturated
 
