@@ -23,6 +23,8 @@ from dsops_agent.runtime.tensors import (
     Given,
     Memory,
     packed,
+    planned,
+    read_inputs,
     sent_inputs,
     values_of,
     wanted_outputs,
@@ -38,6 +40,8 @@ KEY = "key"
 """Parameter of a request: who or what asks."""
 LATENCY = "latency_us"
 """Parameter of an answer: microseconds in the interpreter, all frames together."""
+_ALIKE_BYTES = 2048
+"""A longer request is not kept to be compared with the next."""
 _InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 _OutputTensor: TypeAlias = pb.ModelInferRequest.InferRequestedOutputTensor
 _TYPED = {
@@ -57,10 +61,24 @@ def decode_inputs(
 ) -> dict[str, Sent]:
     """Return the inputs of a request by name, as they were sent.
 
+    Who uses shared memory asks in the same words again and again: what was found out about them is kept with the model.
+
     Raises:
         InvalidInput: See :func:`dsops_agent.runtime.tensors.sent_inputs`.
         NotFound: An input is in shared memory that is not registered.
     """
+    if request.raw_input_contents or request.id or request.ByteSize() > _ALIKE_BYTES:
+        return sent_inputs(_given_inputs(request, served), served, memory)
+    plans, asked = served.plans, request.SerializeToString()
+    plan = plans.get(asked)
+    if plan is None:
+        plan = planned(_given_inputs(request, served), served)
+        if all(isinstance(tensor.values, Span) for tensor, _ in plan.parts):  # others lie in the message itself
+            plans.keep(asked, plan)
+    return read_inputs(plan, memory)
+
+
+def _given_inputs(request: pb.ModelInferRequest, served: ServedModel) -> list[Given]:
     if len(request.inputs) != len(served.forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in request.inputs])
     raw = list(request.raw_input_contents)
@@ -79,7 +97,7 @@ def decode_inputs(
             given.append(_given(tensor, span, said))
     if outside != len(raw):
         raise _raw_count(request, len(raw))
-    return sent_inputs(given, served, memory)
+    return given
 
 
 def shared_bytes(request: pb.ModelInferRequest) -> int:

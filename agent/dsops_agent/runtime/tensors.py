@@ -84,6 +84,23 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
         TooLarge: They have too many bytes together.
         NotFound: An input is in shared memory that is not registered.
     """
+    return read_inputs(planned(given, served), memory)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs of a request that fit the model, before a byte of them is read: what each is, in the request's order."""
+
+    parts: tuple[tuple[Given, Form], ...]
+
+
+def planned(given: Sequence[Given], served: ServedModel) -> Plan:
+    """Check everything about the inputs of a request but their bytes.
+
+    Raises:
+        InvalidInput: See :func:`sent_inputs`.
+        TooLarge: They have too many bytes together.
+    """
     forms = served.forms
     if len(given) != len(forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in given])
@@ -94,7 +111,17 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
             raise wrong_names(served.manifest, [one.name for one in given])
         kinds[tensor.name] = _form_of(tensor, form, served.max_frames)
     _check_total(given)  # before a byte is read: shared memory costs whoever asks nothing
-    return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
+    return Plan(tuple((tensor, kinds[tensor.name]) for tensor in given))
+
+
+def read_inputs(plan: Plan, memory: Memory) -> dict[str, Sent]:
+    """Return the inputs of a request by name, as :func:`sent_inputs`.
+
+    Raises:
+        InvalidInput: An input has another length than its shape, or another number of values.
+        NotFound: An input is in shared memory that is not registered.
+    """
+    return {tensor.name: Sent(form, _array(tensor, memory)) for tensor, form in plan.parts}
 
 
 def shared_bytes(given: Sequence[Given]) -> int:
