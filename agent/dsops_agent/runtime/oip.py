@@ -67,15 +67,22 @@ def decode_inputs(
         InvalidInput: See :func:`dsops_agent.runtime.tensors.sent_inputs`.
         NotFound: An input is in shared memory that is not registered.
     """
-    if request.raw_input_contents or request.id or request.ByteSize() > _ALIKE_BYTES:
+    if not _is_wordy(request):
         return sent_inputs(_given_inputs(request, served), served, memory)
     plans, asked = served.plans, request.SerializeToString()
     plan = plans.get(asked)
     if plan is None:
         plan = planned(_given_inputs(request, served), served)
-        if all(isinstance(tensor.values, Span) for tensor, _ in plan.parts):  # others lie in the message itself
+        if len(asked) <= _ALIKE_BYTES:
             plans.keep(asked, plan)
     return read_inputs(plan, memory)
+
+
+def _is_wordy(request: pb.ModelInferRequest) -> bool:
+    """Return whether a request may come again word for word: it has no id, and every value is in shared memory."""
+    if request.raw_input_contents or request.id:
+        return False
+    return all(REGION in tensor.parameters and not tensor.HasField("contents") for tensor in request.inputs)
 
 
 def _given_inputs(request: pb.ModelInferRequest, served: ServedModel) -> list[Given]:
