@@ -30,6 +30,8 @@ LAST = 1
 """In the place of a reply's limit: nothing comes after it."""
 _HEADER = struct.Struct("<III")
 _TIMEVAL = struct.Struct("@ll")
+_AT_ONCE = 4096
+"""A message that is not longer is read at once, which asks the kernel only once; of others its beginning is."""
 _MAX_LIMIT_MS = 0xFFFFFFFF
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
@@ -105,10 +107,15 @@ class Framed:
 
     def __init__(self, connection: socket.socket, patience_s: float) -> None:
         self._connection = connection
+        self._came = b""
+        self._patience_s = 0.0
         self.be_patient(patience_s)
 
     def be_patient(self, patience_s: float) -> None:
         """Set how long to wait for the other end."""
+        if patience_s == self._patience_s:
+            return
+        self._patience_s = patience_s
         # The kernel's own limit: with Python's, every call would ask the kernel twice.
         limit = _TIMEVAL.pack(int(patience_s), int(patience_s % 1 * 1e6) or 1000)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -146,14 +153,15 @@ class Framed:
             InvalidInput: What came is too long for a message; nothing that follows can be read.
             OSError: The connection failed.
         """
-        header = self._connection.recv(_HEADER.size, socket.MSG_WAITALL)
-        if not header:
+        came = self._came or self._connection.recv(_AT_ONCE)
+        if not came:
             return None
-        if len(header) < _HEADER.size:
-            raise ConnectionError("the connection ended within a message")
-        head = Head(*_HEADER.unpack(header))
+        if len(came) < _HEADER.size:
+            came += b"".join(self._parts(_HEADER.size - len(came), float("inf")))
+        head = Head(*_HEADER.unpack_from(came))
         if head.length > MAX_BODY_BYTES:
             raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {head.length}")
+        self._came = came[_HEADER.size :]
         return head
 
     def body(self, head: Head, within_s: float = float("inf")) -> bytes:
@@ -167,8 +175,20 @@ class Framed:
             TimedOut: It took longer.
             ConnectionError: The connection ended, or rested for too long.
         """
+        came = self._came
+        if len(came) > head.length:  # the rest is of the next message
+            self._came = came[head.length :]
+            return came[: head.length]
+        self._came = b""
+        if len(came) == head.length:
+            return came
+        parts = self._parts(head.length - len(came), within_s)
+        return b"".join((came, *parts)) if came or len(parts) > 1 else parts[0]
+
+    def _parts(self, left: int, within_s: float) -> list[bytes]:
+        """Return so many bytes, in the pieces in which they came."""
         parts: list[bytes] = []
-        left, ends_s = head.length, time.monotonic() + within_s
+        length, ends_s = left, time.monotonic() + within_s
         while left:
             try:
                 part = self._connection.recv(left, socket.MSG_WAITALL)
@@ -179,16 +199,18 @@ class Framed:
             if left and time.monotonic() >= ends_s:
                 raise TimedOut(
                     "the request did not arrive in time",
-                    why=f"{head.length - left} of {head.length} bytes came within {within_s:g} s",
+                    why=f"{length - left} of {length} bytes came within {within_s:g} s",
                     hint="send a request at once when it has begun",
                 )
             if not part:
                 raise ConnectionError("the connection ended within a message")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing more can be read: the other end sends nothing more, or has closed."""
+        if self._came:
+            return False
         try:
             return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

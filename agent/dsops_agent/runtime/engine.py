@@ -35,7 +35,7 @@ from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
-from dsops_agent.runtime.sent import Sent, SentInputs
+from dsops_agent.runtime.sent import Sent, SentInputs, Words
 
 _NAMED = 5
 """Of a long list so many are named in a message."""
@@ -168,6 +168,11 @@ class ServedModel:
     def batches(self) -> Batches:
         """Runs of several frames at once."""
         return Batches(self.loaded)
+
+    @cached_property
+    def plans(self) -> Words[Any]:
+        """What a transport found out about requests whose inputs are in shared memory."""
+        return Words()
 
     def prepared(self, sent: SentInputs) -> dict[str, Array]:
         """Return what was sent as :meth:`infer` takes it."""

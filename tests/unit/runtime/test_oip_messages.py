@@ -1,5 +1,6 @@
 """Open Inference Protocol messages to arrays and back."""
 
+import secrets
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from runtime_bundles import CLASSES, SHAPE, frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.errors import InvalidInput, QueueFull, TooLarge
+from dsops.errors import InvalidInput, NotFound, QueueFull, TooLarge
 from dsops_agent.runtime import oip, tensors
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.sent import MOST_WORDS, Words
+from dsops_agent.runtime.shared_memory import Regions
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +204,36 @@ def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
     monkeypatch.setattr(tensors, "MAX_INPUT_BYTES", 127)
     with pytest.raises(TooLarge, match="in shared memory too"):
         oip.decode_inputs(shared(128), served)
+
+
+def test_the_same_words_for_shared_memory_are_planned_once_and_read_each_time(served: ServedModel) -> None:
+    key = f"dsops-test-{secrets.token_hex(8)}"
+    rows, others = frames(2), frames(2) * np.float32(0.5)
+    known, asked = Regions(lambda _: True), shared(rows.nbytes)
+    path = Path("/dev/shm", key)
+    path.write_bytes(rows.tobytes())
+    try:
+        known.register("nobody's", key, 0, rows.nbytes)
+        assert (oip.decode_inputs(asked, served, known)["image"].values == rows).all()
+        plan = served.plans.get(asked.SerializeToString())
+        assert plan is not None
+        path.write_bytes(others.tobytes())
+        assert (oip.decode_inputs(asked, served, known)["image"].values == others).all()
+        assert served.plans.get(asked.SerializeToString()) is plan
+        known.unregister("nobody's")
+        with pytest.raises(NotFound, match="nobody's"):
+            oip.decode_inputs(asked, served, known)
+    finally:
+        path.unlink()
+
+
+def test_of_words_only_some_are_kept() -> None:
+    words: Words[int] = Words()
+    for number in range(3 * MOST_WORDS):
+        words.keep(str(number).encode(), number)
+        assert words.get(str(number).encode()) == number
+    kept = [number for number in range(3 * MOST_WORDS) if words.get(str(number).encode()) is not None]
+    assert len(kept) <= MOST_WORDS
 
 
 def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
