@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 from arro3.core import Array, DataType, Table, list_array
 from google.protobuf.message import DecodeError
@@ -25,6 +25,7 @@ from dsops.api.v1.telemetry_pb2 import (
 )
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
+from dsops_controller.dataops.minutes import roll_up
 
 _DAY_MS = 86_400_000
 LATE_MS = 60 * _DAY_MS
@@ -39,6 +40,12 @@ class LakeTable(StrEnum):
     EVENTS = "events"
     SAMPLES = "samples"
     COMPARISONS = "comparisons"
+    MINUTES = "minutes"
+    """Telemetry added up over devices; made from records, not of records. See :mod:`.minutes`."""
+
+
+RECORDS = tuple(table for table in LakeTable if table is not LakeTable.MINUTES)
+"""The tables whose rows are records, each with its identity."""
 
 
 class Column(StrEnum):
@@ -109,6 +116,7 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **dict.fromkeys(("score", "inclusion"), Column.FLOAT),
         **dict.fromkeys(("input_datatype", "output_datatype"), Column.TEXT),
         **dict.fromkeys(("input_shape", "output_shape"), Column.INTS),
+        "input_bytes": Column.INT,
         **dict.fromkeys(("input", "output"), Column.BYTES),
     },
     LakeTable.COMPARISONS: {
@@ -122,6 +130,13 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **_histogram_columns("confidence"),
         **_histogram_columns("challenger_confidence"),
     },
+    LakeTable.MINUTES: {
+        **{name: column for name, column in _IDENTITY.items() if name in {"time", "received", "day"}},
+        **_MODEL,
+        **dict.fromkeys(("intervals", "count", "errors", "unobserved"), Column.INT),
+        **_histogram_columns("latency"),
+        **_histogram_columns("confidence"),
+    },
 }
 PARTITIONS: dict[LakeTable, list[str]] = {
     LakeTable.TELEMETRY: ["day"],
@@ -129,6 +144,7 @@ PARTITIONS: dict[LakeTable, list[str]] = {
     LakeTable.EVENTS: ["day"],
     LakeTable.SAMPLES: ["model", "day"],
     LakeTable.COMPARISONS: ["day"],
+    LakeTable.MINUTES: ["day"],
 }
 
 
@@ -174,13 +190,23 @@ def partition_day(time_us: int, received_ms: int) -> int:
     return (time_ms if is_plausible else received_ms) // _DAY_MS
 
 
-def split(pending: Iterable[Pending]) -> dict[LakeTable, list[tuple[int, dict[str, object]]]]:
-    """Return the rows of each table, each with the id of its inbox row."""
-    rows: dict[LakeTable, list[tuple[int, dict[str, object]]]] = {table: [] for table in LakeTable}
+Split: TypeAlias = "dict[LakeTable, list[tuple[int, dict[str, object]]]]"
+
+
+def split(pending: Iterable[Pending]) -> Split:
+    """Return the rows of each table of records, each with the id of its inbox row."""
+    rows: Split = {table: [] for table in RECORDS}
     for item in pending:
         for table, values in item.rows():
             rows[table].append((item.id, values))
     return rows
+
+
+def rows_above(table: LakeTable, pending: Split, watermark: int) -> list[dict[str, object]]:
+    """Return the rows of one table that came from inbox rows with an id above ``watermark``."""
+    source = LakeTable.TELEMETRY if table is LakeTable.MINUTES else table
+    rows = [values for row_id, values in pending[source] if row_id > watermark]
+    return roll_up(rows) if table is LakeTable.MINUTES else rows
 
 
 def arrow(table: LakeTable, rows: Sequence[dict[str, object]]) -> Table:
@@ -272,6 +298,7 @@ def _sample(sample: SampleRecord) -> dict[str, object]:
         "inclusion": _finite(sample.inclusion),
         **_tensor("input", sample.input),
         **_tensor("output", sample.output),
+        "input_bytes": len(sample.input.data),
     }
 
 

@@ -16,6 +16,7 @@ from dsops.errors import StateDamaged
 from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, LakeTable, partition_day
 from dsops_controller.dataops.store import Counts, LakeStore
 from dsops_controller.dataops.testing import (
@@ -27,6 +28,7 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
@@ -38,7 +40,10 @@ STEPS = [*(f"appended {table}" for table in LakeTable), "synced", "noted", "dele
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from dsops.clock import ManualClock
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 def watch(step: str) -> None:
@@ -47,7 +52,11 @@ def watch(step: str) -> None:
 
 folder = Path(sys.argv[1])
 lake = Lake(Database(f"sqlite:///{folder}/state.db"), folder / "lake", watch)
-getattr(lake, sys.argv[3])()
+if sys.argv[3] == "flush":
+    lake.flush()
+else:
+    upkeep = Upkeep(lake, Pins(lake, ManualClock()), ManualClock(), watch=watch)
+    getattr(upkeep, sys.argv[3])()
 """
 
 
@@ -127,11 +136,11 @@ def test_a_compaction_may_die(
     for first in (1, 11):
         fill(inbox, first)
         lake.flush()
-    die(tmp_path, step, "optimize")
+    die(tmp_path, step, "compact")
     damage(tmp_path / "lake")
     lake.open()
     assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
-    lake.optimize()
+    Upkeep(lake, Pins(lake, ManualClock()), ManualClock()).compact()
     assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
     assert len(lake.view(LakeTable.TELEMETRY).files) == 1
 
