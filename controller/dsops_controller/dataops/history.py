@@ -16,9 +16,9 @@ from sqlalchemy import select
 
 from dsops.errors import InvalidInput
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.rows import LakeTable
 from dsops_controller.dataops.samples import SampleFilter, SampleRow, sample_row
 from dsops_controller.dataops.scope import EPOCH, Scope
 from dsops_controller.dataops.views import Views, Want

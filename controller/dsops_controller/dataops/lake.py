@@ -24,9 +24,10 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops_controller.dataops.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, ZSTD, open_or_create
 from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
-from dsops_controller.dataops.rows import PARTITIONS, LakeTable, Pending, Split, arrow, rows_above, split
+from dsops_controller.dataops.rows import Pending, Split, arrow, rows_above, split
 from dsops_controller.dataops.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox, inbox_name

@@ -14,9 +14,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dsops.clock import Clock
 from dsops.errors import NotFound
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.commits import NO_HOOKS, OURS, ZSTD
 from dsops_controller.dataops.lake import PINS, PINS_SCHEMA, Lake, translated
-from dsops_controller.dataops.rows import LakeTable
 from dsops_controller.dataops.scope import EPOCH
 
 

@@ -14,12 +14,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from dsops.clock import Clock
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.commits import NO_HOOKS, OURS, ZSTD
 from dsops_controller.dataops.lake import Lake, translated
 from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.places import Watch, unwatched
 from dsops_controller.dataops.retention import Drop, FileStat, RetentionRules, plan
-from dsops_controller.dataops.rows import LakeTable
 
 VACUUM_HOURS = 24
 TARGET_BYTES = 128 << 20

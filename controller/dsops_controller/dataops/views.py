@@ -18,8 +18,9 @@ from sqlalchemy import func, select
 
 from dsops.errors import StateDamaged
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.columns import COLUMNS, Column, LakeTable
 from dsops_controller.dataops.lake import Lake, read_pending, translated
-from dsops_controller.dataops.rows import COLUMNS, Column, LakeTable, Split, arrow, rows_above, split
+from dsops_controller.dataops.rows import Split, arrow, rows_above, split
 from dsops_controller.dataops.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox

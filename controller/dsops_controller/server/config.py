@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.places import Place, place_of
 from dsops_controller.dataops.retention import (
     EVENT_DAYS,
@@ -19,7 +20,6 @@ from dsops_controller.dataops.retention import (
     TELEMETRY_DAYS,
     RetentionRules,
 )
-from dsops_controller.dataops.rows import LakeTable
 from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
