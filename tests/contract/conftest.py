@@ -1,4 +1,5 @@
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -7,7 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text
+
+from dsops.clock import SystemClock
+from dsops_controller.dataops.places import Folder, Place, place_of
 
 PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -36,9 +41,24 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def new_place(request: pytest.FixtureRequest) -> Callable[[Path], Place]:
+    """Where lakes are: in an object store when the parameter of ``new_url`` is "s3", else in a folder."""
+    if request.node.callspec.params["new_url"] != "s3":
+        return lambda folder: Folder(folder / "lake")
+    server: S3 = request.getfixturevalue("s3")
+    return lambda folder: place_of(server.bucket(f"lake-{secrets.token_hex(4)}"), folder, server.options, SystemClock())
+
+
 @pytest.fixture(scope="module")
 def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
-    if request.param == "sqlite":
+    if request.param in {"sqlite", "s3"}:
         yield lambda folder: f"sqlite:///{folder}/state.db"
         return
     if not PG_BINARIES:

@@ -38,6 +38,7 @@ class Lease:
         self._holder = holder
         self._clock = clock
         self._number = 0
+        self._renew_s = 0.0
 
     def take(self) -> None:
         """Take the lease when nobody holds it.
@@ -54,12 +55,14 @@ class Lease:
         self._write(table, self._now_ms() + LEASE_MS)
 
     def renew(self) -> None:
-        """Hold it for another while.
+        """Hold it for another while; does nothing before a third of the last one is over.
 
         Raises:
             Conflict: It was not renewed in time and another controller has taken it.
             DeltaError: The store cannot be read or written.
         """
+        if self._clock.monotonic_s() < self._renew_s:
+            return
         table = self._open()
         if table.transaction_version(_APP) != self._number:
             raise _taken(_read(table)[0])
@@ -77,6 +80,7 @@ class Lease:
     def _write(self, table: DeltaTable, until_ms: int) -> None:
         step = CommitProperties(app_transactions=[Transaction(_APP, self._number + 1)])
         row = _row(self._holder if until_ms else "", until_ms)
+        self._renew_s = self._clock.monotonic_s() + LEASE_MS / 3000
         try:
             write_rows(table, row, mode="overwrite", commit_properties=step, post_commithook_properties=_HOOKS)
         except CommitFailedError as error:

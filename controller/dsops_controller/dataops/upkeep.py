@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -87,11 +88,7 @@ class Upkeep:
             NoSpace: The disk is full.
             StateDamaged: A table cannot be read or written.
         """
-        dropped, compacted, vacuumed = self.retain(), self.compact(), self.vacuum()
-        return [
-            Tended(table, first.files_before, last.files_after, first.dropped_rows, last.removed_files)
-            for table, first, _, last in zip(LakeTable, dropped, compacted, vacuumed, strict=True)
-        ]
+        return self._each(self._drop, self._join, self._sweep)
 
     def retain(self) -> list[Tended]:
         """Drop the partitions that are past their time or their model's bytes; raises as :meth:`tend`."""
@@ -108,28 +105,28 @@ class Upkeep:
             hours: Readers that are slower than this may find files gone.
             orphans: Remove files, too, that no version ever named (a writer died); lists everything that there is.
         """
-        return self._each(lambda table, _renew: self._sweep(table, hours, orphans=orphans))
+        return self._each(lambda work: self._sweep(work, hours, orphans=orphans))
 
-    def _each(self, do: Callable[[LakeTable, Callable[[], None]], Tended]) -> list[Tended]:
-        done = []
+    def _each(self, *steps: Callable[["_Work"], None]) -> list[Tended]:
+        """Take each step for every table, make it durable, then take the next."""
         with translated(), self._lake.tending() as renew:
-            for table in LakeTable:
-                renew()
-                done.append(do(table, renew))
-            self._lake.settle()
-        return done
+            works = [_Work(table, renew, len(self._lake.table(table).file_uris())) for table in LakeTable]
+            for step in steps:
+                for work in works:
+                    renew()
+                    step(work)
+                self._lake.settle()
+            return [work.done(len(self._lake.table(work.table).file_uris())) for work in works]
 
-    def _drop(self, table: LakeTable, renew: Callable[[], None]) -> Tended:
-        before = stats(self._lake.table(table))
-        drops = plan(table, before, self._clock.now().date(), self._rules)
+    def _drop(self, work: "_Work") -> None:
+        table = work.table
+        drops = plan(table, stats(self._lake.table(table)), self._clock.now().date(), self._rules)
         for drop in drops:
-            detail = f"{drop.rows} rows, {drop.bytes} bytes: {drop.why}"
-            self._record("store.drop", f"{table}/{drop.name}", detail)
+            self._record("store.drop", f"{table}/{drop.name}", f"{drop.rows} rows, {drop.bytes} bytes: {drop.why}")
         if drops:
-            self._delete(table, drops, renew)
+            self._delete(table, drops, work.renew)
             self._watch(f"dropped {table}")
-        after = len(self._lake.table(table).file_uris())
-        return Tended(table, len(before), after, dropped_rows=sum(drop.rows for drop in drops))
+            work.dropped_rows += sum(drop.rows for drop in drops)
 
     def _delete(self, table: LakeTable, drops: Iterable[Drop], renew: Callable[[], None]) -> None:
         predicate = " or ".join(drop.predicate() for drop in drops)
@@ -143,10 +140,10 @@ class Upkeep:
             else:
                 return
 
-    def _join(self, table: LakeTable, renew: Callable[[], None]) -> Tended:
-        before = stats(self._lake.table(table))
-        for day in crowded_days(before):
-            renew()
+    def _join(self, work: "_Work") -> None:
+        table = work.table
+        for day in crowded_days(stats(self._lake.table(table))):
+            work.renew()
             self._lake.table(table).optimize.compact(
                 partition_filters=[("day", "=", f"{day}")],
                 target_size=TARGET_BYTES,
@@ -155,29 +152,35 @@ class Upkeep:
                 writer_properties=ZSTD,
             )
             self._watch(f"compacted {table}")
-        delta = self._lake.table(table)
-        delta.create_checkpoint()
+        self._lake.table(table).create_checkpoint()
         self._watch(f"checkpointed {table}")
-        return Tended(table, len(before), len(delta.file_uris()))
 
-    def _sweep(self, table: LakeTable, hours: int, *, orphans: bool) -> Tended:
+    def _sweep(self, work: "_Work", hours: int = VACUUM_HOURS, *, orphans: bool = False) -> None:
         self._lake.settle()  # what is removed from here on is not needed by anything that is durable
-        delta = self._lake.table(table)
-        pinned = self._pins.versions(table)
-        removed = delta.vacuum(
-            retention_hours=hours,
-            dry_run=False,
-            enforce_retention_duration=False,
-            commit_properties=OURS,
-            post_commithook_properties=NO_HOOKS,
-            full=orphans,
-            keep_versions=pinned or None,
+        table = work.table
+        delta, pinned = self._lake.table(table), self._pins.versions(table)
+        sweep = partial(
+            delta.vacuum, hours, enforce_retention_duration=False, full=orphans, keep_versions=pinned or None
         )
+        removed = set(sweep(dry_run=True))
+        if removed:
+            sweep(dry_run=False, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
+            self._watch(f"vacuumed {table}")
         if not pinned:  # the log below a pinned version is needed to read it
             delta.cleanup_metadata()
-        self._watch(f"vacuumed {table}")
-        files = len(delta.file_uris())
-        return Tended(table, files, files, removed_files=len(set(removed)))
+        work.removed_files += len(removed)
+
+
+@dataclass(slots=True)
+class _Work:
+    table: LakeTable
+    renew: Callable[[], None]
+    files: int
+    dropped_rows: int = 0
+    removed_files: int = 0
+
+    def done(self, files: int) -> Tended:
+        return Tended(self.table, self.files, files, self.dropped_rows, self.removed_files)
 
 
 def stats(delta: DeltaTable) -> list[FileStat]:
