@@ -1,5 +1,4 @@
 import os
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -8,11 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from lake_site import Site
 from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text
 
-from dsops.clock import SystemClock
-from dsops_controller.dataops.places import Folder, Place, place_of
+from dsops_controller.dataops.places import Folder, Place
 
 PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -48,12 +47,19 @@ def s3() -> Iterator[S3]:
 
 
 @pytest.fixture
-def new_place(request: pytest.FixtureRequest) -> Callable[[Path], Place]:
-    """Where lakes are: in an object store when the parameter of ``new_url`` is "s3", else in a folder."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a lake is: in an object store when the parameter of ``new_url`` is "s3", else in a folder."""
     if request.node.callspec.params["new_url"] != "s3":
-        return lambda folder: Folder(folder / "lake")
+        return Folder(tmp_path / "lake")
     server: S3 = request.getfixturevalue("s3")
-    return lambda folder: place_of(server.bucket(f"lake-{secrets.token_hex(4)}"), folder, server.options, SystemClock())
+    return server.place()
+
+
+@pytest.fixture
+def site(new_url: Callable[[Path], str], place: Place, tmp_path: Path) -> Iterator[Site]:
+    made = Site(new_url(tmp_path), place)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

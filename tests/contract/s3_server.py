@@ -1,6 +1,7 @@
 """An S3 server in a process of its own, over HTTP on loopback: moto's."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -9,8 +10,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
+
+from dsops.clock import Clock, SystemClock
+from dsops_controller.dataops.places import Place, place_of
 
 KEYS = {"aws_access_key_id": "lake", "aws_secret_access_key": "secret", "aws_region": "us-east-1"}
 DEADLINE_S = 60.0
@@ -34,10 +39,15 @@ class S3:
         """Return what `[store] options` says for this server."""
         return {"aws_endpoint_url": self.url, "aws_allow_http": "true", **KEYS}
 
-    def bucket(self, name: str) -> str:
-        """Make a bucket and return a URL in it."""
+    def place(self) -> Place:
+        """Make a bucket and return a place in it."""
+        name = f"lake-{secrets.token_hex(4)}"
         self.client.create_bucket(Bucket=name)
-        return f"s3://{name}/fleet/lake"
+        return self.again(f"s3://{name}/fleet/lake", SystemClock())
+
+    def again(self, url: str, clock: Clock) -> Place:
+        """Return the place as another controller has it."""
+        return place_of(url, Path(), self.options, clock)
 
 
 @contextmanager

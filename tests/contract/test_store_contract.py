@@ -2,24 +2,19 @@
 
 import io
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import numpy as np
 import pytest
+from lake_site import EVERYWHERE, STAGES, START, Site, put, us
 
-from dsops.api.v1.samples_pb2 import SampleBatch
-from dsops.api.v1.telemetry_pb2 import Loss, TelemetryBatch
+from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.history import History, LakeHistory
 from dsops_controller.dataops.inbox import Inbox, store
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.places import Place
 from dsops_controller.dataops.samples import SampleFilter
-from dsops_controller.dataops.store import Counts, LakeStore, Store
+from dsops_controller.dataops.store import Counts
 from dsops_controller.dataops.testing import (
     DIGEST,
     RIVAL,
@@ -35,60 +30,10 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
-from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
-from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
 LOST = [Loss(kind="host", reason="full", count=2)]
-START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def us(seconds: float = 0.0) -> int:
-    return round((START.timestamp() + seconds) * 1_000_000)
-
-
-class Site:
-    """One state database with its inbox and lake."""
-
-    def __init__(self, url: str, place: Place) -> None:
-        self.db = Database(url)
-        with self.db.write() as connection:
-            metadata.create_all(connection)
-        self.lake = Lake(self.db, place)
-        self.lake.open()
-        self.inbox = Inbox(self.db, ManualClock(START))
-        self.inbox.start()
-        self.store: Store = LakeStore(self.db, self.lake)
-        self.history: History = LakeHistory(self.db, self.lake)
-
-    def close(self) -> None:
-        self.inbox.stop()
-        self.db.close()
-
-
-@pytest.fixture
-def site(new_url: Callable[[Path], str], new_place: Callable[[Path], Place], tmp_path: Path) -> Iterator[Site]:
-    made = Site(new_url(tmp_path), new_place(tmp_path))
-    yield made
-    made.close()
-
-
-PLACES = [
-    "sqlite",
-    pytest.param("postgresql", marks=pytest.mark.integration),
-    pytest.param("s3", marks=[pytest.mark.integration, pytest.mark.slow]),
-]
-EVERYWHERE = pytest.mark.parametrize("new_url", PLACES, indirect=True, scope="module")
-STAGES = pytest.mark.parametrize("stage", ["inbox", "lake", "both"])
-
-
-def put(site: Site, stage: str, *messages: tuple[str, TelemetryBatch | SampleBatch]) -> None:
-    """Put messages so that they are read from the inbox, from the lake, or the first of them from the lake."""
-    for number, (device, message) in enumerate(messages):
-        site.inbox.put(device, received(message))
-        if stage == "lake" or (stage == "both" and number == 0):
-            site.lake.flush()
 
 
 @EVERYWHERE

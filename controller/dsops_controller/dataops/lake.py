@@ -34,7 +34,12 @@ from dsops_controller.db.tables import inbox, inbox_name
 
 CHUNK_BYTES = 8 << 20
 _PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake from this inbox
-LOG_RETENTION = "interval 7 days"
+VACUUM_HOURS = 24
+"""So long a file stays after it left its table."""
+_CONFIGURATION: dict[str, str | None] = {
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": f"interval {VACUUM_HOURS} hours",
+}
 PINS = "pins"
 PINS_SCHEMA = {
     "lake_table": DataType.string(),
@@ -83,7 +88,6 @@ class Lake:
         self._place: Place = Folder(where) if isinstance(where, Path) else where
         self._watch = watch
         self._writing = threading.Lock()
-        self._tending = threading.Lock()
         self._app = ""
 
     @property
@@ -159,10 +163,10 @@ class Lake:
             Conflict: Another controller has it.
         """
         if self._place.options is not None:
-            with self._tending, self._place.tending() as renew:  # appends go on meanwhile
+            with self._place.tending() as renew:  # appends go on meanwhile
                 yield renew
             return
-        with self._tending, self.appending():
+        with self.appending():
             yield keep
 
     def settle(self) -> None:
@@ -177,7 +181,7 @@ class Lake:
             self._place.options,
             schema,
             partition_by=PARTITIONS[table],
-            configuration={"delta.logRetentionDuration": LOG_RETENTION},
+            configuration=_CONFIGURATION,
         )
         present = {field.name for field in delta.schema().fields}
         lacking = [Field.from_arrow(schema.field(name)) for name in schema.names if name not in present]

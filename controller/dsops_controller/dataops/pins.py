@@ -2,7 +2,7 @@
 
 The pins are a Delta table of the lake itself, so every controller that tends the lake sees them, whatever database it
 has. Pin first and use the version then: the files of a version that is the newest now are kept for another
-:data:`~.upkeep.VACUUM_HOURS` in any case.
+:data:`~.lake.VACUUM_HOURS` in any case.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -124,9 +125,10 @@ class Bucket:
     """
 
     def __init__(self, url: str, options: Mapping[str, str], clock: Clock) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._options = {**_DEFAULTS[_scheme(url)], **options}
         self._lease = Lease(self.uri(LEASE), self._options, secrets.token_hex(8), clock)
+        self._tending = threading.Lock()  # the lease is this controller's, whatever thread
 
     @property
     def options(self) -> dict[str, str]:
@@ -135,7 +137,7 @@ class Bucket:
 
     def uri(self, table: str) -> str:
         """Return the URL of a table."""
-        return f"{self._url}/{table}"
+        return f"{self.url}/{table}"
 
     def appending(self) -> AbstractContextManager[None]:
         """Need nothing: commits that cannot both stand are refused by the store."""
@@ -144,11 +146,12 @@ class Bucket:
     @contextmanager
     def tending(self) -> Iterator[Callable[[], None]]:
         """Hold the lease: the Delta library does not refuse two compactions of the same files."""
-        self._lease.take()
-        try:
-            yield self._lease.renew
-        finally:
-            self._lease.give_back()
+        with self._tending:
+            self._lease.take()
+            try:
+                yield self._lease.renew
+            finally:
+                self._lease.give_back()
 
     def recover(self, tables: Iterable[str]) -> None:
         """Need nothing: what was written is whole."""

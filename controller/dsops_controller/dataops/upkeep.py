@@ -17,12 +17,11 @@ from deltalake.exceptions import CommitFailedError
 from dsops.clock import Clock
 from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.commits import NO_HOOKS, OURS, ZSTD
-from dsops_controller.dataops.lake import Lake, translated
+from dsops_controller.dataops.lake import VACUUM_HOURS, Lake, translated
 from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.places import Watch, unwatched
 from dsops_controller.dataops.retention import Drop, FileStat, RetentionRules, plan
 
-VACUUM_HOURS = 24
 TARGET_BYTES = 128 << 20
 _TRIES = 5
 
@@ -98,14 +97,13 @@ class Upkeep:
         """Join the small files of each partition and write a checkpoint; raises as :meth:`tend`."""
         return self._each(self._join)
 
-    def vacuum(self, hours: int = VACUUM_HOURS, *, orphans: bool = False) -> list[Tended]:
+    def vacuum(self, hours: int = VACUUM_HOURS) -> list[Tended]:
         """Remove files that no version of the last ``hours`` needs and no pinned one; raises as :meth:`tend`.
 
-        Args:
-            hours: Readers that are slower than this may find files gone.
-            orphans: Remove files, too, that no version ever named (a writer died); lists everything that there is.
+        Files that no version ever named, which writers left that died, go too when they are as old. Readers and writers
+        that take longer than ``hours`` may find files gone.
         """
-        return self._each(lambda work: self._sweep(work, hours, orphans=orphans))
+        return self._each(lambda work: self._sweep(work, hours))
 
     def _each(self, *steps: Callable[["_Work"], None]) -> list[Tended]:
         """Take each step for every table, make it durable, then take the next."""
@@ -155,13 +153,11 @@ class Upkeep:
         self._lake.table(table).create_checkpoint()
         self._watch(f"checkpointed {table}")
 
-    def _sweep(self, work: "_Work", hours: int = VACUUM_HOURS, *, orphans: bool = False) -> None:
+    def _sweep(self, work: "_Work", hours: int = VACUUM_HOURS) -> None:
         self._lake.settle()  # what is removed from here on is not needed by anything that is durable
         table = work.table
         delta, pinned = self._lake.table(table), self._pins.versions(table)
-        sweep = partial(
-            delta.vacuum, hours, enforce_retention_duration=False, full=orphans, keep_versions=pinned or None
-        )
+        sweep = partial(delta.vacuum, hours, enforce_retention_duration=False, full=True, keep_versions=pinned or None)
         removed = set(sweep(dry_run=True))
         if removed:
             sweep(dry_run=False, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
