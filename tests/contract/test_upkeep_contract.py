@@ -12,6 +12,7 @@ from s3_server import S3
 from dsops.clock import ManualClock, SystemClock
 from dsops.errors import Conflict, NotFound
 from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.inspection import Inspector, Level, worst
 from dsops_controller.dataops.lease import LEASE_MS, SLACK_MS
 from dsops_controller.dataops.places import Bucket, Place
 from dsops_controller.dataops.retention import RetentionRules
@@ -204,3 +205,20 @@ def test_a_lake_in_a_bucket_takes_and_answers(s3: S3, tmp_path: Path) -> None:
         assert [row.p50_us for row in one.store.telemetry()] == pytest.approx([100.0] * 2, rel=0.03)
         one.close()
     assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.integration
+def test_a_check_finds_an_object_that_is_gone_or_cut(s3: S3, tmp_path: Path) -> None:
+    one = Site(f"sqlite:///{tmp_path}/1.db", s3.place())
+    put(one, "lake", ("cam-1", telemetry_batch(A, [1, 2], [interval(us()), host(us())])))
+    assert worst(Inspector(one.db, one.lake, one.pins).check()) is Level.INFO
+    for table in (LakeTable.TELEMETRY, LakeTable.HOSTS):
+        bucket, _, key = one.lake.table(table).file_uris()[0].removeprefix("s3://").partition("/")
+        if table is LakeTable.HOSTS:
+            s3.client.delete_object(Bucket=bucket, Key=key)
+        else:
+            data = s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            s3.client.put_object(Bucket=bucket, Key=key, Body=data[:-9])
+    found = [finding for finding in Inspector(one.db, one.lake, one.pins).check() if finding.level is Level.DAMAGED]
+    assert [finding.where for finding in found] == ["telemetry", "hosts"]
+    one.close()

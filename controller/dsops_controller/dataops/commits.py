@@ -7,12 +7,19 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Wr
 from deltalake.exceptions import DeltaError
 
 from dsops_controller.dataops import delta_log
+from dsops_controller.dataops.columns import LakeTable
 
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
+_ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
+_TENSORS = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=500)
 MARKED = {delta_log.MARK: "true"}
 """Metadata of our own commits, by which a start after a power cut knows them."""
 OURS = CommitProperties(custom_metadata=MARKED)
+
+
+def properties(table: str) -> WriterProperties:
+    """Return how a table's files are written: samples in small groups, so that few are read for few."""
+    return _TENSORS if table == LakeTable.SAMPLES else _ZSTD
 
 
 def open_or_create(uri: str, options: dict[str, str] | None, schema: Schema, **creation: Any) -> DeltaTable:  # noqa: ANN401

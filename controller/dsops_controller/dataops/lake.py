@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
-from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, ZSTD, open_or_create
+from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
 from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
 from dsops_controller.dataops.rows import Pending, Split, arrow, rows_above, split
 from dsops_controller.dataops.scope import EVERYTHING, Scope
@@ -40,6 +40,7 @@ _CONFIGURATION: dict[str, str | None] = {
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": f"interval {VACUUM_HOURS} hours",
 }
+_SQLITE_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'inbox'"
 PINS = "pins"
 PINS_SCHEMA = {
     "lake_table": DataType.string(),
@@ -211,7 +212,7 @@ class Lake:
                     custom_metadata=MARKED, app_transactions=[Transaction(self._application(), watermark)]
                 ),
                 post_commithook_properties=NO_HOOKS,
-                writer_properties=ZSTD,
+                writer_properties=properties(table),
             )
 
     def _application(self) -> str:
@@ -273,6 +274,15 @@ def read_pending(connection: Connection, last_id: int | None = None) -> list[Pen
     return [Pending(*row) for row in connection.execute(query)]
 
 
+def newest_id(connection: Connection) -> int:
+    """Return the highest inbox id that the database has given or will not give."""
+    if connection.dialect.name == "postgresql":
+        found = connection.execute(text("SELECT last_value FROM pg_sequences WHERE sequencename = 'inbox_id_seq'"))
+    else:
+        found = connection.execute(text(_SQLITE_SEQUENCE))
+    return int(found.scalar_one_or_none() or 0)
+
+
 def _watermark(delta: DeltaTable, application: str) -> int:
     version: int | None = delta.transaction_version(application)
     return -1 if version is None else version
@@ -285,7 +295,7 @@ def _lift_ids(connection: Connection, top: int) -> None:
         lift = f"SELECT setval({name}, greatest(:top, nextval({name})))"
         connection.execute(text(lift), {"top": max(top, 1)})
         return
-    present = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'")).scalar_one_or_none()
+    present = connection.execute(text(_SQLITE_SEQUENCE)).scalar_one_or_none()
     if present is None:
         connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES ('inbox', :top)"), {"top": max(top, 0)})
     elif present < top:

@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from dsops.clock import Clock
 from dsops.errors import NotFound
 from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, OURS, ZSTD
+from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
 from dsops_controller.dataops.lake import PINS, PINS_SCHEMA, Lake, translated
 from dsops_controller.dataops.scope import EPOCH
 
@@ -63,7 +63,7 @@ class Pins:
                     mode="append",
                     commit_properties=OURS,
                     post_commithook_properties=NO_HOOKS,
-                    writer_properties=ZSTD,
+                    writer_properties=properties(PINS),
                 )
                 self._lake.settle()
         return found

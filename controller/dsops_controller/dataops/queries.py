@@ -159,3 +159,7 @@ from identities
 """``IDENTITIES`` stands for those of all tables: each one's ``IDENTITY``, joined by ``union all``."""
 
 IDENTITY = "select device, stream, seq from TABLE"
+
+DOUBLED = "select count(*) - count(distinct (device, stream, seq)) from TABLE"
+
+FOOTER = "select sum(num_rows) from parquet_file_metadata($path)"

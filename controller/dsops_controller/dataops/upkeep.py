@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError
 
 from dsops.clock import Clock
 from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, OURS, ZSTD
+from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
 from dsops_controller.dataops.lake import VACUUM_HOURS, Lake, translated
 from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.places import Watch, unwatched
@@ -147,7 +147,7 @@ class Upkeep:
                 target_size=TARGET_BYTES,
                 commit_properties=OURS,
                 post_commithook_properties=NO_HOOKS,
-                writer_properties=ZSTD,
+                writer_properties=properties(table),
             )
             self._watch(f"compacted {table}")
         self._lake.table(table).create_checkpoint()

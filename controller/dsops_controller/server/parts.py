@@ -11,6 +11,7 @@ from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.inspection import Inspector
 from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.store import LakeStore
@@ -115,6 +116,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         sites=Sites(db, clock),
         store=LakeStore(db, lake),
         history=LakeHistory(db, lake),
+        inspector=Inspector(db, lake, Pins(lake, clock)),
+        lake_upkeep=upkeep,
         outbox=outbox,
         checkup=checkup,
         clock=clock,
