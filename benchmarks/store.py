@@ -24,6 +24,7 @@ from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.history import Ask, LakeHistory, Span
 from dsops_controller.dataops.inspection import Inspector
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.latest import HOST
 from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
@@ -83,7 +84,8 @@ def _questions(db: Database, lake: Lake) -> dict[str, Question]:
     five = timedelta(minutes=5)
     of_device = Ask(model=model_name(1), device=DEVICE)
     return {
-        "newest figures of 10,000 devices": (lambda: len(history.latest()), 2 * DEVICES, _at_most(100)),
+        "newest figures of 10,000 devices": (lambda: len(history.latest(HOST)), DEVICES, _at_most(100)),
+        "the same and of their models, 20,000": (lambda: len(history.latest()), 2 * DEVICES, None),
         "p95 by model and release, one hour": (lambda: len(history.distribution(HOUR, ask)), 16, _at_most(200)),
         "the same from telemetry": (lambda: _raw(db, lake), 16, None),
         "one day in 5-minute buckets": (lambda: len(history.series(WHOLE_DAY, five, ask)), 288 * 16, _at_most(1000)),
@@ -96,11 +98,12 @@ def _questions(db: Database, lake: Lake) -> dict[str, Question]:
 
 def _raw(db: Database, lake: Lake) -> int:
     """Merge the histograms of the raw rows of the hour."""
-    text = queries.SERIES_BUCKETS.replace("TABLE", "telemetry").replace("OF_", "latency_").replace("BY_DEVICE", "")
+    text = queries.SERIES_ROWS.replace("TABLE", "telemetry").replace("OF_", "latency_").replace("BY_DEVICE", "")
     params = HOUR.scope().params() | {"bucket_us": 1 << 60, "origin_us": 0}
     del params["device"]
     with Views(db, lake).open(Want(LakeTable.TELEMETRY, HOUR.scope())) as duck:
-        return len(duck.execute(text, params).fetchall())
+        duck.execute(text, params)
+        return len(duck.execute(queries.SERIES_BUCKETS).fetchall())
 
 
 def _check(db: Database, lake: Lake) -> Callable[[], object]:

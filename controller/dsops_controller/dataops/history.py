@@ -4,7 +4,6 @@ Figures of all devices come from the table ``minutes``, those of one device from
 columns, so the statements are the same.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
+import pydantic_core
 from sqlalchemy import select
 
 from dsops.errors import InvalidInput
@@ -68,14 +68,19 @@ class Latest:
 
     Attributes:
         model: Empty for the host.
-        time: End of the interval, by the device's clock.
+        time_ms: End of the interval, by the device's clock.
         figures: See :mod:`.latest`.
     """
 
     device: str
     model: str
-    time: datetime
+    time_ms: int
     figures: dict[str, Any]
+
+    @property
+    def time(self) -> datetime:
+        """End of the interval, by the device's clock."""
+        return from_ms(self.time_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ class History(Protocol):
     """Answers about times."""
 
     def latest(self, model: str | None = None, device: str | None = None) -> list[Latest]:
-        """Return the newest figures, by device and model; those of hosts too when no model is named."""
+        """Return the newest figures by device and model; the model ``""`` is the host."""
         ...
 
     def distribution(self, span: Span, ask: Ask) -> list[Distribution]:
@@ -159,14 +164,20 @@ class LakeHistory:
         Raises:
             StateDamaged: The database cannot be read.
         """
-        query = select(device_latest).order_by(device_latest.c.device, device_latest.c.model)
+        columns = device_latest.c["device", "model", "time_ms", "figures"]
+        query = select(*columns).order_by(*columns[:2])
         if model is not None:
             query = query.where(device_latest.c.model == model)
         if device is not None:
             query = query.where(device_latest.c.device == device)
         with self._db.read() as connection:
             rows = connection.execute(query).all()
-        return [Latest(row.device, row.model, from_ms(row.time_ms), json.loads(row.figures)) for row in rows]
+        # Of 20,000 rows, most of the time would go into as many calls of the JSON reader.
+        figures = pydantic_core.from_json("[" + ",".join([row[3] for row in rows]) + "]")
+        return [
+            Latest(device, model, time_ms, found)
+            for (device, model, time_ms, _), found in zip(rows, figures, strict=True)
+        ]
 
     def distribution(self, span: Span, ask: Ask) -> list[Distribution]:
         """Return how a quantity was distributed over a span; quantiles come from exactly merged histograms.
@@ -212,8 +223,8 @@ class LakeHistory:
         if ask.device is None:
             del params["device"]
         with self._views.open(Want(table, scope, _columns(ask))) as duck:
-            sums = duck.execute(_statement(queries.SERIES_SUMS, table, ask), params).fetchall()
-            buckets = duck.execute(_statement(queries.SERIES_BUCKETS, table, ask), params).fetchall()
+            duck.execute(_statement(queries.SERIES_ROWS, table, ask), params)
+            sums, buckets = (duck.execute(text).fetchall() for text in (queries.SERIES_SUMS, queries.SERIES_BUCKETS))
         groups = {tuple(row[:4]): _Group(row) for row in sums}
         for *key, scale, indices, counts in buckets:
             groups[tuple(key)].merged.add(scale, dict(zip(indices, map(int, counts), strict=True)))

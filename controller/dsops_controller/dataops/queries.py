@@ -91,30 +91,34 @@ order by time desc, device, stream, seq desc
 limit $limit
 """
 
-SERIES_SUMS = """
+SERIES_ROWS = """
+create temp table asked as
 select epoch_us(time) - (epoch_us(time) - $origin_us) % $bucket_us as start, model, release, digest,
-       sum("count"), sum(errors), sum(OF_sum), sum(OF_count), sum(OF_zero),
-       min(OF_min) filter (OF_count > 0), max(OF_max) filter (OF_count > 0)
+       "count" as answers, errors, OF_sum as total, OF_count as n, OF_zero as zero, OF_min as low, OF_max as high,
+       OF_scale as scale, OF_offset as first, OF_counts as counts
 from TABLE
 where ($model is null or model = $model) BY_DEVICE
   and time >= $since and cast(day as date) >= cast($since as date)
   and time < $until and cast(day as date) <= cast($until as date)
-group by start, model, release, digest
-order by start, model, release, digest
 """
 """``OF_`` stands for the quantity, ``BY_DEVICE`` for a term or nothing."""
 
+SERIES_SUMS = """
+select start, model, release, digest, sum(answers), sum(errors), sum(total), sum(n), sum(zero),
+       min(low) filter (n > 0), max(high) filter (n > 0)
+from asked
+group by start, model, release, digest
+order by start, model, release, digest
+"""
+
 SERIES_BUCKETS = """
-select start, model, release, digest, scale, list(bucket), list(total)
+select start, model, release, digest, scale, list(bucket), list(number)
 from (
-  select start, model, release, digest, scale, bucket, sum(c) as total
+  select start, model, release, digest, scale, bucket, sum(c) as number
   from (
-    select epoch_us(time) - (epoch_us(time) - $origin_us) % $bucket_us as start, model, release, digest,
-           OF_scale as scale, OF_offset + generate_subscripts(OF_counts, 1) - 1 as bucket, unnest(OF_counts) as c
-    from TABLE
-    where ($model is null or model = $model) BY_DEVICE
-      and time >= $since and cast(day as date) >= cast($since as date)
-      and time < $until and cast(day as date) <= cast($until as date)
+    select start, model, release, digest, scale, first + generate_subscripts(counts, 1) - 1 as bucket,
+           unnest(counts) as c
+    from asked
   )
   where c > 0
   group by start, model, release, digest, scale, bucket
