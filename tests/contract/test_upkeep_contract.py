@@ -1,5 +1,9 @@
 """What tending a lake and writing it together promise: in a folder, over PostgreSQL, and on S3."""
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -222,3 +226,65 @@ def test_a_check_finds_an_object_that_is_gone_or_cut(s3: S3, tmp_path: Path) -> 
     found = [finding for finding in Inspector(one.db, one.lake, one.pins).check() if finding.level is Level.DAMAGED]
     assert [finding.where for finding in found] == ["telemetry", "hosts"]
     one.close()
+
+
+DYING = """
+import json, os, signal, sys
+from pathlib import Path
+from dsops.clock import ManualClock
+from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.places import place_of
+from dsops_controller.dataops.upkeep import Upkeep
+from dsops_controller.db.database import Database
+
+def watch(step):
+    if step == sys.argv[4]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+place = place_of(sys.argv[2], Path(), json.loads(sys.argv[3]), ManualClock())
+lake = Lake(Database(sys.argv[1]), place, watch)
+call = sys.argv[5]
+upkeep = Upkeep(lake, Pins(lake, ManualClock()), ManualClock(), watch=watch)
+lake.flush() if call == "flush" else upkeep.vacuum(0) if call == "vacuum" else getattr(upkeep, call)()
+"""
+DEATHS = [
+    *(("flush", step) for step in ("appended telemetry", "appended samples", "appended minutes", "deleted")),
+    *(("compact", step) for step in ("compacted telemetry", "checkpointed minutes")),
+    ("retain", "dropped telemetry"),
+    ("vacuum", "vacuumed telemetry"),
+]
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "step"), DEATHS)
+def test_a_controller_may_die_anywhere_on_an_object_store(s3: S3, tmp_path: Path, call: str, step: str) -> None:
+    """What it leaves is taken up by its next start; a lease that it held ends by itself."""
+    place = s3.place()
+    assert isinstance(place, Bucket)
+    clock = ManualClock()
+    url = f"sqlite:///{tmp_path}/state.db"
+    one = Site(url, s3.again(place.url, clock))
+    put(one, "lake", ("cam-1", telemetry_batch(A, [1], [interval(us(-50 * DAY_S))])))
+    for number in (2, 3):
+        put(one, "lake", ("cam-1", telemetry_batch(A, [number], [interval(us())])))
+    if call == "vacuum":
+        one.upkeep().compact()
+    put(one, "inbox", ("cam-1", telemetry_batch(A, [4, 5], [interval(us()), host(us())])))
+    put(one, "inbox", ("cam-1", sample_batch(B, [1], [sample(us(), [1.0])])))
+    words = (url, place.url, json.dumps(dict(s3.options)), step, call)
+    died = subprocess.run([sys.executable, "-c", DYING, *words], check=False, capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    again = Site(url, s3.again(place.url, clock))
+    again.lake.flush()
+    if call != "flush":
+        with pytest.raises(Conflict):
+            again.upkeep().tend()
+        clock.advance((LEASE_MS + SLACK_MS) / 1000)
+    again.upkeep().tend()
+    counts = again.store.counts()
+    assert (counts.records_stored, counts.samples_stored, counts.duplicates) == (5, 1, 0)
+    assert [row.count for row in again.store.telemetry()] == [3]
+    for site in (one, again):
+        site.close()
