@@ -15,6 +15,8 @@ from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
 
+LONG_S = 3600.0
+"""For what reads or rewrites a whole lake."""
 Row = dict[str, Any]
 Files = dict[str, tuple[str, bytes, str]]
 
@@ -245,17 +247,24 @@ class Client:
         """Return figures by device and release; filters: model, device, minutes."""
         return self._rows("/telemetry", **filters)
 
+    def store_tables(self) -> list[Row]:
+        """Return what each table of the lake holds."""
+        return self._rows("/store/tables")
+
+    def check_store(self) -> Row:
+        """Have the lake looked over; return ``level`` and ``findings``."""
+        return _mapping("/store/check", self._call("POST", "/store/check", timeout_s=LONG_S))
+
+    def tend_store(self, what: str, **options: int | None) -> list[Row]:
+        """Have the lake tended: ``compact``, ``vacuum`` (option hours) or ``retain``; return what was done."""
+        path = f"/store/{_part(what)}"
+        return _listing(path, self._call("POST", path, params=_given({**options}), timeout_s=LONG_S))
+
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]:
-        rows = _decoded(self._call("GET", path, params=_given(filters)))
-        if not isinstance(rows, list):
-            raise _strange(path)
-        return rows
+        return _listing(path, self._call("GET", path, params=_given(filters)))
 
     def _json(self, method: str, path: str, json: Row | None = None, files: Files | None = None) -> Row:
-        answer = _decoded(self._call(method, path, json=json, files=files))
-        if not isinstance(answer, dict):
-            raise _strange(path)
-        return answer
+        return _mapping(path, self._call(method, path, json=json, files=files))
 
     def _call(
         self,
@@ -265,9 +274,11 @@ class Client:
         params: dict[str, str | int] | None = None,
         json: Row | None = None,
         files: Files | None = None,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
         try:
-            response = self._http.request(method, path, params=params, json=json, files=files)
+            response = self._http.request(method, path, params=params, json=json, files=files, timeout=timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(f"no answer from {self._where}", why=_plain(error)) from error
         except ValueError as error:  # a figure that JSON has no form for
@@ -293,6 +304,20 @@ def _decoded(response: httpx.Response) -> object:
         return response.json()
     except ValueError as error:
         raise _strange(response.url.path) from error
+
+
+def _listing(path: str, response: httpx.Response) -> list[Row]:
+    rows = _decoded(response)
+    if not isinstance(rows, list):
+        raise _strange(path)
+    return rows
+
+
+def _mapping(path: str, response: httpx.Response) -> Row:
+    answer = _decoded(response)
+    if not isinstance(answer, dict):
+        raise _strange(path)
+    return answer
 
 
 def _strange(path: str) -> ServerUnreachable:

@@ -14,6 +14,7 @@ from dsops_controller.server.rest import (
     problems,
     rollouts,
     sites,
+    store,
     summary,
     trust,
     why,
@@ -35,7 +36,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
+    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data, store):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.history import History
+from dsops_controller.dataops.inspection import Inspector
 from dsops_controller.dataops.store import Store
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.sites import Sites
@@ -40,6 +43,9 @@ class Backend:
     pardons: Pardons
     sites: Sites
     store: Store
+    history: History
+    inspector: Inspector
+    lake_upkeep: Upkeep
     outbox: Outbox
     checkup: Checkup
     clock: Clock
