@@ -47,9 +47,9 @@ Ints = NDArray[np.intp]
 class Level(IntEnum):
     """How sure the monitor is of drift."""
 
-    NONE = 0
+    OK = 0
     WARNING = 1  # enough to look at the frames: the sampler opens its share for drift
-    ALARM = 2  # as rare by chance as the profile's ``arl0`` demands; stays until a reset
+    DRIFT = 2  # as rare by chance as the profile's ``arl0`` demands; stays until a reset
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Verdict:
         score: Logarithm of the mean e-CUSUM; near 0 without drift.
         level: What the score means.
         frames: Frames that the monitor was fed since it was armed.
-        signals: Largest CUSUM logarithm of each signal; empty while the level is none. Of frames that are fed together
+        signals: Largest CUSUM logarithm of each signal; empty while the level is ok. Of frames that are fed together
             only those have it at which the level changes, and the last.
     """
 
@@ -131,7 +131,7 @@ class DriftMonitor:
         self._is_thinned = False
         self._all: Ints = np.arange(signals)
         self._frames = 0
-        self._level = Level.NONE
+        self._level = Level.OK
 
     def feed(self, signals: Mapping[str, Sequence[float]]) -> list[Verdict]:
         """Take the signals of some frames, in order, and return the verdict after each. Extra signals are ignored.
@@ -142,7 +142,7 @@ class DriftMonitor:
             KeyError: A watched signal is missing; :func:`dsops.signals.measure` gives them all.
         """
         if not self._signals:
-            return [Verdict(0.0, Level.NONE, 0) for _ in next(iter(signals.values()), ())]
+            return [Verdict(0.0, Level.OK, 0) for _ in next(iter(signals.values()), ())]
         bins: Ints = np.array([_bins(signal, signals[signal.name]) for signal in self._signals], np.intp).T
         verdicts: list[Verdict] = []
         while len(verdicts) < len(bins):
@@ -256,12 +256,12 @@ class DriftMonitor:
 
     def _level_of(self, score: float) -> Level:
         if score > self._alarm_score:
-            return Level.ALARM
-        return Level.WARNING if score > self._warning_score else Level.NONE
+            return Level.DRIFT
+        return Level.WARNING if score > self._warning_score else Level.OK
 
     def _set_level(self, number: int, score: float) -> None:
         level = self._level_of(score)
-        if number < CHECKPOINTS[0] or self._level is Level.ALARM:
+        if number < CHECKPOINTS[0] or self._level is Level.DRIFT:
             return
         if level > self._level or score < self._warning_score / 2:  # not at the border, where it would ring
             self._level = level

@@ -34,11 +34,11 @@ MAX_UNCOUNTED = 128
 _RECORD_BYTES = 256
 """What names, digest and times of a sample take besides its tensors, about."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_EVENTS = {Level.WARNING: "drift_warning", Level.ALARM: "drift_alarm", Level.NONE: "drift_cleared"}
+_EVENTS = {Level.WARNING: "drift_warning", Level.DRIFT: "drift_alarm", Level.OK: "drift_cleared"}
 _MEANING = {
     Level.WARNING: "the input may no longer be what the model was built for",
-    Level.ALARM: "the input is no longer what the model was built for",
-    Level.NONE: "the input is again what the model was built for",
+    Level.DRIFT: "the input is no longer what the model was built for",
+    Level.OK: "the input is again what the model was built for",
 }
 
 
@@ -72,7 +72,7 @@ class ModelWatch:
         self._watched = watched_inputs(served.manifest.inputs)
         known = signals_of(self._task, served.manifest.inputs)
         self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
-        self._verdict = Verdict(0.0, Level.NONE, 0)
+        self._verdict = Verdict(0.0, Level.OK, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
         self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
         self._requests = 0

@@ -466,9 +466,9 @@ def test_drift_of_every_task_is_found(
 ) -> None:
     watched = Watched(make(tmp_path))
     watched.ask(**{name: usual})
-    assert watched.watch.totals.drift_level == "none"
+    assert watched.watch.totals.drift_level == "ok"
     watched.ask(**{name: strange})
-    assert watched.watch.totals.drift_level == "alarm"
+    assert watched.watch.totals.drift_level == "drift"
 
 
 def test_a_frame_of_one_number_has_signals() -> None:

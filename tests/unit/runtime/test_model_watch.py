@@ -80,7 +80,7 @@ def test_totals_go_on_over_intervals(tmp_path: Path) -> None:
     bench.watch.end_interval()
     bench.ask(frames(2))
     bench.watch.failed()
-    assert (bench.watch.totals.requests, bench.watch.totals.errors, bench.watch.totals.drift_level) == (5, 1, "none")
+    assert (bench.watch.totals.requests, bench.watch.totals.errors, bench.watch.totals.drift_level) == (5, 1, "ok")
 
 
 def test_an_uncertain_frame_is_kept_as_it_was_sent(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_drift_gives_one_urgent_event_a_transition(tmp_path: Path) -> None:
     assert alarm.figures["score"] > 13.8
     assert all(urgent for kind, _, urgent in bench.records if kind is Kind.TELEMETRY)
     assert "drift" in {sample.reason for sample in bench.samples()}
-    assert bench.watch.totals.drift_level == "alarm"
+    assert bench.watch.totals.drift_level == "drift"
 
 
 def test_without_drift_monitor_nothing_of_it_is_told(tmp_path: Path) -> None:
