@@ -297,7 +297,7 @@ def _scores(cusums: Floats) -> list[float]:
 
 
 def _bins(signal: Signal, values: Sequence[float]) -> list[int]:
-    if signal.kind == "ordinal":
-        return [bin_of(signal.edges, value) for value in values]
-    last = len(signal.counts) - 1
-    return [min(max(int(value), 0), last) if math.isfinite(value) else last for value in values]
+    if signal.kind == "ordinal" and not (signal.marks or signal.missing):
+        edges = signal.edges
+        return [bin_of(edges, value) for value in values]
+    return [signal.bin(value) for value in values]

@@ -118,6 +118,8 @@ def test_signals_are_what_their_names_say() -> None:
         "input_std": wide.std(axis=1),
         "input_saturated": extreme.mean(axis=1),
         "input_gradient": (down.mean(axis=1) + across.mean(axis=1)) / 2,
+        "input_row": [np.average((np.arange(6) + 0.5) / 6, weights=(one - one.min()).sum(axis=(1, 2))) for one in x],
+        "input_column": [np.average((np.arange(5) + 0.5) / 5, weights=(one - one.min()).sum(axis=(0, 2))) for one in x],
     }.items():
         assert found[name] == pytest.approx(list(expected), rel=2e-5, abs=1e-6), name
 

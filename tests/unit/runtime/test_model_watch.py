@@ -118,7 +118,7 @@ def test_drift_gives_one_urgent_event_a_transition(tmp_path: Path) -> None:
     alarm = events[-1]
     assert (alarm.model, alarm.release, alarm.digest) == ("compass", 3, bench.served.digest)
     signals = {name: value for name, value in alarm.figures.items() if name.startswith("signal.")}
-    assert len(signals) == 8
+    assert len(signals) == 10
     assert max(signals, key=lambda name: signals[name]).removeprefix("signal.") in alarm.message
     assert alarm.figures["score"] > 13.8
     assert all(urgent for kind, _, urgent in bench.records if kind is Kind.TELEMETRY)
