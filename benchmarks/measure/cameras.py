@@ -112,9 +112,7 @@ def see(model: BareInterpreter, x: Images) -> Seen:
     found: dict[str, list[float]] = {}
     for start in range(0, len(x), SLICE_FRAMES):
         rows = slice(start, start + SLICE_FRAMES)
-        for name, values in signals.measure(
-            Task.CLASSIFICATION, [(0, x[rows])], scores[rows], scores[rows]
-        ).items():
+        for name, values in signals.measure(Task.CLASSIFICATION, [(0, x[rows])], scores[rows], scores[rows]).items():
             found.setdefault(name, []).extend(values)
     return Seen({name: np.array(values) for name, values in found.items()}, scores)
 

@@ -1,4 +1,4 @@
-"""The shifts of "Failing Loudly" (Rabanser, Günnemann and Lipton, NeurIPS 2019, section 4), without the adversarial ones.
+"""The shifts of "Failing Loudly" (Rabanser, Günnemann and Lipton, NeurIPS 2019, section 4), but for adversarial ones.
 
 Nine kinds in three strengths or shares make the 27 settings of the paper's table: Gaussian noise and geometric changes,
 each small, medium and large; a class that is knocked out; a medium geometric change beside a knocked-out class; and the
@@ -22,7 +22,7 @@ KNOCKED_OUT = 0
 
 @dataclass(frozen=True)
 class Geometry:
-    """Largest changes of a frame: turns and shears in degrees (the shear's 0.1 is the paper's), moves and zooms in shares."""
+    """Largest changes of a frame: turns and shears in degrees (the paper's shears are as small), moves, zooms in shares."""
 
     turn: float
     move: float
@@ -88,7 +88,9 @@ def scenarios() -> tuple[Scenario, ...]:
     return (*changed, *without, *both, *only)
 
 
-def draw(scenario: Scenario, y: Labels, length: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def draw(
+    scenario: Scenario, y: Labels, length: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return which frames a stream shows, with replacement, and which of them are changed."""
     weights = np.ones(len(y))
     if scenario.only:

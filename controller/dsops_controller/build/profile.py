@@ -94,9 +94,7 @@ def feature(name: str, values: Values) -> Signal:
     marks = (0.0,) if there.min() < 0.0 < there.max() and zeros < 1 / INNER_BINS else ()
     edges = quantile_edges(there)
     empty = _empty(edges, 1 + len(marks))
-    return _counted(
-        Signal(name=name, kind="ordinal", edges=edges, marks=marks, missing=True, counts=empty), values
-    )
+    return _counted(Signal(name=name, kind="ordinal", edges=edges, marks=marks, missing=True, counts=empty), values)
 
 
 def _ordinal(name: str, values: Values) -> Signal:

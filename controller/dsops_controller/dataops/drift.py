@@ -17,7 +17,7 @@ class Level(StrEnum):
 
 
 _LEVEL_OF_EVENT = {"drift_warning": Level.WARNING, "drift_alarm": Level.DRIFT, "drift_cleared": Level.OK}
-_FIGURES = ("score", "frames")
+_SIGNAL = "signal."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ def after_event(state: DriftState | None, event: Event) -> DriftState | None:
         return state
     goes_on = state is not None and state.release == event.release and state.level is level
     signals = {
-        name.removeprefix("signal."): value
+        name.removeprefix(_SIGNAL): value
         for name, value in event.figures.items()
-        if name not in _FIGURES and math.isfinite(value)
+        if name.startswith(_SIGNAL) and math.isfinite(value)
     }
     return DriftState(
         release=event.release,

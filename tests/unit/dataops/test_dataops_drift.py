@@ -9,7 +9,7 @@ def interval(start_ms: int, release: int = 1, frames: int = 10, score: float = 0
 
 
 def event(time_ms: int, kind: str, release: int = 1) -> Event:
-    figures = {"score": 9.0, "frames": 500.0, "entropy": 4.0}
+    figures = {"score": 9.0, "frames": 500.0, "onset_us": 4e6, "signal.entropy": 4.0}
     return Event(time_us=time_ms * 1000, kind=kind, model="digits", release=release, figures=figures)
 
 

@@ -42,6 +42,13 @@ class Bench:
         self.watch.observe([Exchange(inputs, answer, request_id)])
 
     def telemetry(self) -> list[telemetry_pb2.TelemetryRecord]:
+        """All but the drift reports, which accompany intervals."""
+        return [record for record in self._telemetry() if not record.HasField("drift")]
+
+    def reports(self) -> list[telemetry_pb2.DriftReport]:
+        return [record.drift for record in self._telemetry() if record.HasField("drift")]
+
+    def _telemetry(self) -> list[telemetry_pb2.TelemetryRecord]:
         return [telemetry_pb2.TelemetryRecord.FromString(r) for kind, r, _ in self.records if kind is Kind.TELEMETRY]
 
     def samples(self) -> list[samples_pb2.SampleRecord]:
