@@ -22,7 +22,7 @@ KNOCKED_OUT = 0
 
 @dataclass(frozen=True)
 class Geometry:
-    """Largest changes of a frame: turns and shears in degrees (the paper's shears are as small), moves, zooms in shares."""
+    """Largest changes of a frame: turns and shears in degrees, moves and zooms in shares of it."""
 
     turn: float
     move: float

@@ -26,8 +26,7 @@ def two_samples(
     sample: Sequence[float],
     *,
     noise: float = 0.0,
-    thinning: int = 1,
-    suppressed_below: int = 0,
+    thinning: float = 1.0,
 ) -> Test:
     """Test whether two histograms come from one distribution (Pearson's statistic for two samples).
 
@@ -36,9 +35,8 @@ def two_samples(
         sample: Counts of as many bins.
         noise: Variance of the noise that was added to each of the sample's counts; it stands in the denominator.
         thinning: So many frames of the sample count as one, for consecutive frames resemble each other.
-        suppressed_below: Counts of the sample below this were made 0. Bins that may be 0 for this are left out.
     """
-    bins = _joined(*_certain(reference, sample, suppressed_below))
+    bins = _joined(reference, sample)
     given, seen = math.fsum(one for one, _ in bins), math.fsum(other for _, other in bins)
     if given <= 0.0 or seen <= 0.0 or len(bins) < 2:
         return Test(0.0, 0, 1.0)
@@ -54,6 +52,15 @@ def two_samples(
     return Test(statistic, freedom, survival(statistic, freedom))
 
 
+def filled(reference: Sequence[float], sample: Sequence[float], below: int) -> list[float]:
+    """Return a sample in which counts below ``below`` were made 0, with what the reference lets expect in their place.
+
+    So they speak neither for a change nor against one. The estimate stays below ``below``.
+    """
+    share = math.fsum(sample) / max(math.fsum(reference), 1.0)
+    return [seen or min(given * share, max(below - 1.0, 0.0)) for given, seen in zip(reference, sample, strict=True)]
+
+
 def survival(statistic: float, freedom: int) -> float:
     """Return the probability that chi-square is larger (Abramowitz and Stegun, 6.5.29 and 6.5.31)."""
     a, x = freedom / 2.0, statistic / 2.0
@@ -61,16 +68,6 @@ def survival(statistic: float, freedom: int) -> float:
         return 1.0
     scale = math.exp(a * math.log(x) - x - math.lgamma(a))
     return max(1.0 - scale * _series(a, x), 0.0) if x < a + 1.0 else scale * _fraction(a, x)
-
-
-def _certain(
-    reference: Sequence[float], sample: Sequence[float], suppressed_below: int
-) -> tuple[Sequence[float], Sequence[float]]:
-    if suppressed_below <= 1:
-        return reference, sample
-    share = math.fsum(sample) / max(math.fsum(reference), 1.0)
-    kept = [at for at, seen in enumerate(sample) if seen or reference[at] * share >= 2.0 * suppressed_below]
-    return [reference[at] for at in kept], [sample[at] for at in kept]
 
 
 def _joined(reference: Sequence[float], sample: Sequence[float]) -> list[tuple[float, float]]:

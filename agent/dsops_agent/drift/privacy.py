@@ -6,7 +6,6 @@ whole numbers from the system's generator (Canonne, Kamath and Steinke, "The Dis
 Privacy", NeurIPS 2020, algorithms 1 and 2): noise from floating-point logarithms tells more than it should.
 """
 
-import math
 import secrets
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -23,12 +22,6 @@ def suppressed(counts: Sequence[int], below: int) -> list[int]:
 def noisy(counts: Sequence[int], epsilon: Fraction, draw: Below = secrets.randbelow) -> list[int]:
     """Return counts with discrete Laplace noise of parameter ``epsilon``: it hides a frame more or less in a bin."""
     return [count + discrete_laplace(epsilon, draw) for count in counts]
-
-
-def noise_variance(epsilon: float) -> float:
-    """Return the variance of discrete Laplace noise, ``2 a / (1 - a)^2`` with ``a = exp(-epsilon)``."""
-    a = math.exp(-epsilon)
-    return 2.0 * a / (1.0 - a) ** 2
 
 
 def discrete_laplace(epsilon: Fraction, draw: Below = secrets.randbelow) -> int:

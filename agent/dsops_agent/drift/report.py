@@ -19,6 +19,8 @@ MIN_FRAMES = 500
 MIN_FRAMES_WITH_NOISE = 1000
 """The same when noise is added: it hides a frame, and a change in fewer frames than this."""
 MIN_EPSILON = 0.01
+TOLD_CUSUM = 1.0
+"""Smaller CUSUMs are reported as 0."""
 
 
 class PrivacySettings(Frozen):
@@ -135,11 +137,14 @@ def make_report(interval: Interval, standing: Standing, privacy: PrivacySettings
 
 
 def _signal(one: Watched, privacy: PrivacySettings, epsilon: Fraction, *, has_counts: bool) -> SignalReport:
-    # A CUSUM below zero says nothing, and would cost five bytes.
+    # A signal that is as usual is not worth the bytes of a CUSUM near zero and of a thinning of 1.
     counts: Sequence[int] = ()
     if has_counts:
         counts = noisy(one.counts, epsilon) if privacy.is_noisy else suppressed(one.counts, privacy.suppress_below)
-    return SignalReport(name=one.signal.name, cusum=max(one.cusum, 0.0), counts=counts, thinning=one.thinning)
+    cusum = one.cusum if one.cusum >= TOLD_CUSUM else 0.0
+    return SignalReport(
+        name=one.signal.name, cusum=cusum, counts=counts, thinning=one.thinning if one.thinning > 1 else 0
+    )
 
 
 def _skew(skew: Skew) -> SkewCheck:

@@ -13,7 +13,7 @@ from dsops.chi_square import two_samples
 from dsops_agent.drift.monitor import Watched
 
 FRAMES = 1000
-LEVEL = 0.01
+LEVEL = 0.001
 """Probability at most of finding skew where there is none."""
 
 
