@@ -1,0 +1,39 @@
+"""What the agent's drift code adds to a process that has NumPy: run as a program it prints bytes and packages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from measure.child import ENVIRONMENT
+
+PROGRAM = """
+import json, sys
+import numpy, numpy.fft
+from dsops.profile import Profile
+import dsops_agent.config
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+profile = Profile.decode(sys.stdin.buffer.read())
+numpy.fft.rfft(numpy.ones((64, 2)), 128, axis=0)
+before, packages = resident(), {name.partition(".")[0] for name in sys.modules}
+from dsops_agent.drift.monitor import DriftMonitor
+from dsops_agent.drift import skew, explain, correlation
+monitor = DriftMonitor(profile)
+rng = numpy.random.default_rng(0)
+for _ in range(100):
+    monitor.feed({one.name: rng.integers(0, 10, 16).astype(float).tolist() for one in profile.signals})
+added = {name.partition(".")[0] for name in sys.modules} - packages - set(sys.stdlib_module_names)
+print(json.dumps({"resident": resident() - before, "packages": sorted(added - {"dsops", "dsops_agent", "numpy"})}))
+"""
+
+
+def footprint(profile: Path) -> tuple[int, list[str]]:
+    """Return resident bytes that monitor and state add, and packages beyond NumPy and what every agent loads."""
+    with profile.open("rb") as given:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], stdin=given, capture_output=True, env=ENVIRONMENT, timeout=120, check=True
+        )
+    found = json.loads(done.stdout)
+    return found["resident"], found["packages"]
