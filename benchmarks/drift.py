@@ -1,8 +1,8 @@
 """What the drift monitor costs a frame, how often it cries wolf, and how soon it sees shifts of real images.
 
 The frames are MNIST's test images (profile of 2,000) and scikit-learn's digits (profile of 500), each answered by an
-int8 model that is built here. The shifts are the 27 settings of "Failing Loudly" (Rabanser et al., NeurIPS 2019) without
-the adversarial ones. Clean streams are independent draws, bursts of one class, and held frames. River, frouros and
+int8 model that is built here. The shifts are the 27 settings of "Failing Loudly" (Rabanser et al., NeurIPS 2019), but
+for the adversarial ones. Clean streams are independent draws, bursts of one class, and held frames. River, frouros and
 alibi-detect are shown the same streams in environments of their own (``tools/peers.sh river frouros alibi-detect``);
 without these their rows say so. ``--quick`` shows fewer frames, and no library.
 """
@@ -207,14 +207,8 @@ def library_rows(bench: Bench, libraries: Sequence[Started], ours: Power) -> Ite
 
 def peer_rows(bench: Bench, peer: Peer, ours: Power) -> Iterator[Row]:
     """Yield one detector's delay, power, false alarms and cost."""
-    yield Row(
-        "to the alarm, median of 27 settings",
-        "frames",
-        finite(ours.median),
-        finite(peer.power.median),
-        peer.name,
-        FEWER,
-    )
+    medians = finite(ours.median), finite(peer.power.median)
+    yield Row("to the alarm, median of 27 settings", "frames", *medians, peer.name, FEWER)
     yield Row("shifts found within 2,500 frames", "share", ours.within(2500), peer.power.within(2500), peer.name)
     wrong = false_alarms(monitor(bench.profile()), bench.pool, bench.clean[:4])
     yield Row("false alarms, independent frames", "per 10,000", wrong, peer.rate, peer.name)
@@ -245,9 +239,8 @@ def fault_rows(effort: Effort) -> Iterator[Row]:
     rows = rows_of_elec2(SEED)
     make = monitor(profile_of(rows[:REFERENCE], ARL0))
     rest = rows[REFERENCE:]
-    clean = [
-        rng.integers(len(rest), size=effort.clean_length).astype(np.int32) for _ in range(max(effort.clean // 2, 2))
-    ]
+    count = max(effort.clean // 2, 2)
+    clean = [rng.integers(len(rest), size=effort.clean_length).astype(np.int32) for _ in range(count)]
     wrong = false_alarms(make, pool_with(rest, None, rng), clean)
     yield Row("Elec2: false alarms, rows in random order", "per 10,000", wrong, limit=FALSE)
     for name, fault in FAULTS.items():

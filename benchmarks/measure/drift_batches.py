@@ -29,7 +29,7 @@ class Found:
 
 def window_test(camera: Camera, pool: Pool, size: int, runs: int, rng: np.random.Generator) -> Found:
     """Return false positives and power at one size of window."""
-    null = [_differs(camera.profile, pool, independent(camera, size, rng)) for _ in range(runs * 10)]
+    null = [_differs(camera.profile, pool, independent(camera, size, rng)) for _ in range(runs * 60)]
     found = [
         _differs(camera.profile, pool, drifting(camera, one, size, rng)) for one in scenarios() for _ in range(runs)
     ]
@@ -41,15 +41,16 @@ def noisy_test(camera: Camera, pool: Pool, runs: int, rng: np.random.Generator) 
     by_name = {one.name: one for one in scenarios()}
 
     def share(scenario: Scenario | None) -> float:
-        rows = [
-            independent(camera, NOISY_FRAMES, rng)
-            if scenario is None
-            else drifting(camera, scenario, NOISY_FRAMES, rng)
-            for _ in range(runs)
-        ]
+        rows = [_draw(camera, scenario, rng) for _ in range(runs if scenario else runs * 5)]
         return float(np.mean([_differs(camera.profile, pool, one, EPSILON) for one in rows]))
 
     return Found(share(None), min(share(by_name[name]) for name in NOISY_SHIFTS))
+
+
+def _draw(camera: Camera, scenario: Scenario | None, rng: np.random.Generator) -> Rows:
+    if scenario is None:
+        return independent(camera, NOISY_FRAMES, rng)
+    return drifting(camera, scenario, NOISY_FRAMES, rng)
 
 
 def _differs(profile: Profile, pool: Pool, rows: Rows, epsilon: Fraction = Fraction(0)) -> bool:

@@ -14,14 +14,14 @@ from dsops_controller.build.profile import feature
 from measure.cameras import DATA, Floats
 from measure.drift_streams import Pool, Rows
 
-FEATURES = ("nswprice", "nswdemand", "vicprice", "vicdemand", "transfer")
 REFERENCE = 2000
 Fault = Callable[[Floats, np.random.Generator], Floats]
 
 
 def rows_of_elec2(seed: int) -> Floats:
     """Return the rows in random order, [45312, 5], features scaled as in the file."""
-    table = np.loadtxt(gzip.open(DATA / "elec.csv.gz", "rt"), delimiter=",", skiprows=1)
+    with gzip.open(DATA / "elec.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",", skiprows=1)
     return np.random.default_rng(seed).permutation(table[:, 1:6])
 
 

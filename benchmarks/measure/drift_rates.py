@@ -1,4 +1,4 @@
-"""How often a detector cries wolf on clean streams, and how soon it sees shifts: the product's monitor and in-process peers."""
+"""How often a detector cries wolf on clean streams, and how soon it sees shifts: ours, and peers in this process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
 from dsops.signals import bin_of
-from dsops_agent.drift.correlation import thinning
+from dsops_agent.drift.correlation import thinnings
 
 logger = logging.getLogger(__name__)
 
@@ -328,8 +328,8 @@ class DriftMonitor:
         if score > self._warning_score / 2:
             onset = int(self._zero_at.flat[int(self._cusum.argmax())])
             quiet = onset if onset >= _MIN_QUIET else self._frames
-        for at, signal in enumerate(self._signals):
-            wanted = thinning(early[:quiet, at], categorical=signal.kind == "categorical")
+        wanted_all = thinnings(early[:quiet], [signal.kind == "categorical" for signal in self._signals])
+        for at, wanted in enumerate(wanted_all):
             if wanted > self._thin[at]:
                 self._by_signal[:, at] = self._reference[at]
                 self._cusum[:, at] = 0.0

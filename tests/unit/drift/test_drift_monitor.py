@@ -9,7 +9,7 @@ from drift_streams import make_profile, one, shifted, stream
 from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
-from dsops_agent.drift.correlation import correlation_time, thinning
+from dsops_agent.drift.correlation import correlation_time, thinnings
 from dsops_agent.drift.monitor import DriftMonitor, Level, slack
 
 
@@ -165,5 +165,5 @@ def test_correlation_time_of_repeated_values(categorical: bool) -> None:
 
 
 def test_thinning_of_streams_too_short_or_without_change() -> None:
-    assert thinning(as_series(np.arange(19) % 2), categorical=False) == 1
-    assert thinning(as_series(np.zeros(300, np.int64)), categorical=False) == 100
+    assert thinnings(as_series(np.arange(19) % 2)[:, None], [False]) == [1]
+    assert thinnings(as_series(np.zeros(300, np.int64))[:, None], [False]) == [100]
