@@ -22,6 +22,7 @@ from measure.drift_batches import noisy_test, window_test
 from measure.drift_faults import FAULTS, REFERENCE, pool_with, profile_of, rows_of_elec2, stream
 from measure.drift_footprint import footprint
 from measure.drift_libraries import Peer, Started, started, versions
+from measure.drift_profiles import profile_of as made_profile
 from measure.drift_rates import Make, Monitor, Power, Windows, false_alarms, power
 from measure.drift_streams import HELD, Pool, Rows, bursts, drifting, held, independent, pool_of, save
 from measure.model import SEED
@@ -34,7 +35,6 @@ from dsops_agent.drift.monitor import DriftMonitor, Level
 from dsops_agent.drift.report import USUAL_PRIVACY, Interval, Standing, make_report
 from dsops_agent.drift.skew import FRAMES, Skew, State
 from dsops_agent.runtime.observe import SLICE_FRAMES
-from dsops_controller.build.profile import feature
 
 ARL0 = 1e4
 """Frames between two false alarms, as the marks want it; the product's default is 1e6."""
@@ -91,21 +91,6 @@ def bench_of(camera: Camera, effort: Effort) -> Bench:
 def monitor(profile: Profile) -> Make:
     """Return what makes the product's monitor."""
     return lambda: Monitor(profile)
-
-
-def small_profile(camera: Camera, rng: np.random.Generator) -> Profile:
-    """Return a profile of 500 of the reference's frames."""
-    rows = rng.permutation(len(camera.reference.columns))[:SMALL]
-    signals = []
-    for signal in camera.profile.signals:
-        values = camera.reference.signals[signal.name][rows]
-        if signal.kind == "categorical":
-            counts = np.bincount(values.astype(int), minlength=len(signal.counts))
-            signals.append(signal.model_copy(update={"counts": tuple(counts.tolist())}))
-        else:
-            made = feature(signal.name, values)
-            signals.append(made.model_copy(update={"missing": False, "marks": (), "counts": made.counts[:-1]}))
-    return Profile(n_ref=SMALL, signals=tuple(signals), arl0=ARL0)
 
 
 def cost_rows(bench: Bench) -> Iterator[Row]:
@@ -185,7 +170,8 @@ def correlated_rows(bench: Bench, effort: Effort) -> Iterator[Row]:
 def small_rows(bench: Bench, effort: Effort) -> Iterator[Row]:
     """Yield what is left with profiles of 500 frames."""
     rng = np.random.default_rng(SEED + 4)
-    profiles = [small_profile(bench.camera, rng) for _ in range(effort.runs)]
+    columns = bench.camera.reference.columns
+    profiles = [made_profile(bench.camera, rng.permutation(columns)[:SMALL], ARL0) for _ in range(effort.runs)]
     wrong = [false_alarms(monitor(one), bench.pool, bench.clean[:3]) for one in profiles]
     name = f"{bench.camera.name}, profile of 500"
     yield Row(f"{name}: false alarms, independent frames", "per 10,000", statistics.mean(wrong), limit=FALSE)

@@ -8,13 +8,13 @@ from pathlib import Path
 from measure.child import ENVIRONMENT
 
 PROGRAM = """
-import json, sys
-import numpy, numpy.fft
+import json, logging, sys
+import numpy, numpy.fft, numpy.typing
 from dsops.profile import Profile
 import dsops_agent.config
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+def resident():  # without the pages of NumPy's own file, which are there anyway
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 profile = Profile.decode(sys.stdin.buffer.read())
 numpy.fft.rfft(numpy.ones((64, 2)), 128, axis=0)
 before, packages = resident(), {name.partition(".")[0] for name in sys.modules}

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = (100, 300, 600)
 """Frames after which correlation is estimated; after the last, thinning is fixed."""
-_SLACK_Z = 3.09
-"""Normal quantile of 0.999."""
+_SLACK_Z = 2.326
+"""Normal quantile of 0.99."""
 _EMPTY_COUNT = 3.0
 _BLOCK_VALUES = 1 << 16
 """Values of histograms that one block of frames may take at a time."""

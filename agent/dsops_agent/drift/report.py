@@ -1,6 +1,5 @@
 """The record of one interval of drift: how every signal stands, in at most 2 KB; those of many devices add up."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +18,10 @@ MIN_FRAMES = 500
 MIN_FRAMES_WITH_NOISE = 1000
 """The same when noise is added: it hides a frame, and a change in fewer frames than this."""
 MIN_EPSILON = 0.01
+MOST_WITH_NOISE = 8
+_REDUNDANT = frozenset({"confidence", "margin"})
+_FRAMING = 3
+"""Bytes that a signal takes in a report beside its own."""
 TOLD_CUSUM = 1.0
 """Smaller CUSUMs are reported as 0."""
 
@@ -28,8 +31,8 @@ class PrivacySettings(Frozen):
 
     Attributes:
         suppress_below: Counts below this are reported as 0; not used together with noise.
-        epsilon: Noise makes all histograms of a report together epsilon-differentially private; 0 adds none. Scores
-            are reported without noise.
+        epsilon: Noise makes all histograms of a report together epsilon-differentially private; 0 adds none. At most
+            eight histograms are told then. Scores are reported without noise.
     """
 
     suppress_below: int = Field(default=5, ge=0)
@@ -120,38 +123,46 @@ def make_report(interval: Interval, standing: Standing, privacy: PrivacySettings
         epsilon=privacy.epsilon,
         skew=_skew(standing.skew),
     )
-    left = MAX_BYTES - report.ByteSize()
-    wanted = sorted(standing.signals, key=lambda one: -one.cusum)
-    share = Fraction(privacy.epsilon).limit_denominator(1000) / max(len(wanted), 1)
-    has_counts = standing.window_frames >= privacy.min_frames
-    taken = set()
-    made = {}
-    for one in wanted:
-        signal = made[one.signal.name] = _signal(one, privacy, share, has_counts=has_counts)
-        left -= signal.ByteSize() + 1 + _varint_bytes(signal.ByteSize())
-        if left < 0:
-            break
-        taken.add(one.signal.name)
-    report.signals.extend(made[one.signal.name] for one in standing.signals if one.signal.name in taken)
+    told = _told(standing, privacy, MAX_BYTES - report.ByteSize())
+    share = Fraction(privacy.epsilon).limit_denominator(1000) / max(len(told), 1)
+    for one, signal in told:
+        if signal.counts and privacy.is_noisy:
+            signal.counts[:] = noisy(one.counts, share)
+        report.signals.append(signal)
     return report
 
 
-def _signal(one: Watched, privacy: PrivacySettings, epsilon: Fraction, *, has_counts: bool) -> SignalReport:
+def _told(standing: Standing, privacy: PrivacySettings, left: int) -> list[tuple[Watched, SignalReport]]:
+    """Return the signals for which there is room, in the order of the profile; their counts are without noise yet.
+
+    With noise the choice must not depend on the frames, and the fewer histograms share epsilon, the better: the first
+    eight, without those that hardly tell anything that entropy does not tell.
+    """
+    wanted = sorted(standing.signals, key=lambda one: -one.cusum)
+    if privacy.is_noisy:
+        names = {one.signal.name for one in standing.signals}
+        redundant = _REDUNDANT if "entropy" in names else frozenset()
+        wanted = [one for one in standing.signals if one.signal.name not in redundant][:MOST_WITH_NOISE]
+    has_counts = standing.window_frames >= privacy.min_frames
+    made = {}
+    for one in wanted:
+        signal = _signal(one, privacy, has_counts=has_counts)
+        left -= signal.ByteSize() + _FRAMING + (len(one.counts) if privacy.is_noisy else 0)
+        if left < 0:
+            break
+        made[one.signal.name] = signal
+    return [(one, made[one.signal.name]) for one in standing.signals if one.signal.name in made]
+
+
+def _signal(one: Watched, privacy: PrivacySettings, *, has_counts: bool) -> SignalReport:
     # A signal that is as usual is not worth the bytes of a CUSUM near zero and of a thinning of 1.
-    counts: Sequence[int] = ()
-    if has_counts:
-        counts = noisy(one.counts, epsilon) if privacy.is_noisy else suppressed(one.counts, privacy.suppress_below)
-    cusum = one.cusum if one.cusum >= TOLD_CUSUM else 0.0
-    return SignalReport(
-        name=one.signal.name, cusum=cusum, counts=counts, thinning=one.thinning if one.thinning > 1 else 0
-    )
+    cusum, thinning = (one.cusum if one.cusum >= TOLD_CUSUM else 0.0), (one.thinning if one.thinning > 1 else 0)
+    below = 0 if privacy.is_noisy else privacy.suppress_below
+    counts = suppressed(one.counts, below) if has_counts else []
+    return SignalReport(name=one.signal.name, cusum=cusum, counts=counts, thinning=thinning)
 
 
 def _skew(skew: Skew) -> SkewCheck:
     if skew.state is State.PENDING:
         return SkewCheck(state=skew.state.value, frames=skew.frames)
     return SkewCheck(state=skew.state.value, frames=skew.frames, p_value=skew.p_value, signals=skew.signals[:8])
-
-
-def _varint_bytes(size: int) -> int:
-    return max(math.ceil(size.bit_length() / 7), 1)

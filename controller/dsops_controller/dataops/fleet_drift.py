@@ -65,7 +65,7 @@ class Merged:
 
     def add(self, report: DriftReport) -> None:
         """Add a report's counts; one without counts changes nothing."""
-        share = report.epsilon / len(self._signals)  # also when a report had no room for some
+        share = report.epsilon / max(sum(bool(one.counts) for one in report.signals), 1)
         noise = noise_variance(share) if math.isfinite(share) and share > 0.0 else 0.0
         fitting = [one for one in report.signals if self._fits(one)]
         for one in fitting:

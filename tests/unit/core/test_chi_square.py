@@ -43,15 +43,26 @@ def test_nothing_to_test_is_no_difference() -> None:
     assert two_samples([5], [7]).p_value == 1.0
 
 
-@pytest.mark.parametrize(("hold", "noise"), [(1, 0.0), (4, 0.0), (1, 60.0)])
-def test_false_positives_are_as_rare_as_they_should_be(hold: int, noise: float) -> None:
+@pytest.mark.parametrize(("hold", "epsilon"), [(1, 0.0), (4, 0.0), (1, 0.2), (1, 0.1)])
+def test_false_positives_are_as_rare_as_they_should_be(hold: int, epsilon: float) -> None:
     rng = np.random.default_rng(0)
     wrong = 0
+    noise = 2 * np.exp(-epsilon) / (1 - np.exp(-epsilon)) ** 2 if epsilon else 0.0
     for _ in range(400):
         reference = rng.multinomial(1000, [0.1] * 10)
-        sample = rng.multinomial(1000 // hold, [0.1] * 10) * hold + np.rint(rng.normal(0, noise**0.5, 10))
+        sample = rng.multinomial(1000 // hold, [0.1] * 10) * hold
+        if epsilon:
+            ends = rng.geometric(1 - np.exp(-epsilon), (2, 10))
+            sample += ends[0] - ends[1]  # discrete Laplace
         wrong += two_samples(reference.tolist(), sample.tolist(), noise=noise, thinning=hold).p_value < 0.05
     assert 5 <= wrong <= 36  # 20 on average
+
+
+def test_a_rare_bin_is_no_alarm_by_itself_and_many_in_it_are() -> None:
+    reference = [0, *[200] * 10, 0]
+    usual = [10] * 10
+    assert two_samples(reference, [2, *usual, 0]).p_value > 0.5
+    assert two_samples(reference, [0, *[8] * 10, 20]).p_value < 1e-6
 
 
 def test_suppressed_counts_are_filled_with_what_is_usual() -> None:

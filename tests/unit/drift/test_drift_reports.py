@@ -90,6 +90,8 @@ def test_counts_wait_until_there_are_enough_for_the_privacy_settings() -> None:
     told = make_report(INTERVAL, standing(fed(make_profile(0), stream(0, 1000))), private)
     assert (told.epsilon, told.suppressed_below) == (1.0, 0)
     assert any(count < 0 for signal in told.signals for count in signal.counts), "empty bins without noise"
+    names = [signal.name for signal in told.signals]
+    assert names == ["entropy", "input_mean", "predicted_class"], "what entropy tells as well costs no epsilon"
     without = PrivacySettings(suppress_below=0)
     assert all(signal.counts for signal in make_report(INTERVAL, standing(few), without).signals)
 
@@ -180,7 +182,7 @@ def test_words_name_marks_and_what_is_missing() -> None:
     usual = (0.0, 0.6, 0.4, 0.0, 0.0, 0.0)
     some = Watched(signal, 9.0, 1, usual, (0.0, 0.4, 0.3, 0.0, 0.0, 0.3), counts)
     assert because(some) == "missing 30% instead of 0%, 0 to 1 40% instead of 60%"
-    assert because(replace(some, recent=(0.0, 0.3, 0.4, 0.0, 0.3, 0.0))).endswith(", exactly 0 30% instead of 0%")
+    assert because(replace(some, recent=(0.0, 0.3, 0.4, 0.0, 0.3, 0.0))).startswith("exactly 0 30% instead of 0%")
     assert because(replace(some, recent=(0.2, 0.4, 0.4, 0.0, 0.0, 0.0))).startswith("below 0 20% instead of 0%")
     assert because(replace(some, recent=usual)) == ""
 

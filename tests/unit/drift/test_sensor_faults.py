@@ -1,4 +1,4 @@
-"""Rows of a real table, Elec2 (Harries, 1999), in random order: an exact null, into which faults of a sensor are put."""
+"""Rows of a real table, Elec2 (Harries, 1999), in random order: an exact null, into which sensors' faults are put."""
 
 import gzip
 from collections.abc import Callable
