@@ -57,7 +57,7 @@ class Effort:
     windows: int
 
 
-FULL, QUICK = Effort(12, 10_000, 4, 4), Effort(3, 6_000, 1, 1)
+FULL, QUICK = Effort(12, 10_000, 8, 4), Effort(3, 6_000, 1, 1)
 
 
 @dataclass(frozen=True)
