@@ -214,7 +214,7 @@ def batch_rows(bench: Bench, effort: Effort) -> Iterator[Row]:
         name = f"test of a report of {size:,} frames"
         yield Row(f"{name}: false positives", "share", found.false, limit=Limit("figure", "<=", 0.07))
         yield Row(f"{name}: power, 27 settings", "share", found.power, limit=Limit("figure", ">=", wanted))
-    found = noisy_test(bench.camera, bench.pool, effort.windows * 10, rng)
+    found = noisy_test(bench.camera, bench.pool, effort.windows * 25, rng)
     yield Row("report with noise, epsilon 1: false positives", "share", found.false, limit=Limit("figure", "<=", 0.07))
     yield Row("report with noise: power, worst of 3 shifts", "share", found.power, limit=Limit("figure", ">=", 0.90))
 

@@ -45,7 +45,7 @@ def noisy_test(camera: Camera, pool: Pool, runs: int, rng: np.random.Generator) 
     def share(scenario: Scenario | None) -> float:
         if scenario is None:
             return float(
-                np.mean([_differs_by_chance(camera, pool, NOISY_FRAMES, rng, EPSILON) for _ in range(runs * 5)])
+                np.mean([_differs_by_chance(camera, pool, NOISY_FRAMES, rng, EPSILON) for _ in range(runs * 4)])
             )
         rows = [drifting(camera, scenario, NOISY_FRAMES, rng) for _ in range(runs)]
         return float(np.mean([_differs(camera.profile, pool, one, EPSILON) for one in rows]))

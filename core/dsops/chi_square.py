@@ -8,8 +8,8 @@ _MIN_USUAL = 2.0
 """Bins of which the reference lets expect fewer frames in the sample are rare: added to the least of the others ..."""
 _MIN_SEEN = 6.0
 """... unless so many are seen, which hardly happens by chance."""
-_EXCESS = 5.0
-"""Excess kurtosis of Laplace noise is 3. Its higher moments ask for more: with 5, false positives are as promised."""
+_EXCESS = 4.0
+"""Excess kurtosis of Laplace noise is 3. Its higher moments ask for more: with 4, false positives are as promised."""
 _STEPS = 500
 _ENOUGH = 1e-14
 

@@ -54,7 +54,8 @@ def _window(correlations: NDArray[np.float64], frames: int) -> int:
 def _autocorrelations(series: Series, *, categorical: bool) -> NDArray[np.float64]:
     """Return the sample autocorrelations at lags 1 to n / 2; a constant series is correlated with itself entirely."""
     length = len(series)
-    parts = (series[:, None] == np.unique(series)) if categorical else series[:, None]
+    # Not np.unique: it imports numpy.ma, which takes a megabyte.
+    parts = (series[:, None] == np.array(sorted(set(series.tolist())))) if categorical else series[:, None]
     centred = parts - parts.mean(axis=0)
     variance = float((centred * centred).sum()) / length
     if variance == 0.0:
