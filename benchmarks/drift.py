@@ -11,15 +11,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measure.cameras import Camera, digits, mnist
+from measure.cameras import Camera, Floats, digits, mnist
 from measure.drift_batches import noisy_test, window_test
-from measure.drift_faults import FAULTS, REFERENCE, pool_with, profile_of, rows_of_elec2, stream
+from measure.drift_faults import (
+    FAULTS,
+    REFERENCE,
+    SYNTHETIC,
+    Fault,
+    pool_with,
+    profile_of,
+    rows_of_elec2,
+    stream,
+    synthetic_rows,
+)
 from measure.drift_footprint import footprint
 from measure.drift_libraries import Peer, Started, started, versions
 from measure.drift_profiles import profile_of as made_profile
@@ -41,6 +51,7 @@ ARL0 = 1e4
 LEAD, LONGEST = 400, 2500
 CORRELATED_LEAD = 1500
 """Clean frames before a shift of a correlated stream: the monitor learns its correlation from them."""
+LONG = 60_000
 SMALL = 500
 FALSE, CORRELATED = Limit("figure", "<=", 2.0), Limit("figure", "<=", 5.0)
 SOON, LATER, SMALL_SOON = (Limit("figure", ">=", value) for value in (0.85, 0.95, 0.80))
@@ -57,7 +68,7 @@ class Effort:
     windows: int
 
 
-FULL, QUICK = Effort(12, 10_000, 8, 4), Effort(3, 6_000, 1, 1)
+FULL, QUICK = Effort(12, 10_000, 8, 4), Effort(4, 6_000, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,8 @@ def rates(bench: Bench, effort: Effort) -> Iterator[Row]:
     peer = false_alarms(lambda: Windows(WindowTest(bench.camera.profile, "chi-square")), pool, bench.clean)
     found = false_alarms(make, pool, bench.clean)
     yield Row(f"{name}: false alarms, independent frames", unit, found, peer, "chi-square, windows of 500", FALSE)
+    long = [independent(bench.camera, LONG, rng) for _ in range(effort.runs // 2 or 1)]
+    yield Row(f"{name}: false alarms, streams of 60,000", unit, false_alarms(make, pool, long), limit=FALSE)
     count = max(effort.clean // 2, 2)
     burst = [bursts(bench.camera, effort.clean_length, rng) for _ in range(count)]
     yield Row(f"{name}: false alarms, bursts of a class", unit, false_alarms(make, pool, burst), limit=CORRELATED)
@@ -219,20 +232,19 @@ def batch_rows(bench: Bench, effort: Effort) -> Iterator[Row]:
     yield Row("report with noise: power, worst of 3 shifts", "share", found.power, limit=Limit("figure", ">=", 0.90))
 
 
-def fault_rows(effort: Effort) -> Iterator[Row]:
-    """Yield how soon faults of sensors are found in a table."""
+def table_rows(name: str, rows: Floats, faults: Mapping[str, Fault], effort: Effort) -> Iterator[Row]:
+    """Yield how soon changes of a table's columns are found; each is a signal."""
     rng = np.random.default_rng(SEED + 6)
-    rows = rows_of_elec2(SEED)
     make = monitor(profile_of(rows[:REFERENCE], ARL0))
     rest = rows[REFERENCE:]
     count = max(effort.clean // 2, 2)
     clean = [rng.integers(len(rest), size=effort.clean_length).astype(np.int32) for _ in range(count)]
     wrong = false_alarms(make, pool_with(rest, None, rng), clean)
-    yield Row("Elec2: false alarms, rows in random order", "per 10,000", wrong, limit=FALSE)
-    for name, fault in FAULTS.items():
+    yield Row(f"{name}: false alarms, independent rows", "per 10,000", wrong, limit=FALSE)
+    for kind, fault in faults.items():
         pool = pool_with(rest, fault, rng)
         found = power(make, pool, [[stream(len(rest), LEAD, LONGEST, rng) for _ in range(effort.runs)]], LEAD)
-        yield Row(f"Elec2: {name}", "frames", finite(found.median))
+        yield Row(f"{name}: {kind}", "frames", finite(found.median))
 
 
 def measure(*, quick: bool) -> Report:
@@ -259,7 +271,8 @@ def measure(*, quick: bool) -> Report:
             rows += correlated_rows(bench, effort)
             rows += batch_rows(bench, effort)
             rows += digit_rows(effort)
-            rows += fault_rows(effort)
+            rows += table_rows("Elec2", rows_of_elec2(SEED), FAULTS, effort)
+            rows += table_rows("normal signals", synthetic_rows(SEED), SYNTHETIC, effort)
             rows += library_rows(bench, libraries, ours)
     facts: dict[str, object] = {"ARL0": f"{ARL0:,.0f}", "accuracy": f"{bench.camera.accuracy:.1%}", **versions()}
     return Report("drift", f"Drift: a dash is a shift not seen within {LONGEST:,} frames", facts, tuple(rows))

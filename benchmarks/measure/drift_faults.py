@@ -73,6 +73,28 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
+def _signal_shifted(by: float) -> Fault:
+    return lambda x, _: _with(x, 0, x[:, 0] + by)
+
+
+def _all_shifted(x: Floats, rng: np.random.Generator) -> Floats:
+    return x + 0.15
+
+
+SYNTHETIC: Mapping[str, Fault] = {
+    "one of 8 shifted by 0.25 deviations": _signal_shifted(0.25),
+    "one of 8 shifted by 0.5 deviations": _signal_shifted(0.5),
+    "one of 8 shifted by 1 deviation": _signal_shifted(1.0),
+    "one of 8 spread by 1.3": lambda x, _: _with(x, 0, 1.3 * x[:, 0]),
+    "all of 8 shifted by 0.15 deviations": _all_shifted,
+}
+
+
+def synthetic_rows(seed: int) -> Floats:
+    """Return 20,000 frames of eight independent normal signals."""
+    return np.random.default_rng(seed).normal(size=(20_000, 8))
+
+
 def pool_with(rows: Floats, fault: Fault | None, rng: np.random.Generator) -> Pool:
     """Return clean rows, and after them the same with a fault."""
     both = rows if fault is None else np.concatenate([rows, fault(rows, rng)])
