@@ -142,7 +142,7 @@ def rates(bench: Bench, effort: Effort) -> Iterator[Row]:
     """Yield false alarms on independent and correlated streams."""
     make, rng = monitor(bench.profile()), np.random.default_rng(SEED + 2)
     name, pool, unit = bench.camera.name, bench.pool, "per 10,000"
-    peer = false_alarms(lambda: Windows(WindowTest(bench.camera.profile, "chi-square")), pool, bench.clean)
+    peer = false_alarms(lambda: Windows(WindowTest(bench.camera.profile)), pool, bench.clean)
     found = false_alarms(make, pool, bench.clean)
     yield Row(f"{name}: false alarms, independent frames", unit, found, peer, "chi-square, windows of 500", FALSE)
     long = [independent(bench.camera, LONG, rng) for _ in range(effort.runs // 2 or 1)]
