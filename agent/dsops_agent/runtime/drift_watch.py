@@ -144,7 +144,7 @@ class DriftWatch:
             return ""
         stand = {one.signal.name: one for one in self._monitor.stand()}
         first = next(iter(verdict.signals))
-        detail = because(stand[first], self._labels)
+        detail = "" if self._privacy.is_noisy else because(stand[first], self._labels)  # shares are counts, too
         return f"; the signal that differs most is {first}" + (f" ({detail})" if detail else "")
 
     def _time_of(self, frame: int) -> int:

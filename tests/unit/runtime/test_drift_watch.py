@@ -71,6 +71,15 @@ def test_an_alarm_says_since_when_why_and_how_many_samples_there_are() -> None:
     assert report.log_e > math.log(1000)
 
 
+def test_an_event_tells_no_shares_when_counts_are_private() -> None:
+    bench = Bench(PrivacySettings(epsilon=1.0))
+    bench.usual(300)
+    for _ in range(200):
+        bench.frame(0.9, 1.0)
+    assert bench.events[-1].kind == "drift_alarm"
+    assert "%" not in bench.events[-1].message
+
+
 def test_a_report_covers_the_frames_since_the_one_before() -> None:
     bench = Bench(PrivacySettings(suppress_below=0))
     assert bench.report() is None, "nothing was seen"
