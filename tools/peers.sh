@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # peers.sh [NAME...]: makes the environments of the benchmarks' peers in .tools/peers, all or those that are named:
-# onnx2tf and tensorflow for benchmarks/build.py (2.3 GB), mlserver for benchmarks/inference.py (0.4 GB). What is there
-# already stays. Prints the settings that the benchmarks read; they look into .tools/peers without them, too.
+# onnx2tf and tensorflow for benchmarks/build.py (2.3 GB), mlserver for benchmarks/inference.py (0.4 GB), river, frouros
+# and alibi-detect for benchmarks/drift.py (1.7 GB). What is there already stays. Prints the settings that the benchmarks read; they look into .tools/peers without them, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tools/report.sh
 
 readonly peers="$PWD/.tools/peers"
-readonly wanted="${*:-onnx2tf tensorflow mlserver}"
+readonly wanted="${*:-onnx2tf tensorflow mlserver river frouros alibi-detect}"
 
 # make_environment NAME REQUIREMENT...: the file `ready` tells a whole environment from one that was interrupted.
 make_environment() {
@@ -26,6 +26,12 @@ mkdir -p "$peers"
 make_environment onnx2tf --ignore-requires-python "onnx2tf>=2.6,<3"
 make_environment tensorflow "tensorflow-cpu>=2.20,<3"
 make_environment mlserver "mlserver>=1.7,<2" ai-edge-litert
+make_environment river "river>=0.26,<0.27"
+make_environment frouros "frouros>=0.9,<0.10"
+make_environment alibi-detect "alibi-detect>=0.13,<0.14"
 echo "DSOPS_ONNX2TF=$peers/onnx2tf/bin/onnx2tf"
 echo "DSOPS_TENSORFLOW_PYTHON=$peers/tensorflow/bin/python"
 echo "DSOPS_MLSERVER_PYTHON=$peers/mlserver/bin/python"
+echo "DSOPS_RIVER_PYTHON=$peers/river/bin/python"
+echo "DSOPS_FROUROS_PYTHON=$peers/frouros/bin/python"
+echo "DSOPS_ALIBI_DETECT_PYTHON=$peers/alibi-detect/bin/python"

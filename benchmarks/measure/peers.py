@@ -46,6 +46,12 @@ def tensorflow_python() -> Path | None:
     return _found("DSOPS_TENSORFLOW_PYTHON", MADE / "tensorflow/bin/python")
 
 
+def drift_python(library: str) -> Path | None:
+    """Return a Python with a drift library, or None when it is not installed."""
+    variable = f"DSOPS_{library.upper().replace('-', '_')}_PYTHON"
+    return _found(variable, MADE / library / "bin/python")
+
+
 def version_of(python: Path | None, package: str) -> str:
     """Return the version of a package in an environment, or why there is none."""
     if python is None:
