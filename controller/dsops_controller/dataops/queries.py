@@ -6,15 +6,17 @@ be named ``007``.
 
 SET_FILES = "set variable TABLE_files = $files"
 
+FILES = """read_parquet(
+  getvariable('TABLE_files'), hive_partitioning = true, hive_types_autocast = false, union_by_name = true
+)"""
+
 LAKE_AND_INBOX = """
 create view TABLE as
-from read_parquet(
-  getvariable('TABLE_files'), hive_partitioning = true, hive_types_autocast = false, union_by_name = true
-)
-union all by name from TABLE_inbox
+select COLUMNS from SOURCE
+union all by name select COLUMNS from TABLE_inbox
 """
 
-INBOX_ONLY = "create view TABLE as from TABLE_inbox"
+INBOX_ONLY = "create view TABLE as select COLUMNS from TABLE_inbox"
 
 TELEMETRY_SUMS = """
 select device, model, release, digest, sum("count"), sum(errors), sum(latency_zero),
@@ -67,13 +69,57 @@ where ($model is null or model = $model) and ($device is null or device = $devic
 
 SAMPLES = """
 select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
-       input_datatype, input_shape, octet_length(input)
+       input_datatype, input_shape, input_bytes
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 order by time desc, device, stream, seq desc
 limit $limit
+"""
+
+TENSORS = """
+select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
+       input_datatype, input_shape, input_bytes, input, output_datatype, output_shape, output
+from samples
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and ($reason is null or reason = $reason) and ($release is null or release = $release)
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+order by time desc, device, stream, seq desc
+limit $limit
+"""
+
+SERIES_SUMS = """
+select epoch_us(time) - (epoch_us(time) - $origin_us) % $bucket_us as start, model, release, digest,
+       sum("count"), sum(errors), sum(OF_sum), sum(OF_count), sum(OF_zero),
+       min(OF_min) filter (OF_count > 0), max(OF_max) filter (OF_count > 0)
+from TABLE
+where ($model is null or model = $model) BY_DEVICE
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+group by start, model, release, digest
+order by start, model, release, digest
+"""
+"""``OF_`` stands for the quantity, ``BY_DEVICE`` for a term or nothing."""
+
+SERIES_BUCKETS = """
+select start, model, release, digest, scale, list(bucket), list(total)
+from (
+  select start, model, release, digest, scale, bucket, sum(c) as total
+  from (
+    select epoch_us(time) - (epoch_us(time) - $origin_us) % $bucket_us as start, model, release, digest,
+           OF_scale as scale, OF_offset + generate_subscripts(OF_counts, 1) - 1 as bucket, unnest(OF_counts) as c
+    from TABLE
+    where ($model is null or model = $model) BY_DEVICE
+      and time >= $since and cast(day as date) >= cast($since as date)
+      and time < $until and cast(day as date) <= cast($until as date)
+  )
+  where c > 0
+  group by start, model, release, digest, scale, bucket
+)
+group by start, model, release, digest, scale
 """
 
 EVENTS = """
@@ -85,20 +131,22 @@ limit $limit
 """
 
 EXPORT_SIZE = """
-select count(*), coalesce(sum(octet_length(input)), 0)
+select count(*), coalesce(sum(input_bytes), 0)
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 """
 
 EXPORT = """
 select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
-       input_datatype, input_shape, octet_length(input), input
+       input_datatype, input_shape, input_bytes, input
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 order by time, device, stream, seq
 """
 

@@ -4,11 +4,12 @@ import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any
 
 from dsops.errors import InvalidInput, MissingExtra, NotFound
+from dsops_controller.dataops.scope import EPOCH, Scope
 
 MAX_EXPORT_BYTES = 1 << 30
 _NUMPY_OF = {
@@ -36,6 +37,15 @@ class SampleFilter:
     reason: str | None = None
     release: int | None = None
     since: datetime | None = None
+    until: datetime | None = None
+
+    def scope(self) -> Scope:
+        """Return it as bounds on files."""
+        return Scope(self.since, self.until, self.model, self.device)
+
+    def params(self) -> dict[str, Any]:
+        """Return it as parameters of a statement."""
+        return self.scope().params() | {"reason": self.reason, "release": self.release}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,28 @@ class SampleRow:
     datatype: str
     shape: tuple[int, ...]
     input_bytes: int
+
+
+def sample_row(row: Sequence[Any]) -> SampleRow:
+    """Return a sample from the columns that the statements on samples begin with."""
+    device, stream_id, seq, model, release, digest, time_us, *rest, shape, input_bytes = row
+    reason, score, inclusion, request_id, predicted, datatype = rest
+    return SampleRow(
+        id=f"{device}/{stream_id}/{seq}",
+        device=device,
+        model=model,
+        release=release,
+        digest=digest,
+        time=EPOCH + timedelta(microseconds=time_us),
+        reason=reason,
+        score=score,
+        inclusion=inclusion,
+        request_id=request_id,
+        predicted=predicted,
+        datatype=datatype,
+        shape=tuple(shape),
+        input_bytes=input_bytes,
+    )
 
 
 def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:

@@ -241,6 +241,12 @@ inbox = Table(
     sqlite_autoincrement=True,  # an id that is used again would break the flush tag
 )
 
+inbox_name = Table(
+    "inbox_name",
+    metadata,
+    Column("name", String(32), primary_key=True),  # the one row: what the inbox is called in the lake's tables
+)
+
 device_latest = Table(
     "device_latest",
     metadata,

@@ -42,7 +42,6 @@ STATE_FILE = "server.json"
 JOIN_S = 3.0
 UPKEEP_S = 60.0
 LOOK_S = 0.25
-OPTIMIZE_S = 3600.0
 
 Loop = Callable[[threading.Event], None]
 
@@ -148,13 +147,14 @@ class Server:
 
     def _flush(self, parts: Parts, stop: threading.Event) -> None:
         told = ""
-        optimized_s = self._clock.monotonic_s()
+        tended_s, tended = self._clock.monotonic_s(), self._clock.now().date()
         while not stop.wait(self._config.store.flush_s):
             try:
                 parts.lake.flush()
-                if self._clock.monotonic_s() - optimized_s >= OPTIMIZE_S:
-                    optimized_s = self._clock.monotonic_s()
-                    parts.lake.optimize()
+                now_s, today = self._clock.monotonic_s(), self._clock.now().date()
+                if now_s - tended_s >= self._config.store.upkeep_s or today != tended:
+                    tended_s, tended = now_s, today
+                    parts.lake_upkeep.tend()
                 told = ""
             except DsopsError as error:
                 told = _tell_once(told, f"the lake waits: {error}")

@@ -7,8 +7,19 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.places import Place, place_of
+from dsops_controller.dataops.retention import (
+    EVENT_DAYS,
+    MINUTE_DAYS,
+    SAMPLE_BYTES,
+    SAMPLE_DAYS,
+    TELEMETRY_DAYS,
+    RetentionRules,
+)
 from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
@@ -62,10 +73,50 @@ class Advertise(Frozen):
 
 
 class StoreSettings(Frozen):
-    """The DataOps store: folder of the lake (relative to the server's folder) and seconds between flushes."""
+    """The DataOps store.
+
+    Attributes:
+        lake: Folder of the lake, relative to the server's folder, or URL of an object store: ``s3://bucket/prefix``.
+        options: For an object store, as the Delta library names them: ``aws_region``, ``aws_endpoint_url``, keys. What
+            is not given comes from the environment (``AWS_...``).
+        flush_s: Seconds between flushes.
+        upkeep_s: Seconds between compactions; the first after midnight (UTC) comes by itself.
+    """
 
     lake: str = Field(default="lake", min_length=1)
+    options: dict[str, str] = Field(default_factory=dict)
     flush_s: float = Field(default=10.0, gt=0, le=3600)
+    upkeep_s: float = Field(default=3600.0, ge=60, le=86_400)
+
+
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+class RetentionSettings(Frozen):
+    """How long the lake keeps rows: whole days after their own day, 0 for ever.
+
+    Attributes:
+        telemetry_days: Telemetry of models and hosts, and whatever has no line of its own here.
+        events_days: Events.
+        minutes_days: Telemetry added up over devices.
+        samples_days: Samples.
+        samples_bytes: Bytes of one model's samples; the oldest days go first, the newest day stays. 0 sets no bound.
+    """
+
+    telemetry_days: Days = TELEMETRY_DAYS
+    events_days: Days = EVENT_DAYS
+    minutes_days: Days = MINUTE_DAYS
+    samples_days: Days = SAMPLE_DAYS
+    samples_bytes: int = Field(default=SAMPLE_BYTES, ge=0)
+
+    def rules(self) -> RetentionRules:
+        """Return them as rules of the lake."""
+        own = {
+            LakeTable.EVENTS: self.events_days,
+            LakeTable.MINUTES: self.minutes_days,
+            LakeTable.SAMPLES: self.samples_days,
+        }
+        return RetentionRules({table: own.get(table, self.telemetry_days) for table in LakeTable}, self.samples_bytes)
 
 
 class RolloutSettings(Frozen):
@@ -117,6 +168,7 @@ class ServerConfig(Frozen):
         enrolment: The gRPC interface for enrolment (TLS).
         advertise: What devices are told.
         store: The DataOps store.
+        retention: How long it keeps rows.
         rollout: The rollout engine.
         identity: Devices' certificates.
     """
@@ -129,6 +181,7 @@ class ServerConfig(Frozen):
     enrolment: EnrolmentListener = EnrolmentListener()
     advertise: Advertise
     store: StoreSettings = StoreSettings()
+    retention: RetentionSettings = RetentionSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
 
@@ -136,9 +189,13 @@ class ServerConfig(Frozen):
         """Return the URL of the state database of a server in ``folder``."""
         return self.database or f"sqlite:///{folder.resolve() / 'state.db'}"
 
-    def lake_folder(self, folder: Path) -> Path:
-        """Return the folder of the lake of a server in ``folder``."""
-        return folder.resolve() / self.store.lake
+    def lake_place(self, folder: Path, clock: Clock) -> Place:
+        """Return where the lake of a server in ``folder`` is.
+
+        Raises:
+            InvalidConfig: The place is not supported.
+        """
+        return place_of(self.store.lake, folder.resolve(), self.store.options, clock)
 
 
 def load_config(folder: Path) -> ServerConfig:
@@ -181,7 +238,8 @@ _COMMENTS = {
     "ingest": "gRPC interface for telemetry and samples (mutual TLS)",
     "enrolment": "gRPC interface for enrolment (TLS)",
     "advertise": "addresses that enrolled devices are told",
-    "store": "DataOps store: folder of the lake, seconds between flushes",
+    "store": "DataOps store: folder or URL of the lake, options of an object store, seconds between flushes, upkeeps",
+    "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
 }
@@ -193,6 +251,8 @@ def _section(name: str, values: dict[str, object]) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_value(key)} = {_value(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
         return str(value)
     # A path may hold anything; a TOML basic string needs both characters escaped.

@@ -7,11 +7,14 @@ from starlette.types import ASGIApp
 
 from dsops.clock import Clock
 from dsops.topics import Topics
-from dsops_controller.audit import Audit, RefusalGuard
+from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.store import LakeStore
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.deltas.files import DeltaFiles, Stock
 from dsops_controller.deltas.workshop import Workshop
@@ -55,6 +58,7 @@ class Parts:
     """What the composition root starts and stops."""
 
     lake: Lake
+    lake_upkeep: Upkeep
     inbox: Inbox
     ingest: IngestServer
     repository: Repository
@@ -83,7 +87,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
-    lake, inbox = Lake(db, config.lake_folder(folder)), Inbox(db, clock)
+    lake, inbox = Lake(db, config.lake_place(folder, clock)), Inbox(db, clock)
+    upkeep = _lake_upkeep(lake, config, db, clock)
     ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
@@ -109,6 +114,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         pardons=Pardons(db, director, clock),
         sites=Sites(db, clock),
         store=LakeStore(db, lake),
+        history=LakeHistory(db, lake),
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -118,7 +124,18 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     )
     web = guarded(backend, operator_token_sha256(folder))
     about_identity = (revocations, expulsion, enrolment)
-    return Parts(lake, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web)
+    return Parts(
+        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web
+    )
+
+
+def _lake_upkeep(lake: Lake, config: ServerConfig, db: Database, clock: Clock) -> Upkeep:
+    trail = Audit(db, clock)
+
+    def record(action: str, subject: str, detail: str) -> None:
+        trail.record(SYSTEM, action, subject, detail)
+
+    return Upkeep(lake, Pins(lake, clock), clock, config.retention.rules(), record=record)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:

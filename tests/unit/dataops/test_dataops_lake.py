@@ -13,10 +13,11 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import StateDamaged
-from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.columns import RECORDS, LakeTable
 from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, partition_day
 from dsops_controller.dataops.store import Counts, LakeStore
 from dsops_controller.dataops.testing import (
@@ -28,18 +29,23 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
 NOW_US = 1_767_225_600_000_000
+OLD_US = 45 * 86_400 * 10**6
 STEPS = [*(f"appended {table}" for table in LakeTable), "synced", "noted", "deleted"]
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from dsops.clock import ManualClock
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 def watch(step: str) -> None:
@@ -48,7 +54,11 @@ def watch(step: str) -> None:
 
 folder = Path(sys.argv[1])
 lake = Lake(Database(f"sqlite:///{folder}/state.db"), folder / "lake", watch)
-getattr(lake, sys.argv[3])()
+if sys.argv[3] == "flush":
+    lake.flush()
+else:
+    upkeep = Upkeep(lake, Pins(lake, ManualClock()), ManualClock(), watch=watch)
+    getattr(upkeep, sys.argv[3])(*map(int, sys.argv[4:]))
 """
 
 
@@ -67,7 +77,9 @@ def waiting(db: Database) -> int:
 
 
 def die(folder: Path, step: str, call: str = "flush") -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(folder), step, call], check=False, capture_output=True)
+    hours = ["0"] if call == "vacuum" else []
+    command = [sys.executable, "-c", KILLED, str(folder), step, call, *hours]
+    ended = subprocess.run(command, check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
@@ -91,6 +103,9 @@ def tear_commits(folder: Path) -> None:
 
 def leave_as_it_is(_folder: Path) -> None:
     """Do nothing: the process died, the machine went on."""
+
+
+DAMAGES = (leave_as_it_is, lose_files, tear_commits)
 
 
 @pytest.mark.parametrize(
@@ -118,23 +133,63 @@ def test_a_flush_may_die_anywhere(
     assert LakeStore(db, again).counts() == Counts(18, 6, 0, 46, 0)
 
 
-@pytest.mark.parametrize("step", ["synced", "noted"])
-@pytest.mark.parametrize("damage", [leave_as_it_is, lose_files, tear_commits])
-def test_a_compaction_may_die(
-    db: Database, inbox: Inbox, tmp_path: Path, step: str, damage: Callable[[Path], None]
+SLOW = pytest.mark.slow
+TENDING = [
+    ("compact", "compacted telemetry", leave_as_it_is),
+    ("compact", "checkpointed minutes", tear_commits),
+    ("retain", "dropped telemetry", lose_files),
+    ("vacuum", "vacuumed telemetry", tear_commits),
+    *(pytest.param("compact", "compacted telemetry", damage, marks=SLOW) for damage in (lose_files, tear_commits)),
+    *(pytest.param("compact", "checkpointed minutes", damage, marks=SLOW) for damage in (leave_as_it_is, lose_files)),
+    *(pytest.param("retain", "dropped telemetry", damage, marks=SLOW) for damage in (leave_as_it_is, tear_commits)),
+    *(pytest.param("vacuum", "vacuumed telemetry", damage, marks=SLOW) for damage in (leave_as_it_is, lose_files)),
+    *(pytest.param(call, "synced", damage, marks=SLOW) for call in ("compact", "retain") for damage in DAMAGES),
+    *(pytest.param(call, "noted", leave_as_it_is, marks=SLOW) for call in ("compact", "retain")),
+]
+
+
+@pytest.mark.parametrize(("call", "step", "damage"), TENDING)
+def test_tending_may_die_anywhere(
+    db: Database, inbox: Inbox, tmp_path: Path, call: str, step: str, damage: Callable[[Path], None]
 ) -> None:
+    """Whatever dies where: what is within its time is there once, and the next time everything is done."""
     lake = Lake(db, tmp_path / "lake")
     lake.open()
-    for first in (1, 11):
+    old = [interval(NOW_US - OLD_US), interval(NOW_US - OLD_US)]
+    inbox.put("cam-1", received(telemetry_batch(A, [1, 2], old)))
+    for first in (11, 21):
         fill(inbox, first)
         lake.flush()
-    die(tmp_path, step, "optimize")
+    if call == "vacuum":  # so that there are files to remove
+        tended(lake).compact()
+    die(tmp_path, step, call)
     damage(tmp_path / "lake")
-    lake.open()
-    assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
-    lake.optimize()
-    assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
-    assert len(lake.view(LakeTable.TELEMETRY).files) == 1
+    again = Lake(db, tmp_path / "lake")
+    again.open()
+    assert recent(again) == (12, 0)
+    getattr(tended(again), call)()
+    assert recent(again) == (12, 0)
+    fill(inbox, 31)
+    again.flush()
+    tended(again).tend()
+    assert recent(again) == (18, 0)
+    counts = LakeStore(db, again).counts()
+    assert (counts.records_stored, counts.duplicates) == (18, 0)
+    assert len(again.view(LakeTable.TELEMETRY).files) == 1
+
+
+def tended(lake: Lake) -> Upkeep:
+    return Upkeep(lake, Pins(lake, ManualClock()), ManualClock())
+
+
+def recent(lake: Lake) -> tuple[int, int]:
+    """Return how many records are within their time, and how many of them are there again."""
+    found = []
+    for table in RECORDS:
+        rows = lake.table(table).scan(["device", "stream", "seq", "time"]).read_all()
+        columns = [rows[name].to_pylist() for name in ("device", "stream", "seq", "time")]
+        found += [row[:3] for row in zip(*columns, strict=True) if row[3].year == 2026]
+    return len(found), len(found) - len(set(found))
 
 
 def test_readers_see_every_record_once_while_flushes_run(db: Database, inbox: Inbox, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.history import History
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
@@ -40,6 +41,7 @@ class Backend:
     pardons: Pardons
     sites: Sites
     store: Store
+    history: History
     outbox: Outbox
     checkup: Checkup
     clock: Clock
