@@ -285,7 +285,7 @@ class LakeStore:
             return [LossRow(r[0], r[1], r[2], int(r[3])) for r in connection.execute(query)]
 
 
-_SEVERITY = {Level.NONE: 0, Level.WARNING: 1, Level.ALARM: 2}
+_SEVERITY = {Level.OK: 0, Level.WARNING: 1, Level.DRIFT: 2}
 
 
 def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:
