@@ -12,7 +12,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate, permutations
+from typing import TypeVar
 
+K = TypeVar("K", bound=Hashable)
 Z_95 = 1.959963984540054
 _RESAMPLES = 1000
 _WORK = 2_000_000
@@ -64,15 +66,15 @@ def wilson(hits: float, trials: float, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def cohen_kappa(table: Mapping[tuple[Hashable, Hashable], float]) -> Estimate:
+def cohen_kappa(table: Mapping[tuple[K, K], float]) -> Estimate:
     """Return Cohen's kappa of a contingency table: how often the first labeller said a and the second b.
 
     The ends are those of the large-sample error, or of the observed agreement (Wilson) where these are wider: where
     two labellers never disagree, the error alone would claim certainty after three items.
     """
     n = sum(table.values())
-    rows: defaultdict[Hashable, float] = defaultdict(float)
-    columns: defaultdict[Hashable, float] = defaultdict(float)
+    rows: defaultdict[K, float] = defaultdict(float)
+    columns: defaultdict[K, float] = defaultdict(float)
     for (a, b), count in table.items():
         rows[a] += count / n
         columns[b] += count / n
@@ -88,9 +90,9 @@ def cohen_kappa(table: Mapping[tuple[Hashable, Hashable], float]) -> Estimate:
 
 
 def _kappa_error(
-    table: Mapping[tuple[Hashable, Hashable], float],
-    rows: Mapping[Hashable, float],
-    columns: Mapping[Hashable, float],
+    table: Mapping[tuple[K, K], float],
+    rows: Mapping[K, float],
+    columns: Mapping[K, float],
     shares: tuple[float, float, float],
 ) -> float:
     observed, chance, n = shares
@@ -133,29 +135,31 @@ def krippendorff_alpha(
     return Estimate(value, min(low, value), max(high, value), items)
 
 
-def _coincidences(unit: Sequence[float]) -> Counter[tuple[float, float]]:
+def _coincidences(unit: Sequence[float]) -> dict[tuple[float, float], float]:
     """Return how often each ordered pair of values stands in a unit, weighted so that the unit counts once a value."""
-    found: Counter[tuple[float, float]] = Counter()
+    found: defaultdict[tuple[float, float], float] = defaultdict(float)
     for pair in permutations(unit, 2):
-        found[pair] += 1 / (len(unit) - 1)  # type: ignore[assignment]  # counts may be fractions
+        found[pair] += 1 / (len(unit) - 1)
     return found
 
 
-def _alpha(times: Mapping[int, int], pairs: Sequence[Counter[tuple[float, float]]], scale: Scale) -> float | None:
+def _alpha(
+    times: Mapping[int, int], pairs: Sequence[Mapping[tuple[float, float], float]], scale: Scale
+) -> float | None:
     """Return alpha of units that count so many times; None when all labels are one."""
     together: defaultdict[tuple[float, float], float] = defaultdict(float)
-    for place, count in times.items():
-        for pair, weight in pairs[place].items():
+    for number, count in times.items():
+        for pair, weight in pairs[number].items():
             together[pair] += count * weight
     totals: defaultdict[float, float] = defaultdict(float)
     for (a, _), weight in together.items():
         totals[a] += weight
     n = sum(totals.values())
-    place = _places(totals, scale)
-    expected = _expected(totals, place, scale)
+    where = _places(totals, scale)
+    expected = _expected(totals, where, scale)
     if n < 2 or expected <= 0.0:
         return None
-    observed = sum(weight * _distance(place[a], place[b], scale) for (a, b), weight in together.items())
+    observed = sum(weight * _distance(where[a], where[b], scale) for (a, b), weight in together.items())
     return 1 - (n - 1) * observed / expected
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -262,6 +262,10 @@ class LakeStore:
             sums = select(func.coalesce(func.sum(stream.c.produced), 0), func.coalesce(func.sum(stream.c.dropped), 0))
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
+
+    def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open a connection with a view named after each table, for questions that only one part of dsops has."""
+        return self._tables(*tables)
 
     @contextmanager
     def _tables(self, *tables: LakeTable) -> Iterator[duckdb.DuckDBPyConnection]:

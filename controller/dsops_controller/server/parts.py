@@ -10,7 +10,9 @@ from dsops.topics import Topics
 from dsops_controller.audit import Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
 from dsops_controller.deltas.files import DeltaFiles, Stock
@@ -97,6 +99,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
+    store = LakeStore(db, lake)
+    samples = SampleReader(db, store)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -108,7 +112,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
         sites=Sites(db, clock),
-        store=LakeStore(db, lake),
+        store=store,
+        samples=samples,
+        labels=Labels(db, samples.rows, clock),
         outbox=outbox,
         checkup=checkup,
         clock=clock,

@@ -11,8 +11,10 @@ from dsops_controller.server.rest import (
     data,
     devices,
     kits,
+    labels,
     problems,
     rollouts,
+    samples,
     sites,
     summary,
     trust,
@@ -35,7 +37,21 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
+    for noun in (
+        summary,
+        broker,
+        devices,
+        why,
+        kits,
+        trust,
+        bundles,
+        rollouts,
+        challengers,
+        sites,
+        data,
+        samples,
+        labels,
+    ):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app

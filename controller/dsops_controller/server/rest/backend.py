@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
@@ -40,6 +42,8 @@ class Backend:
     pardons: Pardons
     sites: Sites
     store: Store
+    samples: SampleReader
+    labels: Labels
     outbox: Outbox
     checkup: Checkup
     clock: Clock
