@@ -176,10 +176,9 @@ def _time(text: str) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise InvalidInput(f"{text[:40]!r} is not a time such as 2026-11-27T15:00:00Z") from error
-    found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     if not 2000 <= found.year <= 2199:
         raise InvalidInput(f"the time {text[:40]!r} is out of range")
-    return found
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _label_studio(text: str) -> FileOfLabels:
