@@ -69,6 +69,31 @@ class DataCalls(ABC):
         pairs = [("model", model), *(("site", site) for site in sites)]
         return self._json("GET", f"/labels/coverage?{urlencode(pairs)}")
 
+    def erase_samples(self, samples: list[str], reason: str) -> Row:
+        """Take samples out of the store's answers and of the data sets' newest versions."""
+        return self._json("POST", "/samples/erase", json={"samples": samples, "reason": reason})
+
+    def datasets(self) -> list[Row]:
+        """Return every version of every data set."""
+        return self._rows("/datasets")
+
+    def dataset(self, reference: str) -> Row:
+        """Return one version (``NAME/VERSION``), or the newest (``NAME``), with the models that were built of it."""
+        return self._json("GET", f"/datasets/{_reference(reference)}")
+
+    def create_dataset(self, new: Row) -> Row:
+        """Make a version of a data set (see :class:`dsops_controller.server.rest.datasets.NewDataset`)."""
+        return self._json("POST", "/datasets", json=new)
+
+    def export_dataset(self, reference: str, form: str, split: str | None) -> bytes:
+        """Return a version, or one split of it, as a file."""
+        query = _query({"format": form, "split": split})
+        return self._call("GET", f"/datasets/{_reference(reference)}/export{query}").content
+
+    def diff_datasets(self, before: str, after: str) -> Row:
+        """Return how one version differs from another."""
+        return self._json("GET", f"/datasets/{_reference(after)}/diff?{urlencode({'before': before})}")
+
     @abstractmethod
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]: ...
 
@@ -86,6 +111,13 @@ def _id(sample: str) -> str:
             f"{sample!r} is not the id of a sample", why="an id is DEVICE/STREAM/NUMBER", hint="see: dsops sample list"
         )
     return "/".join(quote(part, safe="") for part in parts)
+
+
+def _reference(text: str) -> str:
+    name, _, version = text.partition("/")
+    if not name or name in {".", ".."} or (version and not version.isdecimal()):
+        raise InvalidInput(f"{text!r} is not NAME or NAME/VERSION", hint="see: dsops dataset list")
+    return f"{quote(name, safe='')}/{version or 'newest'}"
 
 
 def _query(filters: dict[str, Filter]) -> str:

@@ -1,5 +1,6 @@
 """``dsops sample``: inputs that devices kept for a reason, what labellers say of them, and how good that is."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,6 +190,32 @@ def coverage(
     wrong = [cell for cell in found["cells"] if cell["predicted"] != cell["label"]]
     if wrong:
         output.rows(wrong, _CELL, form)
+
+
+@app.command()
+def erase(
+    reason: Annotated[str, typer.Option("--reason", help="why; kept in the audit trail")],
+    sample: Annotated[list[str] | None, typer.Argument(metavar="[SAMPLE]...", help="ids")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="every sample of this device")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Take samples out for good, with their labels: nothing shows or exports them, and data sets get a new version.
+
+    Example: dsops sample erase --device cam-1 --reason "request of 27 November" --yes
+    """
+    if bool(sample) == bool(device):
+        raise InvalidInput("name samples, or a device", hint="dsops sample erase SAMPLE..., or --device NAME")
+    with session.connected(context) as client:
+        named = sample or [row["id"] for row in client.samples(device=device, limit=10_000)]
+        if not yes and not (sys.stdin.isatty() and typer.confirm(f"erase {len(named)} samples for good?", err=True)):
+            raise InvalidInput("nothing was erased", why="it was not confirmed", hint="give --yes")
+        done: dict[str, Any] = {"samples": 0, "versions": []}
+        if named:
+            done = client.erase_samples(named, reason)
+    made = f"; new versions: {', '.join(done['versions'])}" if done["versions"] else ""
+    output.done(done, f"{done['samples']} samples erased{made}", form)
 
 
 _CLASS = {"name": "CLASS", "kappa": "KAPPA", "items": "SAMPLES", "listed": "LISTED", "instead": "INSTEAD"}

@@ -143,6 +143,15 @@ class Lake:
             delta = DeltaTable(self._path(table))
             return View(tuple(delta.file_uris()), _watermark(delta))
 
+    def version(self, table: LakeTable) -> int:
+        """Return the number of a table's newest version.
+
+        Raises:
+            StateDamaged: It cannot be read.
+        """
+        with _translated():
+            return int(DeltaTable(self._path(table)).version())
+
     def _path(self, table: LakeTable) -> Path:
         return self._folder / table.value
 

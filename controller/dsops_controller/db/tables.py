@@ -281,6 +281,13 @@ dataset_export = Table(
     Column("created_ms", _BIG, nullable=False),
 )
 
+pseudonym_secret = Table(
+    "pseudonym_secret",
+    metadata,
+    Column("id", Integer, primary_key=True),  # 1: one for all controllers over the database
+    Column("secret", LargeBinary, nullable=False),
+)
+
 retraining = Table(
     "retraining",
     metadata,

@@ -9,6 +9,7 @@ from dsops.clock import Clock
 from dsops.topics import Topics
 from dsops_controller.audit import Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
@@ -101,6 +102,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
     store = LakeStore(db, lake)
     samples = SampleReader(db, store)
+    labels = Labels(db, samples.rows, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -114,7 +116,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         sites=Sites(db, clock),
         store=store,
         samples=samples,
-        labels=Labels(db, samples.rows, clock),
+        labels=labels,
+        datasets=Datasets(db, lake, samples, labels, clock),
         outbox=outbox,
         checkup=checkup,
         clock=clock,

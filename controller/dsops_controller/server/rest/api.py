@@ -9,6 +9,7 @@ from dsops_controller.server.rest import (
     bundles,
     challengers,
     data,
+    datasets,
     devices,
     kits,
     labels,
@@ -49,6 +50,7 @@ def create_app(backend: Backend) -> FastAPI:
         challengers,
         sites,
         data,
+        datasets,
         samples,
         labels,
     ):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import Store
@@ -44,6 +45,7 @@ class Backend:
     store: Store
     samples: SampleReader
     labels: Labels
+    datasets: Datasets
     outbox: Outbox
     checkup: Checkup
     clock: Clock

@@ -14,7 +14,7 @@ from dsops_controller.dataops.label_tasks import confidence_of
 from dsops_controller.dataops.labels import LabelRow
 from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
 from dsops_controller.dataops.samples import SampleFilter
-from dsops_controller.server.rest.backend import Backend
+from dsops_controller.server.rest.backend import OPERATOR, Backend
 
 MAX_DAYS = 3660
 Days = Annotated[int | None, Query(ge=1, le=MAX_DAYS)]
@@ -50,6 +50,20 @@ class TensorView(Frozen):
     high: float | None
     mean: float | None
     first: tuple[float, ...] | None
+
+
+class Erasure(Frozen):
+    """Which samples shall be gone, and why."""
+
+    samples: tuple[str, ...] = Field(min_length=1, max_length=10_000)
+    reason: str
+
+
+class ErasedView(Frozen):
+    """How many samples are gone, and the new versions of the data sets that held them."""
+
+    samples: int
+    versions: tuple[str, ...]
 
 
 class GivenView(Frozen):
@@ -103,6 +117,11 @@ def router(backend: Backend) -> APIRouter:
         given = labels_of(backend, found)
         data = exports.export(form, found, given, numeric=_is_numeric(backend, found))
         return Response(data, media_type=form.media_type)
+
+    @routes.post("/erase")
+    def erase(which: Erasure) -> ErasedView:
+        done = backend.datasets.erase(which.samples, which.reason, OPERATOR)
+        return ErasedView(samples=done.samples, versions=done.versions)
 
     @routes.get("/{device}/{stream}/{seq}")
     def show(device: str, stream: str, seq: int) -> SampleDetail:

@@ -81,6 +81,11 @@ def _datasets() -> None:
     )
     op.create_index("dataset_by_digest", "dataset", ["digest"])
     op.create_table(
+        "pseudonym_secret",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+    )
+    op.create_table(
         "dataset_export",
         sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("digest", sa.String(64), primary_key=True),
