@@ -94,6 +94,22 @@ class DataCalls(ABC):
         """Return how one version differs from another."""
         return self._json("GET", f"/datasets/{_reference(after)}/diff?{urlencode({'before': before})}")
 
+    def retrainings(self, model: str | None = None) -> list[Row]:
+        """Return every request to train a model anew, newest first."""
+        return self._rows("/retraining", model=model)
+
+    def retraining(self, request: str) -> Row:
+        """Return one request by its id, or by the beginning of it."""
+        return self._json("GET", f"/retraining/{_part(request)}")
+
+    def request_retraining(self, model: str, dataset: str, note: str) -> Row:
+        """Ask for a model to be trained anew."""
+        return self._json("POST", "/retraining", json={"model": model, "dataset": dataset, "note": note})
+
+    def change_retraining(self, request: str, verb: str) -> Row:
+        """Change a request: ``close`` it, or ``retry`` to hand it over."""
+        return self._json("POST", f"/retraining/{_part(request)}/{verb}")
+
     @abstractmethod
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]: ...
 
@@ -111,6 +127,12 @@ def _id(sample: str) -> str:
             f"{sample!r} is not the id of a sample", why="an id is DEVICE/STREAM/NUMBER", hint="see: dsops sample list"
         )
     return "/".join(quote(part, safe="") for part in parts)
+
+
+def _part(name: str) -> str:
+    if name in {"", ".", ".."}:
+        raise InvalidInput(f"{name!r} is not an id", hint="give the id that the list shows")
+    return quote(name, safe="")
 
 
 def _reference(text: str) -> str:

@@ -18,6 +18,7 @@ from dsops_controller.cli import (
     model,
     output,
     policy,
+    retrain,
     rollout,
     sample,
     server,
@@ -44,6 +45,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(drift.app, name="drift")
 app.add_typer(sample.app, name="sample")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(retrain.app, name="retrain")
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(server.app, name="server")
 app.command("demo")(demo.demo)

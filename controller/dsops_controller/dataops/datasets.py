@@ -20,7 +20,6 @@ from sqlalchemy import Connection, delete, func, select
 from dsops import ids
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
-from dsops.manifest import Manifest
 from dsops_controller import audit
 from dsops_controller.dataops.dataset_manifest import (
     Change,
@@ -123,23 +122,6 @@ class DatasetRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltModel:
-    """A bundle whose lineage names a data set.
-
-    Attributes:
-        purpose: What the lineage says it was used for.
-        by: ``digest`` when it names the data set itself, else the form of the export that it names.
-    """
-
-    model: str
-    release: int
-    variant: str
-    sha256: str
-    purpose: str
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
 class Erased:
     """What an erasure did: samples that are gone, and new versions of the data sets that held them."""
 
@@ -178,6 +160,24 @@ class Datasets:
         about = {"model": query.model, "lake_version": lake_version, "set_version": wanted.version, "query": made_by}
         with self._db.write() as connection:
             return self._store(connection, name, found, about | {"left": left}, actor)
+
+    def renew(self, name: str, actor: str = audit.SYSTEM) -> DatasetRecord:
+        """Return what the newest version's query and policy give of what is labelled now: perhaps a new version.
+
+        Raises:
+            NotFound: There is no such data set, or no sample matches any more.
+        """
+        newest = self.get(name)
+        return self.create(name, stored_query(newest.made_by), stored_policy(newest.made_by), actor)[0]
+
+    def named(self, text: str) -> DatasetRecord:
+        """Return the version that ``NAME/VERSION`` names, or the newest of ``NAME``.
+
+        Raises:
+            InvalidInput: It is neither.
+            NotFound: There is none.
+        """
+        return self.get(*reference(text))
 
     def list(self) -> builtins.list[DatasetRecord]:
         """Return every version of every data set, by name, the newest first."""
@@ -236,45 +236,6 @@ class Datasets:
     def difference(self, before: tuple[str, int | None], after: tuple[str, int | None]) -> Change:
         """Return how one version differs from another. Errors as of :meth:`manifest`."""
         return difference(self.members(*before), self.members(*after))
-
-    def models(self, digest: str) -> builtins.list[BuiltModel]:
-        """Return the bundles whose lineage names a data set, by its digest or by a file that was exported of it."""
-        column = tables.dataset_export.c
-        with self._db.read() as connection:
-            query = select(column.sha256, column.form).where(column.digest == digest)
-            names = {row.sha256: str(row.form) for row in connection.execute(query)} | {digest: "digest"}
-            bundles = connection.execute(select(tables.bundle)).all()
-        found = []
-        for row in bundles:
-            for purpose, value in Manifest.decode(row.manifest.encode()).lineage.datasets.items():
-                if value.removeprefix("sha256:") in names:
-                    by = names[value.removeprefix("sha256:")]
-                    found.append(BuiltModel(row.model, row.release, row.variant, row.sha256, purpose, by))
-        return sorted(found, key=lambda one: (one.model, one.release, one.variant, one.purpose))
-
-    def behind(self, manifest: Manifest) -> dict[str, str]:
-        """Return the data sets (``NAME/VERSION``) behind a bundle by what its lineage says they were used for."""
-        values = {name: value.removeprefix("sha256:") for name, value in manifest.lineage.datasets.items()}
-        exported, stored = tables.dataset_export.c, tables.dataset.c
-        with self._db.read() as connection:
-            query = select(exported.sha256, exported.digest).where(exported.sha256.in_(values.values()))
-            digests = {row.sha256: row.digest for row in connection.execute(query)}
-            wanted = {*values.values(), *digests.values()}
-            rows = connection.execute(
-                select(stored.digest, stored.name, stored.version).where(stored.digest.in_(wanted))
-            )
-            names = {row.digest: f"{row.name}/{row.version}" for row in rows}
-        found = {purpose: names.get(digests.get(value, value)) for purpose, value in values.items()}
-        return {purpose: name for purpose, name in found.items() if name}
-
-    def note_export(self, digest: str, sha256: str, split: str, form: str) -> None:
-        """Remember that a file was made of a data set, so that a model that names the file leads back to it."""
-        with self._db.write() as connection:
-            column = tables.dataset_export.c
-            there = select(column.sha256).where((column.sha256 == sha256) & (column.digest == digest))
-            if connection.execute(there).one_or_none() is None:
-                row = {"sha256": sha256, "digest": digest, "split": split, "form": form}
-                connection.execute(tables.dataset_export.insert().values(**row, created_ms=to_ms(self._clock.now())))
 
     def erase(self, samples: Sequence[str], reason: str, actor: str = audit.SYSTEM) -> Erased:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
@@ -375,6 +336,13 @@ def reference(text: str) -> tuple[str, int | None]:
     if slash and not (version.isascii() and version.isdecimal() and 0 < int(version) < 2**31):
         raise InvalidInput(f"{text[:80]!r} is not NAME or NAME/VERSION", hint="see: dsops dataset list")
     return name, int(version) if slash else None
+
+
+def stored_query(made_by: dict[str, Any]) -> Query:
+    """Return the query by which a version was made."""
+    told = made_by["query"]
+    times = {name: datetime.fromisoformat(told[name]) for name in ("since", "until") if told[name]}
+    return Query(**told | times)
 
 
 def stored_policy(made_by: dict[str, Any]) -> Policy:

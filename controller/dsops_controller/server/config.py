@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
 FILE = "controller.toml"
@@ -119,6 +120,7 @@ class ServerConfig(Frozen):
         store: The DataOps store.
         rollout: The rollout engine.
         identity: Devices' certificates.
+        retraining: When to ask for a model to be trained anew, and whom.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -131,6 +133,7 @@ class ServerConfig(Frozen):
     store: StoreSettings = StoreSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
+    retraining: RetrainingSettings = RetrainingSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -184,6 +187,7 @@ _COMMENTS = {
     "store": "DataOps store: folder of the lake, seconds between flushes",
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
+    "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 
 
@@ -193,6 +197,10 @@ def _section(name: str, values: dict[str, object]) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_value(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     # A path may hold anything; a TOML basic string needs both characters escaped.

@@ -13,6 +13,7 @@ from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
@@ -24,6 +25,8 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.retraining.adapters import Adapters
+from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
@@ -69,6 +72,7 @@ class Parts:
     workshop: Workshop
     driver: Driver
     checkup: Checkup
+    retraining: Retraining
     rest: ASGIApp
 
 
@@ -103,6 +107,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     store = LakeStore(db, lake)
     samples = SampleReader(db, store)
     labels = Labels(db, samples.rows, clock)
+    data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
+    deliver = Adapters(folder, clock).deliver
+    retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -117,7 +124,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         store=store,
         samples=samples,
         labels=labels,
-        datasets=Datasets(db, lake, samples, labels, clock),
+        datasets=data.datasets,
+        lineage=Lineage(db, clock),
+        retraining=retraining,
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -127,7 +136,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     )
     web = guarded(backend, operator_token_sha256(folder))
     about_identity = (revocations, expulsion, enrolment)
-    return Parts(lake, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web)
+    return Parts(
+        lake, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, retraining, web
+    )
 
 
 def _reply(config: ServerConfig) -> ReplySettings:

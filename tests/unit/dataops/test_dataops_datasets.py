@@ -16,7 +16,6 @@ import pytest
 from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
-from dsops.manifest import Blob, Lineage, Manifest, TensorSpec
 from dsops_controller.dataops import dataset_exports
 from dsops_controller.dataops.agreement import Scale
 from dsops_controller.dataops.dataset_exports import Content, DatasetForm
@@ -26,9 +25,10 @@ from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.label_files import GivenLabel
 from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.testing import DIGEST, received, sample_batch
+from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle as bundles
 from dsops_controller.db.tables import device as devices
@@ -49,6 +49,7 @@ class Desk:
         lake.open()
         self.reader = SampleReader(db, LakeStore(db, lake))
         self.labels = Labels(db, self.reader.rows, self.clock)
+        self.lineage = Lineage(db, self.clock)
         self.datasets = Datasets(db, lake, self.reader, self.labels, self.clock)
 
     def put(self, device: str, frames: list[int], first: int = 1) -> list[str]:
@@ -67,8 +68,8 @@ class Desk:
     def content(self, name: str, split: Split | None = None) -> Content:
         record = self.datasets.get(name)
         found = [one for one in self.datasets.members(name) if split in (None, one.split)]
-        manifest, samples = self.datasets.manifest(name), self.datasets.samples(name, None, split)
-        return Content(record.reference, record.digest, manifest, CLASSES, record.counts, found, samples)
+        text, samples = self.datasets.manifest(name), self.datasets.samples(name, None, split)
+        return Content(record.reference, record.digest, text, CLASSES, record.counts, found, samples)
 
 
 def frame(number: int) -> SampleRecord:
@@ -96,16 +97,16 @@ def test_a_version_is_named_by_the_digest_of_its_manifest_and_made_once(desk: De
     samples = desk.put("cam-1", [1, 2, 3])
     desk.say(dict(zip(samples, CLASSES, strict=True)))
     made, is_new = desk.datasets.create("field", Query("animals"), ALL)
-    manifest = desk.datasets.manifest("field")
+    text = desk.datasets.manifest("field")
     assert (made.version, is_new, made.samples) == (1, True, 3)
-    assert made.digest == hashlib.sha256(manifest).hexdigest()
-    lines = [json.loads(line) for line in manifest.splitlines()]
+    assert made.digest == hashlib.sha256(text).hexdigest()
+    lines = [json.loads(line) for line in text.splitlines()]
     assert [line["sample"] for line in lines] == sorted(
         hashlib.sha256(frame(n).input.data).hexdigest() for n in (1, 2, 3)
     )
     assert {line["inclusion"] for line in lines} == {0.25, None}
-    assert b"cam-1" not in manifest
-    assert b"ann" not in manifest
+    assert b"cam-1" not in text
+    assert b"ann" not in text
     again, is_new = desk.datasets.create("field", Query("animals"), ALL)
     assert (again, is_new) == (made, False)
     desk.say({samples[0]: "fox"})
@@ -235,34 +236,25 @@ def test_parquet_has_a_file_for_each_split_and_pictures(desk: Desk, tmp_path: Pa
 def test_a_model_leads_to_its_data_set_by_digest_or_by_an_exported_file(desk: Desk) -> None:
     desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
     record, _ = desk.datasets.create("field", Query("animals"), ALL)
-    desk.datasets.note_export(record.digest, "e" * 64, "training", "npz")
-    desk.datasets.note_export(record.digest, "e" * 64, "training", "npz")
-    manifests = [built(1, training="e" * 64), built(2, field=f"sha256:{record.digest}"), built(3, training="f" * 64)]
+    desk.lineage.note_export(record.digest, "e" * 64, "training", "npz")
+    desk.lineage.note_export(record.digest, "e" * 64, "training", "npz")
+    manifests = [
+        manifest(1, {"training": "e" * 64}),
+        manifest(2, {"field": f"sha256:{record.digest}"}),
+        manifest(3, {"training": "f" * 64}),
+    ]
     with desk.db.write() as connection:
-        for number, manifest in enumerate(manifests):
-            row = {"sha256": f"{number}" * 64, "model": "animals", "release": manifest.release, "variant": "int8"}
+        for number, one in enumerate(manifests):
+            row = {"sha256": f"{number}" * 64, "model": "animals", "release": one.release, "variant": "int8"}
             rest = {"path": f"p{number}", "length_bytes": 1, "index_sha256": "a" * 64, "pushed_ms": 0}
-            connection.execute(bundles.insert().values(**row, **rest, manifest=manifest.encode().decode()))
-    found = desk.datasets.models(record.digest)
+            connection.execute(bundles.insert().values(**row, **rest, manifest=one.encode().decode()))
+    found = desk.lineage.models(record.digest)
     assert [(one.release, one.purpose, one.by) for one in found] == [(1, "training", "npz"), (2, "field", "digest")]
-    assert [desk.datasets.behind(manifest) for manifest in manifests] == [
+    assert [desk.lineage.behind(one) for one in manifests] == [
         {"training": "field/1"},
         {"field": "field/1"},
         {},
     ]
-
-
-def built(release: int, **datasets: str) -> Manifest:
-    blobs = [Blob(name=name, size_bytes=1, sha256="0" * 64) for name in ("golden.bin", "model.tflite", "profile.json")]
-    return Manifest(
-        model="animals",
-        release=release,
-        labels=CLASSES,
-        inputs=[TensorSpec(name="x", datatype="FP32", shape=(1, 2, 2, 1))],
-        outputs=[TensorSpec(name="y", datatype="FP32", shape=(1, 3))],
-        lineage=Lineage(datasets=datasets),
-        blobs=blobs,
-    )
 
 
 def test_time_and_versions_of_classes_choose(desk: Desk) -> None:

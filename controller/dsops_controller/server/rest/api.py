@@ -14,6 +14,7 @@ from dsops_controller.server.rest import (
     kits,
     labels,
     problems,
+    retraining,
     rollouts,
     samples,
     sites,
@@ -53,6 +54,7 @@ def create_app(backend: Backend) -> FastAPI:
         datasets,
         samples,
         labels,
+        retraining,
     ):
         api.include_router(noun.router(backend))
     app.include_router(api)

@@ -7,11 +7,13 @@ from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.sites import Sites
+from dsops_controller.retraining.driver import Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
@@ -46,6 +48,8 @@ class Backend:
     samples: SampleReader
     labels: Labels
     datasets: Datasets
+    lineage: Lineage
+    retraining: Retraining
     outbox: Outbox
     checkup: Checkup
     clock: Clock

@@ -115,7 +115,7 @@ def router(backend: Backend) -> APIRouter:
     def show(name: str, version: str) -> DatasetDetail:
         record = backend.datasets.get(name, _version(version))
         facts = DatasetView.model_validate(record, from_attributes=True).model_dump(exclude={"reference"})
-        models = [BuiltView.model_validate(one, from_attributes=True) for one in backend.datasets.models(record.digest)]
+        models = [BuiltView.model_validate(one, from_attributes=True) for one in backend.lineage.models(record.digest)]
         return DatasetDetail(**facts, reference=record.reference, models=tuple(models))
 
     @routes.get("/{name}/{version}/export", response_class=Response)
@@ -128,7 +128,7 @@ def router(backend: Backend) -> APIRouter:
         content = _content(backend, name, _version(version), split, with_samples=form is not DatasetForm.MANIFEST)
         data = dataset_exports.export(form, content)
         sha256 = hashlib.sha256(data).hexdigest()
-        backend.datasets.note_export(content.digest, sha256, split.value if split else "", form.value)
+        backend.lineage.note_export(content.digest, sha256, split.value if split else "", form.value)
         return Response(data, media_type=_MEDIA[form], headers={"X-Content-SHA256": sha256})
 
     @routes.get("/{name}/{version}/diff")
