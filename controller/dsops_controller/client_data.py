@@ -110,6 +110,10 @@ class DataCalls(ABC):
         """Change a request: ``close`` it, or ``retry`` to hand it over."""
         return self._json("POST", f"/retraining/{_part(request)}/{verb}")
 
+    def trace_device(self, device: str, at: str | None) -> Row:
+        """Return which bundles a device ran at a moment (ISO 8601; now when it is None), and where each came from."""
+        return self._json("GET", f"/trace/devices/{ids.device_id(device)}{_query({'at': at})}")
+
     @abstractmethod
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]: ...
 

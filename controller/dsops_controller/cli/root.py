@@ -24,6 +24,7 @@ from dsops_controller.cli import (
     server,
     site,
     telemetry,
+    trace,
     trust,
 )
 
@@ -46,6 +47,7 @@ app.add_typer(drift.app, name="drift")
 app.add_typer(sample.app, name="sample")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(retrain.app, name="retrain")
+app.add_typer(trace.app, name="trace")
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(server.app, name="server")
 app.command("demo")(demo.demo)

@@ -51,6 +51,7 @@ from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.director_keys import DirectorKeys
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
@@ -108,6 +109,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     samples = SampleReader(db, store)
     labels = Labels(db, samples.rows, clock)
     data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
+    lineage = Lineage(db, clock)
     deliver = Adapters(folder, clock).deliver
     retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
@@ -125,8 +127,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         samples=samples,
         labels=labels,
         datasets=data.datasets,
-        lineage=Lineage(db, clock),
+        lineage=lineage,
         retraining=retraining,
+        tracer=Tracer(db, store, lineage, repository),
         outbox=outbox,
         checkup=checkup,
         clock=clock,

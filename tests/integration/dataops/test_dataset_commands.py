@@ -104,3 +104,16 @@ def test_what_cannot_be_is_refused_in_words(dsops: Dsops, tmp_path: Path) -> Non
     assert refused("show", "nothing") == (5, "there is no data set nothing")
     assert refused("show", "a/b")[0] == 2
     assert refused("diff", "nothing/1", "nothing/2")[0] == 5
+
+
+def test_retraining_is_asked_for_listed_and_closed(dsops: Dsops) -> None:
+    assert dsops("retrain", "request", "nothing", "-o", "json").code == 5
+    dsops("dataset", "create", "again", "--model", "animals", "--device", "cam-1", "--validation", "0", "--test", "0")
+    made = dsops("retrain", "request", "animals", "--dataset", "again/1", "--note", "try", "-o", "json").result
+    assert (made["cause"], made["state"], made["dataset"]) == ("manual", "open", "again/1")
+    assert dsops("retrain", "request", "animals", "--dataset", "again", "-o", "json").result["id"] == made["id"]
+    assert made["id"][:12] in dsops("retrain", "list").out
+    assert dsops("retrain", "show", made["id"][:10], "-o", "json").result["note"] == "try"
+    assert dsops("retrain", "close", made["id"][:10], "-o", "json").result["state"] == "closed"
+    assert dsops("retrain", "retry", made["id"][:10], "-o", "json").code == 6
+    assert dsops("retrain", "show", "zzz", "-o", "json").code == 5

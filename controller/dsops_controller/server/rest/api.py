@@ -19,6 +19,7 @@ from dsops_controller.server.rest import (
     samples,
     sites,
     summary,
+    tracing,
     trust,
     why,
 )
@@ -55,6 +56,7 @@ def create_app(backend: Backend) -> FastAPI:
         samples,
         labels,
         retraining,
+        tracing,
     ):
         api.include_router(noun.router(backend))
     app.include_router(api)

@@ -21,6 +21,7 @@ from dsops_controller.server.broker import BrokerFigures
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.repository import Repository
 
 OPERATOR = "operator"
@@ -50,6 +51,7 @@ class Backend:
     datasets: Datasets
     lineage: Lineage
     retraining: Retraining
+    tracer: Tracer
     outbox: Outbox
     checkup: Checkup
     clock: Clock
