@@ -138,7 +138,8 @@ def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
     early = _module("dsops_agent.launching").EarlyStart.of(loaded.config)
-    leave_out("pkcs11")  # TUF's library loads it for signers; a device only checks signatures
+    for drivers in ("pkcs11", "boto3"):
+        leave_out(drivers)  # TUF's library loads them for signers; a device only checks signatures
     try:
         agent = _module("dsops_agent.app").Agent(loaded.config, SystemClock(), early)
         agent.stop_on_signals()

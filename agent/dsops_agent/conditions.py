@@ -3,8 +3,9 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,14 @@ _ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECTS = 0x1, 0x200  # RTF_UP, RTF_REJECT of <linux/route.h>
 _LEAST_S = 1.0
 _MAX_ANSWER_BYTES = 4096
+
+
+def is_metered(patterns: Collection[str]) -> bool:
+    """Return whether a default route of this host goes over an interface that fits one of the patterns."""
+    if not patterns:
+        return False
+    links = default_links(_text(_ROUTES), _text(_ROUTES_6))
+    return any(fnmatchcase(link, pattern) for link in links for pattern in patterns)
 
 
 class SystemConditions:

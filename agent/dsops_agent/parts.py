@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import random
 import secrets
 import ssl
 import threading
@@ -12,12 +11,12 @@ from datetime import datetime
 from functools import partial
 
 import dsops
+from dsops.api.v1.telemetry_pb2 import Served
 from dsops.clock import Clock
 from dsops.directive import TransferLimits
 from dsops.errors import DsopsError, InvalidConfig
 from dsops.messages import Connection, Inventory, Problem
 from dsops.topics import Topics
-from dsops_agent.backoff import Backoff
 from dsops_agent.boot import boot_id
 from dsops_agent.challenger_processes import ChallengerProcesses, Runtimes
 from dsops_agent.commander import Commander
@@ -36,6 +35,7 @@ from dsops_agent.install.ports import Death, DeviceFacts, InstallConfig
 from dsops_agent.install.probation import Rules
 from dsops_agent.install.slots import Slots
 from dsops_agent.launching import EarlyStart, launch, launch_challenger
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.reporter import Reporter, Signer
 from dsops_agent.room import HostRoom
@@ -45,12 +45,12 @@ from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.sources.offers import Offers
 from dsops_agent.status import Quarantined, SpoolStatus, Status
 from dsops_agent.supervisor import RuntimeSupervisor, Told
-from dsops_agent.telemetry.collect import Collector, SpoolEvents
-from dsops_agent.telemetry.spool import Kind, Spool
-from dsops_agent.telemetry.upload import BatchT, Encode, Uploader, encode_samples, encode_telemetry
+from dsops_agent.telemetry.assembly import Reporting
+from dsops_agent.telemetry.collect import AgentFigures, SpoolEvents
+from dsops_agent.telemetry.spool import Spool
 from dsops_agent.threads import Threads
 from dsops_agent.transport.dates import judge_dates_by
-from dsops_agent.transport.grpc import StoreChannel, Upload, sample_upload, telemetry_upload
+from dsops_agent.transport.grpc import StoreChannel
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
 from dsops_agent.trust.store import TrustStore
 from dsops_agent.trust.trusted_time import ClockState
@@ -59,7 +59,6 @@ logger = logging.getLogger(__name__)
 
 PROVE_MEMORY_BYTES = 2 << 30
 _RUNTIME_READY_S = 20.0
-_UPLOAD_WAIT_S = 1.0
 _INSTALLER, _MQTT, _SUPERVISOR = "the installer", "the connection to the broker", "the supervisor of the runtime"
 _WITHIN_S = {_INSTALLER: 600.0, _MQTT: 120.0, _SUPERVISOR: 120.0}
 """The longest rounds: a step that reads a large bundle from a slow disk and changes over; a handshake; a start."""
@@ -136,8 +135,9 @@ class Parts:
         self._recovering, self._recovered = threading.Event(), threading.Event()
         self._topics = Topics(self.identity.fleet.topic_prefix)
         self._journal = Journal(state / "journal.db")
-        self._spool = Spool(state / "spool", self.config.telemetry.spool_bytes)
-        self._events = SpoolEvents(self._spool, self.clock)
+        self._spool = Spool(state / "spool", self.config.telemetry.spool_bytes, self.clock)
+        self._moments = Moments(self.clock)
+        self._events = SpoolEvents(self._spool, self._moments)
         self._supervisor = RuntimeSupervisor(
             launch(self.config),
             prover(self.config),
@@ -170,24 +170,32 @@ class Parts:
         )
         self._offers = Offers(state / "offers", self._sources.folder, self._sources.chain, self._installer, self.clock)
         self._channel = StoreChannel(lambda: self.credentials.current, self.clock)
-        self._collector = Collector(
-            SystemHost(state, self.config.temperature_sensor),
+        self._reporting = Reporting(
+            self.config.telemetry,
             self._spool,
-            self.clock,
-            interval_s=self.config.telemetry.interval_s,
-            runtime_rss_bytes=lambda: self._supervisor.rss_bytes,
+            self._moments,
+            host=SystemHost(state, self.config.temperature_sensor),
+            agent=AgentFigures(dsops.__version__, lambda: self._supervisor.rss_bytes, self._served),
+            channel=self._channel,
         )
-        self._telemetry = self._uploader("telemetry", telemetry_upload(self._channel), encode_telemetry)
-        self._samples = self._uploader("samples", sample_upload(self._channel), encode_samples)
+
+    def _served(self) -> list[Served]:
+        """Return what the device's slots say that it serves, and whether the inference process does."""
+        return [
+            Served(
+                model=model,
+                release=state.active_release,
+                digest=state.active,
+                state="serving" if self._supervisor.is_serving(model, state.active) else "not serving",
+            )
+            for model, state in self._installer.observed().items()
+            if state.active is not None
+        ]
 
     def _challenger_supervisor(self, how: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
         unasked = Prover(self.config.inference.threads)  # candidates are proved for the champions' one
         told = Told(started, lambda _death: None)  # how often it ended is counted by whom the start is told
         return RuntimeSupervisor(how, unasked, self._spool, self._events, self.clock, told)
-
-    def _uploader(self, kind: Kind, upload: Upload[BatchT], encode: Encode[BatchT]) -> Uploader[BatchT]:
-        backoff = Backoff(_UPLOAD_WAIT_S, self.config.telemetry.retry_max_s, random.SystemRandom().random)
-        return Uploader(kind, self._spool, self.clock, upload=upload, encode=encode, backoff=backoff)
 
     def _make_session(self) -> MqttSession:
         settings = Settings(
@@ -351,9 +359,7 @@ class Parts:
         threads.start("offers", lambda: self._offers.run(stop))
         self._watched(threads, "mqtt", _MQTT, self._session.run)
         threads.start("reporter", lambda: self._reporter.run(stop))
-        threads.start("collector", lambda: self._collector.run(stop))
-        threads.start("upload-telemetry", self._telemetry.run)
-        threads.start("upload-samples", self._samples.run)
+        self._reporting.start(threads, stop)
 
     def _install(self, stop: threading.Event) -> None:
         """Recover once the inference process answers, or without it when it takes too long; then install."""
@@ -376,9 +382,7 @@ class Parts:
         self._challengers.leave()
         threads.join(5.5, "runtime", "prover", "challengers", "mqtt", "feed")
         self._challengers.join(0.5)
-        self._telemetry.stop()
-        self._samples.stop()
-        threads.join(3.2, "upload-telemetry", "upload-samples")
+        self._reporting.stop(threads)
 
     def close(self) -> None:
         """Close files and connections."""
@@ -396,8 +400,7 @@ class Parts:
             "broker": self._session.problem,
             "inference": self._supervisor.held_back,
             "site cache": self._sources.problem,
-            "telemetry": self._telemetry.problem,
-            "samples": self._samples.problem,
+            **self._reporting.problems(),
             "delegate": self._supervisor.delegate_problem,
         }
         return base.model_copy(

@@ -29,7 +29,8 @@ from dsops_agent.runtime_process import (
     start,
 )
 from dsops_agent.telemetry.collect import SpoolEvents
-from dsops_agent.telemetry.spool import KINDS, Delivery, Kind, Spool
+from dsops_agent.telemetry.spool import Delivery, Spool
+from dsops_agent.telemetry.worth import KINDS, Kind
 
 logger = logging.getLogger(__name__)
 

@@ -44,6 +44,10 @@ class ManualClock:
         """Return seconds since the clock was made."""
         return self._mono_s
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock by ``seconds``, forwards or back, as people and time services do."""
+        self._now += timedelta(seconds=seconds)
+
     def advance(self, seconds: float) -> None:
         """Move both readings forward by ``seconds``."""
         self._now += timedelta(seconds=seconds)

@@ -11,6 +11,7 @@ DeviceId = NewType("DeviceId", str)
 ModelName = NewType("ModelName", str)
 Digest = NewType("Digest", str)
 """Lower-case hex SHA-256."""
+KpiName = NewType("KpiName", str)
 RolloutId = NewType("RolloutId", str)
 DeploymentId = NewType("DeploymentId", str)
 
@@ -59,6 +60,21 @@ def digest(text: str) -> Digest:
     if not _DIGEST.fullmatch(text):
         raise InvalidInput(f"{text[:80]!r} is not a SHA-256 digest", why="it needs 64 lower-case hex digits")
     return Digest(text)
+
+
+def kpi_name(text: str) -> KpiName:
+    """Check the name of a figure that a program on a device reports; it has the form of a device's name.
+
+    Raises:
+        InvalidInput: The name is not 1 to 64 characters of ``A-Z a-z 0-9 _ . -``.
+    """
+    if not _DEVICE.fullmatch(text):
+        raise InvalidInput(
+            f"{text[:80]!r} is not a figure's name",
+            why="a name has 1 to 64 of A-Z a-z 0-9 _ . - and begins with a letter or digit",
+            hint="choose another name, for example parts_rejected",
+        )
+    return KpiName(text)
 
 
 def new_rollout_id() -> RolloutId:

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from dsops.api.v1.telemetry_pb2 import TelemetryRecord
+from dsops.api.v1.telemetry_pb2 import ClockTrust, Moment, Served, TelemetryRecord
 from dsops.clock import ManualClock
 from dsops.errors import SourceLacks
 from dsops.messages import Need, Problem, decode
 from dsops.topics import Topics
 from dsops_agent.host import Host, HostFigures, SystemHost, inventory
 from dsops_agent.install.ports import Chunk, ChunkSource, EventSink, Room, RuntimeControl
+from dsops_agent.moment import Moments
 from dsops_agent.room import HostRoom
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.supervisor import RuntimeSupervisor
-from dsops_agent.telemetry.collect import Collector, SpoolEvents
+from dsops_agent.telemetry.collect import AgentFigures, Collector, Rhythm, SpoolEvents
 from dsops_agent.telemetry.spool import Spool
+from dsops_agent.telemetry.worth import Kind
 from dsops_agent.transport.mqtt import MqttSession
 from dsops_agent.transport.ports import Broker
 
@@ -75,13 +77,37 @@ def test_the_inventory_names_the_host_and_the_runtime() -> None:
     assert facts.runtime.split()[0] in ("ai-edge-litert", "tflite-runtime")
 
 
+def new_collector(spool: Spool, clock: ManualClock) -> Collector:
+    served = [Served(model="digits", release=3, digest="a" * 64, state="serving")]
+    agent = AgentFigures("1.2.3", lambda: 0, lambda: served)
+    moments = Moments(clock, "00010203-0405-0607-0809-0a0b0c0d0e0f", lambda: ClockTrust.CLOCK_FREE)
+    return Collector(SimulatedHost(FIGURES), spool, moments, rhythm=Rhythm(10.0, 30.0), agent=agent)
+
+
+def read(spool: Spool, kind: Kind) -> list[TelemetryRecord]:
+    batch = spool.batch(kind, 100_000, 100)
+    return [TelemetryRecord.FromString(data) for data in batch.records] if batch else []
+
+
+def test_a_device_says_that_it_lives_and_what_waits(tmp_path: Path) -> None:
+    spool, clock = Spool(tmp_path / "spool", 1 << 20), ManualClock()
+    collector = new_collector(spool, clock)
+    for _ in range(6):
+        collector.collect(clock.now(), 10.0)
+        clock.advance(10.0)
+    beats = [record for record in read(spool, "telemetry") if record.WhichOneof("kind") == "heartbeat"]
+    assert [(beat.heartbeat.agent_version, beat.heartbeat.uptime_s) for beat in beats] == [("1.2.3", 0), ("1.2.3", 30)]
+    assert [(one.model, one.release, one.state) for one in beats[0].heartbeat.served] == [("digits", 3, "serving")]
+    assert {one.kind: one.records for one in beats[1].heartbeat.waiting} == {"events": 0, "telemetry": 4, "samples": 0}
+    assert beats[1].moment == Moment(boot=bytes(range(16)), monotonic_us=30_000_000, clock=ClockTrust.CLOCK_FREE)
+    spool.close()
+
+
 def test_an_interval_of_the_host_is_stored_as_one_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", 1 << 20)
-    collector = Collector(SimulatedHost(FIGURES), spool, ManualClock(), interval_s=10.0, runtime_rss_bytes=lambda: 0)
+    collector = new_collector(spool, ManualClock())
     collector.collect(datetime(2026, 1, 1, tzinfo=UTC), 2.5)
-    batch = spool.batch("telemetry", 10_000, 10)
-    assert batch is not None
-    record = TelemetryRecord.FromString(batch.records[0]).host
+    record = read(spool, "telemetry")[0].host
     assert (record.start_us, record.interval_ms) == (1_767_225_600_000_000, 2500)
     assert (record.cpu_percent, record.temperature_c, record.runtime_rss_bytes) == (12.5, 61.0, 5)
     spool.close()
@@ -89,11 +115,9 @@ def test_an_interval_of_the_host_is_stored_as_one_record(tmp_path: Path) -> None
 
 def test_an_event_is_stored_and_a_long_text_is_cut(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", 1 << 20)
-    sink: EventSink = SpoolEvents(spool, ManualClock())
+    sink: EventSink = SpoolEvents(spool, Moments(ManualClock()))
     sink.event("refused", "digits", 2, "a" * 64, "bundle.untrusted", "x" * 5000)
-    batch = spool.batch("telemetry", 10_000, 10)
-    assert batch is not None
-    event = TelemetryRecord.FromString(batch.records[0]).event
+    event = read(spool, "events")[0].event
     assert (event.kind, event.model, event.release, event.code) == ("refused", "digits", 2, "bundle.untrusted")
     assert len(event.message) == 1000
     spool.close()

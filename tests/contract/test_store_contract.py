@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsops.api.v1.samples_pb2 import SampleBatch
-from dsops.api.v1.telemetry_pb2 import TelemetryBatch
+from dsops.api.v1.telemetry_pb2 import Loss, TelemetryBatch
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops_controller.dataops.drift import Level
@@ -23,8 +23,11 @@ from dsops_controller.dataops.testing import (
     RIVAL,
     comparison,
     drift_event,
+    drift_report,
+    heartbeat,
     host,
     interval,
+    kpi,
     received,
     sample,
     sample_batch,
@@ -35,6 +38,7 @@ from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
+LOST = [Loss(kind="host", reason="full", count=2)]
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -209,10 +213,35 @@ def test_figures_that_are_not_numbers_become_unknown(site: Site, stage: str) -> 
 @BOTH
 @STAGES
 def test_counts_are_of_records_not_of_deliveries(site: Site, stage: str) -> None:
-    batch = telemetry_batch(A, [1, 2, 5], [interval(us()), host(us()), drift_event(us())], produced=6, dropped=2)
+    batch = telemetry_batch(A, [1, 2, 5], [interval(us()), host(us()), drift_event(us())], produced=6, losses=LOST)
     samples = sample_batch(B, [1], [sample(us(), [1.0])])
     put(site, stage, ("cam-1", batch), ("cam-1", samples), ("cam-1", batch), ("cam-1", samples))
     assert site.store.counts() == Counts(records_stored=4, samples_stored=1, duplicates=0, produced=7, dropped=2)
+
+
+@BOTH
+@STAGES
+def test_every_kind_of_record_has_its_row(site: Site, stage: str) -> None:
+    records = [heartbeat(us()), kpi(us(), 3.0), kpi(us(), float("nan")), drift_report(us())]
+    put(site, stage, ("cam-1", telemetry_batch(A, [1, 2, 3, 4], records)))
+
+    assert site.store.counts().records_stored == 4
+
+
+@BOTH
+def test_losses_are_told_by_kind_and_reason_and_never_fall(site: Site) -> None:
+    more = [Loss(kind="host", reason="full", count=3), Loss(kind="sample", reason="expired", count=1)]
+    site.inbox.put("cam-1", received(telemetry_batch(A, [1], [host(us())], produced=9, losses=LOST)))
+    site.inbox.put("cam-1", received(telemetry_batch(A, [2], [host(us())], produced=9, losses=more)))
+    site.inbox.put("cam-1", received(telemetry_batch(A, [1], [host(us())], produced=9, losses=LOST)))
+    site.inbox.put("cam-2", received(telemetry_batch(A, [1], [host(us())], produced=9, losses=LOST)))
+
+    assert [(row.device, row.kind, row.reason, row.count) for row in site.store.losses()] == [
+        ("cam-1", "host", "full", 3),
+        ("cam-1", "sample", "expired", 1),
+        ("cam-2", "host", "full", 2),
+    ]
+    assert len(site.store.losses("cam-2")) == 1
 
 
 @BOTH

@@ -5,9 +5,10 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from dsops.api.v1 import telemetry_pb2
+from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
 from dsops.errors import DsopsError
+from dsops_agent.moment import Moments
 from dsops_agent.runtime.channel import Channel
 from dsops_agent.runtime.collect import micros
 from dsops_agent.runtime.engine import ServedModel
@@ -50,6 +51,7 @@ class Reporter:
         self._settle = settle
         self._interval_s = interval_s
         self._clock = clock
+        self._moments = Moments(clock)
         self._source = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._watches: list[ModelWatch] = []
@@ -124,7 +126,8 @@ class Reporter:
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 
     def put(self, kind: Kind, record: bytes, urgent: bool) -> None:
-        """Take a finished record; one that is urgent is sent at once."""
-        self.buffer.add(kind, record)
+        """Take a finished record, made now; one that is urgent is sent at once."""
+        holder = samples_pb2.SampleRecord if kind is Kind.SAMPLES else telemetry_pb2.TelemetryRecord
+        self.buffer.add(kind, self._moments.appended(holder, record))
         if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
             self._wake.set()

@@ -1,21 +1,27 @@
 """The spool: records wait here, durably, until the store has acknowledged them.
 
-One SQLite file in WAL mode with ``synchronous=FULL``, used by one connection. What does not fit drops the oldest
-records, samples before telemetry. Every record is counted, in the transaction that stores or drops it:
-``produced = stored + dropped + pending`` always holds.
+One SQLite file in WAL mode with ``synchronous=FULL``, used by one connection. What does not fit drops the records that
+are worth least, oldest first; what has waited too long is dropped too. Every record is counted, in the transaction that
+stores or drops it, and the counters go to the store with each batch.
+
+How long a record has waited is told by the time that the agent has run, not by the wall clock: a clock that jumps by
+years drops nothing.
 """
 
 import logging
-import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
+from dsops.clock import Clock, SystemClock
 from dsops.errors import DeviceError, NoSpace, StateDamaged
 from dsops_agent.claimed import immediate
+from dsops_agent.install.budget import Today
+from dsops_agent.telemetry import spool_records
 from dsops_agent.telemetry.spool_file import (
     as_device_error,
     is_damaged,
@@ -24,42 +30,16 @@ from dsops_agent.telemetry.spool_file import (
     open_file,
     put_aside,
 )
+from dsops_agent.telemetry.spool_records import Batch, Counters, Room
+from dsops_agent.telemetry.worth import KINDS, Kind
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["telemetry", "samples"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-MAX_RECORD_BYTES = (1 << 20) - 4096
-"""A longer record would not fit into a batch of 1 MiB; it is dropped and counted."""
-
-_ROW_BYTES = 64
-"""What SQLite needs for a row beside the record, roughly."""
 _USABLE, _LOW_WATER = 0.7, 0.63
 """Shares of the file at which dropping begins and ends; the rest is for pages that are partly filled."""
+_EXPIRE_EVERY_S = 600.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What became of the records of one kind since their stream began; ``stored`` means acknowledged by the store."""
-
-    produced: int = 0
-    stored: int = 0
-    dropped: int = 0
-    pending: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Records of one kind, oldest first; ``stream`` is 16 random bytes, ``seqs`` rise, gaps were dropped."""
-
-    kind: Kind
-    stream: bytes
-    seqs: tuple[int, ...]
-    records: tuple[bytes, ...]
-    produced: int
-    dropped: int
 
 
 @dataclass(frozen=True)
@@ -83,19 +63,24 @@ class Spool:
     Args:
         folder: Made when it is absent.
         cap_bytes: Size of the file, taken at once.
+        clock: Its monotonic time tells how long records wait.
 
     Raises:
         DeviceError: The folder cannot be used.
     """
 
-    def __init__(self, folder: Path, cap_bytes: int) -> None:
+    def __init__(self, folder: Path, cap_bytes: int, clock: Clock | None = None) -> None:
         self._path = folder / "spool.db"
         self._reserve = folder / "reserve"
         self._cap_bytes = cap_bytes
+        self._room = Room(usable=int(_USABLE * cap_bytes), low_water=int(_LOW_WATER * cap_bytes))
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._sql: sqlite3.Connection | None = None
-        self._bytes: dict[Kind, int] = dict.fromkeys(KINDS, 0)
-        self._untold: dict[Kind, int] = dict.fromkeys(KINDS, 0)  # dropped, but not counted on disk yet
+        self._unwritten: Counter[tuple[Kind, str]] = Counter()  # (stream, reason): dropped, but not counted on disk yet
+        self._opened_s = 0.0
+        self._age_then_s = 0.0
+        self._expired_s = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -106,8 +91,15 @@ class Spool:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the records that wait."""
+        return sum(self.waiting().values())
+
+    def waiting(self) -> Mapping[Kind, int]:
+        """Return the bytes that wait in each stream; nothing while the file cannot be read."""
         with self._lock:
-            return sum(self._bytes.values())
+            try:
+                return self._read(spool_records.waiting_bytes)
+            except DeviceError:
+                return {}
 
     def append(self, kind: Kind, records: Sequence[bytes]) -> None:
         """Store records durably; older ones are dropped when the spool is full.
@@ -132,39 +124,64 @@ class Spool:
             try:
                 self._write(lambda sql: self._take(sql, delivery))
             except DeviceError:
-                for kind in KINDS:
-                    self._untold[kind] += len(delivery.records.get(kind, ())) + delivery.lost.get(kind, 0)
+                self._unwritten.update({(kind, "unwritten"): len(items) for kind, items in delivery.records.items()})
+                self._unwritten.update({(kind, "lost"): count for kind, count in delivery.lost.items()})
                 raise
 
     def batch(self, kind: Kind, max_bytes: int, max_records: int) -> Batch | None:
-        """Return the oldest records that fit, at least one; None when none waits.
+        """Return the oldest records that fit, at least one; only counters when they have news; None when nothing waits.
 
         Raises:
             DeviceError: The file cannot be read.
         """
         with self._lock:
-            return self._read(lambda sql: _read_batch(sql, kind, max_bytes, max_records))
+            return self._read(lambda sql: spool_records.read_batch(sql, kind, max_bytes, max_records))
 
-    def ack(self, kind: Kind, seq: int) -> None:
+    def ack(self, kind: Kind, seq: int, told: int = 0) -> None:
         """Delete what the store holds: everything up to ``seq``. A number that was never given starts a new stream.
+
+        Args:
+            kind: Which stream.
+            seq: What the store has committed.
+            told: How many dropped records the store was told of.
 
         Raises:
             DeviceError: The file failed; the records are sent once more, and the store knows them.
         """
         with self._lock:
-            self._write(lambda sql: self._acknowledge(sql, kind, seq))
+            self._write(lambda sql: _acknowledge(sql, kind, seq, told))
 
-    def drop(self, kind: Kind, seqs: Sequence[int]) -> None:
+    def drop(self, kind: Kind, seqs: Sequence[int], reason: str) -> None:
         """Drop records that can never be uploaded, and count them.
 
         Raises:
             DeviceError: The file failed.
         """
         with self._lock:
-            self._write(lambda sql: self._delete(sql, kind, seqs))
+            self._write(lambda sql: spool_records.drop(sql, kind, seqs, reason))
+
+    def today(self) -> Today:
+        """Return what was sent on the newest day, as it was kept last.
+
+        Raises:
+            DeviceError: The file cannot be read.
+        """
+        with self._lock:
+            row = self._read(lambda sql: sql.execute("select day, bytes, ran_s from today").fetchone())
+            return Today(*row)
+
+    def keep_today(self, today: Today) -> None:
+        """Keep what was sent on a day.
+
+        Raises:
+            DeviceError: The file failed.
+        """
+        values = (today.day, today.fetched_bytes, today.ran_s)
+        with self._lock:
+            self._write(lambda sql: sql.execute("update today set day = ?, bytes = ?, ran_s = ?", values))
 
     def counters(self) -> dict[Kind, Counters]:
-        """Return the counters of both kinds.
+        """Return the counters of all streams.
 
         Raises:
             DeviceError: The file cannot be read.
@@ -172,9 +189,12 @@ class Spool:
         with self._lock:
             told = dict.fromkeys(KINDS, Counters())
             if self._sql is not None:
-                told = self._read(lambda sql: {kind: _counters(sql, kind) for kind in KINDS})
+                told = self._read(lambda sql: {kind: spool_records.counters(sql, kind) for kind in KINDS})
+            more: Counter[Kind] = Counter()
+            for (kind, _), count in self._unwritten.items():
+                more[kind] += count
             return {
-                kind: replace(c, produced=c.produced + self._untold[kind], dropped=c.dropped + self._untold[kind])
+                kind: replace(c, produced=c.produced + more[kind], dropped=c.dropped + more[kind])
                 for kind, c in told.items()
             }
 
@@ -203,7 +223,7 @@ class Spool:
                 self._replace(error)
             raise as_device_error(error) from error
 
-    def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Run ``work`` in one transaction; once more, with the reserve given back, when the disk is full."""
         sql = self._file()
         try:
@@ -222,21 +242,22 @@ class Spool:
         except sqlite3.Error as error:
             raise as_device_error(error) from error
 
-    def _transaction(self, sql: sqlite3.Connection, work: Callable[[sqlite3.Connection], None]) -> None:
-        before, untold = dict(self._bytes), dict(self._untold)
-        try:
-            with immediate(sql):
-                self._tell_dropped(sql)
-                work(sql)
-        except sqlite3.Error:
-            self._bytes, self._untold = before, untold
-            raise
+    def _transaction(self, sql: sqlite3.Connection, work: Callable[[sqlite3.Connection], object]) -> None:
+        age_s = self._age_s()
+        with immediate(sql):
+            sql.execute("update age set s = ?", (age_s,))
+            for (kind, reason), count in self._unwritten.items():
+                spool_records.count_lost(sql, kind, "sample" if kind == "samples" else "unknown", reason, count)
+            if age_s - self._expired_s >= _EXPIRE_EVERY_S:
+                spool_records.expire(sql, age_s)
+            work(sql)
+        self._unwritten.clear()
+        if age_s - self._expired_s >= _EXPIRE_EVERY_S:
+            self._expired_s = age_s
 
-    def _tell_dropped(self, sql: sqlite3.Connection) -> None:
-        for kind, count in self._untold.items():
-            if count:
-                _count(sql, kind, produced=count, dropped=count)
-                self._untold[kind] = 0
+    def _age_s(self) -> float:
+        """Return for how long agents have run over this file."""
+        return self._age_then_s + self._clock.monotonic_s() - self._opened_s
 
     def _take(self, sql: sqlite3.Connection, delivery: Delivery) -> None:
         source, number = delivery.origin
@@ -246,75 +267,16 @@ class Spool:
                 return
             sql.execute("delete from origin where source != ?", (source,))
             sql.execute("insert or replace into origin (source, batch) values (?, ?)", (source, number))
-        self._insert(sql, delivery.records)
+        for kind, items in delivery.records.items():
+            spool_records.insert(sql, kind, items, self._age_s(), self._room)
         for kind, count in delivery.lost.items():
-            _count(sql, kind, produced=count, dropped=count)
-
-    def _insert(self, sql: sqlite3.Connection, records: Mapping[Kind, Sequence[bytes]]) -> None:
-        for kind, items in records.items():
-            fitting = [data for data in items if len(data) <= MAX_RECORD_BYTES]
-            taken = fitting[self._make_room(sql, kind, [len(data) + _ROW_BYTES for data in fitting]) :]
-            last = _last_seq(sql, kind)
-            rows = [(kind, last + 1 + i, len(data) + _ROW_BYTES, data) for i, data in enumerate(taken)]
-            sql.executemany("insert into record (kind, seq, size, data) values (?, ?, ?, ?)", rows)
-            sql.execute("update stream set last = ? where kind = ?", (last + len(taken), kind))
-            self._bytes[kind] += sum(size for _, _, size, _ in rows)
-            _count(sql, kind, produced=len(items), dropped=len(items) - len(taken))
-
-    def _make_room(self, sql: sqlite3.Connection, kind: Kind, sizes: Sequence[int]) -> int:
-        """Drop older records for new ones; return how many of the new ones, from the first, must be dropped too."""
-        needed = sum(sizes)
-        waiting = sum(self._bytes.values())
-        if waiting + needed <= _USABLE * self._cap_bytes:
-            return 0
-        victims: tuple[Kind, ...] = ("samples", "telemetry") if kind == "telemetry" else ("samples",)
-        for victim in victims:
-            self._drop_oldest(sql, victim, sum(self._bytes.values()) + needed - int(_LOW_WATER * self._cap_bytes))
-        skipped = 0
-        while skipped < len(sizes) and sum(self._bytes.values()) + needed > _USABLE * self._cap_bytes:
-            needed -= sizes[skipped]
-            skipped += 1
-        return skipped
-
-    def _drop_oldest(self, sql: sqlite3.Connection, kind: Kind, excess_bytes: int) -> None:
-        last = 0
-        for seq, size in sql.execute("select seq, size from record where kind = ? order by seq", (kind,)):
-            if excess_bytes <= 0:
-                break
-            last, excess_bytes = seq, excess_bytes - size
-        _count(sql, kind, dropped=self._delete_up_to(sql, kind, last))
-
-    def _acknowledge(self, sql: sqlite3.Connection, kind: Kind, seq: int) -> None:
-        if seq > _last_seq(sql, kind):
-            logger.warning("the store knows %s up to %d, which was never given: a new stream begins", kind, seq)
-            _renew_stream(sql, kind)
-        else:
-            _count(sql, kind, stored=self._delete_up_to(sql, kind, seq))
-
-    def _delete_up_to(self, sql: sqlite3.Connection, kind: Kind, seq: int) -> int:
-        """Delete records and return how many there were."""
-        count, size = sql.execute(
-            "select count(*), total(size) from record where kind = ? and seq <= ?", (kind, seq)
-        ).fetchone()
-        sql.execute("delete from record where kind = ? and seq <= ?", (kind, seq))
-        self._bytes[kind] -= int(size)
-        return int(count)
-
-    def _delete(self, sql: sqlite3.Connection, kind: Kind, seqs: Sequence[int]) -> None:
-        for seq in seqs:
-            row = sql.execute("select size from record where kind = ? and seq = ?", (kind, seq)).fetchone()
-            if row is not None:
-                sql.execute("delete from record where kind = ? and seq = ?", (kind, seq))
-                self._bytes[kind] -= row[0]
-                _count(sql, kind, dropped=1)
+            if count:
+                spool_records.count_lost(sql, kind, "sample" if kind == "samples" else "unknown", "lost", count)
 
     def _open(self) -> None:
         """Open the file, or make it; nothing is open afterwards while the disk is full."""
         try:
-            self._sql = open_file(self._path, self._cap_bytes, KINDS)
-            for kind in KINDS:
-                (size,) = self._sql.execute("select total(size) from record where kind = ?", (kind,)).fetchone()
-                self._bytes[kind] = int(size)
+            self._use(open_file(self._path, self._cap_bytes, KINDS))
         except sqlite3.Error as error:
             if is_damaged(error):
                 self._replace(error)
@@ -333,56 +295,22 @@ class Spool:
             self._sql.close()
         self._sql = None
         put_aside(self._path)
-        self._bytes = dict.fromkeys(KINDS, 0)
         try:
-            self._sql = open_file(self._path, self._cap_bytes, KINDS)
+            self._use(open_file(self._path, self._cap_bytes, KINDS))
         except sqlite3.Error as second:
             raise as_device_error(second) from second
 
-
-def _count(sql: sqlite3.Connection, kind: Kind, *, produced: int = 0, stored: int = 0, dropped: int = 0) -> None:
-    sql.execute(
-        "update stream set produced = produced + ?, stored = stored + ?, dropped = dropped + ? where kind = ?",
-        (produced, stored, dropped, kind),
-    )
-
-
-def _counters(sql: sqlite3.Connection, kind: Kind) -> Counters:
-    produced, stored, dropped = sql.execute(
-        "select produced, stored, dropped from stream where kind = ?", (kind,)
-    ).fetchone()
-    (pending,) = sql.execute("select count(*) from record where kind = ?", (kind,)).fetchone()
-    return Counters(produced, stored, dropped, pending)
+    def _use(self, sql: sqlite3.Connection) -> None:
+        (self._age_then_s,) = sql.execute("select s from age").fetchone()
+        self._opened_s = self._clock.monotonic_s()
+        self._expired_s = self._age_then_s - _EXPIRE_EVERY_S
+        sql.execute("select total(size) from record").fetchone()  # damage shows now rather than in the first batch
+        self._sql = sql
 
 
-def _renew_stream(sql: sqlite3.Connection, kind: Kind) -> None:
-    """Begin a new stream: the file is older than what the store knows, as after a restore from a backup."""
-    sql.execute(
-        "update stream set id = ?, produced = (select count(*) from record where record.kind = stream.kind),"
-        " stored = 0, dropped = 0 where kind = ?",
-        (os.urandom(16), kind),
-    )
-
-
-def _last_seq(sql: sqlite3.Connection, kind: Kind) -> int:
-    (last,) = sql.execute("select last from stream where kind = ?", (kind,)).fetchone()
-    return int(last)
-
-
-def _read_batch(sql: sqlite3.Connection, kind: Kind, max_bytes: int, max_records: int) -> Batch | None:
-    seqs: list[int] = []
-    records: list[bytes] = []
-    room = max_bytes
-    rows = sql.execute("select seq, size, data from record where kind = ? order by seq limit ?", (kind, max_records))
-    for seq, size, data in rows:
-        room -= size
-        if seqs and room < 0:
-            break
-        seqs.append(seq)
-        records.append(data)
-    if not seqs:
-        return None
-    stream, produced, dropped = sql.execute(
-        "select id, produced, dropped from stream where kind = ?", (kind,)
-    ).fetchone()
-    return Batch(kind, stream, tuple(seqs), tuple(records), produced, dropped)
+def _acknowledge(sql: sqlite3.Connection, kind: Kind, seq: int, told: int) -> None:
+    if seq > spool_records.last_seq(sql, kind):
+        logger.warning("the store knows %s up to %d, which was never given: a new stream begins", kind, seq)
+        spool_records.renew_stream(sql, kind)
+    else:
+        spool_records.acknowledge(sql, kind, seq, told)

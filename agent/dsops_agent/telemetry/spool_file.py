@@ -16,10 +16,23 @@ LOG_BYTES = 1 << 20
 
 _SCHEMA = """
 create table if not exists stream (kind text primary key, id blob not null, last integer not null default 0,
-    produced integer not null default 0, stored integer not null default 0, dropped integer not null default 0);
-create table if not exists record (kind text not null, seq integer not null, size integer not null, data blob not null,
-    primary key (kind, seq));
+    produced integer not null default 0, stored integer not null default 0, told integer not null default 0,
+    pending integer not null default 0, bytes integer not null default 0);
+create table if not exists record (kind text not null, seq integer not null, what text not null, born_s real not null,
+    size integer not null, data blob not null, primary key (kind, seq));
+create index if not exists record_by_what on record (what, seq, size, born_s);
+create table if not exists loss (kind text not null, what text not null, reason text not null, count integer not null,
+    primary key (kind, what, reason));
+create table if not exists age (one integer primary key check (one = 1), s real not null);
+create trigger if not exists record_came after insert on record begin
+    update stream set pending = pending + 1, bytes = bytes + new.size where kind = new.kind; end;
+create trigger if not exists record_went after delete on record begin
+    update stream set pending = pending - 1, bytes = bytes - old.size where kind = old.kind; end;
+create table if not exists today (one integer primary key check (one = 1), day text not null, bytes integer not null,
+    ran_s real not null);
 create table if not exists origin (source text primary key, batch integer not null);
+insert or ignore into age values (1, 0);
+insert or ignore into today values (1, '', 0, 0);
 """
 
 

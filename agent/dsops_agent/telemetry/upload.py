@@ -1,4 +1,4 @@
-"""Uploads the spool: one thread and one stream a kind, one batch in flight, deleted when the store acknowledged it.
+"""Uploads the spool: one thread for each stream, one batch in flight, deleted when the store acknowledged it.
 
 The store keeps the highest number it has committed of each stream, in the transaction of the records (see
 ``protos/dsops/api/v1/telemetry.proto``). So a batch that is sent twice is stored once, provided that no later one
@@ -16,11 +16,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord
-from dsops.api.v1.telemetry_pb2 import Ack, TelemetryBatch, TelemetryRecord
+from dsops.api.v1.telemetry_pb2 import Ack, Loss, TelemetryBatch, TelemetryRecord
 from dsops.clock import Clock
 from dsops.errors import DeviceError, DsopsError, StoreUnreachable
 from dsops_agent.backoff import Backoff
-from dsops_agent.telemetry.spool import Batch, Kind, Spool
+from dsops_agent.telemetry.allowance import Allowance
+from dsops_agent.telemetry.spool import Spool
+from dsops_agent.telemetry.spool_records import Batch
+from dsops_agent.telemetry.worth import Kind
 from dsops_agent.transport.grpc import AckStream, Upload, code_and_text
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ logger = logging.getLogger(__name__)
 DEADLINE_S = 30.0
 FLUSH_S = 3.0
 POLL_S = 1.0
+LONGEST_WAIT_S = 60.0
+"""However far off the allowance is: links and clocks change."""
 MAX_BATCH_BYTES = 1 << 20
 MIN_BATCH_BYTES = 16 << 10
 MAX_BATCH_RECORDS = 1000
@@ -66,7 +71,7 @@ Encode = Callable[[Batch], Sending[BatchT]]
 
 def encode_telemetry(batch: Batch) -> Sending[TelemetryBatch]:
     """Return a batch of telemetry as the message that goes out."""
-    message = TelemetryBatch(stream=batch.stream, produced=batch.produced, dropped=batch.dropped)
+    message = TelemetryBatch(stream=batch.stream, produced=batch.produced, dropped=batch.dropped, losses=_losses(batch))
     unreadable = []
     for seq, data in zip(batch.seqs, batch.records, strict=True):
         try:
@@ -79,7 +84,7 @@ def encode_telemetry(batch: Batch) -> Sending[TelemetryBatch]:
 
 def encode_samples(batch: Batch) -> Sending[SampleBatch]:
     """Return a batch of samples as the message that goes out."""
-    message = SampleBatch(stream=batch.stream, produced=batch.produced, dropped=batch.dropped)
+    message = SampleBatch(stream=batch.stream, produced=batch.produced, dropped=batch.dropped, losses=_losses(batch))
     unreadable = []
     for seq, data in zip(batch.seqs, batch.records, strict=True):
         try:
@@ -90,8 +95,27 @@ def encode_samples(batch: Batch) -> Sending[SampleBatch]:
     return Sending(message, tuple(unreadable))
 
 
+def _losses(batch: Batch) -> list[Loss]:
+    return [Loss(kind=loss.what, reason=loss.reason, count=loss.count) for loss in batch.losses]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """When an uploader sends, and what it learns on the way.
+
+    Attributes:
+        backoff: How long it waits after a failure.
+        allowance: How much may go out.
+        heard: Takes the store's time of each acknowledgement, microseconds since 1970 UTC.
+    """
+
+    backoff: Backoff
+    allowance: Allowance
+    heard: Callable[[int], None]
+
+
 class Uploader(Generic[BatchT]):
-    """Uploads one kind. :meth:`run` is the body of a thread; :meth:`stop` ends it within about ``FLUSH_S`` seconds."""
+    """Uploads one stream. :meth:`run` is the body of a thread; :meth:`stop` ends it within ``FLUSH_S`` seconds."""
 
     def __init__(
         self,
@@ -101,14 +125,14 @@ class Uploader(Generic[BatchT]):
         *,
         upload: Upload[BatchT],
         encode: Encode[BatchT],
-        backoff: Backoff,
+        terms: Terms,
     ) -> None:
-        self._kind = kind
+        self.kind = kind
         self._spool = spool
         self._clock = clock
         self._upload = upload
         self._encode = encode
-        self._backoff = backoff
+        self._terms = terms
         self._pace = Pace()
         self._stopping = threading.Event()
         self._stream_lock = threading.Lock()
@@ -138,23 +162,23 @@ class Uploader(Generic[BatchT]):
             return self._after_failure(error, last=last)
         except DsopsError as error:
             return self._wait_s(str(error))
-        self._backoff.reset()
+        self._terms.backoff.reset()
         self.problem = None
         return max(POLL_S, pause_s)
 
     def _drain(self, deadline_s: float, *, last: bool) -> float:
-        batch = self._spool.batch(self._kind, self._pace.max_bytes, self._pace.max_records)
+        batch, pause_s = self._next()
         if batch is None:
-            return 0.0
+            return pause_s
         ends_s = self._clock.monotonic_s() + deadline_s / 2
         outbox: queue.SimpleQueue[BatchT | None] = queue.SimpleQueue()
         stream = self._open(outbox, deadline_s, last=last)
-        pause_s = 0.0
         try:
             acks = iter(stream)
             while batch is not None and not pause_s and self._clock.monotonic_s() < ends_s:
                 pause_s = self._exchange(batch, outbox, acks)
-                batch = self._spool.batch(self._kind, self._pace.max_bytes, self._pace.max_records)
+                if not pause_s:
+                    batch, pause_s = self._next()
             outbox.put(None)
             for _ in acks:  # a polite end: the store closes the stream when it has seen ours closed
                 logger.debug("an acknowledgement that nobody asked for")
@@ -165,30 +189,40 @@ class Uploader(Generic[BatchT]):
                 self._stream = None
         return pause_s
 
+    def _next(self) -> tuple[Batch | None, float]:
+        """Return the next batch, or in how many seconds there may be one."""
+        batch = self._spool.batch(self.kind, self._pace.max_bytes, self._pace.max_records)
+        if batch is None:
+            return None, 0.0
+        wait_s = self._terms.allowance.wait_s(self.kind, batch.size_bytes)
+        return (None, min(wait_s, LONGEST_WAIT_S)) if wait_s > 0 else (batch, 0.0)
+
     def _open(self, outbox: "queue.SimpleQueue[BatchT | None]", deadline_s: float, *, last: bool) -> AckStream:
         with self._stream_lock:
             if self._stopping.is_set() and not last:
                 raise StoreUnreachable("the upload was broken off", why="the agent stops")
-            self._stream = stream = self._upload(iter(outbox.get, None), deadline_s)
+            self._stream = stream = self._upload(iter(outbox.get, None), deadline_s, self._terms.allowance.is_metered)
             return stream
 
     def _exchange(self, batch: Batch, outbox: "queue.SimpleQueue[BatchT | None]", acks: Iterator[Ack]) -> float:
         """Send one batch and wait for its acknowledgement; return the pause in seconds that the store asks for."""
         sending = self._encode(batch)
         if sending.unreadable:
-            logger.warning("%d %s records cannot be read and are dropped", len(sending.unreadable), self._kind)
-            self._spool.drop(self._kind, sending.unreadable)
+            logger.warning("%d %s records cannot be read and are dropped", len(sending.unreadable), self.kind)
+            self._spool.drop(self.kind, sending.unreadable, "unreadable")
             if len(sending.unreadable) == len(batch.seqs):
                 return 0.0
         self._unacknowledged = batch
+        self._terms.allowance.spend(self.kind, batch.size_bytes)
         outbox.put(sending.message)
         ack = next(acks, None)
         if ack is None:
             raise StoreUnreachable("the store ended the stream", why="a batch was not acknowledged")
-        if ack.committed_seq < batch.seqs[0]:
+        if batch.seqs and ack.committed_seq < batch.seqs[0]:
             raise StoreUnreachable("the store acknowledged nothing", why=f"{ack.committed_seq} < {batch.seqs[0]}")
         self._unacknowledged = None
-        self._spool.ack(self._kind, ack.committed_seq)
+        self._terms.heard(ack.server_us)
+        self._spool.ack(self.kind, ack.committed_seq, batch.dropped)
         self._pace.grow()
         return ack.pause_ms / 1000
 
@@ -205,20 +239,22 @@ class Uploader(Generic[BatchT]):
 
     def _split(self, batch: Batch, why: str) -> float:
         """Try a refused batch in smaller ones; a single one is dropped, or it would stay for ever."""
+        if not batch.seqs:
+            return self._wait_s(why)
         if len(batch.seqs) > 1:
             self._pace.max_records = max(1, len(batch.seqs) // 2)
             return 0.0
-        logger.warning("the store refuses a %s record, which is dropped: %s", self._kind, why)
+        logger.warning("the store refuses a %s record, which is dropped: %s", self.kind, why)
         try:
-            self._spool.drop(self._kind, batch.seqs)
+            self._spool.drop(self.kind, batch.seqs, "refused")
         except DeviceError as error:
             return self._wait_s(str(error))
         return 0.0
 
     def _wait_s(self, why: str) -> float:
-        wait_s = self._backoff.next_s()
+        wait_s = self._terms.backoff.next_s()
         self.problem = why
-        logger.warning("upload of %s failed, next try in %.1f s: %s", self._kind, wait_s, why)
+        logger.warning("upload of %s failed, next try in %.1f s: %s", self.kind, wait_s, why)
         return wait_s
 
 

@@ -45,8 +45,8 @@ class AckStream(Protocol):
 
 
 BatchT = TypeVar("BatchT")
-Upload = Callable[[Iterator[BatchT], float], AckStream]
-"""Opens one stream that sends batches; it is broken off after so many seconds."""
+Upload = Callable[[Iterator[BatchT], float, bool], AckStream]
+"""Opens one stream that sends batches; it is broken off after so many seconds. The last says whether to compress."""
 
 
 def server_authenticated(address: str, ca_pem: bytes) -> grpc.Channel:
@@ -117,12 +117,20 @@ class StoreChannel:
 
 def telemetry_upload(channel: Callable[[], grpc.Channel]) -> Upload[TelemetryBatch]:
     """Return the call that reports telemetry over the channel of the moment."""
-    return lambda batches, timeout_s: TelemetryStub(channel()).Report(batches, timeout=timeout_s)
+    return lambda batches, timeout_s, compress: TelemetryStub(channel()).Report(
+        batches, timeout=timeout_s, compression=_compression(compress=compress)
+    )
 
 
 def sample_upload(channel: Callable[[], grpc.Channel]) -> Upload[SampleBatch]:
     """Return the call that uploads samples over the channel of the moment."""
-    return lambda batches, timeout_s: SamplesStub(channel()).Upload(batches, timeout=timeout_s)
+    return lambda batches, timeout_s, compress: SamplesStub(channel()).Upload(
+        batches, timeout=timeout_s, compression=_compression(compress=compress)
+    )
+
+
+def _compression(*, compress: bool) -> grpc.Compression:
+    return grpc.Compression.Gzip if compress else grpc.Compression.NoCompression
 
 
 def code_and_text(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:

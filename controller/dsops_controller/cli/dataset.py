@@ -99,7 +99,10 @@ def create(
     output.done(made, f"{what} {made['reference']}: {made['samples']} samples, digest {made['digest']}", form)
     if form is output.Format.TABLE:
         left = made["left_out"]
-        output.say(f"left out: {left['unlabelled']} without a label that counts, {left['duplicates']} equal to others")
+        output.say(
+            f"left out: {left['unlabelled']} without a label that counts, {left['duplicates']} equal to others, "
+            f"{left['sealed']} sealed"
+        )
         _print_counts(made, form)
 
 

@@ -18,10 +18,12 @@ app.add_typer(label.app, name="label")
 class Why(StrEnum):
     """Why a device kept a sample."""
 
-    DRIFT = "drift"
-    LOW_CONFIDENCE = "low_confidence"
     RANDOM = "random"
+    UNCERTAIN = "uncertain"
+    LOW_CONFIDENCE = "low_confidence"
+    DRIFT = "drift"
     DISAGREEMENT = "shadow_disagreement"
+    REQUEST = "request"
 
 
 class Form(StrEnum):

@@ -10,11 +10,17 @@ from google.protobuf.message import DecodeError
 from dsops import ids
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
+    ClockTrust,
     ComparisonInterval,
+    DriftReport,
     Event,
+    Heartbeat,
     Histogram,
     HostInterval,
+    Kpi,
+    Loss,
     ModelInterval,
+    Moment,
     TelemetryBatch,
     TelemetryRecord,
 )
@@ -27,6 +33,10 @@ MAX_LABELS = 100_000
 MAX_AXES = 16
 MAX_FIGURES = 256
 MAX_TEXT = 4096
+MAX_LOSSES = 128
+MAX_SERVED = 256
+MAX_SIGNALS = 4096
+BOOT_BYTES = 16
 _INT32 = 2**31 - 1
 MAX_COUNT = 2**48
 """Records of one stream; beyond what a device can produce, and far from what a sum over a fleet overflows at."""
@@ -48,7 +58,8 @@ _ITEM_BYTES = {
 }
 
 Message = TelemetryBatch | SampleBatch
-Record = ModelInterval | HostInterval | Event | ComparisonInterval | SampleRecord
+Telemetry = ModelInterval | HostInterval | Event | ComparisonInterval | Heartbeat | Kpi | DriftReport
+Record = Telemetry | SampleRecord
 
 
 class Kind(StrEnum):
@@ -90,6 +101,11 @@ class Batch:
             return list(self.message.samples)
         return [unwrap(record) for record in self.message.records]
 
+    def moments(self) -> list[Moment]:
+        """Return the moment of each record, in order."""
+        holders = self.message.samples if isinstance(self.message, SampleBatch) else self.message.records
+        return [holder.moment for holder in holders]
+
 
 def parse(kind: Kind, data: bytes) -> Batch:
     """Parse and check one serialized ``TelemetryBatch`` or ``SampleBatch``.
@@ -104,45 +120,30 @@ def parse(kind: Kind, data: bytes) -> Batch:
         raise InvalidInput(f"a {kind} batch cannot be parsed", why=str(error)) from error
     _check_envelope(message)
     batch = Batch(kind, message.stream.hex(), tuple(message.seqs), message, len(data))
-    for record in batch.records():
+    for record, moment in zip(batch.records(), batch.moments(), strict=True):
         _check_record(record)
+        _check_moment(moment)
     return batch
 
 
-def unwrap(record: TelemetryRecord) -> ModelInterval | HostInterval | Event | ComparisonInterval:
+def unwrap(record: TelemetryRecord) -> Telemetry:
     """Return what a telemetry record holds.
 
     Raises:
         InvalidInput: It holds nothing that this store knows.
     """
     kind = record.WhichOneof("kind")
-    if kind == "model":
-        return record.model
-    if kind == "host":
-        return record.host
-    if kind == "event":
-        return record.event
-    if kind == "comparison":
-        return record.comparison
-    raise InvalidInput("a telemetry record is empty or of a kind that this store does not know")
+    if kind is None:
+        raise InvalidInput("a telemetry record is empty or of a kind that this store does not know")
+    found: Telemetry = getattr(record, kind)
+    return found
 
 
 def _slice(message: Message, first: int) -> Message:
-    if isinstance(message, SampleBatch):
-        return SampleBatch(
-            stream=message.stream,
-            seqs=message.seqs[first:],
-            samples=message.samples[first:],
-            produced=message.produced,
-            dropped=message.dropped,
-        )
-    return TelemetryBatch(
-        stream=message.stream,
-        seqs=message.seqs[first:],
-        records=message.records[first:],
-        produced=message.produced,
-        dropped=message.dropped,
-    )
+    part = type(message).FromString(message.SerializeToString())
+    del part.seqs[:first]
+    del (part.samples if isinstance(part, SampleBatch) else part.records)[:first]
+    return part
 
 
 def _check_envelope(message: Message) -> None:
@@ -156,6 +157,17 @@ def _check_envelope(message: Message) -> None:
         _require(message.seqs[-1] <= MAX_COUNT, f"a sequence number is above {MAX_COUNT}")
     _require(message.produced <= MAX_COUNT, f"more than {MAX_COUNT} records cannot have been produced")
     _require(message.dropped <= message.produced, "produced and dropped do not belong together")
+    _require(len(message.losses) <= MAX_LOSSES, f"{len(message.losses)} kinds of losses are too many")
+    for loss in message.losses:
+        _check_loss(loss)
+
+
+def _check_loss(loss: Loss) -> None:
+    _require(
+        0 < len(loss.kind) <= 32 and 0 < len(loss.reason) <= 32,
+        "a loss names its kind and its reason, 32 characters at most",
+    )
+    _require(loss.count <= MAX_COUNT, f"more than {MAX_COUNT} records cannot have been lost")
 
 
 def _check_record(record: Record) -> None:
@@ -176,8 +188,58 @@ def _check_record(record: Record) -> None:
             _check_event(record)
         case ComparisonInterval():
             _check_comparison(record)
+        case Heartbeat():
+            _check_heartbeat(record)
+        case Kpi():
+            _check_kpi(record)
+        case DriftReport():
+            _check_drift(record)
         case SampleRecord():
             _check_sample(record)
+
+
+def _check_moment(moment: Moment) -> None:
+    _require(len(moment.boot) in (0, BOOT_BYTES), f"a boot id has {BOOT_BYTES} bytes, not {len(moment.boot)}")
+    _check_counts(moment.monotonic_us)
+    _require(moment.clock in ClockTrust.values(), f"a clock of unknown trust {moment.clock}")
+
+
+def _check_heartbeat(beat: Heartbeat) -> None:
+    _check_time(beat.time_us)
+    _check_texts(beat.agent_version)
+    _check_counts(beat.uptime_s, *(count for kind in beat.waiting for count in (kind.records, kind.bytes)))
+    _require(len(beat.served) <= MAX_SERVED, f"{len(beat.served)} models are too many")
+    _require(len(beat.waiting) <= MAX_LOSSES, f"{len(beat.waiting)} kinds of records are too many")
+    for served in beat.served:
+        _check_model(served.model, served.release, served.digest)
+        _check_texts(served.state)
+    _check_texts(*(kind.kind for kind in beat.waiting))
+
+
+def _check_kpi(kpi: Kpi) -> None:
+    _check_time(kpi.time_us)
+    ids.kpi_name(kpi.name)
+    _require(len(kpi.unit) <= 64, "a figure's unit has at most 64 characters")
+    _require(len(kpi.tags) <= MAX_FIGURES, f"{len(kpi.tags)} tags are too many")
+    _check_texts(*kpi.tags, *kpi.tags.values())
+    if kpi.model:
+        _check_model(kpi.model, kpi.release, kpi.digest)
+    _require(kpi.release <= _INT32, "a release is above 2^31-1")
+
+
+def _check_drift(report: DriftReport) -> None:
+    _check_time(report.start_us)
+    _check_model(report.model, report.release, report.digest)
+    _require(report.state in ("ok", "warning", "drift"), f"a drift report of the unknown state {report.state[:16]!r}")
+    _require(
+        all(time <= _LAST_US for time in (report.since_us, report.onset_us, report.epoch_us)), "a time is out of range"
+    )
+    _check_counts(report.frames, report.epoch_frames, report.skew.frames)
+    _require(len(report.signals) <= MAX_SIGNALS, f"{len(report.signals)} signals are too many")
+    _check_texts(report.skew.state, *report.skew.signals, *(signal.name for signal in report.signals))
+    for signal in report.signals:
+        _require(len(signal.counts) <= MAX_BUCKETS, f"a signal of {len(signal.counts)} bins")
+        _require(all(abs(count) <= MAX_COUNT for count in signal.counts), f"a count is above {MAX_COUNT}")
 
 
 def _check_interval(interval: ModelInterval) -> None:
@@ -216,19 +278,23 @@ def _check_sample(sample: SampleRecord) -> None:
     _check_time(sample.time_us)
     _check_model(sample.model, sample.release, sample.digest)
     _require(0 < len(sample.reason) <= 64, "a sample's reason has 1 to 64 characters")
-    _check_texts(sample.request_id, sample.predicted)
-    _check_tensor(sample.input)
+    _check_texts(
+        sample.request_id, sample.predicted, sample.redaction, sample.schema, sample.requested_by, *sample.scores
+    )
+    _require(len(sample.scores) <= MAX_FIGURES, f"{len(sample.scores)} scores are too many")
+    _require(len(sample.sealed.key_id) in (0, 32), "a key id has 32 bytes")
+    _check_tensor(sample.input, is_sealed=bool(sample.sealed.ciphertext))
     _check_tensor(sample.output)
 
 
-def _check_tensor(tensor: Tensor) -> None:
+def _check_tensor(tensor: Tensor, *, is_sealed: bool = False) -> None:
     _require(len(tensor.shape) <= MAX_AXES, f"a tensor of {len(tensor.shape)} axes")
     _require(all(0 <= axis <= _INT32 for axis in tensor.shape), "a tensor with an axis out of range")
     if tensor.datatype == "BYTES":
         return
     item_bytes = _ITEM_BYTES.get(tensor.datatype, 0)
-    if not tensor.datatype and not tensor.data:
-        return  # no output was kept
+    if not tensor.data and (is_sealed or not tensor.datatype):
+        return  # the data are elsewhere, or were not kept
     _require(item_bytes > 0, f"a tensor of the unknown datatype {tensor.datatype[:16]!r}")
     expected = math.prod(tensor.shape) * item_bytes
     _require(len(tensor.data) == expected, f"a tensor of {len(tensor.data)} bytes whose shape needs {expected}")

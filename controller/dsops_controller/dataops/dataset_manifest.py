@@ -124,10 +124,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Samples that were left out, and why."""
+    """Samples that were left out: without a label that counts, equal to others, or sealed so that none here reads them."""
 
     unlabelled: int = 0
     duplicates: int = 0
+    sealed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +168,19 @@ def members(
         places: What is known of their devices.
     """
     found: dict[str, Member] = {}
-    unlabelled = duplicates = 0
+    unlabelled = duplicates = sealed = 0
     for sample in samples:
         said = given.get(sample.row.id, {})
         label, content = policy.label(said), content_id(sample.input.data)
-        if label is None:
+        if sample.is_sealed:
+            sealed += 1
+        elif label is None:
             unlabelled += 1
         elif content in found:
             duplicates += 1
         else:
             found[content] = Member(sample.row.id, _line(sample, said, label, policy, places))
-    return [found[content] for content in sorted(found)], Left(unlabelled, duplicates)
+    return [found[content] for content in sorted(found)], Left(unlabelled, duplicates, sealed)
 
 
 def _line(sample: FullSample, said: Mapping[str, str], label: str, policy: Policy, places: Places) -> dict[str, object]:
@@ -195,6 +198,9 @@ def _line(sample: FullSample, said: Mapping[str, str], label: str, policy: Polic
         "bundle": row.digest,
         "reason": row.reason,
         "inclusion": row.inclusion or None,
+        "weight": sample.weight,
+        "redaction": sample.redaction,
+        "schema": sample.schema,
         "predicted": row.predicted,
         "label": label,
         "labels": {pseudo(who, places): what for who, what in sorted(said.items())},

@@ -21,6 +21,7 @@ from dsops import ids
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops_controller import audit
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.dataset_manifest import (
     Change,
     GroupBy,
@@ -41,7 +42,6 @@ from dsops_controller.dataops.dataset_manifest import (
 from dsops_controller.dataops.exports import content_id
 from dsops_controller.dataops.labels import LabelRow, Labels
 from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.rows import LakeTable
 from dsops_controller.dataops.sample_reading import FullSample, SampleReader, identity
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database

@@ -2,8 +2,8 @@
 
 Parquet, Arrow and CSV have the same columns but for the tensors, which CSV has not: ``sample`` (its id), ``sha256`` (of
 the exact bytes of its input), ``device``, ``model``, ``release``, ``digest``, ``time``, ``reason``, ``score``,
-``inclusion``, ``request_id``, ``predicted``, ``label`` (that all its labellers gave, else null), ``labels`` (JSON:
-labeller to label), ``datatype``, ``shape``, ``input``.
+``inclusion``, ``request_id``, ``predicted``, ``redaction``, ``schema``, ``sealed_for``, ``label`` (that all its
+labellers gave, else null), ``labels`` (JSON: labeller to label), ``datatype``, ``shape``, ``input``, ``sealed``.
 """
 
 import csv
@@ -23,7 +23,7 @@ from typing import Any
 import duckdb
 from arro3.core import Array, DataType, Table, list_array
 
-from dsops.errors import MissingExtra, NotFound
+from dsops.errors import InvalidInput, MissingExtra, NotFound
 from dsops_controller.dataops import images, label_tasks
 from dsops_controller.dataops.sample_reading import FullSample
 from dsops_controller.dataops.samples import npz
@@ -71,6 +71,8 @@ def export(form: Form, samples: Sequence[FullSample], given: Given, *, numeric: 
     """
     if not samples:
         raise NotFound("no sample matches", hint="see which there are: dsops sample list")
+    if form not in (Form.CSV, Form.PARQUET, Form.ARROW):
+        check_open(samples)
     if form is Form.NPZ:
         return npz([(sample.row, sample.input.data) for sample in samples], _labels(samples, given))
     if form is Form.CSV:
@@ -81,6 +83,21 @@ def export(form: Form, samples: Sequence[FullSample], given: Given, *, numeric: 
         return picture_folders(samples, given)
     table = arrow_table(samples, given)
     return parquet(table) if form is Form.PARQUET else arrow_file(table)
+
+
+def check_open(samples: Sequence[FullSample]) -> None:
+    """Check that no input is sealed.
+
+    Raises:
+        InvalidInput: One is.
+    """
+    sealed = sum(sample.is_sealed for sample in samples)
+    if sealed:
+        raise InvalidInput(
+            f"{sealed} of {len(samples)} inputs are sealed",
+            why="only the holder of the data team's key can read them",
+            hint="export parquet or arrow, with the column sealed, and open it there",
+        )
 
 
 def content_id(data: bytes) -> str:
@@ -110,6 +127,9 @@ def record(sample: FullSample, given: Mapping[str, str]) -> dict[str, Any]:
         "inclusion": row.inclusion,
         "request_id": row.request_id,
         "predicted": row.predicted,
+        "redaction": sample.redaction,
+        "schema": sample.schema,
+        "sealed_for": sample.sealed_for,
         "label": agreed_label(given),
         "labels": json.dumps(dict(sorted(given.items())), ensure_ascii=False),
     }
@@ -136,6 +156,7 @@ def arrow_table(samples: Sequence[FullSample], given: Given) -> Table:
             "datatype": Array([sample.input.datatype for sample in samples], type=DataType.string()),
             "shape": _lists(shapes),
             "input": Array([sample.input.data for sample in samples], type=DataType.binary()),
+            "sealed": Array([sample.sealed or None for sample in samples], type=DataType.binary()),
         }
     )
 

@@ -62,6 +62,8 @@ def png(tensor: SampleTensor) -> bytes:
             "the input is no picture", why=f"its shape is {list(tensor.shape)}", hint="export it as npz or parquet"
         )
     height, width, channels = size
+    if not tensor.data:
+        raise InvalidInput("the input is not here", why="it is sealed", hint="export it as parquet, and open it there")
     pixels = tensor.data if tensor.datatype == "UINT8" else _stretched(numbers(tensor))
     if _is_channels_first(tensor.shape, channels):
         plane = height * width

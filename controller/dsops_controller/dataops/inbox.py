@@ -24,7 +24,8 @@ from dsops.errors import Conflict, DsopsError, Overloaded
 from dsops_controller.dataops import latest
 from dsops_controller.dataops.batches import Batch, Kind
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import inbox, stream
+from dsops_controller.db.tables import inbox, stream, stream_loss
+from dsops_controller.db.upsert import upsert
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,16 @@ def _store_one(connection: Connection, device: str, batch: Batch, now_ms: int) -
         "updated_ms": now_ms,
     }
     connection.execute(_MOVE, changed)
+    if batch.message.dropped > row.dropped:  # counters only rise: a batch that is sent again changes nothing
+        _note_losses(connection, device, batch)
     return seq
+
+
+def _note_losses(connection: Connection, device: str, batch: Batch) -> None:
+    key = {"device": device, "stream": batch.stream}
+    rows = [{**key, "kind": loss.kind, "reason": loss.reason, "count": loss.count} for loss in batch.message.losses]
+    if rows:
+        connection.execute(upsert(connection.dialect.name, stream_loss), rows)
 
 
 def _columns(batch: Batch) -> dict[str, object]:

@@ -24,7 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
 from dsops_controller.dataops import delta_log
-from dsops_controller.dataops.rows import PARTITIONS, LakeTable, Pending, arrow, split
+from dsops_controller.dataops.columns import PARTITIONS, LakeTable
+from dsops_controller.dataops.rows import Pending, arrow, split
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 

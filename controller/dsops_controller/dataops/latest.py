@@ -3,10 +3,8 @@
 import json
 import math
 from dataclasses import asdict
-from functools import cache
 
-from sqlalchemy import Connection, Insert, Table, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, select
 
 from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import Event, Histogram, HostInterval, ModelInterval
@@ -14,6 +12,7 @@ from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.drift import DriftState, Level, after_event, after_interval
 from dsops_controller.dataops.histograms import merged
 from dsops_controller.db.tables import device_latest, drift_state
+from dsops_controller.db.upsert import upsert
 
 _FIND_DRIFT = select(drift_state).where(
     (drift_state.c.device == bindparam("of_device")) & (drift_state.c.model == bindparam("of_model"))
@@ -43,7 +42,7 @@ def update(connection: Connection, device: str, records: list[Record], received_
         time_ms = newer.start_us // 1000 + newer.interval_ms
         figures = _figures(newer, received_ms)
         row = {"device": device, "model": model, "time_ms": time_ms, "figures": _text(figures)}
-        connection.execute(_upsert(connection.dialect.name, device_latest), row)
+        connection.execute(upsert(connection.dialect.name, device_latest), row)
     for model, state in sorted(touched.items(), key=lambda item: item[0]):
         if state is not None:
             _save_drift(connection, device, model, state)
@@ -107,21 +106,7 @@ def _drift(connection: Connection, device: str, model: str, touched: dict[str, D
 def _save_drift(connection: Connection, device: str, model: str, state: DriftState) -> None:
     values = asdict(state)
     row = {"device": device, "model": model, "figures": _text(values.pop("signals")), **values}
-    connection.execute(_upsert(connection.dialect.name, drift_state), row)
-
-
-@cache
-def _upsert(dialect: str, table: Table) -> Insert:
-    """Return the statement that inserts a row or updates the one with its key; built once, since batches are many."""
-    keys = [column.name for column in table.primary_key.columns]
-    others = [column.name for column in table.columns if column.name not in keys]
-    if dialect == "postgresql":
-        on_server = postgresql.insert(table)
-        newer = {name: on_server.excluded[name] for name in others}
-        return on_server.on_conflict_do_update(index_elements=keys, set_=newer)
-    embedded = sqlite.insert(table)
-    newer = {name: embedded.excluded[name] for name in others}
-    return embedded.on_conflict_do_update(index_elements=keys, set_=newer)
+    connection.execute(upsert(connection.dialect.name, drift_state), row)
 
 
 def _mean_confidence(histogram: Histogram) -> float | None:

@@ -103,14 +103,11 @@ order by time, device, stream, seq
 """
 
 COUNTS = """
-with identities as (
-  select device, stream, seq from telemetry
-  union all select device, stream, seq from hosts
-  union all select device, stream, seq from events
-  union all select device, stream, seq from samples
-  union all select device, stream, seq from comparisons
-)
+with identities as (IDENTITIES)
 select count(*), (select count(*) from (select distinct device, stream, seq from identities)),
        (select count(*) from samples)
 from identities
 """
+"""``IDENTITIES`` stands for those of all tables: each one's ``IDENTITY``, joined by ``union all``."""
+
+IDENTITY = "select device, stream, seq from TABLE"

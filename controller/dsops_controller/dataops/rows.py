@@ -1,13 +1,8 @@
-"""From uploaded records to rows of the lake's tables. Every row carries its identity: device, stream, seq.
-
-Columns named ``*_us`` hold microseconds as numbers; ``time`` and ``received`` are timestamps (microseconds, UTC). A
-number that is not finite becomes null. ``day`` is the partition.
-"""
+"""From uploaded records to rows of the lake's tables. A number that is not finite becomes null."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from arro3.core import Array, DataType, Table, list_array
@@ -16,119 +11,41 @@ from google.protobuf.message import DecodeError
 from dsops import strictjson
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
+    ClockTrust,
     ComparisonInterval,
+    DriftReport,
     Event,
+    Heartbeat,
     Histogram,
     HostInterval,
+    Kpi,
     ModelInterval,
+    Moment,
     TelemetryBatch,
 )
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
+from dsops_controller.dataops.columns import (
+    COLUMNS,
+    COMPARED,
+    DRIFT_FLOATS,
+    DRIFT_INTS,
+    HOST_FLOATS,
+    HOST_INTS,
+    SAMPLE_FLOATS,
+    SAMPLE_TEXTS,
+    Column,
+    LakeTable,
+)
 
 _DAY_MS = 86_400_000
 LATE_MS = 60 * _DAY_MS
 EARLY_MS = _DAY_MS
-
-
-class LakeTable(StrEnum):
-    """The tables of the lake."""
-
-    TELEMETRY = "telemetry"
-    HOSTS = "hosts"
-    EVENTS = "events"
-    SAMPLES = "samples"
-    COMPARISONS = "comparisons"
-
-
-class Column(StrEnum):
-    """Types of columns."""
-
-    TEXT = "text"
-    INT = "int"
-    FLOAT = "float"
-    TIME = "time"
-    DAY = "day"
-    INTS = "ints"
-    BYTES = "bytes"
-
-
-_IDENTITY = {
-    "device": Column.TEXT,
-    "stream": Column.TEXT,
-    "seq": Column.INT,
-    "time": Column.TIME,
-    "received": Column.TIME,
-    "day": Column.DAY,
-}
-_MODEL = {"model": Column.TEXT, "release": Column.INT, "digest": Column.TEXT}
-
-
-def _histogram_columns(name: str) -> dict[str, Column]:
-    ints = {f"{name}_{part}": Column.INT for part in ("scale", "offset", "zero", "count")}
-    floats = {f"{name}_{part}": Column.FLOAT for part in ("sum", "min", "max")}
-    return ints | floats | {f"{name}_counts": Column.INTS}
-
-
-_HOST_INTS = (
-    "interval_ms",
-    "memory_used_bytes",
-    "memory_total_bytes",
-    "disk_free_bytes",
-    "agent_rss_bytes",
-    "runtime_rss_bytes",
-    "spool_bytes",
-)
-_COMPARED = ("interval_ms", "compared", "disagreed", "skipped", "failed", "answered", "fallbacks", "challenger_release")
-_HOST_FLOATS = ("cpu_percent", "load_1m", "temperature_c")
-
-COLUMNS: dict[LakeTable, dict[str, Column]] = {
-    LakeTable.TELEMETRY: {
-        **_IDENTITY,
-        **_MODEL,
-        **dict.fromkeys(("interval_ms", "count", "errors", "drift_frames", "unobserved"), Column.INT),
-        "drift_score": Column.FLOAT,
-        "labels": Column.INTS,
-        **_histogram_columns("latency"),
-        **_histogram_columns("confidence"),
-    },
-    LakeTable.HOSTS: {
-        **_IDENTITY,
-        **dict.fromkeys(_HOST_INTS, Column.INT),
-        **dict.fromkeys(_HOST_FLOATS, Column.FLOAT),
-    },
-    LakeTable.EVENTS: {
-        **_IDENTITY,
-        **_MODEL,
-        **dict.fromkeys(("kind", "code", "message", "figures"), Column.TEXT),
-    },
-    LakeTable.SAMPLES: {
-        **_IDENTITY,
-        **_MODEL,
-        **dict.fromkeys(("reason", "request_id", "predicted"), Column.TEXT),
-        **dict.fromkeys(("score", "inclusion"), Column.FLOAT),
-        **dict.fromkeys(("input_datatype", "output_datatype"), Column.TEXT),
-        **dict.fromkeys(("input_shape", "output_shape"), Column.INTS),
-        **dict.fromkeys(("input", "output"), Column.BYTES),
-    },
-    LakeTable.COMPARISONS: {
-        **_IDENTITY,
-        **_MODEL,
-        **dict.fromkeys(_COMPARED, Column.INT),
-        **dict.fromkeys(("challenger_digest", "mode", "reason"), Column.TEXT),
-        **_histogram_columns("distance"),
-        **_histogram_columns("latency"),
-        **_histogram_columns("challenger_latency"),
-        **_histogram_columns("confidence"),
-        **_histogram_columns("challenger_confidence"),
-    },
-}
-PARTITIONS: dict[LakeTable, list[str]] = {
-    LakeTable.TELEMETRY: ["day"],
-    LakeTable.HOSTS: ["day"],
-    LakeTable.EVENTS: ["day"],
-    LakeTable.SAMPLES: ["model", "day"],
-    LakeTable.COMPARISONS: ["day"],
+_CLOCK = {
+    ClockTrust.CLOCK_UNKNOWN: "unknown",
+    ClockTrust.CLOCK_SYNCHRONISED: "synchronised",
+    ClockTrust.CLOCK_CHECKED: "checked",
+    ClockTrust.CLOCK_FREE: "free",
 }
 
 
@@ -156,11 +73,11 @@ class Pending:
             batch = Batch(Kind(self.kind), self.stream, seqs, cls.FromString(self.payload), len(self.payload))
         except DecodeError as error:
             raise StateDamaged(f"row {self.id} of the inbox cannot be read", why=str(error)) from error
-        for seq, record in zip(seqs, batch.records(), strict=True):
+        for seq, record, moment in zip(seqs, batch.records(), batch.moments(), strict=True):
             table, time_us, values = _row(record)
             identity = {"device": self.device, "stream": self.stream, "seq": seq, "time": time_us}
             days = {"received": self.received_ms * 1000, "day": partition_day(time_us, self.received_ms)}
-            yield table, identity | days | values
+            yield table, identity | days | _moment(moment) | values
 
 
 def partition_day(time_us: int, received_ms: int) -> int:
@@ -190,19 +107,13 @@ def arrow(table: LakeTable, rows: Sequence[dict[str, object]]) -> Table:
 
 
 def _row(record: Record) -> tuple[LakeTable, int, dict[str, object]]:
-    match record:
-        case ModelInterval():
-            return LakeTable.TELEMETRY, record.start_us, _interval(record)
-        case HostInterval():
-            ints: dict[str, object] = {name: getattr(record, name) for name in _HOST_INTS}
-            floats = {name: _finite(getattr(record, name)) for name in _HOST_FLOATS}
-            return LakeTable.HOSTS, record.start_us, ints | floats
-        case Event():
-            return LakeTable.EVENTS, record.time_us, _event(record)
-        case ComparisonInterval():
-            return LakeTable.COMPARISONS, record.start_us, _comparison(record)
-        case SampleRecord():
-            return LakeTable.SAMPLES, record.time_us, _sample(record)
+    table, values = _ROW_OF[type(record)]
+    time_us = record.start_us if isinstance(record, _Interval) else record.time_us
+    return table, time_us, values(record)
+
+
+def _moment(moment: Moment) -> dict[str, object]:
+    return {"boot": moment.boot.hex(), "monotonic_us": moment.monotonic_us, "clock": _CLOCK[moment.clock]}
 
 
 def _interval(interval: ModelInterval) -> dict[str, object]:
@@ -222,10 +133,15 @@ def _interval(interval: ModelInterval) -> dict[str, object]:
     }
 
 
+def _host(host: HostInterval) -> dict[str, object]:
+    ints: dict[str, object] = {name: getattr(host, name) for name in HOST_INTS}
+    return ints | {name: _finite(getattr(host, name)) for name in HOST_FLOATS}
+
+
 def _comparison(found: ComparisonInterval) -> dict[str, object]:
     texts = ("model", "digest", "challenger_digest", "mode", "reason")
     return {
-        **{name: getattr(found, name) for name in (*texts, "release", *_COMPARED)},
+        **{name: getattr(found, name) for name in (*texts, "release", *COMPARED)},
         **_histogram("distance", found.distance_ppm),
         **_histogram("latency", found.latency_us),
         **_histogram("challenger_latency", found.challenger_latency_us),
@@ -256,20 +172,56 @@ def _event(event: Event) -> dict[str, object]:
         "kind": event.kind,
         "code": event.code,
         "message": event.message,
-        "figures": strictjson.dumps(figures).decode(),
+        "figures": _json(figures),
+    }
+
+
+def _heartbeat(beat: Heartbeat) -> dict[str, object]:
+    served = [
+        {"model": one.model, "release": one.release, "digest": one.digest, "state": one.state} for one in beat.served
+    ]
+    waiting = {one.kind: {"records": one.records, "bytes": one.bytes} for one in beat.waiting}
+    return {
+        "interval_ms": beat.interval_ms,
+        "uptime_s": beat.uptime_s,
+        "agent_version": beat.agent_version,
+        "served": _json(served),
+        "waiting": _json(waiting),
+    }
+
+
+def _kpi(kpi: Kpi) -> dict[str, object]:
+    texts = {name: getattr(kpi, name) for name in ("model", "release", "digest", "name", "unit")}
+    return {**texts, "tags": _json(dict(kpi.tags)), "value": _finite(kpi.value)}
+
+
+def _drift(report: DriftReport) -> dict[str, object]:
+    signals = {
+        signal.name: {"cusum": _finite(signal.cusum), "counts": list(signal.counts), "thinning": signal.thinning}
+        for signal in report.signals
+    }
+    skew = report.skew
+    checked = {
+        "state": skew.state,
+        "frames": skew.frames,
+        "p_value": _finite(skew.p_value),
+        "signals": list(skew.signals),
+    }
+    return {
+        **{name: getattr(report, name) for name in ("model", "release", "digest", "state", *DRIFT_INTS)},
+        **{name: _finite(getattr(report, name)) for name in DRIFT_FLOATS},
+        "signals": _json(signals),
+        "skew": _json(checked),
     }
 
 
 def _sample(sample: SampleRecord) -> dict[str, object]:
     return {
-        "model": sample.model,
-        "release": sample.release,
-        "digest": sample.digest,
-        "reason": sample.reason,
-        "request_id": sample.request_id,
-        "predicted": sample.predicted,
-        "score": _finite(sample.score),
-        "inclusion": _finite(sample.inclusion),
+        **{name: getattr(sample, name) for name in ("model", "release", "digest", "repeats", *SAMPLE_TEXTS)},
+        **{name: _finite(getattr(sample, name)) for name in SAMPLE_FLOATS},
+        "scores": _json({name: _finite(value) for name, value in sample.scores.items()}),
+        "sealed_for": sample.sealed.key_id.hex(),
+        "sealed": sample.sealed.ciphertext,
         **_tensor("input", sample.input),
         **_tensor("output", sample.output),
     }
@@ -277,6 +229,10 @@ def _sample(sample: SampleRecord) -> dict[str, object]:
 
 def _tensor(name: str, tensor: Tensor) -> dict[str, object]:
     return {f"{name}_datatype": tensor.datatype, f"{name}_shape": list(tensor.shape), name: tensor.data}
+
+
+def _json(value: object) -> str:
+    return strictjson.dumps(value).decode()
 
 
 def _finite(value: float) -> float | None:
@@ -299,6 +255,17 @@ def _lists(values: list[Any]) -> Array:
     return list_array(Array(offsets, type=DataType.int32()), Array(flat, type=DataType.int64()))
 
 
+_Interval = ModelInterval | HostInterval | ComparisonInterval | DriftReport
+_ROW_OF: dict[type[Record], tuple[LakeTable, Callable[[Any], dict[str, object]]]] = {
+    ModelInterval: (LakeTable.TELEMETRY, _interval),
+    HostInterval: (LakeTable.HOSTS, _host),
+    Event: (LakeTable.EVENTS, _event),
+    ComparisonInterval: (LakeTable.COMPARISONS, _comparison),
+    Heartbeat: (LakeTable.HEARTBEATS, _heartbeat),
+    Kpi: (LakeTable.KPIS, _kpi),
+    DriftReport: (LakeTable.DRIFT, _drift),
+    SampleRecord: (LakeTable.SAMPLES, _sample),
+}
 _BUILD: dict[Column, Callable[[list[Any]], Array]] = {
     Column.TEXT: _typed(DataType.string()),
     Column.INT: _typed(DataType.int64()),

@@ -10,7 +10,7 @@ from arro3.core import Array, DataType, Table
 from sqlalchemy import select
 
 from dsops.errors import InvalidInput, NotFound, TooLarge
-from dsops_controller.dataops.rows import LakeTable
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
 from dsops_controller.dataops.store import MAX_EXPORT_SAMPLES, LakeStore
 from dsops_controller.db.database import Database
@@ -22,7 +22,8 @@ _ROW = """
 device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
 input_datatype, input_shape, octet_length(input)
 """
-_TENSORS = "input, output_datatype, output_shape, output"
+_REST = "input, output_datatype, output_shape, output, weight, redaction, schema, sealed_for, sealed"
+_LENGTH = "octet_length(input) + octet_length(output) + coalesce(octet_length(sealed), 0)"
 _WANTED = "from samples semi join wanted using (device, stream, seq)"
 _MATCHING = """
 from samples anti join erased using (device, stream, seq)
@@ -44,11 +45,29 @@ class SampleTensor:
 
 @dataclass(frozen=True, slots=True)
 class FullSample:
-    """One sample with its tensors; an output that was not kept has no datatype."""
+    """One sample with its tensors; an output that was not kept has no datatype.
+
+    Attributes:
+        weight: By which it was drawn; None when unknown.
+        redaction: What was taken out of the input before it was kept; empty: nothing.
+        schema: SHA-256 of the tensor contract and the preprocessing; empty when unknown.
+        sealed_for: Whose key opens ``sealed``, which the input then is in; empty: it is not sealed.
+        sealed: Encapsulated key and ciphertext (RFC 9180).
+    """
 
     row: SampleRow
     input: SampleTensor
     output: SampleTensor
+    weight: float | None = None
+    redaction: str = ""
+    schema: str = ""
+    sealed_for: str = ""
+    sealed: bytes = b""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether only the holder of a private key can read the input."""
+        return bool(self.sealed_for)
 
 
 Identity = tuple[str, str, int]
@@ -149,7 +168,7 @@ def _register(duck: duckdb.DuckDBPyConnection, name: str, identities: Iterable[I
 
 
 def _full(duck: duckdb.DuckDBPyConnection, source: str, params: dict[str, Any]) -> list[FullSample]:
-    size = f"select count(*), coalesce(sum(octet_length(input) + octet_length(output)), 0) {source}"
+    size = f"select count(*), coalesce(sum({_LENGTH}), 0) {source}"
     ((count, size_bytes),) = duck.execute(size, params).fetchall()
     if count > MAX_EXPORT_SAMPLES or size_bytes > MAX_EXPORT_BYTES:
         raise TooLarge(
@@ -157,17 +176,22 @@ def _full(duck: duckdb.DuckDBPyConnection, source: str, params: dict[str, Any]) 
             why=f"{count} samples of {size_bytes} bytes; {MAX_EXPORT_SAMPLES} and {MAX_EXPORT_BYTES} are allowed",
             hint="choose a device, a reason or a release",
         )
-    found = duck.execute(f"select {_ROW}, {_TENSORS} {source} {_ORDER}", params).fetchall()
+    found = duck.execute(f"select {_ROW}, {_REST} {source} {_ORDER}", params).fetchall()
     return [_sample(row) for row in found]
 
 
 def _sample(found: Sequence[Any]) -> FullSample:
     row = _row(found[:15])
-    data, datatype, shape, output = found[15:]
+    data, datatype, shape, output, weight, redaction, schema, sealed_for, sealed = found[15:]
     return FullSample(
         row,
         SampleTensor(row.datatype, row.shape, data),
         SampleTensor(datatype or "", tuple(shape or ()), output or b""),
+        weight=weight or None,
+        redaction=redaction or "",
+        schema=schema or "",
+        sealed_for=sealed_for or "",
+        sealed=sealed or b"",
     )
 
 

@@ -19,14 +19,15 @@ from sqlalchemy import Row, func, select
 
 from dsops.errors import InvalidInput, StateDamaged
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
 from dsops_controller.dataops.drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake import Lake, read_pending
-from dsops_controller.dataops.rows import LakeTable, arrow, split
+from dsops_controller.dataops.rows import arrow, split
 from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import drift_state, stream
+from dsops_controller.db.tables import drift_state, stream, stream_loss
 
 MAX_EXPORT_SAMPLES = 200_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +107,21 @@ class Counts:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """Records that a device says it dropped.
+
+    Attributes:
+        kind: What they were: ``event``, ``model``, ``sample``, ...
+        reason: Why: ``full``, ``expired``, ``too_large``, ...
+    """
+
+    device: str
+    kind: str
+    reason: str
+    count: int
+
+
 class Store(Protocol):
     """Answers about telemetry, drift and samples."""
 
@@ -139,6 +155,10 @@ class Store(Protocol):
 
     def counts(self) -> Counts:
         """Count what is stored; looks at every row's identity."""
+        ...
+
+    def losses(self, device: str | None = None) -> list[LossRow]:
+        """Return what devices say that they dropped, by device, kind and reason."""
         ...
 
 
@@ -257,7 +277,9 @@ class LakeStore:
             StateDamaged: The lake or the database cannot be read.
         """
         with self._tables(*LakeTable) as duck:
-            rows, distinct, samples = duck.execute(queries.COUNTS).fetchall()[0]
+            identities = " union all ".join(queries.IDENTITY.replace("TABLE", table) for table in LakeTable)
+            counted = queries.COUNTS.replace("IDENTITIES", identities)
+            rows, distinct, samples = duck.execute(counted).fetchall()[0]
         with self._db.read() as connection:
             sums = select(func.coalesce(func.sum(stream.c.produced), 0), func.coalesce(func.sum(stream.c.dropped), 0))
             produced, dropped = connection.execute(sums).one()
@@ -266,6 +288,19 @@ class LakeStore:
     def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open a connection with a view named after each table, for questions that only one part of dsops has."""
         return self._tables(*tables)
+
+    def losses(self, device: str | None = None) -> list[LossRow]:
+        """Return what devices say that they dropped, over all their streams.
+
+        Raises:
+            StateDamaged: The database cannot be read.
+        """
+        by = stream_loss.c.device, stream_loss.c.kind, stream_loss.c.reason
+        query = select(*by, func.sum(stream_loss.c.count)).group_by(*by).order_by(*by)
+        if device is not None:
+            query = query.where(stream_loss.c.device == device)
+        with self._db.read() as connection:
+            return [LossRow(r[0], r[1], r[2], int(r[3])) for r in connection.execute(query)]
 
     @contextmanager
     def _tables(self, *tables: LakeTable) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -5,13 +5,23 @@ from collections.abc import Mapping, Sequence
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
+    ClockTrust,
     ComparisonInterval,
+    DriftReport,
     Event,
+    Heartbeat,
     Histogram,
     HostInterval,
+    Kpi,
+    Loss,
     ModelInterval,
+    Moment,
+    Served,
+    SignalReport,
+    SkewCheck,
     TelemetryBatch,
     TelemetryRecord,
+    Waiting,
 )
 from dsops.manifest import Blob, Lineage, Manifest, TensorSpec
 from dsops_controller.dataops.batches import Batch, Kind, parse
@@ -100,6 +110,57 @@ def drift_event(time_us: int, kind: str = "drift_alarm", *, model: str = "digits
     )
 
 
+BOOT = bytes(range(16))
+
+
+def heartbeat(time_us: int) -> TelemetryRecord:
+    """Return a sign of life, made in a known start of the host by a clock that nobody keeps."""
+    return TelemetryRecord(
+        heartbeat=Heartbeat(
+            time_us=time_us,
+            interval_ms=30_000,
+            agent_version="0.1.0",
+            uptime_s=12,
+            served=[Served(model="digits", release=1, digest=DIGEST, state="serving")],
+            waiting=[Waiting(kind="samples", records=3, bytes=4096)],
+        ),
+        moment=Moment(boot=BOOT, monotonic_us=5_000_000, clock=ClockTrust.CLOCK_FREE),
+    )
+
+
+def kpi(time_us: int, value: float, *, name: str = "parts_rejected") -> TelemetryRecord:
+    """Return a figure that a program on the device reported."""
+    tags = {"line": "4"}
+    return TelemetryRecord(
+        kpi=Kpi(
+            time_us=time_us, name=name, value=value, unit="{part}", model="digits", release=1, digest=DIGEST, tags=tags
+        )
+    )
+
+
+def drift_report(
+    start_us: int, counts: Sequence[int] = (90, 10), *, state: str = "ok", frames: int = 100
+) -> TelemetryRecord:
+    """Return what the drift monitor saw in one minute."""
+    return TelemetryRecord(
+        drift=DriftReport(
+            start_us=start_us,
+            interval_ms=60_000,
+            model="digits",
+            release=1,
+            digest=DIGEST,
+            state=state,
+            score=0.5,
+            frames=frames,
+            signals=[SignalReport(name="entropy", cusum=0.25, counts=counts, thinning=1)],
+            log_e=-0.5,
+            epoch_us=start_us,
+            epoch_frames=frames,
+            skew=SkewCheck(state="ok", frames=frames, p_value=0.5),
+        )
+    )
+
+
 def sample(time_us: int, values: Sequence[float], *, model: str = "digits", reason: str = "random") -> SampleRecord:
     """Return a captured input: one frame of FP32 values."""
     return SampleRecord(
@@ -132,11 +193,16 @@ def manifest(release: int, datasets: Mapping[str, str] | None = None, accuracy: 
 
 
 def telemetry_batch(
-    stream: bytes, seqs: Sequence[int], records: Sequence[TelemetryRecord], produced: int = 0, dropped: int = 0
+    stream: bytes,
+    seqs: Sequence[int],
+    records: Sequence[TelemetryRecord],
+    produced: int = 0,
+    losses: Sequence[Loss] = (),
 ) -> TelemetryBatch:
     """Return a message of telemetry; ``produced`` is the last sequence number unless it is given."""
     made = produced or max(seqs, default=0)
-    return TelemetryBatch(stream=stream, seqs=seqs, records=records, produced=made, dropped=dropped)
+    dropped = sum(loss.count for loss in losses)
+    return TelemetryBatch(stream=stream, seqs=seqs, records=records, produced=made, dropped=dropped, losses=losses)
 
 
 def sample_batch(stream: bytes, seqs: Sequence[int], samples: Sequence[SampleRecord]) -> SampleBatch:

@@ -329,6 +329,16 @@ stream = Table(
     Column("updated_ms", _BIG, nullable=False),
 )
 
+stream_loss = Table(
+    "stream_loss",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("stream", String(32), primary_key=True),
+    Column("kind", String(32), primary_key=True),  # of the records that were dropped
+    Column("reason", String(32), primary_key=True),
+    Column("count", _BIG, nullable=False),  # since the stream began, as the device says
+)
+
 inbox = Table(
     "inbox",
     metadata,

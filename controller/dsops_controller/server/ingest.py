@@ -238,7 +238,9 @@ class IngestServer:
         self._count_in(data)
         batch = parse(kind, data)
         seq = await asyncio.wrap_future(self._services.inbox.submit(caller.device, batch))
-        return Ack(committed_seq=seq, pause_ms=self._services.inbox.pause_ms()).SerializeToString()
+        now_us = int(self._services.clock.now().timestamp() * 1_000_000)
+        ack = Ack(committed_seq=seq, pause_ms=self._services.inbox.pause_ms(), server_us=now_us)
+        return ack.SerializeToString()
 
     async def _answer(self, context: Context, data: bytes) -> None:
         await context.write(data)

@@ -266,7 +266,7 @@ class RealStore(
                     self.break_after_commit -= 1
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the acknowledgement is lost")
                 committed = self.watermarks.get(batch.stream, 0)
-            yield Ack(committed_seq=committed)
+            yield Ack(committed_seq=committed, server_us=time.time_ns() // 1000)
 
     @override
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolReply:

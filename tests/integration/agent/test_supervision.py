@@ -12,6 +12,7 @@ import pytest
 from dsops.clock import SystemClock
 from dsops.errors import Cancelled, DsopsError, MalformedBundle, RuntimeBusy, RuntimeCrashed
 from dsops_agent.install.ports import Death, ProveLimits
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch, adopt, spawn
 from dsops_agent.supervisor import RuntimeSupervisor, Told
@@ -36,7 +37,7 @@ class Supervised:
             Launch(run_folder, "{}"),
             Prover(1),
             self.spool,
-            SpoolEvents(self.spool, clock),
+            SpoolEvents(self.spool, Moments(clock)),
             clock,
             Told(self.starts.append, self.deaths.append),
         )
@@ -83,7 +84,7 @@ def test_a_killed_process_is_replaced_and_told(supervised: Supervised, eventuall
         eventually(lambda before=pid: supervisor.pid not in (None, before), 60)
     eventually(lambda: supervised.starts == [True, False, False])
     assert [death.suspects for death in supervised.deaths] == [(), ()], "nothing ran: it is nobody's fault"
-    assert supervised.spool.counters()["telemetry"].produced >= 2
+    assert supervised.spool.counters()["events"].produced >= 2
 
 
 @pytest.mark.parametrize(("settings", "is_kept"), [('{"queue": 3}', True), ('{"queue": 4}', False)])

@@ -21,6 +21,7 @@ from dsops.clock import SystemClock
 from dsops.manifest import Budgets
 from dsops_agent.boot import boot_id
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.flight import read_flight
 from dsops_agent.runtime_process import Launch
@@ -68,7 +69,7 @@ class Device:
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
         launch = Launch(run_folder, "{}", hang_s=hang_s)
-        events = SpoolEvents(self._spool, clock)
+        events = SpoolEvents(self._spool, Moments(clock))
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
         self._thread = threading.Thread(target=self.supervisor.run)

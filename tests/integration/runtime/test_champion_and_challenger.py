@@ -30,6 +30,7 @@ from dsops_agent.config_values import CHALLENGER_SOCKET
 from dsops_agent.feed.model import SocketModel
 from dsops_agent.feed.stdin import Wanted, answer_all
 from dsops_agent.install.places import challenger_place
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.engine import load_bundle
@@ -55,7 +56,7 @@ class Device:
         self.clock = SystemClock()
         self.run_folder = run_folder
         self.spool = Spool(folder / "spool", 8 << 20)
-        self.events = SpoolEvents(self.spool, self.clock)
+        self.events = SpoolEvents(self.spool, Moments(self.clock))
         self.started: list[tuple[str, bool]] = []
         self.champions = self.supervise(self.launch(run_folder, settings), lambda _is_first: None)
         self.processes = ChallengerProcesses(
@@ -126,8 +127,8 @@ class Device:
         return str(self.ask(key, version).parameters["digest"].string_param)
 
     def records(self) -> list[telemetry_pb2.TelemetryRecord]:
-        batch = self.spool.batch("telemetry", 8 << 20, 10_000)
-        return [telemetry_pb2.TelemetryRecord.FromString(data) for data in batch.records] if batch else []
+        batches = (self.spool.batch(kind, 8 << 20, 10_000) for kind in ("events", "telemetry"))
+        return [telemetry_pb2.TelemetryRecord.FromString(data) for batch in batches if batch for data in batch.records]
 
     def samples(self) -> list[samples_pb2.SampleRecord]:
         batch = self.spool.batch("samples", 8 << 20, 10_000)

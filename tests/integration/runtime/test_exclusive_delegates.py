@@ -14,6 +14,7 @@ from dsops.clock import SystemClock
 from dsops.errors import DelegateMissing, GoldenMismatch, TooSlow
 from dsops.manifest import Budgets
 from dsops_agent.install.ports import ProveLimits
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.delegate import Delegate, why_unusable
 from dsops_agent.runtime_process import Launch
@@ -42,7 +43,8 @@ class Device:
         launch = Launch(folder / "run", json.dumps({"interval_s": 0.2, "delegate": wanted.model_dump()}))
         told = Told(lambda _is_first: None, lambda _death: None)
         prover = Prover(1, wanted.model_dump_json())
-        self.supervisor = RuntimeSupervisor(launch, prover, self.spool, SpoolEvents(self.spool, clock), clock, told)
+        events = SpoolEvents(self.spool, Moments(clock))
+        self.supervisor = RuntimeSupervisor(launch, prover, self.spool, events, clock, told)
         self._thread = threading.Thread(target=self.supervisor.run)
         self._thread.start()
         assert self.supervisor.ready.wait(60)
@@ -56,7 +58,7 @@ class Device:
         self.supervisor.prove(bundle.path, limits, None, threading.Event())
 
     def unproven(self) -> list[tuple[str, int, str]]:
-        batch = self.spool.batch("telemetry", 1 << 20, 10_000)
+        batch = self.spool.batch("events", 1 << 20, 10_000)
         records = [telemetry_pb2.TelemetryRecord.FromString(data) for data in batch.records] if batch else []
         events = [record.event for record in records if record.event.kind == "delegate_unproven"]
         return [(event.model, event.release, event.message) for event in events]

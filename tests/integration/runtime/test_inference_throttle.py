@@ -14,6 +14,7 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from dsops.api.v1.telemetry_pb2 import TelemetryRecord
 from dsops.clock import SystemClock
+from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.runtime_process import Launch
 from dsops_agent.supervisor import RuntimeSupervisor, Told
@@ -77,7 +78,12 @@ def test_the_control_process_reports_that_inference_is_held_back_and_that_it_is_
     clock, spool = SystemClock(), Spool(tmp_path / "spool", 1 << 20)
     launch = Launch(short_path, json.dumps({"cpu_percent": 1.0}))
     supervisor = RuntimeSupervisor(
-        launch, Prover(1), spool, SpoolEvents(spool, clock), clock, Told(lambda _first: None, lambda _death: None)
+        launch,
+        Prover(1),
+        spool,
+        SpoolEvents(spool, Moments(clock)),
+        clock,
+        Told(lambda _first: None, lambda _death: None),
     )
     thread = threading.Thread(target=supervisor.run)
     thread.start()
@@ -94,7 +100,7 @@ def test_the_control_process_reports_that_inference_is_held_back_and_that_it_is_
     finally:
         supervisor.leave()
         thread.join(30)
-    batch = spool.batch("telemetry", 1 << 20, 1000)
+    batch = spool.batch("events", 1 << 20, 1000)
     assert batch is not None
     kinds = [TelemetryRecord.FromString(record).event.kind for record in batch.records]
     assert [kind for kind in kinds if kind.startswith("inference_")] == ["inference_held_back", "inference_free"]

@@ -127,7 +127,7 @@ def test_a_delivery_is_cut_by_its_header() -> None:
         "batch": 9,
     }
     delivery = read_delivery(header, b"abc")
-    assert delivery.records == {"telemetry": [b"a", b""], "samples": [b"bc"]}
+    assert delivery.records == {"events": [], "telemetry": [b"a", b""], "samples": [b"bc"]}
     assert (delivery.lost, delivery.origin) == ({"samples": 4}, ("s", 9))
 
 

@@ -11,8 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsops.api.v1.telemetry_pb2 import Event, HostInterval, ModelInterval, TelemetryRecord
+from dsops.clock import ManualClock
 from dsops.errors import NoSpace, StateDamaged
-from dsops_agent.telemetry.spool import KINDS, MAX_RECORD_BYTES, Delivery, Kind, Spool
+from dsops_agent.install.budget import Today
+from dsops_agent.telemetry.spool import Delivery, Spool
+from dsops_agent.telemetry.spool_records import MAX_RECORD_BYTES, Loss
+from dsops_agent.telemetry.worth import DAY_S, KINDS, WORTH, Kind
 
 CAP = 1 << 20
 
@@ -33,7 +38,7 @@ def drain(spool: Spool, kind: Kind) -> list[bytes]:
     found: list[bytes] = []
     while (batch := spool.batch(kind, 100_000, 7)) is not None:
         found.extend(batch.records)
-        spool.ack(kind, batch.seqs[-1])
+        spool.ack(kind, batch.seqs[-1] if batch.seqs else 0, batch.dropped)
     return found
 
 
@@ -77,7 +82,7 @@ def test_numbers_are_never_given_twice_even_after_everything_was_acknowledged(tm
 
 def test_kinds_are_streams_of_their_own(spool: Spool) -> None:
     spool.append_all({"telemetry": [b"t"], "samples": [b"s"]})
-    telemetry, samples = (spool.batch(kind, 1000, 10) for kind in KINDS)
+    telemetry, samples = spool.batch("telemetry", 1000, 10), spool.batch("samples", 1000, 10)
     assert telemetry is not None
     assert samples is not None
     assert len(telemetry.stream) == len(samples.stream) == 16
@@ -131,6 +136,92 @@ def test_a_record_that_no_batch_can_hold_is_dropped_and_counted(spool: Spool) ->
     assert drain(spool, "samples") == [b"small"]
 
 
+def losses(spool: Spool, kind: Kind) -> set[tuple[str, str, int]]:
+    batch = spool.batch(kind, 1, 1)
+    return {(loss.what, loss.reason, loss.count) for loss in batch.losses} if batch else set()
+
+
+def host(size: int = 0) -> bytes:
+    return TelemetryRecord(host=HostInterval(start_us=1)).SerializeToString() + bytes_field(size)
+
+
+def bytes_field(size: int) -> bytes:
+    """Return a field that no version knows, so that a record is as long as it should be."""
+    length = b""
+    rest = size
+    while True:
+        length += bytes([rest & 0x7F | (0x80 if rest > 0x7F else 0)])
+        rest >>= 7
+        if not rest:
+            return b"\xfa\x7f" + length + bytes(size)
+
+
+def event(number: int, size: int = 0) -> bytes:
+    return TelemetryRecord(event=Event(kind="install", time_us=number)).SerializeToString() + bytes_field(size)
+
+
+def test_events_travel_in_a_stream_of_their_own(spool: Spool) -> None:
+    spool.append("telemetry", [host(), event(1), host(), event(2)])
+    assert drain(spool, "events") == [event(1), event(2)]
+    assert drain(spool, "telemetry") == [host(), host()]
+    assert adds_up(spool)
+
+
+def test_what_is_worth_least_goes_first_and_is_told(spool: Spool) -> None:
+    model = TelemetryRecord(model=ModelInterval(start_us=1)).SerializeToString()
+    for number in range(20):
+        spool.append_all({"telemetry": [host(10_000), model + bytes_field(10_000)], "samples": [bytes(10_000)]})
+        spool.append("events", [event(number, 10_000)])
+    assert losses(spool, "events") == set()
+    assert {(what, reason) for what, reason, _ in losses(spool, "samples")} == {("sample", "full")}
+    for number in range(45):
+        spool.append("events", [event(number, 10_000)])
+    assert {(what, reason) for what, reason, _ in losses(spool, "telemetry")} == {("host", "full"), ("model", "full")}
+    assert spool.counters()["events"].dropped == 0
+    assert adds_up(spool)
+
+
+def test_losses_are_told_even_when_nothing_else_waits(spool: Spool) -> None:
+    spool.take(Delivery({}, {"samples": 7}))
+    batch = spool.batch("samples", 1000, 10)
+    assert batch is not None
+    assert (batch.seqs, batch.losses) == ((), (Loss("sample", "lost", 7),))
+    spool.ack("samples", 0, batch.dropped)
+    assert spool.batch("samples", 1000, 10) is None
+    spool.take(Delivery({}, {"samples": 1}))
+    assert spool.batch("samples", 1000, 10) is not None
+
+
+def test_what_waits_too_long_expires_whatever_the_wall_clock_says(tmp_path: Path) -> None:
+    clock = ManualClock()
+    spool = Spool(tmp_path / "spool", CAP, clock)
+    spool.append_all({"telemetry": [host()], "events": [event(1)]})
+    clock.jump(50 * 365 * DAY_S)
+    spool.append("telemetry", [host()])
+    assert spool.counters()["telemetry"].dropped == 0
+    clock.advance(WORTH["host"].keep_s / 2)
+    spool.append("telemetry", [host()])
+    spool.close()
+
+    clock = ManualClock()  # another start of the host: its monotonic time begins anew
+    again = Spool(tmp_path / "spool", CAP, clock)
+    clock.advance(WORTH["host"].keep_s / 2 + 1)
+    again.append("telemetry", [host()])
+    assert losses(again, "telemetry") == {("host", "expired", 2)}
+    assert again.counters()["telemetry"].pending == 2
+    assert drain(again, "events") == [event(1)]
+    assert adds_up(again)
+    again.close()
+
+
+def test_a_days_allowance_survives_a_restart(tmp_path: Path, spool: Spool) -> None:
+    assert spool.today() == Today()
+    spool.keep_today(Today("2026-01-01", 5, 2.5))
+    again = reopen(spool, tmp_path / "spool")
+    assert again.today() == Today("2026-01-01", 5, 2.5)
+    again.close()
+
+
 def test_an_acknowledgement_of_unknown_numbers_begins_a_new_stream(spool: Spool) -> None:
     spool.append("telemetry", [b"a", b"b"])
     before = spool.batch("telemetry", 1000, 10)
@@ -156,7 +247,7 @@ def test_a_delivery_that_comes_twice_is_taken_once(tmp_path: Path, spool: Spool)
 
 def test_a_record_that_is_dropped_by_name_is_counted(spool: Spool) -> None:
     spool.append("telemetry", [b"a", b"b", b"c"])
-    spool.drop("telemetry", [2, 99])
+    spool.drop("telemetry", [2, 99], "refused")
     assert drain(spool, "telemetry") == [b"a", b"c"]
     assert spool.counters()["telemetry"].dropped == 1
 
@@ -294,7 +385,7 @@ def test_the_counters_always_add_up(tmp_path_factory: pytest.TempPathFactory, st
         elif what == "reopen":
             spool = reopen(spool, folder)
         elif (batch := spool.batch(kind, size, 3)) is not None:
-            spool.ack(kind, batch.seqs[-1])
+            spool.ack(kind, batch.seqs[-1] if batch.seqs else 0, batch.dropped)
         assert adds_up(spool)
         assert spool.waiting_bytes <= CAP
     spool.close()

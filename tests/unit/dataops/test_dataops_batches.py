@@ -5,13 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsops.api.v1.samples_pb2 import SampleBatch
-from dsops.api.v1.telemetry_pb2 import Histogram, TelemetryBatch, TelemetryRecord
+from dsops.api.v1.telemetry_pb2 import Histogram, Loss, Served, TelemetryBatch, TelemetryRecord
 from dsops.errors import InvalidInput
 from dsops_controller.dataops.batches import Kind, parse
 from dsops_controller.dataops.testing import (
     drift_event,
+    drift_report,
+    heartbeat,
     host,
     interval,
+    kpi,
     received,
     sample,
     sample_batch,
@@ -23,7 +26,15 @@ NOW_US = 1_767_225_600_000_000
 
 
 def good() -> TelemetryBatch:
-    return telemetry_batch(STREAM, [3, 4, 9], [interval(NOW_US), host(NOW_US), drift_event(NOW_US)])
+    records = [
+        interval(NOW_US),
+        host(NOW_US),
+        drift_event(NOW_US),
+        heartbeat(NOW_US),
+        kpi(NOW_US, 2.0),
+        drift_report(NOW_US),
+    ]
+    return telemetry_batch(STREAM, [3, 4, 9, 10, 11, 12], records, losses=[Loss(kind="host", reason="full", count=1)])
 
 
 def edit(change: Callable[[TelemetryBatch], object]) -> bytes:
@@ -35,7 +46,7 @@ def edit(change: Callable[[TelemetryBatch], object]) -> bytes:
 HOSTILE: dict[str, Callable[[TelemetryBatch], object]] = {
     "short stream": lambda b: setattr(b, "stream", b"abc"),
     "no stream": lambda b: setattr(b, "stream", b""),
-    "more seqs than records": lambda b: b.seqs.append(10),
+    "more seqs than records": lambda b: b.seqs.append(20),
     "fewer seqs than records": lambda b: b.seqs.pop(),
     "equal seqs": lambda b: b.seqs.__setitem__(1, 3),
     "falling seqs": lambda b: b.seqs.__setitem__(2, 1),
@@ -59,6 +70,20 @@ HOSTILE: dict[str, Callable[[TelemetryBatch], object]] = {
     "host figure too large": lambda b: setattr(b.records[1].host, "spool_bytes", 2**64 - 1),
     "event without kind": lambda b: setattr(b.records[2].event, "kind", ""),
     "event with a long text": lambda b: setattr(b.records[2].event, "message", "x" * 5000),
+    "loss without kind": lambda b: setattr(b.losses[0], "kind", ""),
+    "loss without end": lambda b: setattr(b.losses[0], "count", 2**64 - 1),
+    "losses without end": lambda b: b.losses.extend([b.losses[0]] * 200),
+    "boot id of another length": lambda b: setattr(b.records[3].moment, "boot", b"abc"),
+    "unknown trust": lambda b: setattr(b.records[3].moment, "clock", 99),
+    "monotonic time too large": lambda b: setattr(b.records[3].moment, "monotonic_us", 2**64 - 1),
+    "heartbeat with many models": lambda b: b.records[3].heartbeat.served.extend([Served(model="a")] * 300),
+    "heartbeat of a bad model": lambda b: setattr(b.records[3].heartbeat.served[0], "model", "../x"),
+    "kpi without a name": lambda b: setattr(b.records[4].kpi, "name", ""),
+    "kpi with a path": lambda b: setattr(b.records[4].kpi, "name", "../x"),
+    "kpi with a long tag": lambda b: b.records[4].kpi.tags.update({"line": "x" * 5000}),
+    "drift of an unknown state": lambda b: setattr(b.records[5].drift, "state", "fine"),
+    "drift with many signals": lambda b: b.records[5].drift.signals.extend([b.records[5].drift.signals[0]] * 5000),
+    "drift with a giant count": lambda b: b.records[5].drift.signals[0].counts.append(2**62),
     "event with many figures": lambda b: b.records[2].event.figures.update({str(i): 0.0 for i in range(300)}),
 }
 
@@ -103,9 +128,9 @@ def test_bytes_of_any_kind_are_parsed_or_refused(data: bytes) -> None:
 def test_newer_keeps_records_and_numbers_together() -> None:
     batch = received(good())
     rest = batch.newer(3)
-    assert rest.seqs == (4, 9)
+    assert rest.seqs == (4, 9, 10, 11, 12)
     assert rest.records() == batch.records()[1:]
-    assert batch.newer(9).seqs == ()
+    assert batch.newer(12).seqs == ()
     assert batch.newer(0) is batch
     samples = received(sample_batch(STREAM, [1, 2], [sample(NOW_US, [1.0]), sample(NOW_US, [2.0])]))
     assert samples.newer(1).records() == samples.records()[1:]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, Overloaded
 from dsops_controller.dataops.inbox import Inbox, Limits
@@ -75,7 +76,14 @@ def test_every_record_is_stored_once(first: list[list[int]], second: list[list[i
 
 
 def test_the_watermark_row_counts_what_was_stored(db: Database, inbox: Inbox) -> None:
-    inbox.put("cam-1", received(telemetry_batch(A, [1, 2], [host(NOW_US), host(NOW_US)], produced=5, dropped=2)))
+    inbox.put(
+        "cam-1",
+        received(
+            telemetry_batch(
+                A, [1, 2], [host(NOW_US), host(NOW_US)], produced=5, losses=[Loss(kind="host", reason="full", count=2)]
+            )
+        ),
+    )
     assert inbox.put("cam-1", received(telemetry_batch(A, [2, 7], [host(NOW_US), host(NOW_US)], produced=4))) == 7
     with db.read() as connection:
         row = connection.execute(select(stream)).one()
@@ -84,7 +92,13 @@ def test_the_watermark_row_counts_what_was_stored(db: Database, inbox: Inbox) ->
 
 def test_an_empty_batch_reports_counters_and_returns_the_watermark(db: Database, inbox: Inbox) -> None:
     inbox.put("cam-1", received(telemetry_batch(A, [4], [host(NOW_US)])))
-    assert inbox.put("cam-1", received(telemetry_batch(A, [], [], produced=9, dropped=5))) == 4
+    assert (
+        inbox.put(
+            "cam-1",
+            received(telemetry_batch(A, [], [], produced=9, losses=[Loss(kind="host", reason="full", count=5)])),
+        )
+        == 4
+    )
     with db.read() as connection:
         assert connection.execute(select(stream.c.dropped)).scalar_one() == 5
 

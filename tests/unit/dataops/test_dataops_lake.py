@@ -13,10 +13,11 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import StateDamaged
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, LakeTable, partition_day
+from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, partition_day
 from dsops_controller.dataops.store import Counts, LakeStore
 from dsops_controller.dataops.testing import (
     drift_event,

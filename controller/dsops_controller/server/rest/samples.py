@@ -84,6 +84,10 @@ class SampleDetail(SampleView):
     output: TensorView | None
     confidence: float | None
     is_picture: bool
+    is_sealed: bool
+    weight: float | None
+    redaction: str
+    schema_: str = Field(serialization_alias="schema")
     history: tuple[GivenView, ...]
 
 
@@ -168,6 +172,10 @@ def _detail(sample: FullSample, said: list[LabelRow]) -> SampleDetail:
         output=_tensor(sample.output) if sample.output.datatype else None,
         confidence=confidence_of(sample.output),
         is_picture=images.size_of(sample.input.shape) is not None and sample.input.datatype != "BYTES",
+        is_sealed=sample.is_sealed,
+        weight=sample.weight,
+        redaction=sample.redaction,
+        schema_=sample.schema,
         history=history,
     )
 

@@ -25,19 +25,25 @@ _sym_db = _symbol_database.Default()
 from dsops.api.v1 import telemetry_pb2 as dsops_dot_api_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64sops/api/v1/samples.proto\x12\x0c\x64sops.api.v1\x1a\x1c\x64sops/api/v1/telemetry.proto\"{\n\x0bSampleBatch\x12\x0e\n\x06stream\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x03(\x04\x12+\n\x07samples\x18\x03 \x03(\x0b\x32\x1a.dsops.api.v1.SampleRecord\x12\x10\n\x08produced\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\"\xf3\x01\n\x0cSampleRecord\x12\x0f\n\x07time_us\x18\x01 \x01(\x06\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x11\n\tinclusion\x18\x07 \x01(\x01\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12#\n\x05input\x18\t \x01(\x0b\x32\x14.dsops.api.v1.Tensor\x12$\n\x06output\x18\n \x01(\x0b\x32\x14.dsops.api.v1.Tensor\x12\x11\n\tpredicted\x18\x0b \x01(\t\"7\n\x06Tensor\x12\x10\n\x08\x64\x61tatype\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\x45\n\x07Samples\x12:\n\x06Upload\x12\x19.dsops.api.v1.SampleBatch\x1a\x11.dsops.api.v1.Ack(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64sops/api/v1/samples.proto\x12\x0c\x64sops.api.v1\x1a\x1c\x64sops/api/v1/telemetry.proto\"\x9f\x01\n\x0bSampleBatch\x12\x0e\n\x06stream\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x03(\x04\x12+\n\x07samples\x18\x03 \x03(\x0b\x32\x1a.dsops.api.v1.SampleRecord\x12\x10\n\x08produced\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\x12\"\n\x06losses\x18\x06 \x03(\x0b\x32\x12.dsops.api.v1.Loss\"\x80\x04\n\x0cSampleRecord\x12\x0f\n\x07time_us\x18\x01 \x01(\x06\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x11\n\tinclusion\x18\x07 \x01(\x01\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12#\n\x05input\x18\t \x01(\x0b\x32\x14.dsops.api.v1.Tensor\x12$\n\x06output\x18\n \x01(\x0b\x32\x14.dsops.api.v1.Tensor\x12\x11\n\tpredicted\x18\x0b \x01(\t\x12$\n\x06moment\x18\x0c \x01(\x0b\x32\x14.dsops.api.v1.Moment\x12\x0e\n\x06weight\x18\r \x01(\x01\x12\x0f\n\x07repeats\x18\x0e \x01(\r\x12\x11\n\tredaction\x18\x0f \x01(\t\x12\x0e\n\x06schema\x18\x10 \x01(\t\x12$\n\x06sealed\x18\x11 \x01(\x0b\x32\x14.dsops.api.v1.Sealed\x12\x36\n\x06scores\x18\x12 \x03(\x0b\x32&.dsops.api.v1.SampleRecord.ScoresEntry\x12\x14\n\x0crequested_by\x18\x13 \x01(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\",\n\x06Sealed\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\"7\n\x06Tensor\x12\x10\n\x08\x64\x61tatype\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\x45\n\x07Samples\x12:\n\x06Upload\x12\x19.dsops.api.v1.SampleBatch\x1a\x11.dsops.api.v1.Ack(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dsops.api.v1.samples_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLEBATCH']._serialized_start=74
-  _globals['_SAMPLEBATCH']._serialized_end=197
-  _globals['_SAMPLERECORD']._serialized_start=200
-  _globals['_SAMPLERECORD']._serialized_end=443
-  _globals['_TENSOR']._serialized_start=445
-  _globals['_TENSOR']._serialized_end=500
-  _globals['_SAMPLES']._serialized_start=502
-  _globals['_SAMPLES']._serialized_end=571
+  _globals['_SAMPLERECORD_SCORESENTRY']._loaded_options = None
+  _globals['_SAMPLERECORD_SCORESENTRY']._serialized_options = b'8\001'
+  _globals['_SAMPLEBATCH']._serialized_start=75
+  _globals['_SAMPLEBATCH']._serialized_end=234
+  _globals['_SAMPLERECORD']._serialized_start=237
+  _globals['_SAMPLERECORD']._serialized_end=749
+  _globals['_SAMPLERECORD_SCORESENTRY']._serialized_start=704
+  _globals['_SAMPLERECORD_SCORESENTRY']._serialized_end=749
+  _globals['_SEALED']._serialized_start=751
+  _globals['_SEALED']._serialized_end=795
+  _globals['_TENSOR']._serialized_start=797
+  _globals['_TENSOR']._serialized_end=852
+  _globals['_SAMPLES']._serialized_start=854
+  _globals['_SAMPLES']._serialized_end=923
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from dsops.api.v1 import telemetry_pb2 as _telemetry_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -27,6 +28,7 @@ class SampleBatch(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     PRODUCED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
     stream: _builtins.bytes
     produced: _builtins.int
     dropped: _builtins.int
@@ -34,6 +36,8 @@ class SampleBatch(_message.Message):
     def seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleRecord]: ...
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.Loss]: ...
     def __init__(
         self,
         *,
@@ -42,10 +46,11 @@ class SampleBatch(_message.Message):
         samples: _abc.Iterable[Global___SampleRecord] | None = ...,
         produced: _builtins.int = ...,
         dropped: _builtins.int = ...,
+        losses: _abc.Iterable[_telemetry_pb2.Loss] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "produced", b"produced", "samples", b"samples", "seqs", b"seqs", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "losses", b"losses", "produced", b"produced", "samples", b"samples", "seqs", b"seqs", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -54,6 +59,26 @@ Global___SampleBatch: _TypeAlias = SampleBatch  # noqa: Y015
 @_typing.final
 class SampleRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ScoresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     TIME_US_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -66,13 +91,21 @@ class SampleRecord(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     PREDICTED_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    REDACTION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
     time_us: _builtins.int
     model: _builtins.str
     release: _builtins.int
     digest: _builtins.str
     """SHA-256 of the bundle that answered"""
     reason: _builtins.str
-    """drift, low_confidence, random or shadow_disagreement"""
+    """random, uncertain, drift, shadow_disagreement or request"""
     score: _builtins.float
     """by which the sample was chosen: drift score or 1 - confidence"""
     inclusion: _builtins.float
@@ -81,6 +114,16 @@ class SampleRecord(_message.Message):
     """the caller's id of the request"""
     predicted: _builtins.str
     """label"""
+    weight: _builtins.float
+    """by which it was drawn: inclusion of several draws can be told from it; 0 when unknown"""
+    repeats: _builtins.int
+    """near-identical frames that were not kept beside it"""
+    redaction: _builtins.str
+    """what was taken out of the input before it was kept; empty: nothing"""
+    schema: _builtins.str
+    """SHA-256 of the tensor contract and the preprocessing, hex"""
+    requested_by: _builtins.str
+    """id of the request for samples; empty: none"""
     @_builtins.property
     def input(self) -> Global___Tensor:
         """exactly what the caller sent"""
@@ -88,6 +131,16 @@ class SampleRecord(_message.Message):
     @_builtins.property
     def output(self) -> Global___Tensor:
         """scores, FP32"""
+
+    @_builtins.property
+    def moment(self) -> _telemetry_pb2.Moment: ...
+    @_builtins.property
+    def sealed(self) -> Global___Sealed:
+        """the input, for the data team's key only; `input` then has no data"""
+
+    @_builtins.property
+    def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """further figures: confidence, margin, entropy, ..."""
 
     def __init__(
         self,
@@ -103,14 +156,48 @@ class SampleRecord(_message.Message):
         input: Global___Tensor | None = ...,
         output: Global___Tensor | None = ...,
         predicted: _builtins.str = ...,
+        moment: _telemetry_pb2.Moment | None = ...,
+        weight: _builtins.float = ...,
+        repeats: _builtins.int = ...,
+        redaction: _builtins.str = ...,
+        schema: _builtins.str = ...,
+        sealed: Global___Sealed | None = ...,
+        scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        requested_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "moment", b"moment", "output", b"output", "sealed", b"sealed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "inclusion", b"inclusion", "input", b"input", "model", b"model", "output", b"output", "predicted", b"predicted", "reason", b"reason", "release", b"release", "request_id", b"request_id", "score", b"score", "time_us", b"time_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "inclusion", b"inclusion", "input", b"input", "model", b"model", "moment", b"moment", "output", b"output", "predicted", b"predicted", "reason", b"reason", "redaction", b"redaction", "release", b"release", "repeats", b"repeats", "request_id", b"request_id", "requested_by", b"requested_by", "schema", b"schema", "score", b"score", "scores", b"scores", "sealed", b"sealed", "time_us", b"time_us", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SampleRecord: _TypeAlias = SampleRecord  # noqa: Y015
+
+@_typing.final
+class Sealed(_message.Message):
+    """Bytes that only the holder of a private key can read (RFC 9180, HPKE base mode)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """SHA-256 of the recipient's public key"""
+    ciphertext: _builtins.bytes
+    """encapsulated key and ciphertext, one after the other"""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        ciphertext: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sealed: _TypeAlias = Sealed  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):

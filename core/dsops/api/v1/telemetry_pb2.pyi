@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,33 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ClockTrust:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClockTrustEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClockTrust.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOCK_UNKNOWN: _ClockTrust.ValueType  # 0
+    """the device cannot tell"""
+    CLOCK_SYNCHRONISED: _ClockTrust.ValueType  # 1
+    """the kernel says that a time service keeps its clock"""
+    CLOCK_CHECKED: _ClockTrust.ValueType  # 2
+    """not kept, but within seconds of the store's clock when that was last heard in this start"""
+    CLOCK_FREE: _ClockTrust.ValueType  # 3
+    """neither: the time may be anything"""
+
+class ClockTrust(_ClockTrust, metaclass=_ClockTrustEnumTypeWrapper): ...
+
+CLOCK_UNKNOWN: ClockTrust.ValueType  # 0
+"""the device cannot tell"""
+CLOCK_SYNCHRONISED: ClockTrust.ValueType  # 1
+"""the kernel says that a time service keeps its clock"""
+CLOCK_CHECKED: ClockTrust.ValueType  # 2
+"""not kept, but within seconds of the store's clock when that was last heard in this start"""
+CLOCK_FREE: ClockTrust.ValueType  # 3
+"""neither: the time may be anything"""
+Global___ClockTrust: _TypeAlias = ClockTrust  # noqa: Y015
 
 @_typing.final
 class TelemetryBatch(_message.Message):
@@ -29,6 +57,7 @@ class TelemetryBatch(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     PRODUCED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
     stream: _builtins.bytes
     """16 random bytes, made when the spool was made"""
     produced: _builtins.int
@@ -39,6 +68,10 @@ class TelemetryBatch(_message.Message):
     def seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___TelemetryRecord]: ...
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Loss]:
+        """what was dropped and why, since the stream began; together `dropped`"""
+
     def __init__(
         self,
         *,
@@ -47,14 +80,44 @@ class TelemetryBatch(_message.Message):
         records: _abc.Iterable[Global___TelemetryRecord] | None = ...,
         produced: _builtins.int = ...,
         dropped: _builtins.int = ...,
+        losses: _abc.Iterable[Global___Loss] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "produced", b"produced", "records", b"records", "seqs", b"seqs", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "losses", b"losses", "produced", b"produced", "records", b"records", "seqs", b"seqs", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TelemetryBatch: _TypeAlias = TelemetryBatch  # noqa: Y015
+
+@_typing.final
+class Loss(_message.Message):
+    """Records of one kind that a device dropped for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """event, heartbeat, model, host, kpi, comparison, drift, sample or unknown"""
+    reason: _builtins.str
+    """full, expired, too_large, unreadable, refused, unwritten or lost"""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
@@ -62,19 +125,23 @@ class Ack(_message.Message):
 
     COMMITTED_SEQ_FIELD_NUMBER: _builtins.int
     PAUSE_MS_FIELD_NUMBER: _builtins.int
+    SERVER_US_FIELD_NUMBER: _builtins.int
     committed_seq: _builtins.int
     """everything up to here is durable"""
     pause_ms: _builtins.int
     """wait so long before the next batch"""
+    server_us: _builtins.int
+    """the store's clock, microseconds since 1970 UTC"""
     def __init__(
         self,
         *,
         committed_seq: _builtins.int = ...,
         pause_ms: _builtins.int = ...,
+        server_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_seq", b"committed_seq", "pause_ms", b"pause_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_seq", b"committed_seq", "pause_ms", b"pause_ms", "server_us", b"server_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,6 +155,10 @@ class TelemetryRecord(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    KPI_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> Global___ModelInterval: ...
     @_builtins.property
@@ -96,6 +167,14 @@ class TelemetryRecord(_message.Message):
     def event(self) -> Global___Event: ...
     @_builtins.property
     def comparison(self) -> Global___ComparisonInterval: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat: ...
+    @_builtins.property
+    def kpi(self) -> Global___Kpi: ...
+    @_builtins.property
+    def drift(self) -> Global___DriftReport: ...
+    @_builtins.property
+    def moment(self) -> Global___Moment: ...
     def __init__(
         self,
         *,
@@ -103,16 +182,368 @@ class TelemetryRecord(_message.Message):
         host: Global___HostInterval | None = ...,
         event: Global___Event | None = ...,
         comparison: Global___ComparisonInterval | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        kpi: Global___Kpi | None = ...,
+        drift: Global___DriftReport | None = ...,
+        moment: Global___Moment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "drift", b"drift", "event", b"event", "heartbeat", b"heartbeat", "host", b"host", "kind", b"kind", "kpi", b"kpi", "model", b"model", "moment", b"moment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "event", b"event", "host", b"host", "kind", b"kind", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "drift", b"drift", "event", b"event", "heartbeat", b"heartbeat", "host", b"host", "kind", b"kind", "kpi", b"kpi", "model", b"model", "moment", b"moment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "host", "event", "comparison"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "host", "event", "comparison", "heartbeat", "kpi", "drift"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___TelemetryRecord: _TypeAlias = TelemetryRecord  # noqa: Y015
+
+@_typing.final
+class Moment(_message.Message):
+    """When a record was made, by a clock that never jumps, and what its wall-clock times are worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_FIELD_NUMBER: _builtins.int
+    MONOTONIC_US_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    boot: _builtins.bytes
+    """16 bytes: which start of the host"""
+    monotonic_us: _builtins.int
+    """since an arbitrary moment of that start; never falls"""
+    clock: Global___ClockTrust.ValueType
+    def __init__(
+        self,
+        *,
+        boot: _builtins.bytes = ...,
+        monotonic_us: _builtins.int = ...,
+        clock: Global___ClockTrust.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "clock", b"clock", "monotonic_us", b"monotonic_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moment: _TypeAlias = Moment  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """The device is alive: what serves, and what waits to be uploaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_US_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    UPTIME_S_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    time_us: _builtins.int
+    """device time, microseconds since 1970 UTC"""
+    interval_ms: _builtins.int
+    """until the next one is due"""
+    agent_version: _builtins.str
+    uptime_s: _builtins.int
+    """of the control process"""
+    @_builtins.property
+    def served(self) -> _containers.RepeatedCompositeFieldContainer[Global___Served]: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___Waiting]: ...
+    def __init__(
+        self,
+        *,
+        time_us: _builtins.int = ...,
+        interval_ms: _builtins.int = ...,
+        agent_version: _builtins.str = ...,
+        uptime_s: _builtins.int = ...,
+        served: _abc.Iterable[Global___Served] | None = ...,
+        waiting: _abc.Iterable[Global___Waiting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "interval_ms", b"interval_ms", "served", b"served", "time_us", b"time_us", "uptime_s", b"uptime_s", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Served(_message.Message):
+    """A model that a device serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    release: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of the bundle, hex"""
+    state: _builtins.str
+    """serving, or why it does not"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        release: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "model", b"model", "release", b"release", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Served: _TypeAlias = Served  # noqa: Y015
+
+@_typing.final
+class Waiting(_message.Message):
+    """Records of one kind of the spool that wait for the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """of the spool: events, telemetry or samples"""
+    records: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        records: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "kind", b"kind", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
+
+@_typing.final
+class Kpi(_message.Message):
+    """A figure that a program on the device measured, for example parts rejected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TIME_US_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    time_us: _builtins.int
+    name: _builtins.str
+    """letters, digits, "_", "." and "-", at most 64"""
+    value: _builtins.float
+    unit: _builtins.str
+    """UCUM code; empty: none"""
+    model: _builtins.str
+    """the model that it is about; empty: none"""
+    release: _builtins.int
+    """what served when it was reported"""
+    digest: _builtins.str
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        time_us: _builtins.int = ...,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        model: _builtins.str = ...,
+        release: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "model", b"model", "name", b"name", "release", b"release", "tags", b"tags", "time_us", b"time_us", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kpi: _TypeAlias = Kpi  # noqa: Y015
+
+@_typing.final
+class DriftReport(_message.Message):
+    """What the drift monitor of one model saw in one interval. Reports of several devices merge: counts add up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_US_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
+    ONSET_US_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    LOG_E_FIELD_NUMBER: _builtins.int
+    EPOCH_US_FIELD_NUMBER: _builtins.int
+    EPOCH_FRAMES_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_BELOW_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    SKEW_FIELD_NUMBER: _builtins.int
+    start_us: _builtins.int
+    interval_ms: _builtins.int
+    model: _builtins.str
+    release: _builtins.int
+    digest: _builtins.str
+    state: _builtins.str
+    """ok, warning or drift"""
+    score: _builtins.float
+    """natural logarithm of the mean e-CUSUM"""
+    frames: _builtins.int
+    """fed since the monitor was armed"""
+    since_us: _builtins.int
+    """when the state was reached; 0: at the start"""
+    onset_us: _builtins.int
+    """when the change seems to have begun; 0: none"""
+    log_e: _builtins.float
+    """natural logarithm of the plain e-process of this epoch"""
+    epoch_us: _builtins.int
+    """when the epoch began"""
+    epoch_frames: _builtins.int
+    suppressed_below: _builtins.int
+    """counts below this were reported as 0; 0: none were"""
+    epsilon: _builtins.float
+    """of the noise in the counts (differential privacy); 0: none"""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalReport]: ...
+    @_builtins.property
+    def skew(self) -> Global___SkewCheck: ...
+    def __init__(
+        self,
+        *,
+        start_us: _builtins.int = ...,
+        interval_ms: _builtins.int = ...,
+        model: _builtins.str = ...,
+        release: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        state: _builtins.str = ...,
+        score: _builtins.float = ...,
+        frames: _builtins.int = ...,
+        since_us: _builtins.int = ...,
+        onset_us: _builtins.int = ...,
+        signals: _abc.Iterable[Global___SignalReport] | None = ...,
+        log_e: _builtins.float = ...,
+        epoch_us: _builtins.int = ...,
+        epoch_frames: _builtins.int = ...,
+        suppressed_below: _builtins.int = ...,
+        epsilon: _builtins.float = ...,
+        skew: Global___SkewCheck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["skew", b"skew"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "epoch_frames", b"epoch_frames", "epoch_us", b"epoch_us", "epsilon", b"epsilon", "frames", b"frames", "interval_ms", b"interval_ms", "log_e", b"log_e", "model", b"model", "onset_us", b"onset_us", "release", b"release", "score", b"score", "signals", b"signals", "since_us", b"since_us", "skew", b"skew", "start_us", b"start_us", "state", b"state", "suppressed_below", b"suppressed_below"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftReport: _TypeAlias = DriftReport  # noqa: Y015
+
+@_typing.final
+class SignalReport(_message.Message):
+    """One signal in one interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CUSUM_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    THINNING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    cusum: _builtins.float
+    """largest logarithm of its e-CUSUM"""
+    thinning: _builtins.int
+    """one of so many frames counts as independent"""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """frames by bin of the profile, this interval; negative only by noise"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cusum: _builtins.float = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        thinning: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "cusum", b"cusum", "name", b"name", "thinning", b"thinning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalReport: _TypeAlias = SignalReport  # noqa: Y015
+
+@_typing.final
+class SkewCheck(_message.Message):
+    """The first frames in the field against the profile: training-serving skew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """pending, ok or skew"""
+    frames: _builtins.int
+    """looked at"""
+    p_value: _builtins.float
+    """corrected for the number of signals"""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those that differ"""
+
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        frames: _builtins.int = ...,
+        p_value: _builtins.float = ...,
+        signals: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "p_value", b"p_value", "signals", b"signals", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkewCheck: _TypeAlias = SkewCheck  # noqa: Y015
 
 @_typing.final
 class ModelInterval(_message.Message):
