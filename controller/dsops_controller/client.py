@@ -4,7 +4,6 @@ import re
 import ssl
 import tomllib
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -14,9 +13,7 @@ from dsops import errors, ids, messages
 from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
-
-Row = dict[str, Any]
-Files = dict[str, tuple[str, bytes, str]]
+from dsops_controller.client_data import DataCalls, Files, Row
 
 
 class Access(Frozen):
@@ -45,7 +42,7 @@ class Access(Frozen):
         return access.model_copy(update={"ca": str(path.parent / access.ca)})
 
 
-class Client:
+class Client(DataCalls):
     """Calls one controller.
 
     Every method raises ServerUnreachable when there is no answer, and the error that the controller named otherwise.
@@ -232,14 +229,6 @@ class Client:
     def events(self, **filters: str | int | None) -> list[Row]:
         """Return what happened on devices, newest first; filters: device, kind, limit."""
         return self._rows("/events", **filters)
-
-    def samples(self, **filters: str | int | None) -> list[Row]:
-        """Return samples without their tensors; filters: model, device, reason, limit."""
-        return self._rows("/samples", **filters)
-
-    def export_samples(self, **filters: str | int | None) -> bytes:
-        """Return samples with their inputs as an ``.npz`` archive; filters: model, device, reason."""
-        return self._call("GET", "/samples/export", params=_given(filters)).content
 
     def telemetry(self, **filters: str | int | None) -> list[Row]:
         """Return figures by device and release; filters: model, device, minutes."""

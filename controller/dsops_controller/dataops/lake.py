@@ -143,6 +143,15 @@ class Lake:
             is_local = self._place.options is None
             return View(delta, tuple(files), predicate, _watermark(delta, self._application()), is_local)
 
+    def version(self, table: LakeTable) -> int:
+        """Return the number of a table's newest version.
+
+        Raises:
+            StateDamaged: It cannot be read.
+        """
+        with translated():
+            return int(self.table(table).version())
+
     def table(self, table: LakeTable, version: int | None = None) -> DeltaTable:
         """Return a table as the Delta library gives it, of its newest or the given version.
 

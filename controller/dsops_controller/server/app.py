@@ -6,6 +6,7 @@ broker-link        the MQTT session                    broker-intake, broker-pub
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+retraining         asks for models to be trained anew, and hands requests over
 upkeep             renews trust metadata, forgets silent strangers
 """
 
@@ -115,6 +116,7 @@ class Server:
             parts.broker.say_goodbye()
             loops.set()
             parts.driver.wake()
+            parts.retraining.wake()
             parts.broker.wake()
             _join(threads)
             parts.inbox.stop()
@@ -130,6 +132,7 @@ class Server:
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "deltas": parts.workshop.run,
             "lake": lambda stop: self._flush(parts, stop),
+            "retraining": parts.retraining.run,
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 

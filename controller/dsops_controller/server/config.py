@@ -21,6 +21,7 @@ from dsops_controller.dataops.retention import (
     RetentionRules,
 )
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
 FILE = "controller.toml"
@@ -171,6 +172,7 @@ class ServerConfig(Frozen):
         retention: How long it keeps rows.
         rollout: The rollout engine.
         identity: Devices' certificates.
+        retraining: When to ask for a model to be trained anew, and whom.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -184,6 +186,7 @@ class ServerConfig(Frozen):
     retention: RetentionSettings = RetentionSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
+    retraining: RetrainingSettings = RetrainingSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -242,6 +245,7 @@ _COMMENTS = {
     "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
+    "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 
 
@@ -253,6 +257,8 @@ def _section(name: str, values: dict[str, object]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_value(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     # A path may hold anything; a TOML basic string needs both characters escaped.

@@ -9,10 +9,14 @@ from dsops.clock import Clock
 from dsops.topics import Topics
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
@@ -24,6 +28,8 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.retraining.adapters import Adapters
+from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
@@ -48,6 +54,7 @@ from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.director_keys import DirectorKeys
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
@@ -70,6 +77,7 @@ class Parts:
     workshop: Workshop
     driver: Driver
     checkup: Checkup
+    retraining: Retraining
     rest: ASGIApp
 
 
@@ -102,6 +110,13 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
+    store = LakeStore(db, lake)
+    samples = SampleReader(db, store)
+    labels = Labels(db, samples.rows, clock)
+    data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
+    lineage = Lineage(db, clock)
+    deliver = Adapters(folder, clock).deliver
+    retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -113,8 +128,14 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
         sites=Sites(db, clock),
-        store=LakeStore(db, lake),
+        store=store,
         history=LakeHistory(db, lake),
+        samples=samples,
+        labels=labels,
+        datasets=data.datasets,
+        lineage=lineage,
+        retraining=retraining,
+        tracer=Tracer(db, store, lineage, repository),
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -125,7 +146,19 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     web = guarded(backend, operator_token_sha256(folder))
     about_identity = (revocations, expulsion, enrolment)
     return Parts(
-        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web
+        lake,
+        upkeep,
+        inbox,
+        ingest,
+        repository,
+        outbox,
+        broker,
+        *about_identity,
+        workshop,
+        driver,
+        checkup,
+        retraining,
+        web,
     )
 
 

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.retraining.settings import Command, RetrainingSettings, Webhook
 from dsops_controller.server.config import FILE, Advertise, ServerConfig, encode_config, load_config
 
 TEXT = """
@@ -23,7 +25,7 @@ def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, TEXT))
     assert (config.rest.port, config.ingest.port, config.enrolment.port) == (8443, 8444, 8445)
     assert config.database_url(tmp_path) == f"sqlite:///{tmp_path}/state.db"
-    assert config.lake_folder(tmp_path) == tmp_path / "lake"
+    assert config.lake_place(tmp_path, ManualClock()).uri("samples") == str(tmp_path / "lake" / "samples")
     assert config.identity.rules() == IdentityRules()
 
 
@@ -32,6 +34,11 @@ def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         fleet="north",
         database='postgresql://u:p"\\@h/db',
         advertise=Advertise(broker="h:1", store="h:2"),
+        retraining=RetrainingSettings(
+            models=("digits",),
+            webhook={"ci": Webhook(url="https://ci.example/hook", secret_file="keys/ci")},
+            command={"local": Command(arguments=("train", 'a "b"'))},
+        ),
     )
     assert load_config(write(tmp_path, encode_config(config))) == config
 
@@ -48,6 +55,11 @@ def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         (TEXT.replace("broker.example:8883", "broker.example"), "advertise.broker"),
         (TEXT + "\n[identity]\ncertificate_days = 0\n", "identity.certificate_days"),
         (TEXT + "\n[identity]\npending_max = -1\n", "identity.pending_max"),
+        (TEXT + "\n[retraining]\ncooldown = 1\n", "retraining.cooldown"),
+        (
+            TEXT + '\n[retraining.webhook.x]\nurl = "http://ci.example/"\nsecret_file = "s"\n',
+            "retraining.webhook.x.url",
+        ),
         ("fleet = \n", "line 1"),
     ],
 )

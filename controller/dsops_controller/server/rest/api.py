@@ -9,12 +9,17 @@ from dsops_controller.server.rest import (
     bundles,
     challengers,
     data,
+    datasets,
     devices,
     kits,
+    labels,
     problems,
+    retraining,
     rollouts,
+    samples,
     sites,
     summary,
+    tracing,
     trust,
     why,
 )
@@ -35,7 +40,24 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
+    for noun in (
+        summary,
+        broker,
+        devices,
+        why,
+        kits,
+        trust,
+        bundles,
+        rollouts,
+        challengers,
+        sites,
+        data,
+        datasets,
+        samples,
+        labels,
+        retraining,
+        tracing,
+    ):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app

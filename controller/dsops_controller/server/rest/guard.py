@@ -12,7 +12,12 @@ from dsops_controller.server.rest.problems import answer
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024
-_LIMITS = {"/api/v1/bundles": MAX_BUNDLE_BYTES + MAX_BODY_BYTES, "/api/v1/devices/preauthorised": 4 * MAX_BODY_BYTES}
+MAX_LABEL_FILE_BYTES = 64 * 1024 * 1024
+_LIMITS = {
+    "/api/v1/bundles": MAX_BUNDLE_BYTES + MAX_BODY_BYTES,
+    "/api/v1/devices/preauthorised": 4 * MAX_BODY_BYTES,
+    "/api/v1/labels": MAX_LABEL_FILE_BYTES + MAX_BODY_BYTES,
+}
 _OPEN = frozenset({"/api/v1/health"})
 
 
