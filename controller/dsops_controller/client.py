@@ -14,6 +14,7 @@ from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
 from dsops_controller.client_data import DataCalls, Files, Row
+from dsops_controller.client_fleet import FleetCalls
 
 
 class Access(Frozen):
@@ -42,7 +43,7 @@ class Access(Frozen):
         return access.model_copy(update={"ca": str(path.parent / access.ca)})
 
 
-class Client(DataCalls):
+class Client(DataCalls, FleetCalls):
     """Calls one controller.
 
     Every method raises ServerUnreachable when there is no answer, and the error that the controller named otherwise.

@@ -20,20 +20,6 @@ def because(one: Watched, labels: Sequence[str] = ()) -> str:
     changes = [recent - usual for recent, usual in zip(one.recent, one.usual, strict=True)]
     order = sorted(range(len(changes)), key=lambda at: -abs(changes[at]))[:_MOST]
     named = [at for at in order if abs(changes[at]) >= _LEAST]
-    return ", ".join(f"{_name(one, at, labels)} {one.recent[at]:.0%} instead of {one.usual[at]:.0%}" for at in named)
-
-
-def _name(one: Watched, at: int, labels: Sequence[str]) -> str:
-    signal = one.signal
-    if signal.kind == "categorical":
-        return labels[at] if at < len(labels) else f"class {at}"
-    marks = at - len(signal.edges) - 1
-    if marks >= len(signal.marks):
-        return "missing"
-    if marks >= 0:
-        return f"exactly {signal.marks[marks]:g}"
-    if at == 0:
-        return f"below {signal.edges[0]:.3g}" if signal.edges else "any"
-    if at == len(signal.edges):
-        return f"from {signal.edges[-1]:.3g} on"
-    return f"{signal.edges[at - 1]:.3g} to {signal.edges[at]:.3g}"
+    return ", ".join(
+        f"{one.signal.name_of(at, labels)} {one.recent[at]:.0%} instead of {one.usual[at]:.0%}" for at in named
+    )

@@ -380,6 +380,94 @@ drift_state = Table(
     Column("figures", Text, nullable=False),
 )
 
+drift_newest = Table(
+    "drift_newest",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("time_ms", _BIG, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("since_ms", _BIG, nullable=False),
+    Column("onset_ms", _BIG, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("frames", _BIG, nullable=False),
+    Column("log_e", Float, nullable=False),
+    Column("log_e_before", Float, nullable=False),  # at the end of the epoch before; 0 without one
+    Column("epoch_ms", _BIG, nullable=False),
+    Column("epoch_frames", _BIG, nullable=False),
+    Column("skew", String(16), nullable=False),
+    Column("skew_facts", Text, nullable=False),  # JSON: frames, p_value, signals
+    Column("signals", Text, nullable=False),  # JSON: by name, cusum and thinning
+)
+
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("time_ms", _BIG, nullable=False),
+    Column("received_ms", _BIG, nullable=False),
+    Column("interval_ms", _BIG, nullable=False),
+    Column("uptime_s", _BIG, nullable=False),
+    Column("agent_version", String(64), nullable=False),
+    Column("waiting", Text, nullable=False),  # JSON: what waits in the spool, by kind
+)
+
+bundle_total = Table(
+    "bundle_total",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, primary_key=True),
+    Column("since_ms", _BIG, nullable=False),
+    Column("updated_ms", _BIG, nullable=False),
+    Column("answers", _BIG, nullable=False),
+    Column("errors", _BIG, nullable=False),
+    Column("unobserved", _BIG, nullable=False),
+    Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.totals
+    Column("confidence", Text, nullable=False),
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("open_key", String(200), unique=True),  # what it is about, while it lasts
+    Column("kind", String(32), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("opened_ms", _BIG, nullable=False),
+    Column("seen_ms", _BIG, nullable=False),  # when its cause was there last
+    Column("resolved_ms", _BIG),
+    Index("alert_by_opening", "opened_ms"),
+)
+
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("alert", String(32), ForeignKey("alert.id"), primary_key=True),
+    Column("notice", String(16), primary_key=True),  # opened or resolved
+    Column("hook", String(63), primary_key=True),  # its name in controller.toml
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_ms", _BIG, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
+    Index("alert_delivery_by_time", "state", "next_ms"),
+)
+
+alert_loss = Table(
+    "alert_loss",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("dropped", _BIG, nullable=False),
+    Column("before", _BIG, nullable=False),
+    Column("grew_ms", _BIG, nullable=False),  # when more were dropped; before: as many had been until then
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -9,7 +9,9 @@ from dsops.clock import Clock
 from dsops.topics import Topics
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.bundle_facts import BundleFacts
 from dsops_controller.dataops.datasets import Datasets
+from dsops_controller.dataops.fleet_view import FleetView
 from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.labels import Labels
@@ -130,6 +132,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         sites=Sites(db, clock),
         store=store,
         history=LakeHistory(db, lake),
+        fleet=FleetView(db, lake, BundleFacts(bundles)),
         samples=samples,
         labels=labels,
         datasets=data.datasets,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dsops.clock import Clock
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.datasets import Datasets
+from dsops_controller.dataops.fleet_view import FleetView
 from dsops_controller.dataops.history import History
 from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lineage import Lineage
@@ -48,6 +49,7 @@ class Backend:
     sites: Sites
     store: Store
     history: History
+    fleet: FleetView
     samples: SampleReader
     labels: Labels
     datasets: Datasets
