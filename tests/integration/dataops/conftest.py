@@ -139,3 +139,9 @@ def dsops(
     """Return a function that runs a command as the operator of the running controller."""
     monkeypatch.setenv("DSOPS_CONTEXT", str(controller.folder / "operator.toml"))
     return run
+
+
+@pytest.fixture(scope="session")
+def controller_class() -> type[Controller]:
+    """Return what makes controllers that tests share."""
+    return Controller

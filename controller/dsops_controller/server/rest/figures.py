@@ -51,7 +51,7 @@ def router(backend: Backend) -> APIRouter:
     routes = APIRouter(prefix="/telemetry", tags=["telemetry"])
 
     def add(path: str, rows: Callable[[Asked], Rows]) -> None:
-        def answer(asked: AskedFor) -> Any:
+        def answer(asked: AskedFor) -> Rows | Response:
             found = rows(asked)
             return found if asked.form is Form.JSON else _arrow(found)
 
