@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 
 from dsops import ids
+from dsops.errors import InvalidInput
 
 Row = dict[str, Any]
 Filter = str | int | float | None | Sequence[float]
@@ -43,11 +44,30 @@ class FleetCalls(ABC):
         """Return the same rows as an Arrow file."""
         return self._call("GET", f"/telemetry/{what}{_query(**filters, format='arrow')}").content
 
+    def alerts(self, **filters: Filter) -> list[Row]:
+        """Return open alerts, newest first; filters: kind, every (those that are over too), limit."""
+        rows: list[Row] = self._call("GET", f"/alerts{_query(**filters)}").json()
+        return rows
+
+    def alert(self, alert: str) -> Row:
+        """Return one alert by its id, or by the beginning of it."""
+        return self._json("GET", f"/alerts/{_part(alert)}")
+
+    def retry_alert(self, alert: str) -> Row:
+        """Hand notices of an alert over again that were given up."""
+        return self._json("POST", f"/alerts/{_part(alert)}/retry")
+
     @abstractmethod
     def _json(self, method: str, path: str) -> Row: ...
 
     @abstractmethod
     def _call(self, method: str, path: str) -> httpx.Response: ...
+
+
+def _part(name: str) -> str:
+    if name in {"", ".", ".."}:
+        raise InvalidInput(f"{name!r} is not an id", hint="give the id that the list shows")
+    return quote(name, safe="")
 
 
 def _query(**filters: Filter) -> str:

@@ -9,6 +9,7 @@ import typer
 from dsops.errors import InvalidInput
 from dsops.exits import Exit
 from dsops_controller.cli import (
+    alerts,
     bundle,
     challenger,
     dataset,
@@ -49,6 +50,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(retrain.app, name="retrain")
 app.add_typer(trace.app, name="trace")
 app.add_typer(telemetry.app, name="telemetry")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(server.app, name="server")
 app.command("demo")(demo.demo)
 

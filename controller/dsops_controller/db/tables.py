@@ -452,6 +452,7 @@ alert_delivery = Table(
     Column("alert", String(32), ForeignKey("alert.id"), primary_key=True),
     Column("notice", String(16), primary_key=True),  # opened or resolved
     Column("hook", String(63), primary_key=True),  # its name in controller.toml
+    Column("body", LargeBinary, nullable=False),  # the envelope, as it was when it was written
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_ms", _BIG, nullable=False),

@@ -6,6 +6,7 @@ broker-link        the MQTT session                    broker-intake, broker-pub
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+alerts             notes what is wrong with the fleet, and tells of it
 retraining         asks for models to be trained anew, and hands requests over
 upkeep             renews trust metadata, forgets silent strangers
 """
@@ -117,6 +118,7 @@ class Server:
             loops.set()
             parts.driver.wake()
             parts.retraining.wake()
+            parts.watch.wake()
             parts.broker.wake()
             _join(threads)
             parts.inbox.stop()
@@ -133,6 +135,7 @@ class Server:
             "deltas": parts.workshop.run,
             "lake": lambda stop: self._flush(parts, stop),
             "retraining": parts.retraining.run,
+            "alerts": parts.watch.run,
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.alerts.settings import AlertSettings
 from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.places import Place, place_of
 from dsops_controller.dataops.retention import (
@@ -173,6 +174,7 @@ class ServerConfig(Frozen):
         rollout: The rollout engine.
         identity: Devices' certificates.
         retraining: When to ask for a model to be trained anew, and whom.
+        alerts: Of what of the fleet to tell, and whom.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -187,6 +189,7 @@ class ServerConfig(Frozen):
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    alerts: AlertSettings = AlertSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -245,6 +248,7 @@ _COMMENTS = {
     "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
+    "alerts": "of what of the fleet to tell; whom: [alerts.webhook.NAME]",
     "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 

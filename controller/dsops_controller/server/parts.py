@@ -7,6 +7,8 @@ from starlette.types import ASGIApp
 
 from dsops.clock import Clock
 from dsops.topics import Topics
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.driver import Watch, Watched
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.bundle_facts import BundleFacts
@@ -80,6 +82,7 @@ class Parts:
     driver: Driver
     checkup: Checkup
     retraining: Retraining
+    watch: Watch
     rest: ASGIApp
 
 
@@ -119,6 +122,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     lineage = Lineage(db, clock)
     deliver = Adapters(folder, clock).deliver
     retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
+    watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -132,6 +136,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         sites=Sites(db, clock),
         store=store,
         history=LakeHistory(db, lake),
+        watch=watch,
         fleet=FleetView(db, lake, BundleFacts(bundles)),
         samples=samples,
         labels=labels,
@@ -148,20 +153,10 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     )
     web = guarded(backend, operator_token_sha256(folder))
     about_identity = (revocations, expulsion, enrolment)
+    about_rollouts = (workshop, driver, checkup)
+    about_data = (retraining, watch)
     return Parts(
-        lake,
-        upkeep,
-        inbox,
-        ingest,
-        repository,
-        outbox,
-        broker,
-        *about_identity,
-        workshop,
-        driver,
-        checkup,
-        retraining,
-        web,
+        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web
     )
 
 

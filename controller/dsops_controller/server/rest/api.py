@@ -5,6 +5,7 @@ from starlette.types import ASGIApp
 
 import dsops
 from dsops_controller.server.rest import (
+    alerts,
     broker,
     bundles,
     challengers,
@@ -56,6 +57,7 @@ def create_app(backend: Backend) -> FastAPI:
         data,
         drift,
         figures,
+        alerts,
         datasets,
         samples,
         labels,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsops.clock import Clock
+from dsops_controller.alerts.driver import Watch
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.datasets import Datasets
 from dsops_controller.dataops.fleet_view import FleetView
@@ -50,6 +51,7 @@ class Backend:
     store: Store
     history: History
     fleet: FleetView
+    watch: Watch
     samples: SampleReader
     labels: Labels
     datasets: Datasets

@@ -84,6 +84,7 @@ def _alerts() -> None:
         sa.Column("alert", sa.String(32), sa.ForeignKey("alert.id"), primary_key=True),
         sa.Column("notice", sa.String(16), primary_key=True),
         sa.Column("hook", sa.String(63), primary_key=True),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("next_ms", _BIG, nullable=False),
