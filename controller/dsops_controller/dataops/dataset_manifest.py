@@ -124,7 +124,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Samples that were left out: without a label that counts, equal to others, or sealed so that none here reads them."""
+    """Samples that were left out: without a label that counts, equal to others, or sealed."""
 
     unlabelled: int = 0
     duplicates: int = 0

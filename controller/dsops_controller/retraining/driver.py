@@ -112,7 +112,9 @@ class Retraining:
 
     def hand_over(self) -> None:
         """Hand over what is due."""
-        for request, name in self.requests.due():
+        spans = {name: adapter.span_s for name, adapter in self._settings.adapters.items()}
+        while (claimed := self.requests.claim(spans)) is not None:
+            request, name = claimed
             try:
                 self._deliver(self._adapter(name), request, self._body(request))
             except NotTaken as error:
