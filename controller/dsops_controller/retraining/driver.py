@@ -83,12 +83,12 @@ class Retraining:
     def run(self, stop: threading.Event) -> None:
         """Look and hand over until ``stop`` is set."""
         while not stop.is_set():
+            self._wake.clear()  # before the look: who wakes later is not forgotten
             try:
                 self.look()
                 self.hand_over()
             except DsopsError as error:
                 log.warning("retraining waits: %s", error)
-            self._wake.clear()
             self._pause(stop)
 
     def wake(self) -> None:
