@@ -15,7 +15,7 @@ import pytest
 from dsops.errors import InvalidInput, NotFound, ServerUnreachable
 from dsops_controller.cli import unpack
 from dsops_controller.dataops import exports, label_tasks
-from dsops_controller.dataops.exports import Form
+from dsops_controller.dataops.exports import Form, Only
 from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
 from dsops_controller.dataops.samples import SampleRow
 
@@ -75,6 +75,16 @@ def test_tasks_of_numbers_and_of_what_is_no_picture() -> None:
     unsure = replace(SAMPLE, output=SampleTensor("FP32", (1, 2), struct.pack("<2f", 5.0, -3.0)))
     (task,) = json.loads(label_tasks.tasks([unsure], {}))
     assert "score" not in task["predictions"][0]
+
+
+def test_samples_are_chosen_by_what_labellers_said() -> None:
+    said: list[dict[str, str]] = [{}, {"ann": "1"}, {"ann": "1", "bob": "1"}, {"ann": "1", "bob": "2"}]
+    admitted = {only: [only.admits(given) for given in said] for only in Only}
+    assert admitted == {
+        Only.LABELLED: [False, True, True, True],
+        Only.UNLABELLED: [True, False, False, False],
+        Only.DISPUTED: [False, False, False, True],
+    }
 
 
 def test_nothing_to_export_is_said() -> None:
