@@ -37,6 +37,21 @@ class Form(StrEnum):
     LABEL_STUDIO = "label-studio"
 
 
+class Only(StrEnum):
+    """Which samples, by what labellers said of them."""
+
+    LABELLED = "labelled"
+    UNLABELLED = "unlabelled"
+    DISPUTED = "disputed"
+
+
+class Folder(StrEnum):
+    """What the folders of pictures are named after."""
+
+    LABEL = "label"
+    PREDICTED = "predicted"
+
+
 _BY_ENDING = {
     ".npz": Form.NPZ,
     ".parquet": Form.PARQUET,
@@ -105,6 +120,10 @@ def export(
     device: Device = None,
     reason: Reason = None,
     days: Days = None,
+    only: Annotated[
+        Only | None, typer.Option("--only", help="by what labellers said; disputed: they do not all say the same")
+    ] = None,
+    by: Annotated[Folder, typer.Option("--by", help="what names the folders of images")] = Folder.LABEL,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
@@ -112,7 +131,7 @@ def export(
 
     Example: dsops sample export tasks.json --model digits --reason shadow_disagreement
 
-    npz, parquet and arrow hold the exact tensors, csv only what is known of them. images makes a folder for each label
+    npz, parquet and arrow hold the exact tensors, csv only what is known of them. images makes a folder for each class
     with a picture for each sample. label-studio (.json) makes tasks with what the device predicted; the interface for
     them comes from: dsops sample label interface MODEL
     """
@@ -123,8 +142,9 @@ def export(
         unpack.check_folder(to)
     else:
         output.check_place(to)
+    which = {"model": model, "device": device, "reason": reason, "days": days, "only": only, "by": by}
     with session.connected(context) as client:
-        data = client.export_samples(format=wanted, model=model, device=device, reason=reason, days=days)
+        data = client.export_samples(format=wanted, **which)
     if wanted is Form.IMAGES:
         count = unpack.unpack(data, to)
         output.done({"folder": str(to), "files": count}, f"{to}: {count} files", form)

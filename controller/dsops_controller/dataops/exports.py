@@ -61,8 +61,36 @@ _MEDIA = {
 }
 
 
-def export(form: Form, samples: Sequence[FullSample], given: Given, *, numeric: bool = False) -> bytes:
-    """Return samples as a file; pictures as a ZIP archive of one folder for each label.
+class Folder(StrEnum):
+    """What the folders of pictures are named after."""
+
+    LABEL = "label"
+    """The label that all labellers gave."""
+    PREDICTED = "predicted"
+    """What the device said."""
+
+
+class Only(StrEnum):
+    """Which samples, by what labellers said of them."""
+
+    LABELLED = "labelled"
+    """Anything."""
+    UNLABELLED = "unlabelled"
+    """Nothing yet."""
+    DISPUTED = "disputed"
+    """Not all the same: for one more labeller."""
+
+    def admits(self, given: Mapping[str, str]) -> bool:
+        """Whether a sample of which labellers said this is wanted."""
+        if self is Only.DISPUTED:
+            return len(set(given.values())) > 1
+        return bool(given) is (self is Only.LABELLED)
+
+
+def export(
+    form: Form, samples: Sequence[FullSample], given: Given, *, numeric: bool = False, by: Folder = Folder.LABEL
+) -> bytes:
+    """Return samples as a file; pictures as a ZIP archive of one folder for each class.
 
     Raises:
         NotFound: There are no samples.
@@ -80,7 +108,7 @@ def export(form: Form, samples: Sequence[FullSample], given: Given, *, numeric: 
     if form is Form.LABEL_STUDIO:
         return label_tasks.tasks(samples, given, numeric=numeric)
     if form is Form.IMAGES:
-        return picture_folders(samples, given)
+        return picture_folders(samples, given, by)
     table = arrow_table(samples, given)
     return parquet(table) if form is Form.PARQUET else arrow_file(table)
 
@@ -182,19 +210,19 @@ def arrow_file(table: Table) -> bytes:
     return buffer.getvalue()
 
 
-def picture_folders(samples: Sequence[FullSample], given: Given) -> bytes:
-    """Return pictures as a ZIP archive: ``LABEL/SHA256.png``, and ``manifest.csv`` about all of them.
+def picture_folders(samples: Sequence[FullSample], given: Given, by: Folder = Folder.LABEL) -> bytes:
+    """Return pictures as a ZIP archive: ``CLASS/SHA256.png``, and ``manifest.csv`` about all of them.
 
     Raises:
         InvalidInput: An input is no picture.
     """
-    pictures = {picture_path(sample, given): images.png(sample.input) for sample in samples}
+    pictures = {picture_path(sample, given, by): images.png(sample.input) for sample in samples}
     return zipped({MANIFEST: manifest_csv(samples, given), **pictures})
 
 
-def picture_path(sample: FullSample, given: Given) -> str:
-    """Return where a sample's picture is: a folder for its label, a name by its content."""
-    label = agreed_label(given.get(sample.row.id, {}))
+def picture_path(sample: FullSample, given: Given, by: Folder) -> str:
+    """Return where a sample's picture is: a folder for its class, a name by its content."""
+    label = agreed_label(given.get(sample.row.id, {})) if by is Folder.LABEL else sample.row.predicted or None
     return f"{folder_name(label)}/{content_id(sample.input.data)}.png"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from dsops.clock import Clock
+from dsops.errors import NoSpace
 from dsops.files import write_atomically
 from dsops_controller.retraining.envelope import CONTENT_TYPE, signature
 from dsops_controller.retraining.settings import Command, Drop, Webhook
@@ -77,7 +78,7 @@ class Adapters:
         try:
             with httpx.Client(timeout=hook.timeout_s, trust_env=False, follow_redirects=False) as client:
                 answer = client.post(hook.url, content=body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise NotTaken(f"no answer from {hook.url}: {error}"[:_SHOWN]) from error
         if answer.is_success:
             return
@@ -110,8 +111,8 @@ class Adapters:
             )
         except subprocess.TimeoutExpired as error:
             raise NotTaken(f"{command.arguments[0]} did not end within {command.timeout_s:g} s") from error
-        except OSError as error:
-            raise NotTaken(f"cannot run {command.arguments[0]}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise NotTaken(f"cannot run {command.arguments[0]}: {error}"[:_SHOWN]) from error
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip()[-200:]
             raise NotTaken(f"{command.arguments[0]} ended with {done.returncode}: {said}"[:_SHOWN])
@@ -120,8 +121,8 @@ class Adapters:
         folder = self._folder / drop.folder
         try:
             write_atomically(folder / f"{request}.json", body)
-        except OSError as error:
-            raise NotTaken(f"cannot write below {folder}: {error.strerror}") from error
+        except (OSError, NoSpace) as error:
+            raise NotTaken(f"cannot write below {folder}: {error}"[:_SHOWN]) from error
 
 
 Deliver = Callable[[Webhook | Command | Drop, str, bytes], None]

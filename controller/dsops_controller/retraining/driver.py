@@ -83,12 +83,12 @@ class Retraining:
     def run(self, stop: threading.Event) -> None:
         """Look and hand over until ``stop`` is set."""
         while not stop.is_set():
+            self._wake.clear()  # before the look: who wakes later is not forgotten
             try:
                 self.look()
                 self.hand_over()
             except DsopsError as error:
                 log.warning("retraining waits: %s", error)
-            self._wake.clear()
             self._pause(stop)
 
     def wake(self) -> None:
@@ -112,7 +112,9 @@ class Retraining:
 
     def hand_over(self) -> None:
         """Hand over what is due."""
-        for request, name in self.requests.due():
+        spans = {name: adapter.span_s for name, adapter in self._settings.adapters.items()}
+        while (claimed := self.requests.claim(spans)) is not None:
+            request, name = claimed
             try:
                 self._deliver(self._adapter(name), request, self._body(request))
             except NotTaken as error:

@@ -27,8 +27,8 @@ from dsops_controller.retraining.settings import Cause
 
 FIRST_WAIT = timedelta(seconds=30)
 LONGEST_WAIT = timedelta(hours=1)
-CLAIM = timedelta(minutes=10)
-"""Longer than an adapter may take, but for commands that are allowed more."""
+CLAIM_MARGIN = timedelta(seconds=10)
+"""How much longer than an adapter may take a claim lasts."""
 
 
 class RequestState(StrEnum):
@@ -205,23 +205,27 @@ class Requests:
                 elif now - found.created >= timedelta(days=open_days):
                     self._end(connection, found, RequestState.EXPIRED, audit.SYSTEM)
 
-    def due(self) -> builtins.list[tuple[str, str]]:
-        """Claim and return the deliveries that are due: request and adapter. A claim ends by itself."""
+    def claim(self, spans: Mapping[str, float]) -> tuple[str, str] | None:
+        """Claim and return one delivery that is due, request and adapter; None when there is none.
+
+        Args:
+            spans: How many seconds each adapter may take. A claim ends a little after that by itself, so that what a
+                killed process had claimed is tried by the next.
+        """
         now_ms = to_ms(self._clock.now())
         column, request = tables.retraining_delivery.c, tables.retraining.c
         joined = tables.retraining_delivery.join(tables.retraining, request.id == column.retraining)
         ready = (column.state == DeliveryState.PENDING) & (column.next_ms <= now_ms)
-        query = select(column.retraining, column.adapter, column.next_ms).select_from(joined)
-        claimed = []
+        query = select(column.retraining, column.adapter, column.next_ms).select_from(joined).order_by(column.next_ms)
         with self._db.write() as connection:
-            rows = connection.execute(query.where(ready & (request.state == RequestState.OPEN))).all()
-            for row in rows:
+            for row in connection.execute(query.where(ready & (request.state == RequestState.OPEN))).all():
                 ours = (column.retraining == row.retraining) & (column.adapter == row.adapter)
                 as_seen = ours & (column.next_ms == row.next_ms) & (column.state == DeliveryState.PENDING)
-                later = {"next_ms": now_ms + CLAIM // timedelta(milliseconds=1), "attempts": column.attempts + 1}
+                span = timedelta(seconds=spans.get(row.adapter, 0.0)) + CLAIM_MARGIN
+                later = {"next_ms": now_ms + span // timedelta(milliseconds=1), "attempts": column.attempts + 1}
                 if connection.execute(update(tables.retraining_delivery).where(as_seen).values(**later)).rowcount:
-                    claimed.append((row.retraining, row.adapter))
-        return claimed
+                    return row.retraining, row.adapter
+        return None
 
     def delivered(self, request: str, adapter: str) -> None:
         """Note that a request was handed over."""

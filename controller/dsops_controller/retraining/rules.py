@@ -10,7 +10,9 @@ from dsops_controller.retraining.settings import Cause, RetrainingSettings
 
 ALPHA = 1e-3
 """The audit raises a false alarm after 1 / ALPHA labels on average, or later."""
-_PRIOR_VARIANCE = 0.05
+_PARTS = 0.02, 0.05, 0.1, 0.2, 0.4, 0.7
+"""The larger errors that are looked for: so much of the way from the reference to 1."""
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +66,22 @@ def decide(figures: Figures, settings: RetrainingSettings, now: datetime) -> Wan
 def audit_score(wrong: Iterable[bool], reference: float) -> float:
     """Return the logarithm of the evidence that more answers are wrong than the reference says.
 
-    An e-detector (Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2023, section 4): a cumulative maximum of products of
-    bets, each made before its label is seen (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
-    betting", JRSS-B 2024, section 4). While no more than the reference is wrong, it reaches ``log(1 / a)`` after
-    ``1 / a`` labels on average, or later.
+    An e-detector (Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2023, sections 2 and 3): the mean of cumulative maxima
+    of likelihood ratios, one for each of some larger errors. While no more than the reference is wrong, whatever else
+    changes, it reaches ``log(1 / a)`` after ``1 / a`` labels on average, or later.
     """
-    score, surplus, squares, count = 0.0, 0.0, 0.0, 0
-    most = 0.5 / reference if reference > 0 else 0.5
+    if not 0.0 < reference < 1.0:
+        reference = min(1.0 - _LEAST, max(_LEAST, reference))
+    larger = [reference + (1.0 - reference) * part for part in _PARTS]
+    steps = {
+        True: [math.log(error / reference) for error in larger],
+        False: [math.log((1.0 - error) / (1.0 - reference)) for error in larger],
+    }
+    scores = [0.0] * len(larger)
     for is_wrong in wrong:
-        distance = float(is_wrong) - reference
-        bet = min(most, max(0.0, (surplus / (count + 1)) / ((squares + _PRIOR_VARIANCE) / (count + 1))))
-        score = max(score, 0.0) + math.log1p(bet * distance)
-        if score <= 0.0:  # what came before says nothing of a change that comes now
-            surplus, squares, count = 0.0, 0.0, 0
-        surplus, squares, count = surplus + distance, squares + distance * distance, count + 1
-    return max(score, 0.0)
+        scores = [max(score, 0.0) + step for score, step in zip(scores, steps[is_wrong], strict=True)]
+    top = max(scores)
+    return max(0.0, top + math.log(math.fsum(math.exp(score - top) for score in scores) / len(scores)))
 
 
 def _drift(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:

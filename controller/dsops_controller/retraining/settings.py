@@ -38,6 +38,11 @@ class Webhook(Frozen):
     secret_file: str = Field(min_length=1)
     timeout_s: float = Field(default=10.0, gt=0, le=300)
 
+    @property
+    def span_s(self) -> float:
+        """How long handing over may take: connecting, sending and waiting may each take so long."""
+        return 4 * self.timeout_s
+
 
 class Command(Frozen):
     """Runs a program with the request on its standard input; exit code 0 means that it was taken.
@@ -50,6 +55,11 @@ class Command(Frozen):
     arguments: tuple[str, ...] = Field(min_length=1, max_length=100)
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
 
+    @property
+    def span_s(self) -> float:
+        """How long handing over may take."""
+        return self.timeout_s
+
 
 class Drop(Frozen):
     """Writes a request as a file, for whoever watches the folder: ``ID.json``, whole or not at all.
@@ -59,6 +69,11 @@ class Drop(Frozen):
     """
 
     folder: str = Field(min_length=1)
+
+    @property
+    def span_s(self) -> float:
+        """How long handing over may take."""
+        return 60.0
 
 
 class RetrainingSettings(Frozen):

@@ -121,6 +121,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return run
 
 
+@pytest.fixture
+def new_controller() -> type[Controller]:
+    """Return what makes a controller of its own."""
+    return Controller
+
+
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
     """A running controller with 30 pictures from two devices."""

@@ -189,6 +189,11 @@ def test_pictures_are_sorted_into_folders_by_label(dsops: Dsops, tmp_path: Path)
     assert {path.name for path in folder.iterdir()} >= {"dog", "_unlabelled", "manifest.csv"}
     manifest = {row["sample"]: row for row in csv.DictReader(io.StringIO((folder / "manifest.csv").read_text()))}
     assert (folder / "dog" / f"{manifest[sid(11, 'cam-2')]['sha256']}.png").exists()
+    by = tmp_path / "by"
+    command = ("sample", "export", by, "--format", "images", "--device", "cam-2", "--by", "predicted")
+    assert dsops(*command, "--only", "unlabelled").code == 0
+    assert {path.name for path in by.iterdir()} == {"cat", "dog", "fox", "manifest.csv"}
+    assert not (by / "fox" / f"{manifest[sid(11, 'cam-2')]['sha256']}.png").exists()
     again = dsops("sample", "export", folder, "--format", "images", "-o", "json")
     assert (again.code, again.error["why"]) == (2, "it is there already, and not empty")
     assert dsops("sample", "export", tmp_path / "x.dat", "-o", "json").code == 2

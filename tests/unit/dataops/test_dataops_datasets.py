@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
 from dsops.clock import ManualClock
-from dsops.errors import Conflict, InvalidInput, NotFound
+from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops_controller.dataops import dataset_exports
 from dsops_controller.dataops.agreement import Scale
 from dsops_controller.dataops.dataset_exports import Content, DatasetForm
@@ -31,6 +32,7 @@ from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle as bundles
+from dsops_controller.db.tables import dataset as datasets
 from dsops_controller.db.tables import device as devices
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -199,6 +201,23 @@ def test_what_was_erased_is_in_no_answer_and_data_sets_get_a_new_version(desk: D
     assert len(desk.datasets.samples("field")) == 2
     with pytest.raises(InvalidInput):
         desk.datasets.erase(samples, "")
+
+
+def test_a_sample_that_is_not_what_the_manifest_says_is_never_handed_out(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2])
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    with desk.db.write() as connection:
+        row = connection.execute(datasets.select()).one()
+        swapped = "\n".join(reversed(zlib.decompress(row.records).decode().splitlines()))
+        connection.execute(datasets.update().values(records=zlib.compress(swapped.encode())))
+    with pytest.raises(StateDamaged, match="is not what the data set holds"):
+        desk.datasets.samples("field")
+    with desk.db.write() as connection:
+        other = zlib.compress(zlib.decompress(row.manifest).replace(b"cat", b"dog"))
+        connection.execute(datasets.update().values(manifest=other))
+    with pytest.raises(StateDamaged, match="manifest"):
+        desk.datasets.manifest("field")
 
 
 def test_exports_hold_what_training_needs(desk: Desk) -> None:

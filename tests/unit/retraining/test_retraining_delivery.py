@@ -25,7 +25,7 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.tables import audit, bundle, drift_state, metadata
 from dsops_controller.retraining.adapters import Adapters
 from dsops_controller.retraining.driver import Data, Retraining
-from dsops_controller.retraining.requests import CLAIM, DeliveryState, RequestState, wait_after
+from dsops_controller.retraining.requests import CLAIM_MARGIN, DeliveryState, RequestState, wait_after
 from dsops_controller.retraining.settings import Cause, Command, Drop, RetrainingSettings, Webhook
 
 SECRET = "s3cret-of-sixteen-and-more"
@@ -271,11 +271,15 @@ def test_who_is_killed_while_it_hands_over_leaves_it_to_the_next(folder: Path, r
     desk = Desk(folder, settings(receiver))
     desk.push(1)
     made = desk.retraining.request("animals")
-    assert desk.requests.due() == [(made.id, "ci")]  # claimed, and never tried
+    assert desk.requests.claim({"ci": 40.0}) == (made.id, "ci")  # claimed, and never tried
+    assert desk.requests.claim({"ci": 40.0}) is None
     after = Desk(folder, settings(receiver), desk.clock)
     after.retraining.hand_over()
     assert receiver.bodies == []  # another may be at it
-    desk.clock.advance(CLAIM.total_seconds())
+    desk.clock.advance(40)
+    after.retraining.hand_over()
+    assert receiver.bodies == []
+    desk.clock.advance(CLAIM_MARGIN.total_seconds())
     after.retraining.hand_over()
     assert after.requests.get(made.id).deliveries[0].state is DeliveryState.DELIVERED
 

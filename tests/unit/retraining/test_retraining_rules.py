@@ -87,6 +87,15 @@ def test_the_audit_finds_a_smaller_change_too() -> None:
     assert found >= 18
 
 
+def test_years_without_a_change_do_not_hide_one() -> None:
+    draw = random.Random(6)
+    found = 0
+    for _round in range(20):
+        quiet = audited(draw, 5000, 0.05)
+        found += audit_score(quiet + audited(draw, 200, 0.30), 0.06) >= math.log(1 / ALPHA)
+    assert found >= 19
+
+
 def test_the_audit_of_a_model_as_good_as_it_was_stays_silent() -> None:
     """20,000 audited labels are what 5 % of 400,000 frames give."""
     draw = random.Random(3)
@@ -97,9 +106,9 @@ def test_the_audit_of_a_model_as_good_as_it_was_stays_silent() -> None:
 def test_at_the_boundary_false_alarms_are_as_rare_as_promised() -> None:
     """Errors exactly at the reference: an alarm within 500 labels at most in half of the streams (here: far fewer)."""
     draw, early = random.Random(4), 0
-    for _round in range(100):
+    for _round in range(40):
         early += alarm_at(audited(draw, 500, 0.06), 0.06) is not None
-    assert early <= 10
+    assert early <= 4
 
 
 def test_an_audit_needs_the_error_of_the_build() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from dsops.errors import NotFound
 from dsops.manifest import Frozen
 from dsops_controller.dataops import exports, images
-from dsops_controller.dataops.exports import Form
+from dsops_controller.dataops.exports import Folder, Form, Only
 from dsops_controller.dataops.label_tasks import confidence_of
 from dsops_controller.dataops.labels import LabelRow
 from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
@@ -109,17 +109,21 @@ def router(backend: Backend) -> APIRouter:
         return [SampleView.model_validate(row, from_attributes=True) for row in rows if row.id not in erased][:limit]
 
     @routes.get("/export", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
-    def export(
+    def export(  # noqa: PLR0913, PLR0917 - parameters of the query
         model: str | None = None,
         device: str | None = None,
         reason: str | None = None,
         release: int | None = None,
         days: Days = None,
+        only: Only | None = None,
+        by: Folder = Folder.LABEL,
         form: Annotated[Form, Query(alias="format")] = Form.NPZ,
     ) -> Response:
         found = backend.samples.matching(SampleFilter(model, device, reason, release, _since(backend, days)))
         given = labels_of(backend, found)
-        data = exports.export(form, found, given, numeric=_is_numeric(backend, found))
+        if only is not None:
+            found = [sample for sample in found if only.admits(given.get(sample.row.id, {}))]
+        data = exports.export(form, found, given, numeric=_is_numeric(backend, found), by=by)
         return Response(data, media_type=form.media_type)
 
     @routes.post("/erase")
