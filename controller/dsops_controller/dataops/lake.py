@@ -24,6 +24,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops_controller.dataops import totals
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, ZSTD, open_or_create
 from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
@@ -204,7 +205,9 @@ class Lake:
             self._append(table, rows, watermark)
             self._watch(f"appended {table}")
         self.settle()
+        minutes = rows_above(LakeTable.MINUTES, rows, -1)
         with self._db.write() as connection:
+            totals.add(connection, minutes, max(item.received_ms for item in chunk))
             connection.execute(delete(inbox).where(inbox.c.id <= watermark))
         self._watch("deleted")
 

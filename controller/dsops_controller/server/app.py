@@ -6,6 +6,7 @@ broker-link        the MQTT session                    broker-intake, broker-pub
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+otlp               sends the fleet's figures to an OpenTelemetry receiver
 alerts             notes what is wrong with the fleet, and tells of it
 retraining         asks for models to be trained anew, and hands requests over
 upkeep             renews trust metadata, forgets silent strangers
@@ -136,6 +137,7 @@ class Server:
             "lake": lambda stop: self._flush(parts, stop),
             "retraining": parts.retraining.run,
             "alerts": parts.watch.run,
+            "otlp": parts.exporter.run,
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 

@@ -22,6 +22,7 @@ from dsops_controller.dataops.retention import (
     RetentionRules,
 )
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.monitoring.settings import MetricsSettings, OtlpSettings
 from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
@@ -175,6 +176,8 @@ class ServerConfig(Frozen):
         identity: Devices' certificates.
         retraining: When to ask for a model to be trained anew, and whom.
         alerts: Of what of the fleet to tell, and whom.
+        metrics: Who may read the figures at ``/metrics``.
+        otlp: Where the figures are sent.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -190,6 +193,8 @@ class ServerConfig(Frozen):
     identity: IdentitySettings = IdentitySettings()
     retraining: RetrainingSettings = RetrainingSettings()
     alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -249,6 +254,8 @@ _COMMENTS = {
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
     "alerts": "of what of the fleet to tell; whom: [alerts.webhook.NAME]",
+    "metrics": "file of a token that opens /metrics (Prometheus) and nothing else",
+    "otlp": "OpenTelemetry receiver of the figures (OTLP/HTTP, JSON), for example http://127.0.0.1:4318",
     "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 

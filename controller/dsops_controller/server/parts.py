@@ -32,6 +32,9 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.monitoring.figures import Monitoring
+from dsops_controller.monitoring.otlp import OtlpExporter
+from dsops_controller.monitoring.settings import metrics_token_sha256
 from dsops_controller.retraining.adapters import Adapters
 from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.rollout.challengers import Challengers
@@ -83,6 +86,7 @@ class Parts:
     checkup: Checkup
     retraining: Retraining
     watch: Watch
+    exporter: OtlpExporter
     rest: ASGIApp
 
 
@@ -123,6 +127,10 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     deliver = Adapters(folder, clock).deliver
     retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
     watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
+    monitoring = Monitoring(
+        db, watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
+    )
+    exporter = OtlpExporter(config.otlp, folder, config.fleet, monitoring, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -137,6 +145,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         store=store,
         history=LakeHistory(db, lake),
         watch=watch,
+        monitoring=monitoring,
         fleet=FleetView(db, lake, BundleFacts(bundles)),
         samples=samples,
         labels=labels,
@@ -151,10 +160,10 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
-    web = guarded(backend, operator_token_sha256(folder))
+    web = guarded(backend, operator_token_sha256(folder), metrics_token_sha256(folder, config.metrics))
     about_identity = (revocations, expulsion, enrolment)
     about_rollouts = (workshop, driver, checkup)
-    about_data = (retraining, watch)
+    about_data = (retraining, watch, exporter)
     return Parts(
         lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web
     )

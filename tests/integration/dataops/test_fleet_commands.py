@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -192,6 +193,19 @@ def test_losses_and_silent_devices_are_told(dsops: Dsops) -> None:
     assert len(beats) == SITE
     assert all(row["silent_s"] >= 0 and row["waiting_records"] == 3 for row in beats)
     assert "SILENT S" in dsops("telemetry", "query", "heartbeats").out
+
+
+def test_alerts_are_listed_shown_and_told_again(dsops: Dsops) -> None:
+    wanted = {("drift", f"cam-{number}") for number in range(3)} | {("fleet-drift", ""), ("losses", "cam-5")}
+    deadline = time.monotonic() + 60
+    while {(row["kind"], row["device"]) for row in dsops("alerts", "list", "-o", "json").result} != wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    (whole,) = dsops("alerts", "list", "--kind", "fleet-drift", "-o", "json").result
+    assert dsops("alerts", "show", whole["id"][:12], "-o", "json").result["evidence"]["drifted"] == 3
+    assert "3 of 12 devices with animals have drifted" in dsops("alerts", "list").out
+    assert dsops("alerts", "retry", whole["id"][:12]).code == 0
+    assert dsops("alerts", "show", "none", "-o", "json").code == 5
 
 
 def test_rows_go_to_other_programs(dsops: Dsops, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dsops_controller.server.rest import (
     figures,
     kits,
     labels,
+    metrics,
     problems,
     retraining,
     rollouts,
@@ -66,9 +67,11 @@ def create_app(backend: Backend) -> FastAPI:
     ):
         api.include_router(noun.router(backend))
     app.include_router(api)
+    app.include_router(metrics.router(backend))
     return app
 
 
-def guarded(backend: Backend, token_sha256: str) -> ASGIApp:
-    """Return the application behind the token and the limit on lengths."""
-    return Guard(create_app(backend), token_sha256)
+def guarded(backend: Backend, token_sha256: str, metrics_token_sha256: str = "") -> ASGIApp:
+    """Return the application behind the tokens and the limit on lengths; one token opens ``/metrics`` only."""
+    readers = {metrics.PATH: metrics_token_sha256} if metrics_token_sha256 else {}
+    return Guard(create_app(backend), token_sha256, readers)

@@ -16,6 +16,7 @@ from dsops_controller.dataops.store import Store
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.sites import Sites
+from dsops_controller.monitoring.figures import Monitoring
 from dsops_controller.retraining.driver import Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.pardons import Pardons
@@ -52,6 +53,7 @@ class Backend:
     history: History
     fleet: FleetView
     watch: Watch
+    monitoring: Monitoring
     samples: SampleReader
     labels: Labels
     datasets: Datasets
