@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from dsops.api.v1.telemetry_pb2 import (
@@ -23,6 +25,7 @@ from dsops.api.v1.telemetry_pb2 import (
 from dsops.bundle import describe_blobs, encode_bundle, sha256_hex
 from dsops.clock import SystemClock
 from dsops.profile import Profile, Signal
+from dsops_controller.client import Access
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.testing import (
     heartbeat,
@@ -36,12 +39,14 @@ from dsops_controller.dataops.testing import (
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle
-from dsops_controller.server.config import load_config
+from dsops_controller.monitoring.settings import MetricsSettings
+from dsops_controller.server.config import encode_config, load_config
 
 pytestmark = pytest.mark.integration
 
 Dsops = Callable[..., Any]
 MODEL = "animals"
+READER = "a-token-that-reads-figures"
 NOW_US = round(datetime.now(UTC).timestamp() * 1_000_000)
 PROFILE = Profile(n_ref=1000, signals=(Signal(name="predicted_class", kind="categorical", counts=(500, 300, 200)),))
 CHANGED, USUAL = (100, 300, 600), (500, 300, 200)
@@ -113,6 +118,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, controller_class: Callable[[
     inbox.put("cam-1", received(sample_batch(b"s" * 16, (1, 2), kept)))
     inbox.stop()
     db.close()
+    (folder / "metrics.token").write_text(READER + "\n")
+    config = load_config(folder).model_copy(update={"metrics": MetricsSettings(token_file="metrics.token")})
+    (folder / "controller.toml").write_text(encode_config(config))
     made.start()
     yield folder
     made.stop()
@@ -206,6 +214,24 @@ def test_alerts_are_listed_shown_and_told_again(dsops: Dsops) -> None:
     assert "3 of 12 devices with animals have drifted" in dsops("alerts", "list").out
     assert dsops("alerts", "retry", whole["id"][:12]).code == 0
     assert dsops("alerts", "show", "none", "-o", "json").code == 5
+
+
+def test_figures_are_read_with_the_operators_token_or_one_of_their_own(fleet: Path) -> None:
+    access = Access.load(fleet / "operator.toml")
+    trust = ssl.create_default_context(cafile=access.ca)
+    with httpx.Client(base_url=access.url, verify=trust, trust_env=False) as web:
+
+        def get(path: str, token: str) -> httpx.Response:
+            return web.get(path, headers={"Authorization": f"Bearer {token}"})
+
+        read = get("/metrics", READER)
+        assert (read.status_code, read.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert 'dsops_drift_discoveries{model="animals"} 3' in read.text.splitlines()
+        assert get("/metrics", access.token).status_code == 200
+        assert get("/metrics", "another").status_code == web.get("/metrics").status_code == 401
+        for path in ("/api/v1/devices", "/metrics/", "/api/v1/telemetry/latest"):
+            assert get(path, READER).status_code == 401
+        assert web.post("/metrics", headers={"Authorization": f"Bearer {READER}"}).status_code == 401
 
 
 def test_rows_go_to_other_programs(dsops: Dsops, tmp_path: Path) -> None:
