@@ -4,7 +4,6 @@ import re
 import ssl
 import tomllib
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -14,11 +13,11 @@ from dsops import errors, ids, messages
 from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
+from dsops_controller.client_data import DataCalls, Files, Row
+from dsops_controller.client_fleet import FleetCalls
 
 LONG_S = 3600.0
 """For what reads or rewrites a whole lake."""
-Row = dict[str, Any]
-Files = dict[str, tuple[str, bytes, str]]
 
 
 class Access(Frozen):
@@ -47,7 +46,7 @@ class Access(Frozen):
         return access.model_copy(update={"ca": str(path.parent / access.ca)})
 
 
-class Client:
+class Client(DataCalls, FleetCalls):
     """Calls one controller.
 
     Every method raises ServerUnreachable when there is no answer, and the error that the controller named otherwise.
@@ -234,14 +233,6 @@ class Client:
     def events(self, **filters: str | int | None) -> list[Row]:
         """Return what happened on devices, newest first; filters: device, kind, limit."""
         return self._rows("/events", **filters)
-
-    def samples(self, **filters: str | int | None) -> list[Row]:
-        """Return samples without their tensors; filters: model, device, reason, limit."""
-        return self._rows("/samples", **filters)
-
-    def export_samples(self, **filters: str | int | None) -> bytes:
-        """Return samples with their inputs as an ``.npz`` archive; filters: model, device, reason."""
-        return self._call("GET", "/samples/export", params=_given(filters)).content
 
     def telemetry(self, **filters: str | int | None) -> list[Row]:
         """Return figures by device and release; filters: model, device, minutes."""

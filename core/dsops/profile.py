@@ -68,6 +68,21 @@ class Signal(Frozen):
         last = len(self.counts) - 1
         return min(max(int(value), 0), last) if math.isfinite(value) else last
 
+    def name_of(self, at: int, labels: Sequence[str] = ()) -> str:
+        """Return what a bin holds, in words; ``labels`` are the names of classes."""
+        if self.kind == "categorical":
+            return labels[at] if at < len(labels) else f"class {at}"
+        marks = at - len(self.edges) - 1
+        if marks >= len(self.marks):
+            return "missing"
+        if marks >= 0:
+            return f"exactly {self.marks[marks]:g}"
+        if at == 0:
+            return f"below {self.edges[0]:.3g}" if self.edges else "any"
+        if at == len(self.edges):
+            return f"from {self.edges[-1]:.3g} on"
+        return f"{self.edges[at - 1]:.3g} to {self.edges[at]:.3g}"
+
 
 class Profile(Frozen):
     """Everything that the drift monitor needs besides the stream.

@@ -22,26 +22,12 @@ def because(one: Watched, labels: Sequence[str] = ()) -> str:
     pairs = list(zip(one.recent, one.usual, strict=True))
     order = sorted(range(len(pairs)), key=lambda at: -_weight(*pairs[at]))[:_MOST]
     named = [at for at in order if abs(one.recent[at] - one.usual[at]) >= _LEAST]
-    return ", ".join(f"{_name(one, at, labels)} {one.recent[at]:.0%} instead of {one.usual[at]:.0%}" for at in named)
+    return ", ".join(
+        f"{one.signal.name_of(at, labels)} {one.recent[at]:.0%} instead of {one.usual[at]:.0%}" for at in named
+    )
 
 
 def _weight(recent: float, usual: float) -> float:
     """Return what a bin adds to the divergence of the two (Jeffreys, 1946): a rare one that comes weighs most."""
     ratio = max(recent, _RARE) / max(usual, _RARE)
     return (recent - usual) * math.log(ratio)
-
-
-def _name(one: Watched, at: int, labels: Sequence[str]) -> str:
-    signal = one.signal
-    if signal.kind == "categorical":
-        return labels[at] if at < len(labels) else f"class {at}"
-    marks = at - len(signal.edges) - 1
-    if marks >= len(signal.marks):
-        return "missing"
-    if marks >= 0:
-        return f"exactly {signal.marks[marks]:g}"
-    if at == 0:
-        return f"below {signal.edges[0]:.3g}" if signal.edges else "any"
-    if at == len(signal.edges):
-        return f"from {signal.edges[-1]:.3g} on"
-    return f"{signal.edges[at - 1]:.3g} to {signal.edges[at]:.3g}"

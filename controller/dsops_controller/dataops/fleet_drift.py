@@ -80,6 +80,12 @@ class Merged:
         frames = round(max((one.total for one in self._sums.values()), default=0.0))
         return FleetTest(self._reports, frames, min(lowest * max(len(tests), 1), 1.0), ranked)
 
+    def counts(self) -> dict[str, tuple[Signal, list[float], float]]:
+        """Return each signal with its merged counts and the variance of the noise in each, where anything was seen."""
+        return {
+            name: (self._signals[name], one.counts, one.noise) for name, one in self._sums.items() if one.total > 0.0
+        }
+
     def _fits(self, one: SignalReport) -> bool:
         signal = self._signals.get(one.name)
         return signal is not None and len(one.counts) == len(signal.counts)
@@ -104,20 +110,20 @@ class _Sum:
 
     def __init__(self, signal: Signal) -> None:
         self._reference = signal.counts
-        self._counts = [0.0] * len(signal.counts)
+        self.counts = [0.0] * len(signal.counts)
         self._thinned = 0.0
-        self._noise = 0.0
+        self.noise = 0.0
         self.total = 0.0
 
     def add(self, one: SignalReport, suppressed_below: int, noise: float) -> None:
         counts: list[float] = [float(count) for count in one.counts]
         if suppressed_below > 1:
             counts = filled(self._reference, counts, suppressed_below)
-        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
         seen = math.fsum(counts)
         self._thinned += seen * max(one.thinning, 1)
-        self._noise += noise
+        self.noise += noise
         self.total += seen
 
     def test(self) -> Test:
-        return two_samples(self._reference, self._counts, noise=self._noise, thinning=self._thinned / self.total)
+        return two_samples(self._reference, self.counts, noise=self.noise, thinning=self._thinned / self.total)

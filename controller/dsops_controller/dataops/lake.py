@@ -24,6 +24,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops_controller.dataops import totals
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
 from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
@@ -144,6 +145,15 @@ class Lake:
             is_local = self._place.options is None
             return View(delta, tuple(files), predicate, _watermark(delta, self._application()), is_local)
 
+    def version(self, table: LakeTable) -> int:
+        """Return the number of a table's newest version.
+
+        Raises:
+            StateDamaged: It cannot be read.
+        """
+        with translated():
+            return int(self.table(table).version())
+
     def table(self, table: LakeTable, version: int | None = None) -> DeltaTable:
         """Return a table as the Delta library gives it, of its newest or the given version.
 
@@ -196,7 +206,9 @@ class Lake:
             self._append(table, rows, watermark)
             self._watch(f"appended {table}")
         self.settle()
+        minutes = rows_above(LakeTable.MINUTES, rows, -1)
         with self._db.write() as connection:
+            totals.add(connection, minutes, max(item.received_ms for item in chunk))
             connection.execute(delete(inbox).where(inbox.c.id <= watermark))
         self._watch("deleted")
 

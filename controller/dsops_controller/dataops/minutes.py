@@ -19,12 +19,15 @@ _SUMS = ("count", "errors", "unobserved")
 
 
 @dataclass(slots=True)
-class _Histogram:
+class Summed:
+    """A merged histogram with the sum and the number of its values."""
+
     merged: Merged = field(default_factory=Merged)
     sum: float = 0.0
     count: int = 0
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a histogram of a row by its name."""
         counts: list[int] = row[f"{name}_counts"]
         offset = row[f"{name}_offset"]
         self.merged.add(row[f"{name}_scale"], {offset + i: count for i, count in enumerate(counts) if count})
@@ -35,6 +38,7 @@ class _Histogram:
             self.merged.widen(row[f"{name}_min"], row[f"{name}_max"])
 
     def columns(self, name: str) -> dict[str, object]:
+        """Return the columns of a histogram of this name."""
         merged, found = self.merged, sorted(self.merged.buckets)
         counts = [merged.buckets.get(i, 0) for i in range(found[0], found[-1] + 1)] if found else []
         return {
@@ -54,7 +58,7 @@ class _Minute:
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SUMS, 0))
     intervals: int = 0
     received: int = 0
-    histograms: dict[str, _Histogram] = field(default_factory=lambda: {name: _Histogram() for name in HISTOGRAMS})
+    histograms: dict[str, Summed] = field(default_factory=lambda: {name: Summed() for name in HISTOGRAMS})
 
     def add(self, row: Mapping[str, Any]) -> None:
         self.intervals += 1

@@ -167,3 +167,24 @@ IDENTITY = "select device, stream, seq from TABLE"
 DOUBLED = "select count(*) - count(distinct (device, stream, seq)) from TABLE"
 
 FOOTER = "select sum(num_rows) from parquet_file_metadata($path)"
+
+_DRIFT_SCOPE = """
+from drift_reports
+where model = $model and ($device is null or device = $device)
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+"""
+
+DRIFT_DEVICES = f"""
+select digest, release, device, max_by(state, time), bool_or(state = 'drift'),
+       bool_or(json_extract_string(skew, '$.state') = 'skew'), count(*)
+{_DRIFT_SCOPE}
+group by digest, release, device
+order by digest, device
+"""
+
+_WITH_COUNTS = f"{_DRIFT_SCOPE} and regexp_matches(signals, '\"counts\":\\[-?[0-9]')"
+
+DRIFT_SIZE = f"select count(*) {_WITH_COUNTS}"
+
+DRIFT_COUNTS = f"select digest, suppressed_below, epsilon, signals {_WITH_COUNTS}"

@@ -100,12 +100,13 @@ def sample_row(row: Sequence[Any]) -> SampleRow:
     )
 
 
-def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
+def npz(samples: Sequence[tuple[SampleRow, bytes]], labels: Sequence[str] = ()) -> bytes:
     """Return samples as a NumPy archive (``.npz``, compressed, no pickles).
 
     Arrays, all of length n: ``x`` float32 [n, ...] (a leading axis of length 1, a batch of one frame, is dropped),
     ``id``, ``device``, ``reason``, ``predicted``, ``request_id``, ``digest`` text, ``time_us`` int64 (microseconds
-    since 1970 UTC), ``release`` int64, ``score`` float64 (NaN when unknown).
+    since 1970 UTC), ``release`` int64, ``score`` float64 (NaN when unknown). With ``labels``, one a sample, also
+    ``label`` text; empty where there is none.
 
     Raises:
         NotFound: There are no samples.
@@ -125,12 +126,18 @@ def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
     datatype, shape = forms.pop()
     if datatype not in _NUMPY_OF:
         raise InvalidInput("the samples' inputs are not numbers", why=f"their type is {datatype}")
-    return _archive(_numpy(), [row for row, _ in samples], [data for _, data in samples], (_NUMPY_OF[datatype], shape))
+    np = _numpy()
+    arrays = _arrays(np, [row for row, _ in samples], [data for _, data in samples], (_NUMPY_OF[datatype], shape))
+    if labels:
+        arrays["label"] = np.array(labels, np.str_)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
-def _archive(
+def _arrays(
     np: ModuleType, rows: Sequence[SampleRow], inputs: Sequence[bytes], form: tuple[str, tuple[int, ...]]
-) -> bytes:
+) -> dict[str, Any]:
     dtype, shape = form
     frame = shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
     x = np.empty((len(rows), *frame), np.float32)
@@ -142,9 +149,7 @@ def _archive(
     arrays["time_us"] = np.array([_epoch_us(row.time) for row in rows], np.int64)
     arrays["release"] = np.array([row.release for row in rows], np.int64)
     arrays["score"] = np.array([float("nan") if row.score is None else row.score for row in rows], np.float64)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return arrays
 
 
 _TEXTS = ("id", "device", "reason", "predicted", "request_id", "digest")

@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+import duckdb
 from sqlalchemy import Row, func, select
 
 from dsops.errors import InvalidInput
@@ -270,6 +272,10 @@ class LakeStore:
             sums = select(func.coalesce(func.sum(stream.c.produced), 0), func.coalesce(func.sum(stream.c.dropped), 0))
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
+
+    def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open a connection with a view named after each table, for questions that only one part of dsops has."""
+        return self._views.open(*(Want(table) for table in tables))
 
     def losses(self, device: str | None = None) -> list[LossRow]:
         """Return what devices say that they dropped, over all their streams.

@@ -1,7 +1,7 @@
 """Records as a device makes them, for tests and simulations of the DataOps store."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
@@ -23,6 +23,7 @@ from dsops.api.v1.telemetry_pb2 import (
     TelemetryRecord,
     Waiting,
 )
+from dsops.manifest import Blob, Lineage, Manifest, TensorSpec
 from dsops_controller.dataops.batches import Batch, Kind, parse
 
 DIGEST = "ab" * 32
@@ -173,6 +174,21 @@ def sample(time_us: int, values: Sequence[float], *, model: str = "digits", reas
         request_id=f"r-{time_us}",
         input=Tensor(datatype="FP32", shape=[1, len(values)], data=struct.pack(f"<{len(values)}f", *values)),
         predicted="seven",
+    )
+
+
+def manifest(release: int, datasets: Mapping[str, str] | None = None, accuracy: float | None = None) -> Manifest:
+    """Return what a bundle of the model ``animals`` says of itself, without its parts."""
+    names = ("golden.bin", "model.tflite", "profile.json")
+    return Manifest(
+        model="animals",
+        release=release,
+        labels=("cat", "dog", "fox"),
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 2, 2, 1)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(1, 3)),),
+        lineage=Lineage(datasets=dict(datasets or {})),
+        metrics={} if accuracy is None else {"accuracy": accuracy},
+        blobs=tuple(Blob(name=name, size_bytes=1, sha256="0" * 64) for name in names),
     )
 
 

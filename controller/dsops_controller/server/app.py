@@ -6,6 +6,9 @@ broker-link        the MQTT session                    broker-intake, broker-pub
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+otlp               sends the fleet's figures to an OpenTelemetry receiver
+alerts             notes what is wrong with the fleet, and tells of it
+retraining         asks for models to be trained anew, and hands requests over
 upkeep             renews trust metadata, forgets silent strangers
 """
 
@@ -115,6 +118,8 @@ class Server:
             parts.broker.say_goodbye()
             loops.set()
             parts.driver.wake()
+            parts.retraining.wake()
+            parts.watch.wake()
             parts.broker.wake()
             _join(threads)
             parts.inbox.stop()
@@ -130,6 +135,9 @@ class Server:
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "deltas": parts.workshop.run,
             "lake": lambda stop: self._flush(parts, stop),
+            "retraining": parts.retraining.run,
+            "alerts": parts.watch.run,
+            "otlp": parts.exporter.run,
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 

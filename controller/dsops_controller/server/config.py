@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.alerts.settings import AlertSettings
 from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.places import Place, place_of
 from dsops_controller.dataops.retention import (
@@ -21,6 +22,8 @@ from dsops_controller.dataops.retention import (
     RetentionRules,
 )
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.monitoring.settings import MetricsSettings, OtlpSettings
+from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
 
 FILE = "controller.toml"
@@ -171,6 +174,10 @@ class ServerConfig(Frozen):
         retention: How long it keeps rows.
         rollout: The rollout engine.
         identity: Devices' certificates.
+        retraining: When to ask for a model to be trained anew, and whom.
+        alerts: Of what of the fleet to tell, and whom.
+        metrics: Who may read the figures at ``/metrics``.
+        otlp: Where the figures are sent.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -184,6 +191,10 @@ class ServerConfig(Frozen):
     retention: RetentionSettings = RetentionSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -242,6 +253,10 @@ _COMMENTS = {
     "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
     "identity": "devices' certificates, and devices that wait for an operator",
+    "alerts": "of what of the fleet to tell; whom: [alerts.webhook.NAME]",
+    "metrics": "file of a token that opens /metrics (Prometheus) and nothing else",
+    "otlp": "OpenTelemetry receiver of the figures (OTLP/HTTP, JSON), for example http://127.0.0.1:4318",
+    "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 
 
@@ -253,6 +268,8 @@ def _section(name: str, values: dict[str, object]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_value(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     # A path may hold anything; a TOML basic string needs both characters escaped.

@@ -7,13 +7,21 @@ from starlette.types import ASGIApp
 
 from dsops.clock import Clock
 from dsops.topics import Topics
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.driver import Watch, Watched
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.bundle_facts import BundleFacts
+from dsops_controller.dataops.datasets import Datasets
+from dsops_controller.dataops.fleet_view import FleetView
 from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.inspection import Inspector
+from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
@@ -25,6 +33,11 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.monitoring.figures import Monitoring
+from dsops_controller.monitoring.otlp import OtlpExporter
+from dsops_controller.monitoring.settings import metrics_token_sha256
+from dsops_controller.retraining.adapters import Adapters
+from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
@@ -49,6 +62,7 @@ from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.director_keys import DirectorKeys
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
@@ -71,6 +85,9 @@ class Parts:
     workshop: Workshop
     driver: Driver
     checkup: Checkup
+    retraining: Retraining
+    watch: Watch
+    exporter: OtlpExporter
     rest: ASGIApp
 
 
@@ -103,6 +120,18 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
+    store = LakeStore(db, lake)
+    samples = SampleReader(db, store)
+    labels = Labels(db, samples.rows, clock)
+    data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
+    lineage = Lineage(db, clock)
+    deliver = Adapters(folder, clock).deliver
+    retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
+    watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
+    monitoring = Monitoring(
+        db, watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
+    )
+    exporter = OtlpExporter(config.otlp, folder, config.fleet, monitoring, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -114,10 +143,19 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
         sites=Sites(db, clock),
-        store=LakeStore(db, lake),
+        store=store,
         history=LakeHistory(db, lake),
         inspector=Inspector(db, lake, Pins(lake, clock)),
         lake_upkeep=upkeep,
+        watch=watch,
+        monitoring=monitoring,
+        fleet=FleetView(db, lake, BundleFacts(bundles)),
+        samples=samples,
+        labels=labels,
+        datasets=data.datasets,
+        lineage=lineage,
+        retraining=retraining,
+        tracer=Tracer(db, store, lineage, repository),
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -125,10 +163,12 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
-    web = guarded(backend, operator_token_sha256(folder))
+    web = guarded(backend, operator_token_sha256(folder), metrics_token_sha256(folder, config.metrics))
     about_identity = (revocations, expulsion, enrolment)
+    about_rollouts = (workshop, driver, checkup)
+    about_data = (retraining, watch, exporter)
     return Parts(
-        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web
+        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web
     )
 
 

@@ -6,6 +6,7 @@ from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
 from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.retraining.settings import Command, RetrainingSettings, Webhook
 from dsops_controller.server.config import (
     FILE,
     Advertise,
@@ -41,6 +42,11 @@ def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         fleet="north",
         database='postgresql://u:p"\\@h/db',
         advertise=Advertise(broker="h:1", store="h:2"),
+        retraining=RetrainingSettings(
+            models=("digits",),
+            webhook={"ci": Webhook(url="https://ci.example/hook", secret_file="keys/ci")},
+            command={"local": Command(arguments=("train", 'a "b"'))},
+        ),
     )
     assert load_config(write(tmp_path, encode_config(config))) == config
 
@@ -57,6 +63,11 @@ def test_encoded_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         (TEXT.replace("broker.example:8883", "broker.example"), "advertise.broker"),
         (TEXT + "\n[identity]\ncertificate_days = 0\n", "identity.certificate_days"),
         (TEXT + "\n[identity]\npending_max = -1\n", "identity.pending_max"),
+        (TEXT + "\n[retraining]\ncooldown = 1\n", "retraining.cooldown"),
+        (
+            TEXT + '\n[retraining.webhook.x]\nurl = "http://ci.example/"\nsecret_file = "s"\n',
+            "retraining.webhook.x.url",
+        ),
         ("fleet = \n", "line 1"),
     ],
 )

@@ -5,17 +5,26 @@ from starlette.types import ASGIApp
 
 import dsops
 from dsops_controller.server.rest import (
+    alerts,
     broker,
     bundles,
     challengers,
     data,
+    datasets,
     devices,
+    drift,
+    figures,
     kits,
+    labels,
+    metrics,
     problems,
+    retraining,
     rollouts,
+    samples,
     sites,
     store,
     summary,
+    tracing,
     trust,
     why,
 )
@@ -36,12 +45,35 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data, store):
+    for noun in (
+        summary,
+        broker,
+        devices,
+        why,
+        kits,
+        trust,
+        bundles,
+        rollouts,
+        challengers,
+        sites,
+        data,
+        store,
+        drift,
+        figures,
+        alerts,
+        datasets,
+        samples,
+        labels,
+        retraining,
+        tracing,
+    ):
         api.include_router(noun.router(backend))
     app.include_router(api)
+    app.include_router(metrics.router(backend))
     return app
 
 
-def guarded(backend: Backend, token_sha256: str) -> ASGIApp:
-    """Return the application behind the token and the limit on lengths."""
-    return Guard(create_app(backend), token_sha256)
+def guarded(backend: Backend, token_sha256: str, metrics_token_sha256: str = "") -> ASGIApp:
+    """Return the application behind the tokens and the limit on lengths; one token opens ``/metrics`` only."""
+    readers = {metrics.PATH: metrics_token_sha256} if metrics_token_sha256 else {}
+    return Guard(create_app(backend), token_sha256, readers)

@@ -1,14 +1,13 @@
-"""What the DataOps store knows: drift, samples, telemetry."""
+"""What the DataOps store knows: drift, events, telemetry."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from pydantic import computed_field
 
 from dsops.manifest import Frozen
 from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.samples import SampleFilter
 from dsops_controller.db.times import to_ms
 from dsops_controller.server.rest.backend import Backend
 
@@ -31,25 +30,6 @@ class DriftView(Frozen):
     def since_ms(self) -> int:
         """When the level was reached, epoch milliseconds."""
         return to_ms(self.since)
-
-
-class SampleView(Frozen):
-    """One sample without its input."""
-
-    id: str
-    device: str
-    model: str
-    release: int
-    digest: str
-    time: datetime
-    reason: str
-    score: float | None
-    inclusion: float | None
-    request_id: str
-    predicted: str
-    datatype: str
-    shape: tuple[int, ...]
-    input_bytes: int
 
 
 class EventView(Frozen):
@@ -97,28 +77,6 @@ def router(backend: Backend) -> APIRouter:
     ) -> list[EventView]:
         rows = backend.store.events(device, kind, limit)
         return [EventView.model_validate(row, from_attributes=True) for row in rows]
-
-    @routes.get("/samples")
-    def samples(
-        model: str | None = None,
-        device: str | None = None,
-        reason: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    ) -> list[SampleView]:
-        rows = backend.store.samples(SampleFilter(model, device, reason), limit)
-        return [SampleView.model_validate(row, from_attributes=True) for row in rows]
-
-    @routes.get("/samples/export", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
-    def export(
-        model: str | None = None,
-        device: str | None = None,
-        reason: str | None = None,
-        release: int | None = None,
-        form: Annotated[Literal["npz"], Query(alias="format")] = "npz",
-    ) -> Response:
-        data = backend.store.export(SampleFilter(model, device, reason, release))
-        headers = {"Content-Disposition": f'attachment; filename="samples.{form}"'}
-        return Response(data, media_type="application/zip", headers=headers)
 
     @routes.get("/telemetry")
     def telemetry(
