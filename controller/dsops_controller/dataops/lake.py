@@ -11,7 +11,7 @@ import ctypes
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from deltalake.exceptions import DeltaError
 from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dsops.errors import NoSpace, StateDamaged
+from dsops import ids
+from dsops.errors import InvalidInput, NoSpace, StateDamaged
 from dsops_controller.dataops import delta_log
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.rows import Pending, arrow, split
@@ -32,6 +33,7 @@ from dsops_controller.db.tables import inbox
 APP = "inbox"
 CHUNK_BYTES = 8 << 20
 VACUUM_HOURS = 24
+_STREAM_DIGITS, _AT_ONCE = 32, 1000
 _PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake
 LOG_RETENTION = "interval 7 days"
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
@@ -132,6 +134,28 @@ class Lake:
                     post_commithook_properties=_NO_HOOKS,
                 )
                 delta.cleanup_metadata()
+            self._sync()
+
+    def erase(self, samples: Iterable[tuple[str, str, int]]) -> None:
+        """Delete samples, named by device, stream and number, from the table; once more is no fault.
+
+        The files that held them are written anew without them, and removed with what left the table a day ago.
+
+        Raises:
+            NoSpace: The disk is full; what was deleted so far stays deleted.
+            StateDamaged: The table cannot be read or written.
+            InvalidInput: A device or a stream cannot be one.
+        """
+        predicates = list(_predicates(samples))
+        self.flush()
+        with _translated(), self._alone():
+            for predicate in predicates:
+                DeltaTable(self._path(LakeTable.SAMPLES)).delete(
+                    predicate,
+                    commit_properties=_OURS,
+                    post_commithook_properties=_NO_HOOKS,
+                    writer_properties=_ZSTD,
+                )
             self._sync()
 
     def view(self, table: LakeTable) -> View:
@@ -243,6 +267,19 @@ def read_pending(connection: Connection, last_id: int | None = None) -> list[Pen
     if last_id is not None:
         query = query.where(inbox.c.id <= last_id)
     return [Pending(*row) for row in connection.execute(query)]
+
+
+def _predicates(samples: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """Yield a condition for some samples of each stream; what it is made of is checked, for it is SQL."""
+    by_stream: dict[tuple[str, str], list[int]] = {}
+    for device, stream, seq in samples:
+        by_stream.setdefault((ids.device_id(device), stream), []).append(seq)
+    for (device, stream), seqs in by_stream.items():
+        if not (len(stream) == _STREAM_DIGITS and stream.isalnum() and stream.isascii()):
+            raise InvalidInput(f"{stream[:80]!r} is not a stream", hint="see: dsops sample list")
+        for start in range(0, len(seqs), _AT_ONCE):
+            some = ", ".join(map(str, seqs[start : start + _AT_ONCE]))
+            yield f"device = '{device}' and stream = '{stream}' and seq in ({some})"
 
 
 def _watermark(delta: DeltaTable) -> int:
