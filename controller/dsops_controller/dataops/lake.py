@@ -34,6 +34,8 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox, inbox_name
 
 CHUNK_BYTES = 8 << 20
+CHECKPOINT_COMMITS = 50
+"""Readers read a table's newest checkpoint and the commits after it."""
 _PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake from this inbox
 VACUUM_HOURS = 24
 """So long a file stays after it left its table."""
@@ -226,6 +228,8 @@ class Lake:
                 post_commithook_properties=NO_HOOKS,
                 writer_properties=properties(table),
             )
+            if delta.version() % CHECKPOINT_COMMITS == 0:
+                delta.create_checkpoint()
 
     def _application(self) -> str:
         """Return the inbox's name for itself in the tables; given to it once, at the first need."""

@@ -167,6 +167,23 @@ class Upkeep:
         work.removed_files += len(removed)
 
 
+class Rota:
+    """When a lake is tended: so many seconds after the last time, and when a day (UTC) has closed."""
+
+    def __init__(self, clock: Clock, every_s: float) -> None:
+        self._clock = clock
+        self._every_s = every_s
+        self._last = clock.monotonic_s(), clock.now().date()
+
+    def is_due(self) -> bool:
+        """Return whether it is time; then it is not again until the next."""
+        now = self._clock.monotonic_s(), self._clock.now().date()
+        if now[0] - self._last[0] < self._every_s and now[1] == self._last[1]:
+            return False
+        self._last = now
+        return True
+
+
 @dataclass(slots=True)
 class _Work:
     table: LakeTable

@@ -1,7 +1,7 @@
 """The composition root of ``dsops server run``: starts a fixed set of named threads, and stops them all.
 
 rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
-inbox              commits what devices upload         lake     moves it into the lake
+inbox              commits what devices upload         lake     moves it into the lake     lake-upkeep   tends that
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
@@ -29,8 +29,9 @@ from pathlib import Path
 from types import FrameType
 
 from dsops.clock import Clock, SystemClock
-from dsops.errors import AlreadyRunning, DeviceError, DsopsError, InvalidConfig, PortBusy
+from dsops.errors import AlreadyRunning, Conflict, DeviceError, DsopsError, InvalidConfig, PortBusy
 from dsops.files import write_atomically
+from dsops_controller.dataops.upkeep import Rota
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority
@@ -138,6 +139,7 @@ class Server:
             "retraining": parts.retraining.run,
             "alerts": parts.watch.run,
             "otlp": parts.exporter.run,
+            "lake-upkeep": lambda stop: self._tend(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 
@@ -155,17 +157,26 @@ class Server:
 
     def _flush(self, parts: Parts, stop: threading.Event) -> None:
         told = ""
-        tended_s, tended = self._clock.monotonic_s(), self._clock.now().date()
         while not stop.wait(self._config.store.flush_s):
             try:
                 parts.lake.flush()
-                now_s, today = self._clock.monotonic_s(), self._clock.now().date()
-                if now_s - tended_s >= self._config.store.upkeep_s or today != tended:
-                    tended_s, tended = now_s, today
-                    parts.lake_upkeep.tend()
                 told = ""
             except DsopsError as error:
                 told = _tell_once(told, f"the lake waits: {error}")
+
+    def _tend(self, parts: Parts, stop: threading.Event) -> None:
+        """Tend the lake every so often, and when a day has closed."""
+        told = ""
+        rota = Rota(self._clock, self._config.store.upkeep_s)
+        while not stop.wait(self._config.store.flush_s):
+            try:
+                if rota.is_due():
+                    parts.lake_upkeep.tend()
+                told = ""
+            except Conflict:
+                log.info("another controller tends the lake")
+            except DsopsError as error:
+                told = _tell_once(told, f"the lake's upkeep waits: {error}")
 
     def _upkeep(self, parts: Parts, stop: threading.Event) -> None:
         told = warned = ""

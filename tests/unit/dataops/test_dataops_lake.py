@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import StateDamaged
-from dsops_controller.dataops.columns import RECORDS, LakeTable
+from dsops_controller.dataops.columns import COLUMNS, RECORDS, LakeTable
 from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
@@ -29,7 +30,7 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
-from dsops_controller.dataops.upkeep import Upkeep
+from dsops_controller.dataops.upkeep import Rota, Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
@@ -248,3 +249,50 @@ def test_a_wrong_clock_makes_no_partition_of_its_own() -> None:
     assert partition_day((received_ms - LATE_MS - 1) * 1000, received_ms) == 20454
     assert partition_day((received_ms + EARLY_MS + 1) * 1000, received_ms) == 20454
     assert partition_day(1, received_ms) == 20454
+
+
+def test_a_log_is_checkpointed_before_it_is_long(
+    db: Database, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsops_controller.dataops.lake.CHECKPOINT_COMMITS", 3)
+    lake = Lake(db, tmp_path / "lake")
+    lake.open()
+    for number in range(4):
+        fill(inbox, 10 * number + 1)
+        lake.flush()
+    assert [path.name[:20] for path in (tmp_path / "lake/hosts/_delta_log").glob("*.checkpoint.parquet")] == [
+        f"{3:020d}"
+    ]
+    assert load_synced(tmp_path / "lake")["hosts"].checkpoint == 3
+
+
+def test_a_lake_is_tended_every_hour_and_when_the_day_has_closed() -> None:
+    clock = ManualClock(datetime(2026, 1, 1, 22, 30, tzinfo=UTC))
+    rota = Rota(clock, 3600)
+    due = []
+    for _ in range(12):  # of ten minutes, until half past midnight
+        clock.advance(600)
+        due.append((f"{clock.now():%H:%M}", rota.is_due()))
+    assert [moment for moment, is_due in due if is_due] == ["23:30", "00:00"]
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(
+    db: Database, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(db, tmp_path / "lake")
+    fewer = {name: kind for name, kind in COLUMNS[LakeTable.HOSTS].items() if name != "cpu_percent"}
+    with monkeypatch.context() as before:
+        before.setitem(COLUMNS, LakeTable.HOSTS, fewer)
+        lake.open()
+        fill(inbox, 1)
+        lake.flush()
+    lake.open()
+    fill(inbox, 11)
+    lake.flush()
+    assert sorted(lake.table(LakeTable.HOSTS).scan(["cpu_percent"]).read_all()["cpu_percent"].to_pylist(), key=str) == [
+        12.5,
+        None,
+    ]
+    assert LakeStore(db, lake).counts().records_stored == 12
+    tended(lake).compact()
+    assert LakeStore(db, lake).counts().records_stored == 12
