@@ -17,6 +17,9 @@ _CORRECTIONS = 4
 _ROUND_DOWN = 0.35
 """A correlation time of up to 1.35 is within the noise of the estimate and counts as 1."""
 
+_SURE = 1.3
+"""A few hundred frames hold few scenes, so that a correlation time is known to about a third; too little is worse."""
+
 Series = NDArray[np.integer]
 
 
@@ -80,4 +83,5 @@ def thinnings(early: Series, categorical: Sequence[bool]) -> list[int]:
     columns = list(zip(early.T, categorical, strict=True))
     lags = max((_window(_corrected(one, categorical=flag), frames) for one, flag in columns), default=0)
     times = [correlation_time(one, categorical=flag, lags=lags) for one, flag in columns]
-    return [min(max(math.ceil(time - _ROUND_DOWN), 1), MAX_THIN) for time in times]
+    wanted = [math.ceil(1.0 + _SURE * (time - 1.0) - _ROUND_DOWN) for time in times]
+    return [min(max(thin, 1), MAX_THIN) for thin in wanted]
