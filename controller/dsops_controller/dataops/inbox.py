@@ -107,6 +107,15 @@ class Inbox:
             share = max(len(self._waiting) / self._limits.batches, self._waiting_bytes / self._limits.bytes)
         return max(0, int((share - 0.5) * 2 * MAX_PAUSE_MS))
 
+    def check_room(self) -> None:
+        """Return if a new stream may begin: while less than three quarters of the room are taken.
+
+        Raises:
+            Overloaded: So much waits that streams that are open shall have the rest.
+        """
+        if self.pause_ms() * 2 >= MAX_PAUSE_MS:
+            raise Overloaded("the store has much to write", why="it takes no new streams for a moment")
+
     def _check_room(self, batch: Batch) -> None:
         if self._stopping:
             raise Overloaded("the store is stopping")

@@ -11,6 +11,7 @@ from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.rollout.wanted import RETAINED_BYTES
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 
 FILE = "controller.toml"
 
@@ -105,6 +106,35 @@ class IdentitySettings(Frozen):
         )
 
 
+class QuotaSettings(Frozen):
+    """What each device may upload, and how many streams may be open; a rate of 0 sets no limit.
+
+    Attributes:
+        records_per_s: Records of one device in the long run.
+        records_burst: Records of one device at once.
+        bytes_per_s: Bytes of one device's messages in the long run.
+        bytes_burst: Bytes of one device's messages at once.
+        calls_per_s: Calls of one device in the long run.
+        calls_burst: Calls of one device at once.
+        device_streams: Streams that one device may have open.
+        streams: Streams that may be open together; what a message may have (4 MiB) times this is the most memory that
+            half-sent messages can take.
+    """
+
+    records_per_s: float = Field(default=UNCHANGED.records_per_s, ge=0)
+    records_burst: float = Field(default=UNCHANGED.records_burst, ge=1)
+    bytes_per_s: float = Field(default=UNCHANGED.bytes_per_s, ge=0)
+    bytes_burst: float = Field(default=UNCHANGED.bytes_burst, ge=1)
+    calls_per_s: float = Field(default=UNCHANGED.calls_per_s, ge=0)
+    calls_burst: float = Field(default=UNCHANGED.calls_burst, ge=1)
+    device_streams: int = Field(default=UNCHANGED.device_streams, ge=3, le=1000)
+    streams: int = Field(default=UNCHANGED.streams, ge=3, le=100_000)
+
+    def rules(self) -> QuotaRules:
+        """Return them as the rules of the gRPC interface."""
+        return QuotaRules(**self.model_dump())
+
+
 class ServerConfig(Frozen):
     """Everything that an operator may choose.
 
@@ -119,6 +149,7 @@ class ServerConfig(Frozen):
         store: The DataOps store.
         rollout: The rollout engine.
         identity: Devices' certificates.
+        quotas: What each device may upload.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -131,6 +162,7 @@ class ServerConfig(Frozen):
     store: StoreSettings = StoreSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
+    quotas: QuotaSettings = QuotaSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -183,6 +215,7 @@ _COMMENTS = {
     "advertise": "addresses that enrolled devices are told",
     "store": "DataOps store: folder of the lake, seconds between flushes",
     "rollout": "rollout engine: seconds between two looks",
+    "quotas": "what one device may upload over gRPC (a rate of 0: no limit), and how many streams may be open",
     "identity": "devices' certificates, and devices that wait for an operator",
 }
 

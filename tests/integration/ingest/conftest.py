@@ -23,6 +23,7 @@ from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
 
 CLOCK = SystemClock()
@@ -93,7 +94,7 @@ class Site:
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
-    def make(limits: Limits | None = None, *, writes: bool = True) -> Site:
+    def make(limits: Limits | None = None, *, writes: bool = True, quotas: QuotaRules = UNCHANGED) -> Site:
         db = Database(f"sqlite:///{tmp_path}/state{len(made)}.db")
         with db.write() as connection:
             metadata.create_all(connection)
@@ -105,7 +106,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
         told = ReplySettings("fleet", "localhost:8883", "localhost:8444", "dsops/v1")
         enrolment = Enrolment(db, authority, CLOCK, told)
         changes = Changes(db)
-        services = Services(db, inbox, enrolment, Renewal(db, authority, CLOCK, told), changes, CLOCK)
+        services = Services(db, inbox, enrolment, Renewal(db, authority, CLOCK, told), changes, CLOCK, quotas)
         tls = Tls(issued.key_pem, issued.certificate_pem, authority.certificate_pem)
         local = Endpoint("127.0.0.1", 0)
         registry = Registry(db, CLOCK, changes=changes)
