@@ -23,8 +23,8 @@ from dsops_controller.fleet.enrolment import Enrolment, ReplySettings
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.standing import Changes
-from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 
 CLOCK = SystemClock()
 
