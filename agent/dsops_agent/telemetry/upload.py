@@ -235,7 +235,8 @@ class Uploader(Generic[BatchT]):
             return 0.0
         if asked_s := pushback_s(error):  # a quota, or a store that is busy: the same batch may come again later
             return self._wait_s(f"{code.name}: {text}", min(asked_s, LONGEST_PUSHBACK_S))
-        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        is_broken = code is grpc.StatusCode.UNAVAILABLE and batch is not None  # the link may never hold for a whole one
+        if is_broken or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
             self._pace.shrink()
         if batch is not None and _is_poison(code, text):
             return self._split(batch, f"{code.name}: {text}")
