@@ -9,6 +9,7 @@ futures: who holds a result holds a durable record.
 """
 
 import logging
+import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -215,7 +216,7 @@ def _columns(batch: Batch) -> dict[str, object]:
     return {
         "stream": batch.stream,
         "kind": batch.kind.value,
-        "seqs": b"".join(seq.to_bytes(8, "little") for seq in batch.seqs),
+        "seqs": struct.pack(f"<{len(batch.seqs)}Q", *batch.seqs),
         "payload": batch.message.SerializeToString(),
     }
 
