@@ -26,6 +26,7 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.claim import claimed, own_file, settings_digest
+from dsops_agent.runtime.collect import Identity
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.doors import Door, end_together
@@ -34,6 +35,7 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.kpis import Kpis
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.placement import place
@@ -134,7 +136,8 @@ class RuntimeProcess:
             )
             regions = Regions(access.permits)
             room = Room()
-            calls = Calls(dispatcher, regions, room).all()
+            kpis = Kpis(lambda model: _identity(dispatcher.find(model).model), self._put_figure, self._clock)
+            calls = Calls(dispatcher, regions, room, kpis).all()
             direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
             made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc)
@@ -145,7 +148,7 @@ class RuntimeProcess:
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, regions, room, kpis), self._settings.rest, access)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
@@ -195,6 +198,9 @@ class RuntimeProcess:
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
+    def _put_figure(self, record: bytes) -> None:
+        self._reporter.put(Kind.TELEMETRY, record, False)
+
     def _watch(self, served: ServedModel) -> ModelWatch:
         return self._reporter.watch(served)
 
@@ -211,6 +217,10 @@ def leave_the_processor() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _identity(served: ServedModel) -> Identity:
+    return Identity(served.name, served.release, served.digest)
 
 
 def _report_nothing(_kind: Kind, _record: bytes, _urgent: bool) -> None:
