@@ -245,6 +245,10 @@ class Client:
         """Return figures by device and release; filters: model, device, minutes."""
         return self._rows("/telemetry", **filters)
 
+    def kpis(self, **filters: str | int | None) -> list[Row]:
+        """Return figures that programs on devices reported; filters: name, model, device, minutes, limit."""
+        return self._rows("/kpis", **filters)
+
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]:
         rows = _decoded(self._call("GET", path, params=_given(filters)))
         if not isinstance(rows, list):
