@@ -87,9 +87,9 @@ async def flood(link: grpc.aio.Channel, work: Load, ends_s: float, sent: Sent) -
         sent.refused += 1
 
 
-async def run(folder: Path, numbers: range, kind: str, seconds: float, gap_s: float) -> Sent:
+async def run(folder: Path, numbers: range, work: Load, seconds: float, gap_s: float) -> Sent:
     """Have every device send for so long."""
-    sent, work, ends_s = Sent(), load(kind), time.monotonic() + seconds
+    sent, ends_s = Sent(), time.monotonic() + seconds
     links = [channel(folder, number) for number in numbers]
     if gap_s < 0:
         await asyncio.gather(*(flood(link, work, ends_s, sent) for link in links for _ in range(4)))
@@ -104,4 +104,5 @@ async def run(folder: Path, numbers: range, kind: str, seconds: float, gap_s: fl
 if __name__ == "__main__":
     place, first_device, devices, what, how_long, gap = sys.argv[1:]
     wanted = range(int(first_device), int(first_device) + int(devices))
-    answer_once(lambda: asdict(asyncio.run(run(Path(place), wanted, what, float(how_long), float(gap)))))
+    made = load(what)
+    answer_once(lambda: asdict(asyncio.run(run(Path(place), wanted, made, float(how_long), float(gap)))))

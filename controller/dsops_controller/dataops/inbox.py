@@ -43,10 +43,10 @@ _INSERT = insert(inbox)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may wait for the writer; beyond it, batches are refused."""
+    """How much may wait for its commit, in memory; beyond it, batches are refused."""
 
     batches: int = 2000
-    bytes: int = 64 << 20
+    bytes: int = 128 << 20
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Inbox:
         with self._changed:
             self._check_room(batch)
             self._waiting.append(item)
-            self._waiting_bytes += batch.size_bytes
+            self._waiting_bytes += batch.memory_bytes
             self._changed.notify()
         return item.result
 
@@ -121,12 +121,14 @@ class Inbox:
         if self._stopping:
             raise Overloaded("the store is stopping")
         is_full = len(self._waiting) >= self._limits.batches
-        if is_full or (self._waiting and self._waiting_bytes + batch.size_bytes > self._limits.bytes):
+        if is_full or (self._waiting_bytes and self._waiting_bytes + batch.memory_bytes > self._limits.bytes):
             raise Overloaded("the store has more to write than it can", why=f"{len(self._waiting)} batches wait")
 
     def _run(self) -> None:
         while group := self._take():
             self._commit(group)
+            with self._changed:
+                self._waiting_bytes -= sum(item.batch.memory_bytes for item in group)
 
     def _take(self) -> list[_Waiting]:
         """Return the next group, not empty; empty only when the inbox has stopped."""
@@ -139,7 +141,6 @@ class Inbox:
                 item = self._waiting.popleft()
                 size += item.batch.size_bytes
                 group.append(item)
-            self._waiting_bytes -= size
             return group
 
     def _commit(self, group: Sequence[_Waiting]) -> None:

@@ -56,6 +56,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_connection_idle_ms", 300_000),  # nobody counts connections without a call
     ("grpc.max_concurrent_streams", 16),
+    # What a device may send ahead of what is read: gRPC would let a fast one send megabytes into the server's memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
 )
 
 
