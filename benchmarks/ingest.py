@@ -30,13 +30,13 @@ PROCESSES, DEVICES = 2, 16
 ROUNDS = int(os.environ.get("DSOPS_BENCH_ROUNDS", "3"))
 SECONDS = 4.0
 HALF_S = 10.0
-FLOOD_S = 8.0
+FLOOD_S = 15.0
 FLOODERS = 15
 RECORDS = {"telemetry": TELEMETRY_RECORDS, "samples": SAMPLE_RECORDS}
 STORE = "the store without a network"
 AT_LEAST = Limit("ratio", ">=", 0.7)
 LATEST_MS = Limit("figure", "<=", 500.0)
-MOST_MB = Limit("figure", "<=", 400.0)
+MOST_MB = Limit("figure", "<=", 512.0)
 
 
 def ask(process: subprocess.Popen[str]) -> None:

@@ -81,7 +81,7 @@ async def flood(link: grpc.aio.Channel, work: Load, ends_s: float, sent: Sent) -
 
     while time.monotonic() < ends_s:
         with suppress(grpc.aio.AioRpcError):
-            async for _ in link.stream_stream(PATHS[work.kind])(batches()):
+            async for _ in link.stream_stream(PATHS[work.kind])(batches(), timeout=ends_s - time.monotonic() + 1):
                 sent.records += large.records
             continue
         sent.refused += 1

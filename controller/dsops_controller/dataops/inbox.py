@@ -46,7 +46,7 @@ class Limits:
     """How much may wait for its commit, in memory; beyond it, batches are refused."""
 
     batches: int = 2000
-    bytes: int = 128 << 20
+    bytes: int = 64 << 20
 
 
 @dataclass(slots=True)
