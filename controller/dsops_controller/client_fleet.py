@@ -30,6 +30,11 @@ class FleetCalls(ABC):
         """Return a model over a period; filters: since, until (ISO 8601), fdr."""
         return self._json("GET", f"/drift/report{_query(model=model, **filters)}")
 
+    def kpis(self, **filters: Filter) -> list[Row]:
+        """Return figures that programs on devices reported; filters: name, model, device, minutes, limit."""
+        rows: list[Row] = self._call("GET", f"/kpis{_query(**filters)}").json()
+        return rows
+
     def telemetry_query(self, what: str, **filters: Filter) -> list[Row]:
         """Return rows of telemetry.
 

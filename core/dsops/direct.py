@@ -51,6 +51,7 @@ class Method(IntEnum):
     SYSTEM_SHARED_MEMORY_STATUS = 10
     SYSTEM_SHARED_MEMORY_REGISTER = 11
     SYSTEM_SHARED_MEMORY_UNREGISTER = 12
+    KPI_REPORT = 13
 
 
 def direct_path(inference_socket: str | Path) -> Path:

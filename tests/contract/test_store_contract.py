@@ -180,6 +180,24 @@ def test_every_kind_of_record_has_its_row(site: Site, stage: str) -> None:
 
 
 @EVERYWHERE
+@STAGES
+def test_figures_are_listed_newest_first_and_can_be_narrowed(site: Site, stage: str) -> None:
+    first = telemetry_batch(A, [1, 2], [kpi(us(1), 3.0), kpi(us(2), float("nan"), name="shift")])
+    put(site, stage, ("cam-1", first), ("cam-2", telemetry_batch(A, [1], [kpi(us(3), 5.0)])))
+    found = site.store.kpis()
+    assert [(row.device, row.name, row.value) for row in found] == [
+        ("cam-2", "parts_rejected", 5.0),
+        ("cam-1", "shift", None),
+        ("cam-1", "parts_rejected", 3.0),
+    ]
+    assert (found[0].model, found[0].release, found[0].digest, found[0].unit) == ("digits", 1, DIGEST, "{part}")
+    assert (found[0].tags, found[0].time) == ({"line": "4"}, START + timedelta(seconds=3))
+    assert [row.value for row in site.store.kpis(name="parts_rejected", device="cam-1")] == [3.0]
+    assert [row.device for row in site.store.kpis(since=START + timedelta(seconds=2), limit=1)] == ["cam-2"]
+    assert site.store.kpis(model="other") == []
+
+
+@EVERYWHERE
 def test_losses_are_told_by_kind_and_reason_and_never_fall(site: Site) -> None:
     more = [Loss(kind="host", reason="full", count=3), Loss(kind="sample", reason="expired", count=1)]
     site.inbox.put("cam-1", received(telemetry_batch(A, [1], [host(us())], produced=9, losses=LOST)))

@@ -24,6 +24,7 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.claim import claimed, own_file, settings_digest
+from dsops_agent.runtime.collect import Identity
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.doors import Door, end_together
@@ -32,6 +33,7 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.kpis import Kpis
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.placement import place
@@ -135,7 +137,8 @@ class RuntimeProcess:
                 hold=self._brake.hold,
             )
             room = Room()
-            calls = Calls(dispatcher, self._regions, room).all()
+            kpis = Kpis(lambda model: _identity(dispatcher.find(model).model), self._put_figure, self._clock)
+            calls = Calls(dispatcher, self._regions, room, kpis).all()
             direct = DirectServer(calls, direct_path(inference), access, room)  # first: who sees the other looks for it
             made.callback(own_file(direct_path(inference)))
             server = start_server(calls, inference, access, self._settings.grpc, room)
@@ -146,7 +149,7 @@ class RuntimeProcess:
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, self._regions, room), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, self._regions, room, kpis), self._settings.rest, access)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
@@ -198,6 +201,9 @@ class RuntimeProcess:
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
+    def _put_figure(self, record: bytes) -> None:
+        self._reporter.put(Kind.TELEMETRY, record, False)
+
     def _watch(self, served: ServedModel) -> ModelWatch:
         return self._reporter.watch(served)
 
@@ -217,6 +223,10 @@ def leave_the_processor() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _identity(served: ServedModel) -> Identity:
+    return Identity(served.name, served.release, served.digest)
 
 
 def _report_nothing(_kind: Kind, _record: bytes, _urgent: bool) -> None:

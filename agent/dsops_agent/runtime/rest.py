@@ -15,10 +15,11 @@ from urllib.parse import unquote
 
 import dsops
 from dsops.errors import DsopsError, Forbidden, InvalidInput, NotFound, NotServing, TooLarge
-from dsops_agent.runtime import oip, oip_json, refusals
+from dsops_agent.runtime import kpi_json, oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.kpis import Kpis
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
@@ -100,7 +101,10 @@ class Call:
 class RestService:
     """The WSGI application."""
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None, kpis: Kpis | None = None
+    ) -> None:
+        self._kpis = kpis
         self._room = room or Room()
         self._dispatcher = dispatcher
         self._regions = regions
@@ -116,6 +120,7 @@ class RestService:
             ("GET", f"{_REGION}/status", self._status),
             ("POST", f"{_REGION}/register", self._register),
             ("POST", f"{_REGION}/unregister", self._unregister),
+            *([("POST", "/v2/dsops/kpis", self._kpi)] if kpis else []),
         ]
         self._routes = [(method, re.compile(path), answer) for method, path, answer in routes]
 
@@ -214,6 +219,11 @@ class RestService:
     def _unregister(self, call: Call) -> Reply:
         self._regions.unregister(call.names.get("region", ""))
         return Reply()
+
+    def _kpi(self, call: Call) -> Reply:
+        assert self._kpis is not None
+        self._kpis.report(kpi_json.read(oip_json.read_object(call.body())))
+        return Reply(oip_json.written({}))
 
 
 def refusal(status: HTTPStatus, text: str) -> Reply:

@@ -12,11 +12,12 @@ import duckdb
 from sqlalchemy import Row, func, select
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops import queries
+from dsops_controller.dataops import kpis, queries
 from dsops_controller.dataops.columns import RECORDS, LakeTable
 from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
 from dsops_controller.dataops.drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
+from dsops_controller.dataops.kpis import KpiRow
 from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz, sample_row
 from dsops_controller.dataops.scope import EPOCH, Scope
@@ -131,6 +132,17 @@ class Store(Protocol):
         """Return what happened on devices, newest first."""
         ...
 
+    def kpis(
+        self,
+        name: str | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[KpiRow]:
+        """Return figures that programs on devices reported at or after ``since``, newest first."""
+        ...
+
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
         """Return samples without their tensors, newest first."""
         ...
@@ -223,6 +235,26 @@ class LakeStore:
         with self._views.open(Want(LakeTable.EVENTS, Scope(device=device))) as duck:
             rows = duck.execute(queries.EVENTS, params).fetchall()
         return [_event_row(row) for row in rows]
+
+    def kpis(
+        self,
+        name: str | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[KpiRow]:
+        """Return figures that programs on devices reported at or after ``since``, newest first.
+
+        Raises:
+            InvalidInput: The limit is below 1.
+            StateDamaged: The lake or the database cannot be read.
+        """
+        if limit < 1:
+            raise InvalidInput("the limit of figures is below 1")
+        params = {"name": name, "model": model, "device": device, "since": since or EPOCH, "limit": limit}
+        with self._views.open(Want(LakeTable.KPIS, Scope(model=model, device=device, since=since))) as duck:
+            return [kpis.row(found) for found in duck.execute(kpis.KPIS, params).fetchall()]
 
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
         """Return samples without their tensors, newest first.

@@ -25,6 +25,7 @@ from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.monitoring.settings import MetricsSettings, OtlpSettings
 from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 
 FILE = "controller.toml"
 
@@ -159,6 +160,35 @@ class IdentitySettings(Frozen):
         )
 
 
+class QuotaSettings(Frozen):
+    """What each device may upload, and how many streams may be open; a rate of 0 sets no limit.
+
+    Attributes:
+        records_per_s: Records of one device in the long run.
+        records_burst: Records of one device at once.
+        bytes_per_s: Bytes of one device's messages in the long run.
+        bytes_burst: Bytes of one device's messages at once.
+        calls_per_s: Calls of one device in the long run.
+        calls_burst: Calls of one device at once.
+        device_streams: Streams that one device may have open.
+        streams: Streams that may be open together; what a message may have (4 MiB) times this is the most memory that
+            half-sent messages can take.
+    """
+
+    records_per_s: float = Field(default=UNCHANGED.records_per_s, ge=0)
+    records_burst: float = Field(default=UNCHANGED.records_burst, ge=1)
+    bytes_per_s: float = Field(default=UNCHANGED.bytes_per_s, ge=0)
+    bytes_burst: float = Field(default=UNCHANGED.bytes_burst, ge=1)
+    calls_per_s: float = Field(default=UNCHANGED.calls_per_s, ge=0)
+    calls_burst: float = Field(default=UNCHANGED.calls_burst, ge=1)
+    device_streams: int = Field(default=UNCHANGED.device_streams, ge=3, le=1000)
+    streams: int = Field(default=UNCHANGED.streams, ge=3, le=100_000)
+
+    def rules(self) -> QuotaRules:
+        """Return them as the rules of the gRPC interface."""
+        return QuotaRules(**self.model_dump())
+
+
 class ServerConfig(Frozen):
     """Everything that an operator may choose.
 
@@ -178,6 +208,7 @@ class ServerConfig(Frozen):
         alerts: Of what of the fleet to tell, and whom.
         metrics: Who may read the figures at ``/metrics``.
         otlp: Where the figures are sent.
+        quotas: What each device may upload.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -195,6 +226,7 @@ class ServerConfig(Frozen):
     alerts: AlertSettings = AlertSettings()
     metrics: MetricsSettings = MetricsSettings()
     otlp: OtlpSettings = OtlpSettings()
+    quotas: QuotaSettings = QuotaSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
@@ -252,6 +284,7 @@ _COMMENTS = {
     "store": "DataOps store: folder or URL of the lake, options of an object store, seconds between flushes, upkeeps",
     "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
+    "quotas": "what one device may upload over gRPC (a rate of 0: no limit), and how many streams may be open",
     "identity": "devices' certificates, and devices that wait for an operator",
     "alerts": "of what of the fleet to tell; whom: [alerts.webhook.NAME]",
     "metrics": "file of a token that opens /metrics (Prometheus) and nothing else",

@@ -107,7 +107,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     bundles = Bundles(db, folder / "bundles", repository, clock)
     lake, inbox = Lake(db, config.lake_place(folder, clock)), Inbox(db, clock)
     upkeep = _lake_upkeep(lake, config, db, clock)
-    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
+    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock, config.quotas.rules()))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
     workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock, config.broker.retained_bytes)

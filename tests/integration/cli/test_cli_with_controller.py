@@ -177,7 +177,13 @@ def test_rollouts_of_what_is_not_there(dsops: Dsops, site: Any, make_bundle: Mak
 
 
 def test_an_empty_store(dsops: Dsops, tmp_path: Path) -> None:
-    for words in (("drift", "show"), ("sample", "list"), ("telemetry", "show"), ("drift", "show", "digits")):
+    for words in (
+        ("drift", "show"),
+        ("sample", "list"),
+        ("telemetry", "show"),
+        ("telemetry", "kpis"),
+        ("drift", "show", "digits"),
+    ):
         empty = dsops(*words)
         assert (empty.code, empty.out, empty.err) == (0, "", "(none)\n"), words
         assert dsops(*words, "-o", "json").result == []

@@ -46,6 +46,22 @@ class EventView(Frozen):
     received: datetime
 
 
+class KpiView(Frozen):
+    """A figure that a program on a device reported; ``release`` and ``digest`` are what served ``model`` then."""
+
+    device: str
+    name: str
+    value: float | None
+    unit: str
+    model: str
+    release: int
+    digest: str
+    tags: dict[str, str]
+    time: datetime
+    clock: str
+    received: datetime
+
+
 class TelemetryView(Frozen):
     """What one bundle did on one device; times in microseconds, ``confidence`` the mean from 0 to 1."""
 
@@ -77,6 +93,18 @@ def router(backend: Backend) -> APIRouter:
     ) -> list[EventView]:
         rows = backend.store.events(device, kind, limit)
         return [EventView.model_validate(row, from_attributes=True) for row in rows]
+
+    @routes.get("/kpis")
+    def kpis(
+        name: str | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        minutes: Annotated[int | None, Query(ge=1, le=MAX_MINUTES)] = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    ) -> list[KpiView]:
+        since = backend.clock.now() - timedelta(minutes=minutes) if minutes else None
+        rows = backend.store.kpis(name, model, device, since, limit)
+        return [KpiView.model_validate(row, from_attributes=True) for row in rows]
 
     @routes.get("/telemetry")
     def telemetry(
