@@ -18,8 +18,9 @@ import pytest
 from dsops.api.v1.telemetry_pb2 import DriftReport, Loss, SkewCheck, TelemetryRecord
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, NotFound
-from dsops_controller.alerts.alerts import Alerts, AlertState, NoticeState, wait_after
+from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.alerts.driver import Watch, Watched
+from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.inbox import Inbox
