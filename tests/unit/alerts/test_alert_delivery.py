@@ -240,6 +240,19 @@ def test_skew_losses_and_silence_are_told(folder: Path) -> None:
     site.close()
 
 
+def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(folder: Path) -> None:
+    site = Site(folder, settings(kinds=(Kind.SILENT,), silent_s=10))
+    site.accept("cam-1")
+    site.put("cam-1", heartbeat(to_ms(site.clock.now()) * 1000))  # every 30 s, it says
+    site.clock.advance(90)
+    site.watch.look()
+    assert site.open_now() == []
+    site.clock.advance(1)
+    site.watch.look()
+    assert site.open_now() == [("silent", "", "cam-1")]
+    site.close()
+
+
 def test_a_model_that_errs_more_than_it_did_is_told(folder: Path) -> None:
     site = Site(folder, settings(kinds=(Kind.AUDITED_ERROR,)))
     text = manifest(1, accuracy=0.98).encode().decode()
