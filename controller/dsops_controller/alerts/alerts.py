@@ -9,98 +9,39 @@ id, and that an alert is over is told to nobody before he was told of the alert.
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops import strictjson
-from dsops.clock import Clock, utc_text
+from dsops.clock import Clock
 from dsops.errors import Conflict, NotFound
 from dsops_controller import audit
+from dsops_controller.alerts.notices import (
+    Alert,
+    AlertState,
+    Claimed,
+    Notice,
+    NoticeRow,
+    NoticeState,
+    envelope,
+    wait_after,
+)
 from dsops_controller.alerts.rules import Cause
 from dsops_controller.alerts.settings import Kind
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.times import from_ms, to_ms
 
-FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 3600.0
 CLAIM_MARGIN_S = 10.0
 _MOST_ERROR = 300
+_AT_ONCE = 500
+T = TypeVar("T")
 _JITTER = random.SystemRandom()
-
-
-class AlertState(StrEnum):
-    """Whether its cause is still there."""
-
-    OPEN = "open"
-    RESOLVED = "resolved"
-
-
-class Notice(StrEnum):
-    """What is told of an alert."""
-
-    OPENED = "opened"
-    RESOLVED = "resolved"
-
-
-class NoticeState(StrEnum):
-    """How far a notice is with one webhook."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    DEAD = "dead"
-    """It was tried too often, or refused for good (dead letter). Try again: ``dsops alerts retry``."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoticeRow:
-    """How far one notice is with one webhook."""
-
-    notice: Notice
-    hook: str
-    state: NoticeState
-    attempts: int
-    next: datetime
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One alert; ``seen`` is when its cause was there last."""
-
-    id: str
-    kind: Kind
-    model: str
-    device: str
-    state: AlertState
-    summary: str
-    evidence: Mapping[str, Any]
-    opened: datetime
-    seen: datetime
-    resolved: datetime | None
-    notices: tuple[NoticeRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A notice to hand over now."""
-
-    alert: str
-    notice: Notice
-    hook: str
-    attempts: int
-    body: bytes
-
-    @property
-    def id(self) -> str:
-        """What is the same whenever it is handed over."""
-        return notice_id(self.alert, self.notice)
 
 
 class Alerts:
@@ -125,21 +66,17 @@ class Alerts:
         Returns:
             How many were opened and resolved.
         """
-        now, opened, present = self._clock.now(), 0, {}
-        for cause in causes:
-            present[cause.key[:200]] = cause
-        with self._db.write() as connection:
-            column = tables.alert.c
-            rows = connection.execute(select(column.id, column.open_key).where(column.state == AlertState.OPEN)).all()
-            known = {row.open_key: row.id for row in rows}
-            for key, cause in present.items():
-                if key in known:
-                    values = {"seen_ms": to_ms(now), "summary": cause.summary, "evidence": _text(cause.evidence)}
-                    connection.execute(update(tables.alert).where(column.id == known[key]).values(**values))
-                else:
-                    opened += self._open(connection, key, cause, hooks)
-            absent = [alert for key, alert in known.items() if key not in present]
-            resolved = sum(self._resolve(connection, alert, hooks, now - clear) for alert in absent)
+        now_ms, column = to_ms(self._clock.now()), tables.alert.c
+        present = {cause.key[:200]: cause for cause in causes}
+        with self._db.read() as connection:
+            known = select(column.id, column.open_key, column.summary).where(column.state == AlertState.OPEN)
+            there = {row.open_key: row for row in connection.execute(known)}
+        lasting = [row for key, row in there.items() if key in present]
+        self._go_on(lasting, present, now_ms)
+        new = [(key, cause) for key, cause in present.items() if key not in there]
+        gone = [row.id for key, row in there.items() if key not in present]
+        opened = sum(self._open(some, hooks) for some in _parts(new))
+        resolved = sum(self._resolve(some, hooks, now_ms - clear // timedelta(milliseconds=1)) for some in _parts(gone))
         return opened, resolved
 
     def list(self, *, only_open: bool = False, kind: Kind | None = None, limit: int = 100) -> tuple[Alert, ...]:
@@ -151,7 +88,7 @@ class Alerts:
         if kind is not None:
             query = query.where(column.kind == kind)
         with self._db.read() as connection:
-            return tuple(_alert(connection, row) for row in connection.execute(query).all())
+            return _alerts(connection, connection.execute(query).all())
 
     def counts(self) -> dict[str, int]:
         """Return how many alerts are open, by kind."""
@@ -226,97 +163,85 @@ class Alerts:
         self._set(claimed, next_ms=to_ms(self._clock.now()) + round(1000 * wait), error=error)
 
     def forget(self, keep: timedelta) -> int:
-        """Delete alerts that are resolved for so long, with their notices; return how many."""
+        """Delete some of the alerts that are resolved for so long, with their notices; return how many."""
         column, notices = tables.alert.c, tables.alert_delivery
         old = (column.state == AlertState.RESOLVED) & (column.resolved_ms < to_ms(self._clock.now() - keep))
         with self._db.write() as connection:
-            gone = connection.execute(select(column.id).where(old)).scalars().all()
+            gone = connection.execute(select(column.id).where(old).limit(_AT_ONCE)).scalars().all()
             if gone:
                 connection.execute(delete(notices).where(notices.c.alert.in_(gone)))
                 connection.execute(delete(tables.alert).where(column.id.in_(gone)))
         return len(gone)
 
-    def _open(self, connection: Connection, key: str, cause: Cause, hooks: Sequence[str]) -> bool:
-        now = self._clock.now()
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        alert = secrets.token_hex(16)
-        values = {
-            "id": alert,
-            "open_key": key,
-            "kind": cause.kind,
-            "model": cause.model,
-            "device": cause.device,
-            "state": AlertState.OPEN,
-            "summary": cause.summary,
-            "evidence": _text(cause.evidence),
-            "opened_ms": to_ms(now),
-            "seen_ms": to_ms(now),
-        }
-        # Another controller may open it at the same moment: the key decides.
-        if not connection.execute(dialect.insert(tables.alert).values(**values).on_conflict_do_nothing()).rowcount:
-            return False
-        self._tell(connection, alert, Notice.OPENED, hooks)
-        return True
-
-    def _resolve(self, connection: Connection, alert: str, hooks: Sequence[str], seen_before: datetime) -> bool:
+    def _go_on(self, lasting: Sequence[AnyRow], present: Mapping[str, Cause], now_ms: int) -> None:
+        """Note that causes are still there; what is said of one changes with its figures."""
         column = tables.alert.c
-        over = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": to_ms(self._clock.now())}
-        is_over = (column.id == alert) & (column.state == AlertState.OPEN) & (column.seen_ms <= to_ms(seen_before))
-        if not connection.execute(update(tables.alert).where(is_over).values(**over)).rowcount:
-            return False
-        self._tell(connection, alert, Notice.RESOLVED, hooks)
-        return True
+        ours = (column.id == bindparam("of_id")) & (column.state == AlertState.OPEN)
+        same = [row for row in lasting if present[row.open_key].summary == row.summary]
+        other = [(row.id, present[row.open_key]) for row in lasting if present[row.open_key].summary != row.summary]
+        with self._db.write() as connection:
+            if same:
+                seen = update(tables.alert).where(ours).values(seen_ms=now_ms)
+                connection.execute(seen, [{"of_id": row.id} for row in same])
+            if other:
+                said = [{"of_id": id_, "s": cause.summary, "e": _text(cause.evidence)} for id_, cause in other]
+                values = {"seen_ms": now_ms, "summary": bindparam("s"), "evidence": bindparam("e")}
+                connection.execute(update(tables.alert).where(ours).values(**values), said)
 
-    def _tell(self, connection: Connection, alert: str, notice: Notice, hooks: Sequence[str]) -> None:
-        now, found = self._clock.now(), _named(connection, alert)
-        row = {"alert": alert, "notice": notice, "state": NoticeState.PENDING, "next_ms": to_ms(now)}
-        for hook in hooks:
-            body = envelope(self._fleet, found, notice)
-            connection.execute(tables.alert_delivery.insert().values(**row, hook=hook, body=body))
-        about = found.device or found.model
-        audit.record(connection, now, audit.SYSTEM, f"alert.{notice}", about, f"{found.kind}: {found.summary}")
+    def _open(self, causes: Sequence[tuple[str, Cause]], hooks: Sequence[str]) -> int:
+        """Open alerts, and return how many; another controller may open one at the same moment: its key decides."""
+        now_ms = to_ms(self._clock.now())
+        rows = [
+            {
+                "id": secrets.token_hex(16),
+                "open_key": key,
+                "kind": cause.kind,
+                "model": cause.model,
+                "device": cause.device,
+                "state": AlertState.OPEN,
+                "summary": cause.summary,
+                "evidence": _text(cause.evidence),
+                "opened_ms": now_ms,
+                "seen_ms": now_ms,
+            }
+            for key, cause in causes
+        ]
+        with self._db.write() as connection:
+            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+            connection.execute(dialect.insert(tables.alert).on_conflict_do_nothing(), rows)
+            return self._tell(connection, [str(row["id"]) for row in rows], Notice.OPENED, hooks)
+
+    def _resolve(self, alerts: Sequence[str], hooks: Sequence[str], seen_before_ms: int) -> int:
+        column, now_ms = tables.alert.c, to_ms(self._clock.now())
+        is_over = column.id.in_(alerts) & (column.state == AlertState.OPEN) & (column.seen_ms <= seen_before_ms)
+        with self._db.write() as connection:
+            over = list(connection.execute(select(column.id).where(is_over).with_for_update()).scalars())
+            values = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": now_ms}
+            connection.execute(update(tables.alert).where(column.id.in_(over)).values(**values))
+            return self._tell(connection, over, Notice.RESOLVED, hooks)
+
+    def _tell(self, connection: Connection, alerts: Sequence[str], notice: Notice, hooks: Sequence[str]) -> int:
+        """Write notices of those of the alerts that are stored, and return how many alerts that are."""
+        now = self._clock.now()
+        rows = connection.execute(select(tables.alert).where(tables.alert.c.id.in_(alerts))).all()
+        found = [_alert(row, ()) for row in rows]
+        first = {"notice": notice, "state": NoticeState.PENDING, "next_ms": to_ms(now)}
+        notices = [
+            {**first, "alert": one.id, "hook": hook, "body": envelope(self._fleet, one, notice)}
+            for one in found
+            for hook in hooks
+        ]
+        if notices:
+            connection.execute(tables.alert_delivery.insert(), notices)
+        for one in found:
+            about = one.device or one.model
+            audit.record(connection, now, audit.SYSTEM, f"alert.{notice}", about, f"{one.kind}: {one.summary}")
+        return len(found)
 
     def _set(self, claimed: Claimed, **values: object) -> None:
         with self._db.write() as connection:
             ours = _ours(claimed.alert, claimed.notice, claimed.hook)
             connection.execute(update(tables.alert_delivery).where(ours).values(**values))
-
-
-def notice_id(alert: str, notice: Notice) -> str:
-    """Return the id of a notice, by which receivers know one that comes twice."""
-    return f"{alert}-{notice}"
-
-
-def envelope(fleet: str, alert: Alert, notice: Notice) -> bytes:
-    """Return a notice as CloudEvents 1.0 in JSON (github.com/cloudevents/spec, JSON format 1.0)."""
-    moment = alert.resolved if notice is Notice.RESOLVED and alert.resolved is not None else alert.opened
-    return strictjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": notice_id(alert.id, notice),
-            "source": f"/dsops/{fleet}",
-            "type": f"alert.{notice}",
-            "subject": alert.device or alert.model,
-            "time": utc_text(moment),
-            "datacontenttype": "application/json",
-            "data": {
-                "alert": alert.id,
-                "kind": alert.kind.value,
-                "model": alert.model,
-                "device": alert.device,
-                "summary": alert.summary,
-                "evidence": dict(alert.evidence),
-                "opened": utc_text(alert.opened),
-                "resolved": utc_text(alert.resolved) if alert.resolved else None,
-            },
-        }
-    )
-
-
-def wait_after(attempts: int, chance: float) -> float:
-    """Return seconds to wait after so many attempts: twice as long each time, half of it by chance (0 to 1)."""
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 20))
-    return longest * (0.5 + chance / 2)
 
 
 def _ours(alert: str, notice: str, hook: str) -> ColumnElement[bool]:
@@ -332,16 +257,21 @@ def _named(connection: Connection, alert: str) -> Alert:
         raise NotFound(f"there is no alert {alert[:80]}", hint="see: dsops alerts list")
     if len(rows) > 1:
         raise Conflict(f"several alerts begin with {alert}", hint="give more of the id")
-    return _alert(connection, rows[0])
+    return _alerts(connection, rows)[0]
 
 
-def _alert(connection: Connection, row: Row[Any]) -> Alert:
+def _alerts(connection: Connection, rows: Sequence[AnyRow]) -> tuple[Alert, ...]:
     column = tables.alert_delivery.c
-    query = select(tables.alert_delivery).where(column.alert == row.id).order_by(column.notice, column.hook)
-    notices = [
-        NoticeRow(Notice(one.notice), one.hook, NoticeState(one.state), one.attempts, from_ms(one.next_ms), one.error)
-        for one in connection.execute(query)
-    ]
+    notices: dict[str, list[NoticeRow]] = {row.id: [] for row in rows}
+    for some in _parts(list(notices)):
+        query = select(tables.alert_delivery).where(column.alert.in_(some)).order_by(column.notice, column.hook)
+        for one in connection.execute(query):
+            state, due = NoticeState(one.state), from_ms(one.next_ms)
+            notices[one.alert].append(NoticeRow(Notice(one.notice), one.hook, state, one.attempts, due, one.error))
+    return tuple(_alert(row, notices[row.id]) for row in rows)
+
+
+def _alert(row: AnyRow, notices: Sequence[NoticeRow]) -> Alert:
     return Alert(
         id=row.id,
         kind=Kind(row.kind),
@@ -355,6 +285,12 @@ def _alert(connection: Connection, row: Row[Any]) -> Alert:
         resolved=None if row.resolved_ms is None else from_ms(row.resolved_ms),
         notices=tuple(notices),
     )
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in transactions' worth, so that nobody waits long for the database."""
+    for first in range(0, len(items), _AT_ONCE):
+        yield items[first : first + _AT_ONCE]
 
 
 def _text(evidence: Mapping[str, Any]) -> str:

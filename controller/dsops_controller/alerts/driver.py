@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.states import Device
-from dsops_controller.alerts.alerts import Alerts, Claimed
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.notices import Claimed
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
@@ -119,11 +120,10 @@ class Watch:
 
     def _figures(self) -> Figures:
         kinds = self._settings.kinds
+        part = self._taking_part() if Kind.SILENT in kinds else frozenset()
         return Figures(
             standings=self._standings.newest(),
-            beats=[beat for beat in self._standings.beats() if beat.device in self._taking_part()]
-            if Kind.SILENT in kinds
-            else (),
+            beats=[beat for beat in self._standings.beats() if beat.device in part] if part else (),
             lost=self._lost() if Kind.LOSSES in kinds else {},
             audits=self._verdicts() if Kind.AUDITED_ERROR in kinds else {},
         )

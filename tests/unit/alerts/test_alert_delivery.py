@@ -18,8 +18,9 @@ import pytest
 from dsops.api.v1.telemetry_pb2 import DriftReport, Loss, SkewCheck, TelemetryRecord
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, NotFound
-from dsops_controller.alerts.alerts import Alerts, AlertState, NoticeState, wait_after
+from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.alerts.driver import Watch, Watched
+from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.inbox import Inbox
@@ -236,6 +237,19 @@ def test_skew_losses_and_silence_are_told(folder: Path) -> None:
     site.clock.advance(901)
     site.watch.look()
     assert ("losses", "", "cam-1") not in site.open_now()
+    site.close()
+
+
+def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(folder: Path) -> None:
+    site = Site(folder, settings(kinds=(Kind.SILENT,), silent_s=10))
+    site.accept("cam-1")
+    site.put("cam-1", heartbeat(to_ms(site.clock.now()) * 1000))  # every 30 s, it says
+    site.clock.advance(90)
+    site.watch.look()
+    assert site.open_now() == []
+    site.clock.advance(1)
+    site.watch.look()
+    assert site.open_now() == [("silent", "", "cam-1")]
     site.close()
 
 

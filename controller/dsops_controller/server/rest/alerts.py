@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from dsops.manifest import Frozen
-from dsops_controller.alerts.alerts import Alert, AlertState, Notice, NoticeState
+from dsops_controller.alerts.notices import Alert, AlertState, Notice, NoticeState
 from dsops_controller.alerts.settings import Kind
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 
