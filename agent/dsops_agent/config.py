@@ -89,15 +89,18 @@ class Install(Section):
         description="probability that a bundle within these limits is rolled back all the same",
     )
     strikes: int = Field(
-        default=3, ge=1, le=100, description="so many ends of the inference process by one bundle roll it back"
+        default=3,
+        ge=1,
+        le=100,
+        description="so many ends of the inference process by one bundle roll it back; so do 10 s of frames that hang",
     )
     strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
     hang_s: float = Field(
         default=20.0,
         gt=0,
         le=3600,
-        description="a frame that takes longer ends the inference process; one of a model with a latency budget does "
-        "so after 200 times that, 5 s at least, if that is less",
+        description="a frame that takes longer ends the inference process; so does, if that is less, one that takes "
+        "longer than 5 s, 200 times its model's latency budget and 50 times the longest that came back",
     )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"

@@ -93,7 +93,7 @@ class Client:
         return self._rows(f"/devices/{ids.device_id(device)}/why", model=model)
 
     def directive(self, device: str) -> Row:
-        """Return a device's newest directive: ``envelope`` (base64), ``expires``, and the bundles that it wants."""
+        """Return a device's newest directive: ``envelope`` (base64), ``expires``, ``bundles``, ``challengers``."""
         return self._json("GET", f"/devices/{ids.device_id(device)}/directive")
 
     def new_token(self, device: str, ttl_s: int) -> Row:

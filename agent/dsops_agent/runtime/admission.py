@@ -43,11 +43,20 @@ class Caller:
             TimedOut: Its deadline has passed.
             Abandoned: It is gone.
         """
+        left_s = self.left_s()
+        if self.is_gone():
+            raise Abandoned("the caller went away before the answer")
+        return left_s
+
+    def left_s(self) -> float:
+        """Return the same without a look at whether it is gone, which asks the kernel.
+
+        Raises:
+            TimedOut: Its deadline has passed.
+        """
         left_s = self.ends_s - time.monotonic()
         if left_s <= 0:
             raise TimedOut("the deadline passed before the answer", hint="allow more time, or ask less often")
-        if self.is_gone():
-            raise Abandoned("the caller went away before the answer")
         return left_s
 
 
@@ -183,7 +192,7 @@ class Turn:
         self._is_held = False
 
     def __enter__(self) -> "Turn":
-        left_s = self._caller.check()
+        left_s = self._caller.left_s()  # a moment after it asked; whether it is gone is for those who wait
         if not self._line.turn.acquire(blocking=False):
             self._wait(left_s)
         self._is_held = True

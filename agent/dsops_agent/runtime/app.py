@@ -17,8 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-import grpc
-
 from dsops.clock import Clock
 from dsops.direct import direct_path
 from dsops_agent.drift.sampler import Sampler
@@ -85,6 +83,8 @@ class RuntimeProcess:
             ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
         )
         self._observers = Observers()
+        self._access = Access(settings.allow, is_private=settings.private)
+        self._regions = Regions(self._access.permits)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -119,12 +119,14 @@ class RuntimeProcess:
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state, self._digest)
+        requests = ControlRequests(
+            self._models, self._end.set, self._duels, self._brake.state, self._digest, self._is_ending
+        )
         with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(own_file(control))
             made.callback(link.stop)
-            access = Access(self._settings.allow, is_private=self._settings.private)
+            access = self._access
             dispatcher = Dispatcher(
                 self._models,
                 self._observers,
@@ -132,20 +134,19 @@ class RuntimeProcess:
                 queue=self._settings.queue,
                 hold=self._brake.hold,
             )
-            regions = Regions(access.permits)
             room = Room()
-            calls = Calls(dispatcher, regions, room).all()
-            direct = DirectServer(calls, direct_path(inference), access)  # first: who sees the other one looks for it
+            calls = Calls(dispatcher, self._regions, room).all()
+            direct = DirectServer(calls, direct_path(inference), access, room)  # first: who sees the other looks for it
             made.callback(own_file(direct_path(inference)))
-            server = start_server(calls, inference, access, self._settings.grpc)
+            server = start_server(calls, inference, access, self._settings.grpc, room)
             made.callback(own_file(inference))
-            doors: list[Door] = []
+            doors: list[Door] = [server]
             others = made.enter_context(ExitStack())
             others.callback(end_together, doors, _GRACE_S)
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, regions, room), self._settings.rest, access)
+                rest = RestServer(RestService(dispatcher, self._regions, room), self._settings.rest, access)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)
@@ -153,7 +154,7 @@ class RuntimeProcess:
             made.enter_context(claimed(self._folder))  # once every socket is there: nobody else has this folder
             self._serve(link, ready)
             ending()
-            self._finish(dispatcher, server, others)
+            self._finish(dispatcher, others)
 
     def stop_on_signals(self) -> None:
         """Let SIGTERM and SIGINT end :meth:`run` in order."""
@@ -170,13 +171,11 @@ class RuntimeProcess:
         ready()
         self._wait(link)
 
-    def _finish(self, dispatcher: Dispatcher, server: grpc.Server, others: ExitStack) -> None:
+    def _finish(self, dispatcher: Dispatcher, others: ExitStack) -> None:
         """Send away who waits, answer what runs, and hand over the last records."""
         dispatcher.admission.close()
         self._duels.abandon()
-        is_over = server.stop(_GRACE_S)  # returns at once
         others.close()  # before the last records: what is answered after them is never counted
-        is_over.wait(_GRACE_S)
         self._observers.stop()
         self._observe.join(_JOIN_S)
         self._duels.finish(_JOIN_S)
@@ -185,12 +184,16 @@ class RuntimeProcess:
         self._reporter.finish()
         logger.info("the runtime has ended")
 
+    def _is_ending(self) -> bool:
+        return self._was_signalled or self._end.is_set()
+
     def _wait(self, link: ControlLink) -> None:
-        while not self._was_signalled and not self._end.wait(_LOOK_S):
+        while not self._is_ending() and not self._end.wait(_LOOK_S):
             self._brake.look()
+            self._regions.let_go()
             if link.alone_s() >= self._settings.orphan_grace_s:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
-                return
+                self._end.set()
 
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")

@@ -22,6 +22,7 @@ from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.shares import NOBODY
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Asking:
     Attributes:
         remaining_s: How long it waits from now on; None when it set no limit.
         is_gone: Tells whether it no longer waits.
+        user: Who it is, if that is known.
     """
 
     remaining_s: float | None
     is_gone: Callable[[], bool]
+    user: str = NOBODY
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Calls:
             return oip.decode_inputs(request, served, self._regions)
 
         caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone)
-        with self._room.held(oip.shared_bytes(request)):
+        with self._room.held(oip.tensor_bytes(request), asking.user):
             answered = self._dispatcher.infer(
                 request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
             )

@@ -96,7 +96,7 @@ class Dispatcher:
             sent = decode(serving.model)
             if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
                 return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
-            if self._duels and not version:
+            if self._duels and not version and self._duels.has(model):
                 told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)

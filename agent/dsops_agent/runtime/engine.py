@@ -35,7 +35,7 @@ from dsops_agent.runtime.flight import Marks, Unmarked
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
-from dsops_agent.runtime.sent import Sent, SentInputs
+from dsops_agent.runtime.sent import Sent, SentInputs, Words
 
 _NAMED = 5
 """Of a long list so many are named in a message."""
@@ -168,6 +168,11 @@ class ServedModel:
     def batches(self) -> Batches:
         """Runs of several frames at once."""
         return Batches(self.loaded)
+
+    @cached_property
+    def plans(self) -> Words[Any]:
+        """What a transport found out about requests whose inputs are in shared memory."""
+        return Words()
 
     def prepared(self, sent: SentInputs) -> dict[str, Array]:
         """Return what was sent as :meth:`infer` takes it."""
@@ -324,7 +329,8 @@ def load_bundle(
         threads: Threads of the interpreter.
         key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
-            again: the result would be the same, and in the data process it would take time from callers. A bundle is
+            again, nor each blob compared that is not used: the result would be the same, and in the data process it
+            would take time from callers. A bundle is
             activated only after its proof; when the device starts again the journal vouches for the digest. Neither
             are its golden inputs kept in memory, which may be larger than the payload: they are read when they are
             asked for, except those of a sealed bundle, whose key is not kept.
@@ -339,7 +345,7 @@ def load_bundle(
         DelegateMissing: It is sound, and does not run without a delegate that is not there, or refuses.
         RuntimeMissing: There is no TFLite runtime.
     """
-    check_digest(bundle.verify(), digest, bundle.path.name)
+    check_digest(bundle.digest() if is_proved else bundle.verify(), digest, bundle.path.name)
     manifest = bundle.manifest
     if manifest.sealed is not None:
         forbid_dumps()

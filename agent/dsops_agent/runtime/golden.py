@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -28,7 +28,17 @@ _DTYPES = {
 }
 
 
-def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float = math.inf) -> tuple[float, ...]:
+_HANDOVER_S = 0.005
+"""How long the model is left to others between turns when there is no time for more: they have to wake up for it."""
+
+
+def _nothing() -> None:
+    """Let a check go on to its end."""
+
+
+def check_golden(
+    served: ServedModel, share: float = 1.0, gentle_s: float = math.inf, still_wanted: Callable[[], None] = _nothing
+) -> tuple[float, ...]:
     """Ask every golden input, run by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
@@ -36,8 +46,9 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
 
     Args:
         served: The model.
-        most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
-        gentle_s: For how long others may have turns in between; then what is left is asked in one turn.
+        share: Of the time, how much this may take from others: after each frame it rests (:func:`rest_s`).
+        gentle_s: For how long to do so; then the model is only given up after each turn, as requests do.
+        still_wanted: Raises when nobody needs the answer any more; called before each frame, or turn.
 
     Raises:
         GoldenMismatch: One is not; it tells how many and the first.
@@ -51,9 +62,10 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
     differences: list[Difference] = []
     until_s = time.monotonic() + gentle_s
     for part in _parts(len(golden), served.max_frames, until_s):
+        still_wanted()
         began_s = time.perf_counter()
         given = _inputs(served, golden, part)
-        answer = _ask(served, given)
+        answer = _ask(served, given, still_wanted)
         latency_us += answer.latency_us
         answers = Answers(
             [given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs
@@ -61,8 +73,7 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
         differences += find_differences(
             golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
         )
-        if most_rest_s and time.monotonic() < until_s:
-            time.sleep(min(time.perf_counter() - began_s, most_rest_s))
+        time.sleep(rest_s(time.perf_counter() - began_s, share, until_s - time.monotonic(), len(golden) - part.stop))
     if differences:
         raise GoldenMismatch(
             f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
@@ -71,6 +82,41 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
             of=len(golden),
         )
     return tuple(latency_us)
+
+
+def time_golden(
+    served: ServedModel, frames: int, most_s: float, still_wanted: Callable[[], None] = _nothing
+) -> list[float]:
+    """Ask golden inputs again while fewer than ``frames`` were asked in all; return the time of each, in microseconds.
+
+    After as many seconds as ``most_s`` no more are asked, and none when ``still_wanted`` raises. For a model whose
+    golden inputs were answered right just now.
+
+    Raises:
+        InvalidModel: The interpreter fails.
+        DsopsError: The bundle's file cannot be read any more.
+    """
+    golden = served.golden()
+    latency_us: list[float] = []
+    until_s = time.monotonic() + most_s
+    for number in range(len(golden), frames):
+        if time.monotonic() >= until_s:
+            break
+        still_wanted()
+        row = number % len(golden)
+        latency_us += _ask(served, _inputs(served, golden, slice(row, row + 1)), still_wanted).latency_us
+    return latency_us
+
+
+def rest_s(took_s: float, share: float, left_s: float, rows_left: int) -> float:
+    """Return how long to leave a model to others after a frame of a check, in seconds. Pure.
+
+    So long that the frame took no more than its share of the time; but of the time that is left no more than what falls
+    to one of the rows that are left, and nothing after the last.
+    """
+    if rows_left <= 0:
+        return 0.0
+    return max(0.0, min(took_s * (1 / share - 1), left_s / rows_left))
 
 
 def try_batches(served: ServedModel) -> State:
@@ -100,9 +146,13 @@ def _parts(count: int, most: int, gentle_until_s: float) -> Iterator[slice]:
         row += size
 
 
-def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
+def _ask(served: ServedModel, inputs: Mapping[str, Array], still_wanted: Callable[[], None]) -> Answer:
+    def give_way() -> None:
+        still_wanted()
+        time.sleep(_HANDOVER_S)
+
     try:
-        return served.infer(inputs, alone=True)
+        return served.infer(inputs, alone=True, give_way=give_way)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 

@@ -10,20 +10,27 @@ from pydantic import Field, ValidationError
 
 import dsops
 from dsops import sealing
-from dsops.errors import InvalidInput
+from dsops.errors import InvalidInput, RuntimeBusy
 from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops_agent.rival import Rival
+from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.duels import Duels
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, time_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
 
-CHECK_REST_S = 0.05
-"""How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
+CHECK_SHARE = 0.1
+"""Of the time, how much a check takes from callers; a device that answers often has not half of its time to spare."""
 CHECK_GENTLE_S = 15.0
 """For how long a check does so: the control process waits for its end."""
+TIMED_FRAMES, TIMED_S = 20, 5.0
+"""So many golden inputs of a model with a latency budget are asked, again if there are fewer, and no longer than that.
+
+A device whose delegate serves one process has proved the latency nowhere, and if no program asks, this is all that
+probation judges it by: of 18 that all take too long it is certain.
+"""
 
 
 class _Activate(Frozen):
@@ -57,6 +64,7 @@ class ControlRequests:
         duels: Their challengers.
         throttle: Returns how requests are held back.
         settings: Digest of the settings that the process was started with.
+        is_ending: Tells whether the process ends.
     """
 
     def __init__(
@@ -66,7 +74,9 @@ class ControlRequests:
         duels: Duels,
         throttle: Callable[[], ThrottleState] = ThrottleState,
         settings: str = "",
+        is_ending: Callable[[], bool] = bool,
     ) -> None:
+        self._is_ending = is_ending
         self._models = models
         self._throttle = throttle
         self._settings = settings
@@ -106,8 +116,21 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S, CHECK_GENTLE_S)
+        serving = self._models.get(_parse(_Named, header).model)
+
+        def wanted() -> None:
+            self._check_wanted(serving)
+
+        serving.health.checked(check_golden(serving.model, CHECK_SHARE, CHECK_GENTLE_S, wanted))
+        if serving.model.manifest.budgets.max_latency_ms:
+            serving.health.checked(time_golden(serving.model, TIMED_FRAMES, TIMED_S, wanted))
         return {}
+
+    def _check_wanted(self, checked: Serving) -> None:
+        if self._is_ending():
+            raise ended()
+        if not any(serving is checked for serving in self._models.all()):
+            raise RuntimeBusy(f"release {checked.model.release} no longer answers", why="its check was given up")
 
     def _compare(self, header: Header) -> Header:
         self._duels.follow(_parse(_Compare, header).rivals)

@@ -22,7 +22,7 @@ from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
-from dsops_agent.runtime.tensors import sent_inputs, shared_bytes, wanted_outputs
+from dsops_agent.runtime.tensors import sent_inputs, tensor_bytes, wanted_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class RestService:
             wanted_outputs(request.asked, served)  # a name that there is not must not cost an inference
             return sent_inputs(request.given, served, self._regions)
 
-        with self._room.held(shared_bytes(request.given)):
+        with self._room.held(tensor_bytes(request.given)):
             answered = self._dispatcher.infer(
                 call.names["model"],
                 call.names.get("version", ""),

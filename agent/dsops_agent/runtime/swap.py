@@ -17,7 +17,7 @@ from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.flight import FlightRecorder, hang_limit_s
+from dsops_agent.runtime.flight import FlightRecorder
 from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.health import Health
 
@@ -171,9 +171,7 @@ class Models:
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
         if self._flights:
-            is_slower = bool(self.accelerator.status()) and not served.loaded.runtime.delegate
-            budget_ms = None if is_slower else manifest.budgets.max_latency_ms  # which tells of the delegate's speed
-            served = replace(served, marks=self._flights.open(name, digest, hang_limit_s(budget_ms)))
+            served = replace(served, marks=self._flights.open(name, digest, manifest.budgets.max_latency_ms))
         try:
             served.warm_up()
             if served.loaded.runtime.delegate:

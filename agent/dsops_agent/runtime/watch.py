@@ -15,7 +15,7 @@ from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops.manifest import Manifest, Task
-from dsops.signals import measure, signals_of, watched_inputs
+from dsops.signals import Strips, measure, signals_of, strips, watched_inputs
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
 from dsops_agent.drift.sampler import Kept, Sampler
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
@@ -159,12 +159,22 @@ class ModelWatch:
 
     def _measure(self, exchanges: Sequence[Exchange]) -> dict[str, list[float]]:
         answers = [exchange.answer for exchange in exchanges]
-        watched = []
-        for at in self._watched:
-            name, tensor = self._manifest.inputs[at].name, self._tensors[at]
-            watched.append((at, _joined([real_values(exchange.inputs[name], tensor) for exchange in exchanges])))
+        watched = [(at, self._looked_at(exchanges, at)) for at in self._watched]
         scores = None if answers[0].decision.scores is None else _joined([answer.scores for answer in answers])
         return measure(self._task, watched, _joined([answer.outputs[0] for answer in answers]), scores)
+
+    def _looked_at(self, exchanges: Sequence[Exchange], at: int) -> Array | Strips:
+        """Return what of one input is measured; only that is joined and made real values, which takes time."""
+        given = [exchange.inputs[self._manifest.inputs[at].name] for exchange in exchanges]
+        parts = [part.values for frames in given if (part := strips(frames))]
+        found = self._real(parts or given, at)
+        return Strips(found) if parts else found
+
+    def _real(self, frames: Sequence[Array], at: int) -> Array:
+        tensor = self._tensors[at]
+        if len({one.dtype for one in frames}) == 1:
+            return real_values(_joined(frames), tensor)
+        return _joined([real_values(one, tensor) for one in frames])
 
     def _take(self, verdict: Verdict) -> None:
         before, self._verdict = self._verdict.level, verdict

@@ -34,7 +34,7 @@ class RuntimeMissing(DeviceError):
     """No TFLite runtime can be loaded."""
 
     code = "device.runtime_missing"
-    default_hint = "pip install 'dsops[agent]'"
+    default_hint = "pip install 'dsops[agent]'; where LiteRT has no wheel, 'dsops[agent-tflite]' (Python 3.11)"
 
 
 class RuntimeCrashed(DeviceError):

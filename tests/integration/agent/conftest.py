@@ -388,13 +388,14 @@ class AgentProcess:
         (folder / "server-ca.pem").write_bytes(pki.ca_pem)
         (folder / "token").write_text("one-time token\n")
         (folder / "1.root.json").write_text("{}")
+        self.python = sys.executable
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments], stderr=log, env={**os.environ, **(environment or {})}
+                [self.python, *arguments], stderr=log, env={**os.environ, **(environment or {})}
             )
 
     def wait(self) -> int:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 
 import grpc
 import numpy as np
@@ -19,7 +20,9 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
 from dsops.manifest import Budgets
+from dsops.modes import Mode
 from dsops_agent.boot import boot_id
+from dsops_agent.challenger_processes import ChallengerProcesses, challenger_folder
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
@@ -155,6 +158,40 @@ def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_p
         device.stop()
 
 
+@pytest.mark.parametrize("has_crashed", [True, False])
+def test_a_challenger_that_crashed_while_no_control_process_was_there_has_ended_once_more(
+    tmp_path: Path, short_path: Path, has_crashed: bool
+) -> None:
+    bad, folder = make_breaker(tmp_path, "dividing", 1, "bad"), challenger_folder(short_path, "bad", Mode.SPLIT)
+    folder.mkdir()
+    with serving(folder, bad) as process:
+        process.channel.close()
+        if has_crashed:
+            assert ask(folder, "bad", CRASHES) is None
+        else:
+            os.kill(process.pid, signal.SIGKILL)  # as the kernel does when memory is short
+        eventually(lambda: process.child is not None and process.child.poll() is not None)
+    clock, spool, told = SystemClock(), Spool(tmp_path / "spool", 1 << 20), Queue[tuple[str, bool]]()
+
+    def make(launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        listener = Told(started, lambda _: None)
+        return RuntimeSupervisor(launch, Prover(1), spool, SpoolEvents(spool, clock), clock, listener)
+
+    processes = ChallengerProcesses(
+        short_path,
+        make,
+        lambda where, model, mode: Launch(where, "{}", model=model, mode=mode.value),
+        lambda model, has_ended: told.put((model, has_ended)),
+    )
+    processes.want({"bad": Mode.SPLIT})
+    try:
+        assert told.get(timeout=60) == ("bad", has_crashed)
+    finally:
+        processes.leave()
+        processes.join(60)
+        spool.close()
+
+
 def test_a_process_that_somebody_kills_while_a_frame_runs_condemns_nobody(device: Device, tmp_path: Path) -> None:
     device.serve(make_breaker(tmp_path, "endless", 1, "busy"))
     running = threading.Thread(target=device.ask, args=("busy", HANGS, 20.0), daemon=True)
@@ -208,10 +245,11 @@ def test_other_ends_while_no_control_process_is_there_are_nobodys(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
+@pytest.mark.parametrize("budget_ms", [0.0, 20.0])
+def test_a_quick_model_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path, budget_ms: float) -> None:
     device = Device(tmp_path, short_path, hang_s=600.0)
     try:
-        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=20.0))
+        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=budget_ms))
         device.serve(endless)
         hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
         hung.start()
@@ -221,6 +259,20 @@ def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_p
         assert device.deaths[0].is_hang
     finally:
         device.stop()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_asked_to_end_in_order_first(device: Device, tmp_path: Path) -> None:
+    device.serve(make_breaker(tmp_path, "endless", 1, "endless"))
+    with grpc.insecure_channel(f"unix:{device.folder / 'inference.sock'}") as channel:
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        runs = stub.ModelInfer.future(request_of("endless", HANGS), timeout=120)
+        eventually(lambda: bool(read_flight(device.folder)))
+        waits = stub.ModelInfer.future(request_of("endless", np.array([2], np.int32)), timeout=120)
+        assert [call.code() for call in (runs, waits)] == [grpc.StatusCode.UNAVAILABLE] * 2
+        assert "the runtime ends" not in waits.details(), "that is what it says when it ends in order"
+    eventually(lambda: len(device.deaths) == 1)
+    assert device.deaths[0].is_hang
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 from runtime_bundles import CLASSES, LABELS, MadeBundle, ModelBuilder, frames
 from runtime_tasks import (
     TABLE,
@@ -40,7 +39,7 @@ from dsops_agent.runtime import oip
 from dsops_agent.runtime.answer import Exchange, outputs_of
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
-from dsops_agent.runtime.litert import Array, Runtime
+from dsops_agent.runtime.litert import Array, Runtime, find_runtime
 from dsops_agent.runtime.prove import Bounds, check_runtime, prove
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.watch import ModelWatch
@@ -101,7 +100,7 @@ def test_whole_numbers_are_passed_as_they_are(tmp_path: Path) -> None:
 
 def test_a_model_with_a_state_begins_every_frame_anew(tmp_path: Path) -> None:
     rows = np.ones((4, 2), np.float32)
-    plain = Interpreter(model_content=memory_model())
+    plain = find_runtime().module.Interpreter(model_content=memory_model())
     plain.allocate_tensors()
     kept = []
     for row in rows:
