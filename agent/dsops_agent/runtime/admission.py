@@ -217,6 +217,7 @@ class Turn:
         while line.waiting and not line.turn.locked() and time.monotonic() < until_s:
             time.sleep(_HANDOVER_S)
         self._admission.check()
+        self._caller.check()  # its turn comes at once when nobody else waits, however long it has been gone
         self.__enter__()
 
     def _wait(self, left_s: float) -> None:
