@@ -143,19 +143,19 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
 
 
 @pytest.mark.slow
-def test_one_instance_that_hangs_stops_none_of_the_others_until_it_is_given_up(
-    tmp_path: Path, short_path: Path
-) -> None:
+def test_an_instance_that_hangs_stops_no_other_until_it_is_given_up(tmp_path: Path, short_path: Path) -> None:
     device = Device(tmp_path, short_path, hang_s=30.0, settings=json.dumps({"instances": 2}))
     try:
         endless = make_breaker(tmp_path, "endless", 1, "endless")
         device.serve(endless)
-        with ThreadPoolExecutor(3) as callers:
-            while len(read_flight(device.folder)) < 2:  # until there are two
-                asked = [callers.submit(device.ask, "endless", np.array([300], np.int32)) for _ in range(3)]
-                while not all(one.done() for one in asked) and len(read_flight(device.folder)) < 2:
+        with ThreadPoolExecutor(6) as callers:
+            most = 0
+            while most < 2:  # until there are two
+                asked = [callers.submit(device.ask, "endless", np.array([100], np.int32)) for _ in range(6)]
+                while not all(one.done() for one in asked):
+                    most = max(most, len(read_flight(device.folder)))
                     time.sleep(0.001)
-                assert [one.result(60) for one in asked] == [0] * 3
+                assert [one.result(60) for one in asked] == [0] * 6
             hung = callers.submit(device.ask, "endless", HANGS, 120.0)
             eventually(lambda: any(one.for_s > 1 for one in read_flight(device.folder)))
             assert device.ask("endless", np.array([3], np.int32)) == 0, "the other instance answers"
