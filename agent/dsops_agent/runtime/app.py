@@ -2,9 +2,9 @@
 
 Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
 ``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
-intervals and sends records, ``observe`` shows the watches and duels what was answered, each challenger has
-``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
-take too long.
+intervals and sends records, ``observe`` shows the watches and duels what was answered, ``grow`` makes further instances
+of models whose callers wait, each challenger has ``duel-<model>``, and the main thread waits for the end. Then
+``leave`` (of ``__main__``) ends the process should that take too long.
 """
 
 import logging
@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -32,11 +33,13 @@ from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
+from dsops_agent.runtime.growth import Growth
 from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.instances import most_instances
 from dsops_agent.runtime.kpis import Kpis
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
-from dsops_agent.runtime.placement import place
+from dsops_agent.runtime.placement import place, usable_cpus
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
@@ -80,7 +83,10 @@ class RuntimeProcess:
         self._was_signalled = False
         self._accelerator = Accelerator(settings.delegate, self._fell_back)
         flights = FlightRecorder(folder, is_patient=settings.shadow)
-        self._models = Models(settings.threads, self._watch, self._accelerator, flights, clock)
+        cpus = usable_cpus(settings.cpus)
+        most = most_instances(settings.instances, cpus, settings.threads, settings.cpu_percent)
+        self._growth = Growth(most, partial(_free_bytes, folder))
+        self._models = Models(settings.threads, self._watch, self._accelerator, flights, clock, self._growth)
         self._brake = Brake(
             ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
         )
@@ -101,6 +107,7 @@ class RuntimeProcess:
         )
         self._observers.listen(self._duels.watch)
         self._report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
+        self._grow = threading.Thread(target=self._growth.run, name="grow", daemon=True)
         self._observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
 
     def run(self, ready: Callable[[], None] = lambda: None, ending: Callable[[], None] = lambda: None) -> None:
@@ -169,7 +176,7 @@ class RuntimeProcess:
 
     def _serve(self, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
-        for thread in (control, self._report, self._observe):
+        for thread in (control, self._report, self._observe, self._grow):
             thread.start()
         ready()
         self._wait(link)
@@ -177,6 +184,7 @@ class RuntimeProcess:
     def _finish(self, dispatcher: Dispatcher, others: ExitStack) -> None:
         """Send away who waits, answer what runs, and hand over the last records."""
         dispatcher.admission.close()
+        self._growth.stop()
         self._duels.abandon()
         others.close()  # before the last records: what is answered after them is never counted
         self._observers.stop()
@@ -216,6 +224,12 @@ class RuntimeProcess:
         return ModelWatch(
             served, sampler, put, self._clock, drift_enabled=settings.drift_enabled, privacy=settings.privacy
         )
+
+
+def _free_bytes(folder: Path) -> int:
+    from dsops_agent.room import HostRoom  # noqa: PLC0415  # seldom asked: at the start it would take time from models
+
+    return HostRoom(folder).memory().free_bytes
 
 
 def leave_the_processor() -> None:

@@ -1,9 +1,9 @@
 """What the interpreters run at this moment, in a file that outlives the process: who it was when it dies, or hangs.
 
-The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the served bundle
-when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A shared
-mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not
-forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
+The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the instance that
+runs it when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A
+shared mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It
+is not forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
 
 Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` beside it ("Current thread 0x...").
 """
@@ -29,7 +29,7 @@ from dsops_agent.boot import BYTES, boot_id
 logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
-SLOTS = 64
+SLOTS = 128
 _RUNNING = struct.Struct("@QQ")
 """When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
 _WHO = struct.Struct("@64s128s")
@@ -94,7 +94,7 @@ class Unmarked:
 
 
 class Slot:
-    """The marks of one served bundle, whose frames run one after the other.
+    """The marks of one instance of a served bundle, whose frames run one after the other.
 
     Until the first of them came back there is no limit of its own.
 
@@ -143,7 +143,7 @@ class FlightRecorder:
         self._lock = threading.RLock()  # a slot may be given back while another is taken, by the garbage collector
 
     def open(self, model: str, digest: str, budget_ms: float = 0.0) -> Marks:
-        """Return the marks of a bundle; they are given back with the last reference to them.
+        """Return the marks of an instance of a bundle; they are given back with the last reference to them.
 
         ``budget_ms`` is its latency budget; 0 without one.
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from dsops.errors import GoldenMismatch, InvalidInput
 from dsops.forms import Form
 from dsops.golden import GoldenSet, TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
-from dsops.manifest import TensorSpec
+from dsops.manifest import Manifest, TensorSpec
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
+from dsops_agent.runtime.instances import Held, Instance, Instances
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sent import Sent
 
@@ -56,8 +57,8 @@ def check_golden(
         MalformedBundle: The bundle's file cannot be read any more.
         DigestMismatch: It is damaged.
     """
-    golden, manifest = served.golden(), served.manifest
-    expected = _expected(golden.outputs, manifest.outputs)
+    golden = served.golden()
+    expected = _expected(golden.outputs, served.manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
     until_s = time.monotonic() + gentle_s
@@ -67,21 +68,27 @@ def check_golden(
         given = _inputs(served, golden, part)
         answer = _ask(served, given, still_wanted)
         latency_us += answer.latency_us
-        answers = Answers(
-            [given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs
-        )
-        differences += find_differences(
-            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
-        )
+        differences += _differences(served.manifest, golden, expected, part, given, answer)
         time.sleep(rest_s(time.perf_counter() - began_s, share, until_s - time.monotonic(), len(golden) - part.stop))
-    if differences:
-        raise GoldenMismatch(
-            f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
-            why=differences[0].text,
-            differing=len(differences),
-            of=len(golden),
-        )
+    _refuse(differences, len(golden))
     return tuple(latency_us)
+
+
+def check_instance(served: ServedModel, instance: Instance) -> None:
+    """Ask an instance that serves nobody yet one golden input.
+
+    Raises:
+        GoldenMismatch: It is answered otherwise than it should.
+        InvalidModel: The interpreter fails.
+        MalformedBundle: The bundle's file cannot be read any more.
+        DigestMismatch: It is damaged.
+    """
+    golden = served.golden()
+    expected = _expected(golden.outputs, served.manifest.outputs)
+    first = slice(0, 1)
+    given = _inputs(served, golden, first)
+    answer = _answer(served, given, Held(Instances(instance)))
+    _refuse(_differences(served.manifest, golden, expected, first, given, answer), 1)
 
 
 def time_golden(
@@ -146,13 +153,40 @@ def _parts(count: int, most: int, gentle_until_s: float) -> Iterator[slice]:
         row += size
 
 
+def _differences(
+    manifest: Manifest,
+    golden: GoldenSet,
+    expected: tuple[Array, ...],
+    part: slice,
+    given: Mapping[str, Array],
+    answer: Answer,
+) -> tuple[Difference, ...]:
+    answers = Answers([given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs)
+    task, meaning = manifest.task, manifest.postprocessing
+    return find_differences(golden, task, meaning, manifest.labels, answers, first_row=part.start)
+
+
+def _refuse(differences: Sequence[Difference], of: int) -> None:
+    if differences:
+        raise GoldenMismatch(
+            f"{len(differences)} of {of} golden inputs are not answered as expected",
+            why=differences[0].text,
+            differing=len(differences),
+            of=of,
+        )
+
+
 def _ask(served: ServedModel, inputs: Mapping[str, Array], still_wanted: Callable[[], None]) -> Answer:
     def give_way() -> None:
         still_wanted()
         time.sleep(_HANDOVER_S)
 
+    return _answer(served, inputs, Held(served.instances, give_way))
+
+
+def _answer(served: ServedModel, inputs: Mapping[str, Array], turn: Held) -> Answer:
     try:
-        return served.infer(inputs, alone=True, give_way=give_way)
+        return served.infer(inputs, alone=True, turn=turn)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 

@@ -25,6 +25,7 @@ class RuntimeSettings(Frozen):
         private: Whether nobody but the user of the process may use them.
         queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
+        instances: Interpreters of each model that may run at once; 0: as the processors allow.
         cpus: Processors to run on; none named: all.
         nice: By how much other processes go first, as nice(2) says.
         delegate: An accelerator to use.
@@ -49,6 +50,7 @@ class RuntimeSettings(Frozen):
     private: bool = False
     queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
+    instances: int = Field(default=0, ge=0, le=16)
     cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)
     nice: int = Field(default=0, ge=0, le=19)
     delegate: Delegate | None = None

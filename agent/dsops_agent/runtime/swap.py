@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.flight import FlightRecorder
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.growth import Growth
 from dsops_agent.runtime.health import Health
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Models:
         delegate: The device's accelerator, if it has one.
         flights: Keeps what the interpreters run where it outlives this process.
         clock: Tells the time.
+        growth: Makes further instances of them.
     """
 
     def __init__(
@@ -93,8 +96,10 @@ class Models:
         delegate: Accelerator | None = None,
         flights: FlightRecorder | None = None,
         clock: Clock | None = None,
+        growth: Growth | None = None,
     ) -> None:
         self._threads = threads
+        self._growth = growth
         self.accelerator = delegate or Accelerator(None)
         self._watch = watch
         self._flights = flights
@@ -161,6 +166,11 @@ class Models:
             raise NotFound(f"no model {name!r} is active")
         logger.info("model %s: release %d no longer answers", name, found.model.release)
 
+    def grow(self, served: ServedModel) -> None:
+        """Let another instance of a model be made, later: its callers wait."""
+        if self._growth:
+            self._growth.ask(served)
+
     def _load(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None") -> Serving:
         bundle = Bundle.open(path)
         manifest = bundle.manifest
@@ -170,8 +180,10 @@ class Models:
             )
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
+        if self._growth:
+            served = replace(served, most_instances=self._growth.most)
         if self._flights:
-            served = replace(served, marks=self._flights.open(name, digest, manifest.budgets.max_latency_ms))
+            served = replace(served, marks=partial(self._flights.open, name, digest, manifest.budgets.max_latency_ms))
         try:
             served.warm_up()
             if served.loaded.runtime.delegate:

@@ -15,7 +15,7 @@ def hold(dispatcher: Dispatcher, model: str = "compass") -> ExitStack:
     """Keep a model busy until what is returned is closed."""
     held = ExitStack()
     place = held.enter_context(dispatcher.admission.place(model))
-    held.enter_context(place.turn(PATIENT))
+    held.enter_context(place.turn(PATIENT, dispatcher.find(model).model.instances))
     return held
 
 

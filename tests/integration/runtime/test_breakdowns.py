@@ -1,10 +1,12 @@
 """Models that crash or hang a real inference process, and who is held to account for it."""
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
@@ -66,12 +68,12 @@ def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) ->
 class Device:
     """A supervisor with a real inference process, and programs that ask it."""
 
-    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S) -> None:
+    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S, settings: str = "{}") -> None:
         self.deaths: list[Death] = []
         self.folder = run_folder
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, "{}", hang_s=hang_s)
+        launch = Launch(run_folder, settings, hang_s=hang_s)
         events = SpoolEvents(self._spool, Moments(clock))
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
@@ -138,6 +140,31 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     assert pid is not None
     assert not psutil.pid_exists(pid)
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
+
+
+@pytest.mark.slow
+def test_an_instance_that_hangs_stops_no_other_until_it_is_given_up(tmp_path: Path, short_path: Path) -> None:
+    device = Device(tmp_path, short_path, hang_s=30.0, settings=json.dumps({"instances": 2}))
+    try:
+        endless = make_breaker(tmp_path, "endless", 1, "endless")
+        device.serve(endless)
+        with ThreadPoolExecutor(6) as callers:
+            most = 0
+            while most < 2:  # until there are two
+                asked = [callers.submit(device.ask, "endless", np.array([100], np.int32)) for _ in range(6)]
+                while not all(one.done() for one in asked):
+                    most = max(most, len(read_flight(device.folder)))
+                    time.sleep(0.001)
+                assert [one.result(60) for one in asked] == [0] * 6
+            hung = callers.submit(device.ask, "endless", HANGS, 120.0)
+            eventually(lambda: any(one.for_s > 1 for one in read_flight(device.folder)))
+            assert device.ask("endless", np.array([3], np.int32)) == 0, "the other instance answers"
+            eventually(lambda: len(device.deaths) == 1, 90)
+            assert hung.result(90) is None
+        assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
+        assert device.deaths[0].is_hang
+    finally:
+        device.stop()
 
 
 def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_path: Path, short_path: Path) -> None:

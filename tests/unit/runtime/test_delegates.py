@@ -160,7 +160,9 @@ def test_no_delegate_is_no_problem() -> None:
 def test_how_long_a_frame_may_take_follows_from_what_runs_it(library: str, tmp_path: Path, mood: str) -> None:
     made = make_breaker(tmp_path, "sound", 1, budgets=Budgets(max_latency_ms=5.0))
     models = Models(1, lambda _: Unwatched(), Accelerator(delegate(library, mood)), FlightRecorder(tmp_path))
-    marks = models.activate("counter", made.path, made.digest, 1).model.marks
+    instance = models.activate("counter", made.path, made.digest, 1).model.instances.take()
+    assert instance
+    marks = instance.marks
     limits_s = []
     for took_s in (0.2, 0.0):
         marks.begin()

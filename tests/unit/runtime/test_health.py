@@ -204,7 +204,7 @@ def test_the_frames_of_a_served_model_are_marked_and_no_mark_stays(tmp_path: Pat
         def end(self) -> None:
             seen.append("end")
 
-    object.__setattr__(served, "marks", Marks())
+    object.__setattr__(served, "marks", Marks)
     served.infer({"image": frames(2)})
     assert seen == ["begin", "end"] * 2
 

@@ -21,6 +21,7 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.golden import check_golden, rest_s
 from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.instances import Held
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.throttle import ThrottleLimits
 
@@ -40,7 +41,7 @@ class Order:
 
 def test_callers_are_answered_between_the_golden_inputs_of_a_check(tmp_path: Path) -> None:
     made, order = make_bundle(tmp_path), Order()
-    served = replace(load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True), marks=order)
+    served = replace(load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True), marks=lambda: order)
     checking = threading.Thread(target=check_golden, args=(served, 0.05))
     served.infer({"image": frames(1)})
     checking.start()
@@ -54,7 +55,7 @@ def test_callers_are_answered_between_the_golden_inputs_of_a_check(tmp_path: Pat
 
 def test_a_check_that_was_gentle_for_long_enough_ends_in_one_turn(tmp_path: Path) -> None:
     made, order, is_over = make_bundle(tmp_path), Order(), threading.Event()
-    served = replace(load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True), marks=order)
+    served = replace(load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True), marks=lambda: order)
 
     def ask() -> None:
         while not is_over.is_set():
@@ -78,7 +79,7 @@ def test_a_check_that_was_gentle_for_long_enough_ends_in_one_turn(tmp_path: Path
 def test_a_check_that_was_gentle_for_long_enough_still_gives_way_after_each_turn(tmp_path: Path) -> None:
     made, order, is_over = make_bundle(tmp_path), Order(), threading.Event()
     fast = load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True)
-    served = replace(fast, marks=order, loaded=Slow(fast.loaded))  # 60 ms a frame, longer than a turn
+    served = replace(fast, marks=lambda: order, loaded=Slow(fast.loaded))  # 60 ms a frame, longer than a turn
 
     def ask() -> None:
         while not is_over.is_set():
@@ -103,7 +104,7 @@ def test_a_check_that_was_gentle_for_long_enough_still_gives_way_after_each_turn
 def test_a_check_that_nobody_needs_any_more_ends_after_the_frame_that_it_runs(tmp_path: Path, gentle_s: float) -> None:
     made, order = make_bundle(tmp_path), Order()
     fast = load_bundle(Bundle.open(made.path), made.digest, 1, is_proved=True)
-    served = replace(fast, marks=order, loaded=Slow(fast.loaded))
+    served = replace(fast, marks=lambda: order, loaded=Slow(fast.loaded))
 
     def still_wanted() -> None:
         if len(order.threads) == 2:
@@ -112,7 +113,7 @@ def test_a_check_that_nobody_needs_any_more_ends_after_the_frame_that_it_runs(tm
     with pytest.raises(NotServing):
         check_golden(served, 1.0, gentle_s, still_wanted)
     assert len(order.threads) == 2
-    assert not served.lock.locked()
+    assert served.instances.take() is not None
 
 
 def test_a_check_of_what_is_replaced_or_of_a_process_that_ends_is_given_up(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_a_check_of_what_is_replaced_or_of_a_process_that_ends_is_given_up(tmp_p
         serving = models.activate("compass", made.path, made.digest, 1)
         begun.clear()
         with ThreadPoolExecutor(1) as pool:
-            with serving.model.lock:  # somebody's frame takes long
+            with Held(serving.model.instances):  # somebody's frame takes long
                 check = pool.submit(requests.handle, "check", {"model": "compass"}, b"")
                 assert begun.wait(60)
                 meanwhile()
