@@ -63,7 +63,7 @@ class Monitor:
     def alarm(self, frame: Frame) -> bool:
         """Feed one frame."""
         verdict = self._monitor.feed({name: [value] for name, value in frame.items()})[-1]
-        is_alarm = verdict.level is Level.ALARM
+        is_alarm = verdict.level is Level.DRIFT
         if is_alarm:
             self._monitor.reset()
         return is_alarm

@@ -253,6 +253,15 @@ class Drift(Section):
     """Whether inputs and outputs are compared with the model's profile."""
 
     enabled: bool = Field(default=True, description="whether drift is monitored")
+    suppress_below: int = Field(
+        default=5, ge=0, le=1000, description="counts of a drift report below this are reported as 0; not with noise"
+    )
+    epsilon: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="noise makes a drift report's counts epsilon-differentially private, 0.01 or more; 0: none",
+    )
 
 
 class Mqtt(Section):

@@ -36,19 +36,39 @@ _OF_SCORES: dict[Task, dict[str, Kind]] = {
     Task.OTHER: {"output_mean": "ordinal", "output_std": "ordinal"},
 }
 _OF_INPUT = ("mean", "std", "gradient", "saturated")
+_OF_FRAME = (*_OF_INPUT, "row", "column")
+MAX_FEATURES = 16
+"""An input of so many numbers at most, a row of a table, is watched number by number."""
 _DIGITS = 6
 
 
 def signals_of(task: Task, inputs: Sequence[TensorSpec]) -> dict[str, Kind]:
     """Return every signal of a model and its kind, in the order in which a profile lists them.
 
-    What is measured of an input is named ``input_mean`` and so on for the first, ``input2_mean`` for the second.
-    Inputs of whole numbers without a scale (indices, flags) are not measured.
+    What is measured of an input is named ``input_mean`` and so on for the first, ``input2_mean`` for the second; the
+    features of a row are ``input_1``, ``input_2`` and so on. Inputs of whole numbers without a scale (indices, flags)
+    are not measured.
     """
     found = dict(_OF_SCORES[task])
     for position in watched_inputs(inputs):
-        found |= dict.fromkeys(_names_of(position), "ordinal")
+        found |= dict.fromkeys(_names_of(position, inputs[position].shape[1:]), "ordinal")
     return found
+
+
+def signals_of_answers(task: Task) -> dict[str, Kind]:
+    """Return the signals of what a model answers; every profile watches them, whatever it watches of the inputs."""
+    return dict(_OF_SCORES[task])
+
+
+def features_of(inputs: Sequence[TensorSpec]) -> frozenset[str]:
+    """Return the names of the signals that are features of rows."""
+    rows = (position for position in watched_inputs(inputs) if is_row(inputs[position].shape[1:]))
+    return frozenset(name for position in rows for name in _names_of(position, inputs[position].shape[1:]))
+
+
+def is_row(shape: Sequence[int]) -> bool:
+    """Whether an input of this shape, without its batch axis, is a row of a table."""
+    return len(shape) == 1 and 1 < shape[0] <= MAX_FEATURES
 
 
 def watched_inputs(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
@@ -76,9 +96,18 @@ def measure(
     """
     found = _measure_answers(task, outputs, scores)
     for position, x in inputs:
-        means, stds, saturated = _statistics(x.reshape(len(x), -1))
-        found.update(zip(_names_of(position), (means, stds, _mean_gradients(x), saturated), strict=True))
+        found.update(zip(_names_of(position, x.shape[1:]), _measure_input(x), strict=True))
     return {name: _rounded(values) for name, values in found.items()}
+
+
+def _measure_input(x: Array) -> Sequence[list[float]]:
+    if is_row(x.shape[1:]):
+        columns: list[list[float]] = x.T.tolist()
+        return columns
+    flat = x.reshape(len(x), -1)
+    means, stds, saturated = _statistics(flat)
+    of_every = (means, stds, _mean_gradients(x), saturated)
+    return (*of_every, *_centres(x, flat.min(axis=1))) if x.ndim == 4 else of_every
 
 
 def _measure_answers(task: Task, outputs: Array, scores: Array | None) -> dict[str, list[float]]:
@@ -103,10 +132,12 @@ def _measure_scores(scores: Array) -> dict[str, list[float]]:
 
 
 @cache
-def _names_of(position: int) -> tuple[str, ...]:
+def _names_of(position: int, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the names of an input's signals; :func:`measure` runs all the time, and making them costs time."""
     name = "input" if position == 0 else f"input{position + 1}"
-    return tuple(f"{name}_{what}" for what in _OF_INPUT)
+    if is_row(shape):
+        return tuple(f"{name}_{number}" for number in range(1, shape[0] + 1))
+    return tuple(f"{name}_{what}" for what in (_OF_FRAME if len(shape) == 3 else _OF_INPUT))
 
 
 def entropy(scores: Sequence[float]) -> float:
@@ -117,11 +148,20 @@ def entropy(scores: Sequence[float]) -> float:
     return -math.fsum(map(mul, shares, map(math.log, shares)))
 
 
-def bin_of(edges: Sequence[float], value: float) -> int:
+def bin_of(edges: Sequence[float], value: float, marks: Sequence[float] = (), *, missing: bool = False) -> int:
     """Return the bin of an ordinal signal's value: 0 below the first edge, ``len(edges)`` from the last one on.
 
-    NaN falls into the last bin, with what is above everything seen in the reference.
+    Args:
+        edges: Ascending edges of the bins.
+        value: What was measured.
+        marks: Values that have a bin each, after those between the edges: a 0 that stands for "nothing measured".
+        missing: Whether NaN has a bin of its own, the last; else it falls into the last one between the edges, with
+            what is above everything seen in the reference.
     """
+    if value in marks:
+        return len(edges) + 1 + marks.index(value)
+    if missing and math.isnan(value):
+        return len(edges) + 1 + len(marks)
     return bisect_right(edges, value)
 
 
@@ -137,6 +177,28 @@ def _statistics(flat: Array) -> tuple[list[float], list[float], list[float]]:
     stds = [math.sqrt(float(row.dot(row)) / size) for row in centred]
     extremes = (flat <= flat.min(axis=1)[:, None]) | (flat >= flat.max(axis=1)[:, None])
     return means.tolist(), stds, [count / size for count in extremes.sum(axis=1).tolist()]
+
+
+def _centres(x: Array, darkest: Array) -> tuple[list[float], list[float]]:
+    """Return where the light of each frame [n, H, W, C] has its centre, down and across, from 0 to 1.
+
+    Light is what is above the frame's darkest value; a frame without any has its centre in the middle.
+    """
+    count, height, width, channels = x.shape
+    down = x.reshape(count, height, -1).sum(axis=2) - darkest[:, None] * (width * channels)
+    across = x.sum(axis=1).sum(axis=2) - darkest[:, None] * (height * channels)
+    return _means_of_places(down), _means_of_places(across)
+
+
+def _means_of_places(light: Array) -> list[float]:
+    sums = light.sum(axis=1).tolist()
+    weighed = (light * _places(light.shape[1])).sum(axis=1).tolist()
+    return [place / total if total > 0.0 else 0.5 + 0.0 * total for place, total in zip(weighed, sums, strict=True)]
+
+
+@cache
+def _places(count: int) -> tuple[float, ...]:
+    return tuple((at + 0.5) / count for at in range(count))
 
 
 def _mean_gradients(x: Array) -> list[float]:

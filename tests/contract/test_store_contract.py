@@ -143,9 +143,9 @@ def test_drift_lists_the_worst_first(site: Site) -> None:
     for device, kind in (("cam-1", "drift_cleared"), ("cam-2", "drift_alarm"), ("cam-3", "drift_warning")):
         put(site, "inbox", (device, telemetry_batch(A, [1], [drift_event(us(), kind)])))
     assert [(row.device, row.level) for row in site.store.drift()] == [
-        ("cam-2", Level.ALARM),
+        ("cam-2", Level.DRIFT),
         ("cam-3", Level.WARNING),
-        ("cam-1", Level.NONE),
+        ("cam-1", Level.OK),
     ]
     (row,) = site.store.drift(model="digits", device="cam-2")
     assert (row.release, row.score, row.frames, row.since, row.signals) == (1, 9.5, 700, START, {"entropy": 3.5})

@@ -16,14 +16,14 @@ _CORRECTIONS = 4
 _ROUND_DOWN = 0.35
 """A correlation time of up to 1.35 is within the noise of the estimate and counts as 1."""
 
-Series = NDArray[np.int16]
+Series = NDArray[np.integer]
 
 
 def correlation_time(series: Series, *, categorical: bool) -> float:
     """Return ``1 + 2 * (sum of autocorrelations)``, up to the first below ``2 / sqrt(n)``, in frames.
 
     Args:
-        series: Bin of the signal in each frame, in order, int16 [n].
+        series: Bin of the signal in each frame, in order, [n].
         categorical: Whether bins are classes without an order; two frames then agree or differ.
     """
     raw = _autocorrelations(series, categorical=categorical)

@@ -203,7 +203,10 @@ class RuntimeProcess:
         if self._settings.shadow:
             put = _report_nothing
         sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
-        return ModelWatch(served, sampler, put, self._clock, drift_enabled=self._settings.drift_enabled)
+        settings = self._settings
+        return ModelWatch(
+            served, sampler, put, self._clock, drift_enabled=settings.drift_enabled, privacy=settings.privacy
+        )
 
 
 def leave_the_processor() -> None:

@@ -33,7 +33,7 @@ class Totals:
 
     requests: int = 0
     errors: int = 0
-    drift_level: str = "none"
+    drift_level: str = "ok"
     drift_score: float = 0.0
 
 

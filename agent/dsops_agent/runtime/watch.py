@@ -11,15 +11,17 @@ from itertools import islice
 
 import numpy as np
 
-from dsops.api.v1 import samples_pb2, telemetry_pb2
+from dsops.api.v1 import samples_pb2
 from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops.manifest import Manifest, Task
 from dsops.signals import measure, signals_of, watched_inputs
-from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
+from dsops_agent.drift.monitor import Level, Verdict
+from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
 from dsops_agent.drift.sampler import Kept, Sampler
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval, micros
+from dsops_agent.runtime.drift_watch import DriftWatch
 from dsops_agent.runtime.engine import DTYPES, ServedModel
 from dsops_agent.runtime.litert import Array, real_values
 from dsops_agent.runtime.records import Kind
@@ -34,12 +36,6 @@ MAX_UNCOUNTED = 128
 _RECORD_BYTES = 256
 """What names, digest and times of a sample take besides its tensors, about."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_EVENTS = {Level.WARNING: "drift_warning", Level.ALARM: "drift_alarm", Level.NONE: "drift_cleared"}
-_MEANING = {
-    Level.WARNING: "the input may no longer be what the model was built for",
-    Level.ALARM: "the input is no longer what the model was built for",
-    Level.NONE: "the input is again what the model was built for",
-}
 
 
 class ModelWatch:
@@ -51,6 +47,7 @@ class ModelWatch:
         put: Takes each finished record: its kind, its bytes, and whether it is urgent.
         clock: Tells the time.
         drift_enabled: Whether drift is measured.
+        privacy: What is done to counts before they leave the device.
     """
 
     def __init__(
@@ -61,6 +58,7 @@ class ModelWatch:
         clock: Clock,
         *,
         drift_enabled: bool,
+        privacy: PrivacySettings = USUAL_PRIVACY,
     ) -> None:
         self._manifest = served.manifest  # not the model: a watch reports for a while after its bundle was replaced,
         self._tensors = served.loaded.inputs  # and the memory of that one's interpreter shall not wait for it
@@ -71,14 +69,18 @@ class ModelWatch:
         self._task = served.manifest.task
         self._watched = watched_inputs(served.manifest.inputs)
         known = signals_of(self._task, served.manifest.inputs)
-        self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
-        self._verdict = Verdict(0.0, Level.NONE, 0)
+        labels = served.manifest.labels
+        self._drift = (
+            DriftWatch(served.profile, known, labels, self._identity, clock, privacy) if drift_enabled else None
+        )
+        self._verdict = Verdict(0.0, Level.OK, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
         self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
         self._sampling = threading.Lock()
+        self._drift_lock = threading.Lock()  # its own, so that no request waits for a slice of frames
 
     @property
     def totals(self) -> Totals:
@@ -105,8 +107,10 @@ class ModelWatch:
         """Measure drift and keep samples; one thread at a time. What is shown together costs less."""
         with self._lock:
             self._count()
-        if self._monitor:
-            verdicts = self._monitor.feed(self._measure(exchanges))
+        if self._drift:
+            signals = self._measure(exchanges)
+            with self._drift_lock:
+                verdicts = self._drift.feed(signals)
         else:
             verdicts = [self._verdict] * sum(exchange.frames for exchange in exchanges)
         for verdict in verdicts:
@@ -148,7 +152,12 @@ class ModelWatch:
             if interval.is_empty:
                 return False
             self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
-            return True
+        if self._drift:
+            with self._drift_lock:
+                report = self._drift.report(self._verdict)
+            if report is not None:
+                self._put(Kind.TELEMETRY, report, False)
+        return True
 
     def _count(self) -> None:
         is_sure = self._task is Task.CLASSIFICATION
@@ -168,8 +177,10 @@ class ModelWatch:
 
     def _take(self, verdict: Verdict) -> None:
         before, self._verdict = self._verdict.level, verdict
-        if verdict.level is not before:
-            self._put(Kind.TELEMETRY, self._event(verdict), True)
+        if self._drift and verdict.level is not before:
+            with self._drift_lock:
+                event = self._drift.event(verdict)
+            self._put(Kind.TELEMETRY, event, True)
 
     def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
         answer, now_s = exchange.answer, self._clock.monotonic_s()
@@ -184,29 +195,14 @@ class ModelWatch:
             if kept is not None:
                 record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
                 self._put(Kind.SAMPLES, record, False)
+                if self._drift:
+                    with self._drift_lock:
+                        self._drift.kept(verdict)
 
     def _sampled(self, exchange: Exchange) -> tuple[Array, int]:
         """Return the frames that samples are of, and the size of a sample."""
         first = exchange.inputs[self._manifest.inputs[0].name]
         return first, first[:1].nbytes + self._kept_output(exchange.answer)[:1].nbytes + _RECORD_BYTES
-
-    def _event(self, verdict: Verdict) -> bytes:
-        figures = {"score": verdict.score, "frames": float(verdict.frames)}
-        figures.update({f"signal.{name}": value for name, value in verdict.signals.items()})
-        message = _MEANING[verdict.level]
-        if verdict.signals:
-            message += f"; the signal that differs most is {next(iter(verdict.signals))}"
-        logger.warning("model %s release %d: %s", self._identity.model, self._identity.release, message)
-        event = telemetry_pb2.Event(
-            time_us=micros(self._clock.now()),
-            kind=_EVENTS[verdict.level],
-            model=self._identity.model,
-            release=self._identity.release,
-            digest=self._identity.digest,
-            message=message,
-            figures=figures,
-        )
-        return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
 
     def _kept_output(self, answer: Answer) -> Array:
         return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]

@@ -326,7 +326,7 @@ class LakeStore:
         duck.execute(definition.replace("TABLE", table.value))
 
 
-_SEVERITY = {Level.NONE: 0, Level.WARNING: 1, Level.ALARM: 2}
+_SEVERITY = {Level.OK: 0, Level.WARNING: 1, Level.DRIFT: 2}
 
 
 def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:

@@ -103,7 +103,7 @@ def host(start_us: int) -> TelemetryRecord:
 
 def drift_event(time_us: int, kind: str = "drift_alarm", *, model: str = "digits", release: int = 1) -> TelemetryRecord:
     """Return an event about drift."""
-    figures = {"score": 9.5, "frames": 700.0, "entropy": 3.5}
+    figures = {"score": 9.5, "frames": 700.0, "signal.entropy": 3.5}
     return TelemetryRecord(
         event=Event(time_us=time_us, kind=kind, model=model, release=release, digest=DIGEST, figures=figures)
     )

@@ -455,7 +455,7 @@ def test_drift_is_told_with_its_figures_and_samples_are_kept(folder: Path, tmp_p
         assert 300 < alarm.figures["frames"] < 700
         assert max(value for name, value in alarm.figures.items() if name.startswith("signal.")) > 13.8
         wait_for(lambda: sum(one.count for one in device.intervals()) == 700, "no interval")
-        assert device.call("status")["models"]["compass"]["drift_level"] == "alarm"
+        assert device.call("status")["models"]["compass"]["drift_level"] == "drift"
         wait_for(lambda: len(device.samples) > 20, "no samples")
         sample = device.samples[-1]
         assert (sample.reason, sample.model, sample.release) == ("drift", "compass", 1)

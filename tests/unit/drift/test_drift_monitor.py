@@ -15,7 +15,7 @@ from dsops_agent.drift.monitor import DriftMonitor, Level, slack
 
 def first_alarm(monitor: DriftMonitor, frames: list[dict[str, float]]) -> int | None:
     for number, frame in enumerate(frames):
-        if one(monitor, frame).level is Level.ALARM:
+        if one(monitor, frame).level is Level.DRIFT:
             return number
     return None
 
@@ -83,7 +83,7 @@ def test_the_shifted_signal_leads_the_contributions() -> None:
     for frame in stream(6, 600):
         verdict = one(monitor, {**frame, "margin": frame["margin"] + 2.0})
     assert verdict is not None
-    assert verdict.level is Level.ALARM
+    assert verdict.level is Level.DRIFT
     assert next(iter(verdict.signals)) == "margin"
     assert verdict.signals["margin"] > 10 * max(v for n, v in verdict.signals.items() if n != "margin")
     assert verdict.frames == 600
@@ -93,20 +93,20 @@ def test_an_alarm_stays_until_a_reset_and_scoring_goes_on() -> None:
     monitor = DriftMonitor(make_profile(5))
     for frame in shifted(stream(7, 300), 2.0):
         high = one(monitor, frame)
-    assert high.level is Level.ALARM
+    assert high.level is Level.DRIFT
     for frame in stream(8, 1500):
         calm = one(monitor, frame)
-    assert calm.level is Level.ALARM
+    assert calm.level is Level.DRIFT
     assert calm.score < high.score / 2
     monitor.reset()
     after = one(monitor, stream(9, 1)[0])
-    assert (after.level, after.frames, after.signals) == (Level.NONE, 1, {})
+    assert (after.level, after.frames, after.signals) == (Level.OK, 1, {})
 
 
 def test_the_warning_comes_before_the_alarm() -> None:
     monitor = DriftMonitor(make_profile(6))
     levels = [one(monitor, frame).level for frame in stream(10, 300) + shifted(stream(11, 300), 0.7)]
-    assert levels.index(Level.WARNING) < levels.index(Level.ALARM)
+    assert levels.index(Level.WARNING) < levels.index(Level.DRIFT)
 
 
 def test_values_that_are_no_numbers_fall_outside_the_reference() -> None:
@@ -140,7 +140,7 @@ def test_an_unknown_signal_is_left_out_with_one_line(caplog: pytest.LogCaptureFi
 def test_a_profile_without_a_known_signal_gives_no_verdict() -> None:
     strange = Signal(name="humidity", kind="ordinal", edges=(0.5,), counts=(100, 100))
     verdict = one(DriftMonitor(Profile(n_ref=200, signals=(strange,)), {"confidence"}), {"confidence": 0.1})
-    assert (verdict.score, verdict.level, verdict.frames) == (0.0, Level.NONE, 0)
+    assert (verdict.score, verdict.level, verdict.frames) == (0.0, Level.OK, 0)
 
 
 def test_the_state_is_small() -> None:

@@ -109,6 +109,7 @@ def test_signals_are_what_their_names_say() -> None:
     wide = x.reshape(4, -1).astype(np.float64)
     extreme = (wide == wide.min(axis=1, keepdims=True)) | (wide == wide.max(axis=1, keepdims=True))
     down, across = np.abs(np.diff(x, axis=1)).reshape(4, -1), np.abs(np.diff(x, axis=2)).reshape(4, -1)
+    above = x - x.min(axis=(1, 2, 3), keepdims=True)
     assert found["predicted_class"] == [1.0, 2.0, 0.0, 0.0]
     for name, expected in {
         "confidence": [0.6, 0.6, 0.4, 1.0],
@@ -118,6 +119,8 @@ def test_signals_are_what_their_names_say() -> None:
         "input_std": wide.std(axis=1),
         "input_saturated": extreme.mean(axis=1),
         "input_gradient": (down.mean(axis=1) + across.mean(axis=1)) / 2,
+        "input_row": [np.average((np.arange(6) + 0.5) / 6, weights=light.sum(axis=(1, 2))) for light in above],
+        "input_column": [np.average((np.arange(5) + 0.5) / 5, weights=light.sum(axis=(0, 2))) for light in above],
     }.items():
         assert found[name] == pytest.approx(list(expected), rel=2e-5, abs=1e-6), name
 
