@@ -2,7 +2,8 @@
 
 Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
 ``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
-intervals and sends records, ``observe`` shows the watches and duels what was answered, each challenger has
+intervals and sends records, ``observe`` shows the watches and duels what was answered, ``redact`` waits for the program
+that takes things out of samples, each challenger has
 ``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
 take too long.
 """
@@ -21,7 +22,6 @@ import grpc
 
 from dsops.clock import Clock
 from dsops.direct import direct_path
-from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
@@ -34,6 +34,7 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.later import Later
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.placement import place
@@ -42,6 +43,7 @@ from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
@@ -85,6 +87,7 @@ class RuntimeProcess:
             ThrottleLimits(settings.max_temperature_c, settings.cpu_percent), settings.temperature_sensor
         )
         self._observers = Observers()
+        self._later = Later()
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -100,6 +103,7 @@ class RuntimeProcess:
         self._observers.listen(self._duels.watch)
         self._report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         self._observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
+        self._redact = threading.Thread(target=self._later.run, name="redact", daemon=True)
 
     def run(self, ready: Callable[[], None] = lambda: None, ending: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
@@ -165,7 +169,7 @@ class RuntimeProcess:
 
     def _serve(self, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
-        for thread in (control, self._report, self._observe):
+        for thread in (control, self._report, self._observe, self._redact):
             thread.start()
         ready()
         self._wait(link)
@@ -182,6 +186,8 @@ class RuntimeProcess:
         self._duels.finish(_JOIN_S)
         self._reporter.stop()
         self._report.join(_JOIN_S)
+        self._later.stop()
+        self._redact.join(_JOIN_S)
         self._reporter.finish()
         logger.info("the runtime has ended")
 
@@ -202,10 +208,14 @@ class RuntimeProcess:
         chance = random.SystemRandom().random
         if self._settings.shadow:
             put = _report_nothing
-        sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
         settings = self._settings
         return ModelWatch(
-            served, sampler, put, self._clock, drift_enabled=settings.drift_enabled, privacy=settings.privacy
+            served,
+            Sampling(settings.samples, chance, self._later.put),
+            put,
+            self._clock,
+            drift_enabled=settings.drift_enabled,
+            privacy=settings.privacy,
         )
 
 

@@ -15,10 +15,11 @@ app = typer.Typer(help="Look at samples and export them.", no_args_is_help=True)
 class Why(StrEnum):
     """Why a device kept a sample."""
 
-    DRIFT = "drift"
-    LOW_CONFIDENCE = "low_confidence"
     RANDOM = "random"
+    UNCERTAIN = "uncertain"
+    DRIFT = "drift"
     DISAGREEMENT = "shadow_disagreement"
+    REQUEST = "request"
 
 
 Model = Annotated[str | None, typer.Option("--model", help="only of this model")]
