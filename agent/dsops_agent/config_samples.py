@@ -75,8 +75,10 @@ class Samples(Section):
     )
 
     @model_validator(mode="after")
-    def _bands_are_not_empty(self) -> "Samples":
+    def _parts_fit(self) -> "Samples":
         for rule in self.watch:
             if rule.above >= rule.below:
                 raise ValueError("a rule of watch has above that is not less than below, and is about no frame")
+        if self.redaction and not (self.redact or self.redact_command):
+            raise ValueError("redaction names what redact or redact_command take out, and there is neither")
         return self

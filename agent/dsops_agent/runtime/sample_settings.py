@@ -36,7 +36,5 @@ class SampleSettings(SamplerSettings):
     @property
     def redaction_name(self) -> str:
         """What a sample's record says was taken out."""
-        if self.redaction or not (self.redact or self.redact_command):
-            return self.redaction
-        regions = [f"{len(self.redact)} regions"] if self.redact else []
-        return " and ".join(regions + [self.redact_command[0].rpartition("/")[2]] * bool(self.redact_command))
+        programs = [self.redact_command[0].rpartition("/")[2]] if self.redact_command else []
+        return self.redaction or " and ".join([*(["regions"] if self.redact else []), *programs])

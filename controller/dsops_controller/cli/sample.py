@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from dsops.files import write_atomically
-from dsops_controller.cli import output, session
+from dsops_controller.cli import output, sample_keys, session
 
 app = typer.Typer(help="Look at samples and export them.", no_args_is_help=True)
+sample_keys.add_to(app)
 
 
 class Why(StrEnum):
