@@ -2,7 +2,7 @@
 
 The sampler under its default policy, with a budget for N samples, watches a stream of 4,000 digits of which 40 % come
 from a tilted camera, and classes 8 and 9 are eight times rarer than the others. What it keeps is labelled and the model
-is trained anew; so it is with N frames taken at random. Both are judged on tilted frames that nobody has seen. One run
+is trained anew with it; so it is with as many frames taken at random. Both are judged on tilted frames that nobody has seen. One run
 is one seed: another split, another training, another stream.
 """
 
@@ -30,7 +30,8 @@ def measure() -> Report:
         scene = make_scene(seed)
         before.append(accuracy(scene.weights, scene.judged))
         for count in COUNTS:
-            ours, theirs = returned_by_the_sampler(scene, count), returned_at_random(scene, count)
+            ours = returned_by_the_sampler(scene, count)
+            theirs = returned_at_random(scene, len(ours))
             labels[count].append(len(ours))
             for balanced in (False, True) if count == COUNTS[-1] else (False,):
                 found.setdefault(("ours", count, balanced), []).append(judge(scene, ours, balanced=balanced))

@@ -22,7 +22,7 @@ from dsops_agent.drift.oddness import Oddness
 from dsops_agent.drift.sampler import SHARES, Frame, Reason, Sampler, SamplerSettings
 from dsops_agent.runtime.observe import SLICE_FRAMES
 from dsops_controller.build import profile as building
-from dsops_controller.demo.digits import LABELS, Images, Labelled
+from dsops_controller.demo.digits import LABELS, Images, Labelled, balanced_mix
 from dsops_controller.demo.train import Weights, accuracy, probabilities, train
 
 TILT_DEGREES = 35.0
@@ -110,15 +110,12 @@ def judge(scene: Scene, returned: Labelled, *, balanced: bool) -> tuple[float, f
 
     Args:
         scene: The world.
-        returned: Labelled frames that came back; they are drawn again and again until they are half of the training.
-        balanced: Whether each class of them is drawn equally often, and not each frame.
+        returned: Labelled frames that came back.
+        balanced: Whether they are drawn again and again until they are half of the training and their classes equal
+            (the demonstration's recipe); else they are added as they are.
     """
-    rng = np.random.default_rng([scene.seed, 5])
-    shares = np.ones(len(returned))
-    if balanced:
-        shares = 1.0 / np.bincount(returned.y, minlength=len(LABELS))[returned.y]
-    rows = rng.choice(len(returned), len(scene.base), p=shares / shares.sum())
-    weights = train(scene.base.join(returned.take(rows)), scene.seed, EPOCHS)
+    data = balanced_mix(scene.base, returned, scene.seed) if balanced else scene.base.join(returned)
+    weights = train(data, scene.seed, EPOCHS)
     return accuracy(weights, scene.judged), accuracy(weights, scene.judged_rare)
 
 
