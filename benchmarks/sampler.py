@@ -2,8 +2,8 @@
 
 The sampler under its default policy, with a budget for N samples, watches a stream of 4,000 digits of which 40 % come
 from a tilted camera, and classes 8 and 9 are eight times rarer than the others. What it keeps is labelled and the model
-is trained anew with it; so it is with as many frames taken at random. Both are judged on tilted frames that nobody has seen. One run
-is one seed: another split, another training, another stream.
+is trained anew with it; so it is with as many frames taken at random. Both are judged on tilted frames that nobody has
+seen. One run is one seed: another split, another training, another stream.
 """
 
 import statistics

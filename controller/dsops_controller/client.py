@@ -241,6 +241,10 @@ class Client:
         """Return samples with their inputs as an ``.npz`` archive; filters: model, device, reason."""
         return self._call("GET", "/samples/export", params=_given(filters)).content
 
+    def request_samples(self, wanted: Row) -> Row:
+        """Ask devices for samples (see :class:`dsops_controller.rollout.sample_requests.Wanted`)."""
+        return self._json("POST", "/sample-requests", json=wanted)
+
     def telemetry(self, **filters: str | int | None) -> list[Row]:
         """Return figures by device and release; filters: model, device, minutes."""
         return self._rows("/telemetry", **filters)

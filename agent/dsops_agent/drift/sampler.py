@@ -15,7 +15,7 @@ estimates of sums over all frames (:mod:`dsops_agent.drift.reservoir`, :mod:`dso
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -223,10 +223,9 @@ class Sampler(Generic[T]):
         """What the samples that are held would take."""
         return sum(draw.reservoir.size_bytes for draw in self._draws.values() if draw.reservoir)
 
-    def ask(self, wish: Wish) -> None:
-        """Keep frames for somebody from now on; a request that is known already changes nothing."""
-        if all(wish.id != one.id for one in self._wishes):
-            self._wishes.append(wish)
+    def want(self, wishes: Sequence[Wish]) -> None:
+        """Keep frames for those who ask for some from now on, in turns, and for nobody else."""
+        self._wishes = list(wishes)
 
     def offer(self, frame: Frame, content: Callable[[], T]) -> Kept[T] | None:
         """Take note of one frame.

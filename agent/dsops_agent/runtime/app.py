@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -51,6 +51,7 @@ from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.throttle import ThrottleLimits
 from dsops_agent.runtime.watch import ModelWatch
+from dsops_agent.runtime.wishes import SampleWish, Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class RuntimeProcess:
         )
         self._observers = Observers()
         self._later = Later()
+        self._wishes = Wishes(clock)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -123,7 +125,9 @@ class RuntimeProcess:
         self._accelerator.usable()
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
-        requests = ControlRequests(self._models, self._end.set, self._duels, self._brake.state, self._digest)
+        requests = ControlRequests(
+            self._models, self._end.set, self._duels, self._brake.state, self._digest, self._wish
+        )
         with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
             made.callback(own_file(control))
@@ -198,6 +202,10 @@ class RuntimeProcess:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 return
 
+    def _wish(self, wanted: Sequence[SampleWish]) -> None:
+        self._wishes.follow(wanted)
+        self._reporter.wish()
+
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
@@ -211,7 +219,7 @@ class RuntimeProcess:
         settings = self._settings
         return ModelWatch(
             served,
-            Sampling(settings.samples, chance, self._later.put),
+            Sampling(settings.samples, chance, self._later.put, self._wishes),
             put,
             self._clock,
             drift_enabled=settings.drift_enabled,

@@ -1,7 +1,7 @@
-"""What the control process may ask of the data process: activate, deactivate, check, compare, status, shutdown."""
+"""What the control process may ask of the data process, to activate a bundle for example, and what it answers."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -19,6 +19,7 @@ from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
+from dsops_agent.runtime.wishes import SampleWish
 
 CHECK_REST_S = 0.05
 """How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
@@ -41,6 +42,10 @@ class _Compare(Frozen):
     rivals: dict[Name, Rival] = Field(max_length=16)
 
 
+class _Samples(Frozen):
+    wishes: tuple[SampleWish, ...] = Field(max_length=16)
+
+
 class _Nothing(Frozen):
     pass
 
@@ -57,6 +62,7 @@ class ControlRequests:
         duels: Their challengers.
         throttle: Returns how requests are held back.
         settings: Digest of the settings that the process was started with.
+        wish: Takes which samples somebody asked for.
     """
 
     def __init__(
@@ -66,16 +72,19 @@ class ControlRequests:
         duels: Duels,
         throttle: Callable[[], ThrottleState] = ThrottleState,
         settings: str = "",
+        wish: Callable[[Sequence[SampleWish]], None] = lambda wishes: None,
     ) -> None:
         self._models = models
         self._throttle = throttle
         self._settings = settings
         self._duels = duels
         self._shutdown = shutdown
+        self._wish = wish
         self._operations: Mapping[str, Callable[[Header], Header]] = {
             "deactivate": self._deactivate,
             "check": self._check,
             "compare": self._compare,
+            "samples": self._samples,
             "status": self._status,
             "shutdown": self._end,
         }
@@ -111,6 +120,10 @@ class ControlRequests:
 
     def _compare(self, header: Header) -> Header:
         self._duels.follow(_parse(_Compare, header).rivals)
+        return {}
+
+    def _samples(self, header: Header) -> Header:
+        self._wish(_parse(_Samples, header).wishes)
         return {}
 
     def _status(self, header: Header) -> Header:

@@ -66,6 +66,13 @@ class Reporter:
             self._watches.append(made)
         return made
 
+    def wish(self) -> None:
+        """Have every watch look anew which samples somebody asked for."""
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.wish()
+
     def event(self, kind: str, message: str) -> None:
         """Report something that is of no model."""
         event = telemetry_pb2.Event(time_us=micros(self._clock.now()), kind=kind, message=message)

@@ -21,13 +21,14 @@ from dsops.errors import NotRedacted
 from dsops.manifest import Manifest, Task
 from dsops.signals import features_of
 from dsops_agent.drift.likeness import alike, print_of
-from dsops_agent.drift.sampler import Frame, Kept, Sampler, Wish
+from dsops_agent.drift.sampler import Frame, Kept, Sampler
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, micros
 from dsops_agent.runtime.engine import DTYPES
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.redaction import blank, run_program
 from dsops_agent.runtime.sample_settings import SampleSettings
+from dsops_agent.runtime.wishes import Wishes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -55,11 +56,13 @@ class Sampling:
         settings: Which, and what of them leaves the device.
         chance: Gives a random number in [0, 1).
         later: Lets another thread do something that takes long; False when it has too much to do.
+        wishes: Knows what somebody asked for.
     """
 
     settings: SampleSettings
     chance: Callable[[], float]
     later: Callable[[Callable[[], None]], bool] = at_once
+    wishes: Wishes | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class SampleKeeper:
         self._key = sample_sealing.public_key(settings.seal_to) if settings.seal_to else None
         self._sampler: Sampler[_Content] = Sampler(settings, sampling.chance, clock.monotonic_s(), _print, alike)
         self._lock = threading.Lock()
+        self._wishes = sampling.wishes
+        self.wish()
 
     @property
     def holds(self) -> int:
@@ -127,10 +132,11 @@ class SampleKeeper:
         with self._lock:
             return self._sampler.holds
 
-    def ask(self, wish: Wish) -> None:
-        """Keep frames for somebody from now on."""
+    def wish(self) -> None:
+        """Keep frames for those who ask for some now, and for nobody else."""
+        wanted = self._wishes.of(self._identity.model) if self._wishes else ()
         with self._lock:
-            self._sampler.ask(wish)
+            self._sampler.want(wanted)
 
     def size_bytes(self, exchange: Exchange) -> int:
         """Return the size of a sample of an exchange."""
@@ -153,6 +159,8 @@ class SampleKeeper:
                 wished = self._sampler.offer(one.frame, lambda row=row, one=one: self._content(exchange, row, one))  # type: ignore[misc]
             if wished is not None:
                 kept += 1
+                if self._wishes:
+                    self._wishes.served(wished.requested_by)
                 self._finish(wished)
         return kept
 

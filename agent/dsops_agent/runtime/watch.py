@@ -16,7 +16,7 @@ from dsops.manifest import Manifest, Task
 from dsops.signals import measure, signals_of, watched_inputs
 from dsops_agent.drift.monitor import Level, Verdict
 from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
-from dsops_agent.drift.sampler import Frame, Wish
+from dsops_agent.drift.sampler import Frame
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval
 from dsops_agent.runtime.drift_watch import DriftWatch
@@ -134,9 +134,9 @@ class ModelWatch:
         for row, distance in distances.items():
             self._samples.disputed(exchange, row, distance)
 
-    def wish(self, wish: Wish) -> None:
-        """Keep frames that somebody asked for."""
-        self._samples.ask(wish)
+    def wish(self) -> None:
+        """Look anew which samples somebody asked for."""
+        self._samples.wish()
 
     @property
     def has_more(self) -> bool:

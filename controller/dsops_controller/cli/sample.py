@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from dsops.files import write_atomically
-from dsops_controller.cli import output, sample_keys, session
+from dsops_controller.cli import output, sample_keys, sample_request, session
 
 app = typer.Typer(help="Look at samples and export them.", no_args_is_help=True)
 sample_keys.add_to(app)
+sample_request.add_to(app)
 
 
 class Why(StrEnum):

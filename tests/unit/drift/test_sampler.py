@@ -187,8 +187,7 @@ def test_a_rule_makes_frames_worth_more() -> None:
 
 def test_who_asks_gets_the_next_frames_until_there_are_enough() -> None:
     sampler = make(SamplerSettings(random_rate=0.0, uncertain_below=0.0, min_gap_s=2.0))
-    sampler.ask(Wish("r-1", 3))
-    sampler.ask(Wish("r-1", 3))
+    sampler.want([Wish("r-1", 3)])
     kept = offer(sampler, 20, lambda n: Frame(float(n), 100, 0.99))
     assert [(one.reason, one.requested_by, one.content) for one in kept] == [
         (Reason.REQUEST, "r-1", n) for n in (0, 2, 4)
@@ -197,15 +196,14 @@ def test_who_asks_gets_the_next_frames_until_there_are_enough() -> None:
 
 def test_two_who_ask_take_turns_and_what_is_late_is_forgotten() -> None:
     sampler = make(SamplerSettings(random_rate=0.0, uncertain_below=0.0, min_gap_s=0.0))
-    sampler.ask(Wish("a", 100, until_s=4.5))
-    sampler.ask(Wish("b", 100))
+    sampler.want([Wish("a", 100, until_s=4.5), Wish("b", 100)])
     kept = offer(sampler, 10, lambda n: Frame(float(n), 100, 0.99))
     assert [one.requested_by for one in kept] == ["a", "b", "a", "b", "a", "b", "b", "b", "b", "b"]
 
 
 def test_who_asks_does_not_get_more_than_the_share() -> None:
     sampler = make(SamplerSettings(random_rate=0.0, min_gap_s=0.0, bytes_per_day=1, burst_bytes=10_000))
-    sampler.ask(Wish("a", 100))
+    sampler.want([Wish("a", 100)])
     assert len(offer(sampler, 100, lambda n: Frame(float(n), 100, 0.1))) == 10
 
 
@@ -218,7 +216,7 @@ def test_disagreements_come_at_once_up_to_their_share() -> None:
 
 def test_no_reason_takes_the_share_of_another() -> None:
     sampler = make(SamplerSettings(bytes_per_day=1, burst_bytes=10_000, min_gap_s=0.0, random_rate=1.0))
-    sampler.ask(Wish("a", 1000))
+    sampler.want([Wish("a", 1000)])
     for _ in range(99):
         sampler.disputed(0.0, 100, 0.7, lambda: 5)
     at_once = offer(sampler, 1000, lambda n: Frame(n / 10, 100, 0.1, level=Level.DRIFT, oddness=n))
@@ -251,7 +249,7 @@ def test_at_the_end_of_the_process_nothing_is_held_back() -> None:
 @pytest.mark.parametrize(("per_day", "burst"), [(0, 500_000), (5_000_000, 0), (0, 0)])
 def test_no_budget_keeps_nothing(per_day: int, burst: int) -> None:
     sampler = make(SamplerSettings(bytes_per_day=per_day, burst_bytes=burst, random_rate=1.0))
-    sampler.ask(Wish("a", 5))
+    sampler.want([Wish("a", 5)])
     assert offer(sampler, 50, lambda n: Frame(DAY_S + n, 1, 0.1, level=Level.DRIFT, oddness=9.0)) == []
     assert sampler.release(3 * DAY_S, is_end=True) == []
     assert sampler.disputed(DAY_S, 1, 0.5, lambda: 1) is None
@@ -264,7 +262,7 @@ def test_caps_hold_over_thirty_days_of_everything(size_bytes: int) -> None:
     settings = SamplerSettings(bytes_per_day=200_000, burst_bytes=20_000, random_rate=0.2, min_gap_s=1.0)
     sampler = make(settings)
     chance = random.Random(3)
-    sampler.ask(Wish("all", 10**9))
+    sampler.want([Wish("all", 10**9)])
     spent: Counter[Reason] = Counter()
     now_s, days, most_held = 0.0, 30, 0
     while now_s < days * DAY_S:

@@ -1,6 +1,7 @@
 """What of a frame leaves the device: nothing unless allowed, never what is to be taken out, and only for whom it is."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from dsops.bundle import Bundle
 from dsops.clock import ManualClock
 from dsops.errors import NotRedacted
 from dsops.sample_sealing import key_id, new_private_key, private_key, public_text, unseal
-from dsops_agent.drift.sampler import Wish
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.later import Later
@@ -20,6 +20,7 @@ from dsops_agent.runtime.redaction import blank, run_program
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling, schema_of
 from dsops_agent.runtime.watch import ModelWatch
+from dsops_agent.runtime.wishes import SampleWish, Wishes
 
 ALL = {"random_rate": 0.0, "min_gap_s": 0.0, "period_s": 0.0}
 INVERT = (
@@ -32,13 +33,13 @@ INVERT = (
 class Camera:
     """A device's watch under some settings, and what leaves it."""
 
-    def __init__(self, folder: Path, settings: SampleSettings) -> None:
+    def __init__(self, folder: Path, settings: SampleSettings, wishes: Wishes | None = None) -> None:
         bundle = make_bundle(folder, release=3)
         self.served = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
         self.records: list[bytes] = []
         self.watch = ModelWatch(
-            self.served, Sampling(settings, lambda: 0.5), lambda kind, data, _: self.records.append(data),
-            ManualClock(), drift_enabled=True,
+            self.served, Sampling(settings, lambda: 0.5, wishes=wishes),
+            lambda kind, data, _: self.records.append(data), ManualClock(), drift_enabled=True,
         )  # fmt: skip
 
     def see(self, count: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -168,7 +169,26 @@ def test_frames_that_are_nearly_identical_are_one_sample(tmp_path: Path) -> None
 
 
 def test_who_asks_is_named_in_the_sample(tmp_path: Path) -> None:
-    camera = Camera(tmp_path, SampleSettings.model_validate(ALL | {"uncertain_below": 0.0, "inputs": True}))
-    camera.watch.wish(Wish("q-7", 2))
-    camera.see(4)
+    clock = ManualClock()
+    wishes = Wishes(clock)
+    camera = Camera(tmp_path, SampleSettings.model_validate(ALL | {"uncertain_below": 0.0, "inputs": True}), wishes)
+    later = clock.now() + timedelta(hours=1)
+    asked = [SampleWish(id="q-7", model="compass", count=3, until=later)]
+    others = [
+        SampleWish(id="q-8", model="other", count=3, until=later),
+        SampleWish(id="q-9", model="compass", count=3, until=clock.now()),
+    ]
+    wishes.follow([*asked, *others])
+    camera.watch.wish()
+    camera.see(2)
     assert [(one.reason, one.requested_by) for one in camera.samples()] == [("request", "q-7")] * 2
+    wishes.follow(asked)  # it is told again, as after a change of bundle
+    camera.watch.wish()
+    camera.see(4)
+    assert len(camera.samples()) == 3, "what was kept before does not count"
+    wishes.follow([SampleWish(id="q-10", model="compass", count=3, until=later)])
+    camera.watch.wish()
+    wishes.follow([])
+    camera.watch.wish()
+    camera.see(4)
+    assert len(camera.samples()) == 3, "what nobody wants any more is kept"

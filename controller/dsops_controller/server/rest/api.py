@@ -13,6 +13,7 @@ from dsops_controller.server.rest import (
     kits,
     problems,
     rollouts,
+    sample_requests,
     sites,
     summary,
     trust,
@@ -35,7 +36,20 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
+    for noun in (
+        summary,
+        broker,
+        devices,
+        why,
+        kits,
+        trust,
+        bundles,
+        rollouts,
+        challengers,
+        sites,
+        sample_requests,
+        data,
+    ):
         api.include_router(noun.router(backend))
     app.include_router(api)
     return app
