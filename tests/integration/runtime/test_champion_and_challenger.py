@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -240,6 +241,28 @@ def test_what_a_shadow_answers_otherwise_is_kept_as_a_sample_up_to_the_budget(
     wait_for(lambda: total(sampling.comparisons(), "disagreed") == 63, "not everything is compared")
     size_bytes = rows[0].nbytes + 4 * len(LABELS)
     assert 3 < len(sampling.samples()) <= SAMPLES["burst_bytes"] / 10 / size_bytes, "the budget does not hold"
+
+
+def test_what_somebody_asked_for_is_kept_by_whichever_process_and_bundle_serves(
+    sampling: Device, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    until = (sampling.clock.now() + timedelta(hours=1)).isoformat()
+    sampling.champions.wishes = lambda: [{"id": "q-1", "model": MODEL, "count": 3, "until": until}]
+    assert sampling.champions.ready.wait(60)
+    sampling.activate(MODEL, pair[0])
+
+    def asked() -> int:
+        sampling.ask()
+        time.sleep(0.1)
+        return len(sampling.samples())
+
+    wait_for(lambda: asked() >= 1, "nothing is kept for who asked")
+    sampling.activate(MODEL, pair[1])
+    wait_for(lambda: asked() >= 3, "the next bundle keeps none")
+    kept = sampling.samples()
+    assert [(one.reason, one.requested_by) for one in kept] == [("request", "q-1")] * 3
+    assert kept[-1].release == 2
+    assert asked() == 3, "more is kept than was asked for"
 
 
 def test_what_a_shadow_answers_alike_is_not_kept(sampling: Device, tmp_path: Path) -> None:

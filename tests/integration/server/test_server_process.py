@@ -119,7 +119,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /rollouts/{rollout}", "POST /rollouts/{rollout}/abort", "POST /rollouts/{rollout}/resume", "GET /drift",
         "GET /events", "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
         "GET /challengers", "POST /challengers", "DELETE /challengers/{model}", "POST /challengers/{model}/promote",
-        "GET /comparisons",
+        "GET /comparisons", "POST /sample-requests",
     }  # fmt: skip
 
 
