@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "r0008"
+revision = "r0010"
 down_revision = "r0006"
 branch_labels = None
 depends_on = None
