@@ -21,7 +21,7 @@ from dsops.direct import direct_path
 from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
-from dsops_agent.config_samples import Samples
+from dsops_agent.config_samples import Samples, WatchRule
 from dsops_agent.config_values import (
     CHALLENGER_NAME,
     CHALLENGER_SOCKET,
@@ -461,9 +461,12 @@ def known_keys() -> tuple[str, ...]:
     return tuple(key for key, _ in _fields(Config))
 
 
+_TABLES: tuple[tuple[str, type[Section]], ...] = (("samples.watch", WatchRule), ("source", Source), ("sink", Sink))
+
+
 def tables() -> tuple[Setting, ...]:
     """Return every key of the tables that a file may have several of, with its default; origin ``file``: required."""
-    return tuple(setting for name, kind in (("source", Source), ("sink", Sink)) for setting in _keys(kind, f"{name}."))
+    return tuple(setting for name, kind in _TABLES for setting in _keys(kind, f"{name}."))
 
 
 def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:
