@@ -21,6 +21,7 @@ from dsops.direct import direct_path
 from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
+from dsops_agent.config_samples import Samples, WatchRule
 from dsops_agent.config_values import (
     CHALLENGER_NAME,
     CHALLENGER_SOCKET,
@@ -238,18 +239,6 @@ class Telemetry(Section):
     def upload_rules(self) -> UploadRules:
         """Return what the uploaders are held to."""
         return UploadRules(self.upload_bytes_per_s, self.upload_bytes_per_day, self.metered_every_s)
-
-
-class Samples(Section):
-    """Which inputs the device keeps for the next training, within a budget of bytes."""
-
-    bytes_per_day: int = Field(default=5_000_000, ge=0, description="budget of bytes a day; 0 keeps none")
-    burst_bytes: int = Field(default=500_000, ge=0, description="budget that may be spent at once")
-    random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
-    low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
-    min_gap_s: float = Field(
-        default=1.0, ge=0, le=DAY_S, description="least time between two samples for the same reason"
-    )
 
 
 class Drift(Section):
@@ -475,9 +464,12 @@ def known_keys() -> tuple[str, ...]:
     return tuple(key for key, _ in _fields(Config))
 
 
+_TABLES: tuple[tuple[str, type[Section]], ...] = (("samples.watch", WatchRule), ("source", Source), ("sink", Sink))
+
+
 def tables() -> tuple[Setting, ...]:
     """Return every key of the tables that a file may have several of, with its default; origin ``file``: required."""
-    return tuple(setting for name, kind in (("source", Source), ("sink", Sink)) for setting in _keys(kind, f"{name}."))
+    return tuple(setting for name, kind in _TABLES for setting in _keys(kind, f"{name}."))
 
 
 def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:

@@ -147,6 +147,7 @@ class Parts:
             Told(self._runtime_started, self._runtime_died),
         )
         self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
+        self._supervisor.wishes = self._journal.sample_requests
         self._challengers = ChallengerProcesses(
             self.config.run_folder,
             self._challenger_supervisor,

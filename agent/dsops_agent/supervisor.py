@@ -106,12 +106,15 @@ class RuntimeSupervisor:
         self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
         self._rss_bytes = 0
+        self._wished: tuple[int, list[dict[str, object]]] = (0, [])
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
         self.beat: Beat = unwatched
         """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
         self.early: Callable[[], Starting | None] = lambda: None
         """Returns a process that was started already, once."""
+        self.wishes: Callable[[], list[dict[str, object]]] = list
+        """Returns which samples somebody asked for; set before :meth:`run`."""
         self.newest_death: Death | None = None
         """The newest end of the process that nobody asked for."""
         self.held_back = ""
@@ -257,7 +260,19 @@ class RuntimeSupervisor:
         rss_bytes = status.get("rss_bytes")
         self._rss_bytes = rss_bytes if isinstance(rss_bytes, int) else 0
         self._look_at_throttle(status)
+        self._pass_on_wishes(process)
         return True
+
+    def _pass_on_wishes(self, process: RuntimeProcess) -> None:
+        """Tell the process which samples are asked for, if it was told otherwise before."""
+        wishes = self.wishes()
+        if (process.pid, wishes) == self._wished:
+            return
+        try:
+            process.channel.call("samples", timeout_s=self._launch.silent_s, wishes=wishes)
+            self._wished = (process.pid, wishes)
+        except DsopsError as error:
+            logger.warning("inference process %d cannot be asked for samples: %s", process.pid, error)
 
     def _look_at_throttle(self, status: Header) -> None:
         throttle = status.get("throttle")

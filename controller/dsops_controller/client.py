@@ -234,6 +234,10 @@ class Client(DataCalls, FleetCalls):
         """Return what happened on devices, newest first; filters: device, kind, limit."""
         return self._rows("/events", **filters)
 
+    def request_samples(self, wanted: Row) -> Row:
+        """Ask devices for samples (see :class:`dsops_controller.rollout.sample_requests.Wanted`)."""
+        return self._json("POST", "/sample-requests", json=wanted)
+
     def telemetry(self, **filters: str | int | None) -> list[Row]:
         """Return figures by device and release; filters: model, device, minutes."""
         return self._rows("/telemetry", **filters)

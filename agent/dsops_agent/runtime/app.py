@@ -2,9 +2,10 @@
 
 Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
 ``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
-intervals and sends records, ``observe`` shows the watches and duels what was answered, ``grow`` makes further instances
-of models whose callers wait, each challenger has ``duel-<model>``, and the main thread waits for the end. Then
-``leave`` (of ``__main__``) ends the process should that take too long.
+intervals and sends records, ``observe`` shows the watches and duels what was answered, ``redact`` waits for the program
+that takes things out of samples, ``grow`` makes further instances of models whose callers wait, each challenger has
+``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that
+take too long.
 """
 
 import logging
@@ -12,7 +13,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,6 @@ from types import FrameType
 
 from dsops.clock import Clock
 from dsops.direct import direct_path
-from dsops_agent.drift.sampler import Sampler
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
@@ -34,9 +34,10 @@ from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.flight import FlightRecorder, fault_file, forget_flight
 from dsops_agent.runtime.growth import Growth
-from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.handlers import ControlRequests, Process
 from dsops_agent.runtime.instances import most_instances
 from dsops_agent.runtime.kpis import Kpis
+from dsops_agent.runtime.later import Later
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.placement import place, usable_cpus
@@ -45,6 +46,7 @@ from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
 from dsops_agent.runtime.shared_memory import Regions
@@ -52,6 +54,7 @@ from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.throttle import ThrottleLimits
 from dsops_agent.runtime.watch import ModelWatch
+from dsops_agent.runtime.wishes import SampleWish, Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +96,8 @@ class RuntimeProcess:
         self._observers = Observers()
         self._access = Access(settings.allow, is_private=settings.private)
         self._regions = Regions(self._access.permits)
+        self._later = Later()
+        self._wishes = Wishes(clock)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -109,6 +114,7 @@ class RuntimeProcess:
         self._report = threading.Thread(target=self._reporter.run, name="report", daemon=True)
         self._grow = threading.Thread(target=self._growth.run, name="grow", daemon=True)
         self._observe = threading.Thread(target=self._observers.run, name="observe", daemon=True)
+        self._redact = threading.Thread(target=self._later.run, name="redact", daemon=True)
 
     def run(self, ready: Callable[[], None] = lambda: None, ending: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT, a shutdown request, or the loss of the control process.
@@ -129,7 +135,10 @@ class RuntimeProcess:
         control = Path(self._settings.control_socket or self._folder / "control.sock")
         inference = Path(self._settings.socket or self._folder / "inference.sock")
         requests = ControlRequests(
-            self._models, self._end.set, self._duels, self._brake.state, self._digest, self._is_ending
+            self._models,
+            self._end.set,
+            self._duels,
+            Process(self._brake.state, self._digest, self._is_ending, self._wish),
         )
         with ExitStack() as made:  # removes what this process made, and nothing that was there before, or comes later
             self._link = link = ControlLink(listen(control, CONTROL_MODE), requests.handle, self._clock)
@@ -176,7 +185,7 @@ class RuntimeProcess:
 
     def _serve(self, link: ControlLink, ready: Callable[[], None]) -> None:
         control = threading.Thread(target=link.run, name="control", daemon=True)
-        for thread in (control, self._report, self._observe, self._grow):
+        for thread in (control, self._report, self._observe, self._grow, self._redact):
             thread.start()
         ready()
         self._wait(link)
@@ -192,6 +201,8 @@ class RuntimeProcess:
         self._duels.finish(_JOIN_S)
         self._reporter.stop()
         self._report.join(_JOIN_S)
+        self._later.stop()
+        self._redact.join(_JOIN_S)
         self._reporter.finish()
         logger.info("the runtime has ended")
 
@@ -206,6 +217,10 @@ class RuntimeProcess:
                 logger.warning("no control process for %g s: the runtime ends", self._settings.orphan_grace_s)
                 self._end.set()
 
+    def _wish(self, wanted: Sequence[SampleWish]) -> None:
+        self._wishes.follow(wanted)
+        self._reporter.wish()
+
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
@@ -219,10 +234,14 @@ class RuntimeProcess:
         chance = random.SystemRandom().random
         if self._settings.shadow:
             put = _report_nothing
-        sampler = Sampler(self._settings.samples, chance, self._clock.monotonic_s())
         settings = self._settings
         return ModelWatch(
-            served, sampler, put, self._clock, drift_enabled=settings.drift_enabled, privacy=settings.privacy
+            served,
+            Sampling(settings.samples, chance, self._later.put, self._wishes),
+            put,
+            self._clock,
+            drift_enabled=settings.drift_enabled,
+            privacy=settings.privacy,
         )
 
 

@@ -10,6 +10,7 @@ from dsops.clock import Clock
 from dsops.profile import Profile
 from dsops_agent.drift.explain import because
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
+from dsops_agent.drift.oddness import Oddness
 from dsops_agent.drift.report import Interval, PrivacySettings, Standing, make_report
 from dsops_agent.drift.skew import SkewCheck
 from dsops_agent.runtime.collect import Identity, micros
@@ -50,6 +51,7 @@ class DriftWatch:
         privacy: PrivacySettings,
     ) -> None:
         self._monitor = DriftMonitor(profile, known)
+        self._oddness = Oddness(profile, known)
         self._labels = labels
         self._identity = identity
         self._clock = clock
@@ -68,9 +70,18 @@ class DriftWatch:
         self._moments.append((self._monitor.frames, micros(self._clock.now())))
         return verdicts
 
-    def kept(self, verdict: Verdict) -> None:
-        """Note that the frame of a verdict was kept as a sample."""
-        self._samples.append(verdict.frames)
+    @property
+    def gap_frames(self) -> int:
+        """How many consecutive frames resemble each other, by the signal that changes most slowly."""
+        return max(self._monitor.thin, default=1)
+
+    def oddness(self, signals: Mapping[str, Sequence[float]]) -> list[float]:
+        """Return how little each frame fits the profile."""
+        return self._oddness.of(signals)
+
+    def kept(self, verdict: Verdict, count: int) -> None:
+        """Note that so many frames up to that of a verdict were kept as samples."""
+        self._samples.extend([verdict.frames] * min(count, _REMEMBERED))
 
     def event(self, verdict: Verdict) -> bytes:
         """Return the serialized record of a change of level, which it also logs."""

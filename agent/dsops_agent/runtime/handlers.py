@@ -1,8 +1,8 @@
-"""What the control process may ask of the data process: activate, deactivate, check, compare, status, shutdown."""
+"""What the control process may ask of the data process, to activate a bundle for example, and what it answers."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -20,6 +20,7 @@ from dsops_agent.runtime.golden import check_golden, time_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
+from dsops_agent.runtime.wishes import SampleWish
 
 CHECK_SHARE = 0.1
 """Of the time, how much a check takes from callers; a device that answers often has not half of its time to spare."""
@@ -48,11 +49,32 @@ class _Compare(Frozen):
     rivals: dict[Name, Rival] = Field(max_length=16)
 
 
+class _Samples(Frozen):
+    wishes: tuple[SampleWish, ...] = Field(max_length=16)
+
+
 class _Nothing(Frozen):
     pass
 
 
 Request = TypeVar("Request", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What requests need of the process around them.
+
+    Attributes:
+        throttle: Returns how requests are held back.
+        settings: Digest of the settings that it was started with.
+        is_ending: Tells whether it ends.
+        wish: Takes which samples somebody asked for.
+    """
+
+    throttle: Callable[[], ThrottleState] = ThrottleState
+    settings: str = ""
+    is_ending: Callable[[], bool] = bool
+    wish: Callable[[Sequence[SampleWish]], None] = lambda wishes: None
 
 
 class ControlRequests:
@@ -62,9 +84,7 @@ class ControlRequests:
         models: The active models.
         shutdown: Begins the end of the process.
         duels: Their challengers.
-        throttle: Returns how requests are held back.
-        settings: Digest of the settings that the process was started with.
-        is_ending: Tells whether the process ends.
+        process: The rest of the process.
     """
 
     def __init__(
@@ -72,20 +92,17 @@ class ControlRequests:
         models: Models,
         shutdown: Callable[[], None],
         duels: Duels,
-        throttle: Callable[[], ThrottleState] = ThrottleState,
-        settings: str = "",
-        is_ending: Callable[[], bool] = bool,
+        process: Process | None = None,
     ) -> None:
-        self._is_ending = is_ending
+        self._process = process or Process()
         self._models = models
-        self._throttle = throttle
-        self._settings = settings
         self._duels = duels
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
             "deactivate": self._deactivate,
             "check": self._check,
             "compare": self._compare,
+            "samples": self._samples,
             "status": self._status,
             "shutdown": self._end,
         }
@@ -127,7 +144,7 @@ class ControlRequests:
         return {}
 
     def _check_wanted(self, checked: Serving) -> None:
-        if self._is_ending():
+        if self._process.is_ending():
             raise ended()
         if not any(serving is checked for serving in self._models.all()):
             raise RuntimeBusy(f"release {checked.model.release} no longer answers", why="its check was given up")
@@ -136,16 +153,20 @@ class ControlRequests:
         self._duels.follow(_parse(_Compare, header).rivals)
         return {}
 
+    def _samples(self, header: Header) -> Header:
+        self._process.wish(_parse(_Samples, header).wishes)
+        return {}
+
     def _status(self, header: Header) -> Header:
         _parse(_Nothing, header)
         return {
             "pid": os.getpid(),
             "version": dsops.__version__,
-            "settings": self._settings,
+            "settings": self._process.settings,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
             "delegate": self._models.accelerator.status(),
-            "throttle": asdict(self._throttle()),
+            "throttle": asdict(self._process.throttle()),
         }
 
     def _figures(self, serving: Serving) -> dict[str, object]:

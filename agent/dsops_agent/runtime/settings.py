@@ -8,8 +8,8 @@ from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_agent.drift.report import PrivacySettings
-from dsops_agent.drift.sampler import SamplerSettings
 from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.temperature import ANY
 
 
@@ -30,7 +30,7 @@ class RuntimeSettings(Frozen):
         nice: By how much other processes go first, as nice(2) says.
         delegate: An accelerator to use.
         interval_s: Length of a telemetry interval.
-        samples: Which inputs are kept.
+        samples: Which inputs are kept, and what of them leaves the device.
         drift_enabled: Whether drift is measured.
         privacy: What is done to the counts of drift reports.
         max_temperature_c: Above it inference is held back; 0 for no limit.
@@ -55,7 +55,7 @@ class RuntimeSettings(Frozen):
     nice: int = Field(default=0, ge=0, le=19)
     delegate: Delegate | None = None
     interval_s: float = Field(default=10.0, gt=0)
-    samples: SamplerSettings = SamplerSettings()
+    samples: SampleSettings = SampleSettings()
     drift_enabled: bool = True
     privacy: PrivacySettings = PrivacySettings()
     max_temperature_c: float = Field(default=0.0, ge=0)

@@ -1,41 +1,35 @@
 """Watches one served bundle: counts what it answers, measures drift, keeps samples, reports changes.
 
-A sample record has one input and one output. It holds the first input as the caller sent it, and the probabilities of a
-classification or else the first output.
+What becomes of the frames that are kept is said in :mod:`dsops_agent.runtime.samples`.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 
-from dsops.api.v1 import samples_pb2
 from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops.manifest import Manifest, Task
 from dsops.signals import Strips, measure, signals_of, strips, watched_inputs
 from dsops_agent.drift.monitor import Level, Verdict
 from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
-from dsops_agent.drift.sampler import Kept, Sampler
+from dsops_agent.drift.sampler import Frame
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
-from dsops_agent.runtime.collect import Identity, Interval, micros
+from dsops_agent.runtime.collect import Identity, Interval
 from dsops_agent.runtime.drift_watch import DriftWatch
-from dsops_agent.runtime.engine import DTYPES, ServedModel
+from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array, real_values
 from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.samples import SampleKeeper, Sampling, Seen
 from dsops_agent.runtime.swap import Totals
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLE_BYTES = (1 << 20) - (8 << 10)
-"""A larger sample is never kept: it would not fit into a batch of 1 MiB on its way to the store."""
 MAX_UNCOUNTED = 128
 """Answered requests that may wait to be added up."""
-_RECORD_BYTES = 256
-"""What names, digest and times of a sample take besides its tensors, about."""
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class ModelWatch:
@@ -43,7 +37,7 @@ class ModelWatch:
 
     Args:
         served: The bundle.
-        sampler: Chooses its samples.
+        sampling: How samples are kept.
         put: Takes each finished record: its kind, its bytes, and whether it is urgent.
         clock: Tells the time.
         drift_enabled: Whether drift is measured.
@@ -53,7 +47,7 @@ class ModelWatch:
     def __init__(
         self,
         served: ServedModel,
-        sampler: Sampler,
+        sampling: Sampling,
         put: Callable[[Kind, bytes, bool], None],
         clock: Clock,
         *,
@@ -62,10 +56,16 @@ class ModelWatch:
     ) -> None:
         self._manifest = served.manifest  # not the model: a watch reports for a while after its bundle was replaced,
         self._tensors = served.loaded.inputs  # and the memory of that one's interpreter shall not wait for it
-        self._sampler = sampler
         self._put = put
         self._clock = clock
         self._identity = Identity(served.name, served.release, served.digest)
+        self._samples = SampleKeeper(
+            served.manifest,
+            self._identity,
+            sampling,
+            lambda record: put(Kind.SAMPLES, record, False),
+            clock,
+        )
         self._task = served.manifest.task
         self._watched = watched_inputs(served.manifest.inputs)
         known = signals_of(self._task, served.manifest.inputs)
@@ -79,7 +79,6 @@ class ModelWatch:
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
-        self._sampling = threading.Lock()
         self._drift_lock = threading.Lock()  # its own, so that no request waits for a slice of frames
 
     @property
@@ -107,17 +106,23 @@ class ModelWatch:
         """Measure drift and keep samples; one thread at a time. What is shown together costs less."""
         with self._lock:
             self._count()
+        signals = self._measure(exchanges)
+        oddness: Sequence[float] = ()
+        gap_frames = 1
         if self._drift:
-            signals = self._measure(exchanges)
             with self._drift_lock:
                 verdicts = self._drift.feed(signals)
+                oddness = self._drift.oddness(signals) if any(verdict.level for verdict in verdicts) else ()
+                gap_frames = self._drift.gap_frames
         else:
             verdicts = [self._verdict] * sum(exchange.frames for exchange in exchanges)
         for verdict in verdicts:
             self._take(verdict)
-        following = iter(verdicts)
+        seen = self._seen(exchanges, verdicts, signals, oddness, gap_frames)
         for exchange in exchanges:
-            self._sample(exchange, list(islice(following, exchange.frames)))
+            kept = self._samples.see(exchange, list(islice(seen, exchange.frames)))
+            self._note(kept)
+        self._note(self._samples.release())
 
     def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
         """Keep what the budget allows of the frames that the challenger answered otherwise.
@@ -126,16 +131,21 @@ class ModelWatch:
             exchange: What the champion was asked and answered.
             distances: How far apart the answers are, by row.
         """
-        answer, now_s = exchange.answer, self._clock.monotonic_s()
-        frames, size_bytes = self._sampled(exchange)
-        if size_bytes > MAX_SAMPLE_BYTES:
-            return
         for row, distance in distances.items():
-            with self._sampling:
-                kept = self._sampler.choose_disputed(now_s, size_bytes, distance)
-            if kept is not None:
-                record = self._record(kept, frames[row : row + 1], answer, row, exchange.request_id)
-                self._put(Kind.SAMPLES, record, False)
+            self._samples.disputed(exchange, row, distance)
+
+    def wish(self) -> None:
+        """Look anew which samples somebody asked for."""
+        self._samples.wish()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether samples wait for the end of their period."""
+        return self._samples.holds > 0
+
+    def finish(self) -> None:
+        """Put what waits, at the end of the process."""
+        self._samples.release(is_end=True)
 
     def shed(self, frames: int) -> None:
         """Count answered frames that were not looked at."""
@@ -144,6 +154,7 @@ class ModelWatch:
 
     def end_interval(self) -> bool:
         """Put the record of the interval and begin the next; False when nothing happened in it."""
+        self._note(self._samples.release())
         with self._lock:
             self._count()
             interval = self._interval
@@ -192,46 +203,40 @@ class ModelWatch:
                 event = self._drift.event(verdict)
             self._put(Kind.TELEMETRY, event, True)
 
-    def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
-        answer, now_s = exchange.answer, self._clock.monotonic_s()
-        first, size_bytes = self._sampled(exchange)
-        if size_bytes > MAX_SAMPLE_BYTES:
-            return
-        confidences = confidences_of(self._manifest, answer.decision)
-        for row, verdict in enumerate(verdicts):
-            confidence = confidences[row] if confidences else None
-            with self._sampling:
-                kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
-            if kept is not None:
-                record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
-                self._put(Kind.SAMPLES, record, False)
-                if self._drift:
-                    with self._drift_lock:
-                        self._drift.kept(verdict)
+    def _note(self, kept: int) -> None:
+        if kept and self._drift:
+            with self._drift_lock:
+                self._drift.kept(self._verdict, kept)
 
-    def _sampled(self, exchange: Exchange) -> tuple[Array, int]:
-        """Return the frames that samples are of, and the size of a sample."""
-        first = exchange.inputs[self._manifest.inputs[0].name]
-        return first, first[:1].nbytes + self._kept_output(exchange.answer)[:1].nbytes + _RECORD_BYTES
-
-    def _kept_output(self, answer: Answer) -> Array:
-        return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]
-
-    def _record(self, kept: Kept, frame: Array, answer: Answer, row: int, request_id: str) -> bytes:
-        choices = answer.decision.choices
-        return samples_pb2.SampleRecord(
-            time_us=micros(self._clock.now()),
-            model=self._identity.model,
-            release=self._identity.release,
-            digest=self._identity.digest,
-            reason=kept.reason.value,
-            score=kept.score,
-            inclusion=kept.inclusion,
-            request_id=request_id,
-            input=_tensor(frame),
-            output=_tensor(self._kept_output(answer)[row : row + 1]),
-            predicted="" if choices is None else named_choice(self._manifest, int(choices[row])),
-        ).SerializeToString()
+    def _seen(
+        self,
+        exchanges: Sequence[Exchange],
+        verdicts: Sequence[Verdict],
+        signals: Mapping[str, Sequence[float]],
+        oddness: Sequence[float],
+        gap_frames: int,
+    ) -> Iterator[Seen]:
+        """Yield what is known of each frame."""
+        now_s = self._clock.monotonic_s()
+        at = 0
+        for exchange in exchanges:
+            answer, size_bytes = exchange.answer, self._samples.size_bytes(exchange)
+            confidences = confidences_of(self._manifest, answer.decision)
+            choices = answer.decision.choices
+            for row in range(exchange.frames):
+                yield Seen(
+                    Frame(
+                        now_s,
+                        size_bytes,
+                        confidences[row] if confidences else None,
+                        "" if choices is None else named_choice(self._manifest, int(choices[row])),
+                        verdicts[at].level,
+                        oddness[at] if oddness else 0.0,
+                        gap_frames,
+                    ),
+                    {name: values[at] for name, values in signals.items()},
+                )
+                at += 1
 
 
 def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None:
@@ -251,9 +256,3 @@ def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None
 
 def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _tensor(values: Array) -> samples_pb2.Tensor:
-    """Return a frame's tensor for the wire, its batch axis of 1 included."""
-    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return samples_pb2.Tensor(datatype=_NAMES[values.dtype], shape=values.shape, data=little.tobytes())

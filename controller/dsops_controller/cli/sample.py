@@ -9,10 +9,12 @@ import typer
 
 from dsops.errors import InvalidInput
 from dsops.files import write_atomically
-from dsops_controller.cli import label, output, session, unpack
+from dsops_controller.cli import label, output, sample_keys, sample_request, session, unpack
 
 app = typer.Typer(help="Look at samples, export them, take labels in, and judge them.", no_args_is_help=True)
 app.add_typer(label.app, name="label")
+sample_keys.add_to(app)
+sample_request.add_to(app)
 
 
 class Why(StrEnum):
@@ -20,7 +22,6 @@ class Why(StrEnum):
 
     RANDOM = "random"
     UNCERTAIN = "uncertain"
-    LOW_CONFIDENCE = "low_confidence"
     DRIFT = "drift"
     DISAGREEMENT = "shadow_disagreement"
     REQUEST = "request"

@@ -191,6 +191,17 @@ pardon = Table(
     Column("created_ms", _BIG, nullable=False),
 )
 
+sample_request = Table(
+    "sample_request",
+    metadata,
+    Column("id", String(32), primary_key=True),  # one for all devices that were asked together
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("count", _BIG, nullable=False),
+    Column("created_ms", _BIG, nullable=False),
+    Column("until_ms", _BIG, nullable=False),
+)
+
 challenger = Table(
     "challenger",
     metadata,

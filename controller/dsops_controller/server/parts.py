@@ -43,6 +43,7 @@ from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
+from dsops_controller.rollout.sample_requests import SampleRequests
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.config import ServerConfig
@@ -142,6 +143,7 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         rollouts=rollouts,
         challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
+        sample_requests=SampleRequests(db, clock),
         sites=Sites(db, clock),
         store=store,
         history=LakeHistory(db, lake),

@@ -86,6 +86,13 @@ class StateDamaged(DeviceError):
     default_hint = "restore the state folder from a backup, or enrol the device again"
 
 
+class NotRedacted(DeviceError):
+    """What must not leave the device could not be taken out of a frame."""
+
+    code = "device.not_redacted"
+    default_hint = "correct redact or redact_command in the section samples of the agent's configuration"
+
+
 class AlreadyRunning(DeviceError):
     """Another process holds the state folder."""
 

@@ -436,7 +436,7 @@ def test_a_second_process_leaves_the_first_ones_sockets_alone(device: Device, tm
 
 
 def test_drift_is_told_with_its_figures_and_samples_are_kept(folder: Path, tmp_path: Path) -> None:
-    samples = {"random_rate": 0.0, "low_confidence": 0.0, "min_gap_s": 0.0, "burst_bytes": 100_000}
+    samples = {"inputs": True, "random_rate": 0.0, "uncertain_below": 0.0, "min_gap_s": 0.0, "period_s": 0.1}
     device = Device(folder, samples=samples)
     device.start()
     try:

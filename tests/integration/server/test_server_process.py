@@ -131,7 +131,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /events", "GET /samples", "GET /samples/export", "GET /telemetry", "GET /trust/{model}/pack",
         "GET /challengers", "POST /challengers", "DELETE /challengers/{model}", "POST /challengers/{model}/promote",
         "GET /comparisons", "GET /kpis", "GET /store/tables", "POST /store/check", "POST /store/compact",
-        "POST /store/vacuum",
+        "POST /store/vacuum", "POST /sample-requests",
         "POST /store/retain", "POST /samples/erase", "GET /samples/{device}/{stream}/{seq}",
         "GET /samples/{device}/{stream}/{seq}/image", "GET /labels", "POST /labels", "POST /labels/given",
         "GET /labels/quality", "GET /labels/coverage", "GET /labels/classes/{model}", "POST /labels/classes/{model}",

@@ -20,7 +20,7 @@ from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.golden import check_golden, rest_s
-from dsops_agent.runtime.handlers import ControlRequests
+from dsops_agent.runtime.handlers import ControlRequests, Process
 from dsops_agent.runtime.instances import Held
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.throttle import ThrottleLimits
@@ -126,7 +126,7 @@ def test_a_check_of_what_is_replaced_or_of_a_process_that_ends_is_given_up(tmp_p
         begun.set()
         return ends
 
-    requests = ControlRequests(models, is_over.set, Duels(terms), is_ending=is_ending)
+    requests = ControlRequests(models, is_over.set, Duels(terms), Process(is_ending=is_ending))
 
     def checked(meanwhile: Callable[[], object]) -> BaseException | None:
         serving = models.activate("compass", made.path, made.digest, 1)

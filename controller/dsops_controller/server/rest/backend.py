@@ -23,6 +23,7 @@ from dsops_controller.retraining.driver import Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
+from dsops_controller.rollout.sample_requests import SampleRequests
 from dsops_controller.server.broker import BrokerFigures
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.outbox import Outbox
@@ -50,6 +51,7 @@ class Backend:
     rollouts: Rollouts
     challengers: Challengers
     pardons: Pardons
+    sample_requests: SampleRequests
     sites: Sites
     store: Store
     history: History
