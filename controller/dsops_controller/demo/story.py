@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from dsops.errors import AwaitedFailure, BelowFloor, DsopsError, RuntimeTooOld, 
 from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.delivery import Counter, Mark
-from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.digits import Labelled
+from dsops_controller.demo.labelling import read_training, write_labels
 from dsops_controller.demo.lines import latency_us, telemetry_line
 from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
@@ -184,7 +186,6 @@ class Story:
             "sample", "export", archive, "--device", self.bad_device, "--reason", "drift", online=True
         )
         returned = self._label(archive)
-        self.report.say(f"{len(returned)} returned frames labelled")
         self._build(2, returned)
         before_release = self.deliveries.mark()
         self.publish(2)
@@ -488,12 +489,24 @@ class Story:
             inference.close()
 
     def _label(self, archive: Path) -> Labelled:
+        """Have two people label what came back, and return the data set of what both say."""
         with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
-            frames: Images = samples["x"]
-            names = [str(name) for name in samples["request_id"]]
-        keep = [name.startswith(f"{BAD}-") for name in names]
-        rows = [int(name.removeprefix(f"{BAD}-")) for name in names if name.startswith(f"{BAD}-")]
-        return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
+            named = zip(samples["id"].tolist(), samples["request_id"].tolist(), strict=True)
+            shown = {sample: int(name.removeprefix(f"{BAD}-")) for sample, name in named if name.startswith(f"{BAD}-")}
+        labels, training = self.stage.folder / "labels.csv", self.stage.folder / "field.npz"
+        write_labels(labels, list(shown), self.bad_stream.y[np.array(list(shown.values()), dtype=np.int64)])
+        run = partial(self.stage.commands.run, online=True)
+        run("sample", "label", "import", labels, "--model", MODEL)
+        quality = run("sample", "quality", MODEL)
+        run("dataset", "create", "field", "--model", MODEL, "--labellers", "2", "--validation", "0", "--test", "0")
+        run("dataset", "export", "field/1", training)
+        agreed = read_training(training)
+        self.report.record(labelled_samples=len(shown), labels_alpha=quality["alpha"]["value"])
+        self.report.say(
+            f"{len(shown)} returned frames, each labelled by two people: alpha {quality['alpha']['value']:.3f}; "
+            f"they agree on {len(agreed)}, which are data set field/1"
+        )
+        return agreed
 
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
