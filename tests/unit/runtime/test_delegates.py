@@ -21,6 +21,8 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.delegate import why_unusable
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.flight import LEAST_HANG_S, FlightRecorder, read_flight
+from dsops_agent.runtime.growth import Growth
+from dsops_agent.runtime.instances import PRESSURE
 from dsops_agent.runtime.litert import LoadedModel
 from dsops_agent.runtime.swap import Models, Totals
 
@@ -48,6 +50,15 @@ def test_a_delegate_runs_the_operator_that_the_runtime_does_not_have(library: st
     assert loaded.run([np.arange(4, dtype=np.float32)[None]])[0].tolist() == [[0, 2, 4, 6]]
     assert (loaded.runtime.delegate, loaded.runtime.fallback) == (library, "")
     assert str(loaded.runtime).endswith(f"with {library}")
+
+
+def test_what_a_delegate_runs_has_one_instance_however_often_callers_wait(library: str, tmp_path: Path) -> None:
+    growth, shorts = Growth(4, lambda: 1 << 40), []
+    for bundle, used in ((make_twice(tmp_path), delegate(library, "")), (make_bundle(tmp_path), None)):
+        models = Models(1, lambda _: Unwatched(), Accelerator(used), growth=growth)
+        served = models.activate(bundle.manifest.model, bundle.path, bundle.digest, 1).model
+        shorts.append(sum(served.instances.is_short() for _ in range(PRESSURE)))
+    assert shorts == [0, 1]
 
 
 def test_a_delegate_that_answers_wrongly_takes_nobodys_place(library: str, tmp_path: Path) -> None:
