@@ -50,14 +50,22 @@ def make_durable(sql: sqlite3.Connection, log_bytes: int) -> None:
 
 
 def fill_log(sql: sqlite3.Connection, log_bytes: int) -> None:
-    """Grow the log to its size by writing as much; from then on it is written over from its beginning.
+    """Grow the log to about its size by writing as much; from then on it is written over from its beginning.
+
+    What a process before left in the log is taken over, so that its room serves again: on a disk that was filled since,
+    there is no other.
 
     Raises:
         sqlite3.Error: The disk is full.
     """
+    sql.execute("pragma wal_checkpoint").fetchall()
+    (_, _, path) = sql.execute("pragma database_list").fetchone()
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size >= log_bytes * 3 // 4:
+        return
     with immediate(sql):
         sql.execute("create table fill (data blob)")
-        sql.execute("insert into fill values (zeroblob(?))", (log_bytes,))
+        sql.execute("insert into fill values (zeroblob(?))", (log_bytes - log_bytes // 8,))
         sql.execute("drop table fill")
     sql.execute("pragma wal_checkpoint").fetchall()
 

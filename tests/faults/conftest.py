@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fault_crew import Crew, Tally, crew
 from fault_device import Kit
-from fault_disks import lacking, unmount_below
+from fault_disks import Small, lacking, unmount, unmount_below
 
 _TALLIES: dict[str, Tally] = {}
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -61,6 +61,13 @@ def needs_strace() -> None:
 def needs_root() -> None:
     if os.geteuid() != 0:
         lack("not root; no file system was mounted")
+
+
+@pytest.fixture
+def small(arena: Path, tmp_path: Path, needs_root: None) -> Iterator[Small]:
+    made = Small(arena / tmp_path.name)
+    yield made
+    unmount(made.folder)
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,29 @@ class Disk:
         self.image.unlink(missing_ok=True)
 
 
+class Small:
+    """A tmpfs of our own with a limit that can be raised."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def used_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).used
+
+    def fill(self, left_bytes: int) -> Path:
+        """Write a file that leaves so much room."""
+        other = self.folder / "other"
+        other.write_bytes(bytes(shutil.disk_usage(self.folder).free - left_bytes))
+        return other
+
+    def limit(self, **limits: str | int) -> None:
+        options = ",".join(f"{name}={value}" for name, value in limits.items())
+        again = "remount," if self.folder.is_mount() else ""
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(self.folder)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
 def unmount(mounted: Path) -> None:
     """Unmount a folder of ours, at once if nobody holds it, else when the last one lets go."""
     if mounted.is_mount():

@@ -1,8 +1,6 @@
 """A disk in which an install does not fit: said by name, the release before stays, it goes on when there is room."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 from fault_acks import Acks, read_acks
 from fault_device import MODEL, Device, Kit, scenario
-from fault_disks import unmount
+from fault_disks import Small
 
 from dsops.bundle import sha256_hex
 from dsops.errors import NoSpace
@@ -23,36 +21,6 @@ pytestmark = pytest.mark.faults
 BIG_BYTES = 120_000
 MORE = "6m"
 PAGE = 4096
-
-
-class Small:
-    """A tmpfs of our own with a limit that can be raised."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def used_bytes(self) -> int:
-        return shutil.disk_usage(self.folder).used
-
-    def fill(self, left_bytes: int) -> Path:
-        """Write a file that leaves so much room."""
-        other = self.folder / "other"
-        other.write_bytes(bytes(shutil.disk_usage(self.folder).free - left_bytes))
-        return other
-
-    def limit(self, **limits: str | int) -> None:
-        options = ",".join(f"{name}={value}" for name, value in limits.items())
-        again = "remount," if self.folder.is_mount() else ""
-        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(self.folder)]
-        subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture
-def small(arena: Path, tmp_path: Path, needs_root: None) -> Iterator[Small]:
-    made = Small(arena / tmp_path.name)
-    yield made
-    unmount(made.folder)
 
 
 @pytest.fixture

@@ -35,8 +35,10 @@ from dsops_agent.telemetry.worth import KINDS, Kind
 
 logger = logging.getLogger(__name__)
 
-_USABLE, _LOW_WATER = 0.7, 0.63
-"""Shares of the file at which dropping begins and ends; the rest is for pages that are partly filled."""
+_USABLE, _SLACK = 0.7, 0.07
+"""Shares of the file: where dropping begins, and how much it frees. The rest is for pages that are partly filled."""
+_MOST_SLACK_BYTES = 128 << 10
+"""More in one transaction would not fit into the log."""
 _EXPIRE_EVERY_S = 600.0
 
 T = TypeVar("T")
@@ -73,7 +75,8 @@ class Spool:
         self._path = folder / "spool.db"
         self._reserve = folder / "reserve"
         self._cap_bytes = cap_bytes
-        self._room = Room(usable=int(_USABLE * cap_bytes), low_water=int(_LOW_WATER * cap_bytes))
+        usable = int(_USABLE * cap_bytes)
+        self._room = Room(usable, usable - min(int(_SLACK * cap_bytes), _MOST_SLACK_BYTES))
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._sql: sqlite3.Connection | None = None
@@ -276,7 +279,7 @@ class Spool:
     def _open(self) -> None:
         """Open the file, or make it; nothing is open afterwards while the disk is full."""
         try:
-            self._use(open_file(self._path, self._cap_bytes, KINDS))
+            self._use(self._opened())
         except sqlite3.Error as error:
             if is_damaged(error):
                 self._replace(error)
@@ -287,6 +290,16 @@ class Spool:
                 raise as_device_error(error) from error
         if not keep_reserve(self._reserve):
             logger.warning("the disk has no room for the spool's reserve")
+
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file; with the reserve given back when the disk is full."""
+        try:
+            return open_file(self._path, self._cap_bytes, KINDS)
+        except sqlite3.Error as error:
+            if not is_full(error) or not self._reserve.exists():
+                raise
+        self._reserve.unlink(missing_ok=True)
+        return open_file(self._path, self._cap_bytes, KINDS)
 
     def _replace(self, error: sqlite3.Error) -> None:
         """Put a damaged file aside and begin a new one, with new streams."""

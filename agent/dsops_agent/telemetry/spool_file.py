@@ -14,13 +14,15 @@ RESERVE_BYTES = 1 << 20
 LOG_BYTES = 1 << 20
 """Size of SQLite's log (WAL), which is taken at once, too; a longer transaction needs the reserve."""
 
+# Rows lie in the order of their places, so records of a kind lie together: when the oldest of the kind that is worth
+# least go, they leave whole pages free.
 _SCHEMA = """
 create table if not exists stream (kind text primary key, id blob not null, last integer not null default 0,
     produced integer not null default 0, stored integer not null default 0, told integer not null default 0,
     pending integer not null default 0, bytes integer not null default 0);
-create table if not exists record (kind text not null, seq integer not null, what text not null, born_s real not null,
-    size integer not null, data blob not null, primary key (kind, seq));
-create index if not exists record_by_what on record (what, seq, size, born_s);
+create table if not exists record (place integer primary key, kind text not null, seq integer not null,
+    what text not null, born_s integer not null, size integer not null, data blob not null);
+create unique index if not exists record_by_seq on record (kind, seq);
 create table if not exists loss (kind text not null, what text not null, reason text not null, count integer not null,
     primary key (kind, what, reason));
 create table if not exists age (one integer primary key check (one = 1), s real not null);

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from dsops_agent.telemetry.worth import WORTH, Kind, no_more_than, what_is
+from dsops_agent.telemetry.worth import KINDS, WHATS, WORTH, Kind, no_more_than, what_is
 
 MAX_RECORD_BYTES = (1 << 20) - 4096
 """A longer record would not fit into a batch of 1 MiB; it is dropped and counted."""
 
-ROW_BYTES = 64
-"""What SQLite needs for a row beside the record, roughly."""
+ROW_BYTES = 96
+"""What SQLite needs for a row beside the record, roughly, and for its places in two indices."""
+
+_SEQ_BITS = 48
+"""More records than a stream can have."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +184,21 @@ def _insert_alike(
     skipped = _make_room(sql, what, [len(data) + ROW_BYTES for data in fitting], room)
     taken = fitting[skipped:]
     last = last_seq(sql, kind)
-    rows = [(kind, last + 1 + i, what, age_s, len(data) + ROW_BYTES, data) for i, data in enumerate(taken)]
-    sql.executemany("insert into record (kind, seq, what, born_s, size, data) values (?, ?, ?, ?, ?, ?)", rows)
+    rows = [
+        (_place(what, kind, seq), kind, seq, what, int(age_s), len(data) + ROW_BYTES, data)
+        for seq, data in enumerate(taken, start=last + 1)
+    ]
+    sql.executemany("insert into record values (?, ?, ?, ?, ?, ?, ?)", rows)
     sql.execute(
         "update stream set last = ?, produced = produced + ? where kind = ?", (last + len(taken), len(items), kind)
     )
     _count_dropped(sql, kind, what, "too_large", len(items) - len(fitting))
     _count_dropped(sql, kind, what, "full", skipped)
+
+
+def _place(what: str, kind: Kind, seq: int) -> int:
+    """Return where a record lies: by what it is, then by stream, then by number."""
+    return (WHATS.index(what) * len(KINDS) + KINDS.index(kind) << _SEQ_BITS) + seq
 
 
 def _make_room(sql: sqlite3.Connection, what: str, sizes: Sequence[int], room: Room) -> int:
@@ -223,7 +234,8 @@ def _drop_oldest(sql: sqlite3.Connection, what: str, reason: str, is_doomed: Cal
     """Drop the records of one kind, oldest first, while they are doomed. Only unknown ones stand in several streams."""
     doomed: list[tuple[Kind, int]] = []
     for kind, seq, size, born_s in sql.execute(
-        "select kind, seq, size, born_s from record where what = ? order by seq", (what,)
+        "select kind, seq, size, born_s from record where place >= ? and place < ? order by place",
+        (_place(what, KINDS[0], 0), _place(what, KINDS[0], 0) + (len(KINDS) << _SEQ_BITS)),
     ):
         if not is_doomed(size, born_s):
             break

@@ -73,7 +73,7 @@ def close(
 def retry(
     request: Id, context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.Output = output.Format.TABLE
 ) -> None:
-    """Hand a request over again to whom it could not be handed over."""
+    """Hand a request over again: to whom it could not be, and to everybody if it was closed or had expired."""
     with session.connected(context) as client:
         done = client.change_retraining(request, "retry")
     output.done(done, f"{done['id'][:12]} is handed over again", form)

@@ -7,19 +7,21 @@ Krippendorff's alpha-reliability", 2011, sections C and D.
 
 import math
 import random
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate, permutations
+from itertools import accumulate, combinations, permutations
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
 Z_95 = 1.959963984540054
 _RESAMPLES = 1000
-_WORK = 2_000_000
-"""Units that all resamples of one interval may look at together: some seconds at most."""
-_FEWEST_RESAMPLES = 100
+_WORK = 500_000
+"""Units that all resamples of one interval may look at together, but for the fewest resamples."""
+_FEWEST_RESAMPLES, _FEW = 50, 200
+_RATIO_UNITS = 100
 _ENDS = 0.025, 0.975
 
 
@@ -119,20 +121,37 @@ def krippendorff_alpha(
         resamples: How many resamples the interval rests on; fewer for very many units.
         seed: Of the resamples: the same labels give the same interval.
     """
-    kinds = Counter(tuple(sorted(unit)) for unit in units if len(unit) >= 2)  # units alike are looked at together
+    draw = random.Random(seed)  # noqa: S311 - resamples, no secrets
+    kinds = Counter(tuple(sorted(unit)) for unit in _fewer(units, scale, draw))  # units alike are looked at together
     items, pairs, places = sum(kinds.values()), [_coincidences(unit) for unit in kinds], range(len(kinds))
     value = _alpha(dict(enumerate(kinds.values())), pairs, scale)
     if value is None:
         return Estimate(*_UNDEFINED, items=items)
-    draw, weights = random.Random(seed), tuple(accumulate(kinds.values()))  # noqa: S311 - resamples, no secrets
-    work = len({value for unit in kinds for value in unit}) ** 2 if scale is Scale.RATIO else items
-    count = max(_FEWEST_RESAMPLES, min(resamples, _WORK // work))
+    weights, count = tuple(accumulate(kinds.values())), max(_FEWEST_RESAMPLES, min(resamples, _WORK // items))
     found = (_alpha(Counter(draw.choices(places, cum_weights=weights, k=items)), pairs, scale) for _ in range(count))
-    again = sorted(one for one in found if one is not None)
-    if not again:
-        return Estimate(value, value, value, items)
-    low, high = (again[min(len(again) - 1, int(end * len(again)))] for end in _ENDS)
+    low, high = _ends(value, sorted(one for one in found if one is not None))
     return Estimate(value, min(low, value), max(high, value), items)
+
+
+def _fewer(units: Sequence[Sequence[float]], scale: Scale, draw: random.Random) -> Sequence[Sequence[float]]:
+    """Return the units that say something; some of them on a ratio scale of many values, where all are compared.
+
+    The coefficient is then that of units drawn at random, and its interval as wide as theirs.
+    """
+    told = [unit for unit in units if len(unit) >= 2]
+    values = {value for unit in told for value in unit}
+    return draw.sample(told, _RATIO_UNITS) if scale is Scale.RATIO and len(values) > 2 * _RATIO_UNITS else told
+
+
+def _ends(value: float, again: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an interval: percentiles of many resamples, or the normal ones of few."""
+    if len(again) < 2:
+        return value, value
+    if len(again) < _FEW:
+        spread = Z_95 * statistics.stdev(again)
+        return value - spread, min(1.0, value + spread)
+    low, high = (again[min(len(again) - 1, int(end * len(again)))] for end in _ENDS)
+    return low, high
 
 
 def _coincidences(unit: Sequence[float]) -> dict[tuple[float, float], float]:
@@ -186,7 +205,10 @@ def _expected(totals: Mapping[float, float], place: Mapping[float, float], scale
     """Return the distance of all values from all: in one pass, but on a ratio scale."""
     n = sum(totals.values())
     if scale is Scale.RATIO:
-        return sum(totals[a] * totals[b] * _distance(a, b, scale) for a in totals for b in totals)
+        counts = [(value, count) for value, count in totals.items() if value]
+        zeros = n - sum(count for _, count in counts)  # as far as can be from all but themselves
+        pairs = ((a - b) ** 2 / (a + b) ** 2 * m * k for (a, m), (b, k) in combinations(counts, 2))
+        return 2 * (math.fsum(pairs) + zeros * (n - zeros))
     if scale is Scale.NOMINAL:
         return n * n - sum(count * count for count in totals.values())
     mean = sum(count * place[value] for value, count in totals.items()) / n if n else 0.0

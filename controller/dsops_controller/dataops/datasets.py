@@ -240,16 +240,16 @@ class Datasets:
     def erase(self, samples: Sequence[str], reason: str, actor: str = audit.SYSTEM) -> Erased:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
 
-        Their labels are deleted. Once more is no fault. Older versions keep the digests of what they held, and cannot
-        be exported any more.
+        Their labels are deleted, and their rows in the lake. Once more is no fault, and completes what a crash cut off.
+        Older versions keep the digests of what they held, and cannot be exported any more.
 
         Raises:
             InvalidInput: One is no id, or there is no reason.
+            NoSpace: The lake cannot be written; nothing shows the samples any more, their rows are still there.
         """
         if not 0 < len(reason) <= 200:
             raise InvalidInput("an erasure needs a reason", hint="for example --reason 'request of 2026-11-27'")
-        for sample in samples:
-            identity(sample)
+        identities = [identity(sample) for sample in samples]
         with self._db.write() as connection:
             new = sorted(set(samples) - _erased(connection))
             now = self._clock.now()
@@ -258,7 +258,9 @@ class Datasets:
                 connection.execute(tables.erased_sample.insert(), rows)
                 audit.record(connection, now, actor, "samples.erased", f"{len(rows)} samples", reason)
             _forget_labels(connection, new)
-            return Erased(len(new), tuple(self._renew(connection, set(new), actor)))
+            done = Erased(len(new), tuple(self._renew(connection, set(new), actor)))
+        self._lake.erase(identities)
+        return done
 
     def places(self) -> Places:
         """Return what is known of devices, with the secret of their pseudonyms, which is made when it is not there."""

@@ -11,7 +11,7 @@ Each inbox has a name of its own, so several controllers with inboxes of their o
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from deltalake.exceptions import DeltaError
 from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dsops.errors import NoSpace, StateDamaged
+from dsops import ids
+from dsops.errors import InvalidInput, NoSpace, StateDamaged
 from dsops_controller.dataops import totals
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, ZSTD, open_or_create
@@ -50,6 +51,7 @@ PINS_SCHEMA = {
 }
 """The table of :mod:`.pins`."""
 _TABLES = (*LakeTable, PINS)
+_STREAM_DIGITS, _AT_ONCE = 32, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,29 @@ class Lake:
                 self._move(chunk)
                 moved += len(chunk)
         return moved
+
+    def erase(self, samples: Iterable[tuple[str, str, int]]) -> None:
+        """Delete samples, named by device, stream and number, from the table; once more is no fault.
+
+        The files that held them are written anew without them, and removed with what left the table a day ago.
+
+        Raises:
+            NoSpace: The disk is full; what was deleted so far stays deleted.
+            StateDamaged: The table cannot be read or written.
+            InvalidInput: A device or a stream cannot be one.
+        """
+        predicates = list(_predicates(samples))
+        self.flush()
+        with translated(), self.tending() as renew:
+            for predicate in predicates:
+                self.table(LakeTable.SAMPLES).delete(
+                    predicate,
+                    commit_properties=OURS,
+                    post_commithook_properties=NO_HOOKS,
+                    writer_properties=ZSTD,
+                )
+                renew()
+            self.settle()
 
     def view(self, table: LakeTable, scope: Scope = EVERYTHING) -> View:
         """Return the newest version of a table, as far as ``scope`` asks for it.
@@ -283,6 +308,19 @@ def read_pending(connection: Connection, last_id: int | None = None) -> list[Pen
     if last_id is not None:
         query = query.where(inbox.c.id <= last_id)
     return [Pending(*row) for row in connection.execute(query)]
+
+
+def _predicates(samples: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """Yield a condition for some samples of each stream; what it is made of is checked, for it is SQL."""
+    by_stream: dict[tuple[str, str], list[int]] = {}
+    for device, stream, seq in samples:
+        by_stream.setdefault((ids.device_id(device), stream), []).append(seq)
+    for (device, stream), seqs in by_stream.items():
+        if not (len(stream) == _STREAM_DIGITS and stream.isalnum() and stream.isascii()):
+            raise InvalidInput(f"{stream[:80]!r} is not a stream", hint="see: dsops sample list")
+        for start in range(0, len(seqs), _AT_ONCE):
+            some = ", ".join(map(str, seqs[start : start + _AT_ONCE]))
+            yield f"device = '{device}' and stream = '{stream}' and seq in ({some})"
 
 
 def _watermark(delta: DeltaTable, application: str) -> int:

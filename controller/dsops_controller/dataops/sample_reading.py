@@ -1,5 +1,6 @@
 """Samples with their tensors, by their ids or by what they are; what was erased is not there any more."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.tables import erased_sample
 
 MAX_ID = 128
+_ID = re.compile(r"([^/]+)/([0-9a-f]{32})/([0-9]{1,19})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROW = """
 device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
@@ -79,12 +81,12 @@ def identity(sample: str) -> Identity:
     Raises:
         InvalidInput: It is no id.
     """
-    parts = sample.split("/")
-    if len(parts) != 3 or not all(parts) or len(sample) > MAX_ID or not (parts[2].isascii() and parts[2].isdecimal()):
+    found = _ID.fullmatch(sample)
+    if found is None or len(sample) > MAX_ID:
         raise InvalidInput(
             f"{sample[:80]!r} is not the id of a sample", why="an id is DEVICE/STREAM/NUMBER", hint="dsops sample list"
         )
-    return parts[0], parts[1], int(parts[2])
+    return found[1], found[2], int(found[3])
 
 
 class SampleReader:

@@ -71,12 +71,18 @@ class Retraining:
 
         Raises:
             NotFound: There is no such data set, or nothing is known of the model.
-            Conflict: Another request of the model is open.
+            Conflict: Another request of the model is open, or the same one has ended.
         """
         subject = self._subject(model, dataset)
         if not subject.bundle_sha256 and not subject.dataset:
             raise NotFound(f"nothing is known of {model}", why="it has no bundle and no data set here")
         made, _ = self.requests.add(Cause.MANUAL, subject, {}, list(self._settings.adapters), note=note, actor=actor)
+        if made.state is not RequestState.OPEN:
+            raise Conflict(
+                f"the same was asked for {model} before",
+                why=f"request {made.id[:12]} has this data set and bundle, and is {made.state}",
+                hint=f"make a new version of the data set, or: dsops retrain retry {made.id[:12]}",
+            )
         self._wake.set()
         return made
 

@@ -170,22 +170,26 @@ class Requests:
             return _named(connection, found.id)
 
     def retry(self, request: str, actor: str = audit.SYSTEM) -> RetrainingRequest:
-        """Hand a request over again to whom it could not be handed over.
+        """Hand a request over again: to whom it could not be, and to everybody if it was closed or had expired.
 
         Raises:
             NotFound: There is none.
-            Conflict: It has ended, or another request of the model is open.
+            Conflict: It is answered, or another request of the model is open.
         """
         now = self._clock.now()
         with self._db.write() as connection:
             found = _named(connection, request)
             other = _open(connection, found.subject.model)
-            if found.state not in (RequestState.OPEN, RequestState.FAILED) or other not in (None, found.id):
-                raise Conflict(f"request {found.id[:12]} is {found.state}", hint="make another: dsops retrain request")
+            if other not in (None, found.id):
+                raise Conflict(f"another request for {found.subject.model} is open", why=str(other))
+            if found.state is RequestState.ANSWERED:
+                raise Conflict(f"request {found.id[:12]} is answered", hint="make another: dsops retrain request")
             column = tables.retraining_delivery.c
-            dead = (column.retraining == found.id) & (column.state == DeliveryState.DEAD)
+            which = column.retraining == found.id
+            if found.state in (RequestState.OPEN, RequestState.FAILED):
+                which &= column.state == DeliveryState.DEAD
             again = {"state": DeliveryState.PENDING, "attempts": 0, "next_ms": to_ms(now)}
-            connection.execute(update(tables.retraining_delivery).where(dead).values(**again))
+            connection.execute(update(tables.retraining_delivery).where(which).values(**again))
             _set_state(connection, found.id, RequestState.OPEN, now)
             audit.record(connection, now, actor, "retraining.retried", found.subject.model, found.id)
             return _named(connection, found.id)
@@ -202,7 +206,7 @@ class Requests:
                 found = _request(connection, row)
                 if answered is not None:
                     self._end(connection, found, RequestState.ANSWERED, audit.SYSTEM)
-                elif now - found.created >= timedelta(days=open_days):
+                elif now - found.updated >= timedelta(days=open_days):
                     self._end(connection, found, RequestState.EXPIRED, audit.SYSTEM)
 
     def claim(self, spans: Mapping[str, float]) -> tuple[str, str] | None:

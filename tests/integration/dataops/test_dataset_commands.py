@@ -115,5 +115,10 @@ def test_retraining_is_asked_for_listed_and_closed(dsops: Dsops) -> None:
     assert made["id"][:12] in dsops("retrain", "list").out
     assert dsops("retrain", "show", made["id"][:10], "-o", "json").result["note"] == "try"
     assert dsops("retrain", "close", made["id"][:10], "-o", "json").result["state"] == "closed"
-    assert dsops("retrain", "retry", made["id"][:10], "-o", "json").code == 6
+    again = dsops("retrain", "request", "animals", "--dataset", "again/1", "-o", "json")
+    assert (again.code, "dsops retrain retry" in again.error["hint"]) == (6, True)
+    assert dsops("retrain", "retry", made["id"][:10], "-o", "json").result["state"] == "open"
+    assert dsops("retrain", "close", made["id"][:10]).code == 0
+    assert dsops("trace", "device", "nobody", "-o", "json").code == 5
+    assert dsops("trace", "device", "cam-1", "--at", "noon", "-o", "json").code == 2
     assert dsops("retrain", "show", "zzz", "-o", "json").code == 5

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsops.api.v1.telemetry_pb2 import Event, HostInterval, ModelInterval, TelemetryRecord
+from dsops.api.v1.telemetry_pb2 import Event, HostInterval, Kpi, ModelInterval, TelemetryRecord
 from dsops.clock import ManualClock
 from dsops.errors import NoSpace, StateDamaged
 from dsops_agent.install.budget import Today
@@ -177,6 +177,20 @@ def test_what_is_worth_least_goes_first_and_is_told(spool: Spool) -> None:
     for number in range(45):
         spool.append("events", [event(number, 10_000)])
     assert {(what, reason) for what, reason, _ in losses(spool, "telemetry")} == {("host", "full"), ("model", "full")}
+    assert spool.counters()["events"].dropped == 0
+    assert adds_up(spool)
+
+
+@pytest.mark.parametrize("size", [0, 150, 1100, 20_000])
+def test_the_file_never_grows_whatever_is_dropped_from_between(tmp_path: Path, spool: Spool, size: int) -> None:
+    path = tmp_path / "spool/spool.db"
+    before = path.stat().st_size
+    kpi = TelemetryRecord(kpi=Kpi(time_us=1, name="count")).SerializeToString() + bytes_field(size)
+    for number in range(2 * CAP // (100 * (size + 100)) + 2):
+        spool.append_all({"telemetry": [kpi, host(size)] * 50, "samples": [os.urandom(size)] * 3})
+        spool.append("events", [event(number)])
+    assert spool.counters()["telemetry"].dropped > 0
+    assert path.stat().st_size == before
     assert spool.counters()["events"].dropped == 0
     assert adds_up(spool)
 

@@ -102,6 +102,23 @@ def test_the_interval_of_alpha_covers_it() -> None:
     assert hits >= 52
 
 
+@pytest.mark.parametrize(("scale", "items"), [(Scale.INTERVAL, 300), (Scale.RATIO, 100)])
+def test_of_very_many_values_a_ratio_scale_compares_some(scale: Scale, items: int) -> None:
+    draw = random.Random(9)
+    truth = [draw.uniform(1, 10) for _ in range(300)]
+    found = krippendorff_alpha([[value + draw.random(), value + draw.random()] for value in truth], scale)
+    assert found.items == items
+    assert found.low is not None
+    assert found.high is not None
+    assert 0.9 < found.low < (found.value or 0.0) < found.high <= 1.0
+
+
+def test_zero_is_as_far_as_can_be_on_a_ratio_scale() -> None:
+    apart = krippendorff_alpha([[0, 1], [0, 2], [1, 1], [0, 0]], Scale.RATIO, resamples=1)
+    # By hand: observed 4 ordered pairs of distance 1; expected 2 * (4 * 4 + 3 * 1 / 9), of 8 values.
+    assert apart.value == pytest.approx(1 - 7 * 4 / (2 * (16 + 3 / 9)))
+
+
 @pytest.mark.parametrize(
     ("hits", "trials", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (20, 20, 0.8389, 1.0)]
 )

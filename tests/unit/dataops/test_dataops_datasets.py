@@ -19,6 +19,7 @@ from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops_controller.dataops import dataset_exports
 from dsops_controller.dataops.agreement import Scale
+from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.dataset_exports import Content, DatasetForm
 from dsops_controller.dataops.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split, split_of
 from dsops_controller.dataops.datasets import Datasets, Query, reference
@@ -28,12 +29,14 @@ from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.lineage import Lineage
 from dsops_controller.dataops.sample_reading import SampleReader
+from dsops_controller.dataops.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle as bundles
 from dsops_controller.db.tables import dataset as datasets
 from dsops_controller.db.tables import device as devices
+from dsops_controller.db.tables import erased_sample as erased
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STREAM = b"t" * 16
@@ -47,7 +50,7 @@ class Desk:
 
     def __init__(self, db: Database, inbox: Inbox, folder: Path) -> None:
         self.db, self.inbox, self.clock = db, inbox, ManualClock(START)
-        lake = Lake(db, folder / "lake")
+        self.lake = lake = Lake(db, folder / "lake")
         lake.open()
         self.reader = SampleReader(db, LakeStore(db, lake))
         self.labels = Labels(db, self.reader.rows, self.clock)
@@ -201,6 +204,25 @@ def test_what_was_erased_is_in_no_answer_and_data_sets_get_a_new_version(desk: D
     assert len(desk.datasets.samples("field")) == 2
     with pytest.raises(InvalidInput):
         desk.datasets.erase(samples, "")
+
+
+def test_erased_rows_leave_the_lake_also_when_the_first_try_was_cut_off(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3]) + desk.put("cam-2", [4])
+    desk.lake.flush()
+    with desk.db.write() as connection:  # killed before the lake was reached
+        connection.execute(erased.insert().values(sample=samples[0], reason="asked for", erased_ms=0))
+    done = desk.datasets.erase([samples[0], samples[3]], "asked for")
+    assert done.samples == 1
+    rows = desk.lake.view(LakeTable.SAMPLES).files
+    with duckdb.connect() as duck:
+        found = duck.execute("select device, seq from read_parquet($files)", {"files": list(rows)}).fetchall()
+    assert sorted(found) == [("cam-1", 2), ("cam-1", 3)]
+    again = Lake(desk.db, tmp_path / "lake")
+    again.open()
+    assert len(desk.reader.matching(SampleFilter())) == 2
+    for wrong in (("cam-1", "' or 1=1 --", 1), ("a' or '1'='1", "a" * 32, 1)):
+        with pytest.raises(InvalidInput):
+            desk.lake.erase([wrong])
 
 
 def test_a_sample_that_is_not_what_the_manifest_says_is_never_handed_out(desk: Desk) -> None:

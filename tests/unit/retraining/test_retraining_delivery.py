@@ -308,6 +308,25 @@ def test_the_same_request_is_one_and_another_waits_for_it(folder: Path) -> None:
     assert desk.retraining.request("animals").id != made.id
 
 
+def test_what_was_closed_is_asked_for_again_on_a_word(folder: Path, receiver: Receiver) -> None:
+    desk = Desk(folder, settings(receiver, open_days=2))
+    desk.push(1)
+    made = desk.retraining.request("animals")
+    desk.retraining.hand_over()
+    desk.requests.close(made.id)
+    with pytest.raises(Conflict, match="is closed"):
+        desk.retraining.request("animals")
+    desk.clock.advance(3 * 86_400)
+    assert desk.requests.retry(made.id).state is RequestState.OPEN
+    desk.retraining.look()  # open for no time yet
+    desk.retraining.hand_over()
+    assert (desk.requests.get(made.id).state, len(receiver.bodies)) == (RequestState.OPEN, 2)
+    desk.push(2)
+    desk.retraining.look()
+    with pytest.raises(Conflict, match="is answered"):
+        desk.requests.retry(made.id)
+
+
 def test_drift_asks_by_itself_once_until_the_cool_down_is_over(folder: Path) -> None:
     desk = Desk(folder, settings(cooldown_h=24, open_days=20))
     desk.push(1)
