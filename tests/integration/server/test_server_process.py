@@ -139,6 +139,9 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /datasets/{name}/{version}/export", "GET /datasets/{name}/{version}/diff", "GET /retraining",
         "POST /retraining", "GET /retraining/{request_id}", "POST /retraining/{request_id}/close",
         "POST /retraining/{request_id}/retry", "GET /trace/devices/{device}",
+        "GET /drift/show", "GET /drift/top", "GET /drift/report", "GET /telemetry/series", "GET /telemetry/quantiles",
+        "GET /telemetry/latest", "GET /telemetry/losses", "GET /telemetry/heartbeats", "GET /alerts",
+        "GET /alerts/{alert}", "POST /alerts/{alert}/retry", "GET /metrics",
     }  # fmt: skip
 
 
