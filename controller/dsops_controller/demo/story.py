@@ -38,7 +38,7 @@ RATE_HZ = 12.0
 WARM_FRAMES = 100
 ALARM_FRAMES = 100
 """The drift monitor must alarm within so many frames of the bad camera, or the demonstration fails."""
-DRIFT_SAMPLES = 120
+BAD_SAMPLES = 120
 FORGERY, BELOW_FLOOR = UnsignedDirective.code, BelowFloor.code
 """How a device refuses what no director's key signed, and a release that the owners no longer allow."""
 BAD = "fogged"
@@ -170,7 +170,7 @@ class Story:
         )
         (row,) = [row for row in self.stage.online("drift", "show", MODEL) if row["device"] == self.bad_device]
         frames = int(row["frames"]) - clean
-        self.stage.wait_until("its samples are stored", lambda: self._drift_samples() >= DRIFT_SAMPLES)
+        self.stage.wait_until("its samples are stored", lambda: self._bad_samples() >= BAD_SAMPLES)
         before = self._bad_accuracy()
         self.report.record(accuracy_bad_camera_before=before, drift_alert_frames=frames)
         self._expect(0 < frames <= ALARM_FRAMES, f"the alarm came after {frames} frames, {ALARM_FRAMES} are allowed")
@@ -180,9 +180,7 @@ class Story:
     def retrain(self) -> None:
         """Label what came back, train with it, roll out release 2, and look at the bad camera again."""
         archive = self.stage.folder / "samples.npz"
-        self.stage.commands.run(
-            "sample", "export", archive, "--device", self.bad_device, "--reason", "drift", online=True
-        )
+        self.stage.commands.run("sample", "export", archive, "--device", self.bad_device, online=True)
         returned = self._label(archive)
         self.report.say(f"{len(returned)} returned frames labelled")
         self._build(2, returned)
@@ -468,9 +466,10 @@ class Story:
         levels = {row["device"]: row["level"] for row in self.stage.client.drift(MODEL)}
         return str(levels.get(device, "ok"))
 
-    def _drift_samples(self) -> int:
-        rows = self.stage.client.samples(device=self.bad_device, reason="drift", limit=10_000)
-        return sum(row["request_id"].startswith(BAD) for row in rows)
+    def _bad_samples(self) -> int:
+        """Return how many frames of the bad camera were kept, for whatever reason."""
+        rows = self.stage.client.samples(device=self.bad_device, limit=10_000)
+        return len({row["request_id"] for row in rows if row["request_id"].startswith(BAD)})
 
     def _look_for_false_alarms(self) -> None:
         """Note good cameras that raised an alarm; it stands until the device runs another release."""
@@ -491,9 +490,9 @@ class Story:
         with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
             frames: Images = samples["x"]
             names = [str(name) for name in samples["request_id"]]
-        keep = [name.startswith(f"{BAD}-") for name in names]
-        rows = [int(name.removeprefix(f"{BAD}-")) for name in names if name.startswith(f"{BAD}-")]
-        return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
+        kept = {name: at for at, name in enumerate(names) if name.startswith(f"{BAD}-")}  # each frame once
+        rows = [int(name.removeprefix(f"{BAD}-")) for name in kept]
+        return Labelled(frames[np.array(list(kept.values()))], self.bad_stream.y[np.array(rows, dtype=np.int64)])
 
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:
