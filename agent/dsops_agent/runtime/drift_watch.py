@@ -3,7 +3,7 @@
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dsops.api.v1.telemetry_pb2 import Event, TelemetryRecord
 from dsops.clock import Clock
@@ -79,9 +79,9 @@ class DriftWatch:
         """Return how little each frame fits the profile."""
         return self._oddness.of(signals)
 
-    def kept(self, verdict: Verdict, count: int) -> None:
-        """Note that so many frames up to that of a verdict were kept as samples."""
-        self._samples.extend([verdict.frames] * min(count, _REMEMBERED))
+    def kept(self, frames: Iterable[int]) -> None:
+        """Note that frames, by their verdicts' numbers, were kept as samples."""
+        self._samples.extend(frames)
 
     def event(self, verdict: Verdict) -> bytes:
         """Return the serialized record of a change of level, which it also logs."""

@@ -72,10 +72,12 @@ class Seen:
     Attributes:
         frame: What the sampler is told.
         figures: Its signals.
+        number: Which frame of the drift monitor's it is.
     """
 
     frame: Frame
     figures: Mapping[str, float]
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class _Content:
     predicted: str
     figures: Mapping[str, float]
     print: object
+    number: int
 
 
 class SampleKeeper:
@@ -144,21 +147,21 @@ class SampleKeeper:
         size = RECORD_BYTES + (0 if output is None else output[:1].nbytes)
         return size + self._input(exchange)[:1].nbytes if self._settings.inputs else size
 
-    def see(self, exchange: Exchange, seen: Sequence[Seen]) -> int:
-        """Take note of the frames of an exchange; return how many of them were kept at once.
+    def see(self, exchange: Exchange, seen: Sequence[Seen]) -> list[int]:
+        """Take note of the frames of an exchange; return the numbers of those that were kept at once.
 
         Args:
             exchange: What was asked and answered.
             seen: What is known of each frame besides.
         """
-        kept = 0
+        kept: list[int] = []
         for row, one in enumerate(seen):
             if one.frame.size_bytes > MAX_SAMPLE_BYTES:
                 continue
             with self._lock:
                 wished = self._sampler.offer(one.frame, lambda row=row, one=one: self._content(exchange, row, one))  # type: ignore[misc]
             if wished is not None:
-                kept += 1
+                kept.append(one.number)
                 if self._wishes:
                     self._wishes.served(wished.requested_by)
                 self._finish(wished)
@@ -176,13 +179,13 @@ class SampleKeeper:
             self._finish(kept)
         return kept is not None
 
-    def release(self, *, is_end: bool = False) -> int:
-        """Put the samples of periods that are over; return how many there are."""
+    def release(self, *, is_end: bool = False) -> list[int]:
+        """Put the samples of periods that are over; return the numbers of their frames."""
         with self._lock:
             kept = self._sampler.release(self._clock.monotonic_s(), is_end=is_end)
         for one in kept:
             self._finish(one)
-        return len(kept)
+        return [one.content.number for one in kept]
 
     def _content(self, exchange: Exchange, row: int, seen: Seen) -> _Content:
         answer = exchange.answer
@@ -196,6 +199,7 @@ class SampleKeeper:
             output=None if output is None else np.array(output[row : row + 1]),
             predicted="" if choices is None else named_choice(self._manifest, int(choices[row])),
             figures=own,
+            number=seen.number,
             print=print_of(frame[0]) if self._settings.deduplicate and frame.dtype.kind in "fiub" else None,
         )
 

@@ -120,8 +120,7 @@ class ModelWatch:
             self._take(verdict)
         seen = self._seen(exchanges, verdicts, signals, oddness, gap_frames)
         for exchange in exchanges:
-            kept = self._samples.see(exchange, list(islice(seen, exchange.frames)))
-            self._note(kept)
+            self._note(self._samples.see(exchange, list(islice(seen, exchange.frames))))
         self._note(self._samples.release())
 
     def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
@@ -203,10 +202,10 @@ class ModelWatch:
                 event = self._drift.event(verdict)
             self._put(Kind.TELEMETRY, event, True)
 
-    def _note(self, kept: int) -> None:
+    def _note(self, kept: Sequence[int]) -> None:
         if kept and self._drift:
             with self._drift_lock:
-                self._drift.kept(self._verdict, kept)
+                self._drift.kept(kept)
 
     def _seen(
         self,
@@ -235,6 +234,7 @@ class ModelWatch:
                         gap_frames,
                     ),
                     {name: values[at] for name, values in signals.items()},
+                    verdicts[at].frames,
                 )
                 at += 1
 

@@ -115,6 +115,12 @@ def npz(samples: Sequence[tuple[SampleRow, bytes]], labels: Sequence[str] = ()) 
     """
     if not samples:
         raise NotFound("no sample matches", hint="see which there are: dsops sample list")
+    if without := sum(not data for _, data in samples):
+        raise InvalidInput(
+            f"{without} of {len(samples)} samples have no input that can be read",
+            why="their devices keep inputs to themselves, or seal them",
+            hint="see inputs and seal_to in the section samples of agent.toml",
+        )
     forms = {(row.datatype, row.shape) for row, _ in samples}
     if len(forms) > 1:
         first, second = sorted(forms)[:2]

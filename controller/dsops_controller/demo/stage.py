@@ -37,8 +37,8 @@ interval_s = 1.0
 
 [samples]
 inputs = true
-bytes_per_day = 40000000
-burst_bytes = 800000
+bytes_per_day = 400000000
+burst_bytes = 4000000
 min_gap_s = 0.0
 period_s = 2.0
 

@@ -40,7 +40,7 @@ RATE_HZ = 12.0
 WARM_FRAMES = 100
 ALARM_FRAMES = 100
 """The drift monitor must alarm within so many frames of the bad camera, or the demonstration fails."""
-DRIFT_SAMPLES = 120
+BAD_SAMPLES = 120
 FORGERY, BELOW_FLOOR = UnsignedDirective.code, BelowFloor.code
 """How a device refuses what no director's key signed, and a release that the owners no longer allow."""
 BAD = "fogged"
@@ -172,7 +172,7 @@ class Story:
         )
         (row,) = [row for row in self.stage.online("drift", "show", MODEL) if row["device"] == self.bad_device]
         frames = int(row["frames"]) - clean
-        self.stage.wait_until("its samples are stored", lambda: self._drift_samples() >= DRIFT_SAMPLES)
+        self.stage.wait_until("its samples are stored", lambda: self._bad_samples() >= BAD_SAMPLES)
         before = self._bad_accuracy()
         self.report.record(accuracy_bad_camera_before=before, drift_alert_frames=frames)
         self._expect(0 < frames <= ALARM_FRAMES, f"the alarm came after {frames} frames, {ALARM_FRAMES} are allowed")
@@ -182,9 +182,7 @@ class Story:
     def retrain(self) -> None:
         """Label what came back, train with it, roll out release 2, and look at the bad camera again."""
         archive = self.stage.folder / "samples.npz"
-        self.stage.commands.run(
-            "sample", "export", archive, "--device", self.bad_device, "--reason", "drift", online=True
-        )
+        self.stage.commands.run("sample", "export", archive, "--device", self.bad_device, online=True)
         returned = self._label(archive)
         self._build(2, returned)
         before_release = self.deliveries.mark()
@@ -469,9 +467,10 @@ class Story:
         levels = {row["device"]: row["level"] for row in self.stage.client.drift(MODEL)}
         return str(levels.get(device, "ok"))
 
-    def _drift_samples(self) -> int:
-        rows = self.stage.client.samples(device=self.bad_device, reason="drift", limit=10_000)
-        return sum(row["request_id"].startswith(BAD) for row in rows)
+    def _bad_samples(self) -> int:
+        """Return how many frames of the bad camera were kept, for whatever reason."""
+        rows = self.stage.client.samples(device=self.bad_device, limit=10_000)
+        return len({row["request_id"] for row in rows if row["request_id"].startswith(BAD)})
 
     def _look_for_false_alarms(self) -> None:
         """Note good cameras that raised an alarm; it stands until the device runs another release."""
@@ -491,19 +490,20 @@ class Story:
     def _label(self, archive: Path) -> Labelled:
         """Have two people label what came back, and return the data set of what both say."""
         with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
-            named = zip(samples["id"].tolist(), samples["request_id"].tolist(), strict=True)
-            shown = {sample: int(name.removeprefix(f"{BAD}-")) for sample, name in named if name.startswith(f"{BAD}-")}
+            named = zip(samples["request_id"].tolist(), samples["id"].tolist(), strict=True)
+            sample_of = {name: sample for name, sample in named if name.startswith(f"{BAD}-")}  # each frame once
+        truth = self.bad_stream.y[np.array([int(name.removeprefix(f"{BAD}-")) for name in sample_of], dtype=np.int64)]
         labels, training = self.stage.folder / "labels.csv", self.stage.folder / "field.npz"
-        write_labels(labels, list(shown), self.bad_stream.y[np.array(list(shown.values()), dtype=np.int64)])
+        write_labels(labels, list(sample_of.values()), truth)
         run = partial(self.stage.commands.run, online=True)
         run("sample", "label", "import", labels, "--model", MODEL)
         quality = run("sample", "quality", MODEL)
         run("dataset", "create", "field", "--model", MODEL, "--labellers", "2", "--validation", "0", "--test", "0")
         run("dataset", "export", "field/1", training)
         agreed = read_training(training)
-        self.report.record(labelled_samples=len(shown), labels_alpha=quality["alpha"]["value"])
+        self.report.record(labelled_samples=len(sample_of), labels_alpha=quality["alpha"]["value"])
         self.report.say(
-            f"{len(shown)} returned frames, each labelled by two people: alpha {quality['alpha']['value']:.3f}; "
+            f"{len(sample_of)} returned frames, each labelled by two people: alpha {quality['alpha']['value']:.3f}; "
             f"they agree on {len(agreed)}, which are data set field/1"
         )
         return agreed

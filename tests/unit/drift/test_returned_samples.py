@@ -8,7 +8,7 @@ import statistics
 import pytest
 from measure.returning import judge, make_scene, returned_at_random, returned_by_the_sampler
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 COUNT = 100
 
 

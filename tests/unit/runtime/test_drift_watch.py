@@ -42,7 +42,7 @@ class Bench:
             self.events.append(TelemetryRecord.FromString(self.watch.event(verdict)).event)
         self.verdict = verdict
         if kept:
-            self.watch.kept(verdict)
+            self.watch.kept([verdict.frames])
 
     def report(self) -> DriftReport | None:
         data = self.watch.report(self.verdict)
