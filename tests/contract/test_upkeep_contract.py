@@ -94,10 +94,9 @@ def test_two_controllers_with_inboxes_of_their_own_fill_one_lake(site: Site, oth
     assert {row.device for row in site.store.telemetry()} == {"cam-1", "cam-2"}
 
 
-@EVERYWHERE
+@pytest.mark.integration
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True, scope="module")
 def test_two_controllers_over_one_inbox_flush_at_once(site: Site, twin: Site) -> None:
-    if site.db.is_sqlite:
-        pytest.skip("SQLite has one controller")  # its file is locked by the server
     together(*(lambda site=site, name=name: feed(site, name) for site, name in ((site, "cam-1"), (twin, "cam-2"))))
     assert (site.store.counts().records_stored, site.store.counts().duplicates) == (4 * ROUNDS, 0)
 
