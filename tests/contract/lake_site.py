@@ -25,6 +25,9 @@ PLACES = [
     pytest.param("postgresql", marks=pytest.mark.integration),
     pytest.param("s3", marks=[pytest.mark.integration, pytest.mark.slow]),
 ]
+_SLOW = [pytest.param(place, marks=[pytest.mark.integration, pytest.mark.slow]) for place in ("postgresql", "s3")]
+TENDED_EVERYWHERE = pytest.mark.parametrize("new_url", ["sqlite", *_SLOW], indirect=True, scope="module")
+"""For what takes seconds everywhere: in a folder always, the others marked slow."""
 EVERYWHERE = pytest.mark.parametrize("new_url", PLACES, indirect=True, scope="module")
 STAGES = pytest.mark.parametrize("stage", ["inbox", "lake", "both"])
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lake_site import EVERYWHERE, START, Site, put, us
+from lake_site import START, TENDED_EVERYWHERE, Site, put, us
 from s3_server import S3
 
 from dsops.clock import ManualClock, SystemClock
@@ -86,7 +86,7 @@ def tidy(site: Site) -> None:
             continue
 
 
-@EVERYWHERE
+@TENDED_EVERYWHERE
 def test_two_controllers_with_inboxes_of_their_own_fill_one_lake(site: Site, other: Site) -> None:
     together(*(lambda site=site, name=name: feed(site, name) for site, name in ((site, "cam-1"), (other, "cam-2"))))
     for counts in (site.store.counts(), other.store.counts()):
@@ -94,15 +94,14 @@ def test_two_controllers_with_inboxes_of_their_own_fill_one_lake(site: Site, oth
     assert {row.device for row in site.store.telemetry()} == {"cam-1", "cam-2"}
 
 
-@EVERYWHERE
+@pytest.mark.integration
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True, scope="module")
 def test_two_controllers_over_one_inbox_flush_at_once(site: Site, twin: Site) -> None:
-    if site.db.is_sqlite:
-        pytest.skip("SQLite has one controller")  # its file is locked by the server
     together(*(lambda site=site, name=name: feed(site, name) for site, name in ((site, "cam-1"), (twin, "cam-2"))))
     assert (site.store.counts().records_stored, site.store.counts().duplicates) == (4 * ROUNDS, 0)
 
 
-@EVERYWHERE
+@TENDED_EVERYWHERE
 def test_tending_by_two_while_two_write_doubles_and_loses_nothing(site: Site, other: Site) -> None:
     for number, one in enumerate((site, other)):
         put(one, "lake", (f"cam-{number}", telemetry_batch(B, [1], [interval(us())])))
@@ -113,7 +112,7 @@ def test_tending_by_two_while_two_write_doubles_and_loses_nothing(site: Site, ot
     assert len(site.lake.view(LakeTable.TELEMETRY).files) == 1
 
 
-@EVERYWHERE
+@TENDED_EVERYWHERE
 def test_old_days_and_samples_over_their_bytes_are_dropped_and_recorded(site: Site) -> None:
     days = (0, -20, -50)
     put(site, "lake", ("cam-1", telemetry_batch(A, [1, 2, 3], [interval(us(day * DAY_S)) for day in days])))
@@ -137,7 +136,7 @@ def test_old_days_and_samples_over_their_bytes_are_dropped_and_recorded(site: Si
     assert len(site.trail) == 2, "what is gone is not dropped again"
 
 
-@EVERYWHERE
+@TENDED_EVERYWHERE
 def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -> None:
     put(site, "lake", ("cam-1", telemetry_batch(A, [1], [interval(us(-50 * DAY_S))])))
     put(site, "lake", ("cam-1", telemetry_batch(A, [2], [interval(us())])))
@@ -161,7 +160,7 @@ def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -
         site.pins.pin(LakeTable.TELEMETRY, "dataset/two", 10_000)
 
 
-@EVERYWHERE
+@TENDED_EVERYWHERE
 def test_a_vacuum_leaves_what_is_younger_than_its_hours(site: Site) -> None:
     for number in (1, 2):
         put(site, "lake", ("cam-1", telemetry_batch(A, [number], [host(us())])))
