@@ -83,7 +83,7 @@ def retain(
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Drop now what is past its days or its model's bytes (section retention of controller.toml); it is done every hour."""
+    """Drop now what is past its days or its model's bytes (controller.toml, retention); it is done every hour."""
     with session.connected(context) as client:
         rows = client.tend_store("retain")
     output.rows(rows, _TENDED, form)
