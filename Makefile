@@ -10,7 +10,7 @@ export PYTHON
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers docs protos protos-check lock clean
+.PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers tflite docs protos protos-check lock clean
 
 BIN := .venv/bin
 # A process that has nothing left to do takes tests of another; not more processes than the machine has processors, or four.
@@ -68,6 +68,9 @@ conformance: venv ## Run the tuf-conformance suite on the agent's TUF client (TU
 
 peers: ## Install the peers of the build benchmark into .tools (several GB)
 	@tools/peers.sh
+
+tflite: ## Make .tools/tflite, a device's environment with tflite-runtime, for the tests that need one (Python 3.11)
+	@tools/tflite.sh
 
 docs: venv ## Write the parts of docs/ that are made from the programs
 	$(BIN)/python tools/reference.py

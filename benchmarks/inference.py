@@ -1,9 +1,11 @@
 """What the local inference API costs: our data process against LiteRT alone, a bare gRPC server, and MLServer.
 
 All are asked for the same frames, in the type that the payload takes, in turns, and must give the same scores: a loop
-around LiteRT in this process (the limit of what any server can do), our data process over its Unix sockets (gRPC, the
-direct socket, and that with shared memory), a gRPC server with nothing but the interpreter, and MLServer. Ours also
-checks the request, measures drift, chooses samples and keeps telemetry; the others do not.
+around LiteRT in this process (the limit of what any server can do), the same loop in another process behind a plain
+Unix socket and shared memory (the limit of what another process can do), our data process over its Unix sockets (gRPC,
+the direct socket, and that with shared memory), a gRPC server with nothing but the interpreter, and MLServer. Ours
+also checks the request, measures drift, chooses samples and keeps telemetry; the others do not. What several callers
+could have at most is told by callers that ask nobody, each with the loop in its own process.
 """
 
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from measure.asking import WAYS, Ask, Frames, Loop
+from measure.bare_server import LIMITS
 from measure.callers import rate_of
 from measure.child import child
 from measure.mlserver_peer import mlserver, mlserver_python, mlserver_version
@@ -30,6 +33,7 @@ from dsops.errors import GoldenMismatch
 
 BARE, GRPC, RAW, SHARED = "LiteRT in process", "ours, gRPC", "ours, direct", "ours, shared memory"
 SERVER, PEER = "gRPC server, LiteRT only", "MLServer"
+PROCESS, ALONE = "bare process", "no server"
 ROUNDS = 5
 ROUND_S = 1.0
 SINGLES = (60, 300)
@@ -85,6 +89,7 @@ def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
     name, payload = model.packed.manifest.model, model.packed.payload
     ours = made.enter_context(serving(folder, model.packed))
     plain = made.enter_context(child("measure.plain_server", str(folder / "plain.sock"), str(payload)))
+    made.enter_context(child("measure.bare_server", str(folder / "bare.sock"), str(payload)))
     alone = made.enter_context(child("measure.interpreter", str(payload)))
     direct = str(direct_path(folder / "inference.sock"))
     addresses = {
@@ -92,6 +97,7 @@ def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
         RAW: ("direct", direct),
         SHARED: ("shared", direct),
         SERVER: ("grpc", f"unix:{folder}/plain.sock"),
+        PROCESS: ("bare", str(folder / "bare.sock")),
     }
     pids = {RAW: ours.pid, SERVER: plain.pid, BARE: alone.pid}
     if mlserver_python() is not None:
@@ -99,7 +105,7 @@ def contest(folder: Path, model: ServedModel, made: ExitStack) -> Contest:
         pids[PEER], addresses[PEER] = process.pid, ("grpc", address)
     asks: dict[str, Ask] = {BARE: Loop(payload)}
     for who, (way, address) in addresses.items():
-        asks[who] = made.enter_context(WAYS[way](address, name, "scores", BATCH * model.frame_bytes))
+        asks[who] = made.enter_context((WAYS | LIMITS)[way](address, name, "scores", BATCH * model.frame_bytes))
     return Contest(model, asks, pids, addresses)
 
 
@@ -152,6 +158,9 @@ def single_rows(held: Contest) -> Iterator[Row]:
             yield Row(f"{name}: {who}, {text}", "us", ours.quantile_us(share), found[BARE].quantile_us(share), BARE)
             kept = limit if is_marked and who == SHARED else None
             yield Row(f"{name}: {who}, {text} over LiteRT", "us", ours.over_us(found[BARE], share), limit=kept)
+        least, here = found[PROCESS], found[BARE]
+        yield Row(f"{name}: {PROCESS}, {text}", "us", least.quantile_us(share), here.quantile_us(share), BARE)
+        yield Row(f"{name}: {PROCESS}, {text} over LiteRT", "us", least.over_us(here, share))
         ours, plain = found[GRPC].quantile_us(share), found[SERVER].quantile_us(share)
         yield Row(f"{name}: {GRPC}, {text}", "us", ours, plain, SERVER, SINGLE_LIMIT if share == 0.5 else None)
         peer = found[PEER].quantile_us(share) if PEER in found else None
@@ -163,7 +172,7 @@ def batch_rows(held: Contest) -> Iterator[Row]:
     frames = held.model.frames[:BATCH]
     if frames.nbytes > BATCH_BYTES:
         return
-    asks = {who: ask for who, ask in held.asks.items() if who != SHARED}
+    asks = {who: ask for who, ask in held.asks.items() if who not in (SHARED, PROCESS)}
     found = in_turns(asks, [frames] * BATCHES)
     rates = {who: BATCH * 1e6 / timings.quantile_us(0.5) for who, timings in found.items()}
     name = f"{held.model.name}: batch of {BATCH}"
@@ -177,15 +186,18 @@ def callers_rows(folder: Path, held: Contest) -> Iterator[Row]:
     """Yield what several callers have together, in turns."""
     path, name = folder / "frames.npy", held.model.packed.manifest.model
     np.save(path, held.model.frames[:BATCH])
-    rates: dict[str, list[float]] = {who: [] for who in held.addresses}
+    asked = {**held.addresses, ALONE: ("alone", str(held.model.packed.payload))}
+    rates: dict[str, list[float]] = {who: [] for who in asked}
     for _ in range(CALLERS_ROUNDS):
-        for who, (way, address) in held.addresses.items():
+        for who, (way, address) in asked.items():
             rates[who].append(rate_of(way, address, name, path, CALLERS, CALLERS_S))
     median = {who: float(np.median(values)) for who, values in rates.items()}
     text = f"{held.model.name}: {CALLERS} callers"
     yield Row(f"{text}, gRPC", "requests/s", median[GRPC], median[SERVER], SERVER)
     yield Row(f"{text}, gRPC", "requests/s", median[GRPC], median.get(PEER), peer_name())
     yield Row(f"{text}, direct", "requests/s", median[RAW], median.get(PEER), peer_name())
+    for who in (PROCESS, ALONE):
+        yield Row(f"{text}, {who}", "requests/s", median[who], median.get(PEER), peer_name())
     limit = RATE_LIMIT if PEER in median else None
     yield Row(f"{text}, shared memory", "requests/s", median[SHARED], median.get(PEER), peer_name(), limit)
 

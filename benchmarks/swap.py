@@ -1,8 +1,9 @@
 """What a change of release costs those who ask meanwhile: errors, answers of a mix, time, memory.
 
-A caller asks 200 times a second. In half of the time nothing changes; in the other half a new release takes the place
-of the one before, again and again, as on a device: activation, then the golden inputs once more. Neighbouring releases
-have other weights, so each answer shows which one gave it, and is compared with what LiteRT says alone.
+A caller asks 200 times a second, and a large network 50 times. In half of the time nothing changes; in the other half a
+new release takes the place of the one before, again and again, as on a device: activation, then the golden inputs once
+more. Neighbouring releases have other weights, so each answer shows which one gave it, and is compared with what LiteRT
+says alone.
 """
 
 import json
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -27,22 +28,33 @@ from measure.steady import Heard, SteadyCaller, digest_of, unsaid
 
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
 from dsops.bundle import Bundle, encode_bundle, sha256_hex
+from dsops_agent.supervisor import CHECK_S
 
-SWAPS = 100
 ROUNDS = 5
-RATE = 200.0
 EVERY_S = 0.1
-"""From one swap to the next, unless it takes longer: a tenth of the requests are sent close to one."""
+"""From one swap to the next, unless it takes longer."""
 WARM_UP = 200
 SETTLE_S = 2.5 * INTERVAL_S
 """Until who watched the last release has reported, and is gone."""
-MODELS = ("kws", "resnet8")
 FRAMES = 16
 
 NONE = Limit("figure", "<=", 0)
 P99_LIMIT = Limit("figure", "<=", 2.0)
 MEMORY_LIMIT = Limit("ratio", "<=", 1.05)
 PEER = "MLServer"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How often a model is asked, how many swaps there are, and how many requests a steady round has."""
+
+    rate_hz: float
+    swaps: int
+    steady: int
+
+
+SMALL, LARGE = Traffic(200.0, 100, 400), Traffic(50.0, 20, 300)
+MODELS = {"kws": SMALL, "resnet8": SMALL, "mobilenet-v2": LARGE}
 
 
 @dataclass
@@ -80,6 +92,7 @@ class Pair:
     """Two models of one name and shape with other weights; releases take them in turns."""
 
     models: tuple[ServedModel, ServedModel]
+    traffic: Traffic
 
     @property
     def name(self) -> str:
@@ -106,21 +119,21 @@ def make_pair(folder: Path, plan: Plan) -> Pair:
     made = []
     for seed in (0, 1):
         (folder / str(seed)).mkdir()
-        made.append(next(iter(make_model(folder / str(seed), plan, seed))))
-    return Pair((made[0], made[1]))
+        made.append(next(iter(make_model(folder / str(seed), replace(plan, variants=("int8",)), seed))))
+    return Pair((made[0], made[1]), MODELS[plan.name])
 
 
-def in_turns(held: Contender) -> Found:
+def in_turns(held: Contender, traffic: Traffic) -> Found:
     """Measure steady and swapping rounds in turns; who begins changes."""
     found = Found()
     for _ in range(2):  # the second swap is the first that takes the place of one
         held.caller.ask_while(held.swap, WARM_UP)
     held.caller.ask_while(lambda: time.sleep(SETTLE_S), 0)
     after_one = psutil.Process(held.pid).memory_info().rss / 1e6
-    a_round = SWAPS // ROUNDS
+    a_round = traffic.swaps // ROUNDS
 
     def steady() -> Heard:
-        return held.caller.ask_while(lambda: None, round(RATE * EVERY_S * a_round))
+        return held.caller.ask_while(lambda: None, traffic.steady)
 
     def swapping() -> Heard:
         return held.caller.ask_while(lambda: _swap_often(held.swap, a_round, found.swap_s), 0)
@@ -151,13 +164,13 @@ def ours(folder: Path, pair: Pair, made: ExitStack) -> Contender:
     served = made.enter_context(serving(folder, pair.models[0].packed))
     channel = made.enter_context(grpc.insecure_channel(f"unix:{folder / 'inference.sock'}"))
     stub = rpc.GRPCInferenceServiceStub(channel)
-    caller = SteadyCaller(stub, pair.name, pair.models[0].frames[:FRAMES], RATE, digest_of)
+    caller = SteadyCaller(stub, pair.name, pair.models[0].frames[:FRAMES], pair.traffic.rate_hz, digest_of)
     rights = pair.right(0), pair.right(1)
     caller.expect(pair.models[0].packed.digest, rights[0])
     releases = folder / "releases"
     releases.mkdir()
     waiting = []
-    for number in range(3, SWAPS + 5):
+    for number in range(3, pair.traffic.swaps + 5):
         path, digest = pair.release(number, releases)
         caller.expect(digest, rights[number % 2])
         waiting.append((number, path, digest))
@@ -169,7 +182,7 @@ def ours(folder: Path, pair: Pair, made: ExitStack) -> Contender:
         served.channel.call("activate", model=pair.name, path=str(path), digest=digest, release=number)
         caller.replaced(active.pop())
         active.append(digest)
-        served.channel.call("check", model=pair.name)
+        served.channel.call("check", model=pair.name, timeout_s=CHECK_S)
         path.unlink()
 
     return Contender(caller, served.pid, swap)
@@ -181,7 +194,7 @@ def peer(folder: Path, pair: Pair, made: ExitStack) -> Contender:
     process, address = made.enter_context(mlserver(folder, pair.name, payload))
     channel = made.enter_context(grpc.insecure_channel(address))
     caller = SteadyCaller(
-        rpc.GRPCInferenceServiceStub(channel), pair.name, pair.models[0].frames[:FRAMES], RATE, unsaid
+        rpc.GRPCInferenceServiceStub(channel), pair.name, pair.models[0].frames[:FRAMES], pair.traffic.rate_hz, unsaid
     )
     for which in (0, 1):
         caller.expect("", pair.right(which))
@@ -206,7 +219,7 @@ def rows_of(pair: Pair) -> Iterator[Row]:
         if start is peer and mlserver_python() is None:
             continue
         with tempfile.TemporaryDirectory(prefix="ds") as name, ExitStack() as made:
-            found[start.__name__] = in_turns(start(Path(name), pair, made))
+            found[start.__name__] = in_turns(start(Path(name), pair, made), pair.traffic)
     mine, name = found["ours"], pair.models[0].name
     theirs, against = found.get("peer"), PEER if mlserver_python() else f"{PEER}: not installed"
 
@@ -224,7 +237,7 @@ def rows_of(pair: Pair) -> Iterator[Row]:
     yield Row(f"{name}: the same, longest", "", *told(lambda one: one.ratio(1.0)))
     yield Row(f"{name}: a swap", "ms", *told(lambda one: 1e3 * float(np.median(one.swap_s))))
     before, after = mine.resident_mb
-    yield Row(f"{name}: memory after {SWAPS} swaps", "MB", after, before, "after one", MEMORY_LIMIT)
+    yield Row(f"{name}: memory after {pair.traffic.swaps} swaps", "MB", after, before, "after one", MEMORY_LIMIT)
     if theirs:
         before, after = theirs.resident_mb
         yield Row(f"{name}: the same, {PEER}", "MB", after, before, "after one")
@@ -238,7 +251,10 @@ def measure() -> Report:
             with tempfile.TemporaryDirectory(prefix="dsops-bench-") as name:
                 rows += rows_of(make_pair(Path(name), plan))
             loads.append(os.getloadavg()[0])
-    facts = {"requests/s": RATE, "swaps": SWAPS, "rounds": ROUNDS, PEER: mlserver_version()}
+    facts: dict[str, object] = {
+        f"{name}, requests/s, swaps": f"{one.rate_hz:g}, {one.swaps}" for name, one in MODELS.items()
+    }
+    facts |= {"rounds": ROUNDS, PEER: mlserver_version()}
     facts["load"] = f"{min(loads):.1f} to {max(loads):.1f}"
     return Report("swap", "A change of release under traffic: medians of the rounds", facts, tuple(rows))
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements.lock for every supported Python and machine. Pins stay as they are where they still fit;
+# Writes requirements.lock for every supported Python and machine, and requirements-tflite.lock for a device with
+# tflite-runtime (Python 3.11, the newest that it has wheels for). Pins stay as they are where they still fit;
 # "--upgrade" or "--upgrade-package NAME" move them. Where packages come from is the machine's business, never the
 # file's: pip's own index is handed to uv, and uv's variables (UV_DEFAULT_INDEX, UV_INDEX, UV_FIND_LINKS) win.
 set -euo pipefail
@@ -30,14 +31,23 @@ index=${UV_DEFAULT_INDEX:-$(pip_index)}
 
 fresh=$(mktemp requirements.lock.XXXXXX)
 trap 'rm -f "$fresh" "${step_log:-}"' EXIT
-[[ ! -f requirements.lock ]] || cp requirements.lock "$fresh"
-"$uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-  --constraints tools/lock-constraints.txt --extra demo --extra postgresql --extra hsm --group dev \
-  "$@" --output-file "$fresh" pyproject.toml
-{
-  echo "# Made by \`make lock\` from pyproject.toml; do not edit."
-  cat "$fresh"
-} >"$fresh.headed"
-chmod 644 "$fresh.headed"
-mv "$fresh.headed" requirements.lock
+
+# lock FILE OPTION...: pins what uv is told to in FILE.
+lock() {
+  local file=$1
+  shift
+  : >"$fresh"
+  [[ ! -f $file ]] || cp "$file" "$fresh"
+  "$uv" pip compile --quiet --generate-hashes --python-version 3.11 \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+    --constraints tools/lock-constraints.txt "$@" --output-file "$fresh" pyproject.toml
+  {
+    echo "# Made by \`make lock\` from pyproject.toml; do not edit."
+    cat "$fresh"
+  } >"$fresh.headed"
+  chmod 644 "$fresh.headed"
+  mv "$fresh.headed" "$file"
+}
+
+lock requirements.lock --universal --extra demo --extra postgresql --extra hsm --group dev "$@"
+lock requirements-tflite.lock --extra agent-tflite "$@"

@@ -124,7 +124,7 @@ def agent_keys() -> str:
     return "\n\n".join(
         [
             _key_table(settings),
-            "Keys of `[[source]]` and `[[sink]]`, of which there may be several; each is of one kind:",
+            "Keys of the tables of which there may be several; a source or sink is of one kind:",
             _key_table(config.tables()),
         ]
     )

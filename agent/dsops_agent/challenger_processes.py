@@ -120,7 +120,7 @@ class ChallengerProcesses:
 
         def started(is_first: bool) -> None:
             death = supervisor.newest_death
-            self._started(model, not (is_first or (death is not None and death.is_killed)))
+            self._started(model, not is_first if death is None else not death.is_killed)
 
         supervisor = self._make(self._launch(folder, model, mode), started)
         before = self._ending.pop(model, None)

@@ -21,6 +21,7 @@ from dsops.direct import direct_path
 from dsops.directive import MAX_SEQ
 from dsops.errors import InvalidConfig
 from dsops_agent.config_inference import Inference
+from dsops_agent.config_samples import Samples, WatchRule
 from dsops_agent.config_values import (
     CHALLENGER_NAME,
     CHALLENGER_SOCKET,
@@ -89,15 +90,18 @@ class Install(Section):
         description="probability that a bundle within these limits is rolled back all the same",
     )
     strikes: int = Field(
-        default=3, ge=1, le=100, description="so many ends of the inference process by one bundle roll it back"
+        default=3,
+        ge=1,
+        le=100,
+        description="so many ends of the inference process by one bundle roll it back; so do 10 s of frames that hang",
     )
     strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
     hang_s: float = Field(
         default=20.0,
         gt=0,
         le=3600,
-        description="a frame that takes longer ends the inference process; one of a model with a latency budget does "
-        "so after 200 times that, 5 s at least, if that is less",
+        description="a frame that takes longer ends the inference process; so does, if that is less, one that takes "
+        "longer than 5 s, 200 times its model's latency budget and 50 times the longest that came back",
     )
     chunk_timeout_s: float = Field(
         default=5.0, gt=0, le=3600, description="how long a chunk may take before it is asked again"
@@ -237,22 +241,19 @@ class Telemetry(Section):
         return UploadRules(self.upload_bytes_per_s, self.upload_bytes_per_day, self.metered_every_s)
 
 
-class Samples(Section):
-    """Which inputs the device keeps for the next training, within a budget of bytes."""
-
-    bytes_per_day: int = Field(default=5_000_000, ge=0, description="budget of bytes a day; 0 keeps none")
-    burst_bytes: int = Field(default=500_000, ge=0, description="budget that may be spent at once")
-    random_rate: float = Field(default=0.01, ge=0, le=1, description="probability with which any frame is kept")
-    low_confidence: float = Field(default=0.6, ge=0, le=1, description="a frame below this confidence is a candidate")
-    min_gap_s: float = Field(
-        default=1.0, ge=0, le=DAY_S, description="least time between two samples for the same reason"
-    )
-
-
 class Drift(Section):
     """Whether inputs and outputs are compared with the model's profile."""
 
     enabled: bool = Field(default=True, description="whether drift is monitored")
+    suppress_below: int = Field(
+        default=5, ge=0, le=1000, description="counts of a drift report below this are reported as 0; not with noise"
+    )
+    epsilon: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="noise makes a drift report's counts epsilon-differentially private, 0.01 or more; 0: none",
+    )
 
 
 class Mqtt(Section):
@@ -463,9 +464,12 @@ def known_keys() -> tuple[str, ...]:
     return tuple(key for key, _ in _fields(Config))
 
 
+_TABLES: tuple[tuple[str, type[Section]], ...] = (("samples.watch", WatchRule), ("source", Source), ("sink", Sink))
+
+
 def tables() -> tuple[Setting, ...]:
     """Return every key of the tables that a file may have several of, with its default; origin ``file``: required."""
-    return tuple(setting for name, kind in (("source", Source), ("sink", Sink)) for setting in _keys(kind, f"{name}."))
+    return tuple(setting for name, kind in _TABLES for setting in _keys(kind, f"{name}."))
 
 
 def _keys(kind: type[BaseModel], head: str) -> Iterator[Setting]:

@@ -64,7 +64,14 @@ class Inference(Section):
         description='users who may ask, by name or number, for example ["camera", "1001"]; empty: the agent\'s group',
     )
     queue: int = Field(default=16, ge=0, le=256, description="requests of one model that may wait; more are refused")
-    threads: int = Field(default=1, ge=1, le=64, description="threads of the interpreter")
+    threads: int = Field(default=1, ge=1, le=64, description="threads of each interpreter")
+    instances: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="requests of one model that may be answered at once, each by an interpreter of its own, which is "
+        "made when callers wait and memory allows; 0: as the processors, `threads` and `cpu_percent` allow, 4 at most",
+    )
     cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(
         default=(), max_length=256, description="processors for the inference process, for example [0, 1]; empty: all"
     )

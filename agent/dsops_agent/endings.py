@@ -55,17 +55,40 @@ def end(pid: int, child: "subprocess.Popen[bytes] | None") -> bool:
     return _end_stranger(pid) if child is None else _end_child(child)
 
 
+def kill(pid: int, child: "subprocess.Popen[bytes] | None") -> None:
+    """Kill a process that is known not to end in order, and return when it is gone; as :func:`end` otherwise."""
+    if child is not None:
+        _kill_child(child)
+        return
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # a kernel before 5.3, or a filter that does not know the call
+        with suppress(psutil.NoSuchProcess):
+            _kill_by_number(psutil.Process(pid))
+        return
+    try:
+        _kill_by_handle(handle)
+    finally:
+        os.close(handle)
+
+
 def _end_child(child: "subprocess.Popen[bytes]") -> bool:
     child.terminate()
     try:
         child.wait(TERMINATE_S)
     except subprocess.TimeoutExpired:
         _warn(child.pid)
-        child.kill()
-        with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
-            child.wait(TERMINATE_S)
+        _kill_child(child)
         return True
     return False
+
+
+def _kill_child(child: "subprocess.Popen[bytes]") -> None:
+    child.kill()
+    with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
+        child.wait(TERMINATE_S)
 
 
 def _end_stranger(pid: int) -> bool:
@@ -81,12 +104,16 @@ def _end_stranger(pid: int) -> bool:
         if select.select([handle], [], [], TERMINATE_S)[0]:
             return False
         _warn(pid)
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-        select.select([handle], [], [], TERMINATE_S)
+        _kill_by_handle(handle)
     finally:
         os.close(handle)
     return True
+
+
+def _kill_by_handle(handle: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    select.select([handle], [], [], TERMINATE_S)
 
 
 def _end_by_number(pid: int) -> bool:
@@ -98,11 +125,15 @@ def _end_by_number(pid: int) -> bool:
         return False
     except psutil.TimeoutExpired:
         _warn(pid)
-        process.kill()
-        with suppress(psutil.TimeoutExpired):
-            process.wait(TERMINATE_S)
+        _kill_by_number(process)
         return True
     return False
+
+
+def _kill_by_number(process: psutil.Process) -> None:
+    process.kill()
+    with suppress(psutil.TimeoutExpired):
+        process.wait(TERMINATE_S)
 
 
 def _warn(pid: int) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 import psutil
 
 import dsops
+from dsops.errors import RuntimeMissing
 from dsops.messages import Inventory
 from dsops_agent.temperature import ANY, hottest_c
 
@@ -98,3 +99,8 @@ def runtime_version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return ""
+
+
+def why_no_runtime() -> str:
+    """Return that no TFLite runtime is installed and what to do about it, or an empty text."""
+    return "" if runtime_version() else f"no TFLite runtime is installed: {RuntimeMissing.default_hint}"

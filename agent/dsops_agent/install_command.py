@@ -7,11 +7,14 @@ from pathlib import Path
 
 from dsops.errors import AwaitedFailure, Conflict, DsopsError, Interrupted, InvalidInput, StateDamaged, from_dict
 from dsops.kit import KIT_FILE
-from dsops.messages import ModelState, Problem
+from dsops.messages import ChallengerState, ModelState, Problem
 from dsops.states import Install
 from dsops_agent.config import Config
+from dsops_agent.install.places import is_challenger, model_of, states_by_place
 from dsops_agent.sources.offers import leave
 from dsops_agent.status import Status, is_running, read_status
+
+State = ModelState | ChallengerState
 
 _LOOK_S = 0.3
 _SHOWN = 200
@@ -42,29 +45,29 @@ class Follower:
             return
         if offer.problem:
             raise _error(offer.problem, offer.hint)
-        yield from self._news("", f"{offer.path}: {', '.join(sorted(offer.bundles))}")
+        yield from self._news("", f"{offer.path}: {', '.join(map(_named, sorted(offer.bundles)))}")
         if not offer.is_reached:
             return
-        targets = {model: status.models.get(model) for model in offer.bundles}
-        for model, state in targets.items():
-            if state is not None and state.target == offer.bundles[model]:
-                yield from self._news(model, _sentence(model, state))
-        self._check_end(targets, offer.bundles)
+        found = states_by_place(status.models)
+        states = {place: found.get(place) for place in offer.bundles}
+        for place, state in states.items():
+            if state is not None and state.target == offer.bundles[place]:
+                yield from self._news(place, _sentence(place, state))
+        self._check_end(states, offer.bundles)
 
     def _news(self, subject: str, line: str) -> Iterator[str]:
         if self._said.get(subject) != line:
             self._said[subject] = line
             yield line
 
-    def _check_end(self, states: Mapping[str, ModelState | None], wanted: Mapping[str, str]) -> None:
-        mine = [state for model, state in states.items() if state is not None and state.target == wanted[model]]
+    def _check_end(self, states: Mapping[str, State | None], wanted: Mapping[str, str]) -> None:
+        mine = [state for place, state in states.items() if state is not None and state.target == wanted[place]]
         if len(mine) < len(wanted) or not all(state.install.is_final for state in mine):
             return
-        for model, state in states.items():
+        for place, state in states.items():
             if state is not None and state.install is not Install.COMMITTED:
-                raise (
-                    _error(state.problem) if state.problem else AwaitedFailure(f"{model} was not installed", hint=_HINT)
-                )
+                what = f"{_named(place)} was not installed"
+                raise _error(state.problem) if state.problem else AwaitedFailure(what, hint=_HINT)
         self.is_over = True
 
 
@@ -137,11 +140,15 @@ def _require_agent(config: Config, error: type[DsopsError]) -> None:
         )
 
 
-def _sentence(model: str, state: ModelState) -> str:
+def _named(place: str) -> str:
+    return f"challenger of {model_of(place)}" if is_challenger(place) else place
+
+
+def _sentence(place: str, state: State) -> str:
     share = f" {int(state.progress * 10) * 10} %" if state.install is Install.FETCHING else ""
     waits = f", waits: {state.waiting}" if state.waiting else ""
     trouble = f" ({state.problem.message})" if state.problem else ""
-    return f"{model}: {state.install.value}{share}{waits}{trouble}"
+    return f"{_named(place)}: {state.install.value}{share}{waits}{trouble}"
 
 
 def _error(problem: Problem, hint: str = "") -> DsopsError:

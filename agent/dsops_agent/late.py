@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what only a type needs is not loaded: it brings tempfile, s
 POSTPONED: Mapping[str, tuple[str, ...]] = {
     "asyncio": (),  # gRPC, for grpc.aio
     "difflib": (),  # for a key of the configuration that nobody knows
+    "dsops.sample_sealing": (),  # the data process, where samples are sealed
     "dsops.sealing": (),  # the data process, for a sealed bundle: all of cryptography
     "dsops.tflite_lint.checks_operators": ("why_not_admitted",),  # a throw-away process looks through payloads
     "dsops.tflite_lint.linting": ("lint", "list_operators"),

@@ -30,6 +30,7 @@ _AS_IT_IS = {
     "rest",
     "queue",
     "threads",
+    "instances",
     "cpus",
     "nice",
     "max_temperature_c",
@@ -50,6 +51,7 @@ def launch(config: Config) -> Launch:
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
+        "privacy": config.drift.model_dump(mode="json", exclude={"enabled"}),
     }
     return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
 
@@ -70,6 +72,7 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
         "rest": "",
         "allow": [],
         "private": True,
+        "instances": 1,
         "cpu_percent": 0.0,
         "max_temperature_c": 0.0,
         "drift_enabled": False,

@@ -25,7 +25,7 @@ from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.feed_process import FeedSupervisor
 from dsops_agent.heartbeats import Heartbeats
-from dsops_agent.host import SystemHost
+from dsops_agent.host import SystemHost, why_no_runtime
 from dsops_agent.identity import Identity, fingerprint
 from dsops_agent.install.content_keys import ContentKeys
 from dsops_agent.install.gate import Gate
@@ -147,6 +147,7 @@ class Parts:
             Told(self._runtime_started, self._runtime_died),
         )
         self._supervisor.beat, self._supervisor.early = self._beat(_SUPERVISOR), self.early.take
+        self._supervisor.wishes = self._journal.sample_requests
         self._challengers = ChallengerProcesses(
             self.config.run_folder,
             self._challenger_supervisor,
@@ -402,6 +403,7 @@ class Parts:
             "site cache": self._sources.problem,
             **self._reporting.problems(),
             "delegate": self._supervisor.delegate_problem,
+            "runtime": why_no_runtime(),
         }
         return base.model_copy(
             update={

@@ -112,6 +112,11 @@ class RuntimeProcess:
         self.channel.close()
         return was_killed
 
+    def kill(self) -> None:
+        """End it at once: a frame that hangs keeps it from ending in order, and everybody waits for the next one."""
+        endings.kill(self.pid, self.child)
+        self.channel.close()
+
 
 def adopt(launch: Launch, handle: Handler) -> RuntimeProcess | None:
     """Take over a process that is alive, answers, and is as it would be started; end one that is not; None for none.

@@ -46,7 +46,7 @@ class SourceStatus(BaseModel):
 
 
 class OfferStatus(BaseModel):
-    """What became of the newest ``dsops-agent install``: bundles that it brings, by model, or why it is not taken.
+    """What became of the newest ``dsops-agent install``: bundles that it brings, by place, or why it is not taken.
 
     Until ``is_reached`` the installer has not acted on its directive: an end that a model shows is of another install.
     """
@@ -77,8 +77,8 @@ class Status(BaseModel):
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``scrubbed``
     is when every stored bundle was last read again; ``feed`` is there when frames come from sources; ``problems`` says
     of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, of ``inference`` why it is held
-    back, of ``delegate`` why models run on the processor instead, and of ``broker``, ``site cache``, ``telemetry`` and
-    ``samples`` why there is no connection.
+    back, of ``delegate`` why models run on the processor instead, of ``runtime`` that nothing can run them, and of
+    ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,7 +112,7 @@ class Status(BaseModel):
             return self.problems.get("enrolment", "the device is not enrolled")
         if not self.connected:
             return self.problems.get("broker", "there is no connection to the broker")
-        return "" if self.runtime_pid else "the inference process is not running"
+        return self.problems.get("runtime", "") if self.runtime_pid else "the inference process is not running"
 
 
 class StatusWriter:

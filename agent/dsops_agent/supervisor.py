@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsops.clock import Clock
-from dsops.errors import ChallengerAway, DeviceError, DsopsError, InvalidInput, NotFound, RuntimeBusy, RuntimeCrashed
+from dsops.errors import (
+    ChallengerAway,
+    DeviceError,
+    DsopsError,
+    InvalidInput,
+    NotFound,
+    NotServing,
+    RuntimeBusy,
+    RuntimeCrashed,
+)
 from dsops.sealing import ContentKey
+from dsops_agent.hangs import HangWatch
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
 from dsops_agent.operators import Accelerated, OperatorQuery
@@ -96,12 +106,15 @@ class RuntimeSupervisor:
         self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
         self._rss_bytes = 0
+        self._wished: tuple[int, list[dict[str, object]]] = (0, [])
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
         self.beat: Beat = unwatched
         """Is told of each look at the process; set before :meth:`run`, as is ``early``."""
         self.early: Callable[[], Starting | None] = lambda: None
         """Returns a process that was started already, once."""
+        self.wishes: Callable[[], list[dict[str, object]]] = list
+        """Returns which samples somebody asked for; set before :meth:`run`."""
         self.newest_death: Death | None = None
         """The newest end of the process that nobody asked for."""
         self.held_back = ""
@@ -163,7 +176,7 @@ class RuntimeSupervisor:
             return found
         starting = starting or start(self._launch)
         if adopting and starting.lost is not None:
-            death = _unwatched_death(starting.lost)
+            self.newest_death = death = _unwatched_death(starting.lost)
             self._told.died(death)
             self._tell_of_restart(death.why)
         return await_answer(starting, self._launch, self._handle, self._clock, self._leaving.wait)
@@ -174,7 +187,7 @@ class RuntimeSupervisor:
         if stuck is None:
             return
         was_gone = process.channel.closed.is_set()
-        was_killed_here = process.end()
+        was_killed_here = self._end(process, is_hung=bool(stuck))
         self._process = None
         if self._leaving.is_set():
             return
@@ -184,6 +197,12 @@ class RuntimeSupervisor:
         forget_flight(self._launch.run_folder)  # or it counts once more, should the agent end before the next start
         self._tell_of_restart(f"process {process.pid}: {death.why}")
         raise RuntimeCrashed("the inference process ended and is started again", why=death.why)
+
+    def _end(self, process: RuntimeProcess, *, is_hung: bool) -> bool:
+        if not is_hung:
+            return process.end()
+        process.kill()
+        return True
 
     def _tell_of_restart(self, message: str) -> None:
         """Record that the process ended; of a challenger's also which bundle of which model it had, in which role."""
@@ -197,16 +216,14 @@ class RuntimeSupervisor:
     def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
         """Return when the process is gone, silent or hung, with the frames that hang; None when the agent leaves."""
         now_s = self._clock.monotonic_s()
-        next_look_s, next_check_s = now_s + _LOOK_S, now_s + HEALTH_S
+        hangs, next_look_s, next_check_s = HangWatch(self._launch.hang_s, now_s), now_s + _LOOK_S, now_s + HEALTH_S
         while not self._leaving.wait(0.1):
             self.beat(0.0)
             now_s = self._clock.monotonic_s()
             if process.channel.closed.is_set():
                 return ()
             if now_s >= next_look_s:
-                most_s, running = self._launch.hang_s, read_flight(self._launch.run_folder)
-                stuck = tuple(one for one in running if one.for_s > min(most_s, one.most_s))
-                if stuck:
+                if stuck := hangs.look(read_flight(self._launch.run_folder), now_s):
                     return stuck
                 next_look_s = now_s + _LOOK_S
             if now_s >= next_check_s:
@@ -226,7 +243,7 @@ class RuntimeSupervisor:
         ran = stuck or read_crashed(folder)
         if stuck:
             why = f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s"
-            return Death(why, _suspects(ran), is_hang=True)
+            return Death(why, _suspects(ran), hung_s=stuck[0].for_s)
         how = "it is gone" if process.child is None else describe_exit(process.child.poll())
         can_be_killed = process.child is None or process.child.poll() == -signal.SIGKILL
         if ended_itself and can_be_killed and not has_fault(folder):
@@ -243,7 +260,19 @@ class RuntimeSupervisor:
         rss_bytes = status.get("rss_bytes")
         self._rss_bytes = rss_bytes if isinstance(rss_bytes, int) else 0
         self._look_at_throttle(status)
+        self._pass_on_wishes(process)
         return True
+
+    def _pass_on_wishes(self, process: RuntimeProcess) -> None:
+        """Tell the process which samples are asked for, if it was told otherwise before."""
+        wishes = self.wishes()
+        if (process.pid, wishes) == self._wished:
+            return
+        try:
+            process.channel.call("samples", timeout_s=self._launch.silent_s, wishes=wishes)
+            self._wished = (process.pid, wishes)
+        except DsopsError as error:
+            logger.warning("inference process %d cannot be asked for samples: %s", process.pid, error)
 
     def _look_at_throttle(self, status: Header) -> None:
         throttle = status.get("throttle")
@@ -302,6 +331,8 @@ class RuntimeSupervisor:
             self._ask("check", CHECK_S, model=model)
         except ChallengerAway:
             raise
+        except NotServing as error:  # it ends, and gave the check up
+            raise RuntimeCrashed(f"the golden inputs of {model} were not answered", why=str(error)) from error
         except RuntimeCrashed as error:
             if process is not self._process:  # it was ended meanwhile
                 raise
@@ -387,7 +418,8 @@ def _death(how: str, ran: tuple[InFlight, ...]) -> Death:
 
 
 def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
-    return _death("it ended while no control process was there", ran)
+    """Return what a death is that nobody saw; where nothing is known to have run, it may as well have been killed."""
+    return replace(_death("it ended while no control process was there", ran), is_killed=not ran)
 
 
 def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:

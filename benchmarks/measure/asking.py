@@ -37,6 +37,8 @@ class Loop:
         self._interpreter.allocate_tensors()
         self._in = self._interpreter.get_input_details()[0]
         self._out = self._interpreter.get_output_details()[0]
+        self.shape, self.dtype = tuple(self._in["shape"]), np.dtype(self._in["dtype"])
+        self.size = math.prod(self.shape)
 
     def __call__(self, frames: Frames) -> Floats:
         """Return real scores [n, C]."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from dsops.errors import RuntimeCrashed
 from measure.asking import WAYS
+from measure.bare_server import LIMITS
 from measure.child import ENVIRONMENT
 
 WARM_UP = 20
@@ -57,7 +58,7 @@ def main() -> None:
     """Ask until the time is over; write the answers a second."""
     way, address, model, path, seconds = sys.argv[1:]
     frames = np.load(path)
-    with WAYS[way](address, model, "scores", frames[:1].nbytes) as ask:
+    with (WAYS | LIMITS)[way](address, model, "scores", frames[:1].nbytes) as ask:
         for number in range(WARM_UP):
             ask(frames[number % len(frames)][None])
         sys.stdout.write("ready\n")

@@ -32,7 +32,7 @@ class Cost:
 
 def onnx2tf() -> Path | None:
     """Return onnx2tf's executable, or None when it is not installed."""
-    return _found("DSOPS_ONNX2TF", MADE / "onnx2tf/bin/onnx2tf")
+    return found("DSOPS_ONNX2TF", MADE / "onnx2tf/bin/onnx2tf")
 
 
 def onnx2tf_python() -> Path | None:
@@ -43,7 +43,13 @@ def onnx2tf_python() -> Path | None:
 
 def tensorflow_python() -> Path | None:
     """Return a Python with TensorFlow, or None when it is not installed."""
-    return _found("DSOPS_TENSORFLOW_PYTHON", MADE / "tensorflow/bin/python")
+    return found("DSOPS_TENSORFLOW_PYTHON", MADE / "tensorflow/bin/python")
+
+
+def drift_python(library: str) -> Path | None:
+    """Return a Python with a drift library, or None when it is not installed."""
+    variable = f"DSOPS_{library.upper().replace('-', '_')}_PYTHON"
+    return found(variable, MADE / library / "bin/python")
 
 
 def version_of(python: Path | None, package: str) -> str:
@@ -108,7 +114,8 @@ def parity(model: Path, frames: Path, *candidates: Path) -> list[float]:
     return [found[str(path)] for path in candidates]
 
 
-def _found(variable: str, made: Path) -> Path | None:
+def found(variable: str, made: Path) -> Path | None:
+    """Return the program that a variable names, or the one that was made; None when there is neither."""
     named = os.environ.get(variable)
     path = Path(named) if named else made
     return path if path.exists() else None

@@ -1,12 +1,10 @@
-"""The peers of the drift monitor: tests of one window of frames after another against the reference.
+"""A peer of the drift monitor: a test of one window of frames after another against the reference.
 
-Both use the bins of the profile and raise an alarm when any signal is over its threshold: the population stability
-index above 0.2, the usual rule of credit scoring, and Pearson's two-sample chi-square test at 5 %. That is what common
-drift reports do by default, a window at a time.
+It uses the bins of the profile and alarms when any signal is over its threshold, Pearson's two-sample chi-square
+test at 5 %. That is what common drift reports do by default, a window at a time.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +12,8 @@ from numpy.typing import NDArray
 from dsops.profile import Profile, Signal
 
 WINDOW = 500
-PSI_LIMIT = 0.2
 _Z = 1.6449
 """Normal quantile of 95 %."""
-_SMALL = 1e-4
 
 Floats = NDArray[np.float64]
 
@@ -25,16 +21,10 @@ Floats = NDArray[np.float64]
 class WindowTest:
     """Collects frames; tests every full window and begins the next."""
 
-    def __init__(self, profile: Profile, rule: Literal["psi", "chi-square"]) -> None:
+    def __init__(self, profile: Profile) -> None:
         self._signals = profile.signals
-        self._is_drift: Callable[[Floats, Floats], bool] = {"psi": psi_exceeds, "chi-square": chi_square_exceeds}[rule]
         self._window = np.zeros((WINDOW, len(profile.signals)))
         self._filled = 0
-
-    @property
-    def state_bytes(self) -> int:
-        """Size of everything that is kept of the stream."""
-        return self._window.nbytes
 
     def feed(self, signals: Mapping[str, float]) -> bool:
         """Take one frame's signals; return whether a window ended with an alarm."""
@@ -44,7 +34,7 @@ class WindowTest:
             return False
         self._filled = 0
         return any(
-            self._is_drift(np.array(signal.counts, float), counts(signal, self._window[:, at]))
+            chi_square_exceeds(np.array(signal.counts, float), counts(signal, self._window[:, at]))
             for at, signal in enumerate(self._signals)
         )
 
@@ -53,13 +43,6 @@ def counts(signal: Signal, values: Floats) -> Floats:
     """Return how many values fall into each bin of the profile."""
     bins = np.searchsorted(signal.edges, values, "right") if signal.kind == "ordinal" else values.astype(int)
     return np.bincount(bins, minlength=len(signal.counts)).astype(float)
-
-
-def psi_exceeds(reference: Floats, window: Floats) -> bool:
-    """Return whether the population stability index is above its limit; empty bins count as 0.01 %."""
-    p = np.maximum(reference / reference.sum(), _SMALL)
-    q = np.maximum(window / window.sum(), _SMALL)
-    return bool(((q - p) * np.log(q / p)).sum() > PSI_LIMIT)
 
 
 def chi_square_exceeds(reference: Floats, window: Floats) -> bool:

@@ -4,7 +4,6 @@ import re
 import ssl
 import tomllib
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -14,9 +13,11 @@ from dsops import errors, ids, messages
 from dsops.errors import InvalidConfig, InvalidInput, ServerUnreachable
 from dsops.manifest import Frozen, first_problem
 from dsops.messages import TrustPack
+from dsops_controller.client_data import DataCalls, Files, Row
+from dsops_controller.client_fleet import FleetCalls
 
-Row = dict[str, Any]
-Files = dict[str, tuple[str, bytes, str]]
+LONG_S = 3600.0
+"""For what reads or rewrites a whole lake."""
 
 
 class Access(Frozen):
@@ -45,7 +46,7 @@ class Access(Frozen):
         return access.model_copy(update={"ca": str(path.parent / access.ca)})
 
 
-class Client:
+class Client(DataCalls, FleetCalls):
     """Calls one controller.
 
     Every method raises ServerUnreachable when there is no answer, and the error that the controller named otherwise.
@@ -93,7 +94,7 @@ class Client:
         return self._rows(f"/devices/{ids.device_id(device)}/why", model=model)
 
     def directive(self, device: str) -> Row:
-        """Return a device's newest directive: ``envelope`` (base64), ``expires``, and the bundles that it wants."""
+        """Return a device's newest directive: ``envelope`` (base64), ``expires``, ``bundles``, ``challengers``."""
         return self._json("GET", f"/devices/{ids.device_id(device)}/directive")
 
     def new_token(self, device: str, ttl_s: int) -> Row:
@@ -233,29 +234,32 @@ class Client:
         """Return what happened on devices, newest first; filters: device, kind, limit."""
         return self._rows("/events", **filters)
 
-    def samples(self, **filters: str | int | None) -> list[Row]:
-        """Return samples without their tensors; filters: model, device, reason, limit."""
-        return self._rows("/samples", **filters)
-
-    def export_samples(self, **filters: str | int | None) -> bytes:
-        """Return samples with their inputs as an ``.npz`` archive; filters: model, device, reason."""
-        return self._call("GET", "/samples/export", params=_given(filters)).content
+    def request_samples(self, wanted: Row) -> Row:
+        """Ask devices for samples (see :class:`dsops_controller.rollout.sample_requests.Wanted`)."""
+        return self._json("POST", "/sample-requests", json=wanted)
 
     def telemetry(self, **filters: str | int | None) -> list[Row]:
         """Return figures by device and release; filters: model, device, minutes."""
         return self._rows("/telemetry", **filters)
 
+    def store_tables(self) -> list[Row]:
+        """Return what each table of the lake holds."""
+        return self._rows("/store/tables")
+
+    def check_store(self) -> Row:
+        """Have the lake looked over; return ``level`` and ``findings``."""
+        return _mapping("/store/check", self._call("POST", "/store/check", timeout_s=LONG_S))
+
+    def tend_store(self, what: str, **options: int | None) -> list[Row]:
+        """Have the lake tended: ``compact``, ``vacuum`` (option hours) or ``retain``; return what was done."""
+        path = f"/store/{_part(what)}"
+        return _listing(path, self._call("POST", path, params=_given({**options}), timeout_s=LONG_S))
+
     def _rows(self, path: str, **filters: str | int | None) -> list[Row]:
-        rows = _decoded(self._call("GET", path, params=_given(filters)))
-        if not isinstance(rows, list):
-            raise _strange(path)
-        return rows
+        return _listing(path, self._call("GET", path, params=_given(filters)))
 
     def _json(self, method: str, path: str, json: Row | None = None, files: Files | None = None) -> Row:
-        answer = _decoded(self._call(method, path, json=json, files=files))
-        if not isinstance(answer, dict):
-            raise _strange(path)
-        return answer
+        return _mapping(path, self._call(method, path, json=json, files=files))
 
     def _call(
         self,
@@ -265,9 +269,11 @@ class Client:
         params: dict[str, str | int] | None = None,
         json: Row | None = None,
         files: Files | None = None,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
         try:
-            response = self._http.request(method, path, params=params, json=json, files=files)
+            response = self._http.request(method, path, params=params, json=json, files=files, timeout=timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(f"no answer from {self._where}", why=_plain(error)) from error
         except ValueError as error:  # a figure that JSON has no form for
@@ -293,6 +299,20 @@ def _decoded(response: httpx.Response) -> object:
         return response.json()
     except ValueError as error:
         raise _strange(response.url.path) from error
+
+
+def _listing(path: str, response: httpx.Response) -> list[Row]:
+    rows = _decoded(response)
+    if not isinstance(rows, list):
+        raise _strange(path)
+    return rows
+
+
+def _mapping(path: str, response: httpx.Response) -> Row:
+    answer = _decoded(response)
+    if not isinstance(answer, dict):
+        raise _strange(path)
+    return answer
 
 
 def _strange(path: str) -> ServerUnreachable:

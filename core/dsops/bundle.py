@@ -164,6 +164,19 @@ class Bundle:
         if state.hexdigest() != blob.sha256:
             raise self._differs(blob)
 
+    def digest(self) -> str:
+        """Return the digest of the whole file, which vouches for every blob if that digest was verified before.
+
+        Raises:
+            MalformedBundle: The file cannot be read any more.
+        """
+        whole = hashlib.sha256(self._head)
+        with self._reading() as file:
+            file.seek(len(self._head))
+            for piece in _pieces(file):
+                whole.update(piece)
+        return whole.hexdigest()
+
     def verify(self) -> str:
         """Check every blob's digest, and return that of the whole file; both come of one pass over it.
 

@@ -169,6 +169,38 @@ class Inference:
             raise RuntimeCrashed("the agent answered another request", why=f"{response.id!r} instead of {request_id!r}")
         return _answer(response)
 
+    def kpi(
+        self,
+        name: str,
+        value: float,
+        *,
+        unit: str = "",
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Report a figure that you measured, for example parts rejected; it goes to the controller with the telemetry.
+
+        Args:
+            name: 1 to 64 of ``A-Z a-z 0-9 _ . -``.
+            value: A finite number.
+            unit: UCUM code, for example ``s``, ``%`` or ``{parts}``.
+            model: The model that it is about, this one unless it is given; empty for none. The figure bears the release
+                that serves it now.
+            tags: What tells figures of one name apart: at most 16, 128 characters each.
+
+        Raises:
+            InvalidInput: A name, the value, the unit or a tag is not valid.
+            NotFound: The model is not active.
+            QueueFull: Too many figures were reported on this device lately; this one was not taken.
+            DsopsError: See :meth:`infer`.
+        """
+        about = self._model if model is None else model
+        try:
+            asked = extensions.KpiReportRequest(name=name, value=value, unit=unit, model=about, tags=tags or {})
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"figure {name!r} cannot be reported", why=str(error)) from error
+        self._transport.call(Method.KPI_REPORT, asked, extensions.KpiReportResponse)
+
     def _ask(self, request: pb.ModelInferRequest, tensors: list[Array]) -> pb.ModelInferResponse:
         if not self._shared:
             request.raw_input_contents.extend(values.tobytes() for values in tensors)

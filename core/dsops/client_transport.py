@@ -12,31 +12,12 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 from typing_extensions import override
 
+from dsops.call_status import error_of
 from dsops.direct import DirectChannel, Method, direct_path, nobody_listens
-from dsops.errors import (
-    Conflict,
-    DsopsError,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    NotServing,
-    QueueFull,
-    RuntimeCrashed,
-    TimedOut,
-)
+from dsops.errors import DsopsError, NotServing
 
 Reply = TypeVar("Reply", bound=Message)
 _SERVICE = "/inference.GRPCInferenceService/"
-_ERRORS: dict[int, type[DsopsError]] = {
-    3: InvalidInput,
-    4: TimedOut,
-    5: NotFound,
-    6: Conflict,
-    7: Forbidden,
-    8: QueueFull,
-    14: NotServing,
-}
-"""What gRPC's status numbers mean here; any other is a failure of the agent."""
 
 
 class Transport(Protocol):
@@ -151,4 +132,4 @@ def _name_of(method: Method) -> str:
 
 
 def _error(status: int, details: str) -> DsopsError:
-    return _ERRORS.get(status, RuntimeCrashed)("the agent did not answer", why=details)
+    return error_of(status)("the agent did not answer", why=details)

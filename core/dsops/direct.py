@@ -16,7 +16,9 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -28,6 +30,8 @@ LAST = 1
 """In the place of a reply's limit: nothing comes after it."""
 _HEADER = struct.Struct("<III")
 _TIMEVAL = struct.Struct("@ll")
+_AT_ONCE = 4096
+"""A message that is not longer is read at once, which asks the kernel only once; of others its beginning is."""
 _MAX_LIMIT_MS = 0xFFFFFFFF
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
@@ -47,6 +51,7 @@ class Method(IntEnum):
     SYSTEM_SHARED_MEMORY_STATUS = 10
     SYSTEM_SHARED_MEMORY_REGISTER = 11
     SYSTEM_SHARED_MEMORY_UNREGISTER = 12
+    KPI_REPORT = 13
 
 
 def direct_path(inference_socket: str | Path) -> Path:
@@ -78,6 +83,21 @@ def nobody_listens(error: NotServing) -> bool:
     return isinstance(error.__cause__, _ABSENT)
 
 
+@dataclass(frozen=True)
+class Head:
+    """What stands before a message.
+
+    Attributes:
+        length: Bytes of its body.
+        code: Which call, or which status.
+        limit_ms: How long the caller waits.
+    """
+
+    length: int
+    code: int
+    limit_ms: int
+
+
 class Framed:
     """One end of a connection. Not thread-safe.
 
@@ -88,10 +108,15 @@ class Framed:
 
     def __init__(self, connection: socket.socket, patience_s: float) -> None:
         self._connection = connection
+        self._came = b""
+        self._patience_s = 0.0
         self.be_patient(patience_s)
 
     def be_patient(self, patience_s: float) -> None:
         """Set how long to wait for the other end."""
+        if patience_s == self._patience_s:
+            return
+        self._patience_s = patience_s
         # The kernel's own limit: with Python's, every call would ask the kernel twice.
         limit = _TIMEVAL.pack(int(patience_s), int(patience_s % 1 * 1e6) or 1000)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -117,19 +142,76 @@ class Framed:
             InvalidInput: What came is too long for a message; nothing that follows can be read.
             OSError: The connection failed.
         """
-        header = self._connection.recv(_HEADER.size, socket.MSG_WAITALL)
-        if not header:
+        head = self.head()
+        return (head.code, head.limit_ms, self.body(head)) if head else None
+
+    def head(self) -> Head | None:
+        """Return what stands before the next message, whose body comes next; None when the other end closed.
+
+        Raises:
+            BlockingIOError: None began in time.
+            ConnectionError: The connection ended, or rested for too long, within it.
+            InvalidInput: What came is too long for a message; nothing that follows can be read.
+            OSError: The connection failed.
+        """
+        came = self._came or self._connection.recv(_AT_ONCE)
+        if not came:
             return None
-        if len(header) < _HEADER.size:
-            raise ConnectionError("the connection ended within a message")
-        length, code, limit_ms = _HEADER.unpack(header)
-        if length > MAX_BODY_BYTES:
-            raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {length}")
-        return code, limit_ms, self._body(length) if length else b""
+        if len(came) < _HEADER.size:
+            came += b"".join(self._parts(_HEADER.size - len(came), float("inf")))
+        head = Head(*_HEADER.unpack_from(came))
+        if head.length > MAX_BODY_BYTES:
+            raise InvalidInput(f"a message has up to {MAX_BODY_BYTES} bytes", why=f"this one has {head.length}")
+        self._came = came[_HEADER.size :]
+        return head
+
+    def body(self, head: Head, within_s: float = float("inf")) -> bytes:
+        """Return the body of a message; what does not come in one piece is put together.
+
+        Args:
+            head: What stood before it.
+            within_s: How long all of it may take; looked at when the other end rested for its patience.
+
+        Raises:
+            TimedOut: It took longer.
+            ConnectionError: The connection ended, or rested for too long.
+        """
+        came = self._came
+        if len(came) > head.length:  # the rest is of the next message
+            self._came = came[head.length :]
+            return came[: head.length]
+        self._came = b""
+        if len(came) == head.length:
+            return came
+        parts = self._parts(head.length - len(came), within_s)
+        return b"".join((came, *parts)) if came or len(parts) > 1 else parts[0]
+
+    def _parts(self, left: int, within_s: float) -> list[bytes]:
+        """Return so many bytes, in the pieces in which they came."""
+        parts: list[bytes] = []
+        length, ends_s = left, time.monotonic() + within_s
+        while left:
+            try:
+                part = self._connection.recv(left, socket.MSG_WAITALL)
+            except BlockingIOError:
+                part = b""
+            parts.append(part)
+            left -= len(part)
+            if left and time.monotonic() >= ends_s:
+                raise TimedOut(
+                    "the request did not arrive in time",
+                    why=f"{length - left} of {length} bytes came within {within_s:g} s",
+                    hint="send a request at once when it has begun",
+                )
+            if not part:
+                raise ConnectionError("the connection ended within a message")
+        return parts
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing more can be read: the other end sends nothing more, or has closed."""
+        if self._came:
+            return False
         try:
             return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -157,20 +239,6 @@ class Framed:
     def close(self) -> None:
         """Close the connection; nobody may use it any more."""
         self._connection.close()
-
-    def _body(self, length: int) -> bytes:
-        """Return a body; what does not come in one piece is put together."""
-        parts: list[bytes] = []
-        while length:
-            try:
-                part = self._connection.recv(length, socket.MSG_WAITALL)
-            except BlockingIOError:
-                part = b""
-            if not part:
-                raise ConnectionError("the connection ended within a message")
-            parts.append(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class DirectChannel:

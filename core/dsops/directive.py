@@ -30,6 +30,8 @@ from dsops.rules import Rule, RuleResult, Verdict, enforce, explain_rules
 
 PAYLOAD_TYPE = "application/vnd.dsops.directive.v1+json"
 MAX_SEQ = 2**53 - 1
+MAX_SAMPLES = 10_000
+MAX_SAMPLE_REQUESTS = 16
 MAX_LEAP = 2**20
 """How far a ``seq`` may be ahead of the one before: a thief of the director's key cannot use the numbers up at once."""
 
@@ -98,6 +100,21 @@ class Challenger(Frozen):
     cpu_share: float = Field(default=0.25, gt=0, le=1)
 
 
+class SampleRequest(Frozen):
+    """Frames that somebody wants of a model.
+
+    Attributes:
+        id: Its name; samples that are kept for it bear it.
+        count: How many.
+        until: After this moment none is kept for it.
+    """
+
+    id: str = Field(min_length=1, max_length=64)
+    model: Name
+    count: int = Field(ge=1, le=MAX_SAMPLES)
+    until: AwareDatetime
+
+
 class Directive(Frozen):
     """Desired state of one device.
 
@@ -109,6 +126,7 @@ class Directive(Frozen):
         challengers: Model name to the challenger of what its slot holds. One that is not named is removed.
         pardoned: Bundles that are taken out of quarantine when the directive is accepted.
         transfer: How much may be fetched.
+        samples: What somebody wants to see; within the device's own budget and rules, whatever is asked.
     """
 
     v: int = Field(default=1, ge=1, le=1)
@@ -121,6 +139,7 @@ class Directive(Frozen):
     challengers: dict[Name, Challenger] = Field(default={}, max_length=16)
     pardoned: tuple[Sha256, ...] = Field(default=(), max_length=16)
     transfer: TransferLimits = TransferLimits()
+    samples: tuple[SampleRequest, ...] = Field(default=(), max_length=MAX_SAMPLE_REQUESTS)
 
     @model_validator(mode="after")
     def _has_champions(self) -> "Directive":

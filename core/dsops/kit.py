@@ -14,12 +14,13 @@ MAX_KIT_BYTES = 16 * 1024
 
 
 class KitBundle(Frozen):
-    """One bundle of a kit."""
+    """One bundle of a kit; of a model there may be one for its slot, and its challenger."""
 
     model: Name
     release: int = Field(ge=1)
     sha256: Sha256
     length_bytes: int = Field(gt=0)
+    is_challenger: bool = False
 
 
 class Kit(Frozen):
@@ -30,7 +31,7 @@ class Kit(Frozen):
         expires: After this moment the device refuses its head or its directive.
         head: SHA-256 of the head of the trust metadata.
         directive: SHA-256 of the directive's envelope.
-        bundles: What the directive wants.
+        bundles: What the directive wants: at most 16 in slots, and as many challengers.
     """
 
     v: int = Field(default=1, ge=1, le=1)
@@ -38,4 +39,4 @@ class Kit(Frozen):
     expires: AwareDatetime
     head: Sha256
     directive: Sha256
-    bundles: tuple[KitBundle, ...] = Field(min_length=1, max_length=16)
+    bundles: tuple[KitBundle, ...] = Field(min_length=1, max_length=32)

@@ -1,8 +1,8 @@
 """The reference profile: the distribution of each signal on held-out data, against which a device measures drift.
 
 Counts and edges follow the histogram form of e-detectors (Shin, Ramdas, Rinaldo, NEJSDS 2023): an ordinal signal has
-``len(edges) + 1`` bins, the first below the smallest and the last above the largest reference value; a categorical one
-has a bin a class.
+``len(edges) + 1`` bins, the first below the smallest and the last above the largest reference value, then one for each
+of its ``marks``, and one for values that are missing; a categorical one has a bin a class.
 """
 
 import math
@@ -14,11 +14,12 @@ from pydantic import Field, ValidationError, model_validator
 from dsops import strictjson
 from dsops.errors import MalformedBundle
 from dsops.manifest import MAX_COUNT, Frozen, Task, TensorSpec, first_problem
-from dsops.signals import signals_of
+from dsops.signals import bin_of, signals_of, signals_of_answers
 
 MIN_REFERENCE = 200
 MAX_SIGNALS = 64
 MAX_BINS = 1024
+MAX_MARKS = 4
 MAX_HORIZONS = 8
 MAX_HORIZON = 100_000
 
@@ -29,22 +30,58 @@ _Edge = Annotated[float, Field(ge=-1e300, le=1e300)]
 
 
 class Signal(Frozen):
-    """One watched quantity. ``counts`` has a number a bin; ``edges`` ascend strictly and are empty when categorical."""
+    """One watched quantity.
+
+    Attributes:
+        name: What it is called; see :mod:`dsops.signals`.
+        kind: Whether it is a quantity or a class.
+        edges: Of an ordinal signal, strictly ascending.
+        marks: Values of an ordinal signal that have a bin of their own, such as a 0 that a dead sensor sends.
+        missing: Whether NaN has a bin of its own.
+        counts: Reference frames in each bin.
+    """
 
     name: str = Field(max_length=64)
     kind: Literal["ordinal", "categorical"]
     edges: tuple[_Edge, ...] = Field(default=(), max_length=MAX_BINS - 1)
+    marks: tuple[_Edge, ...] = Field(default=(), max_length=MAX_MARKS)
+    missing: bool = Field(default=False, strict=True)
     counts: tuple[_Count, ...] = Field(min_length=2, max_length=MAX_BINS)
 
     @model_validator(mode="after")
     def _bins_fit(self) -> "Signal":
         if any(b <= a for a, b in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError(f"edges of {self.name} do not ascend")
-        if self.kind == "categorical" and self.edges:
-            raise ValueError(f"{self.name} is categorical and has edges")
-        if self.kind == "ordinal" and len(self.counts) != len(self.edges) + 1:
-            raise ValueError(f"{self.name} has {len(self.counts)} bins for {len(self.edges)} edges")
+        if self.kind == "categorical" and (self.edges or self.marks or self.missing):
+            raise ValueError(f"{self.name} is categorical and has edges, marks or a bin for what is missing")
+        if len(set(self.marks)) != len(self.marks):
+            raise ValueError(f"{self.name} has one mark twice")
+        wanted = len(self.edges) + 1 + len(self.marks) + self.missing
+        if self.kind == "ordinal" and len(self.counts) != wanted:
+            raise ValueError(f"{self.name} has {len(self.counts)} bins instead of {wanted}")
         return self
+
+    def bin(self, value: float) -> int:
+        """Return the bin of a value; a class that does not exist falls into the nearest, and NaN into the last."""
+        if self.kind == "ordinal":
+            return bin_of(self.edges, value, self.marks, missing=self.missing)
+        last = len(self.counts) - 1
+        return min(max(int(value), 0), last) if math.isfinite(value) else last
+
+    def name_of(self, at: int, labels: Sequence[str] = ()) -> str:
+        """Return what a bin holds, in words; ``labels`` are the names of classes."""
+        if self.kind == "categorical":
+            return labels[at] if at < len(labels) else f"class {at}"
+        marks = at - len(self.edges) - 1
+        if marks >= len(self.marks):
+            return "missing"
+        if marks >= 0:
+            return f"exactly {self.marks[marks]:g}"
+        if at == 0:
+            return f"below {self.edges[0]:.3g}" if self.edges else "any"
+        if at == len(self.edges):
+            return f"from {self.edges[-1]:.3g} on"
+        return f"{self.edges[at - 1]:.3g} to {self.edges[at]:.3g}"
 
 
 class Profile(Frozen):
@@ -113,12 +150,13 @@ def check_profile(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> None:
-    """Check that a profile watches exactly the signals of a model, in any order, and knows its classes.
+    """Check that a profile watches signals of a model, all of those of its answers, and knows its classes.
 
     Raises:
         MalformedBundle: It does not.
     """
-    wanted, watched = signals_of(task, inputs), {signal.name: signal.kind for signal in profile.signals}
+    known, watched = signals_of(task, inputs), {signal.name: signal.kind for signal in profile.signals}
+    wanted = {name: kind for name, kind in known.items() if name in watched} | signals_of_answers(task)
     if watched != wanted:
         wrong = sorted(name for name in watched.keys() | wanted.keys() if watched.get(name) != wanted.get(name))
         first = wrong[0]

@@ -6,6 +6,8 @@ import numpy as np
 
 from dsops.client import Inference
 
+if len(sys.argv) != 4:
+    sys.exit("usage: ask.py SOCKET MODEL FRAMES.npy")
 socket, model, file = sys.argv[1:]
 with Inference(socket, model, shared_memory=True) as asked:
     answer = asked.infer(np.load(file))

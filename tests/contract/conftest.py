@@ -7,7 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from lake_site import Site
+from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text
+
+from dsops_controller.dataops.places import Folder, Place
 
 PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -36,9 +40,31 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a lake is: in an object store when the parameter of ``new_url`` is "s3", else in a folder."""
+    if request.node.callspec.params["new_url"] != "s3":
+        return Folder(tmp_path / "lake")
+    server: S3 = request.getfixturevalue("s3")
+    return server.place()
+
+
+@pytest.fixture
+def site(new_url: Callable[[Path], str], place: Place, tmp_path: Path) -> Iterator[Site]:
+    made = Site(new_url(tmp_path), place)
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
 def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
-    if request.param == "sqlite":
+    if request.param in {"sqlite", "s3"}:
         yield lambda folder: f"sqlite:///{folder}/state.db"
         return
     if not PG_BINARIES:

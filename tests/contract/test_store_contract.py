@@ -1,23 +1,20 @@
-"""What the store's port promises, over SQLite always and over PostgreSQL where its server programs are installed."""
+"""What the store's ports promise: in a folder over SQLite, over PostgreSQL where its programs are, and on S3."""
 
 import io
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import numpy as np
 import pytest
+from lake_site import EVERYWHERE, STAGES, START, Site, put, us
 
-from dsops.api.v1.samples_pb2 import SampleBatch
-from dsops.api.v1.telemetry_pb2 import Loss, TelemetryBatch
+from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops_controller.dataops.drift import Level
 from dsops_controller.dataops.inbox import Inbox, store
-from dsops_controller.dataops.lake import Lake
 from dsops_controller.dataops.samples import SampleFilter
-from dsops_controller.dataops.store import Counts, LakeStore, Store
+from dsops_controller.dataops.store import Counts
 from dsops_controller.dataops.testing import (
     DIGEST,
     RIVAL,
@@ -33,59 +30,13 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
-from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
-from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
 LOST = [Loss(kind="host", reason="full", count=2)]
-START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def us(seconds: float = 0.0) -> int:
-    return round((START.timestamp() + seconds) * 1_000_000)
-
-
-class Site:
-    """One state database with its inbox and lake."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self.db = Database(url)
-        with self.db.write() as connection:
-            metadata.create_all(connection)
-        self.lake = Lake(self.db, folder / "lake")
-        self.lake.open()
-        self.inbox = Inbox(self.db, ManualClock(START))
-        self.inbox.start()
-        self.store: Store = LakeStore(self.db, self.lake)
-
-    def close(self) -> None:
-        self.inbox.stop()
-        self.db.close()
-
-
-@pytest.fixture
-def site(new_url: Callable[[Path], str], tmp_path: Path) -> Iterator[Site]:
-    place = Site(new_url(tmp_path), tmp_path)
-    yield place
-    place.close()
-
-
-BOTH = pytest.mark.parametrize(
-    "new_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)], indirect=True, scope="module"
-)
-STAGES = pytest.mark.parametrize("stage", ["inbox", "lake", "both"])
-
-
-def put(site: Site, stage: str, *messages: tuple[str, TelemetryBatch | SampleBatch]) -> None:
-    """Put messages so that they are read from the inbox, from the lake, or the first of them from the lake."""
-    for number, (device, message) in enumerate(messages):
-        site.inbox.put(device, received(message))
-        if stage == "lake" or (stage == "both" and number == 0):
-            site.lake.flush()
-
-
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_telemetry_is_merged_by_device_and_bundle(site: Site, stage: str) -> None:
     many = telemetry_batch(A, [1, 2], [interval(us(), [100.0] * 90), interval(us(1), [100.0] * 5 + [9000.0] * 5)])
@@ -100,7 +51,7 @@ def test_telemetry_is_merged_by_device_and_bundle(site: Site, stage: str) -> Non
     assert (second.device, second.release, second.count) == ("cam-2", 2, 1)
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_telemetry_can_be_narrowed(site: Site, stage: str) -> None:
     messages = [
@@ -114,7 +65,7 @@ def test_telemetry_can_be_narrowed(site: Site, stage: str) -> None:
     assert site.store.telemetry(model="none") == []
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_comparisons_are_merged_by_device_bundles_and_mode(site: Site, stage: str) -> None:
     first = telemetry_batch(A, [1], [comparison(us(), [0.25] * 4, disagreed=1)])
@@ -138,21 +89,21 @@ def test_comparisons_are_merged_by_device_bundles_and_mode(site: Site, stage: st
     assert site.store.comparisons(device="cam-2") == []
 
 
-@BOTH
+@EVERYWHERE
 def test_drift_lists_the_worst_first(site: Site) -> None:
     for device, kind in (("cam-1", "drift_cleared"), ("cam-2", "drift_alarm"), ("cam-3", "drift_warning")):
         put(site, "inbox", (device, telemetry_batch(A, [1], [drift_event(us(), kind)])))
     assert [(row.device, row.level) for row in site.store.drift()] == [
-        ("cam-2", Level.ALARM),
+        ("cam-2", Level.DRIFT),
         ("cam-3", Level.WARNING),
-        ("cam-1", Level.NONE),
+        ("cam-1", Level.OK),
     ]
     (row,) = site.store.drift(model="digits", device="cam-2")
     assert (row.release, row.score, row.frames, row.since, row.signals) == (1, 9.5, 700, START, {"entropy": 3.5})
     assert site.store.drift(model="none") == []
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_events_are_listed_newest_first_by_device_and_kind(site: Site, stage: str) -> None:
     put(site, stage, ("cam-1", telemetry_batch(A, [1], [drift_event(us(), "refused")])))
@@ -167,7 +118,7 @@ def test_events_are_listed_newest_first_by_device_and_kind(site: Site, stage: st
         site.store.events(limit=0)
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, stage: str) -> None:
     first = sample_batch(A, [1, 2], [sample(us(), [1.0, 2.0]), sample(us(1), [3.0, 4.0], reason="drift")])
@@ -188,7 +139,7 @@ def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, s
         site.store.samples(SampleFilter(), limit=0)
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_figures_that_are_not_numbers_become_unknown(site: Site, stage: str) -> None:
     odd = interval(us(), [100.0])
@@ -210,7 +161,7 @@ def test_figures_that_are_not_numbers_become_unknown(site: Site, stage: str) -> 
     assert (listed.model, listed.score) == ("007", None)
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_counts_are_of_records_not_of_deliveries(site: Site, stage: str) -> None:
     batch = telemetry_batch(A, [1, 2, 5], [interval(us()), host(us()), drift_event(us())], produced=6, losses=LOST)
@@ -219,7 +170,7 @@ def test_counts_are_of_records_not_of_deliveries(site: Site, stage: str) -> None
     assert site.store.counts() == Counts(records_stored=4, samples_stored=1, duplicates=0, produced=7, dropped=2)
 
 
-@BOTH
+@EVERYWHERE
 @STAGES
 def test_every_kind_of_record_has_its_row(site: Site, stage: str) -> None:
     records = [heartbeat(us()), kpi(us(), 3.0), kpi(us(), float("nan")), drift_report(us())]
@@ -228,7 +179,25 @@ def test_every_kind_of_record_has_its_row(site: Site, stage: str) -> None:
     assert site.store.counts().records_stored == 4
 
 
-@BOTH
+@EVERYWHERE
+@STAGES
+def test_figures_are_listed_newest_first_and_can_be_narrowed(site: Site, stage: str) -> None:
+    first = telemetry_batch(A, [1, 2], [kpi(us(1), 3.0), kpi(us(2), float("nan"), name="shift")])
+    put(site, stage, ("cam-1", first), ("cam-2", telemetry_batch(A, [1], [kpi(us(3), 5.0)])))
+    found = site.store.kpis()
+    assert [(row.device, row.name, row.value) for row in found] == [
+        ("cam-2", "parts_rejected", 5.0),
+        ("cam-1", "shift", None),
+        ("cam-1", "parts_rejected", 3.0),
+    ]
+    assert (found[0].model, found[0].release, found[0].digest, found[0].unit) == ("digits", 1, DIGEST, "{part}")
+    assert (found[0].tags, found[0].time) == ({"line": "4"}, START + timedelta(seconds=3))
+    assert [row.value for row in site.store.kpis(name="parts_rejected", device="cam-1")] == [3.0]
+    assert [row.device for row in site.store.kpis(since=START + timedelta(seconds=2), limit=1)] == ["cam-2"]
+    assert site.store.kpis(model="other") == []
+
+
+@EVERYWHERE
 def test_losses_are_told_by_kind_and_reason_and_never_fall(site: Site) -> None:
     more = [Loss(kind="host", reason="full", count=3), Loss(kind="sample", reason="expired", count=1)]
     site.inbox.put("cam-1", received(telemetry_batch(A, [1], [host(us())], produced=9, losses=LOST)))
@@ -244,7 +213,7 @@ def test_losses_are_told_by_kind_and_reason_and_never_fall(site: Site) -> None:
     assert len(site.store.losses("cam-2")) == 1
 
 
-@BOTH
+@EVERYWHERE
 def test_a_record_that_is_there_twice_is_counted_as_a_duplicate(site: Site) -> None:
     put(site, "lake", ("cam-1", telemetry_batch(A, [1, 2], [interval(us()), host(us())])))
     put(site, "inbox", ("cam-1", telemetry_batch(A, [3], [host(us())])))
@@ -258,7 +227,7 @@ def test_a_record_that_is_there_twice_is_counted_as_a_duplicate(site: Site) -> N
     assert (counts.records_stored, counts.duplicates) == (4, 1)
 
 
-@BOTH
+@EVERYWHERE
 def test_an_empty_store_answers(site: Site) -> None:
     assert site.store.telemetry() == []
     assert site.store.drift() == []
@@ -266,7 +235,7 @@ def test_an_empty_store_answers(site: Site) -> None:
     assert site.store.counts() == Counts(0, 0, 0, 0, 0)
 
 
-@BOTH
+@EVERYWHERE
 def test_two_writers_store_each_record_once(site: Site) -> None:
     """Two controllers over one database: a device moves between them while its batches are sent again."""
     second = Inbox(site.db, ManualClock(START))
@@ -303,7 +272,7 @@ def test_a_flush_waits_for_ids_that_are_not_committed_yet(site: Site) -> None:
     assert (results, site.store.counts().records_stored) == ([1], 2)
 
 
-@BOTH
+@EVERYWHERE
 def test_a_stream_keeps_its_kind(site: Site) -> None:
     put(site, "inbox", ("cam-1", telemetry_batch(A, [1], [host(us())])))
     with pytest.raises(Conflict):

@@ -94,7 +94,7 @@ def test_the_words_of_each_enumeration_are_on_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "model"), [("**The reference profile**", Profile), ("A signal has four keys", Signal)]
+    ("start", "model"), [("**The reference profile**", Profile), ("A signal has six keys", Signal)]
 )
 def test_every_key_of_the_profile_is_on_the_page_with_its_default(start: str, model: type[BaseModel]) -> None:
     rows = PAGE.partition(start)[2].partition("|\n\n")[0]
@@ -103,7 +103,9 @@ def test_every_key_of_the_profile_is_on_the_page_with_its_default(start: str, mo
 
 
 def test_the_page_defines_exactly_the_signals_that_there_are() -> None:
-    one_input = (TensorSpec(name="x", datatype="FP32", shape=(1, 4)),)
+    one_input = (TensorSpec(name="x", datatype="FP32", shape=(1, 4, 4, 1)),)
     wanted = {pair for task in Task for pair in signals_of(task, one_input).items()}
+    row = (TensorSpec(name="x", datatype="FP32", shape=(1, 2)),)
+    assert list(signals_of(Task.OTHER, row))[-2:] == ["input_1", "input_2"]
     section = PAGE.partition("### Signals\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"\| `(\w+)` \| (ordinal|categorical) \|", section)) == wanted

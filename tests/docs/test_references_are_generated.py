@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dsops_agent.config import Config, Enrolment, Trust, known_keys
 from dsops_agent.config_inference import DelegateSection
+from dsops_agent.config_samples import WatchRule
 from dsops_agent.feed.settings import (
     Camera,
     Command,
@@ -139,6 +140,6 @@ def test_what_the_table_of_keys_calls_required_is_what_the_agent_cannot_start_wi
     sections = {"": Config, "enrolment.": Enrolment, "trust.": Trust, "inference.delegate.": DelegateSection}
     sections |= {"source.": Source, "sink.": Sink, "source.mqtt.": Messages, "sink.mqtt.": TopicSink}
     sections |= {"source.directory.": Directory, "source.camera.": Camera, "source.replay.": Replay}
-    sections |= {"sink.file.": FileSink, "sink.command.": Command}
+    sections |= {"sink.file.": FileSink, "sink.command.": Command, "samples.watch.": WatchRule}
     fields = ((head + name, field) for head, model in sections.items() for name, field in model.model_fields.items())
     assert required == {key for key, field in fields if field.is_required()} - {"trust"}

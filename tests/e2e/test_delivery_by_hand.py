@@ -47,6 +47,28 @@ def test_a_device_without_a_network_installs_a_sealed_model_from_a_stick(fleet: 
     assert install(fleet, kit).returncode == 2
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_a_challenger_comes_on_the_stick_with_its_champion(fleet: Fleet, tmp_path: Path) -> None:
+    for child in [child for child in fleet.processes.children if child.name == "mosquitto"]:
+        fleet.processes.stop(child)
+    fleet.publish(1)
+    fleet.publish(2)
+    fleet.client.create_rollout(plan(1))
+    wait_for("there is a directive", lambda: "bundles" in directive(fleet))
+    fleet.commands.run("challenger", "set", "digits/2", "--device", CANARY, "--shadow", "100", online=True)
+    wait_for("it names the challenger", lambda: directive(fleet).get("challengers"))
+    kit = tmp_path / "stick"
+    made = fleet.commands.run("device", "kit", CANARY, "--out", kit, online=True)
+    assert [(one["release"], one["is_challenger"]) for one in made["bundles"]] == [(1, False), (2, True)]
+    done = install(fleet, kit)
+    assert done.returncode == 0, (done, status(fleet, CANARY))
+    assert "digits: committed" in done.stdout
+    assert "challenger of digits: committed" in done.stdout
+    answers_from(fleet, CANARY, 1)
+    assert status(fleet, CANARY)["models"]["digits"]["challenger"]["release"] == 2
+
+
 def directive(fleet: Fleet) -> dict[str, object]:
     try:
         return fleet.client.directive(CANARY)

@@ -17,8 +17,8 @@ from dsops_agent.telemetry.spool import Delivery, Spool
 
 CAP = 8 << 20
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TICK_S = 10.0
-PER_TICK = 100
+TICK_S = 60.0
+PER_TICK = 600
 EVENT_EVERY = 500
 PIXELS = bytes(256)
 

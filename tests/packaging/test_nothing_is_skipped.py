@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,3 +71,24 @@ def test_what_the_fault_harness_lacks_is_named_or_fails(tmp_path: Path) -> None:
     )
     assert "FAULTS REQUIRED: strace is not installed" in required.stdout
     assert required.returncode == 1
+
+
+@pytest.mark.skipif(not CI.exists(), reason="a source distribution has no CI script")
+def test_ci_tries_a_device_with_tflite_runtime() -> None:
+    made, ran = CI.read_text(encoding="utf-8").partition("TFLITE_REQUIRED=1")[::2]
+    assert "make tflite" in made
+    assert ran.startswith(" make test-slow")
+
+
+@pytest.mark.slow
+def test_an_older_runtime_that_is_not_there_is_named_or_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/integration/runtime/test_older_runtime.py", "-k"]
+    command += ["operators"]
+    without = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DSOPS_TFLITE_PYTHON": str(tmp_path / "python")}
+    skipped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=without, check=False)
+    assert "TFLITE-RUNTIME NOT TRIED: " in skipped.stdout
+    assert (skipped.returncode, "1 skipped" in skipped.stdout) == (0, True)
+    required = without | {"TFLITE_REQUIRED": "1"}
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=required, check=False)
+    assert "TFLITE REQUIRED: " in failed.stdout
+    assert failed.returncode == 1

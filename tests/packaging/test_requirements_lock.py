@@ -1,4 +1,4 @@
-"""requirements.lock pins all that pyproject.toml asks for, by hash, and says nothing about where it comes from."""
+"""The locks pin all that pyproject.toml asks for, by hash, and say nothing about where it comes from."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("demo", "postgresql", "hsm")
+LOCK, TFLITE_LOCK = "requirements.lock", "requirements-tflite.lock"
+both_locks = pytest.mark.parametrize("lock", [LOCK, TFLITE_LOCK])
 PINNED = re.compile(
     r"(?P<requirement>[a-z0-9][a-z0-9.-]*==[^\s;]+(?: ; [^\\]*?)?)(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})+)"
 )
 
 
-def lock_entries() -> list[str]:
-    text = (ROOT / "requirements.lock").read_text()
+def lock_entries(lock: str) -> list[str]:
+    text = (ROOT / lock).read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return [entry for entry in "\n".join(lines).replace("\\\n", " ").splitlines() if entry.strip()]
 
 
-def pins() -> list[Requirement]:
-    matched = [PINNED.fullmatch(entry) for entry in lock_entries()]
+def pins(lock: str = LOCK) -> list[Requirement]:
+    matched = [PINNED.fullmatch(entry) for entry in lock_entries(lock)]
     return [Requirement(match["requirement"]) for match in matched if match]
 
 
@@ -49,34 +51,50 @@ def asked_for(extra: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def direct_requirements() -> list[Requirement]:
+def direct_requirements(lock: str = LOCK) -> list[Requirement]:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    plain = [*document["project"]["dependencies"], *document["dependency-groups"]["dev"]]
-    return [Requirement(line) for line in plain] + [r for extra in EXTRAS for r in asked_for(extra)]
+    plain = list(document["project"]["dependencies"])
+    if lock == LOCK:
+        plain += document["dependency-groups"]["dev"]
+    extras = EXTRAS if lock == LOCK else ("agent-tflite",)
+    return [Requirement(line) for line in plain] + [r for extra in extras for r in asked_for(extra)]
 
 
-def test_every_entry_is_one_version_with_hashes() -> None:
-    entries = lock_entries()
-    assert len(entries) > len(direct_requirements())
+def unmet(lock: str, here: dict[str, str]) -> list[str]:
+    """Return what is asked for there and not pinned so; one package has one version."""
+    applying = [pin for pin in pins(lock) if pin.marker is None or pin.marker.evaluate(here)]
+    wanted = [want for want in direct_requirements(lock) if want.marker is None or want.marker.evaluate(here)]
+    assert len({pin.name for pin in applying}) == len(applying), "one package is pinned twice"
+    version_of = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in applying}
+    return [str(w) for w in wanted if not w.specifier.contains(version_of.get(canonicalize_name(w.name), "0.dev0"))]
+
+
+@both_locks
+def test_every_entry_is_one_version_with_hashes(lock: str) -> None:
+    entries = lock_entries(lock)
+    assert len(entries) > len({requirement.name for requirement in direct_requirements(lock)})
     assert [entry for entry in entries if not PINNED.fullmatch(entry)] == []
 
 
+@both_locks
 @pytest.mark.parametrize("sign", ["://", "@", "/", "find-links", "index"])
-def test_lock_names_no_place(sign: str) -> None:
-    text = (ROOT / "requirements.lock").read_text()
+def test_lock_names_no_place(lock: str, sign: str) -> None:
+    text = (ROOT / lock).read_text()
     assert sign not in text
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 def test_lock_answers_every_direct_requirement_once(python: str, machine: str) -> None:
-    here = environment(python, machine)
-    applying = [pin for pin in pins() if pin.marker is None or pin.marker.evaluate(here)]
-    wanted = [want for want in direct_requirements() if want.marker is None or want.marker.evaluate(here)]
-    assert len({pin.name for pin in applying}) == len(applying), "one package is pinned twice"
-    version_of = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in applying}
-    unmet = [str(w) for w in wanted if not w.specifier.contains(version_of.get(canonicalize_name(w.name), "0.dev0"))]
-    assert unmet == []
+    assert unmet(LOCK, environment(python, machine)) == []
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "armv7l"])
+def test_the_lock_of_the_older_runtime_is_for_the_newest_python_that_it_has_wheels_for(machine: str) -> None:
+    assert unmet(TFLITE_LOCK, environment("3.11", machine)) == []
+    named = {pin.name: str(pin.specifier) for pin in pins(TFLITE_LOCK)}
+    assert named["tflite-runtime"] == "==2.14.0"
+    assert "ai-edge-litert" not in named
 
 
 def test_protobuf_stays_on_the_series_that_every_client_accepts() -> None:

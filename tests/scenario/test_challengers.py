@@ -39,9 +39,13 @@ class SimProcesses:
 @pytest.fixture
 def processes(world: Any) -> SimProcesses:
     made = SimProcesses()
-    world.installer.challengers = made
-    world.installer._challengers.processes = made
+    attach(world, made)
     return made
+
+
+def attach(world: Any, processes: SimProcesses) -> None:
+    world.installer.challengers = processes
+    world.installer._challengers.processes = processes
 
 
 def challenge(world: Any, seq: int, champion: Any, challenger: Any | None, mode: Mode = Mode.SHADOW) -> None:
@@ -183,6 +187,56 @@ def test_a_process_that_ends_again_and_again_condemns_the_challenger(
     assert processes.told[-1] == {}
     assert processes.wanted == {}
     world.check_end()
+
+
+def end(world: Any, processes: SimProcesses) -> None:
+    """Let the challenger's process end and start again."""
+    processes.pid += 1
+    world.runtime.serving.pop(PLACE, None)
+    world.installer.challenger_started("digits", has_ended=True)
+    world.step(1.0)
+
+
+def test_ends_are_counted_though_the_control_process_starts_again_each_time(
+    world: Any, bundle: Any, champion: Any, processes: SimProcesses
+) -> None:
+    two = bundle(2)
+    world.publish(two)
+    bring(world, 2, champion, two)
+    for number in range(CRASHES):
+        assert told(world).active == two.sha256, f"after {number} ends"
+        world.restart()
+        attach(world, processes)
+        end(world, processes)
+    state = world.settle()
+    world.step(1.0)
+    assert (state.active, state.quarantined) == (champion.sha256, (two.sha256,))
+    assert (told(world).active, told(world).problem.code) == (None, RuntimeCrashed.code)
+    assert processes.wanted == {}
+    world.restart()
+    attach(world, processes)
+    world.step(1.0)
+    assert processes.wanted == {}, "it is never started again"
+    world.check_end()
+
+
+def test_ends_are_of_one_bundle_and_of_one_start_of_the_host(
+    world: Any, bundle: Any, champion: Any, processes: SimProcesses
+) -> None:
+    two, three = bundle(2), bundle(3)
+    world.publish(two, three)
+    bring(world, 2, champion, two)
+    for _ in range(CRASHES - 1):
+        end(world, processes)
+    bring(world, 3, champion, three)
+    for _ in range(CRASHES - 1):
+        end(world, processes)
+    assert told(world).active == three.sha256, "those of the one before it are not its own"
+    world.boot_id = "another start of the host"
+    world.restart()
+    attach(world, processes)
+    end(world, processes)
+    assert told(world).active == three.sha256
 
 
 def test_ends_that_are_far_apart_condemn_nobody(

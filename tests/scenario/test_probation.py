@@ -37,12 +37,12 @@ def on_probation(world: Any, bundle: Any, **before: Any) -> tuple[Any, Any]:
     return one, two
 
 
-def die(world: Any, *suspects: Any, hung: bool = False) -> None:
+def die(world: Any, *suspects: Any, hung_s: float = 0.0) -> None:
     """Let the inference process die with frames of bundles in flight, and come back."""
     world.runtime.alive = False
     world.runtime.serving.clear()
     ran = tuple(Suspect(made.model, made.sha256) for made in suspects)
-    world.installer.runtime_died(Death("signal 11", ran, is_hang=hung))
+    world.installer.runtime_died(Death("signal 11", ran, hung_s=hung_s))
     world.step()
     world.runtime.alive = True
     world.installer.runtime_restarted()
@@ -73,6 +73,17 @@ def test_a_bundle_that_does_badly_goes_back_before_its_time_is_over(
     world.check_end()
 
 
+def test_a_bundle_that_nobody_asks_goes_back_by_the_time_of_its_golden_inputs(world: Any, bundle: Any) -> None:
+    one, two = on_probation(world, bundle)
+    world.runtime.did[two.sha256] = Figures(digest=two.sha256, golden={60: 20}, budget_ms=20.0)
+    world.steps(2, 2)
+    state = world.state()
+    assert (state.install, state.problem.code) == (Install.ROLLED_BACK, "unfit.latency")
+    assert "20 of 20 frames took longer than 20 ms" in state.problem.message
+    assert "budget of its manifest" in state.problem.message
+    assert world.runtime.serving == {"digits": one.sha256}
+
+
 def test_a_bundle_that_does_well_is_committed_in_time(world: Any, bundle: Any) -> None:
     _, two = on_probation(world, bundle)
     world.runtime.did[two.sha256] = did(two)
@@ -101,17 +112,19 @@ def test_a_release_tried_again_is_measured_anew(world: Any, bundle: Any) -> None
     assert world.settle().install is Install.COMMITTED
 
 
-@pytest.mark.parametrize(("hung", "code"), [(False, "unfit.crashes"), (True, "unfit.hangs")])
+@pytest.mark.parametrize(
+    ("hung_s", "deaths", "code"), [(0.0, 3, "unfit.crashes"), (5.4, 2, "unfit.hangs"), (20.6, 1, "unfit.hangs")]
+)
 def test_a_committed_bundle_that_ends_the_runtime_later_goes_back_alone(
-    world: Any, bundle: Any, hung: bool, code: str
+    world: Any, bundle: Any, hung_s: float, deaths: int, code: str
 ) -> None:
     one, two = bundle(1), bundle(2)
     world.install(1, one)
     world.install(2, two)
-    for _ in range(2):
-        die(world, two, hung=hung)
+    for _ in range(deaths - 1):
+        die(world, two, hung_s=hung_s)
         assert world.runtime.serving == {"digits": two.sha256}
-    die(world, two, hung=hung)
+    die(world, two, hung_s=hung_s)
     state = world.state()
     assert (state.install, state.active, state.problem.code) == (Install.ROLLED_BACK, one.sha256, code)
     assert world.runtime.serving == {"digits": one.sha256}
@@ -190,6 +203,28 @@ def test_a_bundle_on_probation_goes_back_at_its_third_crash(world: Any, bundle: 
         die(world, two)
     assert (world.state().install, world.state().problem.code) == (Install.ROLLED_BACK, "unfit.crashes")
     assert world.runtime.serving == {"digits": one.sha256}
+
+
+@pytest.mark.parametrize(("hung_s", "deaths"), [(5.4, 2), (20.6, 1)])
+def test_a_bundle_that_hangs_on_probation_goes_back_sooner_than_one_that_crashes(
+    world: Any, bundle: Any, hung_s: float, deaths: int
+) -> None:
+    one, two = on_probation(world, bundle)
+    for _ in range(deaths):
+        assert world.runtime.serving == {"digits": two.sha256}
+        die(world, two, hung_s=hung_s)
+    assert (world.state().install, world.state().problem.code) == (Install.ROLLED_BACK, "unfit.hangs")
+    assert world.runtime.serving == {"digits": one.sha256}
+
+
+def test_the_only_release_may_hang_as_often_as_it_may_crash(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.install(1, one)
+    for _ in range(2):
+        die(world, one, hung_s=20.6)
+        assert world.runtime.serving == {"digits": one.sha256}
+    die(world, one, hung_s=20.6)
+    assert (world.runtime.serving, world.state().problem.code) == ({}, "unfit.nothing_left")
 
 
 def test_a_runtime_that_is_killed_from_outside_condemns_nothing(world: Any, bundle: Any) -> None:

@@ -20,8 +20,10 @@ from trust_stage import Bench
 from dsops import strictjson
 from dsops.bundle import bundle_index, sha256_hex
 from dsops.chunks import ChunkIndex
+from dsops.directive import Challenger
 from dsops.kit import KIT_FILE, Kit, KitBundle
-from dsops.messages import Problem
+from dsops.messages import ChallengerState, Problem
+from dsops.modes import Mode
 from dsops.states import Install
 from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.ports import Chunk
@@ -67,22 +69,26 @@ class Offline:
     def _deliver(self, digest: str, data: bytes) -> None:
         self.installer.chunk_arrived(digest, data)
 
-    def kit(self, made: Made, directive: bytes, head: bytes | None = None) -> None:
+    def kit(self, made: Made, directive: bytes, rival: Made | None = None) -> None:
         """Write a kit as `dsops device kit` does."""
         repository = self.stage.bench.repository
-        index: ChunkIndex = bundle_index(made.data)
-        head = head or repository.head
-        files = [made.data, index.encode(), made.needs.encode(), directive, head, *repository.documents().values()]
+        head = repository.head
+        files = [directive, head, *repository.documents().values()]
+        bundles = []
+        for one in filter(None, (made, rival)):
+            index: ChunkIndex = bundle_index(one.data)
+            files += [one.data, index.encode(), one.needs.encode()]
+            facts = {"sha256": one.sha256, "length_bytes": len(one.data), "is_challenger": one is rival}
+            bundles.append(KitBundle.model_validate({"model": "digits", "release": one.release, **facts}))
         for data in files:
             (self.stick / sha256_hex(data)).write_bytes(data)
         now = self.stage.bench.clock.now()
-        bundle = KitBundle(model="digits", release=made.release, sha256=made.sha256, length_bytes=len(made.data))
         kit = Kit(
             device="cam-1",
             expires=now + timedelta(days=1),
             head=sha256_hex(head),
             directive=sha256_hex(directive),
-            bundles=(bundle,),
+            bundles=tuple(bundles),
         )
         (self.stick / KIT_FILE).write_bytes(strictjson.dumps(kit.model_dump(mode="json")))
 
@@ -134,6 +140,65 @@ def test_a_device_that_never_saw_a_network_installs_from_a_kit(offline: Offline,
     offline.until(lambda: not (stage.folder / "offers/offer.json").exists())
     assert offline.problem() == ""
     assert not offline.folder.place.folder
+
+
+class ChallengerKit:
+    """A kit with release 1 and its challenger, release 2."""
+
+    def __init__(self, offline: Offline, stage: Stage) -> None:
+        self.offline, self.stage = offline, stage
+        self.champion, self.rival = make_bundle(1), make_bundle(2)
+        for one in (self.champion, self.rival):
+            offline.sign(one)
+        challenger = Challenger(bundle=self.rival.slot(), mode=Mode.SHADOW, share=0.2)
+        directive = stage.directive(1, self.champion.slot(), challengers={"digits": challenger})
+        offline.kit(self.champion, directive.sign(stage.key), self.rival)
+
+    def state(self) -> ChallengerState | None:
+        observed = self.offline.installer.observed().get("digits")
+        return observed.challenger if observed else None
+
+    def has_ended(self) -> bool:
+        return not (self.stage.folder / "offers/offer.json").exists()
+
+
+def test_a_challenger_comes_with_the_kit_and_the_offer_ends_with_its_install(offline: Offline, stage: Stage) -> None:
+    kit = ChallengerKit(offline, stage)
+    offline.offer(offline.stick)
+    offline.until(kit.has_ended)
+    state, status = kit.state(), offline.offers.status()
+    assert offline.is_installed(kit.champion)
+    assert state is not None
+    assert (state.active, state.install) == (kit.rival.sha256, Install.COMMITTED)
+    assert status is not None
+    assert set(status.bundles.values()) == {kit.champion.sha256, kit.rival.sha256}
+
+
+def test_a_bare_bundle_serves_a_directive_that_wants_it_as_challenger(offline: Offline, stage: Stage) -> None:
+    kit, path = ChallengerKit(offline, stage), offline.stick / "2.bundle"
+    for digest in (kit.rival.sha256, bundle_index(kit.rival.data).digest):
+        (offline.stick / digest).unlink()
+    path.write_bytes(kit.rival.data)
+    offline.offer(offline.stick)
+    offline.until(lambda: offline.is_installed(kit.champion) and kit.state() is not None)
+    assert not kit.has_ended()  # it waits for a challenger that is not there
+    offline.offer(path)
+    offline.until(kit.has_ended)
+    state = kit.state()
+    assert state is not None
+    assert (state.active, state.install) == (kit.rival.sha256, Install.COMMITTED)
+
+
+def test_a_challenger_with_other_bytes_on_the_stick_is_not_installed(offline: Offline, stage: Stage) -> None:
+    kit = ChallengerKit(offline, stage)
+    (offline.stick / kit.rival.sha256).write_bytes(bytes(len(kit.rival.data)))
+    offline.offer(offline.stick)
+    offline.until(lambda: any(code == "source.lies" for _, code, _ in stage.around.events))
+    offline.until(lambda: offline.is_installed(kit.champion))
+    state = kit.state()
+    assert state is not None
+    assert state.active is None
+    assert not kit.has_ended()
 
 
 def forged(offline: Offline, stage: Stage, made: Made) -> None:

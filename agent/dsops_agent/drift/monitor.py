@@ -12,6 +12,9 @@ Framework for Sequential Change Detection", NEJSDS 2023). Two repairs for practi
   then ended in an alarm, none with this slack; a shift by half a standard deviation is found 20 frames later.) A bin
   that was empty in the reference gets the upper limit of its probability, ``3 / n_ref``.
 - Each signal is thinned by its own correlation time.
+
+Beside the CUSUMs runs a plain e-process, which is never set back to zero within an epoch: the mean over signals and
+horizons of the products of all likelihood ratios. The controller compares those of many devices.
 """
 
 import logging
@@ -25,14 +28,14 @@ from numpy.typing import NDArray
 
 from dsops.profile import Profile, Signal
 from dsops.signals import bin_of
-from dsops_agent.drift.correlation import thinning
+from dsops_agent.drift.correlation import thinnings
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = (100, 300, 600)
 """Frames after which correlation is estimated; after the last, thinning is fixed."""
-_SLACK_Z = 3.09
-"""Normal quantile of 0.999."""
+_SLACK_Z = 2.326
+"""Normal quantile of 0.99."""
 _EMPTY_COUNT = 3.0
 _BLOCK_VALUES = 1 << 16
 """Values of histograms that one block of frames may take at a time."""
@@ -47,9 +50,9 @@ Ints = NDArray[np.intp]
 class Level(IntEnum):
     """How sure the monitor is of drift."""
 
-    NONE = 0
+    OK = 0
     WARNING = 1  # enough to look at the frames: the sampler opens its share for drift
-    ALARM = 2  # as rare by chance as the profile's ``arl0`` demands; stays until a reset
+    DRIFT = 2  # as rare by chance as the profile's ``arl0`` demands; stays until a reset
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Verdict:
         score: Logarithm of the mean e-CUSUM; near 0 without drift.
         level: What the score means.
         frames: Frames that the monitor was fed since it was armed.
-        signals: Largest CUSUM logarithm of each signal; empty while the level is none. Of frames that are fed together
+        signals: Largest CUSUM logarithm of each signal; empty while the level is ok. Of frames that are fed together
             only those have it at which the level changes, and the last.
     """
 
@@ -71,11 +74,33 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """How one signal stands.
+
+    Attributes:
+        signal: Its definition and its reference counts.
+        cusum: Largest logarithm of its CUSUMs.
+        thinning: One of so many frames is fed.
+        usual: Probability of each bin by the profile.
+        recent: The same by the histogram of recent frames that speaks most for a change.
+        counts: Frames in each bin since the window began.
+    """
+
+    signal: Signal
+    cusum: float
+    thinning: int
+    usual: tuple[float, ...]
+    recent: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class _Path:
-    """The state before some steps and after each: ``recent`` [T + 1, H, S * B], ``cusum`` [T + 1, H, S]."""
+    """The state before some steps and after each: ``recent`` [T + 1, H, S * B], the logarithms [T + 1, H, S]."""
 
     recent: Floats
     cusum: Floats
+    plain: Floats
 
 
 class DriftMonitor:
@@ -101,6 +126,7 @@ class DriftMonitor:
         self._first: Ints = np.arange(len(self._signals)) * self._reference.shape[1]
         self._block = min(max(_BLOCK_VALUES // max(self._keep.size * self._gain.size, 1), 1), _BLOCK_FRAMES)
         self._slack: Floats = np.array([slack(len(s.counts), profile.n_ref, profile.bet) for s in self._signals])
+        self._frames = self._epoch_start = self._window_start = 0
         self.reset()
 
     @property
@@ -116,8 +142,57 @@ class DriftMonitor:
     @property
     def state_bytes(self) -> int:
         """Size of everything that is kept of the stream."""
+        kept = (self._recent, self._cusum, self._plain, self._zero_at, self._thin, self._counts)
         early = self._early.nbytes if self._early is not None else 0
-        return self._recent.nbytes + self._cusum.nbytes + self._zero_at.nbytes + self._thin.nbytes + early
+        return sum(array.nbytes for array in kept) + early
+
+    @property
+    def onset(self) -> int | None:
+        """Number of the last frame before the change that is under way seems to have begun; None without a change.
+
+        It is the last moment at which the CUSUM that leads was zero (Page, Biometrika 1954, section 2).
+        """
+        return int(self._zero_at.flat[int(self._cusum.argmax())]) if self._level else None
+
+    @property
+    def frames(self) -> int:
+        """Frames since the monitor was armed."""
+        return self._frames
+
+    @property
+    def epoch_frames(self) -> int:
+        """Frames of the epoch."""
+        return self._frames - self._epoch_start
+
+    @property
+    def log_e(self) -> float:
+        """Logarithm of the epoch's e-process, whose expectation without drift is at most 1 whenever one looks."""
+        return _scores(self._plain[None])[0] if self._signals else 0.0
+
+    @property
+    def window_frames(self) -> int:
+        """Frames since the window began."""
+        return self._frames - self._window_start
+
+    def begin_epoch(self) -> None:
+        """Begin a new e-process; what was learned of the stream stays."""
+        self._plain[:] = 0.0
+        self._epoch_start = self._frames
+
+    def begin_window(self) -> None:
+        """Count frames by bin from zero."""
+        self._counts[:] = 0
+        self._window_start = self._frames
+
+    def stand(self) -> list[Watched]:
+        """Return how each signal stands, in the order of the profile."""
+        found = []
+        for at, signal in enumerate(self._signals):
+            bins, leading = len(signal.counts), int(self._cusum[:, at].argmax())
+            rows = (self._reference[at], self._by_signal[leading, at], self._counts[at])
+            usual, recent, counts = (tuple(row[:bins].tolist()) for row in rows)
+            found.append(Watched(signal, float(self._cusum[leading, at]), int(self._thin[at]), usual, recent, counts))
+        return found
 
     def reset(self) -> None:
         """Arm anew: forget the stream, the level and the thinning."""
@@ -127,11 +202,15 @@ class DriftMonitor:
         self._cusum: Floats = np.zeros((horizons, signals))
         self._zero_at: Ints = np.zeros((horizons, signals), np.intp)
         self._thin: Ints = np.ones(signals, np.intp)
-        self._early: NDArray[np.int16] | None = np.zeros((CHECKPOINTS[-1], signals), np.int16)
+        self._plain: Floats = np.zeros((horizons, signals))
+        self._counts: Ints = np.zeros(self._reference.shape, np.intp)
+        self._epoch_start = self._window_start = 0
+        small = np.uint8 if self._reference.shape[1] <= 1 << 8 else np.uint16
+        self._early: NDArray[np.unsignedinteger] | None = np.zeros((CHECKPOINTS[-1], signals), small)
         self._is_thinned = False
         self._all: Ints = np.arange(signals)
         self._frames = 0
-        self._level = Level.NONE
+        self._level = Level.OK
 
     def feed(self, signals: Mapping[str, Sequence[float]]) -> list[Verdict]:
         """Take the signals of some frames, in order, and return the verdict after each. Extra signals are ignored.
@@ -142,7 +221,7 @@ class DriftMonitor:
             KeyError: A watched signal is missing; :func:`dsops.signals.measure` gives them all.
         """
         if not self._signals:
-            return [Verdict(0.0, Level.NONE, 0) for _ in next(iter(signals.values()), ())]
+            return [Verdict(0.0, Level.OK, 0) for _ in next(iter(signals.values()), ())]
         bins: Ints = np.array([_bins(signal, signals[signal.name]) for signal in self._signals], np.intp).T
         verdicts: list[Verdict] = []
         while len(verdicts) < len(bins):
@@ -177,6 +256,7 @@ class DriftMonitor:
             must_estimate = self._early is not None and self._must_estimate(number, score)
             if must_estimate or number == before + len(bins):
                 self._take(path, step, steps[:step] + before + 1)
+                self._count(bins[: number - before])
                 self._frames = number
             if must_estimate:
                 self._estimate_thinning(score)
@@ -209,13 +289,19 @@ class DriftMonitor:
         cusum[0] = self._cusum
         for now, after, least, gain in zip(cusum[:-1], cusum[1:], floor, growth, strict=True):
             np.add(np.maximum(now, least, out=after), gain, out=after)
-        return _Path(recent, cusum)
+        plain = np.concatenate([self._plain[None], growth]).cumsum(axis=0)
+        return _Path(recent, cusum, plain)
+
+    def _count(self, bins: Ints) -> None:
+        flat = np.bincount((bins + self._first).ravel(), minlength=self._counts.size)
+        self._counts += flat.reshape(self._counts.shape)
 
     def _take(self, path: _Path, step: int, numbers: Ints) -> None:
         """Let the state be that after a step; ``numbers`` are those of the frames of all steps up to there."""
         self._recent[:] = path.recent[step]
         self._cusum[:] = path.cusum[step]
-        if self._early is not None and step:
+        self._plain[:] = path.plain[step]
+        if step:
             low = path.cusum[step:0:-1] <= 0.0  # from the last step to the first
             self._zero_at = np.where(low.any(axis=0), numbers[::-1][low.argmax(axis=0)], self._zero_at)
 
@@ -242,11 +328,12 @@ class DriftMonitor:
         if score > self._warning_score / 2:
             onset = int(self._zero_at.flat[int(self._cusum.argmax())])
             quiet = onset if onset >= _MIN_QUIET else self._frames
-        for at, signal in enumerate(self._signals):
-            wanted = thinning(early[:quiet, at], categorical=signal.kind == "categorical")
+        wanted_all = thinnings(early[:quiet], [signal.kind == "categorical" for signal in self._signals])
+        for at, wanted in enumerate(wanted_all):
             if wanted > self._thin[at]:
                 self._by_signal[:, at] = self._reference[at]
                 self._cusum[:, at] = 0.0
+                self._plain[:, at] = 0.0
                 self._zero_at[:, at] = self._frames
             self._thin[at] = wanted
         self._is_thinned = bool((self._thin > 1).any())
@@ -256,12 +343,12 @@ class DriftMonitor:
 
     def _level_of(self, score: float) -> Level:
         if score > self._alarm_score:
-            return Level.ALARM
-        return Level.WARNING if score > self._warning_score else Level.NONE
+            return Level.DRIFT
+        return Level.WARNING if score > self._warning_score else Level.OK
 
     def _set_level(self, number: int, score: float) -> None:
         level = self._level_of(score)
-        if number < CHECKPOINTS[0] or self._level is Level.ALARM:
+        if number < CHECKPOINTS[0] or self._level is Level.DRIFT:
             return
         if level > self._level or score < self._warning_score / 2:  # not at the border, where it would ring
             self._level = level
@@ -297,7 +384,7 @@ def _scores(cusums: Floats) -> list[float]:
 
 
 def _bins(signal: Signal, values: Sequence[float]) -> list[int]:
-    if signal.kind == "ordinal":
-        return [bin_of(signal.edges, value) for value in values]
-    last = len(signal.counts) - 1
-    return [min(max(int(value), 0), last) if math.isfinite(value) else last for value in values]
+    if signal.kind == "ordinal" and not (signal.marks or signal.missing):
+        edges = signal.edges
+        return [bin_of(edges, value) for value in values]
+    return [signal.bin(value) for value in values]

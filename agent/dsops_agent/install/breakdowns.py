@@ -52,7 +52,8 @@ class Breakdowns:
 
     def runtime_died(self, death: Death) -> None:
         """Count a death against who was in flight; who has too many goes back to the release before, for good."""
-        guilty = self.strikes.add(death, self.clock.monotonic_s(), self.steps.trials.newness)
+        newness, is_last = self.steps.trials.newness, self._is_last
+        guilty = self.strikes.add(death, self.clock.monotonic_s(), newness, is_last=is_last)
         if death.suspects:
             self.book.write(self.strikes.times)
         for suspect in death.suspects:
@@ -72,13 +73,17 @@ class Breakdowns:
 
     def _problem(self, guilty: Suspect, death: Death) -> Problem:
         """Return why a bundle goes; that there is nothing to go back to is worse than what it did."""
-        times = f"{self.strikes.most} times within {self.strikes.span_s:g} s"
-        verb = "did not come back from a frame" if death.is_hang else "ended the inference process"
+        often = "too often or for too long" if death.is_hang else f"{self.strikes.most} times"
+        times = f"{often} within {self.strikes.span_s:g} s"
+        verb = "did not come back from frames" if death.is_hang else "ended the inference process"
         kind: type[UnfitModel] = ModelHung if death.is_hang else CrashLoop
-        if self.slots.other(guilty.model, guilty.digest) is None:
+        if self._is_last(guilty):
             kind = NothingLeft
             times += "; there is no release to go back to"
         return problem_of(kind(f"model {guilty.model} {verb} {times}", why=death.why))
+
+    def _is_last(self, suspect: Suspect) -> bool:
+        return self.slots.other(suspect.model, suspect.digest) is None
 
     def _stop(self, guilty: Suspect, problem: Problem, row: InstallRow | None) -> None:
         """Go back where the newest install is about another bundle."""

@@ -3,7 +3,8 @@
 A challenger goes through the install machine as any bundle does, in a place of its own
 (:mod:`dsops_agent.install.places`). What differs is here. It takes nobody's place, so nothing is kept to go back to:
 one bundle at most is stored, and one that is not wanted any more, or is condemned, goes at once. It runs in a process
-of its own, there only while there is something to run; one that ends again and again condemns the challenger.
+of its own, there only while there is something to run; one that ends again and again condemns the challenger, also when
+the control process starts again in between.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,11 @@ from dsops.states import Install
 from dsops_agent.install.installs import Installs
 from dsops_agent.install.journal import InstallRow, Journal
 from dsops_agent.install.places import challenger_place
-from dsops_agent.install.ports import RuntimeControl
+from dsops_agent.install.ports import Death, RuntimeControl, Suspect
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.steps import problem_of
+from dsops_agent.install.strike_book import StrikeBook
+from dsops_agent.install.strikes import Strikes
 from dsops_agent.rival import Rival
 
 CRASHES, CRASHES_S = 3, 600.0
@@ -77,6 +80,7 @@ class Challengers:
         runtime: The inference processes.
         installs: The installs.
         processes: The processes of challengers.
+        book: Keeps how often each of those ended.
     """
 
     journal: Journal
@@ -84,13 +88,15 @@ class Challengers:
     runtime: RuntimeControl
     installs: Installs
     processes: ChallengerRuntimes
+    book: StrikeBook
     _wanted: dict[str, Challenger] = field(init=False)
     _told: Mapping[str, Rival] | None = field(init=False, default=None)
-    _ends_s: dict[str, list[float]] = field(init=False, default_factory=dict)
+    _ends: Strikes = field(init=False, default_factory=lambda: Strikes(CRASHES, CRASHES_S))
 
     def __post_init__(self) -> None:
-        """Read what is wanted."""
+        """Read what is wanted, and what was counted before the control process started."""
         self._wanted = self.journal.challengers()
+        self._ends.take_up(self.book.read())
 
     def accepted(self) -> None:
         """Take note of a directive that was accepted, and is durable."""
@@ -142,15 +148,22 @@ class Challengers:
     def ended(self, model: str, now_s: float) -> bool:
         """Take note that the process of a challenger ended by itself; return whether that condemned a committed one."""
         place = challenger_place(model)
-        recent = [end_s for end_s in self._ends_s.get(model, []) if now_s - end_s < CRASHES_S]
-        self._ends_s[model] = [*recent, now_s]
         row = self.installs.get(place)
-        if len(self._ends_s[model]) < CRASHES or row is None or row.state is not Install.COMMITTED:
+        if row is None:
             return False
+        suspect = Suspect(place, row.wanted.sha256)
+        death = Death(f"the process of the challenger of {model} ended", (suspect,))
+        has_too_many = self._ends.add(death, now_s, lambda _: 0, is_last=lambda _: True)
+        is_condemned = has_too_many is not None and row.state is Install.COMMITTED
+        if is_condemned:
+            self._condemn(model, suspect)
+        self.book.write(self._ends.times)
+        return is_condemned
+
+    def _condemn(self, model: str, suspect: Suspect) -> None:
         problem = problem_of(RuntimeCrashed(f"the challenger of {model} ends again and again", why=f"{CRASHES} times"))
-        self.journal.quarantine(place, row.wanted.sha256, problem)
-        del self._ends_s[model]
-        return True
+        self.journal.quarantine(suspect.model, suspect.digest, problem)
+        self._ends.forget(suspect)
 
     def _kept(self, place: str) -> str:
         desired = self.journal.desired().get(place)

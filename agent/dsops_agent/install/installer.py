@@ -51,7 +51,7 @@ from dsops_agent.install.scrub import Scrub
 from dsops_agent.install.slots import Slots
 from dsops_agent.install.spending import Spending
 from dsops_agent.install.steps import Steps
-from dsops_agent.install.strike_book import StrikeBook
+from dsops_agent.install.strike_book import ENDS, StrikeBook
 from dsops_agent.install.strikes import Strikes
 from dsops_agent.install.sweeper import Sweeper
 from dsops_agent.trust.trusted_time import ClockState
@@ -135,6 +135,7 @@ class Installer:
             runtime=self.runtime,
             installs=self._installs,
             processes=self.challengers,
+            book=StrikeBook(self.journal, self.device.boot, ENDS),
         )
         self._reconciler = Reconciler(
             journal=self.journal,

@@ -31,6 +31,7 @@ _LOG_BYTES = 768 * 1024
 _SEQ, _DIRECTIVE, _LIMITS, _TODAY = "directive seq", "directive digest", "transfer limits", "transfer today"
 _COUNTER, _REPORT = "report", "report digest"
 _CHALLENGERS = "challengers"
+_SAMPLES = "samples"
 Cell = str | int
 
 
@@ -256,6 +257,7 @@ class Journal:
                     self._keep_key(slot.sha256, slot.content_key)
             kept = {model: challenger.model_dump(mode="json") for model, challenger in directive.challengers.items()}
             self.set(_CHALLENGERS, json.dumps(kept))
+            self.set(_SAMPLES, json.dumps([request.model_dump(mode="json") for request in directive.samples]))
             self.pardon(directive.pardoned, f"by directive {directive.seq}")
 
     def desired(self) -> dict[str, tuple[int, DesiredSlot]]:
@@ -267,6 +269,11 @@ class Journal:
         """Return the challengers that the newest directive wants, by model."""
         kept = json.loads(self.get(_CHALLENGERS, "{}"))
         return {str(model): Challenger.model_validate_json(json.dumps(text)) for model, text in kept.items()}
+
+    def sample_requests(self) -> list[dict[str, object]]:
+        """Return the requests for samples of the newest accepted directive, as the inference process takes them."""
+        found: list[dict[str, object]] = json.loads(self.get(_SAMPLES, "[]"))
+        return found
 
     # The transfer budget; see dsops_agent.install.spending.
 

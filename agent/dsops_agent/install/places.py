@@ -4,7 +4,10 @@ A place is the key of an install, of its slots and of their folder. That of a mo
 challenger has a mark behind the name which no model's name can have.
 """
 
+from collections.abc import Mapping
+
 from dsops.directive import DesiredSlot, Directive
+from dsops.messages import ChallengerState, ModelState
 
 _MARK = "@challenger"
 
@@ -28,3 +31,9 @@ def desired_places(directive: Directive) -> dict[str, DesiredSlot]:
     """Return what a directive wants in each place that it names."""
     rivals = {challenger_place(model): challenger.bundle for model, challenger in directive.challengers.items()}
     return {**directive.slots, **rivals}
+
+
+def states_by_place(models: Mapping[str, ModelState]) -> dict[str, ModelState | ChallengerState]:
+    """Return what is observed in each place, of models and of their challengers."""
+    rivals = {challenger_place(model): state.challenger for model, state in models.items() if state.challenger}
+    return {**models, **rivals}

@@ -119,14 +119,19 @@ class Death:
     Attributes:
         why: How it ended.
         suspects: The bundles whose frames it ran, as far as their threads can have been the cause.
-        is_hang: Whether it was ended because a frame did not come back.
+        hung_s: How long a frame had not come back when it was ended for that; 0 when that was not why.
         is_killed: Whether somebody else killed it, as the kernel does when memory is short: no bundle's fault.
     """
 
     why: str
     suspects: tuple[Suspect, ...] = ()
-    is_hang: bool = False
+    hung_s: float = 0.0
     is_killed: bool = False
+
+    @property
+    def is_hang(self) -> bool:
+        """Whether it was ended because a frame did not come back."""
+        return self.hung_s > 0
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ Judgement = Keep | Watch | GoBack
 def judge(baseline: Figures | None, figures: Figures, rules: Rules, elapsed_s: float, lasts_s: float) -> Judgement:
     """Return what becomes of a bundle on probation.
 
-    A bundle without traffic has nothing to be judged by but the golden inputs, and time.
+    A bundle without traffic has nothing to be judged by but the golden inputs, whose time is held to its budget too.
 
     Args:
         baseline: What the release before it did, up to the change; None when there was none.
@@ -121,20 +121,23 @@ def _latency(before: Figures, now: Figures, rules: Rules, chance: float) -> Late
     if not usual_us:
         return None
     limit_us = max(usual_us * rules.slower, usual_us + LEAST_SLOWER_US, now.budget_ms * 1000)
-    return _too_slow(now, limit_us, _HIGH, chance, f"95 of 100 took at most {usual_us / 1000:.3g} ms before")
+    why = f"95 of 100 took at most {usual_us / 1000:.3g} ms before"
+    return _too_slow(now.slower_than(limit_us), now.frames, limit_us, _HIGH, chance, why)
 
 
 def _budget(now: Figures, chance: float) -> LatencyRose | None:
-    if not now.budget_ms:
+    """Judge by the frames of callers and the golden inputs together, for there may be no callers."""
+    limit_us, golden = now.budget_ms * 1000, sum(now.golden.values())
+    if not limit_us:
         return None
-    return _too_slow(now, now.budget_ms * 1000, _MIDDLE, chance, "that is the budget of its manifest")
+    slow, frames = now.slower_than(limit_us) + now.golden_slower_than(limit_us), now.frames + golden
+    return _too_slow(slow, frames, limit_us, _MIDDLE, chance, "that is the budget of its manifest")
 
 
-def _too_slow(now: Figures, limit_us: float, share: float, chance: float, why: str) -> LatencyRose | None:
-    slow = now.slower_than(limit_us)
-    if not _is_above(slow, now.frames, 1 - share, chance):
+def _too_slow(slow: int, frames: int, limit_us: float, share: float, chance: float, why: str) -> LatencyRose | None:
+    if not _is_above(slow, frames, 1 - share, chance):
         return None
-    what = f"{slow} of {now.frames} frames took longer than {limit_us / 1000:.3g} ms"
+    what = f"{slow} of {frames} frames took longer than {limit_us / 1000:.3g} ms"
     return LatencyRose(what, why=f"at most {1 - share:.2g} of them may; {why}")
 
 

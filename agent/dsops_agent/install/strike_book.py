@@ -13,7 +13,8 @@ from dsops_agent.install.ports import Suspect
 
 logger = logging.getLogger(__name__)
 
-_SETTING = "strikes"
+STRIKES, ENDS = "strikes", "challengers' ends"
+"""What is kept: the strikes of bundles that the champions' process serves, and the ends of challengers' processes."""
 
 
 class _Struck(Frozen):
@@ -34,14 +35,16 @@ class StrikeBook:
     Attributes:
         journal: Durable state.
         boot: This start of the host; empty when it cannot be told from another, and then nothing is read back.
+        setting: Under which name they are kept.
     """
 
     journal: Journal
     boot: str
+    setting: str = STRIKES
 
     def read(self) -> dict[Suspect, list[float]]:
         """Return the strikes that were written since the host started."""
-        text = self.journal.get(_SETTING)
+        text = self.journal.get(self.setting)
         try:
             page = _Page.model_validate_json(text) if text else _Page(boot="")
         except ValidationError:  # of another version of the agent
@@ -57,6 +60,6 @@ class StrikeBook:
             for suspect, found in times.items()
         )
         try:
-            self.journal.set(_SETTING, _Page(boot=self.boot, struck=struck).model_dump_json())
+            self.journal.set(self.setting, _Page(boot=self.boot, struck=struck).model_dump_json())
         except DsopsError as error:
             logger.warning("strikes are not kept: %s", error)

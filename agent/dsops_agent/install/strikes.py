@@ -4,12 +4,20 @@ A death counts against every bundle that was in flight: against one when its thr
 or when nothing else ran. Where several ran, each gets a strike, and of those that have too many the one that was
 activated last is taken: what changed last is the likeliest cause. If it was another one, that has its strikes still,
 and the next death is its end. A death while nothing ran is nobody's.
+
+A hang is stronger evidence than a crash: it is known which frame did not come back, and everybody who asked that model
+has waited for it. So it counts by what it cost them, :data:`HUNG_S` seconds in all are too many, provided that there is
+a release to go back to: where there is none, a model that hangs at times is better than no model.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dsops_agent.install.ports import Death, Suspect
+
+HUNG_S = 10.0
+"""So many seconds of frames that did not come back are too many, in one death or in several."""
 
 
 @dataclass
@@ -34,23 +42,29 @@ class Strikes:
         """Go on with strikes that were counted before."""
         self._times = {suspect: list(found) for suspect, found in times.items()}
 
-    def add(self, death: Death, now_s: float, newness: Callable[[Suspect], int]) -> Suspect | None:
+    def add(
+        self, death: Death, now_s: float, newness: Callable[[Suspect], int], *, is_last: Callable[[Suspect], bool]
+    ) -> Suspect | None:
         """Count a death; return the bundle that has too many now, if one has.
 
         Args:
             death: What is known of it.
             now_s: When.
             newness: Tells the order in which bundles were activated.
+            is_last: Tells whether there is no release to go back to from a bundle.
         """
         since_s = now_s - self.span_s
         kept = {suspect: [at_s for at_s in times if at_s > since_s] for suspect, times in self._times.items()}
         self._times = {suspect: times for suspect, times in kept.items() if times}
         for suspect in set(death.suspects):
-            self._times.setdefault(suspect, []).append(now_s)
+            self._times.setdefault(suspect, []).extend([now_s] * (1 if is_last(suspect) else self._weight(death)))
         guilty = [one for one in set(death.suspects) if len(self._times[one]) >= self.most]
         if not guilty:
             return None
         return max(guilty, key=lambda one: (newness(one), one.model))
+
+    def _weight(self, death: Death) -> int:
+        return min(self.most, max(1, math.ceil(self.most * death.hung_s / HUNG_S)))
 
     def forget(self, suspect: Suspect) -> None:
         """Take note that a bundle is out of service, for good: a pardon begins at nothing."""

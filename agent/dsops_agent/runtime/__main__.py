@@ -52,7 +52,7 @@ def _tell_ready(descriptor: int | None) -> None:
 def _leave_in_time(folder: Path) -> None:
     """Let the process be gone in time, even if a frame does not come back or the control process does not listen.
 
-    The interpreter waits for the threads of gRPC at its end, and those for their frames.
+    Requests under way are waited for, and those for their frames.
     """
 
     def leave() -> None:
@@ -65,4 +65,6 @@ def _leave_in_time(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # at once: threads of gRPC may wait for callers that send nothing

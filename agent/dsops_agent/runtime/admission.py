@@ -3,16 +3,18 @@
 Every model has places of its own, so that one with many callers takes none from another; which model's thread runs next
 is up to the operating system's scheduler, which is fair. Who finds no place is told so at once. Who holds one waits for
 the model's turn until it comes, its deadline passes, or the caller is gone; after that a request is not run. Who has
-many frames gives its turn up in between, and waits for the next in the same way.
+many frames gives its turn up in between, and waits for the next in the same way. A turn is at one of the model's
+instances (:mod:`dsops_agent.runtime.instances`); where callers go on waiting, another instance is asked for.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from dsops.errors import Abandoned, DsopsError, NotServing, QueueFull, TimedOut
+from dsops_agent.runtime.instances import SHARE_NS, Instance, Instances
 
 _LOOK_S = 0.1
 """How often a request that waits looks whether its caller is still there."""
@@ -43,11 +45,20 @@ class Caller:
             TimedOut: Its deadline has passed.
             Abandoned: It is gone.
         """
+        left_s = self.left_s()
+        if self.is_gone():
+            raise Abandoned("the caller went away before the answer")
+        return left_s
+
+    def left_s(self) -> float:
+        """Return the same without a look at whether it is gone, which asks the kernel.
+
+        Raises:
+            TimedOut: Its deadline has passed.
+        """
         left_s = self.ends_s - time.monotonic()
         if left_s <= 0:
             raise TimedOut("the deadline passed before the answer", hint="allow more time, or ask less often")
-        if self.is_gone():
-            raise Abandoned("the caller went away before the answer")
         return left_s
 
 
@@ -60,19 +71,8 @@ def ended() -> NotServing:
     return NotServing("the runtime ends", hint="ask again in a moment: it may be started again")
 
 
-@dataclass
-class Line:
-    """The requests of one model.
-
-    Attributes:
-        places: How many are under way.
-        waiting: How many of these wait for their turn.
-        turn: Is held by the one that has it.
-    """
-
-    places: int = 0
-    waiting: int = 0
-    turn: threading.Lock = field(default_factory=threading.Lock)
+def _none_more() -> None:
+    """Make no other instance."""
 
 
 class Admission:
@@ -88,7 +88,7 @@ class Admission:
         self._queue = queue
         self._capacity = capacity
         self._models = models
-        self._lines: dict[str, Line] = {}
+        self._taken: dict[str, int] = {}
         self._lock = threading.Lock()
         self._shed = 0
         self._is_over = False
@@ -110,14 +110,13 @@ class Admission:
     def places(self, model: str) -> int:
         """Return how many requests of a model are under way."""
         with self._lock:
-            line = self._lines.get(model)
-            return line.places if line else 0
+            return self._taken.get(model, 0)
 
     def place(self, model: str) -> "Place":
         """Return a place in a model's queue, to be held by ``with``; to enter raises QueueFull when all are taken."""
         return Place(self, model)
 
-    def enter(self, model: str) -> Line:
+    def enter(self, model: str) -> None:
         """Take a place in a model's line.
 
         Raises:
@@ -127,36 +126,29 @@ class Admission:
         self.check()
         places = max(1, min(self._queue + 1, self._capacity // max(1, self._models())))
         with self._lock:
-            line = self._lines.get(model)
-            if line is None:
-                line = self._lines[model] = Line()
-            if line.places < places:
-                line.places += 1
-                return line
+            taken = self._taken.get(model, 0)
+            if taken < places:
+                self._taken[model] = taken + 1
+                return
             self._shed += 1
         raise QueueFull(f"model {model} has too many requests", why=f"{places} are under way")
-
-    def count_waiting(self, line: Line, change: int) -> None:
-        """Take note that a request begins or ceases to wait for its turn."""
-        with self._lock:
-            line.waiting += change
 
     def leave(self, model: str) -> None:
         """Give a place back."""
         with self._lock:
-            self._lines[model].places -= 1
+            self._taken[model] -= 1
 
 
 class Place:
     """A place in a model's queue. Of plain classes, as every request makes one: generators take 5 us more."""
 
-    __slots__ = ("_admission", "_line", "_model")
+    __slots__ = ("_admission", "_model")
 
     def __init__(self, admission: Admission, model: str) -> None:
         self._admission, self._model = admission, model
 
     def __enter__(self) -> "Place":
-        self._line = self._admission.enter(self._model)
+        self._admission.enter(self._model)
         return self
 
     def __exit__(
@@ -164,64 +156,61 @@ class Place:
     ) -> None:
         self._admission.leave(self._model)
 
-    def turn(self, caller: Caller) -> "Turn":
-        """Return the model's turn, to be held by ``with``.
+    def turn(self, caller: Caller, instances: Instances, more: Callable[[], None] = _none_more) -> "CallersTurn":
+        """Return the caller's turns at the model, to be held by ``with``, one after the other.
 
         To enter raises TimedOut when the caller's deadline passes before, Abandoned when the caller is gone before, and
         NotServing when the process ends before.
+
+        Args:
+            caller: Who waits.
+            instances: Those of the model.
+            more: Asks for another instance, later: callers wait too often.
         """
-        return Turn(self._admission, self._line, caller)
+        return CallersTurn(self._admission, caller, instances, more)
 
 
-class Turn:
-    """A caller's turn at a model."""
+class CallersTurn:
+    """A caller's turns at a model. Implements :class:`dsops_agent.runtime.instances.Turn`."""
 
-    __slots__ = ("_admission", "_caller", "_is_held", "_line")
+    __slots__ = ("_admission", "_caller", "_held", "_instances", "_more")
+    share_ns = SHARE_NS
 
-    def __init__(self, admission: Admission, line: Line, caller: Caller) -> None:
-        self._admission, self._line, self._caller = admission, line, caller
-        self._is_held = False
+    def __init__(self, admission: Admission, caller: Caller, instances: Instances, more: Callable[[], None]) -> None:
+        self._admission, self._caller, self._instances, self._more = admission, caller, instances, more
 
-    def __enter__(self) -> "Turn":
-        left_s = self._caller.check()
-        if not self._line.turn.acquire(blocking=False):
-            self._wait(left_s)
-        self._is_held = True
-        return self
+    def __enter__(self) -> Instance:
+        left_s = self._caller.left_s()  # a moment after it asked; whether it is gone is for those who wait
+        self._held = self._instances.take() or self._waited(left_s)
+        return self._held
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_held:
-            self._line.turn.release()
+        self._instances.give_back(self._held)
 
     def give_way(self) -> None:
-        """Let others have their turn, and wait for the next one; raises as to enter does, and the turn is lost then.
+        """Let others have their turn: raises as to enter does.
 
-        Who only released a lock and took it again would always be faster than who has to wake up for it.
+        Who only released an instance and took it again would always be faster than who has to wake up for it.
         """
-        line = self._line
-        self._is_held = False
-        line.turn.release()
         until_s = time.monotonic() + _MOST_HANDOVER_S
         time.sleep(_HANDOVER_S)
-        while line.waiting and not line.turn.locked() and time.monotonic() < until_s:
+        while self._instances.is_awaited and time.monotonic() < until_s:
             time.sleep(_HANDOVER_S)
         self._admission.check()
-        self.__enter__()
+        self._caller.check()  # its turn comes at once when nobody else waits, however long it has been gone
 
-    def _wait(self, left_s: float) -> None:
-        turn = self._line.turn
-        self._admission.count_waiting(self._line, 1)
-        try:
-            while not turn.acquire(timeout=min(left_s, _LOOK_S)):
-                self._admission.check()
-                left_s = self._caller.check()
-        finally:
-            self._admission.count_waiting(self._line, -1)
+    def _waited(self, left_s: float) -> Instance:
+        if self._instances.is_short():
+            self._more()
+        while (found := self._instances.wait(min(left_s, _LOOK_S))) is None:
+            self._admission.check()
+            left_s = self._caller.check()
         try:
             self._admission.check()
             self._caller.check()  # what it waited for may have come too late
         except DsopsError:
-            turn.release()
+            self._instances.give_back(found)
             raise
+        return found

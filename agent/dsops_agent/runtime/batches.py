@@ -11,14 +11,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import TypeAlias
 
 import numpy as np
 
 from dsops.errors import InvalidInput, InvalidModel
+from dsops_agent.runtime.flight import Marks
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array
 
@@ -59,6 +60,7 @@ class Batches:
         self._single = single
         self._most_time = most_time
         self._batched: Interpreter | None = None
+        self._free: list[Interpreter] = []
         self._trying = threading.Lock()
         self._alike = 0
         self._batch_ns: list[int] = []
@@ -67,14 +69,19 @@ class Batches:
         is_out = single.runtime.delegate or size_bytes * BATCH_FRAMES > MOST_BYTES  # a delegate fixes shapes
         self.state = State.REFUSED if is_out else State.UNTRIED
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run :data:`BATCH_FRAMES` frames; only when the state is trusted, and in turn with all other callers.
+    @contextmanager
+    def lent(self, marks: Marks) -> Iterator[Interpreter | None]:
+        """Lend what runs :data:`BATCH_FRAMES` frames at once, to who holds an instance; None: frames are run singly.
 
-        Raises:
-            InvalidModel: The interpreter fails.
+        There are as many as instances run batches at once; the first of that kind is there once batches are trusted,
+        and who needs another makes it, as it was made for the trial, under the marks of the instance.
         """
-        assert self._batched is not None
-        return self._batched.run_stored(inputs)
+        batched = self._taken(marks) if self.state is State.TRUSTED else None
+        try:
+            yield batched
+        finally:
+            if batched is not None:
+                self._free.append(batched)
 
     def try_on(
         self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], turn: Turn
@@ -125,7 +132,21 @@ class Batches:
         if min(self._batch_ns) > self._most_time * min(self._single_ns):  # the least disturbed of each
             self._refuse("it takes no less time")
             return
-        self.state = State.TRUSTED
+        self._free.append(batched)
+        self.state, self._batched = State.TRUSTED, None
+
+    def _taken(self, marks: Marks) -> Interpreter | None:
+        try:
+            return self._free.pop()
+        except IndexError:
+            marks.begin()
+        try:
+            return self._single.batched(BATCH_FRAMES)
+        except (InvalidModel, MemoryError) as error:
+            logger.info("frames are run one by one for now: %s", error)
+            return None
+        finally:
+            marks.end()
 
     def _refuse(self, why: str) -> None:
         logger.info("frames of this model are run one by one: %s", why)

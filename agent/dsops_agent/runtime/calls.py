@@ -1,7 +1,7 @@
 """The calls that programs make, whatever they come by: a message and its caller in, a message out.
 
-They are those of the Open Inference Protocol, version 2, and those of Triton's extensions for the index of models and
-for shared memory.
+They are those of the Open Inference Protocol, version 2, those of Triton's extensions for the index of models and for
+shared memory, and one of our own, by which a program reports a figure.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,11 @@ from dsops_agent.runtime import oip, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.kpis import Figure, Kpis
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
+from dsops_agent.runtime.shares import NOBODY
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Asking:
     Attributes:
         remaining_s: How long it waits from now on; None when it set no limit.
         is_gone: Tells whether it no longer waits.
+        user: Who it is, if that is known.
     """
 
     remaining_s: float | None
     is_gone: Callable[[], bool]
+    user: str = NOBODY
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Call:
 class Calls:
     """Answers the calls over the models that are active. Safe to call from several threads."""
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None, kpis: Kpis | None = None
+    ) -> None:
+        self._kpis = kpis
         self._room = room or Room()
         self._dispatcher = dispatcher
         self._regions = regions
@@ -93,6 +100,7 @@ class Calls:
                 extensions.SystemSharedMemoryUnregisterRequest,
                 self._unregister,
             ),
+            *([Call("KpiReport", Method.KPI_REPORT, extensions.KpiReportRequest, self._kpi)] if self._kpis else []),
         )
 
     def _live(self, request: pb.ServerLiveRequest, asking: Asking) -> pb.ServerLiveResponse:
@@ -120,7 +128,7 @@ class Calls:
             return oip.decode_inputs(request, served, self._regions)
 
         caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone)
-        with self._room.held(oip.shared_bytes(request)):
+        with self._room.held(oip.tensor_bytes(request), asking.user):
             answered = self._dispatcher.infer(
                 request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
             )
@@ -149,6 +157,11 @@ class Calls:
     ) -> extensions.SystemSharedMemoryRegisterResponse:
         self._regions.register(request.name, request.key, request.offset, request.byte_size)
         return extensions.SystemSharedMemoryRegisterResponse()
+
+    def _kpi(self, request: extensions.KpiReportRequest, asking: Asking) -> extensions.KpiReportResponse:
+        assert self._kpis is not None
+        self._kpis.report(Figure(request.name, request.value, request.unit, request.model, dict(request.tags)))
+        return extensions.KpiReportResponse()
 
     def _unregister(
         self, request: extensions.SystemSharedMemoryUnregisterRequest, asking: Asking

@@ -6,21 +6,23 @@ its program makes a new one when it asks again. See :mod:`dsops.direct` for what
 
 import logging
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-from google.protobuf.message import DecodeError
-
-from dsops.direct import LAST, Framed
-from dsops.errors import DsopsError, InvalidInput, QueueFull
+from dsops.call_status import CallStatus, status_of
+from dsops.direct import LAST, Framed, Head
+from dsops.errors import DsopsError, InvalidInput, QueueFull, TimedOut
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
+from dsops_agent.runtime.parsing import parsed
+from dsops_agent.runtime.room import SMALL_BYTES, Room
+from dsops_agent.runtime.shares import most_of, user_named
 from dsops_agent.runtime.sockets import Access, listen
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,13 @@ logger = logging.getLogger(__name__)
 CONNECTIONS = 64
 """A program needs one for each of its threads that asks; a connection costs a thread that sleeps."""
 STALLED_S = 30.0
-"""How long a caller may rest within a request, or leave an answer untaken."""
+"""How long a caller may rest within the head of a request, or leave an answer untaken."""
+BODY_S = 5.0
+"""How long the body of a request may take to arrive once its head is there; on one device it takes milliseconds."""
 _BACKLOG = 64
 _PAUSE_S = 0.1
 _LEAVING_S = 1.0
-_OK = 0
+_CREDENTIALS = struct.Struct("=iII")
 
 
 @dataclass(eq=False)
@@ -41,12 +45,14 @@ class _Line:
 
     Attributes:
         framed: The connection.
+        user: Who is at its other end.
         thread: Who answers on it; None before it is admitted.
         rests_since_s: When its last answer was given; None while it is asked for one.
         ends: Whether nothing more is taken from it.
     """
 
     framed: Framed
+    user: str
     thread: threading.Thread | None = None
     rests_since_s: float | None = None
     ends: bool = False
@@ -64,13 +70,15 @@ class DirectServer:
         calls: What is answered.
         path: The socket; a stale socket file is replaced.
         access: Who may connect to it.
+        room: What the bodies of requests take, before they are received.
 
     Raises:
         InvalidConfig: The path cannot be a socket, or its file system keeps no access lists.
         PortBusy: A process listens there.
     """
 
-    def __init__(self, calls: Iterable[Call], path: Path, access: Access) -> None:
+    def __init__(self, calls: Iterable[Call], path: Path, access: Access, room: Room | None = None) -> None:
+        self._room = room or Room()
         self._calls = {int(call.method): call for call in calls}
         self._listener = listen(path, access.first_mode, _BACKLOG)
         access.grant(path)
@@ -117,7 +125,7 @@ class DirectServer:
                 continue
             framed = Framed(connection, STALLED_S)
             self._let_go()
-            if problem := self._admit(_Line(framed, rests_since_s=time.monotonic())):
+            if problem := self._admit(_Line(framed, _user_of(connection), rests_since_s=time.monotonic())):
                 _turn_away(framed, problem)
 
     def _let_go(self) -> None:
@@ -134,8 +142,8 @@ class DirectServer:
         with self._lock:  # also while it starts: nobody can wait for a thread that has not
             if self._ended:
                 return ended()
-            if not self._has_room():
-                return QueueFull("too many programs are connected", why=f"{CONNECTIONS} are, and ask")
+            if problem := self._crowded(line.user):
+                return problem
             try:
                 line.thread.start()
             except RuntimeError as error:
@@ -143,21 +151,28 @@ class DirectServer:
             self._open.add(line)
         return None
 
-    def _has_room(self) -> bool:
-        """Return whether one more may connect; one that rests may have to go for it."""
+    def _crowded(self, user: str) -> QueueFull | None:
+        """Return why a user may not connect once more; a connection that rests may have to go for the new one."""
         staying = [line for line in self._open if not line.ends]
-        if len(staying) < CONNECTIONS:
-            return True
-        resting = {line: since_s for line in staying if (since_s := line.rests_since_s) is not None}
+        theirs = [line for line in staying if line.user == user]
+        if len(theirs) >= most_of(CONNECTIONS):  # one of the same user's has to go
+            return self._make_way(theirs, f"user {user} has {len(theirs)} of {CONNECTIONS}, and asks on each")
+        if len(staying) >= CONNECTIONS:
+            return self._make_way(staying, f"{CONNECTIONS} are, and ask")
+        return None
+
+    def _make_way(self, lines: Sequence[_Line], why: str) -> QueueFull | None:
+        """Let the connection go that rests for longest, or return why none may go."""
+        resting = {line: since_s for line in lines if (since_s := line.rests_since_s) is not None}
         if not resting or len(self._open) >= 2 * CONNECTIONS:  # those that were ended take a moment to go
-            return False
+            return QueueFull("too many programs are connected", why=why)
         min(resting, key=resting.__getitem__).take_no_more()
-        return True
+        return None
 
     def _serve(self, line: _Line) -> None:
         try:
             self._converse(line)
-        except InvalidInput as error:
+        except (InvalidInput, QueueFull, TimedOut) as error:  # what of it is still to come would be taken for the next
             with suppress(OSError):
                 line.framed.send(*_refusal(error), LAST)
         except OSError as error:
@@ -171,35 +186,58 @@ class DirectServer:
         framed = line.framed
         while True:
             try:
-                asked = framed.receive()
+                head = framed.head()
             except BlockingIOError:  # nothing to ask for now
                 continue
-            if asked is None:
+            if head is None:
                 return
             line.rests_since_s = None
-            status, body = _refusal(ended()) if self._ended else self._answer(framed, *asked)
+            with self._room.held(head.length, line.user):
+                status, body = self._answer(line, head)
             is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
+            line.rests_since_s = time.monotonic()  # before its caller knows: it may be another one's turn at once
             framed.send(status, body, LAST if is_last else 0)
             if is_last:
                 return
-            line.rests_since_s = time.monotonic()
 
-    def _answer(self, framed: Framed, number: int, limit_ms: int, body: bytes) -> tuple[int, bytes]:
-        call = self._calls.get(number)
+    def _answer(self, line: _Line, head: Head) -> tuple[int, bytes]:
+        """Receive the body of a request, and return status and body of the reply.
+
+        Raises:
+            TimedOut: It did not arrive in time.
+            OSError: Its caller is gone.
+        """
+        framed, call = line.framed, self._calls.get(head.code)
+        body = _received(framed, head)
+        if self._ended:
+            return _refusal(ended())
         if call is None:
-            return _status(grpc.StatusCode.UNIMPLEMENTED), f"there is no call {number}".encode()
+            return CallStatus.UNIMPLEMENTED, f"there is no call {head.code}".encode()
         try:
-            request = call.request.FromString(body)
-        except DecodeError as error:
-            return _refusal(InvalidInput(f"the request of {call.name} cannot be read", why=str(error)))
-        try:
-            asking = Asking(limit_ms / 1000 if limit_ms else None, lambda: framed.hung_up)
-            return _OK, call.work(request, asking).SerializeToString()
+            request = parsed(call.request, call.name, body)
+            del body  # the message has its own copy
+            asking = Asking(head.limit_ms / 1000 if head.limit_ms else None, lambda: framed.hung_up, line.user)
+            return CallStatus.OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:
             return _refusal(error)
         except Exception:  # the border to a caller: it gets a status, the log the traceback
             logger.exception("a call failed")
-            return _status(grpc.StatusCode.INTERNAL), refusals.FAILED.encode()
+            return CallStatus.INTERNAL, refusals.FAILED.encode()
+
+
+def _received(framed: Framed, head: Head) -> bytes:
+    if head.length <= SMALL_BYTES:  # the limit would cost two calls of the kernel
+        return framed.body(head, STALLED_S)
+    framed.be_patient(BODY_S)
+    body = framed.body(head, BODY_S)
+    framed.be_patient(STALLED_S)
+    return body
+
+
+def _user_of(connection: socket.socket) -> str:
+    """Return who connected, as the kernel knows it (SO_PEERCRED of unix(7))."""
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return user_named(uid)
 
 
 def _turn_away(framed: Framed, problem: DsopsError) -> None:
@@ -211,9 +249,4 @@ def _turn_away(framed: Framed, problem: DsopsError) -> None:
 
 
 def _refusal(error: DsopsError) -> tuple[int, bytes]:
-    return _status(refusals.grpc_status(error)), refusals.text_of(error).encode()
-
-
-def _status(code: grpc.StatusCode) -> int:
-    number: int = code.value[0]
-    return number
+    return status_of(error), refusals.text_of(error).encode()

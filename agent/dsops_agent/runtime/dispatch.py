@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from dsops.errors import Abandoned, DsopsError, InvalidInput, NotFound, NotServing, TimedOut
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.instances import Turn
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.sent import SentInputs
@@ -96,13 +98,13 @@ class Dispatcher:
             sent = decode(serving.model)
             if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
                 return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
-            if self._duels and not version:
+            if self._duels and not version and self._duels.has(model):
                 told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)
             inputs = serving.model.prepared(sent)  # not in the model's turn: it takes time that others can use
-            with place.turn(caller) as turn:
-                answer = _answer(serving, inputs, turn.give_way)
+            turn = place.turn(caller, serving.model.instances, partial(self._models.grow, serving.model))
+            answer = _answer(serving, inputs, turn)
         _count(serving, answer)
         copied = sent if self._duels and self._duels.draws(model) else None
         self._observers.offer(Observation(serving, inputs, answer, request_id, copied))
@@ -144,9 +146,9 @@ class Dispatcher:
         return [serving.model for serving in self._models.all()]
 
 
-def _answer(serving: Serving, inputs: Mapping[str, Array], give_way: Callable[[], None]) -> Answer:
+def _answer(serving: Serving, inputs: Mapping[str, Array], turn: Turn) -> Answer:
     try:
-        answer = serving.model.infer(inputs, give_way=give_way)
+        answer = serving.model.infer(inputs, turn=turn)
         serving.health.answered(answer)
     except (InvalidInput, TimedOut, Abandoned, NotServing):  # the caller's, or the end of this process
         raise

@@ -50,6 +50,10 @@ class Duels:
         if pair:
             pair[0].watch(seen)
 
+    def has(self, model: str) -> bool:
+        """Return whether a model has a challenger."""
+        return model in self._duels
+
     def draws(self, model: str) -> bool:
         """Return whether a copy of this request of a model's shall go to its challenger."""
         pair = self._duels.get(model)

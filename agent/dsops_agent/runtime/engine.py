@@ -1,15 +1,14 @@
-"""A model as it is served: the loaded payload of one bundle, its manifest, and one request at a time.
+"""A model as it is served: the loaded payload of one bundle, its manifest, and what answers requests.
 
 Every frame is answered by itself: what a model with a state (variable tensors, as an LSTM may have) keeps from one
 frame to the next is forgotten before each.
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,17 +31,16 @@ from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.delegate import Absent, Delegate
 from dsops_agent.runtime.flight import Marks, Unmarked
+from dsops_agent.runtime.instances import Held, Instance, Instances, Turn
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
-from dsops_agent.runtime.sent import Sent, SentInputs
+from dsops_agent.runtime.sent import Sent, SentInputs, Words
 
 _NAMED = 5
 """Of a long list so many are named in a message."""
 MAX_FRAMES = 4096
 """Frames of one request; more would take much memory."""
-SHARE_NS = 50_000_000
-"""A request with more frames than the model answers in this time lets other callers have their turn in between."""
 MAX_ANSWER_BYTES = 32 << 20
 DEVICE_LIMITS = LintLimits(
     file_bytes=1 << 29, tensor_elements=1 << 26, activation_elements=1 << 27, work=1 << 20, trailing_bytes=1 << 20
@@ -119,13 +117,16 @@ class InputForm:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One bundle, ready to answer. Safe to call from several threads; they take turns.
+    """One bundle, ready to answer. Safe to call from several threads; they take turns at its instances.
 
     Attributes:
         digest: SHA-256 of the bundle file.
         golden: Returns its golden inputs, checked.
+        loaded: The interpreter of the first instance.
+        payload_bytes: Size of what it was loaded from.
         max_answer_bytes: Values that one request may be answered with.
-        marks: Is told what the interpreter runs.
+        marks: Returns who is told what an instance runs.
+        most_instances: How many there may be.
     """
 
     manifest: Manifest
@@ -133,9 +134,10 @@ class ServedModel:
     profile: Profile
     golden: Callable[[], GoldenSet]
     loaded: Interpreter
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    payload_bytes: int = 0
     max_answer_bytes: int = MAX_ANSWER_BYTES
-    marks: Marks = field(default_factory=Unmarked)
+    marks: Callable[[], Marks] = Unmarked
+    most_instances: int = 1
 
     @property
     def name(self) -> str:
@@ -165,85 +167,90 @@ class ServedModel:
         return max(min(MAX_FRAMES, self.max_answer_bytes // frame_bytes), 1)
 
     @cached_property
+    def instances(self) -> Instances:
+        """What runs it; more than one only where the processor does: a delegate serves one, or is shared by all."""
+        most = 1 if self.loaded.runtime.delegate else self.most_instances
+        return Instances(Instance(self.loaded, self.marks()), most)
+
+    @cached_property
     def batches(self) -> Batches:
         """Runs of several frames at once."""
         return Batches(self.loaded)
+
+    @cached_property
+    def plans(self) -> Words[Any]:
+        """What a transport found out about requests whose inputs are in shared memory."""
+        return Words()
 
     def prepared(self, sent: SentInputs) -> dict[str, Array]:
         """Return what was sent as :meth:`infer` takes it."""
         return {name: self.forms[name].prepared(one) for name, one in sent.items()}
 
-    def infer(
-        self, inputs: Mapping[str, Array], *, alone: bool = False, give_way: Callable[[], None] | None = None
-    ) -> Answer:
+    def infer(self, inputs: Mapping[str, Array], *, alone: bool = False, turn: Turn | None = None) -> Answer:
         """Answer frames.
 
         Args:
             inputs: Every input by name, each [n, ...]: real values as float32, or stored values in the tensor's own
                 type; integers without a scale only have the latter.
             alone: Run every frame by itself, so that its time is that of a single one.
-            give_way: Lets others have their turn, and raises when nobody waits for the answer any more; called between
-                frames whenever the model was held for :data:`SHARE_NS`. Without it the model is held to the end.
+            turn: The caller's turns. Without it an instance is waited for, and held to the end.
 
         Raises:
             InvalidInput: A name, shape or type is not the payload's, the inputs have different numbers of frames or
                 too many, or a value is not finite.
             InvalidModel: The interpreter fails.
+            DsopsError: What ``turn`` raises.
         """
         given = self._checked(inputs)
         stored = list(map(quantize, given, self.loaded.inputs))
-        answered, latency_us = self._run(stored, alone=alone, give_way=give_way)
+        turn = turn or Held(self.instances)
+        answered, latency_us = self._run(stored, turn, alone=alone)
         if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
-            self.batches.try_on(stored, answered, latency_us, partial(self._marked, give_way))
+            self.batches.try_on(stored, answered, latency_us, partial(_marked, turn))
         outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
 
-    @contextmanager
-    def _marked(self, give_way: Callable[[], None] | None) -> Iterator[None]:
-        """Hold the model, for one run of a trial."""
-        if give_way:
-            give_way()
-        with self.lock:
-            self.marks.begin()
-            try:
-                yield
-            finally:
-                self.marks.end()
-
-    def _run(
-        self, stored: Sequence[Array], *, alone: bool, give_way: Callable[[], None] | None
-    ) -> tuple[list[Array], list[float]]:
+    def _run(self, stored: Sequence[Array], turn: Turn, *, alone: bool) -> tuple[list[Array], list[float]]:
         """Return every output [n, ...], and each frame's time; a frame of a batch took its share of it."""
         count = len(stored[0])
         parts: list[list[Array]] = []
         latency_us: list[float] = []
         while True:
-            with self.lock:
-                self._run_share(stored, parts, latency_us, SHARE_NS if give_way else math.inf, alone=alone)
+            with turn as instance:
+                if alone or count < BATCH_FRAMES:
+                    self._run_share(instance, None, stored, parts, latency_us, turn.share_ns)
+                else:
+                    with self.batches.lent(instance.marks) as batched:
+                        self._run_share(instance, batched, stored, parts, latency_us, turn.share_ns)
             if len(latency_us) == count:
                 break
-            if give_way:
-                give_way()
+            turn.give_way()
         if len(parts) == 1:
             return parts[0], latency_us
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)], latency_us
 
     def _run_share(
-        self, stored: Sequence[Array], parts: list[list[Array]], latency_us: list[float], most_ns: float, *, alone: bool
+        self,
+        instance: Instance,
+        batched: Interpreter | None,
+        stored: Sequence[Array],
+        parts: list[list[Array]],
+        latency_us: list[float],
+        most_ns: float,
     ) -> None:
         """Run the next frames, to the last or until they took ``most_ns``, and append what came of them."""
         count, left_ns = len(stored[0]), most_ns
-        in_batches = self.batches.state is State.TRUSTED and not alone
         while (start := len(latency_us)) < count and left_ns > 0:
-            size = BATCH_FRAMES if in_batches and count - start >= BATCH_FRAMES else 1
-            run = self.loaded.run_stored if size == 1 else self.batches.run
-            self.marks.begin()
+            size, runs = 1, instance.interpreter
+            if batched is not None and count - start >= BATCH_FRAMES:
+                size, runs = BATCH_FRAMES, batched
+            instance.marks.begin()
             try:
                 began_ns = time.perf_counter_ns()
-                parts.append(run([frames[start : start + size] for frames in stored]))
+                parts.append(runs.run_stored([frames[start : start + size] for frames in stored]))
                 took_ns = time.perf_counter_ns() - began_ns
             finally:
-                self.marks.end()
+                instance.marks.end()
             latency_us += [took_ns / 1000 / size] * size
             left_ns -= took_ns
 
@@ -295,6 +302,18 @@ class ServedModel:
             raise InvalidInput(f"input {form.name!r} holds a value that is not finite", why="NaN or infinity")
 
 
+@contextmanager
+def _marked(turn: Turn) -> Iterator[None]:
+    """Hold an instance, for one run of a trial."""
+    turn.give_way()
+    with turn as instance:
+        instance.marks.begin()
+        try:
+            yield
+        finally:
+            instance.marks.end()
+
+
 def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:
     """Return the error for inputs that are not those of the model."""
     names = [repr(spec.name) for spec in manifest.inputs]
@@ -324,7 +343,8 @@ def load_bundle(
         threads: Threads of the interpreter.
         key: The content key of a sealed bundle, whose blobs are decrypted into this process's memory and nowhere else.
         is_proved: Whether a bundle of this digest was proved on this device. Its payload is then not looked through
-            again: the result would be the same, and in the data process it would take time from callers. A bundle is
+            again, nor each blob compared that is not used: the result would be the same, and in the data process it
+            would take time from callers. A bundle is
             activated only after its proof; when the device starts again the journal vouches for the digest. Neither
             are its golden inputs kept in memory, which may be larger than the payload: they are read when they are
             asked for, except those of a sealed bundle, whose key is not kept.
@@ -339,7 +359,7 @@ def load_bundle(
         DelegateMissing: It is sound, and does not run without a delegate that is not there, or refuses.
         RuntimeMissing: There is no TFLite runtime.
     """
-    check_digest(bundle.verify(), digest, bundle.path.name)
+    check_digest(bundle.digest() if is_proved else bundle.verify(), digest, bundle.path.name)
     manifest = bundle.manifest
     if manifest.sealed is not None:
         forbid_dumps()
@@ -354,7 +374,7 @@ def load_bundle(
     loaded = _loaded(payload, threads, None if isinstance(delegate, Absent) else delegate)
     _check_tensors("input", manifest.inputs, loaded.inputs)
     _check_tensors("output", manifest.outputs, loaded.outputs)
-    return ServedModel(manifest, digest, profile, golden, loaded)
+    return ServedModel(manifest, digest, profile, golden, loaded, len(payload))
 
 
 def _loaded(payload: bytes, threads: int, delegate: Delegate | None) -> LoadedModel:

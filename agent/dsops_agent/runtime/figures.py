@@ -27,6 +27,7 @@ class Figures(Frozen):
         not_finite: Those of the failures whose answer held NaN or infinity.
         frames: Frames answered, but for those that running several together is tried with.
         latency: Frames by the bucket of their time in the interpreter.
+        golden: Golden inputs asked since the activation, by the bucket of their time in the interpreter.
         signal: What ``bins`` counts: the signal of the bundle's profile that describes its answer best.
         meaning: Digest of what the bins stand for; of two bundles only bins of one meaning can be compared.
         bins: Answers by bin.
@@ -41,6 +42,7 @@ class Figures(Frozen):
     not_finite: int = Field(default=0, ge=0)
     frames: int = Field(default=0, ge=0)
     latency: Mapping[int, int] = {}
+    golden: Mapping[int, int] = {}
     signal: str = ""
     meaning: str = ""
     bins: tuple[int, ...] = ()
@@ -62,7 +64,11 @@ class Figures(Frozen):
 
     def slower_than(self, limit_us: float) -> int:
         """Return how many frames took longer than a limit for certain: those of buckets that lie above it whole."""
-        return sum(count for bucket, count in self.latency.items() if lower_us(bucket) >= limit_us)
+        return _above(self.latency, limit_us)
+
+    def golden_slower_than(self, limit_us: float) -> int:
+        """Return of how many golden inputs the same is certain."""
+        return _above(self.golden, limit_us)
 
     def latency_us(self, share: float) -> float:
         """Return the time that ``share`` of the frames did not exceed, rounded up to a bucket's end; 0 for none."""
@@ -76,6 +82,10 @@ class Figures(Frozen):
             if seen >= rank:
                 return upper_us(bucket)
         return 0.0
+
+
+def _above(counts: Mapping[int, int], limit_us: float) -> int:
+    return sum(count for bucket, count in counts.items() if lower_us(bucket) >= limit_us)
 
 
 def lower_us(bucket: int) -> float:

@@ -1,9 +1,9 @@
 """What the interpreters run at this moment, in a file that outlives the process: who it was when it dies, or hangs.
 
-The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the served bundle
-when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A shared
-mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not
-forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
+The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the instance that
+runs it when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A
+shared mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It
+is not forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
 
 Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` beside it ("Current thread 0x...").
 """
@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -29,16 +29,22 @@ from dsops_agent.boot import BYTES, boot_id
 logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
-SLOTS = 64
+SLOTS = 128
 _RUNNING = struct.Struct("@QQ")
 """When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
-_WHO = struct.Struct("@64s128sd")
-HANG_BUDGETS, LEAST_HANG_S = 200.0, 5.0
-"""A frame is given up after so many times the model's latency budget, and never sooner than that many seconds.
+_WHO = struct.Struct("@64s128s")
+_MOST = struct.Struct("@d")
+HANG_BUDGETS, HANG_FRAMES, LEAST_HANG_S = 200, 50, 5.0
+"""A frame is given up after so many times the model's latency budget, and so many times the longest frame that it came
+back from in this process, and never sooner than that many seconds.
 
-A batch is one such frame, of eight; a busy device multiplies by ten what the proof measured.
+A batch is one such frame, of eight; a busy device multiplies by ten what the proof measured. What came back was run
+here, by whatever runs the model: the limit holds without a budget, and where a delegate that the budget counts on is
+not used.
 """
 _SLOT_BYTES = 256
+_WHO_AT = _RUNNING.size
+_MOST_AT = _WHO_AT + _WHO.size
 _BOOT_AT = SLOTS * _SLOT_BYTES
 _FILE_BYTES = _BOOT_AT + BYTES
 _CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
@@ -53,14 +59,16 @@ class InFlight:
         digest: Its bundle.
         for_s: For how long.
         thread: The thread, as :func:`threading.get_ident` names it.
-        most_s: For how long at most by the model's latency budget; infinite without one.
+        most_s: For how long at most, by what is known of the model; infinite before that is anything.
+        began_ns: When it began: what tells it from another frame of the model.
     """
 
     model: str
     digest: str
-    for_s: float
+    for_s: float = field(compare=False)
     thread: int
-    most_s: float = math.inf
+    most_s: float = field(default=math.inf, compare=False)
+    began_ns: int = 0
 
 
 class Marks(Protocol):
@@ -86,19 +94,36 @@ class Unmarked:
 
 
 class Slot:
-    """The marks of one served bundle, whose frames run one after the other."""
+    """The marks of one instance of a served bundle, whose frames run one after the other.
 
-    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+    Until the first of them came back there is no limit of its own.
+
+    Args:
+        memory: The file.
+        offset: Where in it.
+        least_s: How long a frame may take in any case.
+    """
+
+    def __init__(self, memory: mmap.mmap, offset: int, least_s: float) -> None:
         self._memory = memory
         self._offset = offset
+        self._least_s = least_s
+        self._began_ns = 0
+        self._longest_ns = -1
 
     def begin(self) -> None:
         """Write when, and on which thread."""
-        _RUNNING.pack_into(self._memory, self._offset, time.monotonic_ns(), threading.get_ident())
+        self._began_ns = time.monotonic_ns()
+        _RUNNING.pack_into(self._memory, self._offset, self._began_ns, threading.get_ident())
 
     def end(self) -> None:
-        """Write that nothing runs."""
+        """Write that nothing runs, and how long the next one may take if none took longer than this one."""
+        took_ns = time.monotonic_ns() - self._began_ns
         _RUNNING.pack_into(self._memory, self._offset, 0, 0)
+        if took_ns > self._longest_ns:
+            self._longest_ns = took_ns
+            most_s = max(self._least_s, HANG_FRAMES * took_ns / 1e9)
+            _MOST.pack_into(self._memory, self._offset + _MOST_AT, most_s)
 
 
 class FlightRecorder:
@@ -117,10 +142,10 @@ class FlightRecorder:
         self._free = list(reversed(range(SLOTS)))
         self._lock = threading.RLock()  # a slot may be given back while another is taken, by the garbage collector
 
-    def open(self, model: str, digest: str, most_s: float = math.inf) -> Marks:
-        """Return the marks of a bundle; they are given back with the last reference to them.
+    def open(self, model: str, digest: str, budget_ms: float = 0.0) -> Marks:
+        """Return the marks of an instance of a bundle; they are given back with the last reference to them.
 
-        ``most_s`` is how long a frame of it may take (:func:`hang_limit_s`).
+        ``budget_ms`` is its latency budget; 0 without one.
 
         Where there is no room for the file, a model is served all the same; its crashes are nobody's then.
         """
@@ -135,14 +160,9 @@ class FlightRecorder:
             number = self._free.pop()
             offset = number * _SLOT_BYTES
             _RUNNING.pack_into(memory, offset, 0, 0)
-            _WHO.pack_into(
-                memory,
-                offset + _RUNNING.size,
-                digest.encode(),
-                model.encode()[:128],
-                math.inf if self._is_patient else most_s,
-            )
-        slot = Slot(memory, offset)
+            _WHO.pack_into(memory, offset + _WHO_AT, digest.encode(), model.encode()[:128])
+            _MOST.pack_into(memory, offset + _MOST_AT, math.inf)
+        slot = Slot(memory, offset, math.inf if self._is_patient else hang_limit_s(budget_ms))
         weakref.finalize(slot, self._give_back, memory, number)
         return slot
 
@@ -189,7 +209,7 @@ def read_flight(folder: Path) -> tuple[InFlight, ...]:
         began_ns, thread = _RUNNING.unpack_from(data, offset)
         if began_ns:
             digest, model, most_s = _who(data, offset)
-            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread, most_s))
+            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread, most_s, began_ns))
     return tuple(sorted(found, key=lambda one: -one.for_s))
 
 
@@ -226,12 +246,13 @@ def read_lost(folder: Path) -> tuple[InFlight, ...] | None:
     return read_crashed(folder) if has_fault(folder) else ()
 
 
-def hang_limit_s(budget_ms: float | None) -> float:
-    """Return how long a frame may take by the model's latency budget; infinite without one."""
-    return max(LEAST_HANG_S, HANG_BUDGETS * budget_ms / 1000) if budget_ms else math.inf
+def hang_limit_s(budget_ms: float) -> float:
+    """Return how long a frame may take in any case, by the model's latency budget; 0 stands for none."""
+    return max(LEAST_HANG_S, HANG_BUDGETS * budget_ms / 1000)
 
 
 def _who(data: bytes, offset: int) -> tuple[str, str, float]:
-    digest, model, most_s = _WHO.unpack_from(data, offset + _RUNNING.size)
+    digest, model = _WHO.unpack_from(data, offset + _WHO_AT)
+    (most_s,) = _MOST.unpack_from(data, offset + _MOST_AT)
     texts = (text.rstrip(b"\0").decode(errors="replace") for text in (digest, model))
     return next(texts), next(texts), most_s

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from dsops.errors import GoldenMismatch, InvalidInput
 from dsops.forms import Form
 from dsops.golden import GoldenSet, TensorBytes
 from dsops.golden_compare import Answers, Difference, find_differences
-from dsops.manifest import TensorSpec
+from dsops.manifest import Manifest, TensorSpec
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.engine import NAMES, InputForm, ServedModel
+from dsops_agent.runtime.instances import Held, Instance, Instances
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sent import Sent
 
@@ -28,7 +29,17 @@ _DTYPES = {
 }
 
 
-def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float = math.inf) -> tuple[float, ...]:
+_HANDOVER_S = 0.005
+"""How long the model is left to others between turns when there is no time for more: they have to wake up for it."""
+
+
+def _nothing() -> None:
+    """Let a check go on to its end."""
+
+
+def check_golden(
+    served: ServedModel, share: float = 1.0, gentle_s: float = math.inf, still_wanted: Callable[[], None] = _nothing
+) -> tuple[float, ...]:
     """Ask every golden input, run by itself; return the time of each in the interpreter, in microseconds.
 
     An answer is right when every value of every output lies within the output's tolerance, and what it means is right:
@@ -36,8 +47,9 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
 
     Args:
         served: The model.
-        most_rest_s: How long to leave the model to others after each frame: as long as it took, and not longer.
-        gentle_s: For how long others may have turns in between; then what is left is asked in one turn.
+        share: Of the time, how much this may take from others: after each frame it rests (:func:`rest_s`).
+        gentle_s: For how long to do so; then the model is only given up after each turn, as requests do.
+        still_wanted: Raises when nobody needs the answer any more; called before each frame, or turn.
 
     Raises:
         GoldenMismatch: One is not; it tells how many and the first.
@@ -45,32 +57,73 @@ def check_golden(served: ServedModel, most_rest_s: float = 0.0, gentle_s: float 
         MalformedBundle: The bundle's file cannot be read any more.
         DigestMismatch: It is damaged.
     """
-    golden, manifest = served.golden(), served.manifest
-    expected = _expected(golden.outputs, manifest.outputs)
+    golden = served.golden()
+    expected = _expected(golden.outputs, served.manifest.outputs)
     latency_us: list[float] = []
     differences: list[Difference] = []
     until_s = time.monotonic() + gentle_s
     for part in _parts(len(golden), served.max_frames, until_s):
+        still_wanted()
         began_s = time.perf_counter()
         given = _inputs(served, golden, part)
-        answer = _ask(served, given)
+        answer = _ask(served, given, still_wanted)
         latency_us += answer.latency_us
-        answers = Answers(
-            [given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs
-        )
-        differences += find_differences(
-            golden, manifest.task, manifest.postprocessing, manifest.labels, answers, first_row=part.start
-        )
-        if most_rest_s and time.monotonic() < until_s:
-            time.sleep(min(time.perf_counter() - began_s, most_rest_s))
-    if differences:
-        raise GoldenMismatch(
-            f"{len(differences)} of {len(golden)} golden inputs are not answered as expected",
-            why=differences[0].text,
-            differing=len(differences),
-            of=len(golden),
-        )
+        differences += _differences(served.manifest, golden, expected, part, given, answer)
+        time.sleep(rest_s(time.perf_counter() - began_s, share, until_s - time.monotonic(), len(golden) - part.stop))
+    _refuse(differences, len(golden))
     return tuple(latency_us)
+
+
+def check_instance(served: ServedModel, instance: Instance) -> None:
+    """Ask an instance that serves nobody yet one golden input.
+
+    Raises:
+        GoldenMismatch: It is answered otherwise than it should.
+        InvalidModel: The interpreter fails.
+        MalformedBundle: The bundle's file cannot be read any more.
+        DigestMismatch: It is damaged.
+    """
+    golden = served.golden()
+    expected = _expected(golden.outputs, served.manifest.outputs)
+    first = slice(0, 1)
+    given = _inputs(served, golden, first)
+    answer = _answer(served, given, Held(Instances(instance)))
+    _refuse(_differences(served.manifest, golden, expected, first, given, answer), 1)
+
+
+def time_golden(
+    served: ServedModel, frames: int, most_s: float, still_wanted: Callable[[], None] = _nothing
+) -> list[float]:
+    """Ask golden inputs again while fewer than ``frames`` were asked in all; return the time of each, in microseconds.
+
+    After as many seconds as ``most_s`` no more are asked, and none when ``still_wanted`` raises. For a model whose
+    golden inputs were answered right just now.
+
+    Raises:
+        InvalidModel: The interpreter fails.
+        DsopsError: The bundle's file cannot be read any more.
+    """
+    golden = served.golden()
+    latency_us: list[float] = []
+    until_s = time.monotonic() + most_s
+    for number in range(len(golden), frames):
+        if time.monotonic() >= until_s:
+            break
+        still_wanted()
+        row = number % len(golden)
+        latency_us += _ask(served, _inputs(served, golden, slice(row, row + 1)), still_wanted).latency_us
+    return latency_us
+
+
+def rest_s(took_s: float, share: float, left_s: float, rows_left: int) -> float:
+    """Return how long to leave a model to others after a frame of a check, in seconds. Pure.
+
+    So long that the frame took no more than its share of the time; but of the time that is left no more than what falls
+    to one of the rows that are left, and nothing after the last.
+    """
+    if rows_left <= 0:
+        return 0.0
+    return max(0.0, min(took_s * (1 / share - 1), left_s / rows_left))
 
 
 def try_batches(served: ServedModel) -> State:
@@ -100,9 +153,40 @@ def _parts(count: int, most: int, gentle_until_s: float) -> Iterator[slice]:
         row += size
 
 
-def _ask(served: ServedModel, inputs: Mapping[str, Array]) -> Answer:
+def _differences(
+    manifest: Manifest,
+    golden: GoldenSet,
+    expected: tuple[Array, ...],
+    part: slice,
+    given: Mapping[str, Array],
+    answer: Answer,
+) -> tuple[Difference, ...]:
+    answers = Answers([given[spec.name] for spec in manifest.inputs], [one[part] for one in expected], answer.outputs)
+    task, meaning = manifest.task, manifest.postprocessing
+    return find_differences(golden, task, meaning, manifest.labels, answers, first_row=part.start)
+
+
+def _refuse(differences: Sequence[Difference], of: int) -> None:
+    if differences:
+        raise GoldenMismatch(
+            f"{len(differences)} of {of} golden inputs are not answered as expected",
+            why=differences[0].text,
+            differing=len(differences),
+            of=of,
+        )
+
+
+def _ask(served: ServedModel, inputs: Mapping[str, Array], still_wanted: Callable[[], None]) -> Answer:
+    def give_way() -> None:
+        still_wanted()
+        time.sleep(_HANDOVER_S)
+
+    return _answer(served, inputs, Held(served.instances, give_way))
+
+
+def _answer(served: ServedModel, inputs: Mapping[str, Array], turn: Held) -> Answer:
     try:
-        return served.infer(inputs, alone=True)
+        return served.infer(inputs, alone=True, turn=turn)
     except InvalidInput as error:
         raise GoldenMismatch("the golden inputs do not fit the payload", why=str(error)) from error
 

@@ -1,8 +1,8 @@
-"""What the control process may ask of the data process: activate, deactivate, check, compare, status, shutdown."""
+"""What the control process may ask of the data process, to activate a bundle for example, and what it answers."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,20 +10,28 @@ from pydantic import Field, ValidationError
 
 import dsops
 from dsops import sealing
-from dsops.errors import InvalidInput
+from dsops.errors import InvalidInput, RuntimeBusy
 from dsops.manifest import Frozen, Name, Sha256, first_problem
 from dsops_agent.rival import Rival
+from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.duels import Duels
-from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.golden import check_golden, time_golden
 from dsops_agent.runtime.memory import resident_bytes
 from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.throttle import ThrottleState
+from dsops_agent.runtime.wishes import SampleWish
 
-CHECK_REST_S = 0.05
-"""How long a check leaves the model to callers after each golden input at most: some models take seconds a frame."""
+CHECK_SHARE = 0.1
+"""Of the time, how much a check takes from callers; a device that answers often has not half of its time to spare."""
 CHECK_GENTLE_S = 15.0
 """For how long a check does so: the control process waits for its end."""
+TIMED_FRAMES, TIMED_S = 20, 5.0
+"""So many golden inputs of a model with a latency budget are asked, again if there are fewer, and no longer than that.
+
+A device whose delegate serves one process has proved the latency nowhere, and if no program asks, this is all that
+probation judges it by: of 18 that all take too long it is certain.
+"""
 
 
 class _Activate(Frozen):
@@ -41,11 +49,32 @@ class _Compare(Frozen):
     rivals: dict[Name, Rival] = Field(max_length=16)
 
 
+class _Samples(Frozen):
+    wishes: tuple[SampleWish, ...] = Field(max_length=16)
+
+
 class _Nothing(Frozen):
     pass
 
 
 Request = TypeVar("Request", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What requests need of the process around them.
+
+    Attributes:
+        throttle: Returns how requests are held back.
+        settings: Digest of the settings that it was started with.
+        is_ending: Tells whether it ends.
+        wish: Takes which samples somebody asked for.
+    """
+
+    throttle: Callable[[], ThrottleState] = ThrottleState
+    settings: str = ""
+    is_ending: Callable[[], bool] = bool
+    wish: Callable[[Sequence[SampleWish]], None] = lambda wishes: None
 
 
 class ControlRequests:
@@ -55,8 +84,7 @@ class ControlRequests:
         models: The active models.
         shutdown: Begins the end of the process.
         duels: Their challengers.
-        throttle: Returns how requests are held back.
-        settings: Digest of the settings that the process was started with.
+        process: The rest of the process.
     """
 
     def __init__(
@@ -64,18 +92,17 @@ class ControlRequests:
         models: Models,
         shutdown: Callable[[], None],
         duels: Duels,
-        throttle: Callable[[], ThrottleState] = ThrottleState,
-        settings: str = "",
+        process: Process | None = None,
     ) -> None:
+        self._process = process or Process()
         self._models = models
-        self._throttle = throttle
-        self._settings = settings
         self._duels = duels
         self._shutdown = shutdown
         self._operations: Mapping[str, Callable[[Header], Header]] = {
             "deactivate": self._deactivate,
             "check": self._check,
             "compare": self._compare,
+            "samples": self._samples,
             "status": self._status,
             "shutdown": self._end,
         }
@@ -106,11 +133,28 @@ class ControlRequests:
         return {}
 
     def _check(self, header: Header) -> Header:
-        check_golden(self._models.get(_parse(_Named, header).model).model, CHECK_REST_S, CHECK_GENTLE_S)
+        serving = self._models.get(_parse(_Named, header).model)
+
+        def wanted() -> None:
+            self._check_wanted(serving)
+
+        serving.health.checked(check_golden(serving.model, CHECK_SHARE, CHECK_GENTLE_S, wanted))
+        if serving.model.manifest.budgets.max_latency_ms:
+            serving.health.checked(time_golden(serving.model, TIMED_FRAMES, TIMED_S, wanted))
         return {}
+
+    def _check_wanted(self, checked: Serving) -> None:
+        if self._process.is_ending():
+            raise ended()
+        if not any(serving is checked for serving in self._models.all()):
+            raise RuntimeBusy(f"release {checked.model.release} no longer answers", why="its check was given up")
 
     def _compare(self, header: Header) -> Header:
         self._duels.follow(_parse(_Compare, header).rivals)
+        return {}
+
+    def _samples(self, header: Header) -> Header:
+        self._process.wish(_parse(_Samples, header).wishes)
         return {}
 
     def _status(self, header: Header) -> Header:
@@ -118,11 +162,11 @@ class ControlRequests:
         return {
             "pid": os.getpid(),
             "version": dsops.__version__,
-            "settings": self._settings,
+            "settings": self._process.settings,
             "models": {serving.model.name: self._figures(serving) for serving in self._models.all()},
             "rss_bytes": resident_bytes(),
             "delegate": self._models.accelerator.status(),
-            "throttle": asdict(self._throttle()),
+            "throttle": asdict(self._process.throttle()),
         }
 
     def _figures(self, serving: Serving) -> dict[str, object]:

@@ -6,7 +6,7 @@ failed, and the caller is told so.
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import add
 
 import numpy as np
@@ -69,6 +69,7 @@ class Health:
         self._before, self._now = self._fresh(), self._fresh()
         self._began_s = self._last_s = clock.monotonic_s()
         self._untried, self._tried = True, 0
+        self._golden: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._place: Callable[[Answer], list[int]] = {
             Task.CLASSIFICATION: _chosen,
@@ -109,6 +110,12 @@ class Health:
             span.requests += 1
             span.failures += 1
 
+    def checked(self, latency_us: Sequence[float]) -> None:
+        """Take note of how long golden inputs took: they are all there is on a device that nobody asks."""
+        buckets = [_bucket(one) for one in latency_us]
+        with self._lock:
+            self._golden.update(buckets)
+
     def figures(self) -> Figures:
         """Return what was counted."""
         with self._lock:
@@ -120,6 +127,7 @@ class Health:
                 not_finite=before.not_finite + now.not_finite,
                 frames=before.frames + now.frames,
                 latency=dict(before.latency + now.latency),
+                golden=dict(self._golden),
                 signal=self._signal.name,
                 meaning=self._meaning,
                 bins=tuple(map(add, before.bins, now.bins)),

@@ -34,7 +34,9 @@ class Interpreter(Protocol):
         ...
 
     def batched(self, frames: int) -> "Interpreter":
-        """Return an interpreter of the same model that runs so many frames at once.
+        """Return another interpreter of the same model, of the very same bytes, that runs so many frames at once.
+
+        It runs on the processor. Safe to call while this one runs.
 
         Raises:
             InvalidModel: The model does not allow it.

@@ -76,38 +76,35 @@ class TensorDetails:
         return np.float32(self.scale), np.float32(self.zero_point)
 
 
-def find_runtime(prefer: str = "") -> Runtime:
-    """Import the first runtime that works here.
-
-    Args:
-        prefer: Distribution to try first, ``ai-edge-litert`` or ``tflite-runtime``.
+def find_runtime() -> Runtime:
+    """Import the first runtime that works here; where both do, that is LiteRT.
 
     Raises:
         RuntimeMissing: None works; it says why for each.
     """
     reasons = []
-    for module_name, name in sorted(_CHOICES, key=lambda choice: choice[1] != prefer) if prefer else _CHOICES:
-        reason = unusable(name, np.__version__)
-        if reason:
-            reasons.append(reason)
-            continue
+    for module_name, name in _CHOICES:
         try:
-            module = importlib.import_module(module_name)
+            version = importlib.metadata.version(name)
+            check_numpy(name, np.__version__)
+            return Runtime(importlib.import_module(module_name), name, version)
+        except importlib.metadata.PackageNotFoundError:
+            reasons.append(f"{name} is not installed")
         except ImportError as error:
             reasons.append(f"{name}: {error}")
-            continue
-        return Runtime(module, name, importlib.metadata.version(name))
     raise RuntimeMissing("no TFLite runtime can be loaded", why="; ".join(reasons))
 
 
-def unusable(name: str, numpy_version: str) -> str:
-    """Return why a runtime cannot work with this NumPy, or nothing.
+def check_numpy(name: str, numpy_version: str) -> None:
+    """Check that a runtime can work with this NumPy.
 
     tflite-runtime 2.14 imports beside NumPy 2 and fails only when an interpreter is made, hence the early look.
+
+    Raises:
+        ImportError: It cannot.
     """
     if name == "tflite-runtime" and int(numpy_version.split(".", maxsplit=1)[0]) >= 2:
-        return f"{name} needs numpy<2, found {numpy_version}"
-    return ""
+        raise ImportError(f"it needs numpy<2, found {numpy_version}", name=name)
 
 
 def quantize(real: Array, tensor: TensorDetails) -> Array:

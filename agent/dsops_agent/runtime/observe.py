@@ -1,7 +1,7 @@
 """Who looks at what was asked and answered, after the caller has the answer.
 
 The request path only offers: into a queue with bounds, which never blocks. One thread hands what waits to the watch of
-the bundle that answered, in slices, and rests four times as long as each slice took: watching takes at most a fifth of
+the bundle that answered, in slices, and rests nine times as long as each slice took: watching takes at most a tenth of
 a processor, and never holds the interpreter's lock for longer than a slice. What does not fit into the queue is let go
 and counted in the bundle's telemetry. Counts of requests, errors and latency do not come this way; they are never let
 go.
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 MAX_FRAMES = 4096
 MAX_BYTES = 4 << 20
 SLICE_FRAMES = 16
-SLICE_BYTES = 256 << 10
+SLICE_BYTES = 2 << 20
 GATHER_S = 0.02
 """How long frames gather while there is traffic, so that they are looked at together and the queue wakes nobody."""
 _QUIET_S = 1.0
 """After so long without traffic the thread sleeps until it is woken."""
-_REST = 4.0
+_REST = 9.0
 """Rest after a slice, in times of what it took."""
 
 

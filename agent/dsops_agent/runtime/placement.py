@@ -7,6 +7,15 @@ from collections.abc import Sequence
 logger = logging.getLogger(__name__)
 
 
+def usable_cpus(cpus: Sequence[int]) -> int:
+    """Return how many processors this process has once it is bound to these; none: as it is."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # macOS has no such call
+        return os.cpu_count() or 1
+    return len(allowed.intersection(cpus) or allowed)
+
+
 def place(cpus: Sequence[int], nice: int) -> str:
     """Bind this process, and all threads that it starts from now on, to processors, and let others go first.
 

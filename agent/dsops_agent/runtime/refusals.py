@@ -4,43 +4,34 @@ from http import HTTPStatus
 
 import grpc
 
-from dsops.errors import (
-    Abandoned,
-    Conflict,
-    DsopsError,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    NotServing,
-    QueueFull,
-    TimedOut,
-    TooLarge,
-)
+from dsops.call_status import CallStatus, status_of
+from dsops.errors import DsopsError, Forbidden, TooLarge
 
-_STATUSES: dict[type[DsopsError], tuple[grpc.StatusCode, HTTPStatus]] = {
-    TooLarge: (grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST),
-    NotFound: (grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND),
-    NotServing: (grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
-    Forbidden: (grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN),
-    Conflict: (grpc.StatusCode.ALREADY_EXISTS, HTTPStatus.CONFLICT),
-    QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
-    TimedOut: (grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
-    Abandoned: (grpc.StatusCode.CANCELLED, HTTPStatus.REQUEST_TIMEOUT),
+_GRPC = {code.value[0]: code for code in grpc.StatusCode}
+_HTTP = {
+    CallStatus.CANCELLED: HTTPStatus.REQUEST_TIMEOUT,
+    CallStatus.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    CallStatus.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    CallStatus.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    CallStatus.ALREADY_EXISTS: HTTPStatus.CONFLICT,
+    CallStatus.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    CallStatus.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    CallStatus.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 FAILED = "the runtime failed (see the agent's log)"
 """What a caller is told of an error that nobody thought of."""
-_INTERNAL = (grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def grpc_status(error: DsopsError) -> grpc.StatusCode:
     """Return the gRPC status of an error; INTERNAL for one that is no caller's."""
-    return _statuses(error)[0]
+    return _GRPC[status_of(error)]
 
 
 def http_status(error: DsopsError) -> HTTPStatus:
     """Return the HTTP status of an error; 500 for one that is no caller's."""
-    return _statuses(error)[1]
+    if isinstance(error, TooLarge):
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return _HTTP.get(status_of(error), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def text_of(error: DsopsError) -> str:
@@ -55,10 +46,3 @@ def only_control(model: str) -> Forbidden:
         why="only the agent changes models, by signed bundles",
         hint="roll a bundle out: dsops rollout create",
     )
-
-
-def _statuses(error: DsopsError) -> tuple[grpc.StatusCode, HTTPStatus]:
-    for kind in type(error).__mro__:
-        if kind in _STATUSES:
-            return _STATUSES[kind]
-    return _INTERNAL

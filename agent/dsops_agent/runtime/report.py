@@ -66,6 +66,13 @@ class Reporter:
             self._watches.append(made)
         return made
 
+    def wish(self) -> None:
+        """Have every watch look anew which samples somebody asked for."""
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.wish()
+
     def event(self, kind: str, message: str) -> None:
         """Report something that is of no model."""
         event = telemetry_pb2.Event(time_us=micros(self._clock.now()), kind=kind, message=message)
@@ -98,7 +105,7 @@ class Reporter:
         active = {id(serving.watch) for serving in self._serving()}
         with self._lock:
             watches = list(self._watches)
-        quiet = {id(watch) for watch in watches if not watch.end_interval()}
+        quiet = {id(watch) for watch in watches if not watch.end_interval() and not watch.has_more}
         idle = quiet - active
         over = self._idle & idle  # one that is idle for the first time may be about to be served
         self._idle = idle - over
@@ -122,6 +129,10 @@ class Reporter:
     def finish(self) -> None:
         """End the intervals and send what there is, at the end of the process."""
         self.end_intervals(_LAST_SETTLE_S)
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.finish()
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 

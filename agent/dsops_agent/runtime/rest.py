@@ -15,14 +15,15 @@ from urllib.parse import unquote
 
 import dsops
 from dsops.errors import DsopsError, Forbidden, InvalidInput, NotFound, NotServing, TooLarge
-from dsops_agent.runtime import oip, oip_json, refusals
+from dsops_agent.runtime import kpi_json, oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
+from dsops_agent.runtime.kpis import Kpis
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
-from dsops_agent.runtime.tensors import sent_inputs, shared_bytes, wanted_outputs
+from dsops_agent.runtime.tensors import sent_inputs, tensor_bytes, wanted_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,10 @@ class Call:
 class RestService:
     """The WSGI application."""
 
-    def __init__(self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, regions: Regions, room: Room | None = None, kpis: Kpis | None = None
+    ) -> None:
+        self._kpis = kpis
         self._room = room or Room()
         self._dispatcher = dispatcher
         self._regions = regions
@@ -116,6 +120,7 @@ class RestService:
             ("GET", f"{_REGION}/status", self._status),
             ("POST", f"{_REGION}/register", self._register),
             ("POST", f"{_REGION}/unregister", self._unregister),
+            *([("POST", "/v2/dsops/kpis", self._kpi)] if kpis else []),
         ]
         self._routes = [(method, re.compile(path), answer) for method, path, answer in routes]
 
@@ -175,7 +180,7 @@ class RestService:
             wanted_outputs(request.asked, served)  # a name that there is not must not cost an inference
             return sent_inputs(request.given, served, self._regions)
 
-        with self._room.held(shared_bytes(request.given)):
+        with self._room.held(tensor_bytes(request.given)):
             answered = self._dispatcher.infer(
                 call.names["model"],
                 call.names.get("version", ""),
@@ -214,6 +219,11 @@ class RestService:
     def _unregister(self, call: Call) -> Reply:
         self._regions.unregister(call.names.get("region", ""))
         return Reply()
+
+    def _kpi(self, call: Call) -> Reply:
+        assert self._kpis is not None
+        self._kpis.report(kpi_json.read(oip_json.read_object(call.body())))
+        return Reply(oip_json.written({}))
 
 
 def refusal(status: HTTPStatus, text: str) -> Reply:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.call_status import CallStatus
 from dsops.described import Described, makes_the_same
 from dsops.direct import MAX_BODY_BYTES, DirectChannel, Method, direct_path
 from dsops.errors import DeviceError, DsopsError, InvalidInput
@@ -29,7 +30,6 @@ from dsops_agent.runtime.sent import Sent, SentInputs, frames_in
 ROOM_BYTES = 64 << 10
 """What a request has beside the values, at most."""
 Reply = TypeVar("Reply", bound=Message)
-INVALID_ARGUMENT = 3
 
 
 class RivalUnavailable(DeviceError):
@@ -147,7 +147,7 @@ class RivalClient:
         except DsopsError as error:  # also when another challenger, or none, comes next, and this connection was closed
             raise RivalUnavailable("the challenger did not answer", why=str(error)) from error
         if status:
-            kind = RivalRefused if status == INVALID_ARGUMENT else RivalUnavailable
+            kind = RivalRefused if status == CallStatus.INVALID_ARGUMENT else RivalUnavailable
             raise kind("the challenger did not answer", why=body.decode(errors="replace")[:200])
         return reply.FromString(body)
 

@@ -2,10 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from dsops.forms import Form
 from dsops_agent.runtime.litert import Array
+
+Found = TypeVar("Found")
+MOST_WORDS = 64
+
+
+class Words(Generic[Found]):
+    """What was found out about requests in these very words, of a few that came last. Safe to call from threads."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, Found] = {}
+
+    def get(self, words: bytes) -> Found | None:
+        """Return what was found out, or None when nothing is known."""
+        return self._found.get(words)
+
+    def keep(self, words: bytes, found: Found) -> None:
+        """Keep what was found out; callers who never ask twice alike make room for each other."""
+        if len(self._found) >= MOST_WORDS:
+            self._found = {}  # another one: a thread that still looks into the old one is right, too
+        self._found[words] = found
 
 
 @dataclass(frozen=True)

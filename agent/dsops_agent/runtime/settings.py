@@ -7,8 +7,9 @@ from pydantic import Field, ValidationError
 from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
-from dsops_agent.drift.sampler import SamplerSettings
+from dsops_agent.drift.report import PrivacySettings
 from dsops_agent.runtime.delegate import Delegate
+from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.temperature import ANY
 
 
@@ -24,12 +25,14 @@ class RuntimeSettings(Frozen):
         private: Whether nobody but the user of the process may use them.
         queue: Requests of one model that may wait.
         threads: Threads of each interpreter.
+        instances: Interpreters of each model that may run at once; 0: as the processors allow.
         cpus: Processors to run on; none named: all.
         nice: By how much other processes go first, as nice(2) says.
         delegate: An accelerator to use.
         interval_s: Length of a telemetry interval.
-        samples: Which inputs are kept.
+        samples: Which inputs are kept, and what of them leaves the device.
         drift_enabled: Whether drift is measured.
+        privacy: What is done to the counts of drift reports.
         max_temperature_c: Above it inference is held back; 0 for no limit.
         temperature_sensor: Pattern of the sensors that count.
         cpu_percent: Share of one core that inference may use; challengers get what this process leaves. 0: no limit.
@@ -47,12 +50,14 @@ class RuntimeSettings(Frozen):
     private: bool = False
     queue: int = Field(default=16, ge=0, le=256)
     threads: int = Field(default=1, ge=1, le=64)
+    instances: int = Field(default=0, ge=0, le=16)
     cpus: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = Field(default=(), max_length=256)
     nice: int = Field(default=0, ge=0, le=19)
     delegate: Delegate | None = None
     interval_s: float = Field(default=10.0, gt=0)
-    samples: SamplerSettings = SamplerSettings()
+    samples: SampleSettings = SampleSettings()
     drift_enabled: bool = True
+    privacy: PrivacySettings = PrivacySettings()
     max_temperature_c: float = Field(default=0.0, ge=0)
     temperature_sensor: str = ANY
     cpu_percent: float = Field(default=0.0, ge=0)

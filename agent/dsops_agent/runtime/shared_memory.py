@@ -6,7 +6,8 @@ because the owner can shrink it in between. ``pread`` answers with fewer bytes i
 The copy also keeps a caller from changing an input after it was checked. It takes 10 us for 150 KB.
 
 POSIX shared memory objects are files below /dev/shm (shm_overview(7)). Who holds a lock on one (flock(2)) as it
-registers it need not unregister it: the kernel ends the lock with the last process that has it, and the region goes.
+registers it need not unregister it: the kernel ends the lock with the last process that has it, and the region goes
+within a second. Of an object without a lock nobody can tell whether its owner lives: it stays until it is unregistered.
 """
 
 import fcntl
@@ -146,12 +147,20 @@ class Regions:
         descriptor = self._open(key, offset + size)
         with self._lock:  # also to look at locks, for which they are taken for a moment
             region = Region(name, key, offset, size, descriptor)
-            self._regions = {known: old for known, old in self._regions.items() if not old.is_left}
+            self._forget_left()
             if name in self._regions:
                 raise Conflict(f"shared memory {name!r} is registered already", hint="unregister it first")
             if len(self._regions) >= MAX_REGIONS:
                 raise Conflict(f"{MAX_REGIONS} regions of shared memory are registered", hint="unregister some")
             self._regions[name] = region
+
+    def let_go(self) -> None:
+        """Forget the regions whose owners held a lock and are gone: their memory is the system's again.
+
+        To look costs a microsecond a region; requests under way still use what is forgotten.
+        """
+        with self._lock:
+            self._forget_left()
 
     def unregister(self, name: str) -> None:
         """Forget a region, or all for an empty name; requests under way still use it. An unknown one is no error."""
@@ -183,6 +192,9 @@ class Regions:
         if found is None:
             raise NotFound(f"no shared memory {name[:MAX_NAME]!r} is registered")
         return found
+
+    def _forget_left(self) -> None:
+        self._regions = {known: old for known, old in self._regions.items() if not old.is_left}
 
     def _open(self, key: str, needed: int) -> int:
         path = self._folder / _file_name(key)

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,8 +18,9 @@ from dsops.errors import InvalidInput, MalformedBundle, NotFound
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
-from dsops_agent.runtime.flight import FlightRecorder, hang_limit_s
+from dsops_agent.runtime.flight import FlightRecorder
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.growth import Growth
 from dsops_agent.runtime.health import Health
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Totals:
 
     requests: int = 0
     errors: int = 0
-    drift_level: str = "none"
+    drift_level: str = "ok"
     drift_score: float = 0.0
 
 
@@ -84,6 +86,7 @@ class Models:
         delegate: The device's accelerator, if it has one.
         flights: Keeps what the interpreters run where it outlives this process.
         clock: Tells the time.
+        growth: Makes further instances of them.
     """
 
     def __init__(
@@ -93,8 +96,10 @@ class Models:
         delegate: Accelerator | None = None,
         flights: FlightRecorder | None = None,
         clock: Clock | None = None,
+        growth: Growth | None = None,
     ) -> None:
         self._threads = threads
+        self._growth = growth
         self.accelerator = delegate or Accelerator(None)
         self._watch = watch
         self._flights = flights
@@ -161,6 +166,11 @@ class Models:
             raise NotFound(f"no model {name!r} is active")
         logger.info("model %s: release %d no longer answers", name, found.model.release)
 
+    def grow(self, served: ServedModel) -> None:
+        """Let another instance of a model be made, later: its callers wait."""
+        if self._growth:
+            self._growth.ask(served)
+
     def _load(self, name: str, path: Path, digest: str, release: int, key: "ContentKey | None") -> Serving:
         bundle = Bundle.open(path)
         manifest = bundle.manifest
@@ -170,10 +180,10 @@ class Models:
             )
         served = load_bundle(bundle, digest, self._threads, key, is_proved=True, delegate=self.accelerator.usable())
         self.accelerator.loaded(served.loaded.runtime)
+        if self._growth:
+            served = replace(served, most_instances=self._growth.most)
         if self._flights:
-            is_slower = bool(self.accelerator.status()) and not served.loaded.runtime.delegate
-            budget_ms = None if is_slower else manifest.budgets.max_latency_ms  # which tells of the delegate's speed
-            served = replace(served, marks=self._flights.open(name, digest, hang_limit_s(budget_ms)))
+            served = replace(served, marks=partial(self._flights.open, name, digest, manifest.budgets.max_latency_ms))
         try:
             served.warm_up()
             if served.loaded.runtime.delegate:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import InvalidInput, NotFound, TooLarge
@@ -83,6 +84,23 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
         TooLarge: They have too many bytes together.
         NotFound: An input is in shared memory that is not registered.
     """
+    return read_inputs(planned(given, served), memory)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs of a request that fit the model, before a byte of them is read: what each is, in the request's order."""
+
+    parts: tuple[tuple[Given, Form], ...]
+
+
+def planned(given: Sequence[Given], served: ServedModel) -> Plan:
+    """Check everything about the inputs of a request but their bytes.
+
+    Raises:
+        InvalidInput: See :func:`sent_inputs`.
+        TooLarge: They have too many bytes together.
+    """
     forms = served.forms
     if len(given) != len(forms):
         raise wrong_names(served.manifest, [tensor.name for tensor in given])
@@ -93,13 +111,32 @@ def sent_inputs(given: Sequence[Given], served: ServedModel, memory: Memory) -> 
             raise wrong_names(served.manifest, [one.name for one in given])
         kinds[tensor.name] = _form_of(tensor, form, served.max_frames)
     _check_total(given)  # before a byte is read: shared memory costs whoever asks nothing
-    return {tensor.name: Sent(kinds[tensor.name], _array(tensor, memory)) for tensor in given}
+    return Plan(tuple((tensor, kinds[tensor.name]) for tensor in given))
 
 
-def shared_bytes(given: Sequence[Given]) -> int:
-    """Return how many bytes of shared memory inputs have, as their request says; more are refused unread."""
-    sizes = [max(tensor.values.size, 0) for tensor in given if isinstance(tensor.values, Span)]
-    return min(sum(sizes), MAX_INPUT_BYTES)
+def read_inputs(plan: Plan, memory: Memory) -> dict[str, Sent]:
+    """Return the inputs of a request by name, as :func:`sent_inputs`.
+
+    Raises:
+        InvalidInput: An input has another length than its shape, or another number of values.
+        NotFound: An input is in shared memory that is not registered.
+    """
+    return {tensor.name: Sent(form, _array(tensor, memory)) for tensor, form in plan.parts}
+
+
+def tensor_bytes(given: Sequence[Given]) -> int:
+    """Return how many bytes are taken beside a request to answer it: shared memory to read, plain values to convert."""
+    return weighed([_taken_bytes(tensor) for tensor in given])
+
+
+def weighed(sizes: Sequence[int]) -> int:
+    """Return the sum of what inputs say that they take; what is more than inputs may have is refused unread."""
+    return min(sum(max(size, 0) for size in sizes), MAX_INPUT_BYTES)
+
+
+def item_bytes(datatype: str) -> int:
+    """Return how many bytes a value takes as the model gets it; 1 for a type that there is not, which is refused."""
+    return DTYPES[datatype].itemsize if datatype in DTYPES else 1
 
 
 def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Output, Span | None]]:
@@ -134,6 +171,14 @@ def values_of(output: Output, answer: Answer) -> tuple[Values, list[int]]:
     return values, [answer.frames, *output.shape]
 
 
+def _taken_bytes(tensor: Given) -> int:
+    if isinstance(tensor.values, Span):
+        return tensor.values.size
+    if isinstance(tensor.values, bytes | memoryview):  # they stay where they are
+        return 0
+    return len(tensor.values) * item_bytes(tensor.datatype)
+
+
 def _form_of(tensor: Given, form: InputForm, max_frames: int) -> Form:
     shape = tensor.shape
     kind = form.form_of(tensor.datatype, shape, tensor.said)
@@ -147,10 +192,10 @@ def _form_of(tensor: Given, form: InputForm, max_frames: int) -> Form:
 def _array(tensor: Given, memory: Memory) -> Array:
     if isinstance(tensor.values, Span):
         _check_length(tensor, tensor.values.size)  # before a byte is read
-        return _raw_array(tensor, memory.get(tensor.values.region).read(tensor.values).data)
+        return _of_bytes(tensor, memory.get(tensor.values.region).read(tensor.values))  # which is nobody else's
     if isinstance(tensor.values, bytes | memoryview):
         _check_length(tensor, len(tensor.values))
-        return _raw_array(tensor, tensor.values)
+        return _of_bytes(tensor, np.frombuffer(tensor.values, np.uint8))
     return _plain_array(tensor, tensor.values)
 
 
@@ -176,11 +221,12 @@ def _check_length(tensor: Given, found: int) -> None:
         )
 
 
-def _raw_array(tensor: Given, raw: Raw) -> Array:
+def _of_bytes(tensor: Given, found: NDArray[np.uint8]) -> Array:
+    """Return the values that bytes are; the memory stays the same, except for truth values."""
     dtype = DTYPES[tensor.datatype]
     if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
-        return np.frombuffer(raw, np.uint8).reshape(tensor.shape).astype(np.bool_)
-    return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+        return found.reshape(tensor.shape).astype(np.bool_)
+    return found.view(dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
 
 
 def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
@@ -193,15 +239,19 @@ def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:
 
 
 def _typed_array(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
-    found = np.empty(len(values), np.int64 if dtype.kind in "iu" else dtype)
+    found = np.empty(len(values), dtype)
     try:
         with np.errstate(over="ignore"):  # it becomes infinity, which is refused
             for start in range(0, len(values), _AT_ONCE):  # other threads go on in between
-                found[start : start + _AT_ONCE] = values[start : start + _AT_ONCE]
+                part = slice(start, start + _AT_ONCE)
+                found[part] = _checked_integers(name, values[part], dtype) if dtype.kind in "iu" else values[part]
     except OverflowError as error:
         raise InvalidInput(f"input {name!r} holds a value that no {dtype} can be", why=str(error)) from error
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if found.min() < limits.min or found.max() > limits.max:
-            raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
-    return found.astype(dtype, copy=False)
+    return found
+
+
+def _checked_integers(name: str, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
+    limits, wide = np.iinfo(dtype), np.asarray(values, np.int64)
+    if wide.min() < limits.min or wide.max() > limits.max:
+        raise InvalidInput(f"input {name!r} holds a value outside {limits.min} to {limits.max}")
+    return wide

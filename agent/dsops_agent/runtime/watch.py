@@ -1,45 +1,35 @@
 """Watches one served bundle: counts what it answers, measures drift, keeps samples, reports changes.
 
-A sample record has one input and one output. It holds the first input as the caller sent it, and the probabilities of a
-classification or else the first output.
+What becomes of the frames that are kept is said in :mod:`dsops_agent.runtime.samples`.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 
-from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
 from dsops.decision import Decision
 from dsops.manifest import Manifest, Task
-from dsops.signals import measure, signals_of, watched_inputs
-from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
-from dsops_agent.drift.sampler import Kept, Sampler
+from dsops.signals import Strips, measure, signals_of, strips, watched_inputs
+from dsops_agent.drift.monitor import Level, Verdict
+from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
+from dsops_agent.drift.sampler import Frame
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
-from dsops_agent.runtime.collect import Identity, Interval, micros
-from dsops_agent.runtime.engine import DTYPES, ServedModel
+from dsops_agent.runtime.collect import Identity, Interval
+from dsops_agent.runtime.drift_watch import DriftWatch
+from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array, real_values
 from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.samples import SampleKeeper, Sampling, Seen
 from dsops_agent.runtime.swap import Totals
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLE_BYTES = (1 << 20) - (8 << 10)
-"""A larger sample is never kept: it would not fit into a batch of 1 MiB on its way to the store."""
 MAX_UNCOUNTED = 128
 """Answered requests that may wait to be added up."""
-_RECORD_BYTES = 256
-"""What names, digest and times of a sample take besides its tensors, about."""
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_EVENTS = {Level.WARNING: "drift_warning", Level.ALARM: "drift_alarm", Level.NONE: "drift_cleared"}
-_MEANING = {
-    Level.WARNING: "the input may no longer be what the model was built for",
-    Level.ALARM: "the input is no longer what the model was built for",
-    Level.NONE: "the input is again what the model was built for",
-}
 
 
 class ModelWatch:
@@ -47,38 +37,49 @@ class ModelWatch:
 
     Args:
         served: The bundle.
-        sampler: Chooses its samples.
+        sampling: How samples are kept.
         put: Takes each finished record: its kind, its bytes, and whether it is urgent.
         clock: Tells the time.
         drift_enabled: Whether drift is measured.
+        privacy: What is done to counts before they leave the device.
     """
 
     def __init__(
         self,
         served: ServedModel,
-        sampler: Sampler,
+        sampling: Sampling,
         put: Callable[[Kind, bytes, bool], None],
         clock: Clock,
         *,
         drift_enabled: bool,
+        privacy: PrivacySettings = USUAL_PRIVACY,
     ) -> None:
         self._manifest = served.manifest  # not the model: a watch reports for a while after its bundle was replaced,
         self._tensors = served.loaded.inputs  # and the memory of that one's interpreter shall not wait for it
-        self._sampler = sampler
         self._put = put
         self._clock = clock
         self._identity = Identity(served.name, served.release, served.digest)
+        self._samples = SampleKeeper(
+            served.manifest,
+            self._identity,
+            sampling,
+            lambda record: put(Kind.SAMPLES, record, False),
+            clock,
+        )
         self._task = served.manifest.task
         self._watched = watched_inputs(served.manifest.inputs)
         known = signals_of(self._task, served.manifest.inputs)
-        self._monitor = DriftMonitor(served.profile, known) if drift_enabled else None
-        self._verdict = Verdict(0.0, Level.NONE, 0)
+        labels = served.manifest.labels
+        self._drift = (
+            DriftWatch(served.profile, known, labels, self._identity, clock, privacy) if drift_enabled else None
+        )
+        self._verdict = Verdict(0.0, Level.OK, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
         self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
         self._requests = 0
         self._errors = 0
         self._lock = threading.Lock()
-        self._sampling = threading.Lock()
+        self._drift_lock = threading.Lock()  # its own, so that no request waits for a slice of frames
 
     @property
     def totals(self) -> Totals:
@@ -105,15 +106,22 @@ class ModelWatch:
         """Measure drift and keep samples; one thread at a time. What is shown together costs less."""
         with self._lock:
             self._count()
-        if self._monitor:
-            verdicts = self._monitor.feed(self._measure(exchanges))
+        signals = self._measure(exchanges)
+        oddness: Sequence[float] = ()
+        gap_frames = 1
+        if self._drift:
+            with self._drift_lock:
+                verdicts = self._drift.feed(signals)
+                oddness = self._drift.oddness(signals) if any(verdict.level for verdict in verdicts) else ()
+                gap_frames = self._drift.gap_frames
         else:
             verdicts = [self._verdict] * sum(exchange.frames for exchange in exchanges)
         for verdict in verdicts:
             self._take(verdict)
-        following = iter(verdicts)
+        seen = self._seen(exchanges, verdicts, signals, oddness, gap_frames)
         for exchange in exchanges:
-            self._sample(exchange, list(islice(following, exchange.frames)))
+            self._note(self._samples.see(exchange, list(islice(seen, exchange.frames))))
+        self._note(self._samples.release())
 
     def disputed(self, exchange: Exchange, distances: Mapping[int, float]) -> None:
         """Keep what the budget allows of the frames that the challenger answered otherwise.
@@ -122,16 +130,21 @@ class ModelWatch:
             exchange: What the champion was asked and answered.
             distances: How far apart the answers are, by row.
         """
-        answer, now_s = exchange.answer, self._clock.monotonic_s()
-        frames, size_bytes = self._sampled(exchange)
-        if size_bytes > MAX_SAMPLE_BYTES:
-            return
         for row, distance in distances.items():
-            with self._sampling:
-                kept = self._sampler.choose_disputed(now_s, size_bytes, distance)
-            if kept is not None:
-                record = self._record(kept, frames[row : row + 1], answer, row, exchange.request_id)
-                self._put(Kind.SAMPLES, record, False)
+            self._samples.disputed(exchange, row, distance)
+
+    def wish(self) -> None:
+        """Look anew which samples somebody asked for."""
+        self._samples.wish()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether samples wait for the end of their period."""
+        return self._samples.holds > 0
+
+    def finish(self) -> None:
+        """Put what waits, at the end of the process."""
+        self._samples.release(is_end=True)
 
     def shed(self, frames: int) -> None:
         """Count answered frames that were not looked at."""
@@ -140,6 +153,7 @@ class ModelWatch:
 
     def end_interval(self) -> bool:
         """Put the record of the interval and begin the next; False when nothing happened in it."""
+        self._note(self._samples.release())
         with self._lock:
             self._count()
             interval = self._interval
@@ -148,7 +162,12 @@ class ModelWatch:
             if interval.is_empty:
                 return False
             self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
-            return True
+        if self._drift:
+            with self._drift_lock:
+                report = self._drift.report(self._verdict)
+            if report is not None:
+                self._put(Kind.TELEMETRY, report, False)
+        return True
 
     def _count(self) -> None:
         is_sure = self._task is Task.CLASSIFICATION
@@ -159,73 +178,65 @@ class ModelWatch:
 
     def _measure(self, exchanges: Sequence[Exchange]) -> dict[str, list[float]]:
         answers = [exchange.answer for exchange in exchanges]
-        watched = []
-        for at in self._watched:
-            name, tensor = self._manifest.inputs[at].name, self._tensors[at]
-            watched.append((at, _joined([real_values(exchange.inputs[name], tensor) for exchange in exchanges])))
+        watched = [(at, self._looked_at(exchanges, at)) for at in self._watched]
         scores = None if answers[0].decision.scores is None else _joined([answer.scores for answer in answers])
         return measure(self._task, watched, _joined([answer.outputs[0] for answer in answers]), scores)
 
+    def _looked_at(self, exchanges: Sequence[Exchange], at: int) -> Array | Strips:
+        """Return what of one input is measured; only that is joined and made real values, which takes time."""
+        given = [exchange.inputs[self._manifest.inputs[at].name] for exchange in exchanges]
+        parts = [part.values for frames in given if (part := strips(frames))]
+        found = self._real(parts or given, at)
+        return Strips(found) if parts else found
+
+    def _real(self, frames: Sequence[Array], at: int) -> Array:
+        tensor = self._tensors[at]
+        if len({one.dtype for one in frames}) == 1:
+            return real_values(_joined(frames), tensor)
+        return _joined([real_values(one, tensor) for one in frames])
+
     def _take(self, verdict: Verdict) -> None:
         before, self._verdict = self._verdict.level, verdict
-        if verdict.level is not before:
-            self._put(Kind.TELEMETRY, self._event(verdict), True)
+        if self._drift and verdict.level is not before:
+            with self._drift_lock:
+                event = self._drift.event(verdict)
+            self._put(Kind.TELEMETRY, event, True)
 
-    def _sample(self, exchange: Exchange, verdicts: Sequence[Verdict]) -> None:
-        answer, now_s = exchange.answer, self._clock.monotonic_s()
-        first, size_bytes = self._sampled(exchange)
-        if size_bytes > MAX_SAMPLE_BYTES:
-            return
-        confidences = confidences_of(self._manifest, answer.decision)
-        for row, verdict in enumerate(verdicts):
-            confidence = confidences[row] if confidences else None
-            with self._sampling:
-                kept = self._sampler.choose(now_s, size_bytes, confidence, verdict.level, verdict.score)
-            if kept is not None:
-                record = self._record(kept, first[row : row + 1], answer, row, exchange.request_id)
-                self._put(Kind.SAMPLES, record, False)
+    def _note(self, kept: Sequence[int]) -> None:
+        if kept and self._drift:
+            with self._drift_lock:
+                self._drift.kept(kept)
 
-    def _sampled(self, exchange: Exchange) -> tuple[Array, int]:
-        """Return the frames that samples are of, and the size of a sample."""
-        first = exchange.inputs[self._manifest.inputs[0].name]
-        return first, first[:1].nbytes + self._kept_output(exchange.answer)[:1].nbytes + _RECORD_BYTES
-
-    def _event(self, verdict: Verdict) -> bytes:
-        figures = {"score": verdict.score, "frames": float(verdict.frames)}
-        figures.update({f"signal.{name}": value for name, value in verdict.signals.items()})
-        message = _MEANING[verdict.level]
-        if verdict.signals:
-            message += f"; the signal that differs most is {next(iter(verdict.signals))}"
-        logger.warning("model %s release %d: %s", self._identity.model, self._identity.release, message)
-        event = telemetry_pb2.Event(
-            time_us=micros(self._clock.now()),
-            kind=_EVENTS[verdict.level],
-            model=self._identity.model,
-            release=self._identity.release,
-            digest=self._identity.digest,
-            message=message,
-            figures=figures,
-        )
-        return telemetry_pb2.TelemetryRecord(event=event).SerializeToString()
-
-    def _kept_output(self, answer: Answer) -> Array:
-        return answer.scores if self._task is Task.CLASSIFICATION else answer.outputs[0]
-
-    def _record(self, kept: Kept, frame: Array, answer: Answer, row: int, request_id: str) -> bytes:
-        choices = answer.decision.choices
-        return samples_pb2.SampleRecord(
-            time_us=micros(self._clock.now()),
-            model=self._identity.model,
-            release=self._identity.release,
-            digest=self._identity.digest,
-            reason=kept.reason.value,
-            score=kept.score,
-            inclusion=kept.inclusion,
-            request_id=request_id,
-            input=_tensor(frame),
-            output=_tensor(self._kept_output(answer)[row : row + 1]),
-            predicted="" if choices is None else named_choice(self._manifest, int(choices[row])),
-        ).SerializeToString()
+    def _seen(
+        self,
+        exchanges: Sequence[Exchange],
+        verdicts: Sequence[Verdict],
+        signals: Mapping[str, Sequence[float]],
+        oddness: Sequence[float],
+        gap_frames: int,
+    ) -> Iterator[Seen]:
+        """Yield what is known of each frame."""
+        now_s = self._clock.monotonic_s()
+        at = 0
+        for exchange in exchanges:
+            answer, size_bytes = exchange.answer, self._samples.size_bytes(exchange)
+            confidences = confidences_of(self._manifest, answer.decision)
+            choices = answer.decision.choices
+            for row in range(exchange.frames):
+                yield Seen(
+                    Frame(
+                        now_s,
+                        size_bytes,
+                        confidences[row] if confidences else None,
+                        "" if choices is None else named_choice(self._manifest, int(choices[row])),
+                        verdicts[at].level,
+                        oddness[at] if oddness else 0.0,
+                        gap_frames,
+                    ),
+                    {name: values[at] for name, values in signals.items()},
+                    verdicts[at].frames,
+                )
+                at += 1
 
 
 def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None:
@@ -245,9 +256,3 @@ def confidences_of(manifest: Manifest, decision: Decision) -> list[float] | None
 
 def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _tensor(values: Array) -> samples_pb2.Tensor:
-    """Return a frame's tensor for the wire, its batch axis of 1 included."""
-    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return samples_pb2.Tensor(datatype=_NAMES[values.dtype], shape=values.shape, data=little.tobytes())

@@ -21,10 +21,11 @@ from dsops.clock import Clock
 from dsops.directive import claimed_seq
 from dsops.errors import Conflict, DsopsError, InvalidInput, SourceLies
 from dsops.files import write_atomically
-from dsops.kit import KIT_FILE, MAX_KIT_BYTES, Kit
+from dsops.kit import KIT_FILE, MAX_KIT_BYTES, Kit, KitBundle
 from dsops.manifest import Frozen
 from dsops.messages import MAX_MESSAGE_BYTES, ModelState, Problem, decode
 from dsops.needs import needs_of
+from dsops_agent.install.places import challenger_place, states_by_place
 from dsops_agent.sources.folder import FolderSource, Place
 from dsops_agent.sources.regular import read_whole
 from dsops_agent.status import OfferStatus
@@ -192,11 +193,12 @@ class Offers:
         self._chain.renewed(self._source.name)
         self._taker.on_trust_head(head)
         self._taker.on_directive(directive)
-        return {bundle.model: bundle.sha256 for bundle in kit.bundles}, claimed_seq(directive)
+        return {_place(bundle): bundle.sha256 for bundle in kit.bundles}, claimed_seq(directive)
 
     def _take_bundle(self, path: Path) -> Mapping[str, str]:
         index, sha256 = file_index(path), file_digest(path)[0]
-        wanted = [model for model, state in self._taker.observed().items() if state.target == sha256]
+        states = states_by_place(self._taker.observed())
+        wanted = [place for place, state in states.items() if state.target == sha256]
         if not wanted:
             raise Conflict(
                 "no directive wants this bundle",
@@ -212,7 +214,8 @@ class Offers:
     def _follow(self, taken: _Taken) -> None:
         taken.is_reached = taken.is_reached or self._taker.reached() >= taken.seq
         observed = self._taker.observed() if taken.is_reached else {}  # before, it shows how another install ended
-        states = [observed[model] for model, sha in taken.bundles.items() if _has_target(observed, model, sha)]
+        found = states_by_place(observed)
+        states = [found[place] for place, sha in taken.bundles.items() if place in found and found[place].target == sha]
         if len(states) == len(taken.bundles):
             taken.problem = None
             if all(state.install.is_final for state in states):
@@ -243,8 +246,8 @@ class Offers:
             logger.debug("an offer stays on disk: %s", error)
 
 
-def _has_target(observed: Mapping[str, ModelState], model: str, sha256: str) -> bool:
-    return model in observed and observed[model].target == sha256
+def _place(bundle: KitBundle) -> str:
+    return challenger_place(bundle.model) if bundle.is_challenger else bundle.model
 
 
 def _checked(folder: Path, digest: str) -> bytes:

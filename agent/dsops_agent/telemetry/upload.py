@@ -24,7 +24,7 @@ from dsops_agent.telemetry.allowance import Allowance
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.spool_records import Batch
 from dsops_agent.telemetry.worth import Kind
-from dsops_agent.transport.grpc import AckStream, Upload, code_and_text
+from dsops_agent.transport.grpc import AckStream, Upload, code_and_text, pushback_s
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ FLUSH_S = 3.0
 POLL_S = 1.0
 LONGEST_WAIT_S = 60.0
 """However far off the allowance is: links and clocks change."""
+LONGEST_PUSHBACK_S = 3600.0
+"""However long the store asks to wait: it may be wrong."""
 MAX_BATCH_BYTES = 1 << 20
 MIN_BATCH_BYTES = 16 << 10
 MAX_BATCH_RECORDS = 1000
@@ -231,7 +233,10 @@ class Uploader(Generic[BatchT]):
         batch, self._unacknowledged = self._unacknowledged, None
         if code is grpc.StatusCode.CANCELLED and (last or self._stopping.is_set()):
             return 0.0
-        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        if asked_s := pushback_s(error):  # a quota, or a store that is busy: the same batch may come again later
+            return self._wait_s(f"{code.name}: {text}", min(asked_s, LONGEST_PUSHBACK_S))
+        is_broken = code is grpc.StatusCode.UNAVAILABLE and batch is not None  # the link may never hold for a whole one
+        if is_broken or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
             self._pace.shrink()
         if batch is not None and _is_poison(code, text):
             return self._split(batch, f"{code.name}: {text}")
@@ -251,8 +256,9 @@ class Uploader(Generic[BatchT]):
             return self._wait_s(str(error))
         return 0.0
 
-    def _wait_s(self, why: str) -> float:
-        wait_s = self._terms.backoff.next_s()
+    def _wait_s(self, why: str, least_s: float = 0.0) -> float:
+        """Return how long to wait: at least so long, and a share drawn at random, or all would come back at once."""
+        wait_s = least_s + self._terms.backoff.next_s()
         self.problem = why
         logger.warning("upload of %s failed, next try in %.1f s: %s", self.kind, wait_s, why)
         return wait_s

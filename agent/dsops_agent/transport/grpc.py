@@ -30,6 +30,8 @@ RETIRED_S = 60.0
 """How long calls over a channel that was replaced may go on; none takes longer than half of it."""
 CODE_KEY = "dsops-code"
 """Trailing metadata of every refusal: the error's code."""
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata of a refusal for want of room or quota: how long to wait (gRFC A6, pushback)."""
 
 
 class AckStream(Protocol):
@@ -142,7 +144,17 @@ def code_and_text(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 
 def refusal_code(error: grpc.RpcError) -> str:
     """Return the code of the error by which the controller refused a call, or an empty text."""
+    return _trailer(error, CODE_KEY)
+
+
+def pushback_s(error: grpc.RpcError) -> float:
+    """Return how long a server that has no room asks to wait, in seconds; 0 when it asks nothing."""
+    text = _trailer(error, PUSHBACK_KEY)
+    return int(text) / 1000 if text.isascii() and text.isdecimal() else 0.0
+
+
+def _trailer(error: grpc.RpcError, wanted: str) -> str:
     if not isinstance(error, grpc.Call):
         return ""
-    found = next((value for key, value in error.trailing_metadata() or [] if key == CODE_KEY), "")
+    found = next((value for key, value in error.trailing_metadata() or [] if key == wanted), "")
     return found if isinstance(found, str) else found.decode("ascii", "replace")

@@ -1,13 +1,13 @@
 """Builds the reference profile: what each signal looks like on held-out frames, seen through the device's own model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput
 from dsops.profile import MIN_REFERENCE, Profile, Signal
-from dsops.signals import bin_of, measure, signals_of, watched_inputs
+from dsops.signals import features_of, measure, signals_of, watched_inputs
 from dsops_controller.build.data import Array, DataSet
 from dsops_controller.build.litert import LitertModel
 from dsops_controller.build.meaning import Meaning
@@ -45,13 +45,15 @@ def build_profile(model: bytes | Runs, reference: DataSet, meaning: Meaning) -> 
             hint="give 500 held-out frames or more",
         )
     kinds = signals_of(meaning.task, runner.inputs)
+    features = features_of(runner.inputs)
     measured = measure_frames(runner, reference, runs.all(reference), meaning)
     signals = []
     for name, kind in kinds.items():
         values = np.array(measured[name])
-        signals.append(
-            _ordinal(name, values) if kind == "ordinal" else _categorical(name, values, classes_of(runner, meaning))
-        )
+        if kind == "categorical":
+            signals.append(_categorical(name, values, classes_of(runner, meaning)))
+        else:
+            signals.append(feature(name, values) if name in features else _ordinal(name, values))
     return Profile(n_ref=len(reference), signals=tuple(signals))
 
 
@@ -80,11 +82,33 @@ def classes_of(runner: LitertModel, meaning: Meaning) -> int:
     return len(meaning.labels) or max(int(np.prod(runner.outputs[0].shape)), 2)
 
 
+def feature(name: str, values: Values) -> Signal:
+    """Return the signal of a feature: missing values have a bin of their own, and so has a 0 that is rare.
+
+    Many sources send 0 for what they did not measure. Where that is within the usual range, no other bin would show it.
+    """
+    there = values[~np.isnan(values)]
+    if not len(there):
+        raise InvalidInput(f"{DATA} has no value of {name}", hint="leave the feature out, or give data that has it")
+    zeros = float((there == 0.0).mean())
+    marks = (0.0,) if there.min() < 0.0 < there.max() and zeros < 1 / INNER_BINS else ()
+    edges = quantile_edges(there)
+    empty = _empty(edges, 1 + len(marks))
+    return _counted(Signal(name=name, kind="ordinal", edges=edges, marks=marks, missing=True, counts=empty), values)
+
+
 def _ordinal(name: str, values: Values) -> Signal:
     edges = quantile_edges(values)
-    bins = [bin_of(edges, value) for value in values]
-    counts = np.bincount(bins, minlength=len(edges) + 1)
-    return Signal(name=name, kind="ordinal", edges=edges, counts=tuple(counts.tolist()))
+    return _counted(Signal(name=name, kind="ordinal", edges=edges, counts=_empty(edges, 0)), values)
+
+
+def _empty(edges: Sequence[float], more: int) -> tuple[int, ...]:
+    return (0,) * (len(edges) + 1 + more)
+
+
+def _counted(signal: Signal, values: Values) -> Signal:
+    counts = np.bincount([signal.bin(value) for value in values.tolist()], minlength=len(signal.counts))
+    return signal.model_copy(update={"counts": tuple(counts.tolist())})
 
 
 def _categorical(name: str, values: Values, labels_count: int) -> Signal:

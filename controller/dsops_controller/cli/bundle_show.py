@@ -172,7 +172,7 @@ def _print_profile(facts: Mapping[str, Any] | None) -> None:
         return
     frames, alarm = facts["n_ref"], output.text(facts["alarm_score"])
     table(
-        f"PROFILE ({frames} reference frames, alarm from {alarm} on)",
+        f"PROFILE ({frames} reference frames, drift from a score of {alarm} on)",
         facts["signals"],
         {"name": "SIGNAL", "kind": "KIND", "bins": "BINS", "low": "LOW", "high": "HIGH"},
     )

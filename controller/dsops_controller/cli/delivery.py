@@ -87,9 +87,10 @@ def make_kit(client: Client, device: str, files: Files) -> Kit:
     said = client.directive(device)
     head = _put_documents(client, files)
     bundles = []
-    for row in said["bundles"]:
-        data = _fetched(client, row)
-        bundles.append(KitBundle(model=row["model"], release=row["release"], **_facts(files.put_bundle(data))))
+    for key, is_challenger in (("bundles", False), ("challengers", True)):
+        for row in said[key]:
+            facts = _facts(files.put_bundle(_fetched(client, row)))
+            bundles.append(KitBundle(model=row["model"], release=row["release"], is_challenger=is_challenger, **facts))
     kit = Kit(
         device=device,
         expires=min(datetime.fromisoformat(said["expires"]), expires(head)),

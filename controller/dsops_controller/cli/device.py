@@ -92,13 +92,16 @@ def kit(
 ) -> None:
     """Write what a device is to run into a folder, for a USB stick: it installs that without a network.
 
+    Challengers that it is to compare come with it.
+
     Example: dsops device kit cam-1 --out /media/stick/cam-1
 
     On the device: dsops-agent install FOLDER. Sealed bundles stay sealed; only this device can open them.
     """
     with session.connected(context) as client:
         made = delivery.make_kit(client, device, delivery.Files(to))
-    names = ", ".join(f"{bundle.model} {bundle.release}" for bundle in made.bundles)
+    marks = {False: "", True: " (challenger)"}
+    names = ", ".join(f"{one.model} {one.release}{marks[one.is_challenger]}" for one in made.bundles)
     ends = f"{made.expires:%Y-%m-%d %H:%M} UTC"
     sentence = f"{to}: {names} for {device}, until {ends}; on the device: dsops-agent install FOLDER"
     output.done(made.model_dump(mode="json"), sentence, form)

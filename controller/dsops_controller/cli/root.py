@@ -9,19 +9,24 @@ import typer
 from dsops.errors import InvalidInput
 from dsops.exits import Exit
 from dsops_controller.cli import (
+    alerts,
     bundle,
     challenger,
+    dataset,
     demo,
     device,
     drift,
     model,
     output,
     policy,
+    retrain,
     rollout,
     sample,
     server,
     site,
+    store,
     telemetry,
+    trace,
     trust,
 )
 
@@ -42,7 +47,12 @@ app.add_typer(challenger.app, name="challenger")
 app.add_typer(site.app, name="site")
 app.add_typer(drift.app, name="drift")
 app.add_typer(sample.app, name="sample")
+app.add_typer(store.app, name="store")
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(retrain.app, name="retrain")
+app.add_typer(trace.app, name="trace")
 app.add_typer(telemetry.app, name="telemetry")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(server.app, name="server")
 app.command("demo")(demo.demo)
 

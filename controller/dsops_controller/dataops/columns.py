@@ -1,4 +1,4 @@
-"""The tables of the lake and their columns. Every row carries its identity: device, stream, seq.
+"""The tables of the lake and their columns. Every record carries its identity: device, stream, seq.
 
 Columns named ``*_us`` hold microseconds as numbers; ``time`` and ``received`` are timestamps (microseconds, UTC).
 ``boot``, ``monotonic_us`` and ``clock`` say when a record was made by a clock that never jumps, and what ``time`` is
@@ -20,6 +20,12 @@ class LakeTable(StrEnum):
     HEARTBEATS = "heartbeats"
     KPIS = "kpis"
     DRIFT = "drift_reports"
+    MINUTES = "minutes"
+    """Telemetry added up over devices; made from records, not of records. See :mod:`.minutes`."""
+
+
+RECORDS = tuple(table for table in LakeTable if table is not LakeTable.MINUTES)
+"""The tables whose rows are records, each with its identity."""
 
 
 class Column(StrEnum):
@@ -95,7 +101,7 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **_MODEL,
         **dict.fromkeys((*SAMPLE_TEXTS, "scores", "sealed_for"), Column.TEXT),
         **dict.fromkeys(SAMPLE_FLOATS, Column.FLOAT),
-        "repeats": Column.INT,
+        **dict.fromkeys(("repeats", "input_bytes"), Column.INT),
         **dict.fromkeys(("input_datatype", "output_datatype"), Column.TEXT),
         **dict.fromkeys(("input_shape", "output_shape"), Column.INTS),
         **dict.fromkeys(("input", "output", "sealed"), Column.BYTES),
@@ -128,6 +134,13 @@ COLUMNS: dict[LakeTable, dict[str, Column]] = {
         **dict.fromkeys(DRIFT_INTS, Column.INT),
         **dict.fromkeys(DRIFT_FLOATS, Column.FLOAT),
         **dict.fromkeys(("state", "signals", "skew"), Column.TEXT),
+    },
+    LakeTable.MINUTES: {
+        **{name: column for name, column in _IDENTITY.items() if name in {"time", "received", "day"}},
+        **_MODEL,
+        **dict.fromkeys(("intervals", "count", "errors", "unobserved"), Column.INT),
+        **_histogram_columns("latency"),
+        **_histogram_columns("confidence"),
     },
 }
 PARTITIONS: dict[LakeTable, list[str]] = {

@@ -11,13 +11,13 @@ from dsops.api.v1.telemetry_pb2 import Event, ModelInterval
 class Level(StrEnum):
     """How far a device's inputs are from the profile."""
 
-    NONE = "none"
+    OK = "ok"
     WARNING = "warning"
-    ALARM = "alarm"
+    DRIFT = "drift"
 
 
-_LEVEL_OF_EVENT = {"drift_warning": Level.WARNING, "drift_alarm": Level.ALARM, "drift_cleared": Level.NONE}
-_FIGURES = ("score", "frames")
+_LEVEL_OF_EVENT = {"drift_warning": Level.WARNING, "drift_alarm": Level.DRIFT, "drift_cleared": Level.OK}
+_SIGNAL = "signal."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class DriftState:
         release: The release that the monitor watches.
         level: The newest level.
         score: The newest score of the monitor.
-        frames: Frames that the monitor had been fed since it was armed when the level was reached; at level none, so
+        frames: Frames that the monitor had been fed since it was armed when the level was reached; at level ok, so
             far.
         since_ms: When the level was reached, by the device's clock.
         signals: Score by signal at the newest event.
@@ -65,13 +65,13 @@ def after_interval(state: DriftState | None, interval: ModelInterval, received_m
     start_ms = interval.start_us // 1000
     score = interval.drift_score if math.isfinite(interval.drift_score) else 0.0
     if state is not None and state.release == interval.release:
-        frames = interval.drift_frames if state.level is Level.NONE else state.frames
+        frames = interval.drift_frames if state.level is Level.OK else state.frames
         return DriftState(state.release, state.level, score, frames, state.since_ms, state.signals)
     if state is not None and start_ms < state.since_ms <= received_ms:
         return state
     if state is None and interval.drift_frames == 0:
         return None
-    return DriftState(interval.release, Level.NONE, score, interval.drift_frames, start_ms)
+    return DriftState(interval.release, Level.OK, score, interval.drift_frames, start_ms)
 
 
 def after_event(state: DriftState | None, event: Event) -> DriftState | None:
@@ -81,9 +81,9 @@ def after_event(state: DriftState | None, event: Event) -> DriftState | None:
         return state
     goes_on = state is not None and state.release == event.release and state.level is level
     signals = {
-        name.removeprefix("signal."): value
+        name.removeprefix(_SIGNAL): value
         for name, value in event.figures.items()
-        if name not in _FIGURES and math.isfinite(value)
+        if name.startswith(_SIGNAL) and math.isfinite(value)
     }
     return DriftState(
         release=event.release,

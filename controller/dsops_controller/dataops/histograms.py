@@ -39,6 +39,12 @@ class Merged:
         _pour(self.buckets, buckets.items(), scale - common)
         self.scale = common
 
+    def widen(self, low: float | None, high: float | None) -> None:
+        """Have the limits cover those of a histogram that is added; one whose limits are not known changes nothing."""
+        if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+            self.low = min(self.low, low) if self.low else low
+            self.high = max(self.high, high)
+
     def quantile(self, q: float) -> float | None:
         """Return the value of rank ``ceil(q * n)``, within ``sqrt(base)`` of the true one; None if empty."""
         total = self.zero + sum(self.buckets.values())
@@ -66,9 +72,8 @@ def merged(histograms: Iterable[Histogram]) -> Merged:
     for histogram in histograms:
         result.add(histogram.scale, {histogram.offset + i: c for i, c in enumerate(histogram.counts) if c})
         result.zero += histogram.zero
-        if histogram.count and math.isfinite(histogram.min) and math.isfinite(histogram.max):
-            result.low = min(result.low, histogram.min) if result.low else histogram.min
-            result.high = max(result.high, histogram.max)
+        if histogram.count:
+            result.widen(histogram.min, histogram.max)
     return result
 
 

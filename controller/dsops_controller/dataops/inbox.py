@@ -9,6 +9,7 @@ futures: who holds a result holds a durable record.
 """
 
 import logging
+import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ _INSERT = insert(inbox)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may wait for the writer; beyond it, batches are refused."""
+    """How much may wait for its commit, in memory; beyond it, batches are refused."""
 
     batches: int = 2000
     bytes: int = 64 << 20
@@ -93,7 +94,7 @@ class Inbox:
         with self._changed:
             self._check_room(batch)
             self._waiting.append(item)
-            self._waiting_bytes += batch.size_bytes
+            self._waiting_bytes += batch.memory_bytes
             self._changed.notify()
         return item.result
 
@@ -107,16 +108,27 @@ class Inbox:
             share = max(len(self._waiting) / self._limits.batches, self._waiting_bytes / self._limits.bytes)
         return max(0, int((share - 0.5) * 2 * MAX_PAUSE_MS))
 
+    def check_room(self) -> None:
+        """Return if a new stream may begin: while less than three quarters of the room are taken.
+
+        Raises:
+            Overloaded: So much waits that streams that are open shall have the rest.
+        """
+        if self.pause_ms() * 2 >= MAX_PAUSE_MS:
+            raise Overloaded("the store has much to write", why="it takes no new streams for a moment")
+
     def _check_room(self, batch: Batch) -> None:
         if self._stopping:
             raise Overloaded("the store is stopping")
         is_full = len(self._waiting) >= self._limits.batches
-        if is_full or (self._waiting and self._waiting_bytes + batch.size_bytes > self._limits.bytes):
+        if is_full or (self._waiting_bytes and self._waiting_bytes + batch.memory_bytes > self._limits.bytes):
             raise Overloaded("the store has more to write than it can", why=f"{len(self._waiting)} batches wait")
 
     def _run(self) -> None:
         while group := self._take():
             self._commit(group)
+            with self._changed:
+                self._waiting_bytes -= sum(item.batch.memory_bytes for item in group)
 
     def _take(self) -> list[_Waiting]:
         """Return the next group, not empty; empty only when the inbox has stopped."""
@@ -129,7 +141,6 @@ class Inbox:
                 item = self._waiting.popleft()
                 size += item.batch.size_bytes
                 group.append(item)
-            self._waiting_bytes -= size
             return group
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
@@ -206,7 +217,7 @@ def _columns(batch: Batch) -> dict[str, object]:
     return {
         "stream": batch.stream,
         "kind": batch.kind.value,
-        "seqs": b"".join(seq.to_bytes(8, "little") for seq in batch.seqs),
+        "seqs": struct.pack(f"<{len(batch.seqs)}Q", *batch.seqs),
         "payload": batch.message.SerializeToString(),
     }
 

@@ -1,78 +1,106 @@
-"""The lake: Delta tables in a folder, filled from the inbox so that every record arrives exactly once.
+"""The lake: Delta tables in a folder or an object store, filled from the inbox so that every record arrives once.
 
 A flush takes the inbox rows up to an id W and appends them to each table in a commit that carries the Delta
-application transaction (``inbox``, W) [Delta protocol, "Transaction Identifiers"]. Repeating a flush therefore adds
-nothing. The Delta writer never syncs a local table, so a flush then syncs the file system, notes the synced versions,
-and only then deletes the inbox rows. Whatever moment a process or the machine dies, a record is in the inbox, in the
-lake, or in both with an id at or below the table's watermark, which readers leave out.
+application transaction (inbox's own name, W) [Delta protocol, "Transaction Identifiers"]. Repeating a flush therefore
+adds nothing, and of two flushes of one inbox that run at once the table refuses one. Then the place makes durable what
+was written (:mod:`.places`), and only then the inbox rows are deleted. Whatever moment a process or the machine dies, a
+record is in the inbox, in the lake, or in both with an id at or below the table's watermark, which readers leave out.
+
+Each inbox has a name of its own, so several controllers with inboxes of their own fill one lake.
 """
 
-import ctypes
-import fcntl
-import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties
+from arro3.core import Array, DataType, RecordBatchReader, Table
+from deltalake import CommitProperties, DeltaTable, Field, Transaction
 from deltalake import write_deltalake as append_rows
 from deltalake.exceptions import DeltaError
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
-from dsops_controller.dataops import delta_log
+from dsops_controller.dataops import totals
 from dsops_controller.dataops.columns import PARTITIONS, LakeTable
-from dsops_controller.dataops.rows import Pending, arrow, split
+from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
+from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
+from dsops_controller.dataops.rows import Pending, Split, arrow, rows_above, split
+from dsops_controller.dataops.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import inbox
+from dsops_controller.db.tables import inbox, inbox_name
 
-APP = "inbox"
 CHUNK_BYTES = 8 << 20
+CHECKPOINT_COMMITS = 50
+"""Readers read a table's newest checkpoint and the commits after it."""
+_PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake from this inbox
 VACUUM_HOURS = 24
-_PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake
-LOG_RETENTION = "interval 7 days"
-_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-_ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
-_OURS = CommitProperties(custom_metadata={delta_log.MARK: "true"})
+"""So long a file stays after it left its table."""
+_CONFIGURATION: dict[str, str | None] = {
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": f"interval {VACUUM_HOURS} hours",
+}
+_SQLITE_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'inbox'"
+PINS = "pins"
+PINS_SCHEMA = {
+    "lake_table": DataType.string(),
+    "version": DataType.int64(),
+    "owner": DataType.string(),
+    "created_us": DataType.int64(),
+}
+"""The table of :mod:`.pins`."""
+_TABLES = (*LakeTable, PINS)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One version of a table.
+    """One version of a table, as far as a scope asks for it.
 
     Attributes:
-        files: Paths of its Parquet files.
+        delta: The version.
+        files: Addresses of the Parquet files that may have rows of the scope.
+        predicate: The scope as SQL; empty for everything.
         watermark: Highest inbox id whose records it holds; -1 before the first.
+        is_local: Whether ``files`` are paths.
     """
 
+    delta: DeltaTable
     files: tuple[str, ...]
+    predicate: str
     watermark: int
+    is_local: bool
 
-
-def _unwatched(_step: str) -> None:
-    """Do nothing between steps."""
+    def scan(self, columns: tuple[str, ...]) -> RecordBatchReader:
+        """Return the rows of the scope, of all columns when none are named; reads the needed byte ranges only."""
+        return self.delta.scan(list(columns) or None, self.predicate or None)
 
 
 class Lake:
-    """Delta tables, one for each :class:`LakeTable`, below one folder.
+    """Delta tables, one for each :class:`LakeTable`.
 
     Args:
         db: The state database with the inbox.
-        folder: Where the tables are; made when absent.
-        watch: Called with the name of each step of a flush after it was done; for progress and for fault injection.
+        where: A folder, or another place.
+        watch: Called with the name of each step of a flush after it was done.
     """
 
-    def __init__(self, db: Database, folder: Path, watch: Callable[[str], None] = _unwatched) -> None:
+    def __init__(self, db: Database, where: Path | Place, watch: Watch = unwatched) -> None:
         self._db = db
-        self._folder = folder
+        self._place: Place = Folder(where) if isinstance(where, Path) else where
         self._watch = watch
         self._writing = threading.Lock()
+        self._app = ""
+
+    @property
+    def place(self) -> Place:
+        """Where the tables are."""
+        return self._place
 
     def open(self) -> None:
-        """Make absent tables, undo commits that a crash left unsynced, and lift inbox ids above every watermark.
+        """Make absent tables and columns, undo commits that a crash left unsynced, lift inbox ids above the watermarks.
 
         Must run before the inbox takes its first batch.
 
@@ -80,15 +108,14 @@ class Lake:
             StateDamaged: A table cannot be read.
             NoSpace: The disk is full.
         """
-        with _translated(), self._alone():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            synced = delta_log.load_synced(self._folder)
+        with translated(), self.appending():
+            self._place.recover(_TABLES)
             for table in LakeTable:
-                delta_log.undo_unsynced(self._path(table), synced.get(table))
-                if not DeltaTable.is_deltatable(str(self._path(table))):
-                    self._create(table)
-            self._sync()
-            top = max(self.view(table).watermark for table in LakeTable)
+                self._complete(table)
+            pins = Table.from_pydict({name: Array([], type=kind) for name, kind in PINS_SCHEMA.items()})
+            open_or_create(self._place.uri(PINS), self._place.options, pins.schema)
+            self.settle()
+            top = max(_watermark(self.table(table), self._application()) for table in LakeTable)
             with self._db.write() as connection:
                 _lift_ids(connection, top)
 
@@ -100,96 +127,120 @@ class Lake:
             StateDamaged: A table or the inbox cannot be read or written.
         """
         moved = 0
-        with _translated(), self._alone():
+        with translated(), self.appending():
             last_id = self._last_id()
             while chunk := self._chunk(last_id):
                 self._move(chunk)
                 moved += len(chunk)
         return moved
 
-    def optimize(self) -> None:
-        """Compact small files, write a checkpoint, and remove files that left the table a day ago.
-
-        Raises:
-            NoSpace: The disk is full.
-            StateDamaged: A table cannot be read or written.
-        """
-        with _translated(), self._alone():
-            for table in LakeTable:
-                delta = DeltaTable(self._path(table))
-                delta.optimize.compact(
-                    commit_properties=_OURS, post_commithook_properties=_NO_HOOKS, writer_properties=_ZSTD
-                )
-                delta.create_checkpoint()
-            self._sync()
-            for table in LakeTable:  # what is removed from here on is not needed by anything that is synced
-                delta = DeltaTable(self._path(table))
-                delta.vacuum(
-                    retention_hours=VACUUM_HOURS,
-                    dry_run=False,
-                    enforce_retention_duration=False,
-                    commit_properties=_OURS,
-                    post_commithook_properties=_NO_HOOKS,
-                )
-                delta.cleanup_metadata()
-            self._sync()
-
-    def view(self, table: LakeTable) -> View:
-        """Return the newest version of a table.
+    def view(self, table: LakeTable, scope: Scope = EVERYTHING) -> View:
+        """Return the newest version of a table, as far as ``scope`` asks for it.
 
         Raises:
             StateDamaged: It cannot be read.
         """
-        with _translated():
-            delta = DeltaTable(self._path(table))
-            return View(tuple(delta.file_uris()), _watermark(delta))
+        predicate = scope.predicate()
+        with translated():
+            delta = self.table(table)
+            files = delta.file_uris(file_pruning_predicate=predicate or None)
+            is_local = self._place.options is None
+            return View(delta, tuple(files), predicate, _watermark(delta, self._application()), is_local)
 
-    def _path(self, table: LakeTable) -> Path:
-        return self._folder / table.value
+    def version(self, table: LakeTable) -> int:
+        """Return the number of a table's newest version.
 
-    def _create(self, table: LakeTable) -> None:
+        Raises:
+            StateDamaged: It cannot be read.
+        """
+        with translated():
+            return int(self.table(table).version())
+
+    def table(self, table: LakeTable, version: int | None = None) -> DeltaTable:
+        """Return a table as the Delta library gives it, of its newest or the given version.
+
+        Raises:
+            DeltaError: It cannot be read.
+        """
+        return self.named(table.value, version)
+
+    def named(self, name: str, version: int | None = None) -> DeltaTable:
+        """Return any table of the lake; see :meth:`table`."""
+        return DeltaTable(self._place.uri(name), version=version, storage_options=self._place.options)
+
+    @contextmanager
+    def tending(self) -> Iterator[Callable[[], None]]:
+        """Hold the right to rewrite and remove files; call what it gives between steps.
+
+        Raises:
+            Conflict: Another controller has it.
+        """
+        if self._place.options is not None:
+            with self._place.tending() as renew:  # appends go on meanwhile
+                yield renew
+            return
+        with self.appending():
+            yield keep
+
+    def settle(self) -> None:
+        """Make durable what was written."""
+        self._place.settle(_TABLES, self._watch)
+
+    def _complete(self, table: LakeTable) -> None:
+        """Make the table, or the columns that it lacks."""
         schema = arrow(table, []).schema
-        DeltaTable.create(
-            self._path(table),
+        delta = open_or_create(
+            self._place.uri(table.value),
+            self._place.options,
             schema,
             partition_by=PARTITIONS[table],
-            configuration={"delta.logRetentionDuration": LOG_RETENTION},
-            post_commithook_properties=_NO_HOOKS,
+            configuration=_CONFIGURATION,
         )
+        present = {field.name for field in delta.schema().fields}
+        lacking = [Field.from_arrow(schema.field(name)) for name in schema.names if name not in present]
+        if lacking:
+            delta.alter.add_columns(lacking, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
 
     def _move(self, chunk: list[Pending]) -> None:
         watermark = chunk[-1].id
-        for table, rows in split(chunk).items():
+        rows = split(chunk)
+        for table in LakeTable:
             self._append(table, rows, watermark)
             self._watch(f"appended {table}")
-        self._sync()
+        self.settle()
+        minutes = rows_above(LakeTable.MINUTES, rows, -1)
         with self._db.write() as connection:
+            totals.add(connection, minutes, max(item.received_ms for item in chunk))
             connection.execute(delete(inbox).where(inbox.c.id <= watermark))
         self._watch("deleted")
 
-    def _append(self, table: LakeTable, rows: list[tuple[int, dict[str, object]]], watermark: int) -> None:
-        delta = DeltaTable(self._path(table))
-        done = _watermark(delta)
-        new = [values for row_id, values in rows if row_id > done]
+    def _append(self, table: LakeTable, rows: Split, watermark: int) -> None:
+        delta = self.table(table)
+        new = rows_above(table, rows, _watermark(delta, self._application()))
         if new:
             append_rows(
                 delta,
                 arrow(table, new),
                 mode="append",
                 commit_properties=CommitProperties(
-                    custom_metadata=_OURS.custom_metadata, app_transactions=[Transaction(APP, watermark)]
+                    custom_metadata=MARKED, app_transactions=[Transaction(self._application(), watermark)]
                 ),
-                post_commithook_properties=_NO_HOOKS,
-                writer_properties=_ZSTD,
+                post_commithook_properties=NO_HOOKS,
+                writer_properties=properties(table),
             )
+            if delta.version() % CHECKPOINT_COMMITS == 0:
+                delta.create_checkpoint()
 
-    def _sync(self) -> None:
-        paths = {table: self._path(table) for table in LakeTable}
-        tails = {t.value: delta_log.Tail(DeltaTable(p).version(), delta_log.checkpoint(p)) for t, p in paths.items()}
-        _sync_file_system(self._folder)
-        self._watch("synced")
-        delta_log.save_synced(self._folder, tails)
-        self._watch("noted")
+    def _application(self) -> str:
+        """Return the inbox's name for itself in the tables; given to it once, at the first need."""
+        if not self._app:
+            with self._db.write() as connection:
+                name = connection.execute(select(inbox_name.c.name)).scalar_one_or_none()
+                if name is None:
+                    name = f"inbox-{secrets.token_hex(8)}"
+                    connection.execute(insert(inbox_name).values(name=name))
+            self._app = name
+        return self._app
 
     def _last_id(self) -> int:
         """Return the highest inbox id such that no smaller id can still appear."""
@@ -211,20 +262,23 @@ class Lake:
             return read_pending(connection, cut)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the right to write the lake: within this process, on this host, and over one PostgreSQL."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._writing, (self._folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def appending(self) -> Iterator[None]:
+        """Hold the right to flush this inbox: within this process, at this place, and over one PostgreSQL."""
+        with self._writing, self._place.appending():
             if self._db.is_sqlite:
                 yield
                 return
-            with self._db.writer.connect() as connection:
-                connection.execute(select(func.pg_advisory_lock(_PG_LOCK)))
-                try:
-                    yield
-                finally:
-                    connection.execute(select(func.pg_advisory_unlock(_PG_LOCK)))
+            with self._advisory_lock():
+                yield
+
+    @contextmanager
+    def _advisory_lock(self) -> Iterator[None]:
+        with self._db.writer.connect() as connection:
+            connection.execute(select(func.pg_advisory_lock(_PG_LOCK)))
+            try:
+                yield
+            finally:
+                connection.execute(select(func.pg_advisory_unlock(_PG_LOCK)))
 
 
 def read_pending(connection: Connection, last_id: int | None = None) -> list[Pending]:
@@ -236,42 +290,37 @@ def read_pending(connection: Connection, last_id: int | None = None) -> list[Pen
     return [Pending(*row) for row in connection.execute(query)]
 
 
-def _watermark(delta: DeltaTable) -> int:
-    version: int | None = delta.transaction_version(APP)
+def newest_id(connection: Connection) -> int:
+    """Return the highest inbox id that the database has given or will not give."""
+    if connection.dialect.name == "postgresql":
+        found = connection.execute(text("SELECT last_value FROM pg_sequences WHERE sequencename = 'inbox_id_seq'"))
+    else:
+        found = connection.execute(text(_SQLITE_SEQUENCE))
+    return int(found.scalar_one_or_none() or 0)
+
+
+def _watermark(delta: DeltaTable, application: str) -> int:
+    version: int | None = delta.transaction_version(application)
     return -1 if version is None else version
 
 
 def _lift_ids(connection: Connection, top: int) -> None:
-    """Make the next inbox id greater than ``top``: a restored or new database must not reuse what the lake has seen."""
+    """Make the next inbox id greater than ``top``: a restored database must not reuse what the lake has seen."""
     if connection.dialect.name == "postgresql":
         name = "pg_get_serial_sequence('inbox', 'id')"
         lift = f"SELECT setval({name}, greatest(:top, nextval({name})))"
         connection.execute(text(lift), {"top": max(top, 1)})
         return
-    present = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'")).scalar_one_or_none()
+    present = connection.execute(text(_SQLITE_SEQUENCE)).scalar_one_or_none()
     if present is None:
         connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES ('inbox', :top)"), {"top": max(top, 0)})
     elif present < top:
         connection.execute(text("UPDATE sqlite_sequence SET seq = :top WHERE name = 'inbox'"), {"top": top})
 
 
-def _sync_file_system(folder: Path) -> None:
-    """Make everything that was written to the file system of ``folder`` durable: syncfs(2), elsewhere sync(2)."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:
-        os.sync()
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if syncfs(handle) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(handle)
-
-
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Raise errors of the Delta library, the database and the system as ours: NoSpace, else StateDamaged."""
     try:
         yield
     except (DeltaError, OSError, SQLAlchemyError) as error:

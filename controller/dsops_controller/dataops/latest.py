@@ -7,7 +7,8 @@ from dataclasses import asdict
 from sqlalchemy import Connection, bindparam, select
 
 from dsops import strictjson
-from dsops.api.v1.telemetry_pb2 import Event, Histogram, HostInterval, ModelInterval
+from dsops.api.v1.telemetry_pb2 import DriftReport, Event, Heartbeat, Histogram, HostInterval, ModelInterval
+from dsops_controller.dataops import standing
 from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.drift import DriftState, Level, after_event, after_interval
 from dsops_controller.dataops.histograms import merged
@@ -23,7 +24,7 @@ HOST = ""
 
 
 def update(connection: Connection, device: str, records: list[Record], received_ms: int) -> None:
-    """Fold the records of one batch into ``device_latest`` and ``drift_state``, within the caller's transaction."""
+    """Fold the records of one batch into what is newest of the device, within the caller's transaction."""
     newest: dict[str, ModelInterval | HostInterval] = {}
     touched: dict[str, DriftState | None] = {}
     for record in records:
@@ -46,6 +47,9 @@ def update(connection: Connection, device: str, records: list[Record], received_
     for model, state in sorted(touched.items(), key=lambda item: item[0]):
         if state is not None:
             _save_drift(connection, device, model, state)
+    standing.save_reports(connection, device, [one for one in records if isinstance(one, DriftReport)])
+    for beat in [one for one in records if isinstance(one, Heartbeat)][-1:]:
+        standing.save_heartbeat(connection, device, beat, received_ms)
 
 
 def _figures(record: ModelInterval | HostInterval, received_ms: int) -> dict[str, object]:

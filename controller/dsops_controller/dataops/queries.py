@@ -6,15 +6,17 @@ be named ``007``.
 
 SET_FILES = "set variable TABLE_files = $files"
 
+FILES = """read_parquet(
+  getvariable('TABLE_files'), hive_partitioning = true, hive_types_autocast = false, union_by_name = true
+)"""
+
 LAKE_AND_INBOX = """
 create view TABLE as
-from read_parquet(
-  getvariable('TABLE_files'), hive_partitioning = true, hive_types_autocast = false, union_by_name = true
-)
-union all by name from TABLE_inbox
+select COLUMNS from SOURCE
+union all by name select COLUMNS from TABLE_inbox
 """
 
-INBOX_ONLY = "create view TABLE as from TABLE_inbox"
+INBOX_ONLY = "create view TABLE as select COLUMNS from TABLE_inbox"
 
 TELEMETRY_SUMS = """
 select device, model, release, digest, sum("count"), sum(errors), sum(latency_zero),
@@ -67,13 +69,61 @@ where ($model is null or model = $model) and ($device is null or device = $devic
 
 SAMPLES = """
 select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
-       input_datatype, input_shape, octet_length(input)
+       input_datatype, input_shape, input_bytes
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 order by time desc, device, stream, seq desc
 limit $limit
+"""
+
+TENSORS = """
+select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
+       input_datatype, input_shape, input_bytes, input, output_datatype, output_shape, output
+from samples
+where ($model is null or model = $model) and ($device is null or device = $device)
+  and ($reason is null or reason = $reason) and ($release is null or release = $release)
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+order by time desc, device, stream, seq desc
+limit $limit
+"""
+
+SERIES_ROWS = """
+create temp table asked as
+select epoch_us(time) - (epoch_us(time) - $origin_us) % $bucket_us as start, model, release, digest,
+       "count" as answers, errors, OF_sum as total, OF_count as n, OF_zero as zero, OF_min as low, OF_max as high,
+       OF_scale as scale, OF_offset as first, OF_counts as counts
+from TABLE
+where ($model is null or model = $model) BY_DEVICE
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+"""
+"""``OF_`` stands for the quantity, ``BY_DEVICE`` for a term or nothing."""
+
+SERIES_SUMS = """
+select start, model, release, digest, sum(answers), sum(errors), sum(total), sum(n), sum(zero),
+       min(low) filter (n > 0), max(high) filter (n > 0)
+from asked
+group by start, model, release, digest
+order by start, model, release, digest
+"""
+
+SERIES_BUCKETS = """
+select start, model, release, digest, scale, list(bucket), list(number)
+from (
+  select start, model, release, digest, scale, bucket, sum(c) as number
+  from (
+    select start, model, release, digest, scale, first + generate_subscripts(counts, 1) - 1 as bucket,
+           unnest(counts) as c
+    from asked
+  )
+  where c > 0
+  group by start, model, release, digest, scale, bucket
+)
+group by start, model, release, digest, scale
 """
 
 EVENTS = """
@@ -85,20 +135,22 @@ limit $limit
 """
 
 EXPORT_SIZE = """
-select count(*), coalesce(sum(octet_length(input)), 0)
+select count(*), coalesce(sum(input_bytes), 0)
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 """
 
 EXPORT = """
 select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
-       input_datatype, input_shape, octet_length(input), input
+       input_datatype, input_shape, input_bytes, input
 from samples
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 order by time, device, stream, seq
 """
 
@@ -111,3 +163,28 @@ from identities
 """``IDENTITIES`` stands for those of all tables: each one's ``IDENTITY``, joined by ``union all``."""
 
 IDENTITY = "select device, stream, seq from TABLE"
+
+DOUBLED = "select count(*) - count(distinct (device, stream, seq)) from TABLE"
+
+FOOTER = "select sum(num_rows) from parquet_file_metadata($path)"
+
+_DRIFT_SCOPE = """
+from drift_reports
+where model = $model and ($device is null or device = $device)
+  and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
+"""
+
+DRIFT_DEVICES = f"""
+select digest, release, device, max_by(state, time), bool_or(state = 'drift'),
+       bool_or(json_extract_string(skew, '$.state') = 'skew'), count(*)
+{_DRIFT_SCOPE}
+group by digest, release, device
+order by digest, device
+"""
+
+_WITH_COUNTS = f"{_DRIFT_SCOPE} and regexp_matches(signals, '\"counts\":\\[-?[0-9]')"
+
+DRIFT_SIZE = f"select count(*) {_WITH_COUNTS}"
+
+DRIFT_COUNTS = f"select digest, suppressed_below, epsilon, signals {_WITH_COUNTS}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from arro3.core import Array, DataType, Table, list_array
 from google.protobuf.message import DecodeError
@@ -32,11 +32,13 @@ from dsops_controller.dataops.columns import (
     DRIFT_INTS,
     HOST_FLOATS,
     HOST_INTS,
+    RECORDS,
     SAMPLE_FLOATS,
     SAMPLE_TEXTS,
     Column,
     LakeTable,
 )
+from dsops_controller.dataops.minutes import roll_up
 
 _DAY_MS = 86_400_000
 LATE_MS = 60 * _DAY_MS
@@ -91,13 +93,23 @@ def partition_day(time_us: int, received_ms: int) -> int:
     return (time_ms if is_plausible else received_ms) // _DAY_MS
 
 
-def split(pending: Iterable[Pending]) -> dict[LakeTable, list[tuple[int, dict[str, object]]]]:
-    """Return the rows of each table, each with the id of its inbox row."""
-    rows: dict[LakeTable, list[tuple[int, dict[str, object]]]] = {table: [] for table in LakeTable}
+Split: TypeAlias = "dict[LakeTable, list[tuple[int, dict[str, object]]]]"
+
+
+def split(pending: Iterable[Pending]) -> Split:
+    """Return the rows of each table of records, each with the id of its inbox row."""
+    rows: Split = {table: [] for table in RECORDS}
     for item in pending:
         for table, values in item.rows():
             rows[table].append((item.id, values))
     return rows
+
+
+def rows_above(table: LakeTable, pending: Split, watermark: int) -> list[dict[str, object]]:
+    """Return the rows of one table that came from inbox rows with an id above ``watermark``."""
+    source = LakeTable.TELEMETRY if table is LakeTable.MINUTES else table
+    rows = [values for row_id, values in pending[source] if row_id > watermark]
+    return roll_up(rows) if table is LakeTable.MINUTES else rows
 
 
 def arrow(table: LakeTable, rows: Sequence[dict[str, object]]) -> Table:
@@ -224,6 +236,7 @@ def _sample(sample: SampleRecord) -> dict[str, object]:
         "sealed": sample.sealed.ciphertext,
         **_tensor("input", sample.input),
         **_tensor("output", sample.output),
+        "input_bytes": len(sample.input.data),
     }
 
 

@@ -4,11 +4,12 @@ import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any
 
 from dsops.errors import InvalidInput, MissingExtra, NotFound
+from dsops_controller.dataops.scope import EPOCH, Scope
 
 MAX_EXPORT_BYTES = 1 << 30
 _NUMPY_OF = {
@@ -36,6 +37,15 @@ class SampleFilter:
     reason: str | None = None
     release: int | None = None
     since: datetime | None = None
+    until: datetime | None = None
+
+    def scope(self) -> Scope:
+        """Return it as bounds on files."""
+        return Scope(self.since, self.until, self.model, self.device)
+
+    def params(self) -> dict[str, Any]:
+        """Return it as parameters of a statement."""
+        return self.scope().params() | {"reason": self.reason, "release": self.release}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +78,35 @@ class SampleRow:
     input_bytes: int
 
 
-def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
+def sample_row(row: Sequence[Any]) -> SampleRow:
+    """Return a sample from the columns that the statements on samples begin with."""
+    device, stream_id, seq, model, release, digest, time_us, *rest, shape, input_bytes = row
+    reason, score, inclusion, request_id, predicted, datatype = rest
+    return SampleRow(
+        id=f"{device}/{stream_id}/{seq}",
+        device=device,
+        model=model,
+        release=release,
+        digest=digest,
+        time=EPOCH + timedelta(microseconds=time_us),
+        reason=reason,
+        score=score,
+        inclusion=inclusion,
+        request_id=request_id,
+        predicted=predicted,
+        datatype=datatype,
+        shape=tuple(shape),
+        input_bytes=input_bytes,
+    )
+
+
+def npz(samples: Sequence[tuple[SampleRow, bytes]], labels: Sequence[str] = ()) -> bytes:
     """Return samples as a NumPy archive (``.npz``, compressed, no pickles).
 
     Arrays, all of length n: ``x`` float32 [n, ...] (a leading axis of length 1, a batch of one frame, is dropped),
     ``id``, ``device``, ``reason``, ``predicted``, ``request_id``, ``digest`` text, ``time_us`` int64 (microseconds
-    since 1970 UTC), ``release`` int64, ``score`` float64 (NaN when unknown).
+    since 1970 UTC), ``release`` int64, ``score`` float64 (NaN when unknown). With ``labels``, one a sample, also
+    ``label`` text; empty where there is none.
 
     Raises:
         NotFound: There are no samples.
@@ -82,6 +115,12 @@ def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
     """
     if not samples:
         raise NotFound("no sample matches", hint="see which there are: dsops sample list")
+    if without := sum(not data for _, data in samples):
+        raise InvalidInput(
+            f"{without} of {len(samples)} samples have no input that can be read",
+            why="their devices keep inputs to themselves, or seal them",
+            hint="see inputs and seal_to in the section samples of agent.toml",
+        )
     forms = {(row.datatype, row.shape) for row, _ in samples}
     if len(forms) > 1:
         first, second = sorted(forms)[:2]
@@ -93,12 +132,18 @@ def npz(samples: Sequence[tuple[SampleRow, bytes]]) -> bytes:
     datatype, shape = forms.pop()
     if datatype not in _NUMPY_OF:
         raise InvalidInput("the samples' inputs are not numbers", why=f"their type is {datatype}")
-    return _archive(_numpy(), [row for row, _ in samples], [data for _, data in samples], (_NUMPY_OF[datatype], shape))
+    np = _numpy()
+    arrays = _arrays(np, [row for row, _ in samples], [data for _, data in samples], (_NUMPY_OF[datatype], shape))
+    if labels:
+        arrays["label"] = np.array(labels, np.str_)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
-def _archive(
+def _arrays(
     np: ModuleType, rows: Sequence[SampleRow], inputs: Sequence[bytes], form: tuple[str, tuple[int, ...]]
-) -> bytes:
+) -> dict[str, Any]:
     dtype, shape = form
     frame = shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
     x = np.empty((len(rows), *frame), np.float32)
@@ -110,9 +155,7 @@ def _archive(
     arrays["time_us"] = np.array([_epoch_us(row.time) for row in rows], np.int64)
     arrays["release"] = np.array([row.release for row in rows], np.int64)
     arrays["score"] = np.array([float("nan") if row.score is None else row.score for row in rows], np.float64)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return arrays
 
 
 _TEXTS = ("id", "device", "reason", "predicted", "request_id", "digest")

@@ -1,44 +1,31 @@
-"""What the controller asks the DataOps store: the port, and its implementation over lake and inbox with DuckDB.
-
-Every answer covers lake and inbox together. The inbox is read first, then the newest version of each table; inbox rows
-at or below the table's watermark are left out. So a record is counted once however a flush runs meanwhile: had it left
-the inbox before it was read, the table read later has it.
-"""
+"""What the controller asks the DataOps store: the port, and its implementation over lake and inbox (:mod:`.views`)."""
 
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import duckdb
 from sqlalchemy import Row, func, select
 
-from dsops.errors import InvalidInput, StateDamaged
-from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import LakeTable
+from dsops.errors import InvalidInput
+from dsops_controller.dataops import kpis, queries
+from dsops_controller.dataops.columns import RECORDS, LakeTable
 from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
 from dsops_controller.dataops.drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
-from dsops_controller.dataops.lake import Lake, read_pending
-from dsops_controller.dataops.rows import arrow, split
-from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz
+from dsops_controller.dataops.kpis import KpiRow
+from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz, sample_row
+from dsops_controller.dataops.scope import EPOCH, Scope
+from dsops_controller.dataops.views import IDENTITY, Views, Want, without_tensors
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_state, stream, stream_loss
 
 MAX_EXPORT_SAMPLES = 200_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DUCKDB: dict[str, str | bool | int | float | list[str]] = {
-    # Nothing is fetched at run time, and no query reaches beyond the files that it is given.
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "memory_limit": "1GB",
-    "temp_directory": tempfile.gettempdir(),
-    "threads": "2",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +132,17 @@ class Store(Protocol):
         """Return what happened on devices, newest first."""
         ...
 
+    def kpis(
+        self,
+        name: str | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[KpiRow]:
+        """Return figures that programs on devices reported at or after ``since``, newest first."""
+        ...
+
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
         """Return samples without their tensors, newest first."""
         ...
@@ -167,7 +165,7 @@ class LakeStore:
 
     def __init__(self, db: Database, lake: Lake) -> None:
         self._db = db
-        self._lake = lake
+        self._views = Views(db, lake)
 
     def telemetry(
         self, model: str | None = None, device: str | None = None, since: datetime | None = None
@@ -177,8 +175,9 @@ class LakeStore:
         Raises:
             StateDamaged: The lake or the database cannot be read.
         """
-        params = {"model": model, "device": device, "since": since or _EPOCH}
-        with self._tables(LakeTable.TELEMETRY) as duck:
+        scope = Scope(since=since, model=model, device=device)
+        params = _without_end(scope)
+        with self._views.open(Want(LakeTable.TELEMETRY, scope)) as duck:
             sums = duck.execute(queries.TELEMETRY_SUMS, params).fetchall()
             buckets = duck.execute(queries.TELEMETRY_BUCKETS, params).fetchall()
         latency = {tuple(row[:4]): Merged(zero=row[6], low=row[7] or 0.0, high=row[8] or 0.0) for row in sums}
@@ -194,8 +193,9 @@ class LakeStore:
         Raises:
             StateDamaged: The lake or the database cannot be read.
         """
-        params = {"model": model, "device": device, "since": since or _EPOCH}
-        with self._tables(LakeTable.COMPARISONS) as duck:
+        scope = Scope(since=since, model=model, device=device)
+        params = _without_end(scope)
+        with self._views.open(Want(LakeTable.COMPARISONS, scope)) as duck:
             sums = duck.execute(queries.COMPARISON_SUMS, params).fetchall()
             latency = [
                 duck.execute(queries.COMPARISON_LATENCY.replace("WHO", who), params).fetchall()
@@ -232,9 +232,29 @@ class LakeStore:
         if limit < 1:
             raise InvalidInput("the limit of events is below 1")
         params = {"device": device, "kind": kind, "limit": limit}
-        with self._tables(LakeTable.EVENTS) as duck:
+        with self._views.open(Want(LakeTable.EVENTS, Scope(device=device))) as duck:
             rows = duck.execute(queries.EVENTS, params).fetchall()
         return [_event_row(row) for row in rows]
+
+    def kpis(
+        self,
+        name: str | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[KpiRow]:
+        """Return figures that programs on devices reported at or after ``since``, newest first.
+
+        Raises:
+            InvalidInput: The limit is below 1.
+            StateDamaged: The lake or the database cannot be read.
+        """
+        if limit < 1:
+            raise InvalidInput("the limit of figures is below 1")
+        params = {"name": name, "model": model, "device": device, "since": since or EPOCH, "limit": limit}
+        with self._views.open(Want(LakeTable.KPIS, Scope(model=model, device=device, since=since))) as duck:
+            return [kpis.row(found) for found in duck.execute(kpis.KPIS, params).fetchall()]
 
     def samples(self, which: SampleFilter, limit: int = 100) -> list[SampleRow]:
         """Return samples without their tensors, newest first.
@@ -245,9 +265,9 @@ class LakeStore:
         """
         if limit < 1:
             raise InvalidInput("the limit of samples is below 1")
-        with self._tables(LakeTable.SAMPLES) as duck:
-            rows = duck.execute(queries.SAMPLES, _sample_params(which) | {"limit": limit}).fetchall()
-        return [_sample_row(row) for row in rows]
+        with self._views.open(Want(LakeTable.SAMPLES, which.scope(), without_tensors(LakeTable.SAMPLES))) as duck:
+            rows = duck.execute(queries.SAMPLES, which.params() | {"limit": limit}).fetchall()
+        return [sample_row(row) for row in rows]
 
     def export(self, which: SampleFilter) -> bytes:
         """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.npz`.
@@ -258,8 +278,8 @@ class LakeStore:
             MissingExtra: NumPy is not installed.
             StateDamaged: The lake or the database cannot be read.
         """
-        params = _sample_params(which)
-        with self._tables(LakeTable.SAMPLES) as duck:
+        params = which.params()
+        with self._views.open(Want(LakeTable.SAMPLES, which.scope())) as duck:
             count, size = duck.execute(queries.EXPORT_SIZE, params).fetchall()[0]
             if count > MAX_EXPORT_SAMPLES or size > MAX_EXPORT_BYTES:
                 raise InvalidInput(
@@ -268,7 +288,7 @@ class LakeStore:
                     hint="choose one release, device, reason, or a later time",
                 )
             rows = duck.execute(queries.EXPORT, params).fetchall()
-        return npz([(_sample_row(row[:-1]), row[-1]) for row in rows])
+        return npz([(sample_row(row[:-1]), row[-1]) for row in rows])
 
     def counts(self) -> Counts:
         """Count rows and identities in all tables and the inbox.
@@ -276,14 +296,18 @@ class LakeStore:
         Raises:
             StateDamaged: The lake or the database cannot be read.
         """
-        with self._tables(*LakeTable) as duck:
-            identities = " union all ".join(queries.IDENTITY.replace("TABLE", table) for table in LakeTable)
+        with self._views.open(*(Want(table, columns=IDENTITY) for table in RECORDS)) as duck:
+            identities = " union all ".join(queries.IDENTITY.replace("TABLE", table) for table in RECORDS)
             counted = queries.COUNTS.replace("IDENTITIES", identities)
             rows, distinct, samples = duck.execute(counted).fetchall()[0]
         with self._db.read() as connection:
             sums = select(func.coalesce(func.sum(stream.c.produced), 0), func.coalesce(func.sum(stream.c.dropped), 0))
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
+
+    def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open a connection with a view named after each table, for questions that only one part of dsops has."""
+        return self._views.open(*(Want(table) for table in tables))
 
     def losses(self, device: str | None = None) -> list[LossRow]:
         """Return what devices say that they dropped, over all their streams.
@@ -298,35 +322,8 @@ class LakeStore:
         with self._db.read() as connection:
             return [LossRow(r[0], r[1], r[2], int(r[3])) for r in connection.execute(query)]
 
-    @contextmanager
-    def _tables(self, *tables: LakeTable) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a connection with a view named after each table, over lake and inbox."""
-        with self._db.read() as connection:
-            pending = split(read_pending(connection))
-        duck = duckdb.connect(":memory:", config=_DUCKDB)
-        try:
-            duck.execute("set TimeZone = 'UTC'")
-            for table in tables:
-                self._attach(duck, table, pending[table])
-            yield duck
-        except duckdb.Error as error:
-            raise StateDamaged("the lake cannot be read", why=str(error)[:500]) from error
-        finally:
-            duck.close()
 
-    def _attach(
-        self, duck: duckdb.DuckDBPyConnection, table: LakeTable, pending: Sequence[tuple[int, dict[str, object]]]
-    ) -> None:
-        view = self._lake.view(table)
-        rows = [values for row_id, values in pending if row_id > view.watermark]
-        duck.register(f"{table}_inbox", arrow(table, rows))
-        if view.files:
-            duck.execute(queries.SET_FILES.replace("TABLE", table.value), {"files": list(view.files)})
-        definition = queries.LAKE_AND_INBOX if view.files else queries.INBOX_ONLY
-        duck.execute(definition.replace("TABLE", table.value))
-
-
-_SEVERITY = {Level.NONE: 0, Level.WARNING: 1, Level.ALARM: 2}
+_SEVERITY = {Level.OK: 0, Level.WARNING: 1, Level.DRIFT: 2}
 
 
 def _telemetry_row(row: Sequence[Any], latency: Merged) -> TelemetryRow:
@@ -353,35 +350,9 @@ def _event_row(row: Sequence[Any]) -> EventRow:
     return EventRow(device, kind, model, release, digest, code, message, when, received)
 
 
-def _sample_row(row: Sequence[Any]) -> SampleRow:
-    device, stream_id, seq, model, release, digest, time_us, *rest, shape, input_bytes = row
-    reason, score, inclusion, request_id, predicted, datatype = rest
-    return SampleRow(
-        id=f"{device}/{stream_id}/{seq}",
-        device=device,
-        model=model,
-        release=release,
-        digest=digest,
-        time=_time(time_us),
-        reason=reason,
-        score=score,
-        inclusion=inclusion,
-        request_id=request_id,
-        predicted=predicted,
-        datatype=datatype,
-        shape=tuple(shape),
-        input_bytes=input_bytes,
-    )
-
-
-def _sample_params(which: SampleFilter) -> dict[str, Any]:
-    return {
-        "model": which.model,
-        "device": which.device,
-        "reason": which.reason,
-        "release": which.release,
-        "since": which.since or _EPOCH,
-    }
+def _without_end(scope: Scope) -> dict[str, Any]:
+    """Return the parameters of statements that have no ``$until``."""
+    return {name: value for name, value in scope.params().items() if name != "until"}
 
 
 def _figures(row: Row[Any]) -> dict[str, float]:
@@ -389,4 +360,4 @@ def _figures(row: Row[Any]) -> dict[str, float]:
 
 
 def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)
+    return EPOCH + timedelta(microseconds=time_us)

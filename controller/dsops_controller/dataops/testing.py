@@ -1,7 +1,7 @@
 """Records as a device makes them, for tests and simulations of the DataOps store."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
@@ -23,6 +23,7 @@ from dsops.api.v1.telemetry_pb2 import (
     TelemetryRecord,
     Waiting,
 )
+from dsops.manifest import Blob, Lineage, Manifest, TensorSpec
 from dsops_controller.dataops.batches import Batch, Kind, parse
 
 DIGEST = "ab" * 32
@@ -103,7 +104,7 @@ def host(start_us: int) -> TelemetryRecord:
 
 def drift_event(time_us: int, kind: str = "drift_alarm", *, model: str = "digits", release: int = 1) -> TelemetryRecord:
     """Return an event about drift."""
-    figures = {"score": 9.5, "frames": 700.0, "entropy": 3.5}
+    figures = {"score": 9.5, "frames": 700.0, "signal.entropy": 3.5}
     return TelemetryRecord(
         event=Event(time_us=time_us, kind=kind, model=model, release=release, digest=DIGEST, figures=figures)
     )
@@ -173,6 +174,21 @@ def sample(time_us: int, values: Sequence[float], *, model: str = "digits", reas
         request_id=f"r-{time_us}",
         input=Tensor(datatype="FP32", shape=[1, len(values)], data=struct.pack(f"<{len(values)}f", *values)),
         predicted="seven",
+    )
+
+
+def manifest(release: int, datasets: Mapping[str, str] | None = None, accuracy: float | None = None) -> Manifest:
+    """Return what a bundle of the model ``animals`` says of itself, without its parts."""
+    names = ("golden.bin", "model.tflite", "profile.json")
+    return Manifest(
+        model="animals",
+        release=release,
+        labels=("cat", "dog", "fox"),
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 2, 2, 1)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(1, 3)),),
+        lineage=Lineage(datasets=dict(datasets or {})),
+        metrics={} if accuracy is None else {"accuracy": accuracy},
+        blobs=tuple(Blob(name=name, size_bytes=1, sha256="0" * 64) for name in names),
     )
 
 

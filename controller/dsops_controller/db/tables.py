@@ -191,6 +191,17 @@ pardon = Table(
     Column("created_ms", _BIG, nullable=False),
 )
 
+sample_request = Table(
+    "sample_request",
+    metadata,
+    Column("id", String(32), primary_key=True),  # one for all devices that were asked together
+    Column("device", String(64), ForeignKey("device.id"), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("count", _BIG, nullable=False),
+    Column("created_ms", _BIG, nullable=False),
+    Column("until_ms", _BIG, nullable=False),
+)
+
 challenger = Table(
     "challenger",
     metadata,
@@ -203,6 +214,117 @@ challenger = Table(
     Column("cpu_share", Float, nullable=False),
     Column("created_ms", _BIG, nullable=False),
     Index("challenger_by_bundle", "bundle_sha256"),
+)
+
+label_set = Table(
+    "label_set",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("scale", String(16), nullable=False),  # dsops_controller.dataops.agreement.Scale
+    Column("classes", Text, nullable=False),  # JSON list, in order
+    Column("guideline", Text, nullable=False, server_default=""),  # what labellers are told
+    Column("created_ms", _BIG, nullable=False),
+)
+
+labelled_sample = Table(
+    "labelled_sample",
+    metadata,
+    Column("sample", String(128), primary_key=True),  # device/stream/seq
+    Column("device", String(64), nullable=False),
+    Column("site", String(64), nullable=False, server_default=""),  # as the inventory had it when it was labelled
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("predicted", Text, nullable=False),
+    Column("time_ms", _BIG, nullable=False),  # when it was captured
+    Index("labelled_sample_by_model", "model"),
+)
+
+label = Table(
+    "label",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),  # rows are appended, never changed
+    Column("sample", String(128), ForeignKey("labelled_sample.sample"), nullable=False),
+    Column("labeller", String(80), nullable=False),
+    Column("label", String(256), nullable=False),
+    Column("set_version", Integer, nullable=False),
+    Column("time_ms", _BIG, nullable=False),  # when the labeller gave it
+    Column("stored_ms", _BIG, nullable=False),
+    Column("source", String(160), nullable=False, server_default=""),
+    Index("label_by_sample", "sample", "labeller", "set_version", "time_ms", unique=True),
+    sqlite_autoincrement=True,
+)
+
+erased_sample = Table(
+    "erased_sample",
+    metadata,
+    Column("sample", String(128), primary_key=True),  # device/stream/seq; nothing shows it any more
+    Column("reason", String(200), nullable=False),
+    Column("erased_ms", _BIG, nullable=False),
+)
+
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the manifest
+    Column("model", String(63), nullable=False),
+    Column("lake_version", _BIG, nullable=False),  # of the table of samples
+    Column("set_version", Integer, nullable=False),  # of the labels
+    Column("query", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),  # JSON lines, zlib
+    Column("records", LargeBinary, nullable=False),  # device/stream/seq of each line of the manifest, zlib
+    Column("created_ms", _BIG, nullable=False),
+    Index("dataset_by_digest", "digest"),
+)
+
+dataset_export = Table(
+    "dataset_export",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of a file that was handed out
+    Column("digest", String(64), primary_key=True),
+    Column("split", String(16), nullable=False),
+    Column("form", String(16), nullable=False),
+    Column("created_ms", _BIG, nullable=False),
+)
+
+pseudonym_secret = Table(
+    "pseudonym_secret",
+    metadata,
+    Column("id", Integer, primary_key=True),  # 1: one for all controllers over the database
+    Column("secret", LargeBinary, nullable=False),
+)
+
+retraining = Table(
+    "retraining",
+    metadata,
+    Column("id", String(64), primary_key=True),  # idempotency key: of cause, data set and bundle
+    Column("model", String(63), nullable=False),
+    Column("cause", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("dataset", String(80), nullable=False, server_default=""),  # NAME/VERSION
+    Column("dataset_digest", String(64), nullable=False, server_default=""),
+    Column("bundle_sha256", String(64), nullable=False, server_default=""),
+    Column("note", Text, nullable=False, server_default=""),
+    Column("created_ms", _BIG, nullable=False),
+    Column("updated_ms", _BIG, nullable=False),
+    Index("retraining_by_model", "model", "created_ms"),
+)
+
+retraining_delivery = Table(
+    "retraining_delivery",
+    metadata,
+    Column("retraining", String(64), ForeignKey("retraining.id"), primary_key=True),
+    Column("adapter", String(63), primary_key=True),  # its name in controller.toml
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_ms", _BIG, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
 )
 
 stream = Table(
@@ -241,6 +363,12 @@ inbox = Table(
     sqlite_autoincrement=True,  # an id that is used again would break the flush tag
 )
 
+inbox_name = Table(
+    "inbox_name",
+    metadata,
+    Column("name", String(32), primary_key=True),  # the one row: what the inbox is called in the lake's tables
+)
+
 device_latest = Table(
     "device_latest",
     metadata,
@@ -256,11 +384,100 @@ drift_state = Table(
     Column("device", String(64), primary_key=True),
     Column("model", String(63), primary_key=True),
     Column("release", Integer, nullable=False),
-    Column("level", String(16), nullable=False),  # none, warning or alarm
+    Column("level", String(16), nullable=False),  # ok, warning or drift
     Column("score", Float, nullable=False),
     Column("frames", _BIG, nullable=False),
     Column("since_ms", _BIG, nullable=False),
     Column("figures", Text, nullable=False),
+)
+
+drift_newest = Table(
+    "drift_newest",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("time_ms", _BIG, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("since_ms", _BIG, nullable=False),
+    Column("onset_ms", _BIG, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("frames", _BIG, nullable=False),
+    Column("log_e", Float, nullable=False),
+    Column("log_e_before", Float, nullable=False),  # at the end of the epoch before; 0 without one
+    Column("epoch_ms", _BIG, nullable=False),
+    Column("epoch_frames", _BIG, nullable=False),
+    Column("skew", String(16), nullable=False),
+    Column("skew_facts", Text, nullable=False),  # JSON: frames, p_value, signals
+    Column("signals", Text, nullable=False),  # JSON: by name, cusum and thinning
+)
+
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("time_ms", _BIG, nullable=False),
+    Column("received_ms", _BIG, nullable=False),
+    Column("interval_ms", _BIG, nullable=False),
+    Column("uptime_s", _BIG, nullable=False),
+    Column("agent_version", String(64), nullable=False),
+    Column("waiting", Text, nullable=False),  # JSON: what waits in the spool, by kind
+)
+
+bundle_total = Table(
+    "bundle_total",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, primary_key=True),
+    Column("since_ms", _BIG, nullable=False),
+    Column("updated_ms", _BIG, nullable=False),
+    Column("answers", _BIG, nullable=False),
+    Column("errors", _BIG, nullable=False),
+    Column("unobserved", _BIG, nullable=False),
+    Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.totals
+    Column("confidence", Text, nullable=False),
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("open_key", String(200), unique=True),  # what it is about, while it lasts
+    Column("kind", String(32), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("opened_ms", _BIG, nullable=False),
+    Column("seen_ms", _BIG, nullable=False),  # when its cause was there last
+    Column("resolved_ms", _BIG),
+    Index("alert_by_opening", "opened_ms"),
+)
+
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("alert", String(32), ForeignKey("alert.id"), primary_key=True),
+    Column("notice", String(16), primary_key=True),  # opened or resolved
+    Column("hook", String(63), primary_key=True),  # its name in controller.toml
+    Column("body", LargeBinary, nullable=False),  # the envelope, as it was when it was written
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_ms", _BIG, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
+    Index("alert_delivery_by_time", "state", "next_ms"),
+)
+
+alert_loss = Table(
+    "alert_loss",
+    metadata,
+    Column("device", String(64), primary_key=True),
+    Column("dropped", _BIG, nullable=False),
+    Column("before", _BIG, nullable=False),
+    Column("grew_ms", _BIG, nullable=False),  # when more were dropped; before: as many had been until then
 )
 
 audit = Table(

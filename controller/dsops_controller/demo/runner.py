@@ -99,5 +99,7 @@ def _stay(console: Console, stage: Stage, devices: tuple[str, ...]) -> None:
     console.print(f"   export DSOPS_CONTEXT={stage.commands.context}", markup=False)
     for line in ("dsops device list", "dsops rollout list", "dsops drift show", "dsops sample list"):
         console.print(f"   {line}", markup=False)
+    socket = stage.inference_socket(devices[0])
+    console.print(f"Programs ask {devices[0]} at {socket} (docs/how-to/inference.md).", markup=False, soft_wrap=True)
     console.print("Ctrl-C stops everything.")
     threading.Event().wait()

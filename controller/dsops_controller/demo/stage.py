@@ -36,9 +36,11 @@ probation_s = 1.0
 interval_s = 1.0
 
 [samples]
-bytes_per_day = 20000000
-burst_bytes = 400000
+inputs = true
+bytes_per_day = 400000000
+burst_bytes = 4000000
 min_gap_s = 0.0
+period_s = 2.0
 
 [mqtt]
 first_contact_max_s = 0.2

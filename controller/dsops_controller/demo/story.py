@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from dsops.errors import AwaitedFailure, BelowFloor, DsopsError, RuntimeTooOld, 
 from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.delivery import Counter, Mark
-from dsops_controller.demo.digits import Images, Labelled
+from dsops_controller.demo.digits import Labelled
+from dsops_controller.demo.labelling import read_training, write_labels
 from dsops_controller.demo.lines import latency_us, telemetry_line
 from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
@@ -38,7 +40,7 @@ RATE_HZ = 12.0
 WARM_FRAMES = 100
 ALARM_FRAMES = 100
 """The drift monitor must alarm within so many frames of the bad camera, or the demonstration fails."""
-DRIFT_SAMPLES = 120
+BAD_SAMPLES = 120
 FORGERY, BELOW_FLOOR = UnsignedDirective.code, BelowFloor.code
 """How a device refuses what no director's key signed, and a release that the owners no longer allow."""
 BAD = "fogged"
@@ -166,11 +168,11 @@ class Story:
         seeds = itertools.count(self.seed * 100_000)
         clean = program.look_through(BAD, self.bad_stream, lambda frames: digits.bad_camera(frames, next(seeds)))
         self.stage.wait_until(
-            "the bad camera's device raises an alarm", lambda: self._level(self.bad_device) == "alarm"
+            "the bad camera's device raises an alarm", lambda: self._level(self.bad_device) == "drift"
         )
         (row,) = [row for row in self.stage.online("drift", "show", MODEL) if row["device"] == self.bad_device]
         frames = int(row["frames"]) - clean
-        self.stage.wait_until("its samples are stored", lambda: self._drift_samples() >= DRIFT_SAMPLES)
+        self.stage.wait_until("its samples are stored", lambda: self._bad_samples() >= BAD_SAMPLES)
         before = self._bad_accuracy()
         self.report.record(accuracy_bad_camera_before=before, drift_alert_frames=frames)
         self._expect(0 < frames <= ALARM_FRAMES, f"the alarm came after {frames} frames, {ALARM_FRAMES} are allowed")
@@ -180,11 +182,8 @@ class Story:
     def retrain(self) -> None:
         """Label what came back, train with it, roll out release 2, and look at the bad camera again."""
         archive = self.stage.folder / "samples.npz"
-        self.stage.commands.run(
-            "sample", "export", archive, "--device", self.bad_device, "--reason", "drift", online=True
-        )
+        self.stage.commands.run("sample", "export", archive, "--device", self.bad_device, online=True)
         returned = self._label(archive)
-        self.report.say(f"{len(returned)} returned frames labelled")
         self._build(2, returned)
         before_release = self.deliveries.mark()
         self.publish(2)
@@ -466,15 +465,16 @@ class Story:
 
     def _level(self, device: str) -> str:
         levels = {row["device"]: row["level"] for row in self.stage.client.drift(MODEL)}
-        return str(levels.get(device, "none"))
+        return str(levels.get(device, "ok"))
 
-    def _drift_samples(self) -> int:
-        rows = self.stage.client.samples(device=self.bad_device, reason="drift", limit=10_000)
-        return sum(row["request_id"].startswith(BAD) for row in rows)
+    def _bad_samples(self) -> int:
+        """Return how many frames of the bad camera were kept, for whatever reason."""
+        rows = self.stage.client.samples(device=self.bad_device, limit=10_000)
+        return len({row["request_id"] for row in rows if row["request_id"].startswith(BAD)})
 
     def _look_for_false_alarms(self) -> None:
         """Note good cameras that raised an alarm; it stands until the device runs another release."""
-        self.false_alarms |= {d for d in self.devices if d != self.bad_device and self._level(d) == "alarm"}
+        self.false_alarms |= {d for d in self.devices if d != self.bad_device and self._level(d) == "drift"}
         self._expect(not self.false_alarms, f"drift alarm without a reason: {', '.join(sorted(self.false_alarms))}")
 
     def _seen_badly(self, data: Labelled) -> Labelled:
@@ -488,12 +488,25 @@ class Story:
             inference.close()
 
     def _label(self, archive: Path) -> Labelled:
+        """Have two people label what came back, and return the data set of what both say."""
         with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
-            frames: Images = samples["x"]
-            names = [str(name) for name in samples["request_id"]]
-        keep = [name.startswith(f"{BAD}-") for name in names]
-        rows = [int(name.removeprefix(f"{BAD}-")) for name in names if name.startswith(f"{BAD}-")]
-        return Labelled(frames[np.array(keep)], self.bad_stream.y[np.array(rows, dtype=np.int64)])
+            named = zip(samples["request_id"].tolist(), samples["id"].tolist(), strict=True)
+            sample_of = {name: sample for name, sample in named if name.startswith(f"{BAD}-")}  # each frame once
+        truth = self.bad_stream.y[np.array([int(name.removeprefix(f"{BAD}-")) for name in sample_of], dtype=np.int64)]
+        labels, training = self.stage.folder / "labels.csv", self.stage.folder / "field.npz"
+        write_labels(labels, list(sample_of.values()), truth)
+        run = partial(self.stage.commands.run, online=True)
+        run("sample", "label", "import", labels, "--model", MODEL)
+        quality = run("sample", "quality", MODEL)
+        run("dataset", "create", "field", "--model", MODEL, "--labellers", "2", "--validation", "0", "--test", "0")
+        run("dataset", "export", "field/1", training)
+        agreed = read_training(training)
+        self.report.record(labelled_samples=len(sample_of), labels_alpha=quality["alpha"]["value"])
+        self.report.say(
+            f"{len(sample_of)} returned frames, each labelled by two people: alpha {quality['alpha']['value']:.3f}; "
+            f"they agree on {len(agreed)}, which are data set field/1"
+        )
+        return agreed
 
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:

@@ -28,6 +28,7 @@ from dsops_controller.db.tables import desired as wanted
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import observed as reports
 from dsops_controller.db.tables import pardon as pardons
+from dsops_controller.db.tables import sample_request as sample_requests
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.fleet import certificates, preauthorised, tokens
 from dsops_controller.fleet.certificates import GRACE
@@ -264,6 +265,7 @@ class Registry:
         preauthorised.forget(connection, row.id)
         connection.execute(delete(wanted).where(wanted.c.device == row.id))
         connection.execute(delete(pardons).where(pardons.c.device == row.id))
+        connection.execute(delete(sample_requests).where(sample_requests.c.device == row.id))
         connection.execute(delete(challengers).where(challengers.c.device == row.id))
         return self._cut(connection, row)
 

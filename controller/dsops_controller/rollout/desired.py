@@ -8,12 +8,12 @@ What is stored of the slots names neither keys nor deltas.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from sqlalchemy import Connection, delete, select, update
 
-from dsops.directive import MAX_SEQ, Challenger, DesiredSlot, Directive
+from dsops.directive import MAX_SAMPLE_REQUESTS, MAX_SEQ, Challenger, DesiredSlot, Directive, SampleRequest
 from dsops.dsse import PrivateKey
 from dsops.errors import ContentSealed, InvalidInput
 from dsops.modes import Mode
@@ -64,6 +64,7 @@ def write(
         challengers=_challengers(connection, device, slots),
         pardoned=_pardoned(connection, device),
         transfer=sites.share(connection, device),
+        samples=_sample_requests(connection, device, now),
     )
     envelope = directive.sign(*director.signing_keys())
     upsert(
@@ -139,6 +140,19 @@ def _pardoned(connection: Connection, device: str) -> tuple[str, ...]:
     pardon = tables.pardon.c
     query = select(pardon.sha256).where(pardon.device == device).order_by(pardon.created_ms, pardon.sha256)
     return tuple(connection.execute(query.limit(MOST_PARDONS)).scalars())
+
+
+def _sample_requests(connection: Connection, device: str, now: datetime) -> tuple[SampleRequest, ...]:
+    """Return what somebody wants to see of a device, oldest first."""
+    request, now_ms = tables.sample_request.c, int(now.timestamp() * 1000)
+    query = select(tables.sample_request).where((request.device == device) & (request.until_ms > now_ms))
+    rows = connection.execute(query.order_by(request.created_ms, request.id).limit(MAX_SAMPLE_REQUESTS)).all()
+    return tuple(
+        SampleRequest(
+            id=row.id, model=row.model, count=row.count, until=datetime.fromtimestamp(row.until_ms / 1000, UTC)
+        )
+        for row in rows
+    )
 
 
 def _with_keys(connection: Connection, device: str, slots: dict[str, DesiredSlot]) -> dict[str, DesiredSlot]:

@@ -1,11 +1,14 @@
 """The composition root of ``dsops server run``: starts a fixed set of named threads, and stops them all.
 
 rest               HTTPS (uvicorn)                     ingest   gRPC for devices, two ports (grpc.aio)
-inbox              commits what devices upload         lake     moves it into the lake
+inbox              commits what devices upload         lake     moves it into the lake     lake-upkeep   tends that
 broker-link        the MQTT session                    broker-intake, broker-publisher   what comes, what goes
 broker-checkup     tries the broker out
 revocations        the broker's lists of who is shut out   evictions   ends the sessions of those
 rollouts           the rollout driver                  deltas   makes what rollouts offer to devices that have the base
+otlp               sends the fleet's figures to an OpenTelemetry receiver
+alerts             notes what is wrong with the fleet, and tells of it
+retraining         asks for models to be trained anew, and hands requests over
 upkeep             renews trust metadata, forgets silent strangers
 """
 
@@ -26,8 +29,9 @@ from pathlib import Path
 from types import FrameType
 
 from dsops.clock import Clock, SystemClock
-from dsops.errors import AlreadyRunning, DeviceError, DsopsError, InvalidConfig, PortBusy
+from dsops.errors import AlreadyRunning, Conflict, DeviceError, DsopsError, InvalidConfig, PortBusy
 from dsops.files import write_atomically
+from dsops_controller.dataops.upkeep import Rota
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority
@@ -42,7 +46,6 @@ STATE_FILE = "server.json"
 JOIN_S = 3.0
 UPKEEP_S = 60.0
 LOOK_S = 0.25
-OPTIMIZE_S = 3600.0
 
 Loop = Callable[[threading.Event], None]
 
@@ -116,6 +119,8 @@ class Server:
             parts.broker.say_goodbye()
             loops.set()
             parts.driver.wake()
+            parts.retraining.wake()
+            parts.watch.wake()
             parts.broker.wake()
             _join(threads)
             parts.inbox.stop()
@@ -131,6 +136,10 @@ class Server:
             "rollouts": lambda stop: parts.driver.run(stop, self._config.rollout.tick_s),
             "deltas": parts.workshop.run,
             "lake": lambda stop: self._flush(parts, stop),
+            "retraining": parts.retraining.run,
+            "alerts": parts.watch.run,
+            "otlp": parts.exporter.run,
+            "lake-upkeep": lambda stop: self._tend(parts, stop),
             "upkeep": lambda stop: self._upkeep(parts, stop),
         }
 
@@ -148,16 +157,26 @@ class Server:
 
     def _flush(self, parts: Parts, stop: threading.Event) -> None:
         told = ""
-        optimized_s = self._clock.monotonic_s()
         while not stop.wait(self._config.store.flush_s):
             try:
                 parts.lake.flush()
-                if self._clock.monotonic_s() - optimized_s >= OPTIMIZE_S:
-                    optimized_s = self._clock.monotonic_s()
-                    parts.lake.optimize()
                 told = ""
             except DsopsError as error:
                 told = _tell_once(told, f"the lake waits: {error}")
+
+    def _tend(self, parts: Parts, stop: threading.Event) -> None:
+        """Tend the lake every so often, and when a day has closed."""
+        told = ""
+        rota = Rota(self._clock, self._config.store.upkeep_s)
+        while not stop.wait(self._config.store.flush_s):
+            try:
+                if rota.is_due():
+                    parts.lake_upkeep.tend()
+                told = ""
+            except Conflict:
+                log.info("another controller tends the lake")
+            except DsopsError as error:
+                told = _tell_once(told, f"the lake's upkeep waits: {error}")
 
     def _upkeep(self, parts: Parts, stop: threading.Event) -> None:
         told = warned = ""

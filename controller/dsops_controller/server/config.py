@@ -7,10 +7,25 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
+from dsops_controller.alerts.settings import AlertSettings
+from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.places import Place, place_of
+from dsops_controller.dataops.retention import (
+    EVENT_DAYS,
+    MINUTE_DAYS,
+    SAMPLE_BYTES,
+    SAMPLE_DAYS,
+    TELEMETRY_DAYS,
+    RetentionRules,
+)
 from dsops_controller.fleet.decision import IdentityRules
+from dsops_controller.monitoring.settings import MetricsSettings, OtlpSettings
+from dsops_controller.retraining.settings import RetrainingSettings
 from dsops_controller.rollout.wanted import RETAINED_BYTES
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 
 FILE = "controller.toml"
 
@@ -62,10 +77,50 @@ class Advertise(Frozen):
 
 
 class StoreSettings(Frozen):
-    """The DataOps store: folder of the lake (relative to the server's folder) and seconds between flushes."""
+    """The DataOps store.
+
+    Attributes:
+        lake: Folder of the lake, relative to the server's folder, or URL of an object store: ``s3://bucket/prefix``.
+        options: For an object store, as the Delta library names them: ``aws_region``, ``aws_endpoint_url``, keys. What
+            is not given comes from the environment (``AWS_...``).
+        flush_s: Seconds between flushes.
+        upkeep_s: Seconds between compactions; the first after midnight (UTC) comes by itself.
+    """
 
     lake: str = Field(default="lake", min_length=1)
+    options: dict[str, str] = Field(default_factory=dict)
     flush_s: float = Field(default=10.0, gt=0, le=3600)
+    upkeep_s: float = Field(default=3600.0, ge=60, le=86_400)
+
+
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+class RetentionSettings(Frozen):
+    """How long the lake keeps rows: whole days after their own day, 0 for ever.
+
+    Attributes:
+        telemetry_days: Telemetry of models and hosts, and whatever has no line of its own here.
+        events_days: Events.
+        minutes_days: Telemetry added up over devices.
+        samples_days: Samples.
+        samples_bytes: Bytes of one model's samples; the oldest days go first, the newest day stays. 0 sets no bound.
+    """
+
+    telemetry_days: Days = TELEMETRY_DAYS
+    events_days: Days = EVENT_DAYS
+    minutes_days: Days = MINUTE_DAYS
+    samples_days: Days = SAMPLE_DAYS
+    samples_bytes: int = Field(default=SAMPLE_BYTES, ge=0)
+
+    def rules(self) -> RetentionRules:
+        """Return them as rules of the lake."""
+        own = {
+            LakeTable.EVENTS: self.events_days,
+            LakeTable.MINUTES: self.minutes_days,
+            LakeTable.SAMPLES: self.samples_days,
+        }
+        return RetentionRules({table: own.get(table, self.telemetry_days) for table in LakeTable}, self.samples_bytes)
 
 
 class RolloutSettings(Frozen):
@@ -105,6 +160,35 @@ class IdentitySettings(Frozen):
         )
 
 
+class QuotaSettings(Frozen):
+    """What each device may upload, and how many streams may be open; a rate of 0 sets no limit.
+
+    Attributes:
+        records_per_s: Records of one device in the long run.
+        records_burst: Records of one device at once.
+        bytes_per_s: Bytes of one device's messages in the long run.
+        bytes_burst: Bytes of one device's messages at once.
+        calls_per_s: Calls of one device in the long run.
+        calls_burst: Calls of one device at once.
+        device_streams: Streams that one device may have open.
+        streams: Streams that may be open together; what a message may have (4 MiB) times this is the most memory that
+            half-sent messages can take.
+    """
+
+    records_per_s: float = Field(default=UNCHANGED.records_per_s, ge=0)
+    records_burst: float = Field(default=UNCHANGED.records_burst, ge=1)
+    bytes_per_s: float = Field(default=UNCHANGED.bytes_per_s, ge=0)
+    bytes_burst: float = Field(default=UNCHANGED.bytes_burst, ge=1)
+    calls_per_s: float = Field(default=UNCHANGED.calls_per_s, ge=0)
+    calls_burst: float = Field(default=UNCHANGED.calls_burst, ge=1)
+    device_streams: int = Field(default=UNCHANGED.device_streams, ge=3, le=1000)
+    streams: int = Field(default=UNCHANGED.streams, ge=3, le=100_000)
+
+    def rules(self) -> QuotaRules:
+        """Return them as the rules of the gRPC interface."""
+        return QuotaRules(**self.model_dump())
+
+
 class ServerConfig(Frozen):
     """Everything that an operator may choose.
 
@@ -117,8 +201,14 @@ class ServerConfig(Frozen):
         enrolment: The gRPC interface for enrolment (TLS).
         advertise: What devices are told.
         store: The DataOps store.
+        retention: How long it keeps rows.
         rollout: The rollout engine.
         identity: Devices' certificates.
+        retraining: When to ask for a model to be trained anew, and whom.
+        alerts: Of what of the fleet to tell, and whom.
+        metrics: Who may read the figures at ``/metrics``.
+        otlp: Where the figures are sent.
+        quotas: What each device may upload.
     """
 
     fleet: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -129,16 +219,26 @@ class ServerConfig(Frozen):
     enrolment: EnrolmentListener = EnrolmentListener()
     advertise: Advertise
     store: StoreSettings = StoreSettings()
+    retention: RetentionSettings = RetentionSettings()
     rollout: RolloutSettings = RolloutSettings()
     identity: IdentitySettings = IdentitySettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
+    quotas: QuotaSettings = QuotaSettings()
 
     def database_url(self, folder: Path) -> str:
         """Return the URL of the state database of a server in ``folder``."""
         return self.database or f"sqlite:///{folder.resolve() / 'state.db'}"
 
-    def lake_folder(self, folder: Path) -> Path:
-        """Return the folder of the lake of a server in ``folder``."""
-        return folder.resolve() / self.store.lake
+    def lake_place(self, folder: Path, clock: Clock) -> Place:
+        """Return where the lake of a server in ``folder`` is.
+
+        Raises:
+            InvalidConfig: The place is not supported.
+        """
+        return place_of(self.store.lake, folder.resolve(), self.store.options, clock)
 
 
 def load_config(folder: Path) -> ServerConfig:
@@ -181,9 +281,15 @@ _COMMENTS = {
     "ingest": "gRPC interface for telemetry and samples (mutual TLS)",
     "enrolment": "gRPC interface for enrolment (TLS)",
     "advertise": "addresses that enrolled devices are told",
-    "store": "DataOps store: folder of the lake, seconds between flushes",
+    "store": "DataOps store: folder or URL of the lake, options of an object store, seconds between flushes, upkeeps",
+    "retention": "how many days rows are kept (0: for ever), and how many bytes of samples of a model",
     "rollout": "rollout engine: seconds between two looks",
+    "quotas": "what one device may upload over gRPC (a rate of 0: no limit), and how many streams may be open",
     "identity": "devices' certificates, and devices that wait for an operator",
+    "alerts": "of what of the fleet to tell; whom: [alerts.webhook.NAME]",
+    "metrics": "file of a token that opens /metrics (Prometheus) and nothing else",
+    "otlp": "OpenTelemetry receiver of the figures (OTLP/HTTP, JSON), for example http://127.0.0.1:4318",
+    "retraining": "when to ask for a model to be trained anew; whom: [retraining.webhook.NAME], .command., .file.",
 }
 
 
@@ -193,6 +299,10 @@ def _section(name: str, values: dict[str, object]) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_value(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     # A path may hold anything; a TOML basic string needs both characters escaped.

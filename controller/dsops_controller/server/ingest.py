@@ -33,9 +33,11 @@ from dsops_controller.db.database import Database
 from dsops_controller.fleet.applications import Application
 from dsops_controller.fleet.enrolment import EnrolmentReply
 from dsops_controller.fleet.standing import Changes
-from dsops_controller.server.gate import CALLER, Gate
+from dsops_controller.server.gate import CALLER, Gate, Rules
 from dsops_controller.server.identity import Admission, Peer
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules, Quotas
 from dsops_controller.server.refusals import Context, refusing
+from dsops_controller.server.upload_trail import UploadTrail
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,11 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_connection_age_ms", 3_600_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
+    ("grpc.max_connection_idle_ms", 300_000),  # nobody counts connections without a call
     ("grpc.max_concurrent_streams", 16),
+    # What a device may send ahead of what is read: gRPC would let a fast one send megabytes into the server's memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
 )
 
 
@@ -128,6 +134,7 @@ class Services:
     renewer: Renewer
     changes: Changes
     clock: Clock
+    quotas: QuotaRules = UNCHANGED
 
 
 class IngestServer:
@@ -147,7 +154,10 @@ class IngestServer:
         # Strangers have threads of their own: a flood of them must not hold up devices that are known.
         self._blocking = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ingest-db")
         self._enrolling = ThreadPoolExecutor(max_workers=2, thread_name_prefix="enrolment")
-        self._gate = Gate(Admission(services.db), services.changes, services.clock, self._blocking)
+        self._quotas = Quotas(services.quotas, services.clock)
+        trail = UploadTrail(services.db, services.clock)
+        rules = Rules(Admission(services.db), services.changes, self._quotas, trail)
+        self._gate = Gate(rules, services.clock, self._blocking)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._bound: Future[tuple[int, int]] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -231,12 +241,14 @@ class IngestServer:
     async def _stream(self, kind: Kind, requests: AsyncIterator[bytes], context: Context) -> None:
         """Commit and acknowledge one batch after the other, until the device ends the stream; the gate checked each."""
         caller = CALLER.get()
+        self._services.inbox.check_room()
         async for data in requests:
             await self._answer(context, await self._commit(caller, kind, data))
 
     async def _commit(self, caller: Peer, kind: Kind, data: bytes) -> bytes:
         self._count_in(data)
         batch = parse(kind, data)
+        self._quotas.records(caller.device, len(batch.seqs))
         seq = await asyncio.wrap_future(self._services.inbox.submit(caller.device, batch))
         now_us = int(self._services.clock.now().timestamp() * 1_000_000)
         ack = Ack(committed_seq=seq, pause_ms=self._services.inbox.pause_ms(), server_us=now_us)

@@ -7,11 +7,23 @@ from starlette.types import ASGIApp
 
 from dsops.clock import Clock
 from dsops.topics import Topics
-from dsops_controller.audit import Audit, RefusalGuard
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.driver import Watch, Watched
+from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.bundle_facts import BundleFacts
+from dsops_controller.dataops.datasets import Datasets
+from dsops_controller.dataops.fleet_view import FleetView
+from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.inspection import Inspector
+from dsops_controller.dataops.labels import Labels
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
+from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.deltas.files import DeltaFiles, Stock
 from dsops_controller.deltas.workshop import Workshop
@@ -21,11 +33,17 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.sites import Sites
 from dsops_controller.fleet.standing import Changes
+from dsops_controller.monitoring.figures import Monitoring
+from dsops_controller.monitoring.otlp import OtlpExporter
+from dsops_controller.monitoring.settings import metrics_token_sha256
+from dsops_controller.retraining.adapters import Adapters
+from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
+from dsops_controller.rollout.sample_requests import SampleRequests
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.config import ServerConfig
@@ -45,6 +63,7 @@ from dsops_controller.server.rest.api import guarded
 from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.director_keys import DirectorKeys
 from dsops_controller.trust.keys import OnlineKeys
 from dsops_controller.trust.repository import Repository
@@ -55,6 +74,7 @@ class Parts:
     """What the composition root starts and stops."""
 
     lake: Lake
+    lake_upkeep: Upkeep
     inbox: Inbox
     ingest: IngestServer
     repository: Repository
@@ -66,6 +86,9 @@ class Parts:
     workshop: Workshop
     driver: Driver
     checkup: Checkup
+    retraining: Retraining
+    watch: Watch
+    exporter: OtlpExporter
     rest: ASGIApp
 
 
@@ -83,8 +106,9 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     renewal = Renewal(db, authority, clock, told, rules)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
-    lake, inbox = Lake(db, config.lake_folder(folder)), Inbox(db, clock)
-    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock))
+    lake, inbox = Lake(db, config.lake_place(folder, clock)), Inbox(db, clock)
+    upkeep = _lake_upkeep(lake, config, db, clock)
+    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock, config.quotas.rules()))
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
     workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock, config.broker.retained_bytes)
@@ -97,6 +121,18 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
+    store = LakeStore(db, lake)
+    samples = SampleReader(db, store)
+    labels = Labels(db, samples.rows, clock)
+    data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
+    lineage = Lineage(db, clock)
+    deliver = Adapters(folder, clock).deliver
+    retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
+    watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
+    monitoring = Monitoring(
+        db, watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
+    )
+    exporter = OtlpExporter(config.otlp, folder, config.fleet, monitoring, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
     backend = Backend(
         registry=registry,
@@ -107,8 +143,21 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         rollouts=rollouts,
         challengers=Challengers(db, rollouts, clock, config.broker.retained_bytes),
         pardons=Pardons(db, director, clock),
+        sample_requests=SampleRequests(db, clock),
         sites=Sites(db, clock),
-        store=LakeStore(db, lake),
+        store=store,
+        history=LakeHistory(db, lake),
+        inspector=Inspector(db, lake, Pins(lake, clock)),
+        lake_upkeep=upkeep,
+        watch=watch,
+        monitoring=monitoring,
+        fleet=FleetView(db, lake, BundleFacts(bundles)),
+        samples=samples,
+        labels=labels,
+        datasets=data.datasets,
+        lineage=lineage,
+        retraining=retraining,
+        tracer=Tracer(db, store, lineage, repository),
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -116,9 +165,22 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         mqtt=broker.figures,
         grpc_bytes=lambda: ingest.traffic().grpc_bytes,
     )
-    web = guarded(backend, operator_token_sha256(folder))
+    web = guarded(backend, operator_token_sha256(folder), metrics_token_sha256(folder, config.metrics))
     about_identity = (revocations, expulsion, enrolment)
-    return Parts(lake, inbox, ingest, repository, outbox, broker, *about_identity, workshop, driver, checkup, web)
+    about_rollouts = (workshop, driver, checkup)
+    about_data = (retraining, watch, exporter)
+    return Parts(
+        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web
+    )
+
+
+def _lake_upkeep(lake: Lake, config: ServerConfig, db: Database, clock: Clock) -> Upkeep:
+    trail = Audit(db, clock)
+
+    def record(action: str, subject: str, detail: str) -> None:
+        trail.record(SYSTEM, action, subject, detail)
+
+    return Upkeep(lake, Pins(lake, clock), clock, config.retention.rules(), record=record)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:

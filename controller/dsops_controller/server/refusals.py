@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 CODE_KEY = "dsops-code"
 """Trailing metadata of every refusal: the error's code."""
-PAUSE_KEY = "dsops-pause-ms"
-"""Trailing metadata of RESOURCE_EXHAUSTED when the same batch may be sent again after a pause."""
+PAUSE_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata of RESOURCE_EXHAUSTED when the same batch may be sent again after a pause (gRFC A6, pushback)."""
 OVERLOAD_PAUSE_MS = 2000
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -60,5 +60,6 @@ async def _refuse(context: Context, error: DsopsError) -> NoReturn:
         logger.warning("a message from a device was put off: %s", error)
     metadata = [(CODE_KEY, error.code)]
     if isinstance(error, Overloaded):
-        metadata.append((PAUSE_KEY, str(OVERLOAD_PAUSE_MS)))
+        pause_ms = int(error.details.get("pause_ms", OVERLOAD_PAUSE_MS))
+        metadata.append((PAUSE_KEY, str(max(1, pause_ms))))  # gRPC's own clients hang on a push-back of 0
     await context.abort(status, str(error)[:1000], tuple(metadata))

@@ -169,7 +169,7 @@ class CrashLoop(UnfitModel):
 
 
 class ModelHung(UnfitModel):
-    """A model did not come back from a frame, again and again, so that the inference process was ended."""
+    """A model did not come back from frames, too often or for too long, so that the inference process was ended."""
 
     code = "unfit.hangs"
     default_hint = "run the model on samples of the device; if it is just slow, raise its budget or install.hang_s"

@@ -34,7 +34,7 @@ class RuntimeMissing(DeviceError):
     """No TFLite runtime can be loaded."""
 
     code = "device.runtime_missing"
-    default_hint = "pip install 'dsops[agent]'"
+    default_hint = "pip install 'dsops[agent]'; where LiteRT has no wheel, 'dsops[agent-tflite]' (Python 3.11)"
 
 
 class RuntimeCrashed(DeviceError):
@@ -84,6 +84,13 @@ class StateDamaged(DeviceError):
 
     code = "device.state_damaged"
     default_hint = "restore the state folder from a backup, or enrol the device again"
+
+
+class NotRedacted(DeviceError):
+    """What must not leave the device could not be taken out of a frame."""
+
+    code = "device.not_redacted"
+    default_hint = "correct redact or redact_command in the section samples of the agent's configuration"
 
 
 class AlreadyRunning(DeviceError):

@@ -88,3 +88,10 @@ class Abandoned(RequestError):
 
     code = "request.abandoned"
     default_hint = "nothing to do"
+
+
+class SampleSealed(RequestError):
+    """A sample's input cannot be read with the key that is there, or without one."""
+
+    code = "request.sample_sealed"
+    default_hint = "name the private key whose public half the device has as samples.seal_to: --key FILE"

@@ -44,6 +44,13 @@ class Overloaded(TransportError):
     default_hint = "send the batch again after the pause; nothing is lost"
 
 
+class QuotaExceeded(Overloaded):
+    """This device sends more than its quota; others are not meant."""
+
+    code = "transport.quota_exceeded"
+    default_hint = "wait as long as the refusal says; if the device has good reason, raise [quotas] in controller.toml"
+
+
 class EnrolmentRefused(TransportError):
     """The controller refused to enrol this device."""
 

@@ -215,6 +215,8 @@ class RealStore(
         self.refusal = ""
         self.break_after_commit = 0
         self.refuse: grpc.StatusCode | None = None
+        self.pushback_ms = 0
+        self.refused_s: list[float] = []
         self.port, self.enrolment_port = free_ports(2)
         self._server: grpc.Server | None = None
 
@@ -253,6 +255,9 @@ class RealStore(
     def _take(self, batches: Any, context: grpc.ServicerContext, field: str, rows: dict[Any, Any]) -> Iterator[Ack]:
         for batch in batches:
             if self.refuse is not None:
+                self.refused_s.append(time.monotonic())
+                if self.pushback_ms:
+                    context.set_trailing_metadata((("grpc-retry-pushback-ms", str(self.pushback_ms)),))
                 context.abort(self.refuse, "refused for the test")
             with self._lock:
                 self.batches.append(batch)
@@ -388,13 +393,14 @@ class AgentProcess:
         (folder / "server-ca.pem").write_bytes(pki.ca_pem)
         (folder / "token").write_text("one-time token\n")
         (folder / "1.root.json").write_text("{}")
+        self.python = sys.executable
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         arguments = (*(command or ("-m", "dsops_agent", "run", "--config")), str(self.folder / "agent.toml"))
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments], stderr=log, env={**os.environ, **(environment or {})}
+                [self.python, *arguments], stderr=log, env={**os.environ, **(environment or {})}
             )
 
     def wait(self) -> int:

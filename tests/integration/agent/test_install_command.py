@@ -17,9 +17,10 @@ from dsops.bundle import describe_blobs, encode_bundle
 from dsops.errors import DsopsError, InvalidInput
 from dsops.kit import KIT_FILE
 from dsops.manifest import Manifest, TensorSpec
-from dsops.messages import ModelState, Problem
+from dsops.messages import ChallengerState, ModelState, Problem
 from dsops.states import Install
 from dsops_agent.config import load
+from dsops_agent.install.places import challenger_place
 from dsops_agent.install_command import Follower, install
 from dsops_agent.status import OfferStatus, Status
 
@@ -134,6 +135,28 @@ def test_each_change_is_said_once_until_everything_is_installed() -> None:
     lines = [line for one in seen for line in follower.look(one)]
     assert lines == ["/kit: digits", "digits: fetching 30 %", "digits: fetching 40 %", "digits: committed"]
     assert follower.is_over
+
+
+def of_challenger(install: Install, problem: Problem | None = None, target: str = "c" * 64) -> Status:
+    rival = ChallengerState(install=install, problem=problem, target=target)
+    said = status(digits=at(Install.COMMITTED).model_copy(update={"challenger": rival}))
+    assert said.offer is not None
+    bundles = {**said.offer.bundles, challenger_place("digits"): "c" * 64}
+    return said.model_copy(update={"offer": said.offer.model_copy(update={"bundles": bundles})})
+
+
+def test_a_challenger_is_followed_to_its_end_too() -> None:
+    follower = Follower("1")
+    lines = list(follower.look(of_challenger(Install.COMMITTED, target="d" * 64)))  # the one before
+    assert lines == ["/kit: digits, challenger of digits", "digits: committed"]
+    assert list(follower.look(of_challenger(Install.PROVED))) == ["challenger of digits: proved"]
+    assert not follower.is_over
+    assert list(follower.look(of_challenger(Install.COMMITTED))) == ["challenger of digits: committed"]
+    assert follower.is_over
+    refused = Problem(code="bundle.golden_mismatch", message="3 of 8 differ")
+    with pytest.raises(DsopsError) as caught:
+        list(Follower("1").look(of_challenger(Install.REJECTED, refused)))
+    assert caught.value.code == refused.code
 
 
 def test_a_refusal_is_the_error_that_the_agent_named() -> None:

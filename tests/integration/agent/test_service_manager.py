@@ -15,30 +15,7 @@ from dsops_agent.service_manager import MAX_STATUS_BYTES, NotifySocket, ServiceM
 
 Eventually = Callable[..., None]
 
-HANGING = """
-import sys, threading, time
-from pathlib import Path
-from dsops.clock import SystemClock
-from dsops_agent.app import Agent
-from dsops_agent.config import load
-
-class Hanging(SystemClock):
-    '''Once the file is there, an hour passes at once, and the thread that it names never comes back.'''
-
-    def monotonic_s(self):
-        flag = Path(sys.argv[1]).with_name("hangs")
-        try:
-            name = flag.read_text()
-        except FileNotFoundError:
-            return super().monotonic_s()
-        if threading.current_thread().name == name:
-            time.sleep(3600)
-        return super().monotonic_s() + 3600
-
-agent = Agent(load(Path(sys.argv[1])).config, Hanging())
-agent.stop_on_signals()
-agent.run()
-"""
+HANGING = str(Path(__file__).parents[2] / "e2e/hanging_agent.py")
 
 
 class Manager:
@@ -178,7 +155,7 @@ def test_an_agent_is_ready_when_it_answers_feeds_the_watchdog_and_stops_when_a_t
     agent: Any, short_path: Path, eventually: Eventually, thread: str
 ) -> None:
     manager = Manager(str(short_path / "n"))
-    agent.start("-c", HANGING, environment=manager.environment(watchdog_s=0.6))
+    agent.start(HANGING, environment=manager.environment(watchdog_s=0.6))
     eventually(lambda: "READY=1" in manager.listen(), 60)
     before = manager.heard[: manager.heard.index("READY=1")]
     assert agent.status.enrolled

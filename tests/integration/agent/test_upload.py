@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_a_store_that_is_busy_costs_no_record(spool: Spool, upload: Upload, stor
     eventually(lambda: upload.telemetry.problem is not None)
     store.refuse = None
     eventually(lambda: spool.counters()["telemetry"].stored == 1)
+    assert spool.counters()["telemetry"].dropped == 0
+
+
+def test_who_is_told_how_long_to_wait_waits_at_least_so_long_and_sends_the_same_batch(
+    spool: Spool, upload: Upload, store: Any, eventually: Eventually
+) -> None:
+    store.refuse, store.pushback_ms = grpc.StatusCode.RESOURCE_EXHAUSTED, 700
+    spool.append("telemetry", [figure(n) for n in range(5)])
+    eventually(lambda: len(store.refused_s) >= 3)
+    store.refuse = None
+    eventually(lambda: spool.counters()["telemetry"].stored == 5)
+    assert all(later - before >= 0.7 for before, later in pairwise(store.refused_s))  # alone it would wait 0.2 s
+    assert [len(batch.seqs) for batch in store.batches] == [5]
     assert spool.counters()["telemetry"].dropped == 0
 
 

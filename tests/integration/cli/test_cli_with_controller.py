@@ -177,13 +177,48 @@ def test_rollouts_of_what_is_not_there(dsops: Dsops, site: Any, make_bundle: Mak
 
 
 def test_an_empty_store(dsops: Dsops, tmp_path: Path) -> None:
-    for words in (("drift", "show"), ("sample", "list"), ("telemetry", "show"), ("drift", "show", "digits")):
+    for words in (
+        ("drift", "show"),
+        ("sample", "list"),
+        ("telemetry", "show"),
+        ("telemetry", "kpis"),
+        ("drift", "show", "digits"),
+    ):
         empty = dsops(*words)
         assert (empty.code, empty.out, empty.err) == (0, "", "(none)\n"), words
         assert dsops(*words, "-o", "json").result == []
     none = dsops("sample", "export", tmp_path / "s.npz", "-o", "json")
     assert (none.code, none.error["code"]) == (5, "request.not_found")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_looked_over_and_tended(dsops: Dsops, site: Any) -> None:
+    listed = dsops("store", "tables", "-o", "json").result
+    assert {(row["table"], row["rows"], row["first_day"]) for row in listed} >= {
+        ("telemetry", 0, None),
+        ("samples", 0, None),
+    }
+    whole = dsops("store", "check", "-o", "json")
+    assert (whole.code, whole.result["level"]) == (0, "info")
+    for words in (("compact",), ("retain",), ("vacuum", "--hours", "2")):
+        tended = dsops("store", *words, "-o", "json")
+        assert (tended.code, {row["removed_files"] for row in tended.result}) == (0, {0}), words
+    assert dsops("store", "vacuum", "--hours", "0").code == 2
+    log = site.server / "lake/hosts/_delta_log" / f"{0:020d}.json"
+    whole_log = log.read_bytes()
+    (newer,) = (site.server / "lake/hosts/_delta_log").glob("*.checkpoint.parquet")
+    checkpoint = newer.read_bytes()
+    try:
+        log.write_text("{")
+        newer.unlink()
+        damaged = dsops("store", "check")
+        assert damaged.code == 3
+        assert "hosts" in damaged.out
+        assert "backup" in damaged.out
+    finally:
+        log.write_bytes(whole_log)
+        newer.write_bytes(checkpoint)
+    assert dsops("store", "check").code == 0
 
 
 def test_the_figures_of_the_controller(dsops: Dsops) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from feed_crew import Broker, Listener, eventually, feeding, lines, put
+from feed_crew import Broker, Feed, Listener, eventually, feeding, lines, put
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from runtime_bundles import LABELS, frames, make_bundle
@@ -120,6 +120,19 @@ def test_a_video_as_a_camera_and_the_newest_frame(short_path: Path, tmp_path: Pa
         assert counts.failures == 0
     assert set(labels(lines(answers))) == {"west"}
     assert len({line["id"] for line in lines(answers)}) == len(lines(answers))
+
+
+@pytest.mark.slow
+def test_a_driver_that_hangs_ends_the_process_which_says_why(short_path: Path, tmp_path: Path) -> None:
+    device = tmp_path / "video0"
+    os.mkfifo(device)  # OpenCV opens it, and waits in the kernel for somebody to write
+    source = {"name": "door", "model": "compass", "camera": {"device": str(device), "silent_s": 1}}
+    feed = Feed(short_path, tmp_path / "feed", [source], [])
+    try:
+        assert feed.process.wait(60) != 0
+    finally:
+        feed.kill()
+    assert f"camera {device} says nothing for 1 s" in feed.log.read_text()
 
 
 def test_topics_in_and_a_topic_out(short_path: Path, tmp_path: Path, broker: Broker) -> None:

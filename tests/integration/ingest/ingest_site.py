@@ -24,6 +24,7 @@ from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.renewal import Renewal
 from dsops_controller.fleet.standing import Changes
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
+from dsops_controller.server.quotas import UNCHANGED, QuotaRules
 
 CLOCK = SystemClock()
 
@@ -96,7 +97,7 @@ class Sites:
         self._folder = folder
         self._made: list[Site] = []
 
-    def make(self, limits: Limits | None = None, *, writes: bool = True) -> Site:
+    def make(self, limits: Limits | None = None, *, writes: bool = True, quotas: QuotaRules = UNCHANGED) -> Site:
         """Make a site and start its server; its inbox is written unless it is told not to."""
         db = Database(f"sqlite:///{self._folder}/state{len(self._made)}.db")
         with db.write() as connection:
@@ -109,7 +110,7 @@ class Sites:
         told = ReplySettings("fleet", "localhost:8883", "localhost:8444", "dsops/v1")
         enrolment = Enrolment(db, authority, CLOCK, told)
         changes = Changes(db)
-        services = Services(db, inbox, enrolment, Renewal(db, authority, CLOCK, told), changes, CLOCK)
+        services = Services(db, inbox, enrolment, Renewal(db, authority, CLOCK, told), changes, CLOCK, quotas)
         tls = Tls(issued.key_pem, issued.certificate_pem, authority.certificate_pem)
         local = Endpoint("127.0.0.1", 0)
         registry = Registry(db, CLOCK, changes=changes)

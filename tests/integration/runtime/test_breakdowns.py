@@ -1,11 +1,14 @@
 """Models that crash or hang a real inference process, and who is held to account for it."""
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import grpc
 import numpy as np
@@ -19,7 +22,9 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc
 from dsops.clock import SystemClock
 from dsops.manifest import Budgets
+from dsops.modes import Mode
 from dsops_agent.boot import boot_id
+from dsops_agent.challenger_processes import ChallengerProcesses, challenger_folder
 from dsops_agent.install.ports import Death, ProveLimits, Suspect
 from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
@@ -63,12 +68,12 @@ def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) ->
 class Device:
     """A supervisor with a real inference process, and programs that ask it."""
 
-    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S) -> None:
+    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S, settings: str = "{}") -> None:
         self.deaths: list[Death] = []
         self.folder = run_folder
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, "{}", hang_s=hang_s)
+        launch = Launch(run_folder, settings, hang_s=hang_s)
         events = SpoolEvents(self._spool, Moments(clock))
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
@@ -137,6 +142,31 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
 
 
+@pytest.mark.slow
+def test_an_instance_that_hangs_stops_no_other_until_it_is_given_up(tmp_path: Path, short_path: Path) -> None:
+    device = Device(tmp_path, short_path, hang_s=30.0, settings=json.dumps({"instances": 2}))
+    try:
+        endless = make_breaker(tmp_path, "endless", 1, "endless")
+        device.serve(endless)
+        with ThreadPoolExecutor(6) as callers:
+            most = 0
+            while most < 2:  # until there are two
+                asked = [callers.submit(device.ask, "endless", np.array([100], np.int32)) for _ in range(6)]
+                while not all(one.done() for one in asked):
+                    most = max(most, len(read_flight(device.folder)))
+                    time.sleep(0.001)
+                assert [one.result(60) for one in asked] == [0] * 6
+            hung = callers.submit(device.ask, "endless", HANGS, 120.0)
+            eventually(lambda: any(one.for_s > 1 for one in read_flight(device.folder)))
+            assert device.ask("endless", np.array([3], np.int32)) == 0, "the other instance answers"
+            eventually(lambda: len(device.deaths) == 1, 90)
+            assert hung.result(90) is None
+        assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
+        assert device.deaths[0].is_hang
+    finally:
+        device.stop()
+
+
 def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_path: Path, short_path: Path) -> None:
     bad = make_breaker(tmp_path, "dividing", 1, "bad")
     with serving(short_path, bad) as process:
@@ -153,6 +183,40 @@ def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_p
         assert device.deaths[1].suspects == (), "it is counted once"
     finally:
         device.stop()
+
+
+@pytest.mark.parametrize("has_crashed", [True, False])
+def test_a_challenger_that_crashed_while_no_control_process_was_there_has_ended_once_more(
+    tmp_path: Path, short_path: Path, has_crashed: bool
+) -> None:
+    bad, folder = make_breaker(tmp_path, "dividing", 1, "bad"), challenger_folder(short_path, "bad", Mode.SPLIT)
+    folder.mkdir()
+    with serving(folder, bad) as process:
+        process.channel.close()
+        if has_crashed:
+            assert ask(folder, "bad", CRASHES) is None
+        else:
+            os.kill(process.pid, signal.SIGKILL)  # as the kernel does when memory is short
+        eventually(lambda: process.child is not None and process.child.poll() is not None)
+    clock, spool, told = SystemClock(), Spool(tmp_path / "spool", 1 << 20), Queue[tuple[str, bool]]()
+
+    def make(launch: Launch, started: Callable[[bool], None]) -> RuntimeSupervisor:
+        listener = Told(started, lambda _: None)
+        return RuntimeSupervisor(launch, Prover(1), spool, SpoolEvents(spool, clock), clock, listener)
+
+    processes = ChallengerProcesses(
+        short_path,
+        make,
+        lambda where, model, mode: Launch(where, "{}", model=model, mode=mode.value),
+        lambda model, has_ended: told.put((model, has_ended)),
+    )
+    processes.want({"bad": Mode.SPLIT})
+    try:
+        assert told.get(timeout=60) == ("bad", has_crashed)
+    finally:
+        processes.leave()
+        processes.join(60)
+        spool.close()
 
 
 def test_a_process_that_somebody_kills_while_a_frame_runs_condemns_nobody(device: Device, tmp_path: Path) -> None:
@@ -208,10 +272,11 @@ def test_other_ends_while_no_control_process_is_there_are_nobodys(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path) -> None:
+@pytest.mark.parametrize("budget_ms", [0.0, 20.0])
+def test_a_quick_model_hangs_long_before_the_general_limit(tmp_path: Path, short_path: Path, budget_ms: float) -> None:
     device = Device(tmp_path, short_path, hang_s=600.0)
     try:
-        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=20.0))
+        endless = make_breaker(tmp_path, "endless", 1, "endless", Budgets(max_latency_ms=budget_ms))
         device.serve(endless)
         hung = threading.Thread(target=device.ask, args=("endless", HANGS, 120.0))
         hung.start()
@@ -221,6 +286,20 @@ def test_a_model_with_a_latency_budget_hangs_long_before_the_general_limit(tmp_p
         assert device.deaths[0].is_hang
     finally:
         device.stop()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_asked_to_end_in_order_first(device: Device, tmp_path: Path) -> None:
+    device.serve(make_breaker(tmp_path, "endless", 1, "endless"))
+    with grpc.insecure_channel(f"unix:{device.folder / 'inference.sock'}") as channel:
+        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
+        runs = stub.ModelInfer.future(request_of("endless", HANGS), timeout=120)
+        eventually(lambda: bool(read_flight(device.folder)))
+        waits = stub.ModelInfer.future(request_of("endless", np.array([2], np.int32)), timeout=120)
+        assert [call.code() for call in (runs, waits)] == [grpc.StatusCode.UNAVAILABLE] * 2
+        assert "the runtime ends" not in waits.details(), "that is what it says when it ends in order"
+    eventually(lambda: len(device.deaths) == 1)
+    assert device.deaths[0].is_hang
 
 
 def test_figures_come_over_the_control_channel_and_begin_anew_with_an_activation(

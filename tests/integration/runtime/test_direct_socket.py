@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from held_models import eventually, hold, request
 from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
@@ -24,7 +24,6 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
 from dsops.errors import InvalidInput, NotServing, RuntimeCrashed, TimedOut
 from dsops_agent.runtime import direct_server
-from dsops_agent.runtime.admission import PATIENT
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -49,11 +48,7 @@ class Stage:
     channel: DirectChannel
 
     def hold(self) -> ExitStack:
-        """Keep the model busy until what is returned is closed."""
-        held = ExitStack()
-        place = held.enter_context(self.dispatcher.admission.place("compass"))
-        held.enter_context(place.turn(PATIENT))
-        return held
+        return hold(self.dispatcher)
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -78,20 +73,6 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     yield Stage(path, server, dispatcher, witness, channel)
     channel.close()
     server.stop(5.0)
-
-
-def request(request_id: str = "") -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name="compass", id=request_id)
-    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
-    message.raw_input_contents.append(frames(1).tobytes())
-    return message
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
 
 
 def test_every_call_of_the_protocol_is_answered(stage: Stage) -> None:
@@ -198,7 +179,7 @@ def test_a_request_whose_caller_goes_away_is_not_run(stage: Stage) -> None:
 
 
 def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)  # two of them for one user
     with ThreadPoolExecutor() as pool, stage.hold():
         busy = [pool.submit(stage.ask) for _ in range(2)]
         eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
@@ -211,7 +192,7 @@ def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPa
 def test_programs_that_ask_nothing_keep_nobody_out_and_go_on_when_they_ask(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct_server, "CONNECTIONS", 2)
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)  # two of them for one user
     assert stage.ask("first")[0] == 0
     with stage.connect() as silent, stage.connect() as half:
         half.sendall(struct.pack("<II", 10, Method.MODEL_INFER))
@@ -224,6 +205,32 @@ def test_programs_that_ask_nothing_keep_nobody_out_and_go_on_when_they_ask(
         for other in others:
             other.close()
     assert stage.ask("again")[0] == 0
+
+
+def test_a_connection_whose_answer_has_arrived_can_go_for_another_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_server, "CONNECTIONS", 3)
+    send, sent, go_on = Framed.send, [], threading.Event()
+
+    def slow_to_return(framed: Framed, code: int, body: bytes, limit_ms: int = 0) -> None:
+        send(framed, code, body, limit_ms)
+        if threading.current_thread().name == "direct-call" and len(sent) < 2:  # as when it is others' turn to run
+            sent.append(code)
+            go_on.wait(60)
+
+    monkeypatch.setattr(Framed, "send", slow_to_return)
+    others = [DirectChannel(stage.path) for _ in range(3)]
+    try:
+        found = []
+        for number, other in enumerate(others):
+            found.append(other.call(Method.MODEL_INFER, request().SerializeToString(), 20.0)[0])
+            eventually(lambda number=number: len(sent) == min(number + 1, 2), "the connection's thread has gone on")
+    finally:
+        go_on.set()
+        for other in others:
+            other.close()
+    assert found == [0, 0, 0]
 
 
 FORKS = """

@@ -14,6 +14,7 @@ from dsops.clock import SystemClock
 from dsops.errors import DelegateMissing, GoldenMismatch, TooSlow
 from dsops.manifest import Budgets
 from dsops_agent.install.ports import ProveLimits
+from dsops_agent.install.probation import LOOK_S, GoBack, Rules, Watch, judge
 from dsops_agent.moment import Moments
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.delegate import Delegate, why_unusable
@@ -132,6 +133,26 @@ def test_a_challenger_runs_on_the_processor_and_is_judged_there(
     with pytest.raises(DelegateMissing, match="that of the champions"):
         device.prove(make_twice(tmp_path), CHALLENGER)
     assert device.unproven() == []
+
+
+@pytest.mark.parametrize(("budget_ms", "is_kept"), [(1e-6, False), (10_000.0, True), (0.0, True)])
+def test_the_budget_that_no_proof_could_judge_is_held_on_probation_though_nobody_asks(
+    library: str, tmp_path: Path, begin: Callable[[Delegate], Device], budget_ms: float, is_kept: bool
+) -> None:
+    device = begin(delegate(library, lock=tmp_path / "lock", exclusive=True))
+    candidate = make_twice(tmp_path, budgets=Budgets(max_latency_ms=budget_ms))
+    device.prove(candidate)
+    device.activate(candidate)
+    device.supervisor.check("twice")
+    figures = device.supervisor.figures("twice")
+    assert figures is not None
+    assert figures.frames == 0
+    judgement = judge(None, figures, Rules(), LOOK_S, 60.0)
+    if is_kept:
+        assert judgement == Watch(LOOK_S)
+    else:
+        assert isinstance(judgement, GoBack)
+        assert "budget of its manifest" in str(judgement.error)
 
 
 def test_what_the_proof_could_not_see_keeps_the_candidate_from_the_place_of_the_champion(

@@ -34,6 +34,8 @@ def test_the_example_in_python(short_path: Path, tmp_path: Path) -> None:
         command = [sys.executable, str(EXAMPLES / "python/ask.py"), str(short_path / "inference.sock"), "compass"]
         said = run([*command, str(tmp_path / "frames.npy")])
     assert "label ['north', 'east'] release 1" in said.splitlines()
+    wrong = subprocess.run(command[:3], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr) == (1, "usage: ask.py SOCKET MODEL FRAMES.npy\n")
 
 
 @pytest.mark.slow

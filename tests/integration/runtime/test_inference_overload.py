@@ -2,23 +2,24 @@
 
 import http.client
 import json
+import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
+from held_models import eventually, hold, request
 from rest_caller import UnixHttp
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc as rpc
-from dsops_agent.runtime.admission import PATIENT
+from dsops_agent.runtime import server as grpc_server
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
@@ -55,11 +56,7 @@ class Stage:
     rest: Path
 
     def hold(self, model: str = "compass") -> ExitStack:
-        """Keep the model busy until what is returned is closed."""
-        held = ExitStack()
-        place = held.enter_context(self.dispatcher.admission.place(model))
-        held.enter_context(place.turn(PATIENT))
-        return held
+        return hold(self.dispatcher, model)
 
     def ask(
         self, request_id: str, model: str = "compass", timeout: float = 30.0
@@ -84,23 +81,9 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     with grpc.insecure_channel(f"unix:{path}") as channel:
         yield Stage(dispatcher, heard, rpc.GRPCInferenceServiceStub(channel), short_path / "rest.sock")
     rest.stop(1.0)
-    server.stop(1.0).wait()
+    server.stop(1.0)
     heard.observers.stop()
     observe.join(DEADLINE_S)
-
-
-def request(request_id: str, model: str) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name=model, id=request_id)
-    message.inputs.add(name="image", datatype="FP32", shape=[1, 4, 4, 1])
-    message.raw_input_contents.append(frames(1).tobytes())
-    return message
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
 
 
 class Http(UnixHttp):
@@ -172,3 +155,28 @@ def _cut_off(caller: Http) -> None:
 
 def places(stage: Stage, model: str) -> int:
     return stage.dispatcher.admission.places(model)
+
+
+def test_one_user_over_loopback_leaves_calls_to_others(
+    stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "WORKERS", 5)  # three of them for one user
+    regions = Regions(lambda _: True)
+    server = start_server(Calls(stage.dispatcher, regions).all(), short_path / "j.sock", Access(), "127.0.0.1:0")
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{server.tcp_port}") as loopback,
+        grpc.insecure_channel(f"unix:{short_path / 'j.sock'}") as local,
+    ):
+        stubs = [rpc.GRPCInferenceServiceStub(channel) for channel in (loopback, local)]
+        with stage.hold("compass"), stage.hold("sextant"):
+            models = ["compass", "compass", "sextant"]
+            held = [stubs[0].ModelInfer.future(request("held", model), timeout=60) for model in models]
+            eventually(lambda: places(stage, "compass") + places(stage, "sextant") == 5, "the requests do not wait")
+            with pytest.raises(grpc.RpcError) as refused:
+                stubs[0].ServerLive(pb.ServerLiveRequest(), timeout=60)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert f"uid {os.geteuid()} has as many as one may have" in refused.value.details()
+            assert stubs[1].ServerLive(pb.ServerLiveRequest(), timeout=60).live
+        assert {call.result().id for call in held} == {"held"}
+        assert stubs[0].ServerLive(pb.ServerLiveRequest(), timeout=60).live
+    server.stop(5.0)

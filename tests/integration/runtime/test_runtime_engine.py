@@ -137,12 +137,12 @@ def test_agent_toml_says_how_the_data_process_computes(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(
         'device = "d1"\nstate = "state"\n[trust]\nroot = "root.json"\n'
-        "[inference]\nthreads = 2\ncpus = [0, 1]\nnice = 5\n"
+        "[inference]\nthreads = 2\ninstances = 3\ncpus = [0, 1]\nnice = 5\n"
         '[inference.delegate]\nlibrary = "libedgetpu.so.1"\noperators = ["edgetpu-custom-op"]\n'
         '[inference.delegate.options]\ndevice = "usb"\n'
     )
     found = RuntimeSettings.parse(launch(load(path).config).settings_json)
-    assert (found.threads, found.cpus, found.nice) == (2, (0, 1), 5)
+    assert (found.threads, found.instances, found.cpus, found.nice) == (2, 3, (0, 1), 5)
     assert found.delegate is not None
     assert found.delegate.model_dump() == {
         "name": "edgetpu",

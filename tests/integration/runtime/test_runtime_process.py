@@ -436,7 +436,7 @@ def test_a_second_process_leaves_the_first_ones_sockets_alone(device: Device, tm
 
 
 def test_drift_is_told_with_its_figures_and_samples_are_kept(folder: Path, tmp_path: Path) -> None:
-    samples = {"random_rate": 0.0, "low_confidence": 0.0, "min_gap_s": 0.0, "burst_bytes": 100_000}
+    samples = {"inputs": True, "random_rate": 0.0, "uncertain_below": 0.0, "min_gap_s": 0.0, "period_s": 0.1}
     device = Device(folder, samples=samples)
     device.start()
     try:
@@ -455,7 +455,7 @@ def test_drift_is_told_with_its_figures_and_samples_are_kept(folder: Path, tmp_p
         assert 300 < alarm.figures["frames"] < 700
         assert max(value for name, value in alarm.figures.items() if name.startswith("signal.")) > 13.8
         wait_for(lambda: sum(one.count for one in device.intervals()) == 700, "no interval")
-        assert device.call("status")["models"]["compass"]["drift_level"] == "alarm"
+        assert device.call("status")["models"]["compass"]["drift_level"] == "drift"
         wait_for(lambda: len(device.samples) > 20, "no samples")
         sample = device.samples[-1]
         assert (sample.reason, sample.model, sample.release) == ("drift", "compass", 1)

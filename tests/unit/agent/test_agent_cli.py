@@ -114,6 +114,7 @@ def test_status_says_what_is_so(config: Path, capsys: pytest.CaptureFixture[str]
         ({"enrolled": False, "problems": {"enrolment": "refused by X"}}, "refused by X"),
         ({"connected": False, "problems": {"broker": "no route"}}, "no route"),
         ({"runtime_pid": None}, "inference process"),
+        ({"problems": {"runtime": "no TFLite runtime is installed"}}, "no TFLite runtime"),
     ],
 )
 def test_check_ends_with_three_and_says_why(

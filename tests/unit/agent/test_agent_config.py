@@ -29,6 +29,9 @@ root = "1.root.json"
 """
 
 
+TABLES = ("source.", "sink.", "samples.watch.")
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "agent.toml"
     path.write_text(text)
@@ -184,9 +187,7 @@ def test_sources_and_sinks_are_tables_of_one_kind_each(tmp_path: Path) -> None:
     shown = {s.key: (s.value, s.origin) for s in loaded.settings()}
     assert shown["source.1.camera.device"] == ("/dev/video0", "file")
     assert shown["sink.1.file.files"] == (4, "default")
-    assert {setting.key for setting in tables()} == {
-        key for key in known_keys() if key.startswith(("source.", "sink."))
-    }
+    assert {setting.key for setting in tables()} == {key for key in known_keys() if key.startswith(TABLES)}
     assert all(setting.meaning for setting in tables())
 
 
@@ -237,11 +238,45 @@ def test_every_key_has_a_meaning_and_an_origin(tmp_path: Path) -> None:
     text = GOOD + '[enrolment]\naddress = "h:1"\nca = "c"\ntoken = "t"\n[mqtt]\nkeepalive_s = 7\n'
     text += '[inference.delegate]\nlibrary = "libedgetpu.so.1"\n'
     settings = {s.key: s for s in load(write(tmp_path, text)).settings()}
-    assert tuple(settings) == tuple(key for key in known_keys() if not key.startswith(("source.", "sink.")))
+    assert tuple(settings) == tuple(key for key in known_keys() if not key.startswith(TABLES))
     assert all(s.meaning for s in settings.values())
     assert (settings["mqtt.keepalive_s"].value, settings["mqtt.keepalive_s"].origin) == (7, "file")
     assert settings["mqtt.reconnect_max_s"].origin == "default"
     assert settings["inference.socket"].value == ""
+
+
+def test_samples_are_handed_to_the_inference_process_as_they_are_configured(tmp_path: Path) -> None:
+    text = GOOD + '[samples]\ninputs = true\nredact = [[0, 0, 0.5, 1]]\nredact_command = ["blur", "-x"]\n'
+    text += '[[samples.watch]]\nclasses = ["person"]\nbelow = 0.9\nweight = 20\n'
+    loaded = load(write(tmp_path, text))
+    samples = RuntimeSettings.parse(launch(loaded.config).settings_json).samples
+    assert (samples.inputs, samples.redact) == (True, ((0.0, 0.0, 0.5, 1.0),))
+    assert samples.redaction_name == "regions and blur"
+    (rule,) = samples.watch
+    assert (rule.classes, rule.above, rule.below, rule.weight) == (("person",), 0.0, 0.9, 20.0)
+    shown = {setting.key: (setting.value, setting.origin) for setting in loaded.settings()}
+    assert shown["samples.watch.0.weight"] == (20.0, "file")
+    usual = RuntimeSettings.parse(launch(load(write(tmp_path, GOOD)).config).settings_json).samples
+    assert not usual.inputs
+    assert usual.bytes_per_day == 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"),
+    [
+        ("redact = [[0.5, 0, 0.5, 1]]", "a region is"),
+        ("redact = [[0, 0, 1.5, 1]]", "a region is"),
+        ('redaction = "faces"', "there is neither"),
+        ('seal_to = "short"', "pattern"),
+        ("[[samples.watch]]\nabove = 0.9\nbelow = 0.5\nweight = 2", "about no frame"),
+        ("[[samples.watch]]\nabove = 0.9", "weight"),
+        ("low_confidence = 0.5", "not known"),
+    ],
+)
+def test_a_mistake_about_samples_is_told(tmp_path: Path, samples: str, why: str) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        load(write(tmp_path, f"{GOOD}[samples]\n{samples}\n"))
+    assert why in str(refused.value)
 
 
 def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_a_challenger_is_started_as_the_champion_but_for_who_asks_it(config: Con
         "drift_enabled": False,
         "allow": (),
         "private": True,
+        "instances": 1,
         "cpu_percent": 0.0,
         "max_temperature_c": 0.0,
     }

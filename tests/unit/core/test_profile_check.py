@@ -41,6 +41,10 @@ def profile_of(task: Task = Task.CLASSIFICATION, classes: int = 3) -> dict[str, 
         ({"signals": [signal("a", "ordinal") | {"counts": [10**40, 0]}]}, "counts"),
         ({"signals": [signal("a", "ordinal") | {"counts": [100.0, 100]}]}, "counts"),
         ({"signals": [signal("a", "ordinal") | {"edges": [1.5e300]}]}, "edges"),
+        ({"signals": [signal("a", "ordinal") | {"missing": True}]}, "2 bins instead of 3"),
+        ({"signals": [signal("a", "ordinal") | {"marks": [0.0]}]}, "2 bins instead of 3"),
+        ({"signals": [signal("a", "ordinal") | {"marks": [0, 0], "counts": [120, 80, 0, 0]}]}, "one mark twice"),
+        ({"signals": [signal("a", "categorical") | {"marks": [1.0]}]}, "is categorical"),
     ],
 )
 def test_a_profile_out_of_bounds_is_malformed(change: dict[str, object], expected: str) -> None:
@@ -55,6 +59,13 @@ def test_the_signals_of_a_task_in_any_order_are_right(task: Task) -> None:
     profile = Profile.model_validate(profile_of(task))
     turned = profile.model_copy(update={"signals": profile.signals[::-1]})
     check_profile(turned, task, (), INPUTS, OUTPUTS)
+
+
+def test_signals_of_inputs_may_be_left_out() -> None:
+    profile = Profile.model_validate(profile_of())
+    without = tuple(one for one in profile.signals if not one.name.startswith("input"))
+    assert len(without) < len(profile.signals)
+    check_profile(profile.model_copy(update={"signals": without}), Task.CLASSIFICATION, (), INPUTS, OUTPUTS)
 
 
 def test_another_models_signals_are_refused() -> None:

@@ -9,7 +9,7 @@ def interval(start_ms: int, release: int = 1, frames: int = 10, score: float = 0
 
 
 def event(time_ms: int, kind: str, release: int = 1) -> Event:
-    figures = {"score": 9.0, "frames": 500.0, "entropy": 4.0}
+    figures = {"score": 9.0, "frames": 500.0, "onset_us": 4e6, "signal.entropy": 4.0}
     return Event(time_us=time_ms * 1000, kind=kind, model="digits", release=release, figures=figures)
 
 
@@ -19,12 +19,12 @@ def test_a_model_without_a_monitor_has_no_state() -> None:
 
 def test_an_alarm_stays_until_it_is_cleared() -> None:
     state = after_event(after_interval(None, interval(1000), 2000), event(5000, "drift_alarm"))
-    assert state == DriftState(1, Level.ALARM, 9.0, 500, 5000, {"entropy": 4.0})
+    assert state == DriftState(1, Level.DRIFT, 9.0, 500, 5000, {"entropy": 4.0})
     state = after_interval(state, interval(6000, score=7.0, frames=600), 7000)
-    assert state == DriftState(1, Level.ALARM, 7.0, 500, 5000, {"entropy": 4.0})
+    assert state == DriftState(1, Level.DRIFT, 7.0, 500, 5000, {"entropy": 4.0})
     state = after_event(state, event(8000, "drift_cleared"))
     assert state is not None
-    assert (state.level, state.since_ms) == (Level.NONE, 8000)
+    assert (state.level, state.since_ms) == (Level.OK, 8000)
 
 
 def test_a_repeated_alarm_keeps_its_beginning() -> None:
@@ -36,7 +36,7 @@ def test_a_repeated_alarm_keeps_its_beginning() -> None:
 
 def test_another_release_starts_afresh() -> None:
     state = after_interval(after_event(None, event(5000, "drift_alarm")), interval(6000, release=2, frames=0), 7000)
-    assert state == DriftState(2, Level.NONE, 0.5, 0, 6000)
+    assert state == DriftState(2, Level.OK, 0.5, 0, 6000)
 
 
 def test_the_rest_of_the_old_release_does_not_hide_an_alarm_of_the_new_one() -> None:

@@ -129,7 +129,7 @@ def test_latest_figures_and_drift_follow_the_records(db: Database, inbox: Inbox)
     assert latest["digits"]["p50_us"] == pytest.approx(200.0, rel=0.05)
     assert latest["digits"]["confidence"] == pytest.approx(0.9)
     assert latest[""]["cpu_percent"] == 12.5
-    assert (drift.level, drift.score, drift.frames, drift.since_ms) == ("alarm", 9.5, 700, NOW_US // 1000 + 5000)
+    assert (drift.level, drift.score, drift.frames, drift.since_ms) == ("drift", 9.5, 700, NOW_US // 1000 + 5000)
     assert json.loads(drift.figures) == {"entropy": 3.5}
 
 
@@ -139,7 +139,7 @@ def test_a_resent_batch_does_not_bring_back_old_figures(db: Database, inbox: Inb
     inbox.put("cam-1", received(telemetry_batch(A, [2], [drift_event(NOW_US + 1_000_000, "drift_cleared")])))
     inbox.put("cam-1", old)
     with db.read() as connection:
-        assert connection.execute(select(drift_state.c.level)).scalar_one() == "none"
+        assert connection.execute(select(drift_state.c.level)).scalar_one() == "ok"
 
 
 def test_what_does_not_fit_is_refused_and_told_before(db: Database) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import StateDamaged
-from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.columns import COLUMNS, RECORDS, LakeTable
 from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
 from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, partition_day
 from dsops_controller.dataops.store import Counts, LakeStore
 from dsops_controller.dataops.testing import (
@@ -28,18 +30,23 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
+from dsops_controller.dataops.upkeep import Rota, Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
 
 A, B = b"a" * 16, b"b" * 16
 NOW_US = 1_767_225_600_000_000
+OLD_US = 45 * 86_400 * 10**6
 STEPS = [*(f"appended {table}" for table in LakeTable), "synced", "noted", "deleted"]
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from dsops.clock import ManualClock
 from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 def watch(step: str) -> None:
@@ -48,7 +55,11 @@ def watch(step: str) -> None:
 
 folder = Path(sys.argv[1])
 lake = Lake(Database(f"sqlite:///{folder}/state.db"), folder / "lake", watch)
-getattr(lake, sys.argv[3])()
+if sys.argv[3] == "flush":
+    lake.flush()
+else:
+    upkeep = Upkeep(lake, Pins(lake, ManualClock()), ManualClock(), watch=watch)
+    getattr(upkeep, sys.argv[3])(*map(int, sys.argv[4:]))
 """
 
 
@@ -67,7 +78,9 @@ def waiting(db: Database) -> int:
 
 
 def die(folder: Path, step: str, call: str = "flush") -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(folder), step, call], check=False, capture_output=True)
+    hours = ["0"] if call == "vacuum" else []
+    command = [sys.executable, "-c", KILLED, str(folder), step, call, *hours]
+    ended = subprocess.run(command, check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
@@ -91,6 +104,9 @@ def tear_commits(folder: Path) -> None:
 
 def leave_as_it_is(_folder: Path) -> None:
     """Do nothing: the process died, the machine went on."""
+
+
+DAMAGES = (leave_as_it_is, lose_files, tear_commits)
 
 
 @pytest.mark.parametrize(
@@ -118,23 +134,63 @@ def test_a_flush_may_die_anywhere(
     assert LakeStore(db, again).counts() == Counts(18, 6, 0, 46, 0)
 
 
-@pytest.mark.parametrize("step", ["synced", "noted"])
-@pytest.mark.parametrize("damage", [leave_as_it_is, lose_files, tear_commits])
-def test_a_compaction_may_die(
-    db: Database, inbox: Inbox, tmp_path: Path, step: str, damage: Callable[[Path], None]
+SLOW = pytest.mark.slow
+TENDING = [
+    ("compact", "compacted telemetry", leave_as_it_is),
+    ("retain", "dropped telemetry", lose_files),
+    pytest.param("compact", "checkpointed minutes", tear_commits, marks=SLOW),
+    pytest.param("vacuum", "vacuumed telemetry", tear_commits, marks=SLOW),
+    *(pytest.param("compact", "compacted telemetry", damage, marks=SLOW) for damage in (lose_files, tear_commits)),
+    *(pytest.param("compact", "checkpointed minutes", damage, marks=SLOW) for damage in (leave_as_it_is, lose_files)),
+    *(pytest.param("retain", "dropped telemetry", damage, marks=SLOW) for damage in (leave_as_it_is, tear_commits)),
+    *(pytest.param("vacuum", "vacuumed telemetry", damage, marks=SLOW) for damage in (leave_as_it_is, lose_files)),
+    *(pytest.param(call, "synced", damage, marks=SLOW) for call in ("compact", "retain") for damage in DAMAGES),
+    *(pytest.param(call, "noted", leave_as_it_is, marks=SLOW) for call in ("compact", "retain")),
+]
+
+
+@pytest.mark.parametrize(("call", "step", "damage"), TENDING)
+def test_tending_may_die_anywhere(
+    db: Database, inbox: Inbox, tmp_path: Path, call: str, step: str, damage: Callable[[Path], None]
 ) -> None:
+    """Whatever dies where: what is within its time is there once, and the next time everything is done."""
     lake = Lake(db, tmp_path / "lake")
     lake.open()
-    for first in (1, 11):
+    old = [interval(NOW_US - OLD_US), interval(NOW_US - OLD_US)]
+    inbox.put("cam-1", received(telemetry_batch(A, [1, 2], old)))
+    for first in (11, 21):
         fill(inbox, first)
         lake.flush()
-    die(tmp_path, step, "optimize")
+    if call == "vacuum":  # so that there are files to remove
+        tended(lake).compact()
+    die(tmp_path, step, call)
     damage(tmp_path / "lake")
-    lake.open()
-    assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
-    lake.optimize()
-    assert LakeStore(db, lake).counts() == Counts(12, 4, 0, 26, 0)
-    assert len(lake.view(LakeTable.TELEMETRY).files) == 1
+    again = Lake(db, tmp_path / "lake")
+    again.open()
+    assert recent(again) == (12, 0)
+    getattr(tended(again), call)()
+    assert recent(again) == (12, 0)
+    fill(inbox, 31)
+    again.flush()
+    tended(again).tend()
+    assert recent(again) == (18, 0)
+    counts = LakeStore(db, again).counts()
+    assert (counts.records_stored, counts.duplicates) == (18, 0)
+    assert len(again.view(LakeTable.TELEMETRY).files) == 1
+
+
+def tended(lake: Lake) -> Upkeep:
+    return Upkeep(lake, Pins(lake, ManualClock()), ManualClock())
+
+
+def recent(lake: Lake) -> tuple[int, int]:
+    """Return how many records are within their time, and how many of them are there again."""
+    found = []
+    for table in RECORDS:
+        rows = lake.table(table).scan(["device", "stream", "seq", "time"]).read_all()
+        columns = [rows[name].to_pylist() for name in ("device", "stream", "seq", "time")]
+        found += [row[:3] for row in zip(*columns, strict=True) if row[3].year == 2026]
+    return len(found), len(found) - len(set(found))
 
 
 def test_readers_see_every_record_once_while_flushes_run(db: Database, inbox: Inbox, tmp_path: Path) -> None:
@@ -193,3 +249,50 @@ def test_a_wrong_clock_makes_no_partition_of_its_own() -> None:
     assert partition_day((received_ms - LATE_MS - 1) * 1000, received_ms) == 20454
     assert partition_day((received_ms + EARLY_MS + 1) * 1000, received_ms) == 20454
     assert partition_day(1, received_ms) == 20454
+
+
+def test_a_log_is_checkpointed_before_it_is_long(
+    db: Database, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsops_controller.dataops.lake.CHECKPOINT_COMMITS", 3)
+    lake = Lake(db, tmp_path / "lake")
+    lake.open()
+    for number in range(4):
+        fill(inbox, 10 * number + 1)
+        lake.flush()
+    assert [path.name[:20] for path in (tmp_path / "lake/hosts/_delta_log").glob("*.checkpoint.parquet")] == [
+        f"{3:020d}"
+    ]
+    assert load_synced(tmp_path / "lake")["hosts"].checkpoint == 3
+
+
+def test_a_lake_is_tended_every_hour_and_when_the_day_has_closed() -> None:
+    clock = ManualClock(datetime(2026, 1, 1, 22, 30, tzinfo=UTC))
+    rota = Rota(clock, 3600)
+    due = []
+    for _ in range(12):  # of ten minutes, until half past midnight
+        clock.advance(600)
+        due.append((f"{clock.now():%H:%M}", rota.is_due()))
+    assert [moment for moment, is_due in due if is_due] == ["23:30", "00:00"]
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(
+    db: Database, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(db, tmp_path / "lake")
+    fewer = {name: kind for name, kind in COLUMNS[LakeTable.HOSTS].items() if name != "cpu_percent"}
+    with monkeypatch.context() as before:
+        before.setitem(COLUMNS, LakeTable.HOSTS, fewer)
+        lake.open()
+        fill(inbox, 1)
+        lake.flush()
+    lake.open()
+    fill(inbox, 11)
+    lake.flush()
+    assert sorted(lake.table(LakeTable.HOSTS).scan(["cpu_percent"]).read_all()["cpu_percent"].to_pylist(), key=str) == [
+        12.5,
+        None,
+    ]
+    assert LakeStore(db, lake).counts().records_stored == 12
+    tended(lake).compact()
+    assert LakeStore(db, lake).counts().records_stored == 12

@@ -59,3 +59,9 @@ def test_what_does_not_fit_in_one_array_is_refused() -> None:
         npz([(row(0, (1, 2)), bytes(8)), (row(1, (1, 3)), bytes(12))])
     with pytest.raises(InvalidInput, match="BYTES"):
         npz([(row(0, (1,), "BYTES"), b"text")])
+
+
+def test_samples_without_inputs_are_told_and_not_exported() -> None:
+    with pytest.raises(InvalidInput, match="1 of 2 samples have no input") as refused:
+        npz([(row(1, (1, 2)), bytes(8)), (row(2, (), ""), b"")])
+    assert "agent.toml" in refused.value.hint

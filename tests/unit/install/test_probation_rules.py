@@ -95,6 +95,15 @@ def test_what_the_manifest_allows_is_no_fault_and_what_it_forbids_is_one() -> No
     assert code(at(did(frames=500, each_us=30_000, budget_ms=20.0))) == "unfit.latency"
 
 
+def test_golden_inputs_that_take_longer_than_the_manifest_allows_are_enough_where_nobody_asks() -> None:
+    slow, quick = bucket_index(30_000, LATENCY_SCALE), bucket_index(100, LATENCY_SCALE)
+    assert code(at(did(frames=0, golden={slow: 20}, budget_ms=20.0))) == "unfit.latency"
+    assert at(did(frames=0, golden={slow: 20})) == Watch(LOOK_S), "without a budget"
+    assert at(did(frames=0, golden={slow: 10}, budget_ms=20.0)) == Watch(LOOK_S), "too few to tell"
+    assert at(did(frames=0, golden={slow: 20, quick: 20}, budget_ms=20.0)) == Watch(LOOK_S)
+    assert at(did(frames=5000, each_us=100, golden={slow: 20}, budget_ms=20.0)) == Watch(LOOK_S), "callers were served"
+
+
 def test_a_bundle_that_always_says_the_same_goes() -> None:
     before = did(OLD, 2000)
     assert code(at(did(frames=300, bins=(300, 0, 0, 0)), before)) == "unfit.outputs"

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
+from dsops_agent.runtime.batches import MOST_TIME, Batches
+from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel
 
@@ -28,3 +30,9 @@ class Slow:
         made = Slow(self._real.batched(frames), self._before)
         made.runs = self.runs
         return made
+
+
+def replace_loaded(served: ServedModel, slow: Slow, most_time: float = MOST_TIME) -> None:
+    """Let a served model run on another interpreter from now on; nobody asks it yet."""
+    vars(served).update(loaded=slow, batches=Batches(slow, most_time))
+    vars(served).pop("instances", None)

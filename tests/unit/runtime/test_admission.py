@@ -4,13 +4,21 @@ import threading
 import time
 
 import pytest
+from runtime_bundles import tflite
 
 from dsops.errors import Abandoned, QueueFull, TimedOut
 from dsops_agent.runtime.admission import PATIENT, Admission, Caller
+from dsops_agent.runtime.flight import Unmarked
+from dsops_agent.runtime.instances import Instance, Instances
+from dsops_agent.runtime.litert import LoadedModel
 
 
 def one_model() -> int:
     return 1
+
+
+def one_instance() -> Instances:
+    return Instances(Instance(LoadedModel(tflite()), Unmarked()))
 
 
 def test_who_finds_no_place_is_told_at_once_and_counted() -> None:
@@ -35,37 +43,37 @@ def test_many_models_share_what_there_is() -> None:
 
 
 def test_a_request_whose_deadline_passes_while_it_waits_is_not_run() -> None:
-    admission = Admission(4, 56, one_model)
+    admission, only = Admission(4, 56, one_model), one_instance()
     with (
         admission.place("a") as first,
-        first.turn(PATIENT),
+        first.turn(PATIENT, only),
         admission.place("a") as second,
         pytest.raises(TimedOut),
-        second.turn(Caller(time.monotonic() + 0.05)),
+        second.turn(Caller(time.monotonic() + 0.05), only),
     ):
         pytest.fail("it ran")
-    with admission.place("a") as late, pytest.raises(TimedOut), late.turn(Caller(time.monotonic() - 1)):
+    with admission.place("a") as late, pytest.raises(TimedOut), late.turn(Caller(time.monotonic() - 1), only):
         pytest.fail("it ran")
-    with admission.place("a") as free, free.turn(PATIENT):  # nothing is left taken
+    with admission.place("a") as free, free.turn(PATIENT, only):  # nothing is left taken
         pass
 
 
 def test_a_caller_who_went_away_while_waiting_is_not_answered() -> None:
-    admission = Admission(4, 56, one_model)
+    admission, only = Admission(4, 56, one_model), one_instance()
     gone = threading.Event()
-    with admission.place("a") as first, first.turn(PATIENT), admission.place("a") as second:
+    with admission.place("a") as first, first.turn(PATIENT, only), admission.place("a") as second:
         threading.Timer(0.05, gone.set).start()
-        with pytest.raises(Abandoned), second.turn(Caller(is_gone=gone.is_set)):
+        with pytest.raises(Abandoned), second.turn(Caller(is_gone=gone.is_set), only):
             pytest.fail("it ran")
 
 
 def test_turns_at_one_model_do_not_overlap_and_all_come() -> None:
-    admission = Admission(16, 56, one_model)
+    admission, only = Admission(16, 56, one_model), one_instance()
     inside, most, done = 0, 0, []
 
     def ask() -> None:
         nonlocal inside, most
-        with admission.place("a") as place, place.turn(PATIENT):
+        with admission.place("a") as place, place.turn(PATIENT, only):
             inside += 1
             most = max(most, inside)
             time.sleep(0.002)

@@ -1,6 +1,7 @@
 """Delegates: a real one, compiled here, that takes over a custom operator, refuses, balks or crashes."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.delegate import why_unusable
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.flight import LEAST_HANG_S, FlightRecorder, read_flight
+from dsops_agent.runtime.growth import Growth
+from dsops_agent.runtime.instances import PRESSURE
 from dsops_agent.runtime.litert import LoadedModel
 from dsops_agent.runtime.swap import Models, Totals
 
@@ -47,6 +50,15 @@ def test_a_delegate_runs_the_operator_that_the_runtime_does_not_have(library: st
     assert loaded.run([np.arange(4, dtype=np.float32)[None]])[0].tolist() == [[0, 2, 4, 6]]
     assert (loaded.runtime.delegate, loaded.runtime.fallback) == (library, "")
     assert str(loaded.runtime).endswith(f"with {library}")
+
+
+def test_what_a_delegate_runs_has_one_instance_however_often_callers_wait(library: str, tmp_path: Path) -> None:
+    growth, shorts = Growth(4, lambda: 1 << 40), []
+    for bundle, used in ((make_twice(tmp_path), delegate(library, "")), (make_bundle(tmp_path), None)):
+        models = Models(1, lambda _: Unwatched(), Accelerator(used), growth=growth)
+        served = models.activate(bundle.manifest.model, bundle.path, bundle.digest, 1).model
+        shorts.append(sum(served.instances.is_short() for _ in range(PRESSURE)))
+    assert shorts == [0, 1]
 
 
 def test_a_delegate_that_answers_wrongly_takes_nobodys_place(library: str, tmp_path: Path) -> None:
@@ -156,12 +168,17 @@ def test_no_delegate_is_no_problem() -> None:
 
 
 @pytest.mark.parametrize("mood", ["", "refuse"])
-def test_on_the_processor_a_frame_may_take_longer_than_the_budget_tells_of_the_delegate(
-    library: str, tmp_path: Path, mood: str
-) -> None:
+def test_how_long_a_frame_may_take_follows_from_what_runs_it(library: str, tmp_path: Path, mood: str) -> None:
     made = make_breaker(tmp_path, "sound", 1, budgets=Budgets(max_latency_ms=5.0))
-    for wanted in (None, delegate(library, mood)):
-        models = Models(1, lambda _: Unwatched(), Accelerator(wanted), FlightRecorder(tmp_path))
-        models.activate("counter", made.path, made.digest, 1).model.marks.begin()
+    models = Models(1, lambda _: Unwatched(), Accelerator(delegate(library, mood)), FlightRecorder(tmp_path))
+    instance = models.activate("counter", made.path, made.digest, 1).model.instances.take()
+    assert instance
+    marks = instance.marks
+    limits_s = []
+    for took_s in (0.2, 0.0):
+        marks.begin()
         (running,) = read_flight(tmp_path)
-        assert running.most_s == (math.inf if wanted and mood else LEAST_HANG_S)
+        limits_s.append(running.most_s)
+        time.sleep(took_s)
+        marks.end()
+    assert LEAST_HANG_S <= limits_s[0] < limits_s[1] < math.inf

@@ -9,18 +9,19 @@ from runtime_bundles import frames, make_bundle
 
 from dsops.bundle import Bundle
 from dsops.clock import SystemClock
-from dsops_agent.drift.sampler import Sampler, SamplerSettings
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
+from dsops_agent.runtime.sample_settings import SampleSettings
+from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.swap import Serving
 from dsops_agent.runtime.watch import ModelWatch
 
 
 def make_watch(served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
-    return ModelWatch(served, Sampler(SamplerSettings(), lambda: 1.0, 0.0), put, SystemClock(), drift_enabled=True)
+    return ModelWatch(served, Sampling(SampleSettings(), lambda: 0.5), put, SystemClock(), drift_enabled=True)
 
 
 def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:
@@ -55,4 +56,4 @@ def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -
     watch.answered(answer)  # the last request in flight
     watch.observe([Exchange(inputs, answer, "")])
     reporter.end_intervals()
-    assert reporter.buffer.waiting == 1
+    assert reporter.buffer.waiting == 2, "an interval and a report of drift"

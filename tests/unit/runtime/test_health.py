@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,13 +72,34 @@ class Service:
         return told
 
 
-def test_a_frame_hangs_by_its_budget_and_never_where_the_processor_is_had_last(tmp_path: Path) -> None:
-    assert [hang_limit_s(ms) for ms in (0.0, 4.0, 25.0, 100.0)] == [math.inf, 5.0, 5.0, 20.0]
-    for is_patient, most_s in ((False, 5.0), (True, math.inf)):
-        marks = FlightRecorder(tmp_path, is_patient=is_patient).open("compass", "d" * 64, hang_limit_s(4.0))
+def most_s_of(folder: Path) -> float:
+    (running,) = read_flight(folder)
+    assert (running.model, running.digest) == ("compass", "d" * 64)
+    return running.most_s
+
+
+def test_a_frame_hangs_by_its_budget_and_by_the_longest_one_that_came_back(tmp_path: Path) -> None:
+    assert [hang_limit_s(ms) for ms in (0.0, 4.0, 25.0, 100.0)] == [5.0, 5.0, 5.0, 20.0]
+    marks = FlightRecorder(tmp_path).open("compass", "d" * 64, 30.0)
+    marks.begin()
+    assert most_s_of(tmp_path) == math.inf, "nothing is known of it yet"
+    marks.end()
+    marks.begin()
+    assert most_s_of(tmp_path) == 6.0, "that is 200 times its budget"
+    time.sleep(0.2)
+    marks.end()
+    for _ in range(2):
         marks.begin()
-        (running,) = read_flight(tmp_path)
-        assert (running.model, running.digest, running.most_s) == ("compass", "d" * 64, most_s)
+        assert 10.0 <= most_s_of(tmp_path) < math.inf, "50 times as long as one that came back"
+        marks.end()
+
+
+def test_a_frame_never_hangs_where_the_processor_is_had_last(tmp_path: Path) -> None:
+    marks = FlightRecorder(tmp_path, is_patient=True).open("compass", "d" * 64, 4.0)
+    for _ in range(2):
+        marks.begin()
+        assert most_s_of(tmp_path) == math.inf
+        marks.end()
 
 
 def test_requests_frames_times_and_choices_are_counted(tmp_path: Path) -> None:
@@ -182,7 +204,7 @@ def test_the_frames_of_a_served_model_are_marked_and_no_mark_stays(tmp_path: Pat
         def end(self) -> None:
             seen.append("end")
 
-    object.__setattr__(served, "marks", Marks())
+    object.__setattr__(served, "marks", Marks)
     served.infer({"image": frames(2)})
     assert seen == ["begin", "end"] * 2
 

@@ -1,5 +1,6 @@
 """Open Inference Protocol messages to arrays and back."""
 
+import secrets
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from runtime_bundles import CLASSES, SHAPE, frames, make_bundle
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.bundle import Bundle
-from dsops.errors import InvalidInput, QueueFull, TooLarge
+from dsops.errors import InvalidInput, NotFound, QueueFull, TooLarge
 from dsops_agent.runtime import oip, tensors
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.sent import MOST_WORDS, Words
+from dsops_agent.runtime.shared_memory import Regions
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +206,39 @@ def test_more_shared_memory_than_a_message_could_have_is_refused_unread(
         oip.decode_inputs(shared(128), served)
 
 
+def test_the_same_words_for_shared_memory_are_planned_once_and_read_each_time(served: ServedModel) -> None:
+    key = f"dsops-test-{secrets.token_hex(8)}"
+    rows, others = frames(2), frames(2) * np.float32(0.5)
+    known, asked = Regions(lambda _: True), shared(rows.nbytes)
+    path = Path("/dev/shm", key)
+    path.write_bytes(rows.tobytes())
+    try:
+        known.register("nobody's", key, 0, rows.nbytes)
+        assert (oip.decode_inputs(asked, served, known)["image"].values == rows).all()
+        plan = served.plans.get(asked.SerializeToString())
+        assert plan is not None
+        path.write_bytes(others.tobytes())
+        assert (oip.decode_inputs(asked, served, known)["image"].values == others).all()
+        assert served.plans.get(asked.SerializeToString()) is plan
+        known.unregister("nobody's")
+        with pytest.raises(NotFound, match="nobody's"):
+            oip.decode_inputs(asked, served, known)
+    finally:
+        path.unlink()
+
+
+def test_of_words_only_some_are_kept() -> None:
+    words: Words[int] = Words()
+    for number in range(3 * MOST_WORDS):
+        words.keep(str(number).encode(), number)
+        assert words.get(str(number).encode()) == number
+    kept = [number for number in range(3 * MOST_WORDS) if words.get(str(number).encode()) is not None]
+    assert len(kept) <= MOST_WORDS
+
+
 def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
-    room = Room(100, wait_s=0.0)
-    assert oip.shared_bytes(shared(60)) == 60
+    room = Room(100, wait_s=0.0, small_bytes=0)
+    assert oip.tensor_bytes(shared(60)) == 60
     with room.held(60):
         with pytest.raises(QueueFull):
             room.held(41).__enter__()
@@ -213,3 +246,14 @@ def test_requests_together_hold_so_many_bytes_and_no_more() -> None:
             pass
     with room.held(100):
         pass
+
+
+def test_typed_values_are_weighed_as_they_are_converted_and_raw_ones_are_not() -> None:
+    rows = np.ones((2, 4, 4, 1), np.int32)
+    assert oip.tensor_bytes(request(rows, raw=False, datatype="INT8")) == 32
+    assert oip.tensor_bytes(request(rows, raw=False, datatype="INT32")) == 128
+    assert oip.tensor_bytes(request(rows.astype(np.float32), raw=False)) == 128
+    assert oip.tensor_bytes(request(rows.astype(np.float32))) == 0
+    assert oip.tensor_bytes(request(rows, datatype="FP64")) == 0
+    given = tensors.Given("image", "FP32", (2, 4, 4, 1), [0.0] * 32)
+    assert tensors.tensor_bytes([given, tensors.Given("raw", "FP32", (2,), bytes(8))]) == 128

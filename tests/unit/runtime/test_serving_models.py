@@ -16,6 +16,7 @@ from dsops.errors import DigestMismatch, GoldenMismatch, InvalidInput, InvalidMo
 from dsops_agent.runtime.answer import named_choice
 from dsops_agent.runtime.engine import MAX_FRAMES, ServedModel, load_bundle
 from dsops_agent.runtime.golden import check_golden
+from dsops_agent.runtime.instances import Held
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.swap import Models
 
@@ -173,19 +174,19 @@ def test_a_request_in_flight_ends_on_the_old_model_which_is_then_freed(tmp_path:
     def ask(serving_of: Callable[[], ServedModel]) -> None:
         served = serving_of()
         entered.set()
-        with served.lock:
-            pass  # the test holds the model's lock: this request is in flight
         answers.append(int(served.infer({"image": frames(1)}).choices[0]))
 
-    old.model.lock.acquire()
+    held = Held(old.model.instances)
+    held.__enter__()  # this request is in flight: it waits for the instance
     asker = threading.Thread(target=ask, args=(lambda: where.get("compass").model,))
     asker.start()
     assert entered.wait(10)
     activate(where, make_bundle(tmp_path, release=2))
     assert where.get("compass").model.release == 2
-    old.model.lock.release()
+    assert not answers
+    held.__exit__(None, None, None)
     asker.join(10)
     assert answers == [0]
-    del old, asker
+    del old, asker, held
     gc.collect()
     assert loaded() is None

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from runtime_bundles import frames, make_bundle
 from runtime_watches import Witness
-from slow_models import Slow
+from slow_models import Slow, replace_loaded
 
 from dsops.bundle import Bundle
 from dsops.errors import Abandoned
 from dsops.forms import Form
 from dsops_agent.runtime.admission import Caller
-from dsops_agent.runtime.batches import TRIED_FRAMES, Batches, State
+from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Decode, Dispatcher
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.observe import Observers
@@ -50,7 +50,7 @@ class Stage:
         served = models.activate("compass", bundle.path, bundle.digest, 1).model
         self.begun, self.hurry = threading.Event(), threading.Event()
         self.slow = Slow(served.loaded, self._pause)
-        vars(served).update(loaded=self.slow, batches=Batches(self.slow))
+        replace_loaded(served, self.slow)
         served.batches.state = State.REFUSED
         self.dispatcher = Dispatcher(models, Observers())
         self.served = models.get("compass")
@@ -91,9 +91,9 @@ def test_a_large_request_ends_with_its_caller_and_is_no_failure_of_the_model(tmp
 
 def test_only_the_frames_that_are_needed_are_tried_in_batches_each_run_under_a_mark_of_its_own(tmp_path: Path) -> None:
     bundle, marked = make_bundle(tmp_path), Marked()
-    served = replace(load_bundle(Bundle.open(bundle.path), bundle.digest, 1), marks=marked)
+    served = replace(load_bundle(Bundle.open(bundle.path), bundle.digest, 1), marks=lambda: marked)
     slow = Slow(served.loaded, marked.run)
-    vars(served).update(loaded=slow, batches=Batches(slow, most_time=1e9))
+    replace_loaded(served, slow, most_time=1e9)
     served.infer({"image": frames(4 * TRIED_FRAMES)})
     assert served.batches.state is State.TRUSTED
     assert max(marked.runs) == 1, "what may take long as a whole counts as one frame that hangs"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runtime_bundles import MadeBundle, ModelBuilder, Wanted, pack, schema
 
-from dsops.manifest import Task
+from dsops.manifest import Budgets, Task
 from dsops_agent.runtime.delegate import Delegate
 
 needs_compiler = pytest.mark.skipif(
@@ -51,8 +51,8 @@ def twice_model(*, custom: bool) -> bytes:
     return build.finish([x], [y])
 
 
-def make_twice(folder: Path, release: int = 1) -> MadeBundle:
+def make_twice(folder: Path, release: int = 1, budgets: Budgets | None = None) -> MadeBundle:
     rng = np.random.default_rng(0)
     golden, reference = ({"x": rng.normal(size=(count, 4)).astype(np.float32)} for count in (8, 300))
-    wanted = Wanted(model="twice", release=release, task=Task.OTHER, labels=())
+    wanted = Wanted(model="twice", release=release, task=Task.OTHER, labels=(), budgets=budgets or Budgets())
     return pack(folder, twice_model(custom=False), golden, reference, wanted, twice_model(custom=True))

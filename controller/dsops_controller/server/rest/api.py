@@ -5,16 +5,27 @@ from starlette.types import ASGIApp
 
 import dsops
 from dsops_controller.server.rest import (
+    alerts,
     broker,
     bundles,
     challengers,
     data,
+    datasets,
     devices,
+    drift,
+    figures,
     kits,
+    labels,
+    metrics,
     problems,
+    retraining,
     rollouts,
+    sample_requests,
+    samples,
     sites,
+    store,
     summary,
+    tracing,
     trust,
     why,
 )
@@ -35,12 +46,36 @@ def create_app(backend: Backend) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=PREFIX)
-    for noun in (summary, broker, devices, why, kits, trust, bundles, rollouts, challengers, sites, data):
+    for noun in (
+        summary,
+        broker,
+        devices,
+        why,
+        kits,
+        trust,
+        bundles,
+        rollouts,
+        challengers,
+        sites,
+        sample_requests,
+        data,
+        store,
+        drift,
+        figures,
+        alerts,
+        datasets,
+        samples,
+        labels,
+        retraining,
+        tracing,
+    ):
         api.include_router(noun.router(backend))
     app.include_router(api)
+    app.include_router(metrics.router(backend))
     return app
 
 
-def guarded(backend: Backend, token_sha256: str) -> ASGIApp:
-    """Return the application behind the token and the limit on lengths."""
-    return Guard(create_app(backend), token_sha256)
+def guarded(backend: Backend, token_sha256: str, metrics_token_sha256: str = "") -> ASGIApp:
+    """Return the application behind the tokens and the limit on lengths; one token opens ``/metrics`` only."""
+    readers = {metrics.PATH: metrics_token_sha256} if metrics_token_sha256 else {}
+    return Guard(create_app(backend), token_sha256, readers)

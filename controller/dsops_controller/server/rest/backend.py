@@ -4,18 +4,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsops.clock import Clock
+from dsops_controller.alerts.driver import Watch
 from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.datasets import Datasets
+from dsops_controller.dataops.fleet_view import FleetView
+from dsops_controller.dataops.history import History
+from dsops_controller.dataops.inspection import Inspector
+from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.lineage import Lineage
+from dsops_controller.dataops.sample_reading import SampleReader
 from dsops_controller.dataops.store import Store
+from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.fleet.enrolment import Enrolment
 from dsops_controller.fleet.registry import Registry
 from dsops_controller.fleet.sites import Sites
+from dsops_controller.monitoring.figures import Monitoring
+from dsops_controller.retraining.driver import Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.pardons import Pardons
 from dsops_controller.rollout.rollouts import Rollouts
+from dsops_controller.rollout.sample_requests import SampleRequests
 from dsops_controller.server.broker import BrokerFigures
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.outbox import Outbox
 from dsops_controller.server.overview import Overview
+from dsops_controller.tracing import Tracer
 from dsops_controller.trust.repository import Repository
 
 OPERATOR = "operator"
@@ -38,8 +51,21 @@ class Backend:
     rollouts: Rollouts
     challengers: Challengers
     pardons: Pardons
+    sample_requests: SampleRequests
     sites: Sites
     store: Store
+    history: History
+    inspector: Inspector
+    lake_upkeep: Upkeep
+    fleet: FleetView
+    watch: Watch
+    monitoring: Monitoring
+    samples: SampleReader
+    labels: Labels
+    datasets: Datasets
+    lineage: Lineage
+    retraining: Retraining
+    tracer: Tracer
     outbox: Outbox
     checkup: Checkup
     clock: Clock

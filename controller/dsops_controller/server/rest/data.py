@@ -1,14 +1,13 @@
-"""What the DataOps store knows: drift, samples, telemetry."""
+"""What the DataOps store knows: drift, events, telemetry."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from pydantic import computed_field
 
 from dsops.manifest import Frozen
 from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.samples import SampleFilter
 from dsops_controller.db.times import to_ms
 from dsops_controller.server.rest.backend import Backend
 
@@ -33,25 +32,6 @@ class DriftView(Frozen):
         return to_ms(self.since)
 
 
-class SampleView(Frozen):
-    """One sample without its input."""
-
-    id: str
-    device: str
-    model: str
-    release: int
-    digest: str
-    time: datetime
-    reason: str
-    score: float | None
-    inclusion: float | None
-    request_id: str
-    predicted: str
-    datatype: str
-    shape: tuple[int, ...]
-    input_bytes: int
-
-
 class EventView(Frozen):
     """Something that happened on a device; ``code`` names the error behind it, if there is one."""
 
@@ -63,6 +43,22 @@ class EventView(Frozen):
     code: str
     message: str
     time: datetime
+    received: datetime
+
+
+class KpiView(Frozen):
+    """A figure that a program on a device reported; ``release`` and ``digest`` are what served ``model`` then."""
+
+    device: str
+    name: str
+    value: float | None
+    unit: str
+    model: str
+    release: int
+    digest: str
+    tags: dict[str, str]
+    time: datetime
+    clock: str
     received: datetime
 
 
@@ -98,27 +94,17 @@ def router(backend: Backend) -> APIRouter:
         rows = backend.store.events(device, kind, limit)
         return [EventView.model_validate(row, from_attributes=True) for row in rows]
 
-    @routes.get("/samples")
-    def samples(
+    @routes.get("/kpis")
+    def kpis(
+        name: str | None = None,
         model: str | None = None,
         device: str | None = None,
-        reason: str | None = None,
+        minutes: Annotated[int | None, Query(ge=1, le=MAX_MINUTES)] = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    ) -> list[SampleView]:
-        rows = backend.store.samples(SampleFilter(model, device, reason), limit)
-        return [SampleView.model_validate(row, from_attributes=True) for row in rows]
-
-    @routes.get("/samples/export", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
-    def export(
-        model: str | None = None,
-        device: str | None = None,
-        reason: str | None = None,
-        release: int | None = None,
-        form: Annotated[Literal["npz"], Query(alias="format")] = "npz",
-    ) -> Response:
-        data = backend.store.export(SampleFilter(model, device, reason, release))
-        headers = {"Content-Disposition": f'attachment; filename="samples.{form}"'}
-        return Response(data, media_type="application/zip", headers=headers)
+    ) -> list[KpiView]:
+        since = backend.clock.now() - timedelta(minutes=minutes) if minutes else None
+        rows = backend.store.kpis(name, model, device, since, limit)
+        return [KpiView.model_validate(row, from_attributes=True) for row in rows]
 
     @routes.get("/telemetry")
     def telemetry(

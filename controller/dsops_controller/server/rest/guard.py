@@ -1,7 +1,8 @@
 """What every request passes before any route sees it: the token, and the limit on its length (ASGI 3.0)."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +13,12 @@ from dsops_controller.server.rest.problems import answer
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024
-_LIMITS = {"/api/v1/bundles": MAX_BUNDLE_BYTES + MAX_BODY_BYTES, "/api/v1/devices/preauthorised": 4 * MAX_BODY_BYTES}
+MAX_LABEL_FILE_BYTES = 64 * 1024 * 1024
+_LIMITS = {
+    "/api/v1/bundles": MAX_BUNDLE_BYTES + MAX_BODY_BYTES,
+    "/api/v1/devices/preauthorised": 4 * MAX_BODY_BYTES,
+    "/api/v1/labels": MAX_LABEL_FILE_BYTES + MAX_BODY_BYTES,
+}
 _OPEN = frozenset({"/api/v1/health"})
 
 
@@ -23,10 +29,12 @@ class Guard:
     Args:
         app: What is guarded.
         token_sha256: SHA-256 (hex) of the operator's token.
+        readers: SHA-256 of tokens that open one path each, for reading.
     """
 
     app: ASGIApp
     token_sha256: str
+    readers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -34,7 +42,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers, path = Headers(scope=scope), str(scope["path"])
-        if path not in _OPEN and not self._is_operator(headers.get("authorization", "")):
+        if path not in _OPEN and not self._may(headers.get("authorization", ""), scope["method"], path):
             await answer(Unauthorized("the request carries no valid token"))(scope, receive, send)
             return
         limit = body_limit(path)
@@ -43,10 +51,12 @@ class Guard:
             return
         await self.app(scope, _counted(receive, limit), send)
 
-    def _is_operator(self, authorization: str) -> bool:
+    def _may(self, authorization: str, method: str, path: str) -> bool:
         scheme, _, token = authorization.partition(" ")
         given = sha256_hex(token.strip().encode())
-        return scheme.lower() == "bearer" and secrets.compare_digest(given, self.token_sha256)
+        is_operator = secrets.compare_digest(given, self.token_sha256)
+        is_reader = method == "GET" and secrets.compare_digest(given, self.readers.get(path, ""))
+        return scheme.lower() == "bearer" and (is_operator or is_reader)
 
 
 def body_limit(path: str) -> int:

@@ -1,0 +1,54 @@
+"""The budget of bytes that samples are kept under: a token bucket a reason. Pure: the time is passed in."""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+
+class Budget(Generic[R]):
+    """Buckets that fill with time, each at its share of the rate and up to its share of the burst; they start full.
+
+    What would overflow a full bucket goes to the bucket named ``overflow``: a share that nobody needs is not lost, and
+    no bucket is ever emptied for another. Over any time no more than ``burst + rate * time`` is spent, and besides
+    that a debt of one sample a reason, for a sample that is larger than the whole bucket needs a full one.
+
+    Args:
+        per_second: Bytes that come in a second.
+        burst: Bytes that all buckets hold.
+        shares: Share of each reason; their sum is 1.
+        overflow: Who gets what others do not need.
+        now_s: Monotonic time of the start.
+    """
+
+    def __init__(self, per_second: float, burst: float, shares: Mapping[R, float], overflow: R, now_s: float) -> None:
+        self._rates = {reason: per_second * share for reason, share in shares.items()}
+        self._capacities = {reason: burst * share for reason, share in shares.items()}
+        self._tokens = dict(self._capacities)
+        self._overflow = overflow
+        self._at_s = now_s
+
+    def take(self, reason: R, amount: float, now_s: float) -> bool:
+        """Take ``amount`` if it is there; say whether it was."""
+        self._fill(now_s)
+        capacity = self._capacities[reason]
+        if capacity <= 0 or self._tokens[reason] < min(amount, capacity):
+            return False
+        self._tokens[reason] -= amount
+        return True
+
+    def within(self, reason: R, period_s: float, now_s: float) -> float:
+        """Return what may be spent at the end of a time that begins now."""
+        self._fill(now_s)
+        return min(self._tokens[reason] + period_s * self._rates[reason], self._capacities[reason])
+
+    def _fill(self, now_s: float) -> None:
+        elapsed_s = max(now_s - self._at_s, 0.0)
+        self._at_s = max(now_s, self._at_s)  # a clock that goes back and on again does not give the same time twice
+        spare = 0.0
+        for reason, rate in self._rates.items():
+            filled = self._tokens[reason] + elapsed_s * rate
+            self._tokens[reason] = min(filled, self._capacities[reason])
+            spare += filled - self._tokens[reason]
+        filled = self._tokens[self._overflow] + spare
+        self._tokens[self._overflow] = min(filled, self._capacities[self._overflow])

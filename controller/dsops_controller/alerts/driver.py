@@ -1,0 +1,181 @@
+"""Looks at the fleet, notes what is wrong, and hands notices over. Each step can be repeated."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+
+from dsops.clock import Clock
+from dsops.errors import DsopsError
+from dsops.states import Device
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.notices import Claimed
+from dsops_controller.alerts.rules import Figures, causes
+from dsops_controller.alerts.settings import AlertSettings, Kind
+from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.audited_errors import Audit, Verdict, judge
+from dsops_controller.dataops.coverage import agreed
+from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.standing import Standings
+from dsops_controller.db import tables
+from dsops_controller.db.database import Database
+from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.db.upsert import upsert
+from dsops_controller.retraining.adapters import NotTaken
+from dsops_controller.retraining.settings import Webhook
+
+log = logging.getLogger(__name__)
+
+AUDIT_S = 600.0
+"""Seconds between two looks at labels: there may be many, and they come by hand."""
+AUDITED = "random"
+_TICK_S = 1.0
+Post = Callable[[Webhook, str, bytes], None]
+"""Hands one notice over, by its id; raises NotTaken."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What alerts look at."""
+
+    db: Database
+    bundles: Bundles
+    labels: Labels
+
+
+class Watch:
+    """Opens and resolves alerts, and tells of them.
+
+    Args:
+        watched: What is looked at.
+        alerts: Where alerts are kept.
+        settings: Of what to tell, and whom.
+        post: Hands one notice over.
+        clock: Tells the time.
+    """
+
+    def __init__(self, watched: Watched, alerts: Alerts, settings: AlertSettings, post: Post, clock: Clock) -> None:
+        self._watched = watched
+        self._standings = Standings(watched.db)
+        self._settings = settings
+        self._post = post
+        self._clock = clock
+        self._audits: dict[str, Verdict] = {}
+        self._audited_s: float | None = None
+        self._wake = threading.Event()
+        self.alerts = alerts
+
+    def run(self, stop: threading.Event) -> None:
+        """Look and hand over until ``stop`` is set."""
+        looked_s = -1e9
+        while not stop.is_set():
+            try:
+                if self._clock.monotonic_s() - looked_s >= self._settings.look_s:
+                    looked_s = self._clock.monotonic_s()
+                    self.look()
+                self.hand_over(stop)
+            except DsopsError as error:
+                log.warning("alerts wait: %s", error)
+            self._wake.wait(min(_TICK_S, self._settings.look_s))
+            self._wake.clear()
+
+    def wake(self) -> None:
+        """Have the loop hand over now."""
+        self._wake.set()
+
+    def look(self) -> None:
+        """Note what is wrong now.
+
+        Raises:
+            StateDamaged: The database cannot be read.
+        """
+        settings = self._settings
+        found = causes(self._figures(), settings, self._clock.now())
+        opened, resolved = self.alerts.note(found, list(settings.webhook), timedelta(seconds=settings.clear_s))
+        if opened or resolved:
+            log.info("alerts: %d opened, %d resolved", opened, resolved)
+        self.alerts.forget(timedelta(days=settings.keep_days))
+
+    def hand_over(self, stop: threading.Event | None = None) -> None:
+        """Hand over every notice that is due."""
+        spans = {name: hook.span_s for name, hook in self._settings.webhook.items()}
+        while not (stop and stop.is_set()) and (claimed := self.alerts.claim(spans)) is not None:
+            try:
+                self._hand(claimed)
+            except NotTaken as error:
+                log.warning("notice %s was not taken by %s: %s", claimed.id, claimed.hook, error.why)
+                most = self._settings.attempts
+                self.alerts.not_delivered(claimed, error.why, is_final=error.is_final, wait_s=error.wait_s, most=most)
+            else:
+                self.alerts.delivered(claimed)
+
+    def _hand(self, claimed: Claimed) -> None:
+        hook = self._settings.webhook.get(claimed.hook)
+        if hook is None:
+            raise NotTaken(f"controller.toml has no webhook {claimed.hook} any more", is_final=True)
+        self._post(hook, claimed.id, claimed.body)
+
+    def _figures(self) -> Figures:
+        kinds = self._settings.kinds
+        part = self._taking_part() if Kind.SILENT in kinds else frozenset()
+        return Figures(
+            standings=self._standings.newest(),
+            beats=[beat for beat in self._standings.beats() if beat.device in part] if part else (),
+            lost=self._lost() if Kind.LOSSES in kinds else {},
+            audits=self._verdicts() if Kind.AUDITED_ERROR in kinds else {},
+        )
+
+    def _taking_part(self) -> frozenset[str]:
+        column = tables.device.c
+        with self._watched.db.read() as connection:
+            accepted = select(column.id).where(column.state == Device.ACCEPTED)
+            return frozenset(connection.execute(accepted).scalars())
+
+    def _lost(self) -> Mapping[str, tuple[int, datetime]]:
+        """Return what devices dropped lately, and remember it."""
+        now, loss = self._clock.now(), tables.stream_loss.c
+        begun_ms = to_ms(now - timedelta(seconds=self._settings.losses_s))
+        with self._watched.db.read() as connection:
+            sums = connection.execute(select(loss.device, func.sum(loss.count)).group_by(loss.device)).all()
+            known = {row.device: row for row in connection.execute(select(tables.alert_loss))}
+        found: dict[str, tuple[int, datetime]] = {}
+        for device, total in sums:
+            row = known.get(device)
+            dropped, before, grew_ms = (row.dropped, row.before, row.grew_ms) if row is not None else (0, 0, 0)
+            if total - dropped >= self._settings.losses:
+                before = dropped if grew_ms < begun_ms else before
+                dropped, grew_ms = int(total), to_ms(now)
+                values = {"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms}
+                with self._watched.db.write() as connection:
+                    connection.execute(upsert(connection.dialect.name, tables.alert_loss), values)
+            if grew_ms >= begun_ms:
+                found[device] = (dropped - before, from_ms(grew_ms))
+        return found
+
+    def _verdicts(self) -> Mapping[str, Verdict]:
+        now_s = self._clock.monotonic_s()
+        if self._audited_s is None or now_s - self._audited_s >= AUDIT_S:
+            self._audited_s = now_s
+            found = {model: self._verdict(model) for model in self._audited_models()}
+            self._audits = {model: verdict for model, verdict in found.items() if verdict is not None}
+        return self._audits
+
+    def _audited_models(self) -> list[str]:
+        column = tables.labelled_sample.c
+        with self._watched.db.read() as connection:
+            random = select(column.model).where(column.reason == AUDITED).distinct().order_by(column.model)
+            return list(connection.execute(random).scalars())
+
+    def _verdict(self, model: str) -> Verdict | None:
+        newest = next(iter(self._watched.bundles.list(model)), None)
+        accuracy = None if newest is None else newest.manifest.metrics.get("accuracy")
+        if newest is None or accuracy is None:
+            return None
+        clear, _ = agreed(self._watched.labels.current(model))
+        fair = [row for row in clear if row.reason == AUDITED and row.release == newest.release]
+        audits = [Audit(row.captured, row.sample, is_wrong=row.predicted != row.label, label=row.label) for row in fair]
+        reference = min(max(1.0 - float(accuracy), 0.0), 1.0 - 2 * self._settings.error_margin)
+        return judge(audits, reference, self._settings.error_margin)

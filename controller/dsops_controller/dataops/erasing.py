@@ -1,0 +1,63 @@
+"""Samples that somebody asked to have erased leave the lake."""
+
+from collections.abc import Iterable, Iterator
+
+from deltalake.exceptions import CommitFailedError
+
+from dsops import ids
+from dsops.errors import InvalidInput
+from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
+from dsops_controller.dataops.lake import Lake, translated
+
+_STREAM_DIGITS, _AT_ONCE = 32, 1000
+_TRIES = 5
+
+
+def erase(lake: Lake, samples: Iterable[tuple[str, str, int]]) -> None:
+    """Delete samples, named by device, stream and number, from their table; once more is no fault.
+
+    The files that held them are written anew without them, and removed with what left the table a day ago.
+
+    Raises:
+        NoSpace: The disk is full; what was deleted so far stays deleted.
+        StateDamaged: The table cannot be read or written.
+        Conflict: Another controller tends the lake.
+        InvalidInput: A device or a stream cannot be one.
+    """
+    predicates = list(_predicates(samples))
+    lake.flush()
+    with translated(), lake.tending() as renew:
+        for predicate in predicates:
+            renew()
+            _delete(lake, predicate)
+        lake.settle()
+
+
+def _delete(lake: Lake, predicate: str) -> None:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            lake.table(LakeTable.SAMPLES).delete(
+                predicate,
+                commit_properties=OURS,
+                post_commithook_properties=NO_HOOKS,
+                writer_properties=properties(LakeTable.SAMPLES),
+            )
+        except CommitFailedError:  # somebody appended meanwhile
+            if attempt == _TRIES:
+                raise
+        else:
+            return
+
+
+def _predicates(samples: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """Yield a condition for some samples of each stream; what it is made of is checked, for it is SQL."""
+    by_stream: dict[tuple[str, str], list[int]] = {}
+    for device, stream, seq in samples:
+        by_stream.setdefault((ids.device_id(device), stream), []).append(seq)
+    for (device, stream), seqs in by_stream.items():
+        if not (len(stream) == _STREAM_DIGITS and stream.isalnum() and stream.isascii()):
+            raise InvalidInput(f"{stream[:80]!r} is not a stream", hint="see: dsops sample list")
+        for start in range(0, len(seqs), _AT_ONCE):
+            some = ", ".join(map(str, seqs[start : start + _AT_ONCE]))
+            yield f"device = '{device}' and stream = '{stream}' and seq in ({some})"

@@ -1,0 +1,396 @@
+"""Alerts of a real store, told to real receivers: one a cause while it lasts, never lost, over when it is over."""
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsops.api.v1.telemetry_pb2 import DriftReport, Loss, SkewCheck, TelemetryRecord
+from dsops.clock import ManualClock
+from dsops.errors import Conflict, NotFound
+from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.driver import Watch, Watched
+from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
+from dsops_controller.alerts.settings import AlertSettings, Kind
+from dsops_controller.bundles import Bundles
+from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.testing import DIGEST, heartbeat, manifest, received, telemetry_batch
+from dsops_controller.db.database import Database
+from dsops_controller.db.tables import audit, bundle, device, label, labelled_sample, metadata
+from dsops_controller.db.times import to_ms
+from dsops_controller.retraining.adapters import Adapters
+from dsops_controller.retraining.settings import Webhook
+from dsops_controller.trust.keys import OnlineKeys
+from dsops_controller.trust.repository import Repository
+
+SECRET = "s3cret-of-sixteen-and-more"
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@dataclass
+class Receiver:
+    """A web server that takes notices, or answers as it is told; each one that it may answer waits for ``open``."""
+
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    came: threading.Event = field(default_factory=threading.Event)
+    open: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return the notices after checking each signature as a receiver does."""
+        found = []
+        for headers, body in zip(self.headers, self.bodies, strict=True):
+            signed = headers["x-dsops-timestamp"].encode() + b"." + body
+            expected = "sha256=" + hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
+            assert hmac.compare_digest(headers["x-dsops-signature"], expected)
+            assert headers["content-type"] == "application/cloudevents+json"
+            event = json.loads(body)
+            assert headers["idempotency-key"] == event["id"]
+            found.append(event)
+        return found
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    made.open.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            made.headers.append({name.lower(): value for name, value in self.headers.items()})
+            made.came.set()
+            made.open.wait(30)
+            status, headers = made.answers.pop(0) if made.answers else (202, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}/alerts"
+    yield made
+    made.open.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Site:
+    """A store, and what watches it."""
+
+    def __init__(self, folder: Path, settings: AlertSettings, clock: ManualClock | None = None) -> None:
+        self.clock = clock or ManualClock(START)
+        self.db = Database(f"sqlite:///{folder}/state.db")
+        with self.db.write() as connection:
+            metadata.create_all(connection)
+        self.inbox = Inbox(self.db, self.clock)
+        self.inbox.start()
+        keys = (
+            OnlineKeys.create(folder / "keys") if not (folder / "keys").exists() else OnlineKeys.load(folder / "keys")
+        )
+        bundles = Bundles(self.db, folder / "bundles", Repository(folder / "trust", keys, self.clock), self.clock)
+        watched = Watched(self.db, bundles, Labels(self.db, lambda _: {}, self.clock))
+        self.alerts = Alerts("north", self.db, self.clock, lambda: 0.5)
+        self.watch = Watch(watched, self.alerts, settings, Adapters(folder, self.clock).deliver, self.clock)
+        self._seqs: dict[str, int] = {}
+
+    def put(self, name: str, *records: TelemetryRecord, dropped: int = 0) -> None:
+        first = self._seqs.get(name, 0) + 1
+        self._seqs[name] = first + len(records) - 1
+        losses = [Loss(kind="sample", reason="full", count=dropped)] if dropped else []
+        seqs = range(first, first + len(records))
+        message = telemetry_batch(name.encode().ljust(16, b"-"), seqs, records, produced=1000, losses=losses)
+        self.inbox.put(name, received(message))
+
+    def accept(self, name: str) -> None:
+        with self.db.write() as connection:
+            connection.execute(device.insert().values(id=name, state="accepted", created_ms=0))
+
+    def report(self, state: str = "ok", log_e: float = 0.0, skew: str = "ok", model: str = "digits") -> TelemetryRecord:
+        now_us = to_ms(self.clock.now()) * 1000
+        found = SkewCheck(state=skew, frames=1000, p_value=1e-6, signals=["entropy"] if skew == "skew" else [])
+        return TelemetryRecord(
+            drift=DriftReport(
+                start_us=now_us, interval_ms=1000, model=model, release=1, digest=DIGEST, state=state, frames=100,
+                since_us=now_us, log_e=log_e, epoch_us=1, skew=found,
+            )
+        )  # fmt: skip
+
+    def open_now(self) -> list[tuple[str, str, str]]:
+        return sorted((one.kind.value, one.model, one.device) for one in self.alerts.list(only_open=True))
+
+    def step(self) -> None:
+        self.watch.look()
+        self.watch.hand_over()
+
+    def close(self) -> None:
+        self.inbox.stop()
+        self.db.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hook.secret").write_text(SECRET + "\n")
+    return tmp_path
+
+
+def settings(receiver: Receiver | None = None, **more: Any) -> AlertSettings:
+    hooks = {} if receiver is None else {"ops": Webhook(url=receiver.url, secret_file="hook.secret")}
+    return AlertSettings(webhook=hooks, **more)
+
+
+def test_a_cause_is_told_once_while_it_lasts_and_once_when_it_is_over(folder: Path, receiver: Receiver) -> None:
+    site = Site(folder, settings(receiver, clear_s=120))
+    site.put("cam-1", site.report("drift", 9.0))
+    for _ in range(5):
+        site.step()
+        site.clock.advance(30)
+    (event,) = receiver.told()
+    assert (event["specversion"], event["type"], event["source"], event["subject"]) == (
+        "1.0", "alert.opened", "/dsops/north", "cam-1",
+    )  # fmt: skip
+    assert (event["data"]["kind"], event["data"]["model"], event["data"]["resolved"]) == ("drift", "digits", None)
+    assert event["data"]["evidence"]["release"] == 1
+    site.put("cam-1", site.report("ok"))
+    site.step()
+    assert len(receiver.bodies) == 1  # it may come back at once
+    site.clock.advance(121)
+    site.step()
+    opened, resolved = receiver.told()
+    assert (resolved["type"], resolved["data"]["alert"]) == ("alert.resolved", opened["data"]["alert"])
+    assert resolved["id"] != opened["id"]
+    assert site.open_now() == []
+    site.put("cam-1", site.report("drift", 9.0))
+    site.step()
+    assert receiver.told()[2]["data"]["alert"] != opened["data"]["alert"]
+    with site.db.read() as connection:
+        trail = [row.action for row in connection.execute(audit.select().order_by(audit.c.id))]
+    assert trail == ["alert.opened", "alert.resolved", "alert.opened"]
+    site.close()
+
+
+def test_a_cause_that_comes_and_goes_within_the_pause_stays_one_alert(folder: Path) -> None:
+    site = Site(folder, settings(clear_s=300))
+    for number in range(6):
+        site.put("cam-1", site.report("drift" if number % 2 == 0 else "ok"))
+        site.watch.look()
+        site.clock.advance(100)
+    assert len(site.alerts.list()) == 1
+    site.close()
+
+
+def test_a_fleet_alert_needs_enough_devices_that_stand_the_correction(folder: Path) -> None:
+    site = Site(folder, settings(kinds=(Kind.FLEET_DRIFT,), fleet_devices=3))
+    for number in range(20):
+        site.put(f"cam-{number}", site.report("drift" if number < 2 else "ok", 9.0 if number < 2 else 0.1))
+    site.watch.look()
+    assert site.open_now() == []
+    site.put("cam-2", site.report("ok", 9.0))
+    site.watch.look()
+    (alert,) = site.alerts.list()
+    assert site.open_now() == [("fleet-drift", "digits", "")]
+    assert sorted(alert.evidence["named"]) == ["cam-0", "cam-1", "cam-2"]
+    site.close()
+    strict = Site(folder, settings(kinds=(Kind.FLEET_DRIFT,), fleet_share=0.2, clear_s=0), site.clock)
+    strict.clock.advance(1)
+    strict.watch.look()
+    assert strict.open_now() == []  # three of twenty are no fifth
+    strict.close()
+
+
+def test_skew_losses_and_silence_are_told(folder: Path) -> None:
+    site = Site(folder, settings(silent_s=600, losses_s=900, clear_s=0))
+    site.accept("cam-2")
+    now_us = to_ms(site.clock.now()) * 1000
+    site.put("cam-1", site.report(skew="skew"), dropped=5)
+    site.put("cam-2", heartbeat(now_us))
+    site.put("stranger", heartbeat(now_us))  # does not take part
+    site.watch.look()
+    assert site.open_now() == [("losses", "", "cam-1"), ("skew", "digits", "cam-1")]
+    site.clock.advance(800)
+    site.put("cam-1", site.report(skew="ok"), dropped=7)
+    site.watch.look()
+    assert site.open_now() == [("losses", "", "cam-1"), ("silent", "", "cam-2")]
+    (lost,) = site.alerts.list(kind=Kind.LOSSES)
+    assert (lost.evidence["dropped"], site.alerts.counts()["silent"]) == (7, 1)
+    site.put("cam-2", heartbeat(now_us))
+    site.clock.advance(901)
+    site.watch.look()
+    assert ("losses", "", "cam-1") not in site.open_now()
+    site.close()
+
+
+def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(folder: Path) -> None:
+    site = Site(folder, settings(kinds=(Kind.SILENT,), silent_s=10))
+    site.accept("cam-1")
+    site.put("cam-1", heartbeat(to_ms(site.clock.now()) * 1000))  # every 30 s, it says
+    site.clock.advance(90)
+    site.watch.look()
+    assert site.open_now() == []
+    site.clock.advance(1)
+    site.watch.look()
+    assert site.open_now() == [("silent", "", "cam-1")]
+    site.close()
+
+
+def test_a_model_that_errs_more_than_it_did_is_told(folder: Path) -> None:
+    site = Site(folder, settings(kinds=(Kind.AUDITED_ERROR,)))
+    text = manifest(1, accuracy=0.98).encode().decode()
+    row = {"sha256": "0" * 64, "model": "animals", "release": 1, "variant": "int8", "path": "p", "length_bytes": 1}
+    with site.db.write() as connection:
+        connection.execute(bundle.insert().values(**row, index_sha256="a" * 64, pushed_ms=1, manifest=text))
+        for number in range(120):
+            name = f"cam-1/{'a' * 32}/{number}"
+            facts = {"device": "cam-1", "model": "animals", "release": 1, "digest": DIGEST, "reason": "random"}
+            connection.execute(labelled_sample.insert().values(sample=name, predicted="cat", time_ms=number, **facts))
+            said = {"labeller": "ann", "label": "dog" if number >= 40 and number % 2 else "cat", "set_version": 1}
+            connection.execute(label.insert().values(sample=name, time_ms=number, stored_ms=1, **said))
+    site.watch.look()
+    (alert,) = site.alerts.list()
+    assert (alert.kind, alert.model, alert.evidence["wrong"]) == (Kind.AUDITED_ERROR, "animals", 40)
+    assert set(alert.evidence["labels_wrong"]) == {"dog"}
+    site.close()
+
+
+def test_a_receiver_that_is_down_is_asked_later_and_later_then_given_up(folder: Path, receiver: Receiver) -> None:
+    receiver.answers = [(503, {}), (429, {"Retry-After": "90"}), (500, {})]
+    site = Site(folder, settings(receiver, attempts=3))
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    site.watch.hand_over()
+    assert len(receiver.bodies) == 1  # not before its time
+    site.clock.advance(wait_after(1, 0.5) + 0.01)
+    site.watch.hand_over()
+    site.clock.advance(89)
+    site.watch.hand_over()
+    assert len(receiver.bodies) == 2
+    site.clock.advance(2)
+    site.watch.hand_over()
+    (notice,) = site.alerts.list()[0].notices
+    assert (notice.state, notice.attempts, "500" in notice.error) == (NoticeState.DEAD, 3, True)
+    assert len(set(receiver.bodies)) == 1  # the same notice each time
+    site.alerts.retry(site.alerts.list()[0].id[:8])
+    site.watch.hand_over()
+    assert site.alerts.list()[0].notices[0].state is NoticeState.DELIVERED
+    site.close()
+
+
+def test_waits_double_and_spread() -> None:
+    assert [wait_after(attempts, 1.0) for attempts in (1, 2, 3)] == [5.0, 10.0, 20.0]
+    assert wait_after(60, 1.0) == 3600.0
+    assert wait_after(3, 0.0) == 10.0
+
+
+def test_what_is_refused_for_good_is_not_asked_again(folder: Path, receiver: Receiver) -> None:
+    receiver.answers = [(400, {})]
+    site = Site(folder, settings(receiver))
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    assert site.alerts.list()[0].notices[0].state is NoticeState.DEAD
+    site.close()
+
+
+def test_the_end_is_not_told_before_the_beginning(folder: Path, receiver: Receiver) -> None:
+    receiver.answers = [(503, {})]
+    site = Site(folder, settings(receiver, clear_s=0))
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    site.put("cam-1", site.report("ok"))
+    site.clock.advance(1)
+    site.step()
+    assert [one["type"] for one in receiver.told()] == ["alert.opened"]
+    site.clock.advance(60)
+    site.watch.hand_over()
+    assert [one["type"] for one in receiver.told()] == ["alert.opened", "alert.opened", "alert.resolved"]
+    site.close()
+
+
+def test_two_controllers_open_one_alert(folder: Path) -> None:
+    site, other = Site(folder, settings()), Site(folder, settings())
+    site.put("cam-1", site.report("drift"))
+    site.watch.look()
+    other.watch.look()
+    assert len(site.alerts.list()) == 1
+    site.close()
+    other.close()
+
+
+def test_old_alerts_are_forgotten_and_ids_are_found_by_their_beginning(folder: Path) -> None:
+    site = Site(folder, settings(clear_s=0, keep_days=1))
+    for name in ("cam-1", "cam-2"):
+        site.put(name, site.report("drift"))
+    site.watch.look()
+    with pytest.raises(NotFound):
+        site.alerts.get("zz")
+    site.put("cam-1", site.report("ok"))
+    site.clock.advance(1)
+    site.watch.look()
+    assert {one.state for one in site.alerts.list()} == {AlertState.OPEN, AlertState.RESOLVED}
+    site.clock.advance(timedelta(days=2).total_seconds())
+    site.watch.look()
+    (left,) = site.alerts.list()
+    assert left.device == "cam-2"
+    site.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_alert_delivery import Receiver, Site, settings
+made = Receiver(url=sys.argv[2])
+site = Site(Path(sys.argv[1]), settings(made))
+site.step()
+"""
+
+
+def test_who_is_killed_while_it_tells_leaves_it_to_the_next(folder: Path, receiver: Receiver) -> None:
+    site = Site(folder, settings(receiver))
+    site.put("cam-1", site.report("drift"))
+    receiver.open.clear()
+    command = [sys.executable, "-c", KILLED, str(folder), receiver.url, str(Path(__file__).parent)]
+    process = subprocess.Popen(command)
+    assert receiver.came.wait(60)
+    process.kill()
+    process.wait(20)
+    receiver.open.set()
+    site.step()
+    assert len(receiver.bodies) == 1  # its claim lasts: it might still be at it
+    site.clock.advance(60)
+    site.step()
+    first, second = receiver.told()
+    assert first["id"] == second["id"]
+    assert site.alerts.list()[0].notices[0].state is NoticeState.DELIVERED
+    site.close()
+
+
+def test_a_beginning_of_several_ids_is_not_taken(folder: Path) -> None:
+    site = Site(folder, settings())
+    for number in range(20):
+        site.put(f"cam-{number}", site.report("drift"))
+    site.watch.look()
+    firsts = [one.id[0] for one in site.alerts.list()]
+    twice = next(letter for letter in firsts if firsts.count(letter) > 1)
+    with pytest.raises(Conflict):
+        site.alerts.get(twice)
+    site.close()

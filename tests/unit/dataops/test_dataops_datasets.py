@@ -1,0 +1,341 @@
+"""Data sets over a real lake and database: versions, splits, lineage, erasure."""
+
+import hashlib
+import io
+import json
+import struct
+import zipfile
+import zlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
+from dsops.clock import ManualClock
+from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
+from dsops_controller.dataops import dataset_exports
+from dsops_controller.dataops.agreement import Scale
+from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.dataset_exports import Content, DatasetForm
+from dsops_controller.dataops.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split, split_of
+from dsops_controller.dataops.datasets import Datasets, Query, reference
+from dsops_controller.dataops.erasing import erase
+from dsops_controller.dataops.inbox import Inbox
+from dsops_controller.dataops.label_files import GivenLabel
+from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lineage import Lineage
+from dsops_controller.dataops.sample_reading import SampleReader
+from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.store import LakeStore
+from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
+from dsops_controller.db.database import Database
+from dsops_controller.db.tables import bundle as bundles
+from dsops_controller.db.tables import dataset as datasets
+from dsops_controller.db.tables import device as devices
+from dsops_controller.db.tables import erased_sample as erased
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+STREAM = b"t" * 16
+CLASSES = ("cat", "dog", "fox")
+ALL = Policy(shares=Shares(0.0, 0.0))
+DEVICES = 12
+
+
+class Desk:
+    """A store with the parts that make data sets."""
+
+    def __init__(self, db: Database, inbox: Inbox, folder: Path) -> None:
+        self.db, self.inbox, self.clock = db, inbox, ManualClock(START)
+        self.lake = lake = Lake(db, folder / "lake")
+        lake.open()
+        self.reader = SampleReader(db, LakeStore(db, lake))
+        self.labels = Labels(db, self.reader.rows, self.clock)
+        self.lineage = Lineage(db, self.clock)
+        self.datasets = Datasets(db, lake, self.reader, self.labels, self.clock)
+
+    def put(self, device: str, frames: list[int], first: int = 1) -> list[str]:
+        records = [frame(number) for number in frames]
+        self.inbox.put(device, received(sample_batch(STREAM, range(first, first + len(records)), records)))
+        return [f"{device}/{STREAM.hex()}/{first + place}" for place in range(len(records))]
+
+    def say(self, labels: dict[str, str], who: str = "ann") -> None:
+        self.labels.take([GivenLabel("", sample, who, label) for sample, label in labels.items()])
+
+    def place(self, device: str, site: str) -> None:
+        with self.db.write() as connection:
+            inventory = json.dumps({"site": site})
+            connection.execute(devices.insert().values(id=device, state="accepted", created_ms=0, inventory=inventory))
+
+    def content(self, name: str, split: Split | None = None) -> Content:
+        record = self.datasets.get(name)
+        found = [one for one in self.datasets.members(name) if split in (None, one.split)]
+        text, samples = self.datasets.manifest(name), self.datasets.samples(name, None, split)
+        return Content(record.reference, record.digest, text, CLASSES, record.counts, found, samples)
+
+
+def frame(number: int) -> SampleRecord:
+    return SampleRecord(
+        time_us=round(START.timestamp() * 1e6) + number,
+        model="animals",
+        release=1,
+        digest=DIGEST,
+        reason="random",
+        score=0.5,
+        inclusion=0.25 if number % 2 else 0.0,
+        input=Tensor(datatype="FP32", shape=[1, 2, 2, 1], data=struct.pack("<4f", number / 1000, 0.25, 0.5, 1)),
+        predicted=CLASSES[number % 3],
+    )
+
+
+@pytest.fixture
+def desk(db: Database, inbox: Inbox, tmp_path: Path) -> Desk:
+    made = Desk(db, inbox, tmp_path)
+    made.labels.new_set("animals", CLASSES, Scale.NOMINAL)
+    return made
+
+
+def test_a_version_is_named_by_the_digest_of_its_manifest_and_made_once(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict(zip(samples, CLASSES, strict=True)))
+    made, is_new = desk.datasets.create("field", Query("animals"), ALL)
+    text = desk.datasets.manifest("field")
+    assert (made.version, is_new, made.samples) == (1, True, 3)
+    assert made.digest == hashlib.sha256(text).hexdigest()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["sample"] for line in lines] == sorted(
+        hashlib.sha256(frame(n).input.data).hexdigest() for n in (1, 2, 3)
+    )
+    assert {line["inclusion"] for line in lines} == {0.25, None}
+    assert b"cam-1" not in text
+    assert b"ann" not in text
+    again, is_new = desk.datasets.create("field", Query("animals"), ALL)
+    assert (again, is_new) == (made, False)
+    desk.say({samples[0]: "fox"})
+    after, is_new = desk.datasets.create("field", Query("animals"), ALL)
+    assert (after.version, is_new) == (2, True)
+    change = desk.datasets.difference(("field", 1), ("field", None))
+    assert [(old, new) for _, old, new in change.relabelled] == [("cat", "fox")]
+    assert (change.added, change.removed) == ((), ())
+    assert desk.datasets.get("field", 1) == made
+    with pytest.raises(NotFound):
+        desk.datasets.get("field", 3)
+
+
+def test_more_samples_and_their_place_in_the_lake_make_no_other_version(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2])
+    desk.say(dict.fromkeys(samples, "cat"))
+    made, _ = desk.datasets.create("field", Query("animals"), ALL)
+    desk.put("cam-1", [3, 4], first=3)  # nobody labelled them
+    again, is_new = desk.datasets.create("field", Query("animals"), ALL)
+    assert (again.digest, is_new) == (made.digest, False)
+
+
+def test_only_labels_that_count_make_members(desk: Desk) -> None:
+    one, two, three, four = desk.put("cam-1", [1, 2, 3, 4])
+    desk.say({one: "cat", two: "cat", three: "fox", four: "dog"})
+    desk.say({one: "cat", two: "dog", three: "fox"}, "bob")
+    desk.say({two: "dog"}, "cid")
+
+    def made(policy: Policy) -> dict[str, int]:
+        record, _ = desk.datasets.create("field", Query("animals"), replace(policy, shares=Shares(0, 0)))
+        return record.counts["training"]
+
+    assert made(Policy()) == {"cat": 1, "dog": 1, "fox": 1}
+    assert made(Policy(labelled=Labelled.MAJORITY)) == {"cat": 1, "dog": 2, "fox": 1}
+    assert made(Policy(fewest=2)) == {"cat": 1, "fox": 1}
+    assert made(Policy(excluded=("cat",))) == {"dog": 1, "fox": 1}
+    with pytest.raises(NotFound, match="4 have no label that counts"):
+        made(Policy(fewest=4))
+
+
+def test_equal_tensors_are_there_once_whatever_device_they_are_of(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2]) + desk.put("cam-2", [1, 3])
+    desk.say(dict.fromkeys(samples, "cat"))
+    made, _ = desk.datasets.create("field", Query("animals"), replace(ALL, group_by=GroupBy.DEVICE))
+    assert (made.samples, made.left_out["duplicates"]) == (3, 1)
+
+
+def test_a_site_is_never_in_two_splits_and_keeps_its_split(desk: Desk) -> None:
+    for number in range(DEVICES):
+        desk.place(f"cam-{number}", f"site-{number // 2}")
+        desk.say(dict.fromkeys(desk.put(f"cam-{number}", [number * 10 + place for place in range(3)]), "cat"))
+    policy = Policy(shares=Shares(0.3, 0.3))
+    made, _ = desk.datasets.create("field", Query("animals"), policy)
+    by_site: dict[str, set[Split]] = {}
+    for member in desk.datasets.members("field"):
+        by_site.setdefault(str(member.line["site"]), set()).add(member.split)
+    assert all(len(splits) == 1 for splits in by_site.values())
+    assert sum(made.groups.values()) == DEVICES // 2
+    assert len({next(iter(splits)) for splits in by_site.values()}) >= 2
+    more = desk.put("cam-99", [900])
+    desk.say({more[0]: "dog"})
+    desk.datasets.create("field", Query("animals"), policy)
+    assert desk.datasets.difference(("field", 1), ("field", 2)).moved == ()
+
+
+def test_splits_have_the_shares_that_were_asked_for() -> None:
+    splits = [split_of(f"site:{number}", Shares(0.2, 0.1)) for number in range(5000)]
+    assert splits.count(Split.VALIDATION) / 5000 == pytest.approx(0.2, abs=0.02)
+    assert splits.count(Split.TEST) / 5000 == pytest.approx(0.1, abs=0.02)
+    with pytest.raises(InvalidInput):
+        Shares(0.5, 0.5)
+
+
+def test_what_was_erased_is_in_no_answer_and_data_sets_get_a_new_version(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    done = desk.datasets.erase([samples[1]], "asked for")
+    assert (done.samples, done.versions) == (1, ("field/2",))
+    again = desk.datasets.erase([samples[1]], "asked for")
+    assert (again.samples, again.versions) == (0, ())
+    assert (desk.datasets.get("field").samples, desk.datasets.get("field", 1).gone) == (2, 1)
+    with pytest.raises(NotFound):
+        desk.reader.get(samples[1])
+    assert samples[1] not in {row.sample for row in desk.labels.current("animals")}
+    with pytest.raises(InvalidInput, match="there is no sample"):
+        desk.say({samples[1]: "cat"})
+    with pytest.raises(Conflict, match="not in the store any more"):
+        desk.datasets.samples("field", 1)
+    assert len(desk.datasets.samples("field")) == 2
+    with pytest.raises(InvalidInput):
+        desk.datasets.erase(samples, "")
+
+
+def test_erased_rows_leave_the_lake_also_when_the_first_try_was_cut_off(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3]) + desk.put("cam-2", [4])
+    desk.lake.flush()
+    with desk.db.write() as connection:  # killed before the lake was reached
+        connection.execute(erased.insert().values(sample=samples[0], reason="asked for", erased_ms=0))
+    done = desk.datasets.erase([samples[0], samples[3]], "asked for")
+    assert done.samples == 1
+    rows = desk.lake.view(LakeTable.SAMPLES).files
+    with duckdb.connect() as duck:
+        found = duck.execute("select device, seq from read_parquet($files)", {"files": list(rows)}).fetchall()
+    assert sorted(found) == [("cam-1", 2), ("cam-1", 3)]
+    again = Lake(desk.db, tmp_path / "lake")
+    again.open()
+    assert len(desk.reader.matching(SampleFilter())) == 2
+    for wrong in (("cam-1", "' or 1=1 --", 1), ("a' or '1'='1", "a" * 32, 1)):
+        with pytest.raises(InvalidInput):
+            erase(desk.lake, [wrong])
+
+
+def test_a_sample_that_is_not_what_the_manifest_says_is_never_handed_out(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2])
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    with desk.db.write() as connection:
+        row = connection.execute(datasets.select()).one()
+        swapped = "\n".join(reversed(zlib.decompress(row.records).decode().splitlines()))
+        connection.execute(datasets.update().values(records=zlib.compress(swapped.encode())))
+    with pytest.raises(StateDamaged, match="is not what the data set holds"):
+        desk.datasets.samples("field")
+    with desk.db.write() as connection:
+        other = zlib.compress(zlib.decompress(row.manifest).replace(b"cat", b"dog"))
+        connection.execute(datasets.update().values(manifest=other))
+    with pytest.raises(StateDamaged, match="manifest"):
+        desk.datasets.manifest("field")
+
+
+def test_exports_hold_what_training_needs(desk: Desk) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict(zip(samples, CLASSES, strict=True)))
+    desk.datasets.create("field", Query("animals"), ALL)
+    content = desk.content("field", Split.TRAINING)
+    with np.load(io.BytesIO(dataset_exports.export(DatasetForm.NPZ, content)), allow_pickle=False) as found:
+        assert found["x"].shape == (3, 2, 2, 1)
+        assert sorted(found["y"].tolist()) == [0, 1, 2]
+        assert [found["classes"][y] for y in found["y"]] == found["label"].tolist()
+        assert np.isnan(found["inclusion"]).sum() == 1
+        assert found["dataset"].item() == content.digest
+    assert dataset_exports.export(DatasetForm.NPZ, content) == dataset_exports.export(DatasetForm.NPZ, content)
+    with pytest.raises(NotFound):
+        dataset_exports.export(DatasetForm.NPZ, replace(content, members=[], samples=[]))
+
+
+def test_parquet_has_a_file_for_each_split_and_pictures(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict(zip(samples, CLASSES, strict=True)))
+    desk.datasets.create("field", Query("animals"), ALL)
+    with zipfile.ZipFile(io.BytesIO(dataset_exports.export(DatasetForm.PARQUET, desk.content("field")))) as archive:
+        archive.extractall(tmp_path)
+    assert (tmp_path / "manifest.jsonl").read_bytes() == desk.datasets.manifest("field")
+    assert "| cat | 1 | 0 | 0 |" in (tmp_path / "README.md").read_text()
+    query = f"select label, class, image.path, image.bytes from '{tmp_path}/data/train-00000-of-00001.parquet'"
+    rows = duckdb.sql(query).fetchall()
+    assert sorted(row[:2] for row in rows) == [("cat", 0), ("dog", 1), ("fox", 2)]
+    assert all(row[3].startswith(b"\x89PNG") for row in rows)
+    with zipfile.ZipFile(io.BytesIO(dataset_exports.export(DatasetForm.IMAGES, desk.content("field")))) as archive:
+        assert len([name for name in archive.namelist() if name.startswith("train/cat/")]) == 1
+
+
+def test_a_model_leads_to_its_data_set_by_digest_or_by_an_exported_file(desk: Desk) -> None:
+    desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
+    record, _ = desk.datasets.create("field", Query("animals"), ALL)
+    desk.lineage.note_export(record.digest, "e" * 64, "training", "npz")
+    desk.lineage.note_export(record.digest, "e" * 64, "training", "npz")
+    manifests = [
+        manifest(1, {"training": "e" * 64}),
+        manifest(2, {"field": f"sha256:{record.digest}"}),
+        manifest(3, {"training": "f" * 64}),
+    ]
+    with desk.db.write() as connection:
+        for number, one in enumerate(manifests):
+            row = {"sha256": f"{number}" * 64, "model": "animals", "release": one.release, "variant": "int8"}
+            rest = {"path": f"p{number}", "length_bytes": 1, "index_sha256": "a" * 64, "pushed_ms": 0}
+            connection.execute(bundles.insert().values(**row, **rest, manifest=one.encode().decode()))
+    found = desk.lineage.models(record.digest)
+    assert [(one.release, one.purpose, one.by) for one in found] == [(1, "training", "npz"), (2, "field", "digest")]
+    assert [desk.lineage.behind(one) for one in manifests] == [
+        {"training": "field/1"},
+        {"field": "field/1"},
+        {},
+    ]
+
+
+def test_time_and_versions_of_classes_choose(desk: Desk) -> None:
+    first, second = desk.put("cam-1", [1, 2])
+    desk.say({first: "cat"})
+    desk.labels.new_set("animals", (*CLASSES, "owl"), Scale.NOMINAL)
+    desk.say({second: "owl"})
+
+    def made(query: Query) -> int:
+        try:
+            return desk.datasets.create("field", query, ALL)[0].samples
+        except NotFound:
+            return 0
+
+    assert made(Query("animals")) == 2
+    assert made(Query("animals", set_version=2)) == 1
+    assert made(Query("animals", since=START + timedelta(hours=1))) == 0
+    assert made(Query("animals", until=START + timedelta(hours=1))) == 2
+    assert made(Query("animals", device="cam-2")) == 0
+    desk.labels.new_set("animals", CLASSES[:2], Scale.NOMINAL)
+    assert made(Query("animals")) == 1  # an owl is no class any more
+
+
+@pytest.mark.parametrize("name", ["", "Field", "a/b", "../x", "x" * 64])
+def test_names_that_are_none_are_refused(desk: Desk, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        desk.datasets.create(name, Query("animals"), ALL)
+
+
+def test_references_are_a_name_or_a_name_and_a_number() -> None:
+    assert (reference("a"), reference("a/3")) == (("a", None), ("a", 3))
+    for wrong in ("a/", "a/x", "a/0", "a/3/4"):
+        with pytest.raises(InvalidInput):
+            reference(wrong)
+
+
+def test_a_name_belongs_to_one_model(desk: Desk) -> None:
+    desk.say(dict.fromkeys(desk.put("cam-1", [1]), "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    desk.labels.new_set("plants", ("a", "b"), Scale.NOMINAL)
+    with pytest.raises(NotFound):
+        desk.datasets.create("field", Query("plants"), ALL)
