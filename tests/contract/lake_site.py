@@ -20,15 +20,9 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PLACES = [
-    "sqlite",
-    pytest.param("postgresql", marks=pytest.mark.integration),
-    pytest.param("s3", marks=[pytest.mark.integration, pytest.mark.slow]),
-]
 _SLOW = [pytest.param(place, marks=[pytest.mark.integration, pytest.mark.slow]) for place in ("postgresql", "s3")]
-TENDED_EVERYWHERE = pytest.mark.parametrize("new_url", ["sqlite", *_SLOW], indirect=True, scope="module")
-"""For what takes seconds everywhere: in a folder always, the others marked slow."""
-EVERYWHERE = pytest.mark.parametrize("new_url", PLACES, indirect=True, scope="module")
+EVERYWHERE = pytest.mark.parametrize("new_url", ["sqlite", *_SLOW], indirect=True, scope="module")
+"""In a folder always; the others are marked slow."""
 STAGES = pytest.mark.parametrize("stage", ["inbox", "lake", "both"])
 
 

@@ -35,7 +35,10 @@ START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STREAM = b"t" * 16
 CLASSES = ("cat", "dog", "fox")
 BOTH = pytest.mark.parametrize(
-    "new_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)], indirect=True, scope="module"
+    "new_url",
+    ["sqlite", pytest.param("postgresql", marks=[pytest.mark.integration, pytest.mark.slow])],
+    indirect=True,
+    scope="module",
 )
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lake_site import START, TENDED_EVERYWHERE, Site, put, us
+from lake_site import EVERYWHERE, START, Site, put, us
 from s3_server import S3
 
 from dsops.clock import ManualClock, SystemClock
@@ -86,7 +86,7 @@ def tidy(site: Site) -> None:
             continue
 
 
-@TENDED_EVERYWHERE
+@EVERYWHERE
 def test_two_controllers_with_inboxes_of_their_own_fill_one_lake(site: Site, other: Site) -> None:
     together(*(lambda site=site, name=name: feed(site, name) for site, name in ((site, "cam-1"), (other, "cam-2"))))
     for counts in (site.store.counts(), other.store.counts()):
@@ -101,7 +101,7 @@ def test_two_controllers_over_one_inbox_flush_at_once(site: Site, twin: Site) ->
     assert (site.store.counts().records_stored, site.store.counts().duplicates) == (4 * ROUNDS, 0)
 
 
-@TENDED_EVERYWHERE
+@EVERYWHERE
 def test_tending_by_two_while_two_write_doubles_and_loses_nothing(site: Site, other: Site) -> None:
     for number, one in enumerate((site, other)):
         put(one, "lake", (f"cam-{number}", telemetry_batch(B, [1], [interval(us())])))
@@ -112,7 +112,7 @@ def test_tending_by_two_while_two_write_doubles_and_loses_nothing(site: Site, ot
     assert len(site.lake.view(LakeTable.TELEMETRY).files) == 1
 
 
-@TENDED_EVERYWHERE
+@EVERYWHERE
 def test_old_days_and_samples_over_their_bytes_are_dropped_and_recorded(site: Site) -> None:
     days = (0, -20, -50)
     put(site, "lake", ("cam-1", telemetry_batch(A, [1, 2, 3], [interval(us(day * DAY_S)) for day in days])))
@@ -136,7 +136,7 @@ def test_old_days_and_samples_over_their_bytes_are_dropped_and_recorded(site: Si
     assert len(site.trail) == 2, "what is gone is not dropped again"
 
 
-@TENDED_EVERYWHERE
+@EVERYWHERE
 def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -> None:
     put(site, "lake", ("cam-1", telemetry_batch(A, [1], [interval(us(-50 * DAY_S))])))
     put(site, "lake", ("cam-1", telemetry_batch(A, [2], [interval(us())])))
@@ -160,7 +160,7 @@ def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -
         site.pins.pin(LakeTable.TELEMETRY, "dataset/two", 10_000)
 
 
-@TENDED_EVERYWHERE
+@EVERYWHERE
 def test_a_vacuum_leaves_what_is_younger_than_its_hours(site: Site) -> None:
     for number in (1, 2):
         put(site, "lake", ("cam-1", telemetry_batch(A, [number], [host(us())])))
@@ -196,6 +196,7 @@ def test_one_controller_at_a_time_holds_the_lease(s3: S3) -> None:
     assert mine == ["lapsed", "given back"]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_lake_in_a_bucket_takes_and_answers(s3: S3, tmp_path: Path) -> None:
     """The whole suite runs there too, marked slow."""
@@ -210,6 +211,7 @@ def test_a_lake_in_a_bucket_takes_and_answers(s3: S3, tmp_path: Path) -> None:
     assert not (tmp_path / "lake").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_check_finds_an_object_that_is_gone_or_cut(s3: S3, tmp_path: Path) -> None:
     one = Site(f"sqlite:///{tmp_path}/1.db", s3.place())

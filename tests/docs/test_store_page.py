@@ -77,6 +77,7 @@ def test_the_lines_answer(folder: Path, block: str) -> None:
     assert re.search(rf"digits\W+2\W+{ANSWERS}\b", shown), shown
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_lines_answer_in_an_object_store(tmp_path: Path) -> None:
     with s3_server() as s3:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_the_demonstration_shows_the_whole_loop(tmp_path: Path) -> None:
     figures_file = tmp_path / "out.json"

@@ -131,6 +131,7 @@ def test_a_certificate_that_ends_while_offline_stops_nothing_and_is_replaced_by_
     assert agent.status.runtime_pid == runtime
 
 
+@pytest.mark.slow
 def test_a_revoked_device_says_so_goes_on_and_comes_back(
     agent: Any, pki: Any, broker: Any, eventually: Eventually
 ) -> None:

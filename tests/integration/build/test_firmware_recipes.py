@@ -77,6 +77,7 @@ def test_camera_watch_finds_each_fault_in_every_variant(tmp_path: Path) -> None:
             assert area_under_curve(errors[own & (data["y"] == 0)], errors[own & (data["y"] == 1)]) >= 0.85
 
 
+@pytest.mark.slow
 def test_cell_nuclei_reads_rows_as_well_as_its_float_network(tmp_path: Path) -> None:
     folder, built = prepare("cell-nuclei", tmp_path / "recipe"), tmp_path / "built"
     assert build_model(folder, built).report.passed

@@ -135,6 +135,7 @@ def test_a_driver_that_hangs_ends_the_process_which_says_why(short_path: Path, t
     assert f"camera {device} says nothing for 1 s" in feed.log.read_text()
 
 
+@pytest.mark.slow
 def test_topics_in_and_a_topic_out(short_path: Path, tmp_path: Path, broker: Broker) -> None:
     common = {"model": "compass", "outputs": ["label"]}
     as_json = {"name": "j", **common, "mqtt": {"broker": broker.address, "topic": "sensors/+/json"}}
@@ -203,6 +204,7 @@ def test_a_stream_of_samples_in_windows(short_path: Path, tmp_path: Path, broker
     listener.close()
 
 
+@pytest.mark.slow
 def test_a_replay_into_a_program_that_is_slow(short_path: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", rows=ROWS)
     program = tmp_path / "program.py"
@@ -296,6 +298,7 @@ def test_brokers_with_tls_and_of_another_authority(short_path: Path, tmp_path: P
         broker.kill()
 
 
+@pytest.mark.slow
 def test_two_of_one_state_folder_take_turns(short_path: Path, tmp_path: Path) -> None:
     inbox, state = tmp_path / "in", tmp_path / "feed"
     inbox.mkdir()

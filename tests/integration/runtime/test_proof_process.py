@@ -99,6 +99,7 @@ def test_a_bundle_is_proved_where_and_as_urgently_as_it_will_serve(endless: Path
         assert [process.cpu_affinity() for process in proofs(endless)] == [[cpu]]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_proof_that_never_ends_ends_with_the_control_process_that_died(tmp_path: Path) -> None:
     stuck, bundle = delegate(compile_delegate(tmp_path), "stuck"), make_twice(tmp_path).path

@@ -169,6 +169,7 @@ def test_a_port_in_use_is_named(site: Any, name: str) -> None:
         Server(site.folder).run()
 
 
+@pytest.mark.slow
 def test_roles_that_expire_soon_are_named_in_log_and_status(site: Any, tmp_path: Path, server: Any) -> None:
     assert server.terminate() == 0
     eighty_days_ago = ManualClock(datetime.now(UTC) - timedelta(days=80))

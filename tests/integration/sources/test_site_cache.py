@@ -252,6 +252,7 @@ def test_a_neighbour_gets_everything_from_the_site_also_when_the_fleets_broker_i
     assert third.chunks() == {"site cache": len(made.chunks), "broker": 0}
 
 
+@pytest.mark.slow
 def test_what_a_site_lost_is_left_again_and_what_is_nobodys_is_taken_away(
     brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device]
 ) -> None:
@@ -277,6 +278,7 @@ def test_what_a_site_lost_is_left_again_and_what_is_nobodys_is_taken_away(
     eventually(lambda: site.retained() == new.chunks)
 
 
+@pytest.mark.slow
 def test_a_site_gets_no_more_than_it_may_hold(
     brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:

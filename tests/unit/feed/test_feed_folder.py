@@ -282,6 +282,7 @@ class DyingInbox(Inbox):
         return die_around
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(tmp_path: Path, keep: bool) -> None:
     for point in count():

@@ -126,6 +126,7 @@ def test_a_program_that_fails_or_is_absent_is_an_error(tmp_path: Path) -> None:
         CommandOutlet(Command(program=("/no/such/program",))).write(answer("1"), NEVER)
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     text = (
