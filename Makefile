@@ -40,7 +40,7 @@ test: setup ## Run the tests (PYTEST_ARGS=...)
 	@$(WITH_BROKER) $(BIN)/pytest -q $(WORKERS) -m "not slow and not faults" $(PYTEST_ARGS)
 
 test-slow: setup ## Run the fault suites and heavy models that `make test` leaves out
-	@$(WITH_BROKER) $(BIN)/pytest -q -m slow $(PYTEST_ARGS)
+	@$(WITH_BROKER) $(BIN)/pytest -q $(WORKERS) -m slow $(PYTEST_ARGS)
 
 faults: setup ## Kill, cut the power, fill the disk and garble the network at every step (root for most of it)
 	@$(WITH_BROKER) $(BIN)/pytest -q -m faults $(PYTEST_ARGS)

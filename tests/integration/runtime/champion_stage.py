@@ -76,7 +76,7 @@ class Champion:
 
     def __init__(self, folder: Path, bundle: MadeBundle, rate_hz: float = 50.0) -> None:
         self.bundle = bundle
-        launch = Launch(folder, json.dumps({"interval_s": 0.2}))
+        launch = Launch(folder, json.dumps({"interval_s": 0.2, "instances": 1}))  # memory and order of one are compared
         self.process: RuntimeProcess = spawn(launch, self._take, SystemClock(), threading.Event().wait)
         self.activate(bundle)
         self.program = Program(folder / "inference.sock", rate_hz)
