@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dsops_agent.backoff import Backoff
 from dsops_agent.conditions import is_metered
-from dsops_agent.config import Telemetry
+from dsops_agent.config_telemetry import Telemetry
 from dsops_agent.host import Host
 from dsops_agent.moment import Moments
 from dsops_agent.telemetry.allowance import Allowance

@@ -76,6 +76,10 @@ def test_a_rate_of_nought_sets_no_limit(clock: ManualClock) -> None:
         quotas.call("cam-1")
         quotas.message("cam-1", 1 << 30)
         quotas.records("cam-1", 1 << 30)
+    usual = Quotas(QuotaRules(), clock)
+    usual.records("cam-1", 1 << 30)
+    with pytest.raises(QuotaExceeded):
+        usual.message("cam-1", 1)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.floats(0, 3)), max_size=200))
