@@ -57,7 +57,10 @@ class Disk:
             os.fsync(file.fileno())
 
     def cut(self) -> "Disk":
-        """Return the disk as a power cut leaves it now, mounted again."""
+        """Return the disk as a power cut leaves it now, mounted again.
+
+        The copy takes its time: what writes must be stopped meanwhile, or the copy has what was never on one disk.
+        """
         copy = self.image.with_name(f"{uuid.uuid4().hex}.img")
         _run("cp", "--sparse=always", str(self.image), str(copy))
         return self._mount(self.kind, copy)

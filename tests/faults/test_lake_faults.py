@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ class Worker:
             assert self._process.poll() is None, self._process.stderr.read() if self._process.stderr else ""
             time.sleep(0.01)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Hold every thread outside the kernel, so that a copy of the disk is of one moment."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            while not all(_state(thread) == "T" for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
+                time.sleep(0.001)
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -56,6 +68,14 @@ class Worker:
                 self.acknowledged.append(int(line))
             else:
                 self.steps.add(line.split()[0])
+
+
+def _state(thread: Path) -> str:
+    """Return the state letter of a thread, see proc(5); one that has ended counts as stopped."""
+    try:
+        return thread.joinpath("stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"
 
 
 def present(lake: Lake, table: LakeTable) -> list[int]:
@@ -111,7 +131,7 @@ def disk(request: pytest.FixtureRequest, arena: Path, needs_loop: None) -> Itera
 
 
 def test_a_store_whose_power_is_cut_loses_and_doubles_nothing(disk: Disk) -> None:
-    """Each cut is a copy of the disk as it is at that moment, while the process goes on."""
+    """Each cut is a copy of the disk as it is at that moment; then the process goes on."""
     chosen = random.Random(11)
     worker = Worker(disk.mounted)
     try:
@@ -122,7 +142,8 @@ def test_a_store_whose_power_is_cut_loses_and_doubles_nothing(disk: Disk) -> Non
             if number % 2:  # so that names are on the disk whose data are not
                 disk.commit_journal()
             before = list(worker.acknowledged)
-            cut = disk.cut()
+            with worker.stopped():
+                cut = disk.cut()
             try:
                 judge(cut.mounted, before)
             finally:
