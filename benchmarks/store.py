@@ -20,15 +20,15 @@ from measure.report import Limit, Report, Row, run
 
 from dsops.clock import SystemClock
 from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.history import Ask, LakeHistory, Span
-from dsops_controller.dataops.inspection import Inspector
-from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.inspection import Inspector
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.views import Views, Want
 from dsops_controller.dataops.latest import HOST
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.views import Views, Want
 from dsops_controller.db.database import Database
 
 FOLDER = Path(__file__).parents[1] / ".tools" / "store-benchmark"

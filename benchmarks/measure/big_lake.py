@@ -16,11 +16,11 @@ from sqlalchemy import insert
 
 from dsops import strictjson
 from dsops.clock import ManualClock
-from dsops_controller.dataops.columns import COLUMNS, Column, LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, properties
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.upkeep import Upkeep
+from dsops_controller.dataops.lake.columns import COLUMNS, Column, LakeTable
+from dsops_controller.dataops.lake.commits import NO_HOOKS, properties
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device_latest

@@ -9,7 +9,7 @@ import numpy as np
 from dsops.api.v1.telemetry_pb2 import DriftReport, SignalReport
 from dsops.profile import Profile
 from dsops_agent.drift.privacy import noisy
-from dsops_controller.dataops.fleet_drift import LEVEL, merged
+from dsops_controller.dataops.drift.fleet_drift import LEVEL, merged
 from measure.cameras import Camera, Floats
 from measure.drift_profiles import profile_of
 from measure.drift_streams import Pool, Rows, drifting

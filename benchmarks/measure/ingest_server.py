@@ -20,7 +20,7 @@ from sqlalchemy import insert
 from dsops.api.v1.telemetry_pb2 import Ack
 from dsops.clock import SystemClock
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device as device_table
 from dsops_controller.db.tables import metadata

@@ -16,7 +16,7 @@ from pathlib import Path
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
 from dsops_controller.dataops.batches import Batch, Kind, parse
-from dsops_controller.dataops.rows import Pending, arrow, split
+from dsops_controller.dataops.lake.rows import Pending, arrow, split
 from measure.child import answer_once
 from measure.ingest_load import Load, load
 from measure.ingest_server import Store

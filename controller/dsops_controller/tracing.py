@@ -10,7 +10,7 @@ from dsops import ids
 from dsops.errors import DsopsError, NotFound
 from dsops.manifest import Manifest
 from dsops.trust import model_role
-from dsops_controller.dataops.lineage import Lineage
+from dsops_controller.dataops.datasets.lineage import Lineage
 from dsops_controller.dataops.running import Ran, running
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db import tables

@@ -11,7 +11,7 @@ from lake_site import Site
 from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text
 
-from dsops_controller.dataops.places import Folder, Place
+from dsops_controller.dataops.lake.places import Folder, Place
 
 PG_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 

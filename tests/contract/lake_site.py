@@ -9,13 +9,13 @@ from dsops.api.v1.telemetry_pb2 import TelemetryBatch
 from dsops.clock import ManualClock
 from dsops_controller.dataops.history import History, LakeHistory
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.places import Place
-from dsops_controller.dataops.retention import RetentionRules
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.places import Place
+from dsops_controller.dataops.lake.retention import RetentionRules
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.dataops.store import LakeStore, Store
 from dsops_controller.dataops.testing import received
-from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata
 

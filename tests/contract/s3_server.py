@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 
 from dsops.clock import Clock, SystemClock
-from dsops_controller.dataops.places import Place, place_of
+from dsops_controller.dataops.lake.places import Place, place_of
 
 KEYS = {"aws_access_key_id": "lake", "aws_secret_access_key": "secret", "aws_region": "us-east-1"}
 DEADLINE_S = 60.0

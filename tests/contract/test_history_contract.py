@@ -7,7 +7,7 @@ from lake_site import EVERYWHERE, STAGES, START, Site, put, us
 
 from dsops.errors import InvalidInput
 from dsops_controller.dataops.history import Ask, Quantity, Span
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.testing import DIGEST, host, interval, sample, sample_batch, telemetry_batch
 
 A, B = b"a" * 16, b"b" * 16

@@ -10,18 +10,18 @@ from dsops.api.v1.samples_pb2 import Sealed
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops_controller.audit import Audit
-from dsops_controller.dataops import exports
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.dataset_manifest import Policy, Shares
-from dsops_controller.dataops.datasets import Datasets, Query
-from dsops_controller.dataops.exports import Form
+from dsops_controller.dataops.datasets.dataset_manifest import Policy, Shares
+from dsops_controller.dataops.datasets.datasets import Datasets, Query
+from dsops_controller.dataops.datasets.lineage import Lineage
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.label_files import GivenLabel
-from dsops_controller.dataops.labels import Labels, Taken, count_since
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.lineage import Lineage
-from dsops_controller.dataops.sample_reading import SampleReader
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.label_files import GivenLabel
+from dsops_controller.dataops.labels.labels import Labels, Taken, count_since
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.samples import exports
+from dsops_controller.dataops.samples.exports import Form
+from dsops_controller.dataops.samples.sample_reading import SampleReader
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import manifest, received, sample, sample_batch
 from dsops_controller.db.database import Database

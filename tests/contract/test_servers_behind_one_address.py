@@ -26,7 +26,7 @@ from dsops_agent.telemetry.allowance import unlimited
 from dsops_agent.telemetry.spool import Spool
 from dsops_agent.telemetry.upload import Terms, Uploader, encode_telemetry
 from dsops_agent.transport.grpc import telemetry_upload
-from dsops_controller.dataops.lake import read_pending
+from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device as device_table
 from dsops_controller.db.tables import metadata, stream

@@ -11,9 +11,9 @@ from lake_site import EVERYWHERE, STAGES, START, Site, put, us
 from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
-from dsops_controller.dataops.drift import Level
+from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.dataops.inbox import Inbox, store
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import Counts
 from dsops_controller.dataops.testing import (
     DIGEST,

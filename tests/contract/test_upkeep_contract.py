@@ -15,12 +15,12 @@ from s3_server import S3
 
 from dsops.clock import ManualClock, SystemClock
 from dsops.errors import Conflict, NotFound
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.inspection import Inspector, Level, worst
-from dsops_controller.dataops.lease import LEASE_MS, SLACK_MS
-from dsops_controller.dataops.places import Bucket, Place
-from dsops_controller.dataops.retention import RetentionRules
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.inspection import Inspector, Level, worst
+from dsops_controller.dataops.lake.lease import LEASE_MS, SLACK_MS
+from dsops_controller.dataops.lake.places import Bucket, Place
+from dsops_controller.dataops.lake.retention import RetentionRules
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.testing import host, interval, received, sample, sample_batch, telemetry_batch
 
 A, B = b"a" * 16, b"b" * 16
@@ -233,10 +233,10 @@ DYING = """
 import json, os, signal, sys
 from pathlib import Path
 from dsops.clock import ManualClock
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.places import place_of
-from dsops_controller.dataops.upkeep import Upkeep
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.places import place_of
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 def watch(step):

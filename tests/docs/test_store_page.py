@@ -12,8 +12,8 @@ from s3_server import KEYS, s3_server
 
 from dsops.clock import ManualClock, SystemClock
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.places import Folder, Place, place_of
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.places import Folder, Place, place_of
 from dsops_controller.dataops.testing import interval, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dsops.clock import ManualClock
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.dataops.testing import host, interval, received, sample, sample_batch, telemetry_batch
-from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata
 

@@ -16,11 +16,11 @@ from fault_disks import Disk
 from lake_worker import NOW_US, opened
 
 from dsops.clock import ManualClock
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.upkeep import Upkeep
 
 pytestmark = pytest.mark.faults
 

@@ -27,7 +27,7 @@ from dsops_agent.telemetry.spool_file import LOG_BYTES, RESERVE_BYTES
 from dsops_agent.telemetry.upload import Terms, Uploader, encode_samples, encode_telemetry
 from dsops_agent.telemetry.worth import DAY_S, KINDS
 from dsops_agent.transport.grpc import sample_upload, telemetry_upload
-from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.store import LakeStore
 
 pytestmark = pytest.mark.faults

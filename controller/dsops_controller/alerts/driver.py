@@ -16,10 +16,10 @@ from dsops_controller.alerts.notices import Claimed
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
-from dsops_controller.dataops.audited_errors import Audit, Verdict, judge
-from dsops_controller.dataops.coverage import agreed
-from dsops_controller.dataops.labels import Labels
-from dsops_controller.dataops.standing import Standings
+from dsops_controller.dataops.drift.audited_errors import Audit, Verdict, judge
+from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.labels.coverage import agreed
+from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.times import from_ms, to_ms

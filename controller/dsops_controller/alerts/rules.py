@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dsops_controller.alerts.settings import AlertSettings, Kind
-from dsops_controller.dataops.audited_errors import Verdict
-from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.fleet_view import by_model
-from dsops_controller.dataops.standing import Beat, Standing
+from dsops_controller.dataops.drift.audited_errors import Verdict
+from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.drift.fleet_view import by_model
+from dsops_controller.dataops.drift.standing import Beat, Standing
 
 _NAMED = 100
 """Devices that an alert lists."""

@@ -9,7 +9,7 @@ from dsops.errors import Conflict, InvalidInput
 from dsops.files import write_atomically, write_secret
 from dsops.sample_sealing import new_private_key, private_key, public_text
 from dsops_controller.cli import output
-from dsops_controller.dataops.unsealing import unseal_file
+from dsops_controller.dataops.samples.unsealing import unseal_file
 
 _MAX_KEY_BYTES = 4096
 

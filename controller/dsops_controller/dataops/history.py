@@ -16,12 +16,12 @@ from sqlalchemy import select
 
 from dsops.errors import InvalidInput
 from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.histograms import Merged
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.samples import SampleFilter, SampleRow, sample_row
-from dsops_controller.dataops.scope import EPOCH, Scope
-from dsops_controller.dataops.views import Views, Want
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.scope import EPOCH, Scope
+from dsops_controller.dataops.lake.views import Views, Want
+from dsops_controller.dataops.samples.samples import SampleFilter, SampleRow, sample_row
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device_latest
 from dsops_controller.db.times import from_ms

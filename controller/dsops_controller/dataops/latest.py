@@ -8,9 +8,9 @@ from sqlalchemy import Connection, bindparam, select
 
 from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import DriftReport, Event, Heartbeat, Histogram, HostInterval, ModelInterval
-from dsops_controller.dataops import standing
 from dsops_controller.dataops.batches import Record
-from dsops_controller.dataops.drift import DriftState, Level, after_event, after_interval
+from dsops_controller.dataops.drift import standing
+from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_interval
 from dsops_controller.dataops.histograms import merged
 from dsops_controller.db.tables import device_latest, drift_state
 from dsops_controller.db.upsert import upsert

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.store import LakeStore
 
 REACH = timedelta(days=30)

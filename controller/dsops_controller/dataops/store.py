@@ -1,4 +1,4 @@
-"""What the controller asks the DataOps store: the port, and its implementation over lake and inbox (:mod:`.views`)."""
+"""What the controller asks the DataOps store: the port, and its implementation over lake and inbox."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from sqlalchemy import Row, func, select
 
 from dsops.errors import InvalidInput
 from dsops_controller.dataops import kpis, queries
-from dsops_controller.dataops.columns import RECORDS, LakeTable
 from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
-from dsops_controller.dataops.drift import DriftRow, Level, moment
+from dsops_controller.dataops.drift.device_drift import DriftRow, Level, moment
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.kpis import KpiRow
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz, sample_row
-from dsops_controller.dataops.scope import EPOCH, Scope
-from dsops_controller.dataops.views import IDENTITY, Views, Want, without_tensors
+from dsops_controller.dataops.lake.columns import RECORDS, LakeTable
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.scope import EPOCH, Scope
+from dsops_controller.dataops.lake.views import IDENTITY, Views, Want, without_tensors
+from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz, sample_row
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_state, stream, stream_loss
 
@@ -148,7 +148,7 @@ class Store(Protocol):
         ...
 
     def export(self, which: SampleFilter) -> bytes:
-        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.npz`."""
+        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.samples.npz`."""
         ...
 
     def counts(self) -> Counts:
@@ -270,7 +270,7 @@ class LakeStore:
         return [sample_row(row) for row in rows]
 
     def export(self, which: SampleFilter) -> bytes:
-        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.npz`.
+        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.samples.npz`.
 
         Raises:
             InvalidInput: They are too many or too large for one archive, or differ in shape.

@@ -221,7 +221,7 @@ label_set = Table(
     metadata,
     Column("model", String(63), primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("scale", String(16), nullable=False),  # dsops_controller.dataops.agreement.Scale
+    Column("scale", String(16), nullable=False),  # dsops_controller.dataops.labels.agreement.Scale
     Column("classes", Text, nullable=False),  # JSON list, in order
     Column("guideline", Text, nullable=False, server_default=""),  # what labellers are told
     Column("created_ms", _BIG, nullable=False),
@@ -436,7 +436,7 @@ bundle_total = Table(
     Column("answers", _BIG, nullable=False),
     Column("errors", _BIG, nullable=False),
     Column("unobserved", _BIG, nullable=False),
-    Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.totals
+    Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.lake.totals
     Column("confidence", Text, nullable=False),
 )
 

@@ -10,9 +10,9 @@ from sqlalchemy import func, select
 from dsops.clock import Clock
 from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
-from dsops_controller.dataops.fleet_view import ModelDrift, by_model
-from dsops_controller.dataops.standing import Standings
-from dsops_controller.dataops.totals import BundleTotal, Total, totals
+from dsops_controller.dataops.drift.fleet_view import ModelDrift, by_model
+from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.lake.totals import BundleTotal, Total, totals
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.times import from_ms, to_ms

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from dsops_controller.dataops.totals import Total
+from dsops_controller.dataops.lake.totals import Total
 from dsops_controller.monitoring.figures import FleetFigures
 
 Labels = Mapping[str, str]

@@ -21,7 +21,7 @@ import httpx
 import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError
-from dsops_controller.dataops.totals import Total
+from dsops_controller.dataops.lake.totals import Total
 from dsops_controller.monitoring.figures import Monitoring
 from dsops_controller.monitoring.metrics import Labels, Metric, Point, Shape, metrics
 from dsops_controller.monitoring.settings import OtlpSettings

@@ -6,7 +6,7 @@ half a bucket of the devices' histograms at most; the exact ones go out by OTLP.
 
 from collections.abc import Iterable, Iterator
 
-from dsops_controller.dataops.totals import Total
+from dsops_controller.dataops.lake.totals import Total
 from dsops_controller.monitoring.metrics import Labels, Metric, Point, Shape
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -11,10 +11,10 @@ from dsops.clock import Clock
 from dsops.errors import Conflict, DsopsError, NotFound
 from dsops.manifest import Manifest
 from dsops_controller import audit
-from dsops_controller.dataops.coverage import agreed
-from dsops_controller.dataops.datasets import DatasetRecord, Datasets
-from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.labels import Labels, count_since
+from dsops_controller.dataops.datasets.datasets import DatasetRecord, Datasets
+from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.labels.coverage import agreed
+from dsops_controller.dataops.labels.labels import Labels, count_since
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow

@@ -31,7 +31,7 @@ from types import FrameType
 from dsops.clock import Clock, SystemClock
 from dsops.errors import AlreadyRunning, Conflict, DeviceError, DsopsError, InvalidConfig, PortBusy
 from dsops.files import write_atomically
-from dsops_controller.dataops.upkeep import Rota
+from dsops_controller.dataops.lake.upkeep import Rota
 from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
 from dsops_controller.fleet.ca import Authority

@@ -11,9 +11,9 @@ from dsops.clock import Clock
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
 from dsops_controller.alerts.settings import AlertSettings
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.places import Place, place_of
-from dsops_controller.dataops.retention import (
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.places import Place, place_of
+from dsops_controller.dataops.lake.retention import (
     EVENT_DAYS,
     MINUTE_DAYS,
     SAMPLE_BYTES,

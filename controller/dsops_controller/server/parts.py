@@ -12,18 +12,18 @@ from dsops_controller.alerts.driver import Watch, Watched
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.bundle_facts import BundleFacts
-from dsops_controller.dataops.datasets import Datasets
-from dsops_controller.dataops.fleet_view import FleetView
+from dsops_controller.dataops.datasets.datasets import Datasets
+from dsops_controller.dataops.datasets.lineage import Lineage
+from dsops_controller.dataops.drift.fleet_view import FleetView
 from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.inspection import Inspector
-from dsops_controller.dataops.labels import Labels
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.lineage import Lineage
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.sample_reading import SampleReader
+from dsops_controller.dataops.labels.labels import Labels
+from dsops_controller.dataops.lake.inspection import Inspector
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
+from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.deltas.files import DeltaFiles, Stock
 from dsops_controller.deltas.workshop import Workshop

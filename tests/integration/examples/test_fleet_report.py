@@ -12,8 +12,8 @@ from s3_server import s3_server
 from dsops.api.v1.telemetry_pb2 import TelemetryRecord
 from dsops.clock import ManualClock
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.places import Folder, Place
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.places import Folder, Place
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import drift_report, histogram, interval, received, telemetry_batch
 from dsops_controller.db.database import Database

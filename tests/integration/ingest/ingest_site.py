@@ -13,7 +13,7 @@ from sqlalchemy import insert, update
 from dsops.clock import SystemClock
 from dsops.states import Device
 from dsops_controller.dataops.inbox import Inbox, Limits
-from dsops_controller.dataops.lake import read_pending
+from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device as device_table
 from dsops_controller.db.tables import metadata

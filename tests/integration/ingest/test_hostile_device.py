@@ -19,7 +19,7 @@ from dsops.api.v1.telemetry_pb2 import Ack, Kpi, TelemetryBatch, TelemetryRecord
 from dsops.api.v1.telemetry_pb2_grpc import TelemetryStub
 from dsops.clock import SystemClock
 from dsops_controller.audit import Audit
-from dsops_controller.dataops.lake import read_pending
+from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.dataops.testing import host, interval, sample, sample_batch, telemetry_batch
 from dsops_controller.server import gate
 from dsops_controller.server.quotas import QuotaRules

@@ -24,7 +24,7 @@ from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.labels import Labels
+from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.dataops.testing import DIGEST, heartbeat, manifest, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import audit, bundle, device, label, labelled_sample, metadata

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.audited_errors import Audit, ErrorDetector, judge, wilson
+from dsops_controller.dataops.drift.audited_errors import Audit, ErrorDetector, judge, wilson
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BEFORE, AFTER = 8.0, 9.5

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from dsops_controller.dataops.agreement import Scale, cohen_kappa, krippendorff_alpha, wilson
+from dsops_controller.dataops.labels.agreement import Scale, cohen_kappa, krippendorff_alpha, wilson
 
 _ = None
 FOUR_OBSERVERS = [  # Krippendorff 2011, section C

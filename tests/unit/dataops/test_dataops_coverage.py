@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dsops_controller.dataops.coverage import Coverage, coverage
-from dsops_controller.dataops.labels import LabelRow
+from dsops_controller.dataops.labels.coverage import Coverage, coverage
+from dsops_controller.dataops.labels.labels import LabelRow
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -17,20 +17,20 @@ import pytest
 from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
-from dsops_controller.dataops import dataset_exports
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.dataset_exports import Content, DatasetForm
-from dsops_controller.dataops.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split, split_of
-from dsops_controller.dataops.datasets import Datasets, Query, reference
-from dsops_controller.dataops.erasing import erase
+from dsops_controller.dataops.datasets import dataset_exports
+from dsops_controller.dataops.datasets.dataset_exports import Content, DatasetForm
+from dsops_controller.dataops.datasets.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split, split_of
+from dsops_controller.dataops.datasets.datasets import Datasets, Query, reference
+from dsops_controller.dataops.datasets.lineage import Lineage
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.label_files import GivenLabel
-from dsops_controller.dataops.labels import Labels
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.lineage import Lineage
-from dsops_controller.dataops.sample_reading import SampleReader
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.label_files import GivenLabel
+from dsops_controller.dataops.labels.labels import Labels
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.erasing import erase
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.samples.sample_reading import SampleReader
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
 from dsops_controller.db.database import Database

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dsops.errors import StateDamaged
-from dsops_controller.dataops.delta_log import NOTE, Tail, load_synced, save_synced, undo_unsynced
+from dsops_controller.dataops.lake.delta_log import NOTE, Tail, load_synced, save_synced, undo_unsynced
 
 OURS = json.dumps({"commitInfo": {"operation": "WRITE", "dsops": "true"}})
 FOREIGN = json.dumps({"commitInfo": {"operation": "OPTIMIZE"}})

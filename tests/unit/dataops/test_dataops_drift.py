@@ -1,5 +1,5 @@
 from dsops.api.v1.telemetry_pb2 import Event, ModelInterval
-from dsops_controller.dataops.drift import DriftState, Level, after_event, after_interval
+from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_interval
 
 
 def interval(start_ms: int, release: int = 1, frames: int = 10, score: float = 0.5) -> ModelInterval:

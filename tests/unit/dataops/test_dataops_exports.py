@@ -14,10 +14,10 @@ import pytest
 
 from dsops.errors import InvalidInput, NotFound, ServerUnreachable
 from dsops_controller.cli import unpack
-from dsops_controller.dataops import exports, label_tasks
-from dsops_controller.dataops.exports import Form, Only
-from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
-from dsops_controller.dataops.samples import SampleRow
+from dsops_controller.dataops.samples import exports, label_tasks
+from dsops_controller.dataops.samples.exports import Form, Only
+from dsops_controller.dataops.samples.sample_reading import FullSample, SampleTensor
+from dsops_controller.dataops.samples.samples import SampleRow
 
 TENSOR = SampleTensor("FP32", (1, 2, 2, 1), struct.pack("<4f", 0.0, 0.25, 0.5, 1.0))
 ROW = SampleRow(

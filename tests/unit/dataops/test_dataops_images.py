@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.images import png, size_of
-from dsops_controller.dataops.sample_reading import SampleTensor
+from dsops_controller.dataops.samples.images import png, size_of
+from dsops_controller.dataops.samples.sample_reading import SampleTensor
 
 
 def tensor(values: "np.ndarray", datatype: str) -> SampleTensor:

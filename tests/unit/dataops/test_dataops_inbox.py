@@ -13,7 +13,7 @@ from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, Overloaded
 from dsops_controller.dataops.inbox import Inbox, Limits
-from dsops_controller.dataops.lake import read_pending
+from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.dataops.testing import (
     drift_event,
     host,

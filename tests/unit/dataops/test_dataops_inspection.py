@@ -8,13 +8,13 @@ from deltalake import DeltaTable
 from sqlalchemy import text
 
 from dsops.clock import ManualClock
-from dsops_controller.dataops.columns import LakeTable
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.inspection import Finding, Inspector, Level, worst
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.inspection import Finding, Inspector, Level, worst
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.dataops.testing import host, interval, received, telemetry_batch
-from dsops_controller.dataops.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 NOW_US = 1_767_225_600_000_000

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.label_files import LabelFile, parse_labels
+from dsops_controller.dataops.labels.label_files import LabelFile, parse_labels
 
 CSV, STUDIO = LabelFile.CSV, LabelFile.LABEL_STUDIO
 

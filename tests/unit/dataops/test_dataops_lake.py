@@ -14,12 +14,13 @@ from sqlalchemy import func, select
 
 from dsops.clock import ManualClock
 from dsops.errors import StateDamaged
-from dsops_controller.dataops.columns import COLUMNS, RECORDS, LakeTable
-from dsops_controller.dataops.delta_log import load_synced
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.rows import EARLY_MS, LATE_MS, partition_day
+from dsops_controller.dataops.lake.columns import COLUMNS, RECORDS, LakeTable
+from dsops_controller.dataops.lake.delta_log import load_synced
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.rows import EARLY_MS, LATE_MS, partition_day
+from dsops_controller.dataops.lake.upkeep import Rota, Upkeep
 from dsops_controller.dataops.store import Counts, LakeStore
 from dsops_controller.dataops.testing import (
     drift_event,
@@ -30,7 +31,6 @@ from dsops_controller.dataops.testing import (
     sample_batch,
     telemetry_batch,
 )
-from dsops_controller.dataops.upkeep import Rota, Upkeep
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox as inbox_table
 from dsops_controller.db.tables import metadata
@@ -44,9 +44,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dsops.clock import ManualClock
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.upkeep import Upkeep
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.db.database import Database
 
 def watch(step: str) -> None:
@@ -254,7 +254,7 @@ def test_a_wrong_clock_makes_no_partition_of_its_own() -> None:
 def test_a_log_is_checkpointed_before_it_is_long(
     db: Database, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsops_controller.dataops.lake.CHECKPOINT_COMMITS", 3)
+    monkeypatch.setattr("dsops_controller.dataops.lake.lake.CHECKPOINT_COMMITS", 3)
     lake = Lake(db, tmp_path / "lake")
     lake.open()
     for number in range(4):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.quality import quality
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.quality import quality
 
 
 def labelled(*groups: tuple[str, str, int]) -> dict[str, dict[str, str]]:

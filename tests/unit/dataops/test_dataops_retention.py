@@ -2,8 +2,8 @@
 
 from datetime import date, timedelta
 
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.retention import FileStat, RetentionRules, plan
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.retention import FileStat, RetentionRules, plan
 
 TODAY = date(2026, 3, 1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from dsops.api.v1.telemetry_pb2 import Event, TelemetryRecord
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
+from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.running import Proof, Ran, running
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import DIGEST, RIVAL, interval, received, telemetry_batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidInput, NotFound
-from dsops_controller.dataops.samples import SampleRow, npz
+from dsops_controller.dataops.samples.samples import SampleRow, npz
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import pytest
 from dsops.api.v1.telemetry_pb2 import DriftReport, SignalReport
 from dsops.profile import Profile, Signal
 from dsops_agent.drift.monitor import DriftMonitor
-from dsops_controller.dataops.fleet_drift import drifted, merged, noise_variance
+from dsops_controller.dataops.drift.fleet_drift import drifted, merged, noise_variance
 
 BINS = 12
 DEVICES, SICK, FRAMES = 100, 20, 1000

@@ -11,14 +11,14 @@ from dsops.api.v1.telemetry_pb2 import DriftReport, SignalReport, SkewCheck, Tel
 from dsops.clock import ManualClock
 from dsops.errors import InvalidInput
 from dsops.profile import Profile, Signal
-from dsops_controller.dataops import fleet_view
-from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.fleet_drift import noise_variance
-from dsops_controller.dataops.fleet_view import FleetView, by_model
+from dsops_controller.dataops.drift import fleet_view
+from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.drift.fleet_drift import noise_variance
+from dsops_controller.dataops.drift.fleet_view import FleetView, by_model
+from dsops_controller.dataops.drift.standing import joined
 from dsops_controller.dataops.history import Span
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.standing import joined
+from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.testing import DIGEST, drift_event, heartbeat, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata

@@ -17,10 +17,10 @@ from dsops.api.v1.telemetry_pb2 import Loss
 from dsops.clock import ManualClock
 from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.minutes import Summed
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.minutes import Summed
+from dsops_controller.dataops.lake.totals import MAX_BUCKETS, Total, totals
 from dsops_controller.dataops.testing import drift_report, interval, received, telemetry_batch
-from dsops_controller.dataops.totals import MAX_BUCKETS, Total, totals
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import audit, device, metadata
 from dsops_controller.monitoring.figures import Monitoring

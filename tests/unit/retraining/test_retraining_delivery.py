@@ -15,10 +15,10 @@ import pytest
 
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, NotFound
-from dsops_controller.dataops.datasets import Datasets
-from dsops_controller.dataops.labels import Labels
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.sample_reading import SampleReader
+from dsops_controller.dataops.datasets.datasets import Datasets
+from dsops_controller.dataops.labels.labels import Labels
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import manifest
 from dsops_controller.db.database import Database

@@ -4,7 +4,7 @@ import pytest
 
 from dsops.clock import ManualClock
 from dsops.errors import InvalidConfig
-from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.fleet.decision import IdentityRules
 from dsops_controller.retraining.settings import Command, RetrainingSettings, Webhook
 from dsops_controller.server.config import (

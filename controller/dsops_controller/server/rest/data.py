@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import computed_field
 
 from dsops.manifest import Frozen
-from dsops_controller.dataops.drift import Level
+from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.db.times import to_ms
 from dsops_controller.server.rest.backend import Backend
 

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from dsops.errors import InvalidInput, NotFound
 from dsops.manifest import Frozen
-from dsops_controller.dataops import dataset_exports, datasets
-from dsops_controller.dataops.dataset_exports import Content, DatasetForm
-from dsops_controller.dataops.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split
+from dsops_controller.dataops.datasets import dataset_exports, datasets
+from dsops_controller.dataops.datasets.dataset_exports import Content, DatasetForm
+from dsops_controller.dataops.datasets.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 
 _MEDIA = {

@@ -12,7 +12,7 @@ from dsops.ids import device_id
 from dsops.manifest import Frozen, Sha256
 from dsops.messages import Inventory, ModelState, Observed, Problem
 from dsops.states import Device
-from dsops_controller.dataops.drift import DriftRow
+from dsops_controller.dataops.drift.device_drift import DriftRow
 from dsops_controller.db.times import to_ms
 from dsops_controller.fleet.registry import DeviceRecord
 from dsops_controller.fleet.tokens import MAX_TTL_S, MIN_TTL_S

@@ -9,12 +9,12 @@ from pydantic import Field
 from dsops import ids
 from dsops.errors import NotFound
 from dsops.manifest import Frozen
-from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.fleet_drift import FDR
-from dsops_controller.dataops.fleet_view import BundleDrift, last
+from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.drift.fleet_drift import FDR
+from dsops_controller.dataops.drift.fleet_view import BundleDrift, last
+from dsops_controller.dataops.drift.standing import Standing
 from dsops_controller.dataops.history import Span
-from dsops_controller.dataops.samples import SampleFilter
-from dsops_controller.dataops.standing import Standing
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.server.rest.backend import Backend
 
 SAMPLES = 20

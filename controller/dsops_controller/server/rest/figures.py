@@ -11,8 +11,8 @@ from pydantic import Field
 
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen
-from dsops_controller.dataops.exports import arrow_file
 from dsops_controller.dataops.history import QUANTILES, Ask, Distribution, Quantity, Span
+from dsops_controller.dataops.samples.exports import arrow_file
 from dsops_controller.db.times import to_ms
 from dsops_controller.server.rest.backend import Backend
 

@@ -9,11 +9,11 @@ from starlette.concurrency import run_in_threadpool
 
 from dsops.errors import InvalidInput
 from dsops.manifest import Frozen
-from dsops_controller.dataops import label_tasks
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.coverage import coverage
-from dsops_controller.dataops.label_files import GivenLabel, LabelFile, parse_labels
-from dsops_controller.dataops.quality import ENOUGH, quality
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.coverage import coverage
+from dsops_controller.dataops.labels.label_files import GivenLabel, LabelFile, parse_labels
+from dsops_controller.dataops.labels.quality import ENOUGH, quality
+from dsops_controller.dataops.samples import label_tasks
 from dsops_controller.server.rest import multipart
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 
@@ -124,7 +124,7 @@ class DisagreementView(Frozen):
 
 
 class QualityView(Frozen):
-    """How good the labels of a model's samples are; see :class:`dsops_controller.dataops.quality.Quality`."""
+    """How good the labels of a model's samples are; see :class:`dsops_controller.dataops.labels.quality.Quality`."""
 
     scale: Scale
     samples: int
@@ -159,7 +159,7 @@ class CellView(Frozen):
 
 
 class CoverageView(Frozen):
-    """What labels cover; see :class:`dsops_controller.dataops.coverage.Coverage`."""
+    """What labels cover; see :class:`dsops_controller.dataops.labels.coverage.Coverage`."""
 
     samples: int
     disputed: int

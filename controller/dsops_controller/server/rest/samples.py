@@ -8,12 +8,12 @@ from pydantic import Field
 
 from dsops.errors import NotFound
 from dsops.manifest import Frozen
-from dsops_controller.dataops import exports, images
-from dsops_controller.dataops.exports import Folder, Form, Only
-from dsops_controller.dataops.label_tasks import confidence_of
-from dsops_controller.dataops.labels import LabelRow
-from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
-from dsops_controller.dataops.samples import SampleFilter
+from dsops_controller.dataops.labels.labels import LabelRow
+from dsops_controller.dataops.samples import exports, images
+from dsops_controller.dataops.samples.exports import Folder, Form, Only
+from dsops_controller.dataops.samples.label_tasks import confidence_of
+from dsops_controller.dataops.samples.sample_reading import FullSample, SampleTensor
+from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 
 MAX_DAYS = 3660

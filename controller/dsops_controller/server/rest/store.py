@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from dsops.manifest import Frozen
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.inspection import Level, worst
-from dsops_controller.dataops.lake import VACUUM_HOURS
-from dsops_controller.dataops.upkeep import Tended
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.inspection import Level, worst
+from dsops_controller.dataops.lake.lake import VACUUM_HOURS
+from dsops_controller.dataops.lake.upkeep import Tended
 from dsops_controller.server.rest.backend import Backend
 
 MAX_HOURS = 24 * 366

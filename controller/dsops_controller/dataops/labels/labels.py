@@ -17,11 +17,11 @@ from dsops import ids
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput
 from dsops_controller import audit
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.label_files import GivenLabel, Problems, given
-from dsops_controller.dataops.label_sets import LabelSet, check_set, newest_set, store_set, stored_sets
-from dsops_controller.dataops.sample_reading import identity
-from dsops_controller.dataops.samples import SampleRow
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.label_files import GivenLabel, Problems, given
+from dsops_controller.dataops.labels.label_sets import LabelSet, check_set, newest_set, store_set, stored_sets
+from dsops_controller.dataops.samples.sample_reading import identity
+from dsops_controller.dataops.samples.samples import SampleRow
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow

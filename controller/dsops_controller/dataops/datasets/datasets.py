@@ -1,6 +1,6 @@
 """Data sets: named, immutable versions of labelled samples, and the models that were built of them.
 
-A version is its manifest (:mod:`dsops_controller.dataops.dataset_manifest`) and what it was made by: the version of the
+A version is its manifest (:mod:`.dataset_manifest`) and what it was made by: the version of the
 lake's table, the query, the policy, the version of the classes. It is stored in one transaction; what gives the same
 manifest as the newest version is that version. Tensors stay in the lake and are checked against the manifest whenever
 they are read. What was erased leaves the store: every data set that held it gets a new version without it.
@@ -21,8 +21,7 @@ from dsops import ids
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops_controller import audit
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.dataset_manifest import (
+from dsops_controller.dataops.datasets.dataset_manifest import (
     Change,
     GroupBy,
     Labelled,
@@ -39,11 +38,12 @@ from dsops_controller.dataops.dataset_manifest import (
     encode,
     members,
 )
-from dsops_controller.dataops.erasing import erase
-from dsops_controller.dataops.exports import content_id
-from dsops_controller.dataops.labels import LabelRow, Labels
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.sample_reading import FullSample, SampleReader, identity
+from dsops_controller.dataops.labels.labels import LabelRow, Labels
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.erasing import erase
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.samples.exports import content_id
+from dsops_controller.dataops.samples.sample_reading import FullSample, SampleReader, identity
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from dsops_controller.dataops.columns import PARTITIONS, LakeTable
+from dsops_controller.dataops.lake.columns import PARTITIONS, LakeTable
 
 TELEMETRY_DAYS = 30
 EVENT_DAYS = 365

@@ -15,12 +15,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from dsops.clock import Clock
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
-from dsops_controller.dataops.lake import VACUUM_HOURS, Lake, translated
-from dsops_controller.dataops.pins import Pins
-from dsops_controller.dataops.places import Watch, unwatched
-from dsops_controller.dataops.retention import Drop, FileStat, RetentionRules, plan
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
+from dsops_controller.dataops.lake.lake import VACUUM_HOURS, Lake, translated
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.places import Watch, unwatched
+from dsops_controller.dataops.lake.retention import Drop, FileStat, RetentionRules, plan
 
 TARGET_BYTES = 128 << 20
 _TRIES = 5

@@ -14,10 +14,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dsops.clock import Clock
 from dsops.errors import NotFound
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
-from dsops_controller.dataops.lake import PINS, PINS_SCHEMA, Lake, translated
-from dsops_controller.dataops.scope import EPOCH
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
+from dsops_controller.dataops.lake.lake import PINS, PINS_SCHEMA, Lake, translated
+from dsops_controller.dataops.lake.scope import EPOCH
 
 
 @dataclass(frozen=True, slots=True)

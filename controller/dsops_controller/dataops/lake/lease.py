@@ -14,7 +14,7 @@ from deltalake.exceptions import CommitFailedError
 
 from dsops.clock import Clock
 from dsops.errors import Conflict
-from dsops_controller.dataops.commits import open_or_create
+from dsops_controller.dataops.lake.commits import open_or_create
 
 LEASE_MS = 15 * 60_000
 SLACK_MS = 60_000

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from dsops.errors import InvalidInput, MissingExtra, NotFound
-from dsops_controller.dataops.scope import EPOCH, Scope
+from dsops_controller.dataops.lake.scope import EPOCH, Scope
 
 MAX_EXPORT_BYTES = 1 << 30
 _NUMPY_OF = {

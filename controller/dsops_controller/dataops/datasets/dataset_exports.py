@@ -15,11 +15,11 @@ from typing import Any
 from arro3.core import Array, DataType, Table
 
 from dsops.errors import InvalidInput, NotFound
-from dsops_controller.dataops import images
-from dsops_controller.dataops.dataset_manifest import Member, Split
-from dsops_controller.dataops.exports import folder_name, parquet, zipped
-from dsops_controller.dataops.sample_reading import FullSample
-from dsops_controller.dataops.samples import npz
+from dsops_controller.dataops.datasets.dataset_manifest import Member, Split
+from dsops_controller.dataops.samples import images
+from dsops_controller.dataops.samples.exports import folder_name, parquet, zipped
+from dsops_controller.dataops.samples.sample_reading import FullSample
+from dsops_controller.dataops.samples.samples import npz
 
 MANIFEST = "manifest.jsonl"
 CARD = "README.md"

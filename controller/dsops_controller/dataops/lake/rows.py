@@ -25,7 +25,7 @@ from dsops.api.v1.telemetry_pb2 import (
 )
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
-from dsops_controller.dataops.columns import (
+from dsops_controller.dataops.lake.columns import (
     COLUMNS,
     COMPARED,
     DRIFT_FLOATS,
@@ -38,7 +38,7 @@ from dsops_controller.dataops.columns import (
     Column,
     LakeTable,
 )
-from dsops_controller.dataops.minutes import roll_up
+from dsops_controller.dataops.lake.minutes import roll_up
 
 _DAY_MS = 86_400_000
 LATE_MS = 60 * _DAY_MS

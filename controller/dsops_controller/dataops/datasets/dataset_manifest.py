@@ -15,8 +15,8 @@ from enum import StrEnum
 
 from dsops import strictjson
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.exports import agreed_label, content_id
-from dsops_controller.dataops.sample_reading import FullSample
+from dsops_controller.dataops.samples.exports import agreed_label, content_id
+from dsops_controller.dataops.samples.sample_reading import FullSample
 
 FORMAT = 1
 _SPAN = 1 << 64

@@ -11,8 +11,8 @@ from arro3.core import Array, DataType, Table
 from sqlalchemy import select
 
 from dsops.errors import InvalidInput, NotFound, TooLarge
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
 from dsops_controller.dataops.store import MAX_EXPORT_SAMPLES, LakeStore
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import erased_sample

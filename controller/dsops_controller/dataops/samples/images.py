@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Sequence
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.sample_reading import SampleTensor
+from dsops_controller.dataops.samples.sample_reading import SampleTensor
 
 MAX_SIDE = 8192
 _FORMATS = {

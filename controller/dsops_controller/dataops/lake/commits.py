@@ -6,8 +6,8 @@ from arro3.core import Schema
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
 from deltalake.exceptions import DeltaError
 
-from dsops_controller.dataops import delta_log
-from dsops_controller.dataops.columns import LakeTable
+from dsops_controller.dataops.lake import delta_log
+from dsops_controller.dataops.lake.columns import LakeTable
 
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 _ZSTD = WriterProperties(compression="ZSTD", compression_level=1)

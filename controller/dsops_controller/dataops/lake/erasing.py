@@ -6,9 +6,9 @@ from deltalake.exceptions import CommitFailedError
 
 from dsops import ids
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.commits import NO_HOOKS, OURS, properties
-from dsops_controller.dataops.lake import Lake, translated
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
+from dsops_controller.dataops.lake.lake import Lake, translated
 
 _STREAM_DIGITS, _AT_ONCE = 32, 1000
 _TRIES = 5

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsops_controller.dataops import images
-from dsops_controller.dataops.sample_reading import FullSample, SampleTensor
+from dsops_controller.dataops.samples import images
+from dsops_controller.dataops.samples.sample_reading import FullSample, SampleTensor
 
 CONTROL = "label"
 IMAGE, TEXT = "image", "text"

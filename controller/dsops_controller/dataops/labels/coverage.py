@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dsops_controller.dataops.agreement import wilson
-from dsops_controller.dataops.labels import LabelRow
+from dsops_controller.dataops.labels.agreement import wilson
+from dsops_controller.dataops.labels.labels import LabelRow
 
 FEWEST = 20
 """Labelled samples below which a case is not covered."""

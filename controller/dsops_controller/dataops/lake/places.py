@@ -21,8 +21,8 @@ from deltalake import DeltaTable
 
 from dsops.clock import Clock
 from dsops.errors import InvalidConfig
-from dsops_controller.dataops import delta_log
-from dsops_controller.dataops.lease import Lease
+from dsops_controller.dataops.lake import delta_log
+from dsops_controller.dataops.lake.lease import Lease
 
 Watch = Callable[[str], None]
 """Called with the name of each step after it was done; for progress and for fault injection."""

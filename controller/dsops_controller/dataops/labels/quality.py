@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from dsops_controller.dataops.agreement import Estimate, Scale, cohen_kappa, krippendorff_alpha
+from dsops_controller.dataops.labels.agreement import Estimate, Scale, cohen_kappa, krippendorff_alpha
 
 ENOUGH = 0.80
 """A class whose kappa may be lower than this (lower end of its 95 % interval) is listed."""

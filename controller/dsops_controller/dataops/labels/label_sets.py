@@ -14,8 +14,8 @@ from sqlalchemy import Connection, select
 
 from dsops.errors import InvalidInput, NotFound
 from dsops.manifest import Manifest
-from dsops_controller.dataops.agreement import Scale
-from dsops_controller.dataops.label_files import given
+from dsops_controller.dataops.labels.agreement import Scale
+from dsops_controller.dataops.labels.label_files import given
 from dsops_controller.db import tables
 from dsops_controller.db.times import from_ms, to_ms
 

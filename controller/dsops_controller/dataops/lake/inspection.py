@@ -14,12 +14,12 @@ from sqlalchemy import func, select
 
 from dsops.errors import DsopsError, StateDamaged
 from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import RECORDS, LakeTable
-from dsops_controller.dataops.lake import Lake, newest_id, translated
-from dsops_controller.dataops.pins import Pin, Pins
-from dsops_controller.dataops.retention import FileStat
-from dsops_controller.dataops.upkeep import crowded_days, stats
-from dsops_controller.dataops.views import CONFIG, IDENTITY, Views, Want
+from dsops_controller.dataops.lake.columns import RECORDS, LakeTable
+from dsops_controller.dataops.lake.lake import Lake, newest_id, translated
+from dsops_controller.dataops.lake.pins import Pin, Pins
+from dsops_controller.dataops.lake.retention import FileStat
+from dsops_controller.dataops.lake.upkeep import crowded_days, stats
+from dsops_controller.dataops.lake.views import CONFIG, IDENTITY, Views, Want
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 

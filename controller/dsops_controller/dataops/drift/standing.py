@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import DriftReport, Heartbeat
-from dsops_controller.dataops.drift import Level
+from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_newest, drift_state, heartbeat
 from dsops_controller.db.times import from_ms

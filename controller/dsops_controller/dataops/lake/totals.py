@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, select
 
 from dsops import strictjson
 from dsops_controller.dataops.histograms import Merged
-from dsops_controller.dataops.minutes import HISTOGRAMS, Summed
+from dsops_controller.dataops.lake.minutes import HISTOGRAMS, Summed
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle_total
 from dsops_controller.db.times import from_ms

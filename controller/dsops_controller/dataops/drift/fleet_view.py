@@ -14,13 +14,13 @@ from dsops.api.v1.telemetry_pb2 import DriftReport, SignalReport
 from dsops.errors import InvalidInput
 from dsops.profile import Profile, Signal
 from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import LakeTable
-from dsops_controller.dataops.drift import Level
-from dsops_controller.dataops.fleet_drift import FDR, FleetTest, Merged, drifted
+from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.drift.fleet_drift import FDR, FleetTest, Merged, drifted
+from dsops_controller.dataops.drift.standing import Standing, Standings
 from dsops_controller.dataops.history import Span
-from dsops_controller.dataops.lake import Lake
-from dsops_controller.dataops.standing import Standing, Standings
-from dsops_controller.dataops.views import Views, Want
+from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.views import Views, Want
 from dsops_controller.db.database import Database
 
 MAX_REPORTS = 100_000

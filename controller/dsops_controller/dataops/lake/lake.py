@@ -24,12 +24,12 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
-from dsops_controller.dataops import totals
-from dsops_controller.dataops.columns import PARTITIONS, LakeTable
-from dsops_controller.dataops.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
-from dsops_controller.dataops.places import Folder, Place, Watch, keep, unwatched
-from dsops_controller.dataops.rows import Pending, Split, arrow, rows_above, split
-from dsops_controller.dataops.scope import EVERYTHING, Scope
+from dsops_controller.dataops.lake import totals
+from dsops_controller.dataops.lake.columns import PARTITIONS, LakeTable
+from dsops_controller.dataops.lake.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
+from dsops_controller.dataops.lake.places import Folder, Place, Watch, keep, unwatched
+from dsops_controller.dataops.lake.rows import Pending, Split, arrow, rows_above, split
+from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox, inbox_name
 

@@ -24,9 +24,9 @@ import duckdb
 from arro3.core import Array, DataType, Table, list_array
 
 from dsops.errors import InvalidInput, MissingExtra, NotFound
-from dsops_controller.dataops import images, label_tasks
-from dsops_controller.dataops.sample_reading import FullSample
-from dsops_controller.dataops.samples import npz
+from dsops_controller.dataops.samples import images, label_tasks
+from dsops_controller.dataops.samples.sample_reading import FullSample
+from dsops_controller.dataops.samples.samples import npz
 
 UNLABELLED = "_unlabelled"
 MANIFEST = "manifest.csv"

@@ -18,10 +18,10 @@ from sqlalchemy import func, select
 
 from dsops.errors import StateDamaged
 from dsops_controller.dataops import queries
-from dsops_controller.dataops.columns import COLUMNS, Column, LakeTable
-from dsops_controller.dataops.lake import Lake, read_pending, translated
-from dsops_controller.dataops.rows import Split, arrow, rows_above, split
-from dsops_controller.dataops.scope import EVERYTHING, Scope
+from dsops_controller.dataops.lake.columns import COLUMNS, Column, LakeTable
+from dsops_controller.dataops.lake.lake import Lake, read_pending, translated
+from dsops_controller.dataops.lake.rows import Split, arrow, rows_above, split
+from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 

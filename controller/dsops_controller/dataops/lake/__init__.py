@@ -1,0 +1,1 @@
+"""The lake: Delta tables of everything that devices reported, in a folder or an object store."""

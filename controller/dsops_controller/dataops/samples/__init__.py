@@ -1,0 +1,1 @@
+"""Samples: rows for people, tensors for training, files for labelling tools."""
