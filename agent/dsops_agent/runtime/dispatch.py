@@ -107,7 +107,7 @@ class Dispatcher:
             answer = _answer(serving, inputs, turn)
         _count(serving, answer)
         copied = sent if self._duels and self._duels.draws(model) else None
-        self._observers.offer(Observation(serving, inputs, answer, request_id, copied))
+        self._observers.offer(Observation.of(serving, inputs, answer, request_id, copied))
         return Answered(serving.model, answer)
 
     def find(self, model: str, version: str = "") -> Serving:

@@ -47,11 +47,13 @@ class Copy:
 
     Attributes:
         seen: The request and the answer, with all that they keep in memory.
+        champion: What answered it.
         sent: What the caller sent.
         due_s: When the challenger may be asked.
     """
 
     seen: Observation
+    champion: ServedModel
     sent: SentInputs
     due_s: float
 
@@ -114,14 +116,16 @@ class Duel:
 
     def watch(self, seen: Observation) -> None:
         """Keep an answered request if a copy was made of it for the challenger. Never waits."""
-        if seen.copied is None or self.rival.mode is not Mode.SHADOW:  # another one took over since it was drawn
+        if seen.copied is None or seen.champion is None:
             return
-        copy, size = Copy(seen, seen.copied, self._clock.monotonic_s() + AFTER_S), seen.size_bytes
+        if self.rival.mode is not Mode.SHADOW:  # another one took over since it was drawn
+            return
+        copy, size = Copy(seen, seen.champion, seen.copied, self._clock.monotonic_s() + AFTER_S), seen.size_bytes
         with self._lock:
             if self._copies.qsize() >= MAX_WAITING or (
                 self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
             ):
-                self._of(seen.serving.model).skipped += 1
+                self._of(seen.champion).skipped += 1
                 return
             self._waiting_bytes += size
         self._copies.put(copy)
@@ -205,7 +209,7 @@ class Duel:
         self._end_interval()
 
     def _compare(self, copy: Copy) -> None:
-        seen, served = copy.seen, copy.seen.serving.model
+        seen, served = copy.seen, copy.champion
         self._stopped.wait(max(0.0, copy.due_s - self._clock.monotonic_s()))
         with self._lock:
             self._waiting_bytes -= seen.size_bytes
@@ -233,7 +237,7 @@ class Duel:
             with self._lock:
                 self._of(served).add(found, latency_us, sure)
             if disputed := found.disputed:
-                seen.serving.watch.disputed(seen.exchange, disputed)
+                seen.watch.disputed(seen.exchange, disputed)
         here_s = time.thread_time() - began_s
         self._allowance.spend(here_s)
         self._terms.brake.set_aside(here_s)

@@ -46,7 +46,7 @@ class Duels:
 
     def watch(self, seen: Observation) -> None:
         """Take note of a request that a champion answered. Never waits."""
-        pair = self._duels.get(seen.serving.model.name)
+        pair = self._duels.get(seen.model)
         if pair:
             pair[0].watch(seen)
 

@@ -18,9 +18,10 @@ from functools import cached_property
 import numpy as np
 
 from dsops_agent.runtime.answer import Answer, Exchange
+from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.sent import Sent, SentInputs
-from dsops_agent.runtime.swap import Serving
+from dsops_agent.runtime.swap import Serving, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +41,38 @@ _REST = 9.0
 class Observation:
     """A request that was answered.
 
+    It waits for its watch, perhaps until many releases later: so it does not hold what answered it.
+
     Attributes:
-        serving: What answered it.
+        model: Name of the model that answered it.
+        watch: That one's.
         inputs: Every input by name, each [n, ...], as the model was asked.
         answer: The answer.
         request_id: What the caller calls the request.
         copied: What the caller sent, when a copy of it shall go to a challenger.
+        champion: What answered it, for the challenger.
     """
 
-    serving: Serving
+    model: str
+    watch: Watch
     inputs: Mapping[str, Array]
     answer: Answer
     request_id: str
     copied: SentInputs | None = None
+    champion: ServedModel | None = None
+
+    @classmethod
+    def of(
+        cls,
+        serving: Serving,
+        inputs: Mapping[str, Array],
+        answer: Answer,
+        request_id: str,
+        copied: SentInputs | None = None,
+    ) -> "Observation":
+        """Return what is kept of a request that ``serving`` answered."""
+        champion = None if copied is None else serving.model
+        return cls(serving.model.name, serving.watch, inputs, answer, request_id, copied, champion)
 
     @cached_property
     def frames(self) -> int:
@@ -118,11 +138,11 @@ class Observers:
         try:
             has_room = self._put(observation)
             if not has_room:
-                observation.serving.watch.shed(observation.frames)
+                observation.watch.shed(observation.frames)
             if self._sleeps:
                 self._wake.set()
         except Exception:  # the border to observation: a caller gets the answer, whatever goes wrong in watching it
-            logger.exception("model %s: an answer could not be recorded", observation.serving.model.name)
+            logger.exception("model %s: an answer could not be recorded", observation.model)
             return False
         return has_room
 
@@ -184,7 +204,7 @@ class Observers:
                     _tell(listener, observation)
             for exchanges in _slices([observation.exchange for observation in batch]):
                 began_s = time.perf_counter()
-                _show(batch[0].serving, exchanges)
+                _show(batch[0], exchanges)
                 if not self._stopped:
                     time.sleep((time.perf_counter() - began_s) * _REST)
             self._let_go(batch)
@@ -199,7 +219,7 @@ class Observers:
                 frames += observation.frames
                 size_bytes += observation.size_bytes
                 if batch and (
-                    observation.serving is not batch[0].serving or frames > SLICE_FRAMES or size_bytes > SLICE_BYTES
+                    observation.watch is not batch[0].watch or frames > SLICE_FRAMES or size_bytes > SLICE_BYTES
                 ):
                     break
                 batch.append(observation)
@@ -219,15 +239,15 @@ def _tell(listener: Listener, observation: Observation) -> None:
     try:
         listener(observation)
     except Exception:  # one listener's trouble is not the others'
-        logger.exception("model %s: an answer could not be passed on", observation.serving.model.name)
+        logger.exception("model %s: an answer could not be passed on", observation.model)
 
 
-def _show(serving: Serving, exchanges: Sequence[Exchange]) -> None:
+def _show(first: Observation, exchanges: Sequence[Exchange]) -> None:
     try:
-        serving.watch.observe(exchanges)
+        first.watch.observe(exchanges)
     except Exception:  # what is wrong with some frames must not end the watching
-        logger.exception("model %s: an answer could not be recorded", serving.model.name)
-        serving.watch.shed(sum(exchange.frames for exchange in exchanges))
+        logger.exception("model %s: an answer could not be recorded", first.model)
+        first.watch.shed(sum(exchange.frames for exchange in exchanges))
 
 
 def _slices(exchanges: list[Exchange]) -> list[list[Exchange]]:

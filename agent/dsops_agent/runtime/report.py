@@ -100,15 +100,20 @@ class Reporter:
         self._wake.set()
 
     def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
-        """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten."""
+        """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten.
+
+        Its samples do not wait for the end of their period: a hundred releases in a quarter of an hour would all wait.
+        """
         self._settle(settle_s)
         active = {id(serving.watch) for serving in self._serving()}
         with self._lock:
             watches = list(self._watches)
-        quiet = {id(watch) for watch in watches if not watch.end_interval() and not watch.has_more}
-        idle = quiet - active
+        idle = {id(watch) for watch in watches if not watch.end_interval()} - active
         over = self._idle & idle  # one that is idle for the first time may be about to be served
         self._idle = idle - over
+        for watch in watches:
+            if id(watch) in over:
+                watch.finish()
         with self._lock:
             self._watches = [watch for watch in self._watches if id(watch) not in over]
 

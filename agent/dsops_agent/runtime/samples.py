@@ -129,12 +129,6 @@ class SampleKeeper:
         self._wishes = sampling.wishes
         self.wish()
 
-    @property
-    def holds(self) -> int:
-        """How many frames are held until the end of their period."""
-        with self._lock:
-            return self._sampler.holds
-
     def wish(self) -> None:
         """Keep frames for those who ask for some now, and for nobody else."""
         wanted = self._wishes.of(self._identity.model) if self._wishes else ()

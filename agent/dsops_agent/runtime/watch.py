@@ -137,13 +137,8 @@ class ModelWatch:
         """Look anew which samples somebody asked for."""
         self._samples.wish()
 
-    @property
-    def has_more(self) -> bool:
-        """Whether samples wait for the end of their period."""
-        return self._samples.holds > 0
-
     def finish(self) -> None:
-        """Put what waits, at the end of the process."""
+        """Put what waits, at the end of the process or of the bundle."""
         self._samples.release(is_end=True)
 
     def shed(self, frames: int) -> None:

@@ -37,6 +37,7 @@ class Program:
         values: The raw outputs of each bundle; a second value for one bundle is a problem.
         problems: What went wrong.
         latencies_s: Of each answer, in order.
+        rests: Set while it shall not ask.
     """
 
     socket: Path
@@ -45,6 +46,7 @@ class Program:
     values: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
+    rests: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -53,8 +55,9 @@ class Program:
             stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
             next_s = time.monotonic()
             while not self.ended.is_set():
-                self._ask(stub, message)
-                next_s += 1 / self.rate_hz
+                if not self.rests.is_set():
+                    self._ask(stub, message)
+                next_s = max(next_s + 1 / self.rate_hz, time.monotonic() - 1.0)
                 time.sleep(max(next_s - time.monotonic(), 0))
 
     def _ask(self, stub: Any, message: pb.ModelInferRequest) -> None:

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from runtime_bundles import frames, make_bundle
@@ -12,6 +13,7 @@ from dsops.clock import SystemClock
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.health import Health
+from dsops_agent.runtime.observe import Observation
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.sample_settings import SampleSettings
@@ -20,8 +22,13 @@ from dsops_agent.runtime.swap import Serving
 from dsops_agent.runtime.watch import ModelWatch
 
 
-def make_watch(served: ServedModel, put: Callable[[Kind, bytes, bool], None]) -> ModelWatch:
-    return ModelWatch(served, Sampling(SampleSettings(), lambda: 0.5), put, SystemClock(), drift_enabled=True)
+USUAL = SampleSettings()
+
+
+def make_watch(
+    served: ServedModel, put: Callable[[Kind, bytes, bool], None], settings: SampleSettings = USUAL
+) -> ModelWatch:
+    return ModelWatch(served, Sampling(settings, lambda: 0.5), put, SystemClock(), drift_enabled=True)
 
 
 def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:
@@ -57,3 +64,37 @@ def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -
     watch.observe([Exchange(inputs, answer, "")])
     reporter.end_intervals()
     assert reporter.buffer.waiting == 2, "an interval and a report of drift"
+
+
+def test_samples_of_a_replaced_bundle_do_not_wait_for_the_end_of_their_period(tmp_path: Path) -> None:
+    """Else every release of a quarter of an hour would keep its watch and its samples in memory."""
+    made = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    keen = partial(make_watch, settings=SampleSettings(random_rate=1.0))
+    reporter = Reporter(keen, list, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    watch = reporter.watch(served)
+    left = weakref.ref(watch)
+    inputs = {"image": frames(8)}
+    watch.observe([Exchange(inputs, served.infer(inputs), "")])
+    for _ in range(2):
+        reporter.end_intervals()
+    del watch
+    gc.collect()
+    assert left() is None
+    batch = reporter.buffer.batch()
+    assert batch is not None
+    assert Kind.SAMPLES.value in batch.header("a")["kinds"]
+
+
+def test_what_waits_to_be_looked_at_keeps_no_interpreter(tmp_path: Path) -> None:
+    """On a busy device it waits while many releases follow each other."""
+    made = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    interpreter = weakref.ref(served.loaded)
+    serving = Serving(served, make_watch(served, lambda *_: None), Health(served, SystemClock()))
+    inputs = {"image": frames(2)}
+    waiting = Observation.of(serving, inputs, served.infer(inputs), "")
+    del served, serving
+    gc.collect()
+    assert interpreter() is None
+    assert waiting.frames == 2

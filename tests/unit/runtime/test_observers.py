@@ -43,7 +43,7 @@ class Bench:
     def observation(self, count: int = 1, request_id: str = "", serving: Serving | None = None) -> Observation:
         rows = frames(count)
         answer = self.served.infer({"image": rows})
-        return Observation(serving or self.serving, {"image": rows}, answer, request_id)
+        return Observation.of(serving or self.serving, {"image": rows}, answer, request_id)
 
     def finish(self) -> None:
         self.observers.stop()
@@ -161,7 +161,7 @@ def test_memory_that_a_caller_writes_to_again_is_copied(served: ServedModel) -> 
     rows = shared_frames(area, 2)
     rows[:] = frames(2)
     answer = served.infer({"image": rows})
-    bench.observers.offer(Observation(bench.serving, {"image": rows}, answer, ""))
+    bench.observers.offer(Observation.of(bench.serving, {"image": rows}, answer, ""))
     rows[:] = 0.0
     bench.finish()
     assert np.array_equal(bench.witness.seen[0].inputs["image"], frames(2))
@@ -177,7 +177,7 @@ def test_what_a_challenger_shall_get_is_copied_too_and_once_where_it_is_the_same
     answer = served.infer({"image": real})
     for form, values in ((Form.REAL, real), (Form.RAW, raw)):
         copied = {"image": Sent(form, values)}
-        bench.observers.offer(Observation(bench.serving, {"image": real}, answer, "", copied))
+        bench.observers.offer(Observation.of(bench.serving, {"image": real}, answer, "", copied))
     real[:], raw[:] = 0.0, 0
     bench.finish()
     same, other = told
@@ -193,7 +193,7 @@ def test_memory_that_nobody_writes_to_is_not_copied(served: ServedModel) -> None
     bench = Bench(served)
     raw = frames(2).tobytes()
     rows = np.frombuffer(raw, "<f4").astype(np.float32, copy=False).reshape(2, 4, 4, 1)
-    bench.observers.offer(Observation(bench.serving, {"image": rows}, served.infer({"image": rows}), ""))
+    bench.observers.offer(Observation.of(bench.serving, {"image": rows}, served.infer({"image": rows}), ""))
     bench.finish()
     assert bench.witness.seen[0].inputs["image"] is rows
 
@@ -262,6 +262,6 @@ def test_an_answer_with_nothing_but_outputs_can_be_cut(tmp_path: Path, served: S
     answer = served.infer({"image": frames(4)})
     bare = Answer(answer.outputs, type(answer.decision)(), answer.latency_us)
     bench = Bench(served)
-    whole = Observation(bench.serving, {"image": frames(4)}, bare, "").exchange
+    whole = Observation.of(bench.serving, {"image": frames(4)}, bare, "").exchange
     part = whole.part(1, 3)
     assert (part.frames, part.answer.decision.scores, part.answer.latency_us) == (2, None, answer.latency_us[1:3])

@@ -191,7 +191,7 @@ def test_copies_that_wait_for_a_shadow_hold_no_more_memory_than_they_may(rival: 
         raw, prepared, scores = np.zeros((1, 1 << 18), np.uint8), np.zeros((1, 1 << 18), np.float32), np.zeros((1, 4))
         arrays += map(weakref.ref, (raw, prepared, scores))
         answer = Answer((scores,), Decision(), (1.0,))
-        duel.watch(Observation(serving, {"image": prepared}, answer, "", {"image": Sent(Form.RAW, raw)}))
+        duel.watch(Observation.of(serving, {"image": prepared}, answer, "", {"image": Sent(Form.RAW, raw)}))
         del raw, prepared, scores, answer
     held = sum(array.nbytes for kept in arrays if (array := kept()) is not None)
     assert MAX_WAITING_BYTES / 2 < held <= MAX_WAITING_BYTES
