@@ -21,7 +21,6 @@ from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.swap import Serving
 from dsops_agent.runtime.watch import ModelWatch
 
-
 USUAL = SampleSettings()
 
 
