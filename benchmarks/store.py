@@ -30,6 +30,7 @@ from dsops_controller.dataops.latest import HOST
 from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
+from dsops_controller.server.app import settled
 
 FOLDER = Path(__file__).parents[1] / ".tools" / "store-benchmark"
 ROUNDS = 11
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> int:
     """Measure and report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the lake is, or is made")
-    return run(partial(measure, parser.parse_args(arguments).folder))
+    with settled():  # as in the server, where no answer waits until the collector has looked through every module
+        return run(partial(measure, parser.parse_args(arguments).folder))
 
 
 def measure(folder: Path) -> Report:
