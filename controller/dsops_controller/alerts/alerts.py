@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops import strictjson
@@ -94,8 +94,9 @@ class Alerts:
         """Return how many alerts are open, by kind."""
         column = tables.alert.c
         with self._db.read() as connection:
-            rows = connection.execute(select(column.kind).where(column.state == AlertState.OPEN)).scalars().all()
-        return {kind.value: rows.count(kind.value) for kind in Kind}
+            is_open = column.state == AlertState.OPEN
+            rows = connection.execute(select(column.kind, func.count()).where(is_open).group_by(column.kind)).all()
+        return {kind.value: 0 for kind in Kind} | {kind: int(count) for kind, count in rows}
 
     def get(self, alert: str) -> Alert:
         """Return one alert by its id, or by the beginning of it.

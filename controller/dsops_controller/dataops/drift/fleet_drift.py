@@ -48,11 +48,19 @@ def drifted(log_es: Mapping[str, float], fdr: float = FDR) -> tuple[str, ...]:
     for nothing.
     """
     ranked = sorted((name for name, value in log_es.items() if not math.isnan(value)), key=lambda name: -log_es[name])
-    count = 0
-    for rank, name in enumerate(ranked, 1):
-        if log_es[name] >= math.log(len(log_es) / (fdr * rank)):
-            count = rank
-    return tuple(ranked[:count])
+    return tuple(ranked[: discoveries([log_es[name] for name in ranked], len(log_es), fdr)])
+
+
+def discoveries(log_es: Iterable[float], devices: int, fdr: float = FDR) -> int:
+    """Return how many devices have drifted: the last rank whose e-value reaches ``devices / (fdr * rank)`` (e-BH).
+
+    Args:
+        log_es: Logarithms of e-values, the largest first. Those below ``1 / fdr`` change nothing.
+        devices: How many devices there are.
+        fdr: Share of those found that may be wrong, on average.
+    """
+    found = (rank for rank, value in enumerate(log_es, 1) if value >= math.log(devices / (fdr * rank)))
+    return max(found, default=0)
 
 
 class Merged:
