@@ -1,4 +1,7 @@
-"""Alerts of a real store, told to real receivers: one a cause while it lasts, never lost, over when it is over."""
+"""Alerts of a real store, told to real receivers: one a cause while it lasts, never lost, over when it is over.
+
+Over SQLite, and over PostgreSQL where its programs are.
+"""
 
 import hashlib
 import hmac
@@ -6,12 +9,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -36,6 +39,12 @@ from dsops_controller.trust.repository import Repository
 
 SECRET = "s3cret-of-sixteen-and-more"
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BOTH = pytest.mark.parametrize(
+    "new_url",
+    ["sqlite", pytest.param("postgresql", marks=[pytest.mark.integration, pytest.mark.slow])],
+    indirect=True,
+    scope="module",
+)
 
 
 @dataclass
@@ -95,12 +104,20 @@ def receiver() -> Iterator[Receiver]:
     thread.join()
 
 
+class Here(NamedTuple):
+    """Where the files and the state database of a fleet are."""
+
+    folder: Path
+    url: str
+
+
 class Site:
     """A store, and what watches it."""
 
-    def __init__(self, folder: Path, settings: AlertSettings, clock: ManualClock | None = None) -> None:
+    def __init__(self, here: Here, settings: AlertSettings, clock: ManualClock | None = None) -> None:
+        folder = here.folder
         self.clock = clock or ManualClock(START)
-        self.db = Database(f"sqlite:///{folder}/state.db")
+        self.db = Database(here.url)
         with self.db.write() as connection:
             metadata.create_all(connection)
         self.inbox = Inbox(self.db, self.clock)
@@ -149,9 +166,9 @@ class Site:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def here(tmp_path: Path, new_url: Callable[[Path], str]) -> Here:
     (tmp_path / "hook.secret").write_text(SECRET + "\n")
-    return tmp_path
+    return Here(tmp_path, new_url(tmp_path))
 
 
 def settings(receiver: Receiver | None = None, **more: Any) -> AlertSettings:
@@ -159,8 +176,9 @@ def settings(receiver: Receiver | None = None, **more: Any) -> AlertSettings:
     return AlertSettings(webhook=hooks, **more)
 
 
-def test_a_cause_is_told_once_while_it_lasts_and_once_when_it_is_over(folder: Path, receiver: Receiver) -> None:
-    site = Site(folder, settings(receiver, clear_s=120))
+@BOTH
+def test_a_cause_is_told_once_while_it_lasts_and_once_when_it_is_over(here: Here, receiver: Receiver) -> None:
+    site = Site(here, settings(receiver, clear_s=120))
     site.put("cam-1", site.report("drift", 9.0))
     for _ in range(5):
         site.step()
@@ -189,8 +207,9 @@ def test_a_cause_is_told_once_while_it_lasts_and_once_when_it_is_over(folder: Pa
     site.close()
 
 
-def test_a_cause_that_comes_and_goes_within_the_pause_stays_one_alert(folder: Path) -> None:
-    site = Site(folder, settings(clear_s=300))
+@BOTH
+def test_a_cause_that_comes_and_goes_within_the_pause_stays_one_alert(here: Here) -> None:
+    site = Site(here, settings(clear_s=300))
     for number in range(6):
         site.put("cam-1", site.report("drift" if number % 2 == 0 else "ok"))
         site.watch.look()
@@ -199,8 +218,9 @@ def test_a_cause_that_comes_and_goes_within_the_pause_stays_one_alert(folder: Pa
     site.close()
 
 
-def test_a_fleet_alert_needs_enough_devices_that_stand_the_correction(folder: Path) -> None:
-    site = Site(folder, settings(kinds=(Kind.FLEET_DRIFT,), fleet_devices=3))
+@BOTH
+def test_a_fleet_alert_needs_enough_devices_that_stand_the_correction(here: Here) -> None:
+    site = Site(here, settings(kinds=(Kind.FLEET_DRIFT,), fleet_devices=3))
     for number in range(20):
         site.put(f"cam-{number}", site.report("drift" if number < 2 else "ok", 9.0 if number < 2 else 0.1))
     site.watch.look()
@@ -211,15 +231,16 @@ def test_a_fleet_alert_needs_enough_devices_that_stand_the_correction(folder: Pa
     assert site.open_now() == [("fleet-drift", "digits", "")]
     assert sorted(alert.evidence["named"]) == ["cam-0", "cam-1", "cam-2"]
     site.close()
-    strict = Site(folder, settings(kinds=(Kind.FLEET_DRIFT,), fleet_share=0.2, clear_s=0), site.clock)
+    strict = Site(here, settings(kinds=(Kind.FLEET_DRIFT,), fleet_share=0.2, clear_s=0), site.clock)
     strict.clock.advance(1)
     strict.watch.look()
     assert strict.open_now() == []  # three of twenty are no fifth
     strict.close()
 
 
-def test_skew_losses_and_silence_are_told(folder: Path) -> None:
-    site = Site(folder, settings(silent_s=600, losses_s=900, clear_s=0))
+@BOTH
+def test_skew_losses_and_silence_are_told(here: Here) -> None:
+    site = Site(here, settings(silent_s=600, losses_s=900, clear_s=0))
     site.accept("cam-2")
     now_us = to_ms(site.clock.now()) * 1000
     site.put("cam-1", site.report(skew="skew"), dropped=5)
@@ -240,8 +261,9 @@ def test_skew_losses_and_silence_are_told(folder: Path) -> None:
     site.close()
 
 
-def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(folder: Path) -> None:
-    site = Site(folder, settings(kinds=(Kind.SILENT,), silent_s=10))
+@BOTH
+def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(here: Here) -> None:
+    site = Site(here, settings(kinds=(Kind.SILENT,), silent_s=10))
     site.accept("cam-1")
     site.put("cam-1", heartbeat(to_ms(site.clock.now()) * 1000))  # every 30 s, it says
     site.clock.advance(90)
@@ -253,8 +275,9 @@ def test_a_device_that_reports_seldom_is_not_silent_between_two_heartbeats(folde
     site.close()
 
 
-def test_a_model_that_errs_more_than_it_did_is_told(folder: Path) -> None:
-    site = Site(folder, settings(kinds=(Kind.AUDITED_ERROR,)))
+@BOTH
+def test_a_model_that_errs_more_than_it_did_is_told(here: Here) -> None:
+    site = Site(here, settings(kinds=(Kind.AUDITED_ERROR,)))
     text = manifest(1, accuracy=0.98).encode().decode()
     row = {"sha256": "0" * 64, "model": "animals", "release": 1, "variant": "int8", "path": "p", "length_bytes": 1}
     with site.db.write() as connection:
@@ -272,9 +295,10 @@ def test_a_model_that_errs_more_than_it_did_is_told(folder: Path) -> None:
     site.close()
 
 
-def test_a_receiver_that_is_down_is_asked_later_and_later_then_given_up(folder: Path, receiver: Receiver) -> None:
+@BOTH
+def test_a_receiver_that_is_down_is_asked_later_and_later_then_given_up(here: Here, receiver: Receiver) -> None:
     receiver.answers = [(503, {}), (429, {"Retry-After": "90"}), (500, {})]
-    site = Site(folder, settings(receiver, attempts=3))
+    site = Site(here, settings(receiver, attempts=3))
     site.put("cam-1", site.report("drift"))
     site.step()
     site.watch.hand_over()
@@ -301,18 +325,20 @@ def test_waits_double_and_spread() -> None:
     assert wait_after(3, 0.0) == 10.0
 
 
-def test_what_is_refused_for_good_is_not_asked_again(folder: Path, receiver: Receiver) -> None:
+@BOTH
+def test_what_is_refused_for_good_is_not_asked_again(here: Here, receiver: Receiver) -> None:
     receiver.answers = [(400, {})]
-    site = Site(folder, settings(receiver))
+    site = Site(here, settings(receiver))
     site.put("cam-1", site.report("drift"))
     site.step()
     assert site.alerts.list()[0].notices[0].state is NoticeState.DEAD
     site.close()
 
 
-def test_the_end_is_not_told_before_the_beginning(folder: Path, receiver: Receiver) -> None:
+@BOTH
+def test_the_end_is_not_told_before_the_beginning(here: Here, receiver: Receiver) -> None:
     receiver.answers = [(503, {})]
-    site = Site(folder, settings(receiver, clear_s=0))
+    site = Site(here, settings(receiver, clear_s=0))
     site.put("cam-1", site.report("drift"))
     site.step()
     site.put("cam-1", site.report("ok"))
@@ -325,8 +351,9 @@ def test_the_end_is_not_told_before_the_beginning(folder: Path, receiver: Receiv
     site.close()
 
 
-def test_two_controllers_open_one_alert(folder: Path) -> None:
-    site, other = Site(folder, settings()), Site(folder, settings())
+@BOTH
+def test_two_controllers_open_one_alert(here: Here) -> None:
+    site, other = Site(here, settings()), Site(here, settings())
     site.put("cam-1", site.report("drift"))
     site.watch.look()
     other.watch.look()
@@ -335,8 +362,9 @@ def test_two_controllers_open_one_alert(folder: Path) -> None:
     other.close()
 
 
-def test_old_alerts_are_forgotten_and_ids_are_found_by_their_beginning(folder: Path) -> None:
-    site = Site(folder, settings(clear_s=0, keep_days=1))
+@BOTH
+def test_old_alerts_are_forgotten_and_ids_are_found_by_their_beginning(here: Here) -> None:
+    site = Site(here, settings(clear_s=0, keep_days=1))
     for name in ("cam-1", "cam-2"):
         site.put(name, site.report("drift"))
     site.watch.look()
@@ -357,18 +385,19 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_alert_delivery import Receiver, Site, settings
+from test_alerts_contract import Here, Receiver, Site, settings
 made = Receiver(url=sys.argv[2])
-site = Site(Path(sys.argv[1]), settings(made))
+site = Site(Here(Path(sys.argv[1]), sys.argv[4]), settings(made))
 site.step()
 """
 
 
-def test_who_is_killed_while_it_tells_leaves_it_to_the_next(folder: Path, receiver: Receiver) -> None:
-    site = Site(folder, settings(receiver))
+@BOTH
+def test_who_is_killed_while_it_tells_leaves_it_to_the_next(here: Here, receiver: Receiver) -> None:
+    site = Site(here, settings(receiver))
     site.put("cam-1", site.report("drift"))
     receiver.open.clear()
-    command = [sys.executable, "-c", KILLED, str(folder), receiver.url, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", KILLED, str(here.folder), receiver.url, str(Path(__file__).parent), here.url]
     process = subprocess.Popen(command)
     assert receiver.came.wait(60)
     process.kill()
@@ -384,8 +413,9 @@ def test_who_is_killed_while_it_tells_leaves_it_to_the_next(folder: Path, receiv
     site.close()
 
 
-def test_a_beginning_of_several_ids_is_not_taken(folder: Path) -> None:
-    site = Site(folder, settings())
+@BOTH
+def test_a_beginning_of_several_ids_is_not_taken(here: Here) -> None:
+    site = Site(here, settings())
     for number in range(20):
         site.put(f"cam-{number}", site.report("drift"))
     site.watch.look()
