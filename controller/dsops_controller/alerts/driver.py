@@ -12,7 +12,8 @@ from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
-from dsops_controller.alerts.notices import Claimed
+from dsops_controller.alerts.deliveries import Deliveries
+from dsops_controller.alerts.notices import Claimed, Pace
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
@@ -52,12 +53,21 @@ class Watch:
     Args:
         watched: What is looked at.
         alerts: Where alerts are kept.
+        deliveries: Where their notices are.
         settings: Of what to tell, and whom.
         post: Hands one notice over.
         clock: Tells the time.
     """
 
-    def __init__(self, watched: Watched, alerts: Alerts, settings: AlertSettings, post: Post, clock: Clock) -> None:
+    def __init__(
+        self,
+        watched: Watched,
+        alerts: Alerts,
+        deliveries: Deliveries,
+        settings: AlertSettings,
+        post: Post,
+        clock: Clock,
+    ) -> None:
         self._watched = watched
         self._standings = Standings(watched.db)
         self._settings = settings
@@ -66,6 +76,7 @@ class Watch:
         self._audits: dict[str, Verdict] = {}
         self._audited_s: float | None = None
         self._wake = threading.Event()
+        self._deliveries = deliveries
         self.alerts = alerts
 
     def run(self, stop: threading.Event) -> None:
@@ -101,16 +112,19 @@ class Watch:
 
     def hand_over(self, stop: threading.Event | None = None) -> None:
         """Hand over every notice that is due."""
-        spans = {name: hook.span_s for name, hook in self._settings.webhook.items()}
-        while not (stop and stop.is_set()) and (claimed := self.alerts.claim(spans)) is not None:
+        settings = self._settings
+        spans = {name: hook.span_s for name, hook in settings.webhook.items()}
+        pace = Pace(settings.notices, settings.notices_every_s, settings.named)
+        while not (stop and stop.is_set()) and (claimed := self._deliveries.claim(spans, pace)) is not None:
             try:
                 self._hand(claimed)
             except NotTaken as error:
                 log.warning("notice %s was not taken by %s: %s", claimed.id, claimed.hook, error.why)
-                most = self._settings.attempts
-                self.alerts.not_delivered(claimed, error.why, is_final=error.is_final, wait_s=error.wait_s, most=most)
+                self._deliveries.not_delivered(
+                    claimed, error.why, is_final=error.is_final, wait_s=error.wait_s, most=settings.attempts
+                )
             else:
-                self.alerts.delivered(claimed)
+                self._deliveries.delivered(claimed)
 
     def _hand(self, claimed: Claimed) -> None:
         hook = self._settings.webhook.get(claimed.hook)
@@ -139,20 +153,24 @@ class Watch:
         now, loss = self._clock.now(), tables.stream_loss.c
         begun_ms = to_ms(now - timedelta(seconds=self._settings.losses_s))
         with self._watched.db.read() as connection:
-            sums = connection.execute(select(loss.device, func.sum(loss.count)).group_by(loss.device)).all()
+            sums = connection.execute(
+                select(loss.device, func.sum(loss.count).label("total")).group_by(loss.device)
+            ).all()
             known = {row.device: row for row in connection.execute(select(tables.alert_loss))}
         found: dict[str, tuple[int, datetime]] = {}
+        grown: list[dict[str, object]] = []
         for device, total in sums:
             row = known.get(device)
             dropped, before, grew_ms = (row.dropped, row.before, row.grew_ms) if row is not None else (0, 0, 0)
             if total - dropped >= self._settings.losses:
                 before = dropped if grew_ms < begun_ms else before
                 dropped, grew_ms = int(total), to_ms(now)
-                values = {"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms}
-                with self._watched.db.write() as connection:
-                    connection.execute(upsert(connection.dialect.name, tables.alert_loss), values)
+                grown.append({"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms})
             if grew_ms >= begun_ms:
                 found[device] = (dropped - before, from_ms(grew_ms))
+        if grown:
+            with self._watched.db.write() as connection:
+                connection.execute(upsert(connection.dialect.name, tables.alert_loss), grown)
         return found
 
     def _verdicts(self) -> Mapping[str, Verdict]:

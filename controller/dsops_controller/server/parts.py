@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from dsops.clock import Clock
 from dsops.topics import Topics
 from dsops_controller.alerts.alerts import Alerts
+from dsops_controller.alerts.deliveries import Deliveries
 from dsops_controller.alerts.driver import Watch, Watched
 from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
@@ -128,7 +129,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     lineage = Lineage(db, clock)
     deliver = Adapters(folder, clock).deliver
     retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
-    watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
+    alerts, notices = Alerts(config.fleet, db, clock), Deliveries(config.fleet, db, clock)
+    watch = Watch(Watched(db, bundles, labels), alerts, notices, config.alerts, deliver, clock)
     monitoring = Monitoring(
         db, watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
     )
