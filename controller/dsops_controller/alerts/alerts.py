@@ -189,9 +189,8 @@ class Alerts:
         ]
         if notices:
             connection.execute(tables.alert_delivery.insert(), notices)
-        for one in found:
-            about = one.device or one.model
-            audit.record(connection, now, audit.SYSTEM, f"alert.{notice}", about, f"{one.kind}: {one.summary}")
+        deeds = [(one.device or one.model, f"{one.kind}: {one.summary}") for one in found]
+        audit.record_all(connection, now, audit.SYSTEM, f"alert.{notice}", deeds)
         return len(found)
 
 
