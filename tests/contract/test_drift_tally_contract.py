@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.dataops.drift.fleet_view import by_model
 from dsops_controller.dataops.drift.standing import Standings
-from dsops_controller.dataops.drift.tally import tally
+from dsops_controller.dataops.drift.tally import NO_DRIFT, tally
 from dsops_controller.dataops.testing import DIGEST
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_newest, drift_state, metadata
@@ -39,8 +40,12 @@ def test_it_counts_as_the_view_of_each_device_does(new_url: Callable[[Path], str
         assert found.levels == Counter((one.model, one.release, one.level.value) for one in standings)
         models = by_model(standings, fdr)
         assert found.skewed == {one.model: one.skewed for one in models}
-        assert found.discoveries == {one.model: len(one.drifted) for one in models}
-        assert min(found.discoveries.values()) > 0
+        assert found.drifted == {one.model: one.drifted for one in models}
+        assert found.devices == {one.model: one.devices for one in models}
+        assert min(map(len, found.drifted.values())) > 0
+    alarming = Standings(db).alarming()
+    assert alarming == [one for one in standings if one.level is Level.DRIFT or one.skew.state == "skew"]
+    assert {one.reported is None for one in alarming} == {True, False}
     db.close()
 
 
@@ -50,7 +55,7 @@ def test_a_fleet_that_has_reported_nothing_has_no_models(new_url: Callable[[Path
     with db.write() as connection:
         metadata.create_all(connection)
         found = tally(connection, 0.05)
-    assert (dict(found.levels), dict(found.skewed), dict(found.discoveries)) == ({}, {}, {})
+    assert found == NO_DRIFT
     db.close()
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,7 +18,8 @@ from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.drift.audited_errors import Audit, Verdict, judge
-from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.drift.standing import Beat, Standings
+from dsops_controller.dataops.drift.tally import NO_DRIFT, DriftTally, tally
 from dsops_controller.dataops.labels.coverage import agreed
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
@@ -134,19 +135,26 @@ class Watch:
 
     def _figures(self) -> Figures:
         kinds = self._settings.kinds
-        part = self._taking_part() if Kind.SILENT in kinds else frozenset()
         return Figures(
-            standings=self._standings.newest(),
-            beats=[beat for beat in self._standings.beats() if beat.device in part] if part else (),
+            standings=self._standings.alarming() if {Kind.DRIFT, Kind.SKEW} & set(kinds) else (),
+            drift=self._tally() if Kind.FLEET_DRIFT in kinds else NO_DRIFT,
+            beats=self._late() if Kind.SILENT in kinds else (),
             lost=self._lost() if Kind.LOSSES in kinds else {},
             audits=self._verdicts() if Kind.AUDITED_ERROR in kinds else {},
         )
 
-    def _taking_part(self) -> frozenset[str]:
+    def _tally(self) -> DriftTally:
+        with self._watched.db.read() as connection:
+            return tally(connection, self._settings.fdr)
+
+    def _late(self) -> Sequence[Beat]:
+        """Return the newest heartbeats of accepted devices that are older than any device may be silent."""
+        late = self._standings.beats(before=self._clock.now() - timedelta(seconds=self._settings.silent_s))
         column = tables.device.c
         with self._watched.db.read() as connection:
             accepted = select(column.id).where(column.state == Device.ACCEPTED)
-            return frozenset(connection.execute(accepted).scalars())
+            part = frozenset(connection.execute(accepted).scalars()) if late else ()
+        return [beat for beat in late if beat.device in part]
 
     def _lost(self) -> Mapping[str, tuple[int, datetime]]:
         """Return what devices dropped lately, and remember it."""

@@ -74,7 +74,7 @@ def _drift(figures: FleetFigures) -> Iterator[Metric]:
         for (model, release, level), count in sorted(figures.drift.levels.items())
     )
     yield Metric("dsops.drift.devices", "{device}", "Devices by level of drift.", Shape.GAUGE, levels)
-    named = {("model", model): count for model, count in figures.drift.discoveries.items()}
+    named = {("model", model): len(devices) for model, devices in figures.drift.drifted.items()}
     text = "Devices that have drifted after correction for their number (e-BH)."
     yield _metric("dsops.drift.discoveries", "{device}", text, Shape.GAUGE, named)
     skewed = {("model", model): count for model, count in figures.drift.skewed.items()}

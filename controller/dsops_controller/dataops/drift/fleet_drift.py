@@ -41,26 +41,23 @@ class FleetTest:
         return tuple(name for name, test in self.signals.items() if test.p_value < limit)
 
 
-def drifted(log_es: Mapping[str, float], fdr: float = FDR) -> tuple[str, ...]:
+def drifted(log_es: Mapping[str, float], fdr: float = FDR, devices: int | None = None) -> tuple[str, ...]:
     """Return the devices that have drifted, surest first, by the logarithms of their e-processes.
 
     Of those that are named, a share of ``fdr`` at most is wrong, on average. An e-process that is not a number counts
     for nothing.
-    """
-    ranked = sorted((name for name, value in log_es.items() if not math.isnan(value)), key=lambda name: -log_es[name])
-    return tuple(ranked[: discoveries([log_es[name] for name in ranked], len(log_es), fdr)])
-
-
-def discoveries(log_es: Iterable[float], devices: int, fdr: float = FDR) -> int:
-    """Return how many devices have drifted: the last rank whose e-value reaches ``devices / (fdr * rank)`` (e-BH).
 
     Args:
-        log_es: Logarithms of e-values, the largest first. Those below ``1 / fdr`` change nothing.
-        devices: How many devices there are.
-        fdr: Share of those found that may be wrong, on average.
+        log_es: By device.
+        fdr: That share.
+        devices: How many there are, when some with e-values below ``1 / fdr`` are left out: they change nothing.
     """
-    found = (rank for rank, value in enumerate(log_es, 1) if value >= math.log(devices / (fdr * rank)))
-    return max(found, default=0)
+    ranked = sorted((name for name, value in log_es.items() if not math.isnan(value)), key=lambda name: -log_es[name])
+    of, count = len(log_es) if devices is None else devices, 0
+    for rank, name in enumerate(ranked, 1):
+        if log_es[name] >= math.log(of / (fdr * rank)):
+            count = rank
+    return tuple(ranked[:count])
 
 
 class Merged:

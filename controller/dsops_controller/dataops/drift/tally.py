@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, exists, func, literal, select
+from sqlalchemy import Connection, Select, exists, func, literal, select
 
-from dsops_controller.dataops.drift.fleet_drift import discoveries
-from dsops_controller.dataops.drift.standing import joined
+from dsops_controller.dataops.drift.fleet_drift import drifted
+from dsops_controller.dataops.drift.standing import LEVEL_NOW, SAME_MONITOR, joined
 from dsops_controller.db.tables import drift_newest, drift_state
 
 _REPORT, _TOLD = drift_newest.c, drift_state.c
-_SAME = (_TOLD.device == _REPORT.device) & (_TOLD.model == _REPORT.model)
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,17 @@ class DriftTally:
     Attributes:
         levels: Devices by model, release and level.
         skewed: Devices by model whose first frames were not the profile's.
-        discoveries: Devices by model that have drifted after correction for their number (e-BH).
+        drifted: Those that have drifted after correction for their number (e-BH), by model, surest first.
+        devices: All devices by model.
     """
 
     levels: Mapping[tuple[str, int, str], int]
     skewed: Mapping[str, int]
-    discoveries: Mapping[str, int]
+    drifted: Mapping[str, tuple[str, ...]]
+    devices: Mapping[str, int]
+
+
+NO_DRIFT = DriftTally({}, {}, {}, {})
 
 
 def tally(connection: Connection, fdr: float) -> DriftTally:
@@ -46,18 +50,16 @@ def tally(connection: Connection, fdr: float) -> DriftTally:
             devices[model] += count
             skewed[model] += count if skew == "skew" else 0
     found = _e_values(connection, fdr)
-    named = {model: discoveries(sorted(found.get(model, ()), reverse=True), of, fdr) for model, of in devices.items()}
-    return DriftTally(levels, skewed, named)
+    named = {model: drifted(found.get(model, {}), fdr, of) for model, of in devices.items()}
+    return DriftTally(levels, skewed, named, devices)
 
 
 def _groups() -> tuple[Select[Any], Select[Any]]:
     """Return the statements for devices that have reported, and for those of which only an event was heard."""
-    is_told = (_TOLD.release == _REPORT.release) & (_TOLD.since_ms >= _REPORT.time_ms)
-    level = case((is_told, _TOLD.level), else_=_REPORT.state).label("level")
-    reports = select(_REPORT.model, _REPORT.release, level, _REPORT.skew)
-    reports = reports.select_from(drift_newest.outerjoin(drift_state, _SAME))
+    reports = select(_REPORT.model, _REPORT.release, LEVEL_NOW.label("level"), _REPORT.skew)
+    reports = reports.select_from(drift_newest.outerjoin(drift_state, SAME_MONITOR))
     events = select(_TOLD.model, _TOLD.release, _TOLD.level, literal("pending").label("skew"))
-    return _counted(reports), _counted(events.where(~exists().where(_SAME)))
+    return _counted(reports), _counted(events.where(~exists().where(SAME_MONITOR)))
 
 
 def _counted(rows: Select[Any]) -> Select[Any]:
@@ -66,15 +68,15 @@ def _counted(rows: Select[Any]) -> Select[Any]:
     return select(*groups, func.count()).group_by(*groups)
 
 
-def _e_values(connection: Connection, fdr: float) -> Mapping[str, list[float]]:
-    """Return by model the logarithms of the e-values that reach the lowest limit of all ranks, ``1 / fdr``.
+def _e_values(connection: Connection, fdr: float) -> Mapping[str, dict[str, float]]:
+    """Return by model and device the logarithms of the e-values that reach the lowest limit of all ranks, ``1 / fdr``.
 
     A mean of two is at most the larger one, so a device without one as large is left in the database.
     """
     least = math.log(1.0 / fdr)
     is_large = (_REPORT.log_e >= least) | (_REPORT.log_e_before >= least)
-    found: dict[str, list[float]] = defaultdict(list)
-    query = select(_REPORT.model, _REPORT.log_e, _REPORT.log_e_before).where(is_large)
-    for model, now, before in connection.execute(query):
-        found[model].append(joined(now, before))
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    query = select(_REPORT.model, _REPORT.device, _REPORT.log_e, _REPORT.log_e_before).where(is_large)
+    for model, device, now, before in connection.execute(query.order_by(_REPORT.device)):
+        found[model][device] = joined(now, before)
     return found
