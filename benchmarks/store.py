@@ -15,11 +15,14 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from measure import fleet_rows
 from measure.big_lake import DAY, DEVICES, SAMPLES, STEPS, big_lake, model_name
 from measure.report import Limit, Report, Row, run
 
 from dsops.clock import SystemClock
+from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.drift.fleet_drift import FDR
 from dsops_controller.dataops.history import Ask, LakeHistory, Span
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.inspection import Inspector
@@ -29,7 +32,14 @@ from dsops_controller.dataops.lake.views import Views, Want
 from dsops_controller.dataops.latest import HOST
 from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
+from dsops_controller.db import migrate
 from dsops_controller.db.database import Database
+from dsops_controller.db.times import to_ms
+from dsops_controller.monitoring.figures import Monitoring
+from dsops_controller.monitoring.metrics import metrics
+from dsops_controller.monitoring.prometheus import exposition
+from dsops_controller.server.app import settled
+from dsops_controller.server.broker import BrokerFigures
 
 FOLDER = Path(__file__).parents[1] / ".tools" / "store-benchmark"
 ROUNDS = 11
@@ -37,18 +47,23 @@ HOUR = Span(DAY + timedelta(hours=20), DAY + timedelta(hours=21))
 WHOLE_DAY = Span(DAY, DAY + timedelta(days=1))
 EVENING = SampleFilter(model=model_name(1), since=HOUR.since - timedelta(hours=8), until=HOUR.until)
 DEVICE = "camera-004321"
+WATCHED = 2
+"""Models that each device watches for drift."""
 
 
 def main(arguments: list[str]) -> int:
     """Measure and report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the lake is, or is made")
-    return run(partial(measure, parser.parse_args(arguments).folder))
+    with settled():  # as in the server, where no answer waits until the collector has looked through every module
+        return run(partial(measure, parser.parse_args(arguments).folder))
 
 
 def measure(folder: Path) -> Report:
     """Ask every question some times, in turns."""
     db, lake, made_s = big_lake(folder)
+    migrate.upgrade(db)
+    fleet_rows.fill(db, DEVICES, WATCHED, to_ms(DAY))
     questions = _questions(db, lake)
     walls: dict[str, list[float]] = {name: [] for name in questions}
     processors: dict[str, list[float]] = {name: [] for name in questions}
@@ -84,6 +99,7 @@ Question = tuple[Callable[[], int], int, Limit | None]
 
 def _questions(db: Database, lake: Lake) -> dict[str, Question]:
     history, store, ask = LakeHistory(db, lake), LakeStore(db, lake), Ask()
+    monitoring = _monitoring(db)
     five = timedelta(minutes=5)
     of_device = Ask(model=model_name(1), device=DEVICE)
     return {
@@ -96,6 +112,7 @@ def _questions(db: Database, lake: Lake) -> dict[str, Question]:
         "the same of one device": (lambda: len(history.series(WHOLE_DAY, five, of_device)), 288, None),
         "500 samples of a model in 9 hours": (lambda: len(history.tensors(EVENING, 500)), 500, _at_most(300)),
         "500 samples listed": (lambda: len(store.samples(EVENING, 500)), 500, None),
+        "/metrics, drift of 10,000 devices": (lambda: _scraped(monitoring), DEVICES * WATCHED, _at_most(300)),
     }
 
 
@@ -107,6 +124,28 @@ def _raw(db: Database, lake: Lake) -> int:
     with Views(db, lake).open(Want(LakeTable.TELEMETRY, HOUR.scope())) as duck:
         duck.execute(text, params)
         return len(duck.execute(queries.SERIES_BUCKETS).fetchall())
+
+
+def _monitoring(db: Database) -> Monitoring:
+    clock = SystemClock()
+    courier = BrokerFigures(
+        connected=True,
+        connections=1,
+        published=0,
+        received=0,
+        refused=0,
+        foreign=0,
+        overwritten=0,
+        bytes_in=0,
+        bytes_out=0,
+    )
+    return Monitoring(db, Alerts("fleet", db, clock), clock, lambda: courier, lambda: 0, FDR)
+
+
+def _scraped(monitoring: Monitoring) -> int:
+    """Return how many monitors of drift the text counts."""
+    lines = exposition(metrics(monitoring.figures())).splitlines()
+    return sum(int(line.split()[-1]) for line in lines if line.startswith("dsops_drift_devices{"))
 
 
 def _check(db: Database, lake: Lake) -> Callable[[], object]:

@@ -1,6 +1,7 @@
 """The audit trail: who did what to what, and what was refused. Rows are appended, never changed."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,15 +33,17 @@ class AuditEntry:
 
 def record(connection: Connection, now: datetime, actor: str, action: str, subject: str, detail: str = "") -> None:
     """Append a row in the caller's transaction, so that the deed and its record are stored together or not at all."""
-    connection.execute(
-        insert(tables.audit).values(
-            time_ms=to_ms(now),
-            actor=actor[:_MAX_ACTOR],
-            action=action[:_MAX_ACTION],
-            subject=subject[:_MAX_SUBJECT],
-            detail=detail[:_MAX_DETAIL],
-        )
-    )
+    record_all(connection, now, actor, action, [(subject, detail)])
+
+
+def record_all(
+    connection: Connection, now: datetime, actor: str, action: str, deeds: Sequence[tuple[str, str]]
+) -> None:
+    """Append a row for each subject and detail, likewise."""
+    same = {"time_ms": to_ms(now), "actor": actor[:_MAX_ACTOR], "action": action[:_MAX_ACTION]}
+    rows = [{**same, "subject": subject[:_MAX_SUBJECT], "detail": detail[:_MAX_DETAIL]} for subject, detail in deeds]
+    if rows:
+        connection.execute(insert(tables.audit), rows)
 
 
 class Audit:

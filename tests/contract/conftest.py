@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from alert_site import SECRET, Here, Receiver, receiving
 from lake_site import Site
 from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text
@@ -60,6 +61,18 @@ def site(new_url: Callable[[Path], str], place: Place, tmp_path: Path) -> Iterat
     made = Site(new_url(tmp_path), place)
     yield made
     made.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path, new_url: Callable[[Path], str]) -> Here:
+    (tmp_path / "hook.secret").write_text(SECRET + "\n")
+    return Here(tmp_path, new_url(tmp_path))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -276,6 +276,7 @@ def test_a_kit_whose_directive_was_changed_is_damaged(offline: Offline, stage: S
     (offline.stick / sha256_hex(directive)).write_bytes(directive + b" ")
     offline.offer(offline.stick)
     offline.until(lambda: offline.problem() == "source.lies")
+    assert not offline.is_installed(made)
 
 
 def test_a_bare_bundle_serves_a_directive_that_wants_it_and_no_other(offline: Offline, stage: Stage) -> None:
@@ -305,6 +306,7 @@ def test_an_agent_that_is_started_again_goes_on_with_the_offer(offline: Offline,
     offline.offer(offline.stick)
     offline.offers.look()
     offline.close()
+    assert not offline.is_installed(made)
     stage.restart()
     again = Offline(stage, offline.stick)
     again.until(lambda: again.is_installed(made))

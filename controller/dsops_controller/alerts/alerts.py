@@ -1,19 +1,17 @@
 """Alerts and how far each notice of them is handed over, in the state database.
 
 A cause has one open alert while it lasts: the key of an open alert is unique, also with several controllers. An alert
-and its notices are stored in one transaction before anything is handed over (an outbox); a notice is claimed for a
-while before it is tried, so whoever is killed in the middle leaves it to the next. What was handed over twice has one
-id, and that an alert is over is told to nobody before he was told of the alert.
+and its notices are stored in one transaction before anything is handed over (an outbox); :mod:`.deliveries` says what
+then becomes of them.
 """
 
 import json
-import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops import strictjson
@@ -23,12 +21,10 @@ from dsops_controller import audit
 from dsops_controller.alerts.notices import (
     Alert,
     AlertState,
-    Claimed,
     Notice,
     NoticeRow,
     NoticeState,
     envelope,
-    wait_after,
 )
 from dsops_controller.alerts.rules import Cause
 from dsops_controller.alerts.settings import Kind
@@ -37,28 +33,23 @@ from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.times import from_ms, to_ms
 
-CLAIM_MARGIN_S = 10.0
-_MOST_ERROR = 300
 _AT_ONCE = 500
 T = TypeVar("T")
-_JITTER = random.SystemRandom()
 
 
 class Alerts:
-    """Stores alerts, and says which notices are due. Safe for several threads and controllers.
+    """Stores alerts and what is to be told of them. Safe for several threads and controllers.
 
     Args:
         fleet: Name of the fleet.
         db: The state database.
         clock: Tells the time.
-        draw: Gives a number from 0 to 1, by which attempts of several controllers spread.
     """
 
-    def __init__(self, fleet: str, db: Database, clock: Clock, draw: Callable[[], float] = _JITTER.random) -> None:
+    def __init__(self, fleet: str, db: Database, clock: Clock) -> None:
         self._fleet = fleet
         self._db = db
         self._clock = clock
-        self._draw = draw
 
     def note(self, causes: Iterable[Cause], hooks: Sequence[str], clear: timedelta) -> tuple[int, int]:
         """Open alerts of new causes, go on with those that last, resolve those whose cause is gone for ``clear``.
@@ -70,7 +61,7 @@ class Alerts:
         present = {cause.key[:200]: cause for cause in causes}
         with self._db.read() as connection:
             known = select(column.id, column.open_key, column.summary).where(column.state == AlertState.OPEN)
-            there = {row.open_key: row for row in connection.execute(known)}
+            there = {row.open_key: row for row in connection.execute(known.order_by(column.id))}
         lasting = [row for key, row in there.items() if key in present]
         self._go_on(lasting, present, now_ms)
         new = [(key, cause) for key, cause in present.items() if key not in there]
@@ -94,8 +85,9 @@ class Alerts:
         """Return how many alerts are open, by kind."""
         column = tables.alert.c
         with self._db.read() as connection:
-            rows = connection.execute(select(column.kind).where(column.state == AlertState.OPEN)).scalars().all()
-        return {kind.value: rows.count(kind.value) for kind in Kind}
+            is_open = column.state == AlertState.OPEN
+            rows = connection.execute(select(column.kind, func.count()).where(is_open).group_by(column.kind)).all()
+        return {kind.value: 0 for kind in Kind} | {kind: int(count) for kind, count in rows}
 
     def get(self, alert: str) -> Alert:
         """Return one alert by its id, or by the beginning of it.
@@ -118,49 +110,10 @@ class Alerts:
         with self._db.write() as connection:
             found = _named(connection, alert)
             dead = (column.alert == found.id) & (column.state == NoticeState.DEAD)
-            again = {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now)}
+            again = {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now), "batch": None}
             connection.execute(update(tables.alert_delivery).where(dead).values(**again))
             audit.record(connection, now, actor, "alert.retried", found.device or found.model, found.id)
             return _named(connection, found.id)
-
-    def claim(self, spans: Mapping[str, float]) -> Claimed | None:
-        """Claim and return a notice that is due; None when there is none.
-
-        Args:
-            spans: How many seconds each webhook may take. A claim ends a little after that by itself.
-        """
-        now = self._clock.now()
-        column, before = tables.alert_delivery.c, tables.alert_delivery.alias()
-        is_told = ~exists().where(
-            (before.c.alert == column.alert)
-            & (before.c.hook == column.hook)
-            & (before.c.notice == Notice.OPENED)
-            & (before.c.state == NoticeState.PENDING)
-        )
-        due = (column.state == NoticeState.PENDING) & (column.next_ms <= to_ms(now))
-        query = select(tables.alert_delivery).where(due & ((column.notice == Notice.OPENED) | is_told))
-        with self._db.write() as connection:
-            for row in connection.execute(query.order_by(column.next_ms).limit(32)).all():
-                until = to_ms(now) + round(1000 * (spans.get(row.hook, 0.0) + CLAIM_MARGIN_S))
-                as_seen = _ours(row.alert, row.notice, row.hook) & (column.next_ms == row.next_ms)
-                as_seen &= column.state == NoticeState.PENDING
-                later = {"next_ms": until, "attempts": column.attempts + 1}
-                if connection.execute(update(tables.alert_delivery).where(as_seen).values(**later)).rowcount:
-                    return Claimed(row.alert, Notice(row.notice), row.hook, row.attempts + 1, row.body)
-        return None
-
-    def delivered(self, claimed: Claimed) -> None:
-        """Note that a notice was handed over."""
-        self._set(claimed, state=NoticeState.DELIVERED, error="")
-
-    def not_delivered(self, claimed: Claimed, why: str, *, is_final: bool, wait_s: float, most: int) -> None:
-        """Note that an attempt failed: try later, or give the notice up after ``most`` attempts."""
-        error = why[:_MOST_ERROR]
-        if is_final or claimed.attempts >= most:
-            self._set(claimed, state=NoticeState.DEAD, error=error)
-            return
-        wait = max(wait_s, wait_after(claimed.attempts, self._draw()))
-        self._set(claimed, next_ms=to_ms(self._clock.now()) + round(1000 * wait), error=error)
 
     def forget(self, keep: timedelta) -> int:
         """Delete some of the alerts that are resolved for so long, with their notices; return how many."""
@@ -176,17 +129,19 @@ class Alerts:
     def _go_on(self, lasting: Sequence[AnyRow], present: Mapping[str, Cause], now_ms: int) -> None:
         """Note that causes are still there; what is said of one changes with its figures."""
         column = tables.alert.c
-        ours = (column.id == bindparam("of_id")) & (column.state == AlertState.OPEN)
-        same = [row for row in lasting if present[row.open_key].summary == row.summary]
+        is_open = column.state == AlertState.OPEN
+        same = [row.id for row in lasting if present[row.open_key].summary == row.summary]
         other = [(row.id, present[row.open_key]) for row in lasting if present[row.open_key].summary != row.summary]
-        with self._db.write() as connection:
-            if same:
-                seen = update(tables.alert).where(ours).values(seen_ms=now_ms)
-                connection.execute(seen, [{"of_id": row.id} for row in same])
-            if other:
-                said = [{"of_id": id_, "s": cause.summary, "e": _text(cause.evidence)} for id_, cause in other]
-                values = {"seen_ms": now_ms, "summary": bindparam("s"), "evidence": bindparam("e")}
-                connection.execute(update(tables.alert).where(ours).values(**values), said)
+        for some in _parts(same):
+            with self._db.write() as connection:
+                _locked(connection, some)
+                connection.execute(update(tables.alert).where(column.id.in_(some) & is_open).values(seen_ms=now_ms))
+        values = {"seen_ms": now_ms, "summary": bindparam("s"), "evidence": bindparam("e")}
+        statement = update(tables.alert).where((column.id == bindparam("of_id")) & is_open).values(**values)
+        for changed in _parts(other):
+            said = [{"of_id": id_, "s": cause.summary, "e": _text(cause.evidence)} for id_, cause in changed]
+            with self._db.write() as connection:
+                connection.execute(statement, said)
 
     def _open(self, causes: Sequence[tuple[str, Cause]], hooks: Sequence[str]) -> int:
         """Open alerts, and return how many; another controller may open one at the same moment: its key decides."""
@@ -215,7 +170,8 @@ class Alerts:
         column, now_ms = tables.alert.c, to_ms(self._clock.now())
         is_over = column.id.in_(alerts) & (column.state == AlertState.OPEN) & (column.seen_ms <= seen_before_ms)
         with self._db.write() as connection:
-            over = list(connection.execute(select(column.id).where(is_over).with_for_update()).scalars())
+            _locked(connection, alerts)
+            over = list(connection.execute(select(column.id).where(is_over)).scalars())
             values = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": now_ms}
             connection.execute(update(tables.alert).where(column.id.in_(over)).values(**values))
             return self._tell(connection, over, Notice.RESOLVED, hooks)
@@ -233,20 +189,15 @@ class Alerts:
         ]
         if notices:
             connection.execute(tables.alert_delivery.insert(), notices)
-        for one in found:
-            about = one.device or one.model
-            audit.record(connection, now, audit.SYSTEM, f"alert.{notice}", about, f"{one.kind}: {one.summary}")
+        deeds = [(one.device or one.model, f"{one.kind}: {one.summary}") for one in found]
+        audit.record_all(connection, now, audit.SYSTEM, f"alert.{notice}", deeds)
         return len(found)
 
-    def _set(self, claimed: Claimed, **values: object) -> None:
-        with self._db.write() as connection:
-            ours = _ours(claimed.alert, claimed.notice, claimed.hook)
-            connection.execute(update(tables.alert_delivery).where(ours).values(**values))
 
-
-def _ours(alert: str, notice: str, hook: str) -> ColumnElement[bool]:
-    column = tables.alert_delivery.c
-    return (column.alert == alert) & (column.notice == notice) & (column.hook == hook)
+def _locked(connection: Connection, alerts: Sequence[str]) -> None:
+    """Lock alerts in the order of their ids, so that controllers wait for each other and not in a circle."""
+    column = tables.alert.c
+    connection.execute(select(column.id).where(column.id.in_(alerts)).order_by(column.id).with_for_update()).all()
 
 
 def _named(connection: Connection, alert: str) -> Alert:

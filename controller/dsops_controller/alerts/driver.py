@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,12 +12,14 @@ from dsops.clock import Clock
 from dsops.errors import DsopsError
 from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
-from dsops_controller.alerts.notices import Claimed
+from dsops_controller.alerts.deliveries import Deliveries
+from dsops_controller.alerts.notices import Claimed, Pace
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.drift.audited_errors import Audit, Verdict, judge
-from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.drift.standing import Beat, Standings
+from dsops_controller.dataops.drift.tally import NO_DRIFT, DriftTally, tally
 from dsops_controller.dataops.labels.coverage import agreed
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
@@ -52,12 +54,21 @@ class Watch:
     Args:
         watched: What is looked at.
         alerts: Where alerts are kept.
+        deliveries: Where their notices are.
         settings: Of what to tell, and whom.
         post: Hands one notice over.
         clock: Tells the time.
     """
 
-    def __init__(self, watched: Watched, alerts: Alerts, settings: AlertSettings, post: Post, clock: Clock) -> None:
+    def __init__(
+        self,
+        watched: Watched,
+        alerts: Alerts,
+        deliveries: Deliveries,
+        settings: AlertSettings,
+        post: Post,
+        clock: Clock,
+    ) -> None:
         self._watched = watched
         self._standings = Standings(watched.db)
         self._settings = settings
@@ -66,6 +77,7 @@ class Watch:
         self._audits: dict[str, Verdict] = {}
         self._audited_s: float | None = None
         self._wake = threading.Event()
+        self._deliveries = deliveries
         self.alerts = alerts
 
     def run(self, stop: threading.Event) -> None:
@@ -101,16 +113,19 @@ class Watch:
 
     def hand_over(self, stop: threading.Event | None = None) -> None:
         """Hand over every notice that is due."""
-        spans = {name: hook.span_s for name, hook in self._settings.webhook.items()}
-        while not (stop and stop.is_set()) and (claimed := self.alerts.claim(spans)) is not None:
+        settings = self._settings
+        spans = {name: hook.span_s for name, hook in settings.webhook.items()}
+        pace = Pace(settings.notices, settings.notices_every_s, settings.named)
+        while not (stop and stop.is_set()) and (claimed := self._deliveries.claim(spans, pace)) is not None:
             try:
                 self._hand(claimed)
             except NotTaken as error:
                 log.warning("notice %s was not taken by %s: %s", claimed.id, claimed.hook, error.why)
-                most = self._settings.attempts
-                self.alerts.not_delivered(claimed, error.why, is_final=error.is_final, wait_s=error.wait_s, most=most)
+                self._deliveries.not_delivered(
+                    claimed, error.why, is_final=error.is_final, wait_s=error.wait_s, most=settings.attempts
+                )
             else:
-                self.alerts.delivered(claimed)
+                self._deliveries.delivered(claimed)
 
     def _hand(self, claimed: Claimed) -> None:
         hook = self._settings.webhook.get(claimed.hook)
@@ -120,39 +135,50 @@ class Watch:
 
     def _figures(self) -> Figures:
         kinds = self._settings.kinds
-        part = self._taking_part() if Kind.SILENT in kinds else frozenset()
         return Figures(
-            standings=self._standings.newest(),
-            beats=[beat for beat in self._standings.beats() if beat.device in part] if part else (),
+            standings=self._standings.alarming() if {Kind.DRIFT, Kind.SKEW} & set(kinds) else (),
+            drift=self._tally() if Kind.FLEET_DRIFT in kinds else NO_DRIFT,
+            beats=self._late() if Kind.SILENT in kinds else (),
             lost=self._lost() if Kind.LOSSES in kinds else {},
             audits=self._verdicts() if Kind.AUDITED_ERROR in kinds else {},
         )
 
-    def _taking_part(self) -> frozenset[str]:
+    def _tally(self) -> DriftTally:
+        with self._watched.db.read() as connection:
+            return tally(connection, self._settings.fdr)
+
+    def _late(self) -> Sequence[Beat]:
+        """Return the newest heartbeats of accepted devices that are older than any device may be silent."""
+        late = self._standings.beats(before=self._clock.now() - timedelta(seconds=self._settings.silent_s))
         column = tables.device.c
         with self._watched.db.read() as connection:
             accepted = select(column.id).where(column.state == Device.ACCEPTED)
-            return frozenset(connection.execute(accepted).scalars())
+            part = frozenset(connection.execute(accepted).scalars()) if late else ()
+        return [beat for beat in late if beat.device in part]
 
     def _lost(self) -> Mapping[str, tuple[int, datetime]]:
         """Return what devices dropped lately, and remember it."""
         now, loss = self._clock.now(), tables.stream_loss.c
         begun_ms = to_ms(now - timedelta(seconds=self._settings.losses_s))
         with self._watched.db.read() as connection:
-            sums = connection.execute(select(loss.device, func.sum(loss.count)).group_by(loss.device)).all()
+            sums = connection.execute(
+                select(loss.device, func.sum(loss.count).label("total")).group_by(loss.device)
+            ).all()
             known = {row.device: row for row in connection.execute(select(tables.alert_loss))}
         found: dict[str, tuple[int, datetime]] = {}
+        grown: list[dict[str, object]] = []
         for device, total in sums:
             row = known.get(device)
             dropped, before, grew_ms = (row.dropped, row.before, row.grew_ms) if row is not None else (0, 0, 0)
             if total - dropped >= self._settings.losses:
                 before = dropped if grew_ms < begun_ms else before
                 dropped, grew_ms = int(total), to_ms(now)
-                values = {"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms}
-                with self._watched.db.write() as connection:
-                    connection.execute(upsert(connection.dialect.name, tables.alert_loss), values)
+                grown.append({"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms})
             if grew_ms >= begun_ms:
                 found[device] = (dropped - before, from_ms(grew_ms))
+        if grown:
+            with self._watched.db.write() as connection:
+                connection.execute(upsert(connection.dialect.name, tables.alert_loss), grown)
         return found
 
     def _verdicts(self) -> Mapping[str, Verdict]:

@@ -68,18 +68,55 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A notice to hand over now."""
+    """A notice to hand over now; one of many alerts has a ``batch``, and ``alert`` is any of them."""
 
     alert: str
     notice: Notice
     hook: str
     attempts: int
     body: bytes
+    batch: str | None
 
     @property
     def id(self) -> str:
         """What is the same whenever it is handed over."""
-        return notice_id(self.alert, self.notice)
+        return notice_id(self.batch or self.alert, self.notice)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many notices of one rule (kind and model) a webhook gets.
+
+    Attributes:
+        burst: So many after a quiet time, each of one alert.
+        every_s: Then one every so many seconds, of one alert or of all that are due.
+        named: Devices that one of many names.
+    """
+
+    burst: int
+    every_s: float
+    named: int
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """What a notice of many alerts of one rule says.
+
+    Attributes:
+        batch: Its id.
+        count: How many alerts.
+        devices: The first of their devices, by name.
+        opened: When the first of them was opened.
+        resolved: When the last of them was over; None when they were opened.
+    """
+
+    batch: str
+    kind: Kind
+    model: str
+    count: int
+    devices: tuple[str, ...]
+    opened: datetime
+    resolved: datetime | None
 
 
 def notice_id(alert: str, notice: Notice) -> str:
@@ -89,28 +126,47 @@ def notice_id(alert: str, notice: Notice) -> str:
 
 def envelope(fleet: str, alert: Alert, notice: Notice) -> bytes:
     """Return a notice as CloudEvents 1.0 in JSON (github.com/cloudevents/spec, JSON format 1.0)."""
-    moment = alert.resolved if notice is Notice.RESOLVED and alert.resolved is not None else alert.opened
+    facts = {"alert": alert.id, "count": 1, "device": alert.device, "summary": alert.summary}
+    rule = {"kind": alert.kind.value, "model": alert.model, "evidence": dict(alert.evidence)}
+    times = _times(alert.opened, alert.resolved if notice is Notice.RESOLVED else None)
+    return _event(fleet, notice_id(alert.id, notice), notice, alert.device or alert.model, {**facts, **rule, **times})
+
+
+def envelope_of_many(fleet: str, many: Many, notice: Notice) -> bytes:
+    """Return a notice of many alerts in the form of one: it has no alert and no device, but a count and names."""
+    more = many.count - len(many.devices)
+    names = ", ".join(many.devices) + (f" and {more:,} more" if more else "")
+    of_model = f" of {many.model}" if many.model else ""
+    summary = f"{many.count:,} alerts ({many.kind}{of_model}): {names}"
+    facts = {"alert": "", "count": many.count, "device": "", "summary": summary}
+    rule = {"kind": many.kind.value, "model": many.model, "evidence": {"devices": list(many.devices)}}
+    times = _times(many.opened, many.resolved)
+    subject = many.model or many.kind.value
+    return _event(fleet, notice_id(many.batch, notice), notice, subject, {**facts, **rule, **times})
+
+
+def _times(opened: datetime, resolved: datetime | None) -> dict[str, str | None]:
+    return {"opened": utc_text(opened), "resolved": utc_text(resolved) if resolved else None}
+
+
+def _event(fleet: str, named: str, notice: Notice, subject: str, data: Mapping[str, Any]) -> bytes:
     return strictjson.dumps(
         {
             "specversion": "1.0",
-            "id": notice_id(alert.id, notice),
+            "id": named,
             "source": f"/dsops/{fleet}",
             "type": f"alert.{notice}",
-            "subject": alert.device or alert.model,
-            "time": utc_text(moment),
+            "subject": subject,
+            "time": data["resolved"] or data["opened"],
             "datacontenttype": "application/json",
-            "data": {
-                "alert": alert.id,
-                "kind": alert.kind.value,
-                "model": alert.model,
-                "device": alert.device,
-                "summary": alert.summary,
-                "evidence": dict(alert.evidence),
-                "opened": utc_text(alert.opened),
-                "resolved": utc_text(alert.resolved) if alert.resolved else None,
-            },
+            "data": data,
         }
     )
+
+
+def spare_notices(pace: Pace, before: float, since_s: float) -> float:
+    """Return how many notices may go out (a token bucket): ``before`` were left ``since_s`` seconds ago."""
+    return min(float(pace.burst), before + max(since_s, 0.0) / pace.every_s)
 
 
 def wait_after(attempts: int, chance: float) -> float:

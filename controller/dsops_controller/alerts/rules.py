@@ -9,8 +9,8 @@ from typing import Any
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.dataops.drift.device_drift import Level
-from dsops_controller.dataops.drift.fleet_view import by_model
 from dsops_controller.dataops.drift.standing import Beat, Standing
+from dsops_controller.dataops.drift.tally import NO_DRIFT, DriftTally
 
 _NAMED = 100
 """Devices that an alert lists."""
@@ -45,13 +45,15 @@ class Figures:
     """What is known now.
 
     Attributes:
-        standings: Drift of each model on each device.
-        beats: Newest heartbeats of devices that take part.
+        standings: Drift of models on devices, where it alarms.
+        drift: Drift of the fleet in numbers.
+        beats: Newest heartbeats of devices that take part, where they may be silent.
         lost: Records dropped by device lately: so many more, since this time.
         audits: By model, what its audited labels say.
     """
 
     standings: Sequence[Standing] = ()
+    drift: DriftTally = NO_DRIFT
     beats: Sequence[Beat] = ()
     lost: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)
     audits: Mapping[str, Verdict] = field(default_factory=dict)
@@ -61,7 +63,7 @@ def causes(figures: Figures, settings: AlertSettings, now: datetime) -> list[Cau
     """Return everything that is wrong, of the kinds that are asked for."""
     every = {
         Kind.DRIFT: lambda: _drift(figures.standings),
-        Kind.FLEET_DRIFT: lambda: _fleet_drift(figures.standings, settings),
+        Kind.FLEET_DRIFT: lambda: _fleet_drift(figures.drift, settings),
         Kind.SKEW: lambda: _skew(figures.standings),
         Kind.LOSSES: lambda: _losses(figures.lost),
         Kind.SILENT: lambda: _silent(figures.beats, settings, now),
@@ -88,18 +90,14 @@ def _drift(standings: Iterable[Standing]) -> Iterable[Cause]:
             yield Cause(Kind.DRIFT, one.model, one.device, summary, evidence)
 
 
-def _fleet_drift(standings: Iterable[Standing], settings: AlertSettings) -> Iterable[Cause]:
-    for model in by_model(standings, settings.fdr):
-        fewest = max(settings.fleet_devices, math.ceil(settings.fleet_share * model.devices))
-        if len(model.drifted) >= fewest:
-            evidence = {
-                "drifted": len(model.drifted),
-                "devices": model.devices,
-                "fdr": model.fdr,
-                "named": list(model.drifted[:_NAMED]),
-            }
-            summary = f"{len(model.drifted)} of {model.devices} devices with {model.model} have drifted"
-            yield Cause(Kind.FLEET_DRIFT, model.model, "", summary, evidence)
+def _fleet_drift(drift: DriftTally, settings: AlertSettings) -> Iterable[Cause]:
+    for model, drifted in sorted(drift.drifted.items()):
+        devices = drift.devices[model]
+        if len(drifted) >= max(settings.fleet_devices, math.ceil(settings.fleet_share * devices)):
+            named = list(drifted[:_NAMED])
+            evidence = {"drifted": len(drifted), "devices": devices, "fdr": settings.fdr, "named": named}
+            summary = f"{len(drifted)} of {devices} devices with {model} have drifted"
+            yield Cause(Kind.FLEET_DRIFT, model, "", summary, evidence)
 
 
 def _skew(standings: Iterable[Standing]) -> Iterable[Cause]:

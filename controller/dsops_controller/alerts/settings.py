@@ -39,6 +39,9 @@ class AlertSettings(Frozen):
         losses: So many records must be dropped between two looks.
         losses_s: An alert of losses lasts so long after the last of them.
         error_margin: By how much the audited error may be above that of the build.
+        notices: So many notices of one kind and model a webhook gets one by one; of more it gets one with their number.
+        notices_every_s: After those, one more every so many seconds, of all that came meanwhile.
+        named: Devices that a notice of many names.
         attempts: How often a webhook is tried before a notice is given up (dead letter).
         keep_days: Resolved alerts are kept for so long.
         webhook: Addresses by a name for each.
@@ -54,6 +57,9 @@ class AlertSettings(Frozen):
     losses: int = Field(default=1, ge=1)
     losses_s: float = Field(default=3600.0, gt=0, le=2_592_000)
     error_margin: float = Field(default=0.01, gt=0, lt=1)
+    notices: int = Field(default=10, ge=1, le=1000)
+    notices_every_s: float = Field(default=60.0, gt=0, le=86_400)
+    named: int = Field(default=20, ge=1, le=1000)
     attempts: int = Field(default=20, ge=1, le=100)
     keep_days: float = Field(default=90.0, gt=0, le=3660)
     webhook: dict[AdapterName, Webhook] = Field(default={}, max_length=16)

@@ -48,7 +48,7 @@ def init(
 def run(folder: Folder) -> None:
     """Run the controller until SIGTERM or Ctrl-C."""
     service = session.optional("dsops_controller.server.app", "controller")
-    service.Server(folder).run()
+    service.Server(folder, is_alone=True).run()
 
 
 @app.command()

@@ -468,7 +468,18 @@ alert_delivery = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_ms", _BIG, nullable=False),
     Column("error", Text, nullable=False, server_default=""),
+    Column("batch", String(32)),  # the same in rows that are told in one notice
     Index("alert_delivery_by_time", "state", "next_ms"),
+    Index("alert_delivery_by_batch", "batch"),
+)
+
+alert_pace = Table(
+    "alert_pace",
+    metadata,
+    Column("hook", String(63), primary_key=True),
+    Column("rule", String(128), primary_key=True),  # kind and model
+    Column("spare", Float, nullable=False),  # notices that might have gone out at that time
+    Column("time_ms", _BIG, nullable=False),
 )
 
 alert_loss = Table(

@@ -3,12 +3,10 @@
 Nothing here is fixed in advance: every figure is counted or measured, and depends on the seed and the data.
 """
 
-import io
 import itertools
 import json
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from dsops_controller.demo import digits, slips
 from dsops_controller.demo.commands import Json
 from dsops_controller.demo.delivery import Counter, Mark
 from dsops_controller.demo.digits import Labelled
-from dsops_controller.demo.labelling import read_training, write_labels
+from dsops_controller.demo.labelling import label
 from dsops_controller.demo.lines import latency_us, telemetry_line
 from dsops_controller.demo.ports import HOST
 from dsops_controller.demo.prepare import prepare
@@ -183,7 +181,7 @@ class Story:
         """Label what came back, train with it, roll out release 2, and look at the bad camera again."""
         archive = self.stage.folder / "samples.npz"
         self.stage.commands.run("sample", "export", archive, "--device", self.bad_device, online=True)
-        returned = self._label(archive)
+        returned = label(self.stage, self.report, archive, BAD, self.bad_stream.y)
         self._build(2, returned)
         before_release = self.deliveries.mark()
         self.publish(2)
@@ -486,27 +484,6 @@ class Story:
             return inference.accuracy(self.bad_evaluation)
         finally:
             inference.close()
-
-    def _label(self, archive: Path) -> Labelled:
-        """Have two people label what came back, and return the data set of what both say."""
-        with np.load(io.BytesIO(archive.read_bytes()), allow_pickle=False) as samples:
-            named = zip(samples["request_id"].tolist(), samples["id"].tolist(), strict=True)
-            sample_of = {name: sample for name, sample in named if name.startswith(f"{BAD}-")}  # each frame once
-        truth = self.bad_stream.y[np.array([int(name.removeprefix(f"{BAD}-")) for name in sample_of], dtype=np.int64)]
-        labels, training = self.stage.folder / "labels.csv", self.stage.folder / "field.npz"
-        write_labels(labels, list(sample_of.values()), truth)
-        run = partial(self.stage.commands.run, online=True)
-        run("sample", "label", "import", labels, "--model", MODEL)
-        quality = run("sample", "quality", MODEL)
-        run("dataset", "create", "field", "--model", MODEL, "--labellers", "2", "--validation", "0", "--test", "0")
-        run("dataset", "export", "field/1", training)
-        agreed = read_training(training)
-        self.report.record(labelled_samples=len(sample_of), labels_alpha=quality["alpha"]["value"])
-        self.report.say(
-            f"{len(sample_of)} returned frames, each labelled by two people: alpha {quality['alpha']['value']:.3f}; "
-            f"they agree on {len(agreed)}, which are data set field/1"
-        )
-        return agreed
 
     def _expect(self, is_true: bool, otherwise: str) -> None:
         if not is_true:

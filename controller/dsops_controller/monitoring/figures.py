@@ -1,6 +1,5 @@
 """What monitoring systems are told: sums over the fleet by model, release and state, few enough to keep for years."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +9,7 @@ from sqlalchemy import func, select
 from dsops.clock import Clock
 from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
-from dsops_controller.dataops.drift.fleet_view import ModelDrift, by_model
-from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.lake.totals import BundleTotal, Total, totals
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -41,8 +39,7 @@ class FleetFigures:
         time: When they were read.
         since: Since when what is stored adds up: the first entry of the audit trail, which never changes.
         devices: Devices by state; ``online`` of them are connected.
-        levels: Devices by model, release and level of drift.
-        models: Each model over the fleet.
+        drift: Devices by model and how drift stands on them.
         records: Records stored since the beginning by kind of stream.
         produced: Records that devices made; of those they dropped ``lost``, by kind and reason.
         waiting: Batches in the inbox, their bytes, and the seconds that the oldest waits for a flush.
@@ -56,8 +53,7 @@ class FleetFigures:
     since: datetime
     devices: Mapping[str, int]
     online: int
-    levels: Mapping[tuple[str, int, str], int]
-    models: Sequence[ModelDrift]
+    drift: DriftTally
     records: Mapping[str, int]
     produced: int
     lost: Mapping[tuple[str, str], int]
@@ -96,7 +92,6 @@ class Monitoring:
         self._broker = broker
         self._grpc_bytes = grpc_bytes
         self._fdr = fdr
-        self._standings = Standings(db)
 
     def figures(self) -> FleetFigures:
         """Return the figures.
@@ -104,9 +99,10 @@ class Monitoring:
         Raises:
             StateDamaged: The database cannot be read.
         """
-        now, standings = self._clock.now(), self._standings.newest()
+        now = self._clock.now()
         device, stream, loss = tables.device.c, tables.stream.c, tables.stream_loss.c
         with self._db.read() as connection:
+            drift = tally(connection, self._fdr)
             states = connection.execute(select(device.state, func.count()).group_by(device.state)).all()
             here = select(func.count()).where((device.state == Device.ACCEPTED) & device.online)
             online = connection.execute(here).scalar_one()
@@ -128,8 +124,7 @@ class Monitoring:
             since=now if begun_ms is None else min(from_ms(begun_ms), now),
             devices={state.value: 0 for state in Device} | {state: int(count) for state, count in states},
             online=int(online),
-            levels=Counter((one.model, one.release, one.level.value) for one in standings),
-            models=by_model(standings, self._fdr),
+            drift=drift,
             records={kind: int(stored) for kind, stored, _ in kinds},
             produced=sum(int(produced) for _, _, produced in kinds),
             lost={(kind, reason): int(count) for kind, reason, count in lost},

@@ -71,13 +71,13 @@ def _fleet(figures: FleetFigures) -> Iterator[Metric]:
 def _drift(figures: FleetFigures) -> Iterator[Metric]:
     levels = tuple(
         Point({"model": model, "release": str(release), "state": level}, count)
-        for (model, release, level), count in sorted(figures.levels.items())
+        for (model, release, level), count in sorted(figures.drift.levels.items())
     )
     yield Metric("dsops.drift.devices", "{device}", "Devices by level of drift.", Shape.GAUGE, levels)
-    named = {("model", one.model): len(one.drifted) for one in figures.models}
+    named = {("model", model): len(devices) for model, devices in figures.drift.drifted.items()}
     text = "Devices that have drifted after correction for their number (e-BH)."
     yield _metric("dsops.drift.discoveries", "{device}", text, Shape.GAUGE, named)
-    skewed = {("model", one.model): one.skewed for one in figures.models}
+    skewed = {("model", model): count for model, count in figures.drift.skewed.items()}
     text = "Devices whose first frames were not those of the profile."
     yield _metric("dsops.skew.devices", "{device}", text, Shape.GAUGE, skewed)
 

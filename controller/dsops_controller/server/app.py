@@ -14,6 +14,7 @@ upkeep             renews trust metadata, forgets silent strangers
 
 import errno
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -53,14 +54,20 @@ Loop = Callable[[threading.Event], None]
 class Server:
     """The controller's service over one state folder.
 
+    Args:
+        folder: The state folder.
+        clock: Tells the time.
+        is_alone: Whether the process does nothing else, so that what is there at the start stays until the end.
+
     Raises:
         InvalidConfig: ``controller.toml`` is absent or wrong.
     """
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None, *, is_alone: bool = False) -> None:
         self._folder = folder.resolve()
         self._config = load_config(folder)
         self._clock = clock or SystemClock()
+        self._is_alone = is_alone
         self._stop = threading.Event()
         self._failed = ""
         self._was_signalled = False
@@ -87,7 +94,9 @@ class Server:
                 authority = Authority.load(self._folder / "ca", self._clock)
                 for name in tls.renew(self._folder, authority, self._clock):
                     log.warning("issued the certificate %s again; restart the broker to have it use it", name)
-                self._serve(assemble(self._folder, self._config, db, authority, self._clock))
+                parts = assemble(self._folder, self._config, db, authority, self._clock)
+                with settled() if self._is_alone else nullcontext():
+                    self._serve(parts)
             finally:
                 db.close()
         if self._failed:
@@ -255,6 +264,20 @@ def _check_port(name: str, host: str, port: int) -> None:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Spare what is there now the garbage collector: to look through it all takes 60 ms, in which no thread goes on.
+
+    An answer about 10,000 devices makes so many values that every other one was held up by that.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _thread(name: str, loop: Loop, stop: threading.Event) -> threading.Thread:

@@ -7,23 +7,12 @@ from starlette.types import ASGIApp
 
 from dsops.clock import Clock
 from dsops.topics import Topics
-from dsops_controller.alerts.alerts import Alerts
-from dsops_controller.alerts.driver import Watch, Watched
-from dsops_controller.audit import SYSTEM, Audit, RefusalGuard
+from dsops_controller.alerts.driver import Watch
+from dsops_controller.audit import Audit, RefusalGuard
 from dsops_controller.bundles import Bundles
-from dsops_controller.dataops.bundle_facts import BundleFacts
-from dsops_controller.dataops.datasets.datasets import Datasets
-from dsops_controller.dataops.datasets.lineage import Lineage
-from dsops_controller.dataops.drift.fleet_view import FleetView
-from dsops_controller.dataops.history import LakeHistory
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.labels.labels import Labels
-from dsops_controller.dataops.lake.inspection import Inspector
 from dsops_controller.dataops.lake.lake import Lake
-from dsops_controller.dataops.lake.pins import Pins
 from dsops_controller.dataops.lake.upkeep import Upkeep
-from dsops_controller.dataops.samples.sample_reading import SampleReader
-from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
 from dsops_controller.deltas.files import DeltaFiles, Stock
 from dsops_controller.deltas.workshop import Workshop
@@ -36,8 +25,7 @@ from dsops_controller.fleet.standing import Changes
 from dsops_controller.monitoring.figures import Monitoring
 from dsops_controller.monitoring.otlp import OtlpExporter
 from dsops_controller.monitoring.settings import metrics_token_sha256
-from dsops_controller.retraining.adapters import Adapters
-from dsops_controller.retraining.driver import Data, Retraining
+from dsops_controller.retraining.driver import Retraining
 from dsops_controller.rollout.challengers import Challengers
 from dsops_controller.rollout.desired import Director
 from dsops_controller.rollout.driver import Driver
@@ -47,6 +35,7 @@ from dsops_controller.rollout.sample_requests import SampleRequests
 from dsops_controller.server.broker import BYTES_IN, BYTES_OUT, Broker
 from dsops_controller.server.checkup import Checkup
 from dsops_controller.server.config import ServerConfig
+from dsops_controller.server.data_parts import assemble_data
 from dsops_controller.server.eviction import Evictor
 from dsops_controller.server.expulsion import Expulsion
 from dsops_controller.server.ingest import Endpoint, IngestServer, Services, Tls
@@ -60,7 +49,6 @@ from dsops_controller.server.overview import Overview
 from dsops_controller.server.probe import ProbeSettings, probe
 from dsops_controller.server.publications import Publications, controller_message
 from dsops_controller.server.rest.api import guarded
-from dsops_controller.server.rest.backend import Backend
 from dsops_controller.server.revocations import RevocationFiles, Revocations
 from dsops_controller.server.tls import controller_credentials, server_credentials
 from dsops_controller.tracing import Tracer
@@ -102,13 +90,13 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     keys = OnlineKeys.load(folder / "keys")
     rules, told, changes = config.identity.rules(), _reply(config), Changes(db)
     registry = Registry(db, clock, RefusalGuard(clock), changes, rules.grace)
-    enrolment = Enrolment(db, authority, clock, told, rules, changes)
-    renewal = Renewal(db, authority, clock, told, rules)
+    who = (db, authority, clock, told, rules)
+    enrolment, renewal = Enrolment(*who, changes), Renewal(*who)
     repository = Repository(folder / "trust", keys, clock)
     bundles = Bundles(db, folder / "bundles", repository, clock)
-    lake, inbox = Lake(db, config.lake_place(folder, clock)), Inbox(db, clock)
-    upkeep = _lake_upkeep(lake, config, db, clock)
-    ingest = _ingest(folder, config, Services(db, inbox, enrolment, renewal, changes, clock, config.quotas.rules()))
+    data = assemble_data(folder, config, db, bundles, clock)
+    services = Services(db, data.inbox, enrolment, renewal, changes, clock, config.quotas.rules())
+    ingest = _ingest(folder, config, services)
     outbox = Outbox(clock)
     director = Director(config.fleet, DirectorKeys(repository, keys))
     workshop = Workshop(db, bundles, DeltaFiles(db, folder / "deltas"), clock, config.broker.retained_bytes)
@@ -121,20 +109,12 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     publications = Publications(db, topics, repository, Stock(bundles, workshop.files), clock)
     broker = Broker(_link(folder, config, topics, clock), outbox, publications, Offers(db, clock), intake, clock)
     checkup = Checkup(lambda: probe(_probe(folder, config, authority)), broker.sessions, clock)
-    store = LakeStore(db, lake)
-    samples = SampleReader(db, store)
-    labels = Labels(db, samples.rows, clock)
-    data = Data(db, Datasets(db, lake, samples, labels, clock), labels)
-    lineage = Lineage(db, clock)
-    deliver = Adapters(folder, clock).deliver
-    retraining = Retraining(config.fleet, data, config.retraining, deliver, clock)
-    watch = Watch(Watched(db, bundles, labels), Alerts(config.fleet, db, clock), config.alerts, deliver, clock)
     monitoring = Monitoring(
-        db, watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
+        db, data.watch.alerts, clock, broker.figures, lambda: ingest.traffic().grpc_bytes, config.alerts.fdr
     )
     exporter = OtlpExporter(config.otlp, folder, config.fleet, monitoring, clock)
     rollouts = Rollouts(db, director, clock, config.broker.retained_bytes)
-    backend = Backend(
+    backend = data.backend()(
         registry=registry,
         enrolment=enrolment,
         overview=Overview(db),
@@ -145,19 +125,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
         pardons=Pardons(db, director, clock),
         sample_requests=SampleRequests(db, clock),
         sites=Sites(db, clock),
-        store=store,
-        history=LakeHistory(db, lake),
-        inspector=Inspector(db, lake, Pins(lake, clock)),
-        lake_upkeep=upkeep,
-        watch=watch,
         monitoring=monitoring,
-        fleet=FleetView(db, lake, BundleFacts(bundles)),
-        samples=samples,
-        labels=labels,
-        datasets=data.datasets,
-        lineage=lineage,
-        retraining=retraining,
-        tracer=Tracer(db, store, lineage, repository),
+        tracer=Tracer(db, data.store, data.lineage, repository),
         outbox=outbox,
         checkup=checkup,
         clock=clock,
@@ -168,19 +137,8 @@ def assemble(folder: Path, config: ServerConfig, db: Database, authority: Author
     web = guarded(backend, operator_token_sha256(folder), metrics_token_sha256(folder, config.metrics))
     about_identity = (revocations, expulsion, enrolment)
     about_rollouts = (workshop, driver, checkup)
-    about_data = (retraining, watch, exporter)
-    return Parts(
-        lake, upkeep, inbox, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web
-    )
-
-
-def _lake_upkeep(lake: Lake, config: ServerConfig, db: Database, clock: Clock) -> Upkeep:
-    trail = Audit(db, clock)
-
-    def record(action: str, subject: str, detail: str) -> None:
-        trail.record(SYSTEM, action, subject, detail)
-
-    return Upkeep(lake, Pins(lake, clock), clock, config.retention.rules(), record=record)
+    kept, about_data = (data.lake, data.upkeep, data.inbox), (data.retraining, data.watch, exporter)
+    return Parts(*kept, ingest, repository, outbox, broker, *about_identity, *about_rollouts, *about_data, web)
 
 
 def _reply(config: ServerConfig) -> ReplySettings:

@@ -105,7 +105,8 @@ def device(tmp_path: Path, short_path: Path) -> Iterator[Device]:
 @pytest.mark.parametrize("kind", ["dividing", "endless"])
 def test_a_model_that_breaks_at_some_inputs_passes_its_proof(tmp_path: Path, kind: str) -> None:
     bundle = make_breaker(tmp_path, kind, 1)
-    Prover(1).prove(bundle.path, ProveLimits(timeout_s=120.0, memory_bytes=2 << 30))
+    proved = Prover(1).prove(bundle.path, ProveLimits(timeout_s=120.0, memory_bytes=2 << 30))
+    assert (proved.model, proved.digest, proved.unproven) == (bundle.manifest.model, bundle.digest, "")
 
 
 def test_the_model_whose_kernel_crashed_is_named_though_another_one_ran(device: Device, tmp_path: Path) -> None:

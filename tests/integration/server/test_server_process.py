@@ -1,5 +1,6 @@
 """The service as a process: HTTPS, the token, signals, locks and ports."""
 
+import gc
 import json
 import socket
 import threading
@@ -182,8 +183,9 @@ def test_roles_that_expire_soon_are_named_in_log_and_status(site: Any, tmp_path:
     assert "dsops trust renew policy EVENT" in text
 
 
-def test_it_runs_in_a_thread_of_another_program(site: Any) -> None:
-    server = Server(site.folder)
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_it_runs_in_a_thread_of_another_program(site: Any, is_alone: bool) -> None:
+    server = Server(site.folder, is_alone=is_alone)
     thread = threading.Thread(target=server.run)
     thread.start()
     access = Access.load(site.folder / "operator.toml")
@@ -193,10 +195,11 @@ def test_it_runs_in_a_thread_of_another_program(site: Any) -> None:
                 break
             threading.Event().wait(0.05)
         assert Client(access).summary()["devices"] == 0
+        assert (gc.get_freeze_count() > 10_000) == is_alone  # modules, which the collector need not look through
     finally:
         server.stop()
         thread.join(10)
-    assert not thread.is_alive()
+    assert (thread.is_alive(), gc.get_freeze_count()) == (False, 0)
 
 
 def test_init_refuses_a_folder_that_exists_and_leaves_nothing_half_made(site: Any, tmp_path: Path) -> None:

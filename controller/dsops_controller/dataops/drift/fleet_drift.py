@@ -41,16 +41,21 @@ class FleetTest:
         return tuple(name for name, test in self.signals.items() if test.p_value < limit)
 
 
-def drifted(log_es: Mapping[str, float], fdr: float = FDR) -> tuple[str, ...]:
+def drifted(log_es: Mapping[str, float], fdr: float = FDR, devices: int | None = None) -> tuple[str, ...]:
     """Return the devices that have drifted, surest first, by the logarithms of their e-processes.
 
     Of those that are named, a share of ``fdr`` at most is wrong, on average. An e-process that is not a number counts
     for nothing.
+
+    Args:
+        log_es: By device.
+        fdr: That share.
+        devices: How many there are, when some with e-values below ``1 / fdr`` are left out: they change nothing.
     """
     ranked = sorted((name for name, value in log_es.items() if not math.isnan(value)), key=lambda name: -log_es[name])
-    count = 0
+    of, count = len(log_es) if devices is None else devices, 0
     for rank, name in enumerate(ranked, 1):
-        if log_es[name] >= math.log(len(log_es) / (fdr * rank)):
+        if log_es[name] >= math.log(of / (fdr * rank)):
             count = rank
     return tuple(ranked[:count])
 

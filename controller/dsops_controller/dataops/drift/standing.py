@@ -12,19 +12,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, Select, bindparam, case, exists, select
 
 from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import DriftReport, Heartbeat
 from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_newest, drift_state, heartbeat
-from dsops_controller.db.times import from_ms
+from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.db.upsert import upsert
 
 _FIND = select(drift_newest).where(
     (drift_newest.c.device == bindparam("of_device")) & (drift_newest.c.model == bindparam("of_model"))
 )
+SAME_MONITOR = (drift_state.c.device == drift_newest.c.device) & (drift_state.c.model == drift_newest.c.model)
+"""Report and event are of one model on one device."""
+LEVEL_NOW = case(
+    (
+        (drift_state.c.release == drift_newest.c.release) & (drift_state.c.since_ms >= drift_newest.c.time_ms),
+        drift_state.c.level,
+    ),
+    else_=drift_newest.c.state,
+)
+"""An event tells of a change before the report of its interval comes; a report tells it again if the event was lost."""
 _SKEW = frozenset({"pending", "ok", "skew"})
 _MOST = 1e9
 """Logarithms beyond this say no more; a database holds them."""
@@ -131,14 +141,33 @@ class Standings:
             newest, states = newest.where(drift_newest.c.model == model), states.where(drift_state.c.model == model)
         if device is not None:
             newest, states = newest.where(drift_newest.c.device == device), states.where(drift_state.c.device == device)
+        return self._found(newest, states)
+
+    def alarming(self) -> list[Standing]:
+        """Return those at level ``drift``, and those whose first frames were not the profile's, the worst first.
+
+        Raises:
+            StateDamaged: The database cannot be read.
+        """
+        both = drift_newest.outerjoin(drift_state, SAME_MONITOR)
+        is_bad = (LEVEL_NOW == Level.DRIFT) | (drift_newest.c.skew == "skew")
+        is_only_told = (drift_state.c.level == Level.DRIFT) & ~exists().where(SAME_MONITOR)
+        of_report = exists().where(SAME_MONITOR & is_bad)
+        return self._found(
+            select(drift_newest).select_from(both).where(is_bad), select(drift_state).where(of_report | is_only_told)
+        )
+
+    def _found(self, *statements: Select[Any]) -> list[Standing]:
+        """Put what was reported and what was told together; the statements are for these, in this order."""
         with self._db.read() as connection:
-            told = {(row.device, row.model): row for row in connection.execute(states)}
-            rows = {(row.device, row.model): row for row in connection.execute(newest)}
+            rows, told = (
+                {(row.device, row.model): row for row in connection.execute(statement)} for statement in statements
+            )
         found = [_standing(key, rows.get(key), told.get(key)) for key in sorted(rows.keys() | told.keys())]
         return sorted(found, key=lambda one: (-_SEVERITY[one.level], -one.log_e, -one.score, one.device, one.model))
 
-    def beats(self, device: str | None = None) -> list[Beat]:
-        """Return the newest heartbeat of each device, the longest silent first.
+    def beats(self, device: str | None = None, before: datetime | None = None) -> list[Beat]:
+        """Return the newest heartbeat of each device, the longest silent first; ``before``: only those taken before.
 
         Raises:
             StateDamaged: The database cannot be read.
@@ -146,6 +175,8 @@ class Standings:
         query = select(heartbeat).order_by(heartbeat.c.received_ms, heartbeat.c.device)
         if device is not None:
             query = query.where(heartbeat.c.device == device)
+        if before is not None:
+            query = query.where(heartbeat.c.received_ms < to_ms(before))
         with self._db.read() as connection:
             return [_beat(row) for row in connection.execute(query)]
 
@@ -229,7 +260,7 @@ def _standing(key: tuple[str, str], row: Row[Any] | None, told: Row[Any] | None)
         signals = {name: SignalStand(float(value), 1) for name, value in figures}
         rest = (None, told.score, told.frames, 0.0, 0, None, SkewFound(), signals)
         return Standing(device, model, told.release, "", level, since, *rest)
-    # An event tells of a change before the report of its interval comes; a report tells it again if the event was lost.
+    # As LEVEL_NOW has it.
     is_told = told is not None and told.release == row.release and told.since_ms >= row.time_ms
     level, since_ms = (told.level, told.since_ms) if told is not None and is_told else (row.state, row.since_ms)
     facts = json.loads(row.skew_facts)
