@@ -1,4 +1,4 @@
-"""Requests that begin and do not end, over the direct socket and over gRPC: what they may hold, and for how long."""
+"""Requests that begin and do not end, over each of the servers: what they may hold, and for how long."""
 
 import socket
 import struct
@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 from held_models import eventually, hold, request
+from rest_caller import UnixHttp
 from runtime_bundles import make_bundle
 from runtime_watches import Witness
 from serving_runtime import serving
@@ -27,6 +28,7 @@ from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.rest import HEADER_LENGTH
 from dsops_agent.runtime.room import Room
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
@@ -164,7 +166,8 @@ def test_unfinished_requests_of_all_connections_take_a_bounded_memory(short_path
     with serving(short_path, made) as process:
         assert is_answered(short_path / "inference.sock")
         before, most = peak_bytes(process.pid), 400 * MIB
-        connections = [_begun_on(short_path / "inference.sock.direct") for _ in range(64)]
+        head = struct.pack("<III", MAX_BODY_BYTES, Method.MODEL_INFER, 0)
+        connections = [_begun_on(short_path / "inference.sock.direct", head) for _ in range(64)]
         sent = _send_all(connections, lambda: peak_bytes(process.pid) - before > most)
         grown = peak_bytes(process.pid) - before
         print(f"direct: {sent / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
@@ -172,6 +175,25 @@ def test_unfinished_requests_of_all_connections_take_a_bounded_memory(short_path
         for connection in connections:
             connection.close()
         assert is_answered(short_path / "inference.sock")
+
+
+@pytest.mark.slow
+def test_unfinished_requests_over_rest_take_a_bounded_memory(short_path: Path, tmp_path: Path) -> None:
+    made, rest = make_bundle(tmp_path), short_path / "rest.sock"
+    head = f"POST /v2/models/compass/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY_BYTES}\r\n"
+    with serving(short_path, made, rest=str(rest)) as process:
+        assert is_answered(short_path / "inference.sock")
+        before, most = peak_bytes(process.pid), 400 * MIB
+        connections = [_begun_on(rest, f"{head}{HEADER_LENGTH}: 2\r\n\r\n".encode()) for _ in range(64)]
+        sent = _send_all(connections, lambda: peak_bytes(process.pid) - before > most)
+        grown = peak_bytes(process.pid) - before
+        print(f"REST: {sent / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
+        assert MAX_BODY_BYTES < grown < most
+        for connection in connections:
+            connection.close()
+        with closing(UnixHttp(rest)) as http:
+            http.request("GET", "/v2/models/compass/ready")
+            assert http.getresponse().status == 200
 
 
 @pytest.mark.slow
@@ -204,10 +226,10 @@ def test_unfinished_calls_over_grpc_take_a_bounded_memory_and_others_are_answere
             call.close()
 
 
-def _begun_on(path: Path) -> socket.socket:
+def _begun_on(path: Path, head: bytes) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(path))
-    connection.sendall(struct.pack("<III", MAX_BODY_BYTES, Method.MODEL_INFER, 0))
+    connection.sendall(head)
     connection.setblocking(False)
     return connection
 
