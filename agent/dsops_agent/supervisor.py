@@ -423,7 +423,8 @@ def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
 
 
 def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:
-    return tuple(Suspect(one.model, one.digest) for one in ran)
+    """Return the bundles, each once: several instances of one may have run."""
+    return tuple(dict.fromkeys(Suspect(one.model, one.digest) for one in ran))
 
 
 def _there(process: RuntimeProcess | None) -> RuntimeProcess:
