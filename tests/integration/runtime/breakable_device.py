@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -52,12 +53,14 @@ def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) ->
 class Device:
     """A supervisor with a real inference process, and programs that ask it."""
 
-    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S, settings: str = "{}") -> None:
+    def __init__(
+        self, folder: Path, run_folder: Path, hang_s: float = HANG_S, settings: str = "{}", **times_s: float
+    ) -> None:
         self.deaths: list[Death] = []
         self.folder = run_folder
         clock = SystemClock()
         self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, settings, hang_s=hang_s)
+        launch = replace(Launch(run_folder, settings, hang_s=hang_s), **times_s)
         events = SpoolEvents(self._spool, Moments(clock))
         told = Told(lambda _: None, self.deaths.append)
         self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
