@@ -31,6 +31,7 @@ from dsops_agent.runtime.intake import PLACES
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.rest import HEADER_LENGTH
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
 from dsops_agent.runtime.swap import Models
@@ -39,12 +40,15 @@ pytestmark = pytest.mark.integration
 LARGE = 8 << 20
 ROOM = 4 * LARGE
 """One user may hold three of the large requests."""
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+"""A connection of its own."""
 
 
 @dataclass
 class Stage:
     path: Path
     dispatcher: Dispatcher
+    room: Room
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -68,7 +72,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     dispatcher, room, path = Dispatcher(models, Observers()), Room(ROOM, wait_s=0.1), short_path / "i.sock.direct"
     server = DirectServer(Calls(dispatcher, Regions(lambda _: True), room).all(), path, Access(), room)
     server.start()
-    yield Stage(path, dispatcher)
+    yield Stage(path, dispatcher, room)
     server.stop(5.0)
 
 
@@ -144,6 +148,35 @@ def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage, m
         eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
         code, _, text = reply_on(open_.enter_context(begun(stage)))
         assert (code, "too many bytes" in text) == (CallStatus.RESOURCE_EXHAUSTED, True)
+
+
+def test_programs_at_the_grpc_socket_leave_room_to_others(
+    stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parsing, "PLAIN_BYTES", MAX_BODY_BYTES)
+    message = request()
+    message.parameters["padding"].string_param = "x" * (LARGE - 4096)
+    path = short_path / "g.sock"
+    calls = Calls(stage.dispatcher, Regions(lambda _: True), stage.room).all()
+    server = start_server(calls, path, Access(), room=stage.room)
+    try:
+        with ExitStack() as open_:
+            channels = [open_.enter_context(grpc.insecure_channel(f"unix:{path}", options=OWN)) for _ in range(4)]
+            *stubs, last = map(rpc.GRPCInferenceServiceStub, channels)
+            with hold(stage.dispatcher):
+                waiting = [stub.ModelInfer.future(message, timeout=60) for stub in stubs]
+                eventually(lambda: stage.dispatcher.admission.places("compass") == 4, "the requests do not wait")
+                with pytest.raises(grpc.RpcError) as refused:
+                    last.ModelInfer(message, timeout=60)
+                other = open_.enter_context(begun(stage))
+                other.settimeout(1.0)
+                with pytest.raises(TimeoutError):  # it is waited for, so that it has room
+                    other.recv(1)
+            assert [call.result().model_name for call in waiting] == ["compass"] * 3
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "too many bytes of requests" in refused.value.details()
+    finally:
+        server.stop(5.0)
 
 
 MIB = 1 << 20
