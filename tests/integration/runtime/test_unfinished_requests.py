@@ -145,7 +145,7 @@ def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage, m
             body = message.SerializeToString()
             connection = open_.enter_context(stage.connect())
             connection.sendall(struct.pack("<III", len(body), Method.MODEL_INFER, 0) + body)
-        eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 4, "the requests do not wait")
         code, _, text = reply_on(open_.enter_context(begun(stage)))
         assert (code, "too many bytes" in text) == (CallStatus.RESOURCE_EXHAUSTED, True)
 
