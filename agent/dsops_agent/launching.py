@@ -11,6 +11,7 @@ from pathlib import Path
 from dsops.modes import Mode
 from dsops_agent.config import Config
 from dsops_agent.config_values import CHALLENGER_SOCKET
+from dsops_agent.hangs import QUIET_S
 from dsops_agent.runtime_process import (
     CHALLENGER_OOM_SCORE,
     SILENT_S,
@@ -87,6 +88,7 @@ def launch_challenger(config: Config, folder: Path, model: str, mode: Mode) -> L
         longer * config.install.hang_s,
         longer * START_S,
         longer * SILENT_S,
+        longer * QUIET_S,
         model,
         mode.value,
         CHALLENGER_OOM_SCORE,

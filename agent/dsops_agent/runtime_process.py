@@ -15,6 +15,7 @@ import dsops
 from dsops.clock import Clock
 from dsops.errors import DsopsError, RuntimeCrashed
 from dsops_agent import endings
+from dsops_agent.hangs import QUIET_S
 from dsops_agent.runtime.channel import Channel, Handler
 from dsops_agent.runtime.claim import PID_FILE, settings_digest
 from dsops_agent.runtime.flight import InFlight, forget_flight, read_lost
@@ -43,7 +44,8 @@ class Launch:
         settings_json: Its settings, as ``python -m dsops_agent.runtime --settings`` takes them.
         hang_s: How long one frame may take until the process counts as hung.
         start_s: How long it may take until it answers on its control socket.
-        silent_s: How long it may take to say how it is.
+        silent_s: How long it may take to say how it is, whatever it does.
+        quiet_s: How long while nothing of it may take longer.
         model: The model whose challenger it serves; empty for the process of the champions.
         mode: What that challenger is asked.
         oom_score: How soon the kernel ends it when memory is short.
@@ -54,6 +56,7 @@ class Launch:
     hang_s: float = 20.0
     start_s: float = START_S
     silent_s: float = SILENT_S
+    quiet_s: float = QUIET_S
     model: str = ""
     mode: str = ""
     oom_score: int = OOM_SCORE

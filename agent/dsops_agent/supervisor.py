@@ -19,7 +19,7 @@ from dsops.errors import (
     RuntimeCrashed,
 )
 from dsops.sealing import ContentKey
-from dsops_agent.hangs import HangWatch
+from dsops_agent.hangs import MOST_GAP_S
 from dsops_agent.heartbeats import Beat, unwatched
 from dsops_agent.install.ports import Death, ProveLimits, Support, Suspect
 from dsops_agent.operators import Accelerated, OperatorQuery
@@ -27,7 +27,7 @@ from dsops_agent.proof import Prover
 from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import InFlight, forget_flight, has_fault, read_crashed, read_flight
+from dsops_agent.runtime.flight import InFlight, forget_flight, has_fault, read_crashed
 from dsops_agent.runtime_process import (
     SILENT_S,
     Launch,
@@ -38,6 +38,7 @@ from dsops_agent.runtime_process import (
     describe_exit,
     start,
 )
+from dsops_agent.runtime_watch import Lost, RuntimeWatch
 from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Delivery, Spool
 from dsops_agent.telemetry.worth import KINDS, Kind
@@ -47,9 +48,6 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_S, MOST_WAIT_S = 0.2, 10.0
 STEADY_S = 60.0
 """A process that lived so long is started again without delay."""
-HEALTH_S = 5.0
-_LOOK_S = 1.0
-"""How often is looked for a frame that does not come back."""
 ACTIVATE_S = 60.0
 CHECK_S = 180.0
 """All golden inputs, on a busy device: far longer than the runtime is gentle to callers meanwhile."""
@@ -106,6 +104,7 @@ class RuntimeSupervisor:
         self._bundle = ("", 0)
         self._process: RuntimeProcess | None = None
         self._rss_bytes = 0
+        self._works: set[object] = set()
         self._wished: tuple[int, list[dict[str, object]]] = (0, [])
         self.ready = threading.Event()
         """Set once the process answered for the first time."""
@@ -183,15 +182,15 @@ class RuntimeSupervisor:
 
     def _follow(self, process: RuntimeProcess) -> None:
         """Return when the agent leaves; raise RuntimeCrashed when the process is gone or silent, after ending it."""
-        stuck = self._await_end(process)
-        if stuck is None:
+        lost = self._await_end(process)
+        if lost is None:
             return
         was_gone = process.channel.closed.is_set()
-        was_killed_here = self._end(process, is_hung=bool(stuck))
+        was_killed_here = self._end(process, is_hung=lost.is_hung)
         self._process = None
         if self._leaving.is_set():
             return
-        death = self._explain(process, stuck, ended_itself=was_gone and not was_killed_here)
+        death = self._explain(process, lost, ended_itself=was_gone and not was_killed_here)
         self.newest_death = death
         self._told.died(death)
         forget_flight(self._launch.run_folder)  # or it counts once more, should the agent end before the next start
@@ -213,34 +212,34 @@ class RuntimeSupervisor:
         message = f"challenger ({of.mode}) of {of.model}: {message}"
         self._events.event("challenger_restart", of.model, release, digest, RuntimeCrashed.code, message)
 
-    def _await_end(self, process: RuntimeProcess) -> tuple[InFlight, ...] | None:
-        """Return when the process is gone, silent or hung, with the frames that hang; None when the agent leaves."""
-        now_s = self._clock.monotonic_s()
-        hangs, next_look_s, next_check_s = HangWatch(self._launch.hang_s, now_s), now_s + _LOOK_S, now_s + HEALTH_S
-        while not self._leaving.wait(0.1):
-            self.beat(0.0)
-            now_s = self._clock.monotonic_s()
-            if process.channel.closed.is_set():
-                return ()
-            if now_s >= next_look_s:
-                if stuck := hangs.look(read_flight(self._launch.run_folder), now_s):
-                    return stuck
-                next_look_s = now_s + _LOOK_S
-            if now_s >= next_check_s:
-                if not self._is_healthy(process):
-                    return ()
-                next_check_s = self._clock.monotonic_s() + HEALTH_S
+    def _await_end(self, process: RuntimeProcess) -> Lost | None:
+        """Return when the process is gone, silent or hung, with the reason; None when the agent leaves."""
+        watch = RuntimeWatch(process, self._launch, self._clock.monotonic_s())
+        try:
+            while not self._leaving.wait(0.1):
+                self.beat(0.0)
+                if process.channel.closed.is_set():
+                    return Lost()
+                found = watch.look(self._clock.monotonic_s(), is_at_work=bool(self._works))
+                if isinstance(found, Lost):
+                    return found
+                if found is not None:
+                    self._learn(process, found)
+        finally:
+            watch.close()
         return None
 
-    def _explain(self, process: RuntimeProcess, stuck: tuple[InFlight, ...], *, ended_itself: bool) -> Death:
+    def _explain(self, process: RuntimeProcess, lost: Lost, *, ended_itself: bool) -> Death:
         """Return whose fault the end of a process may be: of what hangs, else of what ran when it died.
 
         It is nobody's when somebody else killed it: the kernel does so when memory is short, which whoever asks for
         inference may have brought about. Of a process that another control process started the signal is not known;
         one that crashed has written so.
         """
-        folder = self._launch.run_folder
+        folder, stuck = self._launch.run_folder, lost.stuck
         ran = stuck or read_crashed(folder)
+        if lost.why:
+            return _death(lost.why, ran)
         if stuck:
             why = f"a frame of model {stuck[0].model} took {stuck[0].for_s:.0f} s"
             return Death(why, _suspects(ran), hung_s=stuck[0].for_s)
@@ -256,12 +255,16 @@ class RuntimeSupervisor:
         except DsopsError as error:
             logger.warning("inference process %d does not answer: %s", process.pid, error)
             return False
+        self._learn(process, status)
+        return True
+
+    def _learn(self, process: RuntimeProcess, status: Header) -> None:
+        """Take note of what the process says of itself."""
         self._delegate = Accelerated.of(status.get("delegate"))
         rss_bytes = status.get("rss_bytes")
         self._rss_bytes = rss_bytes if isinstance(rss_bytes, int) else 0
         self._look_at_throttle(status)
         self._pass_on_wishes(process)
-        return True
 
     def _pass_on_wishes(self, process: RuntimeProcess) -> None:
         """Tell the process which samples are asked for, if it was told otherwise before."""
@@ -269,7 +272,7 @@ class RuntimeSupervisor:
         if (process.pid, wishes) == self._wished:
             return
         try:
-            process.channel.call("samples", timeout_s=self._launch.silent_s, wishes=wishes)
+            process.channel.call("samples", timeout_s=MOST_GAP_S, wishes=wishes)  # no longer: nobody looks meanwhile
             self._wished = (process.pid, wishes)
         except DsopsError as error:
             logger.warning("inference process %d cannot be asked for samples: %s", process.pid, error)
@@ -380,13 +383,17 @@ class RuntimeSupervisor:
         return isinstance(entry, dict) and entry.get("digest") == digest
 
     def _ask(self, op: str, timeout_s: float, body: bytes = b"", **fields: object) -> Header:
-        process = self._process
+        process, work = self._process, object()
+        if op != "status":
+            self._works.add(work)  # one step, as to discard it: several threads ask
         try:
             answer, _ = _there(process).channel.call(op, body, timeout_s, **fields)
         except RuntimeCrashed as error:
             if self._launch.model:
                 raise self._unless_away(error, process) from error
             raise self._unless_leaving(error) from error
+        finally:
+            self._works.discard(work)
         return answer
 
     def _unless_leaving(self, error: RuntimeCrashed) -> BaseException:
@@ -423,7 +430,8 @@ def _unwatched_death(ran: tuple[InFlight, ...]) -> Death:
 
 
 def _suspects(ran: tuple[InFlight, ...]) -> tuple[Suspect, ...]:
-    return tuple(Suspect(one.model, one.digest) for one in ran)
+    """Return the bundles, each once: several instances of one may have run."""
+    return tuple(dict.fromkeys(Suspect(one.model, one.digest) for one in ran))
 
 
 def _there(process: RuntimeProcess | None) -> RuntimeProcess:

@@ -165,7 +165,8 @@ class RuntimeProcess:
             doors.append(direct)
             direct.start()
             if self._settings.rest:
-                rest = RestServer(RestService(dispatcher, self._regions, room, kpis), self._settings.rest, access)
+                service = RestService(dispatcher, self._regions, room, kpis)
+                rest = RestServer(service, self._settings.rest, access, room)
                 doors.append(rest)
                 rest.start()
             made.callback(forget_flight, self._folder)

@@ -48,6 +48,34 @@ class _Pending:
     body: bytes = b""
 
 
+class Asked:
+    """A question to the peer. Thread-safe."""
+
+    def __init__(self, op: str, waiting: _Pending, give_up: Callable[[], None]) -> None:
+        self._op, self._waiting = op, waiting
+        self.give_up = give_up
+        """Wait for the answer no longer."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long at most; return whether there is an answer, or none can come any more."""
+        return self._waiting.done.wait(timeout_s)
+
+    def answer(self) -> tuple[Header, bytes]:
+        """Return what came: header fields and body.
+
+        Raises:
+            RuntimeCrashed: The peer is gone.
+            DsopsError: The error that the peer's handler raised.
+        """
+        header = self._waiting.header
+        if header is None:
+            raise RuntimeCrashed(f"no answer to {self._op!r}", why="the control channel was closed")
+        if not header.get("ok"):
+            error = header.get("error")
+            raise from_dict(error if isinstance(error, dict) else {})
+        return {key: value for key, value in header.items() if key not in ("re", "ok")}, self._waiting.body
+
+
 def encode_frame(header: Header, body: bytes = b"") -> bytes:
     """Return the bytes of one frame.
 
@@ -140,15 +168,29 @@ class Channel:
             InvalidInput: The request is too long for one frame.
             DsopsError: The error that the peer's handler raised.
         """
+        asked = self.ask(op, body, **header)
+        try:
+            if not asked.wait(timeout_s):
+                raise RuntimeCrashed(f"no answer to {op!r}", why=f"the other process was silent for {timeout_s:g} s")
+            return asked.answer()
+        finally:
+            asked.give_up()
+
+    def ask(self, op: str, body: bytes = b"", **header: object) -> "Asked":
+        """Ask the peer, and return the question: its answer is waited for, and it is given up in the end.
+
+        Raises:
+            RuntimeCrashed: The peer is gone.
+            InvalidInput: The request is too long for one frame.
+        """
         number, waiting = self._register()
+        asked = Asked(op, waiting, lambda: self._forget(number))
         try:
             self._send({**header, "id": number, "op": op}, body)
-            if not waiting.done.wait(timeout_s):
-                raise RuntimeCrashed(f"no answer to {op!r}", why=f"the other process was silent for {timeout_s:g} s")
-        finally:
-            with self._pending_lock:
-                self._pending.pop(number, None)
-        return _answer(op, waiting)
+        except DsopsError:
+            asked.give_up()
+            raise
+        return asked
 
     def close(self) -> None:
         """End the connection; calls under way raise RuntimeCrashed. Does nothing when it is over already."""
@@ -173,6 +215,10 @@ class Channel:
                 break
         for _ in range(WORKERS):
             self._requests.put_nowait(None)
+
+    def _forget(self, number: int) -> None:
+        with self._pending_lock:
+            self._pending.pop(number, None)
 
     def _register(self) -> tuple[int, _Pending]:
         with self._pending_lock:
@@ -251,13 +297,3 @@ class Channel:
             self._send(header, body)
         except DsopsError as error:
             logger.warning("an answer on the control channel could not be sent: %s", error)
-
-
-def _answer(op: str, waiting: _Pending) -> tuple[Header, bytes]:
-    header = waiting.header
-    if header is None:
-        raise RuntimeCrashed(f"no answer to {op!r}", why="the control channel was closed")
-    if not header.get("ok"):
-        error = header.get("error")
-        raise from_dict(error if isinstance(error, dict) else {})
-    return {key: value for key, value in header.items() if key not in ("re", "ok")}, waiting.body

@@ -6,7 +6,6 @@ its program makes a new one when it asks again. See :mod:`dsops.direct` for what
 
 import logging
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -22,8 +21,8 @@ from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
 from dsops_agent.runtime.parsing import parsed
 from dsops_agent.runtime.room import SMALL_BYTES, Room
-from dsops_agent.runtime.shares import most_of, user_named
-from dsops_agent.runtime.sockets import Access, listen
+from dsops_agent.runtime.shares import most_of
+from dsops_agent.runtime.sockets import Access, listen, peer_user
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ BODY_S = 5.0
 _BACKLOG = 64
 _PAUSE_S = 0.1
 _LEAVING_S = 1.0
-_CREDENTIALS = struct.Struct("=iII")
 
 
 @dataclass(eq=False)
@@ -125,7 +123,7 @@ class DirectServer:
                 continue
             framed = Framed(connection, STALLED_S)
             self._let_go()
-            if problem := self._admit(_Line(framed, _user_of(connection), rests_since_s=time.monotonic())):
+            if problem := self._admit(_Line(framed, peer_user(connection), rests_since_s=time.monotonic())):
                 _turn_away(framed, problem)
 
     def _let_go(self) -> None:
@@ -232,12 +230,6 @@ def _received(framed: Framed, head: Head) -> bytes:
     body = framed.body(head, BODY_S)
     framed.be_patient(STALLED_S)
     return body
-
-
-def _user_of(connection: socket.socket) -> str:
-    """Return who connected, as the kernel knows it (SO_PEERCRED of unix(7))."""
-    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return user_named(uid)
 
 
 def _turn_away(framed: Framed, problem: DsopsError) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import dsops
-from dsops.errors import DsopsError, Forbidden, InvalidInput, NotFound, NotServing, TooLarge
+from dsops.errors import DsopsError, Forbidden, InvalidInput, NotFound, NotServing
 from dsops_agent.runtime import kpi_json, oip, oip_json, refusals
 from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.dispatch import Dispatcher
@@ -27,7 +27,8 @@ from dsops_agent.runtime.tensors import sent_inputs, tensor_bytes, wanted_output
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 32 << 20
+USER = "dsops.user"
+"""In the WSGI environment: returns who asks."""
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Environ: TypeAlias = Mapping[str, Any]
 _StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], object]
@@ -68,15 +69,11 @@ class Call:
         """Return its body.
 
         Raises:
-            TooLarge: It is longer than allowed.
             InvalidInput: It is compressed.
         """
         if self.environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
             raise InvalidInput("a compressed body is not taken", hint="send it as it is: it stays on this device")
-        size = int(self.environ.get("CONTENT_LENGTH") or 0)
-        if size > MAX_BODY_BYTES:
-            raise TooLarge(f"a body has at most {MAX_BODY_BYTES} bytes", why=f"got {size}")
-        found: bytes = self.environ["wsgi.input"].read(size)
+        found: bytes = self.environ["wsgi.input"].read(int(self.environ.get("CONTENT_LENGTH") or 0))
         return found
 
     def json_size(self) -> int | None:
@@ -91,6 +88,11 @@ class Call:
         if not re.fullmatch(r"[0-9]{1,12}", told):
             raise InvalidInput(f"{HEADER_LENGTH} is no number", why=f"got {told[:32]!r}")
         return int(told)
+
+    def user(self) -> str:
+        """Return who asks."""
+        found: str = self.environ[USER]()
+        return found
 
     def caller(self, timeout_us: object) -> Caller:
         """Return who waits for the answer."""
@@ -180,7 +182,7 @@ class RestService:
             wanted_outputs(request.asked, served)  # a name that there is not must not cost an inference
             return sent_inputs(request.given, served, self._regions)
 
-        with self._room.held(tensor_bytes(request.given)):
+        with self._room.held(tensor_bytes(request.given), call.user()):
             answered = self._dispatcher.infer(
                 call.names["model"],
                 call.names.get("version", ""),

@@ -8,10 +8,13 @@ from typing import Any
 
 from waitress.server import BaseWSGIServer, create_server
 
+from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import PortBusy
 from dsops_agent.runtime.claim import own_file
 from dsops_agent.runtime.dispatch import CAPACITY
-from dsops_agent.runtime.rest import MAX_BODY_BYTES, RestService
+from dsops_agent.runtime.rest import RestService
+from dsops_agent.runtime.rest_intake import received_by
+from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.sockets import Access, make_room
 
 THREADS = CAPACITY
@@ -19,6 +22,10 @@ THREADS = CAPACITY
 _CONNECTIONS = THREADS + 8
 _IDLE_S = 60
 _END_S = 0.5
+_HEAD_BYTES = 64 << 10
+_ANY = 1 << 62
+_LOOK_S = 0.2
+"""How often is looked whether there is room for who waits, or somebody is late."""
 
 
 class RestServer:
@@ -28,15 +35,17 @@ class RestServer:
         service: What it serves.
         where: A loopback address, host:port, or the path of a Unix socket.
         access: Who may connect to that socket.
+        room: What the bodies of requests take, before they are received.
 
     Raises:
         InvalidConfig: The path cannot be a socket, or its file system keeps no access lists.
         PortBusy: Another process listens there.
     """
 
-    def __init__(self, service: RestService, where: str, access: Access) -> None:
+    def __init__(self, service: RestService, where: str, access: Access, room: Room | None = None) -> None:
         self._socket = Path(where) if "/" in where else None
         self._server = _listening(service, where, self._socket, access)
+        received_by(self._server, room or Room())
         self._remove = own_file(self._socket) if self._socket else None
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
 
@@ -77,9 +86,11 @@ def _listening(service: RestService, where: str, path: Path | None, access: Acce
             service,
             threads=THREADS,
             connection_limit=_CONNECTIONS,
-            max_request_body_size=MAX_BODY_BYTES,
-            inbuf_overflow=MAX_BODY_BYTES + 1,  # else a body goes through a file
-            outbuf_overflow=MAX_BODY_BYTES + 1,
+            max_request_header_size=_HEAD_BYTES,
+            max_request_body_size=_ANY,  # what comes of one that is refused for its length is counted, and let go
+            recv_bytes=SMALL_BYTES,
+            outbuf_overflow=MAX_BODY_BYTES + 1,  # else an answer goes through a file
+            asyncore_loop_timeout=_LOOK_S,
             channel_timeout=_IDLE_S,
             channel_request_lookahead=1,  # tells of a caller that went away
             ident="dsops",

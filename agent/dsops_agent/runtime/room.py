@@ -20,11 +20,15 @@ WAIT_S = 0.5
 
 
 class Room:
-    """Bytes that requests hold. Safe to call from several threads."""
+    """Bytes that requests hold. Safe to call from several threads.
+
+    Attributes:
+        wait_s: How long who finds too few waits for others to give them back.
+    """
 
     def __init__(self, most_bytes: int = MOST_BYTES, wait_s: float = WAIT_S, small_bytes: int = SMALL_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._small_bytes = small_bytes
         self._shares = Shares(most_bytes)
         self._changed = threading.Condition()
@@ -48,9 +52,21 @@ class Room:
         """
         with self._changed:
             fits = self._shares.fits
-            if not fits(size, user) and not self._changed.wait_for(lambda: fits(size, user), self._wait_s):
-                raise QueueFull("too many bytes of requests are under way", why=f"{self._most_bytes} are possible")
+            if not fits(size, user) and not self._changed.wait_for(lambda: fits(size, user), self.wait_s):
+                raise self.full()
             self._shares.take(size, user)
+
+    def try_take(self, size: int, user: str) -> bool:
+        """Take bytes if they are there now; return whether they were."""
+        with self._changed:
+            if not self._shares.fits(size, user):
+                return False
+            self._shares.take(size, user)
+        return True
+
+    def full(self) -> QueueFull:
+        """Return what who finds too few is told."""
+        return QueueFull("too many bytes of requests are under way", why=f"{self._most_bytes} are possible")
 
     def give_back(self, size: int, user: str) -> None:
         """Give bytes back."""

@@ -38,6 +38,8 @@ WORKERS = CAPACITY + 8
 """Threads, made when needed. A call that waits holds one; those above the capacity answer what does not wait."""
 CONNECTIONS = 128
 """Programs make one each; what a connection may send before anybody receives it is 64 KB a call."""
+_STRANGERS = "the programs at the inference socket"
+"""Count as one user where bytes are held: which of them holds how much nobody knows, and others must find room too."""
 _CALLS_OF_A_CONNECTION = 2 * WORKERS
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_BODY_BYTES),
@@ -191,10 +193,11 @@ class GrpcServer:
             if self._ended:
                 raise ended()
             self._crowd.received(context)
-            with self._room.held(len(body), user):
+            holder = user or _STRANGERS
+            with self._room.held(len(body), holder):
                 request = parsed(call.request, call.name, body)
                 del body  # the message has its own copy
-                asking = Asking(context.time_remaining(), lambda: not context.is_active(), user)
+                asking = Asking(context.time_remaining(), lambda: not context.is_active(), holder)
                 return call.work(request, asking)
 
     def _user_of(self, context: grpc.ServicerContext) -> str:

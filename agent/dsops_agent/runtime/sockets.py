@@ -9,14 +9,17 @@ import os
 import pwd
 import socket
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsops import access_list
 from dsops.errors import InvalidConfig, PortBusy
+from dsops_agent.runtime.shares import user_named
 
 MAX_PATH_BYTES = 107
 """``sun_path`` of ``struct sockaddr_un`` has 108 bytes, the last of which is 0 (unix(7))."""
+_CREDENTIALS = struct.Struct("=iII")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ def listen(path: Path, mode: int, backlog: int = 4) -> socket.socket:
         os.umask(before)
     listener.listen(backlog)
     return listener
+
+
+def peer_user(connection: socket.socket) -> str:
+    """Return who connected to a Unix socket, as the kernel knows it (SO_PEERCRED of unix(7))."""
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return user_named(uid)
 
 
 def _someone_listens(path: Path) -> bool:

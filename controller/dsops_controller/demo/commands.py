@@ -13,6 +13,7 @@ from typing import Any
 
 from dsops import errors
 from dsops.errors import DsopsError
+from dsops_controller.demo import leash
 
 Json = Any
 POLL_S = 0.1
@@ -67,7 +68,9 @@ class Commands:
 
     def _wait_for(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self.folder)
+            process = subprocess.Popen(
+                leash.command(*command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self.folder
+            )
             try:
                 while process.poll() is None:
                     self.check()

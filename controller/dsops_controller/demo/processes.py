@@ -1,4 +1,4 @@
-"""Child processes of the demonstration: each with a log file, each stopped, none left behind."""
+"""Child processes of the demonstration: each with a log file, each stopped, none left behind, not even by a SIGKILL."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsops.errors import DeviceError, TimedOut
+from dsops_controller.demo import leash
 
 STOP_S = 8.0
 
@@ -56,7 +57,7 @@ class Processes:
         log = self.logs / f"{name}.log"
         with log.open("ab") as output, _undisturbed():
             process = subprocess.Popen(
-                command,
+                leash.command(*command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

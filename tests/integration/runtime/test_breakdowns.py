@@ -1,12 +1,9 @@
 """Models that crash or hang a real inference process, and who is held to account for it."""
 
-import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
@@ -14,8 +11,8 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from breakable_device import Device, ask, eventually, request_of
 from runtime_breakers import CRASHES, HANGS, make_breaker
-from runtime_bundles import MadeBundle
 from serving_runtime import serving
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
@@ -25,8 +22,7 @@ from dsops.manifest import Budgets
 from dsops.modes import Mode
 from dsops_agent.boot import boot_id
 from dsops_agent.challenger_processes import ChallengerProcesses, challenger_folder
-from dsops_agent.install.ports import Death, ProveLimits, Suspect
-from dsops_agent.moment import Moments
+from dsops_agent.install.ports import ProveLimits, Suspect
 from dsops_agent.proof import Prover
 from dsops_agent.runtime.flight import read_flight
 from dsops_agent.runtime_process import Launch
@@ -35,64 +31,6 @@ from dsops_agent.telemetry.collect import SpoolEvents
 from dsops_agent.telemetry.spool import Spool
 
 pytestmark = pytest.mark.integration
-
-HANG_S = 2.0
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait for a condition; the limit only ends a test that would fail anyway."""
-    ends = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.01)
-
-
-def request_of(model: str, value: np.ndarray) -> pb.ModelInferRequest:
-    request = pb.ModelInferRequest(model_name=model)
-    request.inputs.add(name="x", datatype="INT32", shape=[1])
-    request.raw_input_contents.append(value.tobytes())
-    return request
-
-
-def ask(folder: Path, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
-    """Return the answer, or None when there is none."""
-    with grpc.insecure_channel(f"unix:{folder / 'inference.sock'}") as channel:
-        stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            response = stub.ModelInfer(request_of(model, value), timeout=timeout_s)
-        except grpc.RpcError:
-            return None
-    return int(np.frombuffer(response.raw_output_contents[0], np.int32)[0])
-
-
-class Device:
-    """A supervisor with a real inference process, and programs that ask it."""
-
-    def __init__(self, folder: Path, run_folder: Path, hang_s: float = HANG_S, settings: str = "{}") -> None:
-        self.deaths: list[Death] = []
-        self.folder = run_folder
-        clock = SystemClock()
-        self._spool = Spool(folder / "spool", 1 << 20)
-        launch = Launch(run_folder, settings, hang_s=hang_s)
-        events = SpoolEvents(self._spool, Moments(clock))
-        told = Told(lambda _: None, self.deaths.append)
-        self.supervisor = RuntimeSupervisor(launch, Prover(1), self._spool, events, clock, told)
-        self._thread = threading.Thread(target=self.supervisor.run)
-        self._thread.start()
-        assert self.supervisor.ready.wait(60)
-
-    def serve(self, bundle: MadeBundle) -> None:
-        manifest = bundle.manifest
-        self.supervisor.activate(manifest.model, bundle.path, bundle.digest, manifest.release)
-
-    def ask(self, model: str, value: np.ndarray, timeout_s: float = 60.0) -> int | None:
-        return ask(self.folder, model, value, timeout_s)
-
-    def stop(self) -> None:
-        self.supervisor.leave()
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        self._spool.close()
 
 
 @pytest.fixture
@@ -141,31 +79,6 @@ def test_a_frame_that_does_not_come_back_ends_the_process_and_names_its_model(de
     assert pid is not None
     assert not psutil.pid_exists(pid)
     eventually(lambda: device.supervisor.pid not in (None, pid), 60)
-
-
-@pytest.mark.slow
-def test_an_instance_that_hangs_stops_no_other_until_it_is_given_up(tmp_path: Path, short_path: Path) -> None:
-    device = Device(tmp_path, short_path, hang_s=30.0, settings=json.dumps({"instances": 2}))
-    try:
-        endless = make_breaker(tmp_path, "endless", 1, "endless")
-        device.serve(endless)
-        with ThreadPoolExecutor(6) as callers:
-            most = 0
-            while most < 2:  # until there are two
-                asked = [callers.submit(device.ask, "endless", np.array([100], np.int32)) for _ in range(6)]
-                while not all(one.done() for one in asked):
-                    most = max(most, len(read_flight(device.folder)))
-                    time.sleep(0.001)
-                assert [one.result(60) for one in asked] == [0] * 6
-            hung = callers.submit(device.ask, "endless", HANGS, 120.0)
-            eventually(lambda: any(one.for_s > 1 for one in read_flight(device.folder)))
-            assert device.ask("endless", np.array([3], np.int32)) == 0, "the other instance answers"
-            eventually(lambda: len(device.deaths) == 1, 90)
-            assert hung.result(90) is None
-        assert device.deaths[0].suspects == (Suspect("endless", endless.digest),)
-        assert device.deaths[0].is_hang
-    finally:
-        device.stop()
 
 
 def test_a_crash_while_no_control_process_is_there_is_told_by_the_next_one(tmp_path: Path, short_path: Path) -> None:

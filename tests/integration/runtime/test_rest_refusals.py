@@ -11,9 +11,10 @@ from rest_caller import Caller
 from runtime_bundles import LABELS, frames, make_bundle
 from runtime_watches import Witness
 
+from dsops.direct import MAX_BODY_BYTES
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
-from dsops_agent.runtime.rest import MAX_BODY_BYTES, RestService
+from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.swap import Models
 

@@ -1,4 +1,4 @@
-"""Requests that begin and do not end, over the direct socket and over gRPC: what they may hold, and for how long."""
+"""Requests that begin and do not end, over each of the servers: what they may hold, and for how long."""
 
 import socket
 import struct
@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 from held_models import eventually, hold, request
+from rest_caller import UnixHttp
 from runtime_bundles import make_bundle
 from runtime_watches import Witness
 from serving_runtime import serving
@@ -26,8 +27,11 @@ from dsops_agent.runtime import direct_server, parsing
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.intake import PLACES
 from dsops_agent.runtime.observe import Observers
+from dsops_agent.runtime.rest import HEADER_LENGTH
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access
 from dsops_agent.runtime.swap import Models
@@ -36,12 +40,15 @@ pytestmark = pytest.mark.integration
 LARGE = 8 << 20
 ROOM = 4 * LARGE
 """One user may hold three of the large requests."""
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+"""A connection of its own."""
 
 
 @dataclass
 class Stage:
     path: Path
     dispatcher: Dispatcher
+    room: Room
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -65,7 +72,7 @@ def stage(short_path: Path, tmp_path: Path) -> Iterator[Stage]:
     dispatcher, room, path = Dispatcher(models, Observers()), Room(ROOM, wait_s=0.1), short_path / "i.sock.direct"
     server = DirectServer(Calls(dispatcher, Regions(lambda _: True), room).all(), path, Access(), room)
     server.start()
-    yield Stage(path, dispatcher)
+    yield Stage(path, dispatcher, room)
     server.stop(5.0)
 
 
@@ -138,9 +145,38 @@ def test_what_waits_for_its_turn_is_weighed_until_it_is_answered(stage: Stage, m
             body = message.SerializeToString()
             connection = open_.enter_context(stage.connect())
             connection.sendall(struct.pack("<III", len(body), Method.MODEL_INFER, 0) + body)
-        eventually(lambda: stage.dispatcher.admission.places("compass") == 3, "the requests do not wait")
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 4, "the requests do not wait")
         code, _, text = reply_on(open_.enter_context(begun(stage)))
         assert (code, "too many bytes" in text) == (CallStatus.RESOURCE_EXHAUSTED, True)
+
+
+def test_programs_at_the_grpc_socket_leave_room_to_others(
+    stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parsing, "PLAIN_BYTES", MAX_BODY_BYTES)
+    message = request()
+    message.parameters["padding"].string_param = "x" * (LARGE - 4096)
+    path = short_path / "g.sock"
+    calls = Calls(stage.dispatcher, Regions(lambda _: True), stage.room).all()
+    server = start_server(calls, path, Access(), room=stage.room)
+    try:
+        with ExitStack() as open_:
+            channels = [open_.enter_context(grpc.insecure_channel(f"unix:{path}", options=OWN)) for _ in range(4)]
+            *stubs, last = map(rpc.GRPCInferenceServiceStub, channels)
+            with hold(stage.dispatcher):
+                waiting = [stub.ModelInfer.future(message, timeout=60) for stub in stubs]
+                eventually(lambda: stage.dispatcher.admission.places("compass") == 4, "the requests do not wait")
+                with pytest.raises(grpc.RpcError) as refused:
+                    last.ModelInfer(message, timeout=60)
+                other = open_.enter_context(begun(stage))
+                other.settimeout(1.0)
+                with pytest.raises(TimeoutError):  # it is waited for, so that it has room
+                    other.recv(1)
+            assert [call.result().model_name for call in waiting] == ["compass"] * 3
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "too many bytes of requests" in refused.value.details()
+    finally:
+        server.stop(5.0)
 
 
 MIB = 1 << 20
@@ -164,7 +200,8 @@ def test_unfinished_requests_of_all_connections_take_a_bounded_memory(short_path
     with serving(short_path, made) as process:
         assert is_answered(short_path / "inference.sock")
         before, most = peak_bytes(process.pid), 400 * MIB
-        connections = [_begun_on(short_path / "inference.sock.direct") for _ in range(64)]
+        head = struct.pack("<III", MAX_BODY_BYTES, Method.MODEL_INFER, 0)
+        connections = [_begun_on(short_path / "inference.sock.direct", head) for _ in range(64)]
         sent = _send_all(connections, lambda: peak_bytes(process.pid) - before > most)
         grown = peak_bytes(process.pid) - before
         print(f"direct: {sent / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
@@ -175,6 +212,25 @@ def test_unfinished_requests_of_all_connections_take_a_bounded_memory(short_path
 
 
 @pytest.mark.slow
+def test_unfinished_requests_over_rest_take_a_bounded_memory(short_path: Path, tmp_path: Path) -> None:
+    made, rest = make_bundle(tmp_path), short_path / "rest.sock"
+    head = f"POST /v2/models/compass/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY_BYTES}\r\n"
+    with serving(short_path, made, rest=str(rest)) as process:
+        assert is_answered(short_path / "inference.sock")
+        before, most = peak_bytes(process.pid), 400 * MIB
+        connections = [_begun_on(rest, f"{head}{HEADER_LENGTH}: 2\r\n\r\n".encode()) for _ in range(64)]
+        sent = _send_all(connections, lambda: peak_bytes(process.pid) - before > most)
+        grown = peak_bytes(process.pid) - before
+        print(f"REST: {sent / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
+        assert MAX_BODY_BYTES < grown < most
+        for connection in connections:
+            connection.close()
+        with closing(UnixHttp(rest)) as http:
+            http.request("GET", "/v2/models/compass/ready")
+            assert http.getresponse().status == 200
+
+
+@pytest.mark.slow
 def test_unfinished_calls_over_grpc_take_a_bounded_memory_and_others_are_answered(
     short_path: Path, tmp_path: Path
 ) -> None:
@@ -182,15 +238,16 @@ def test_unfinished_calls_over_grpc_take_a_bounded_memory_and_others_are_answere
     with serving(short_path, made) as process:
         inference = short_path / "inference.sock"
         assert is_answered(inference)
-        before, most = peak_bytes(process.pid), 400 * MIB
-        calls = [UnfinishedCall(inference, MAX_BODY_BYTES) for _ in range(40)]  # of 64 that there may be
-        ends = time.monotonic() + 60
-        while sum(call.go_on() for call in calls) or sum(call.sent for call in calls) < 100 * MIB:
-            assert peak_bytes(process.pid) - before < most
-            assert time.monotonic() < ends, "the attack does not get through"
+        before, most = peak_bytes(process.pid), (PLACES + 2) * MAX_BODY_BYTES
+        calls = [UnfinishedCall(inference, MAX_BODY_BYTES) for _ in range(24)]  # of 64 that there may be
+        rests_since = time.monotonic()
+        while time.monotonic() < rests_since + 2.0 and peak_bytes(process.pid) - before < most:
+            if sum(call.go_on() for call in calls):
+                rests_since = time.monotonic()
         grown = peak_bytes(process.pid) - before
         print(f"gRPC: {sum(call.sent for call in calls) / MIB:.0f} MiB sent, {grown / MIB:.0f} MiB grown")
-        assert grown > MAX_BODY_BYTES
+        assert MAX_BODY_BYTES < grown < most  # the attack did what it should
+        calls += [UnfinishedCall(inference, MAX_BODY_BYTES) for _ in range(12)]
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(is_answered, inference)
             while not asked.done():
@@ -204,10 +261,10 @@ def test_unfinished_calls_over_grpc_take_a_bounded_memory_and_others_are_answere
             call.close()
 
 
-def _begun_on(path: Path) -> socket.socket:
+def _begun_on(path: Path, head: bytes) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(path))
-    connection.sendall(struct.pack("<III", MAX_BODY_BYTES, Method.MODEL_INFER, 0))
+    connection.sendall(head)
     connection.setblocking(False)
     return connection
 

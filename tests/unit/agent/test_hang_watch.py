@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from dsops_agent.hangs import MOST_GAP_S, HangWatch
+from dsops_agent.hangs import MOST_GAP_S, QUIET_S, HangWatch, Silence, may_be_silent_s
 from dsops_agent.runtime.flight import InFlight
 
 
@@ -54,3 +54,28 @@ def test_the_frame_that_took_longest_is_named_first() -> None:
         "digits",
         "faces",
     ]
+
+
+def test_a_frame_whose_process_could_not_run_does_not_hang() -> None:
+    watch = HangWatch(20.0, 0.0)
+    for now_s in range(1, 100):
+        assert not watch.look([frame(now_s, 0.5)], now_s, able_s=0.0)
+    looks = [bool(watch.look([frame(now_s, 0.5)], now_s, able_s=0.5)) for now_s in range(100, 120)]
+    assert looks.index(True) == 10, "half of the time it could"
+
+
+def test_silence_is_what_was_seen_of_it_while_the_process_could_answer() -> None:
+    silence = Silence(0.0)
+    assert silence.look(1.0, 1.0) == 1.0
+    assert silence.look(500.0, 500.0) == 1.0 + MOST_GAP_S, "the host was halted"
+    assert silence.look(501.0, 0.0) == 1.0 + MOST_GAP_S, "the process was suspended"
+
+
+def test_a_process_may_be_silent_for_as_long_as_what_it_runs_may_take() -> None:
+    def most_s(*frames: InFlight, is_at_work: bool = False) -> float:
+        return may_be_silent_s(frames, 15.0, 20.0, QUIET_S, is_at_work=is_at_work)
+
+    assert most_s() == QUIET_S
+    assert most_s(frame(9.0, 0.0, most_s=8.0)) == 8.0
+    assert most_s(frame(9.0, 0.0, most_s=8.0), frame(9.0, 0.0, most_s=math.inf)) == 15.0, "an instance is made"
+    assert most_s(is_at_work=True) == 20.0, "a model is loaded"

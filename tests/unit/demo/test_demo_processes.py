@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,39 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+# Starts a child of the demonstration and waits; says the numbers of both.
+DEMONSTRATION = """
+import pathlib, sys, time
+from dsops_controller.demo.processes import Processes
+code = "print(1, flush=True); import time; time.sleep(600)"
+child = Processes(pathlib.Path(sys.argv[1])).start("child", sys.executable, "-c", code)
+while not child.log.read_text():
+    time.sleep(0.02)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_children_end_with_a_demonstration_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", DEMONSTRATION, str(tmp_path)], stdout=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        child = int(demo.stdout.readline())
+        assert is_alive(child)
+        demo.kill()
+    deadline = time.monotonic() + 30
+    while is_alive(child):
+        assert time.monotonic() < deadline, "it runs on"
+        time.sleep(0.02)
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    child = processes.start("broker", str(tmp_path / "mosquitto"))
+    child.process.wait()
+    with pytest.raises(ProcessEnded, match=r"broker ended with 127: .*mosquitto cannot be run: No such file"):
+        processes.check()
 
 
 def test_what_a_killed_child_leaves_behind_is_ended_too(tmp_path: Path) -> None:

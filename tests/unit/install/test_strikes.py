@@ -23,6 +23,12 @@ def test_the_third_death_of_one_model_is_too_many_and_nobody_elses() -> None:
     assert found == [None, None, NEW]
 
 
+def test_a_bundle_that_was_in_flight_twice_gets_one_strike() -> None:
+    strikes = Strikes(3, 600)
+    assert add(strikes, Death("x", (NEW, NEW, OLD, NEW)), 0.0) is None
+    assert strikes.times == {NEW: [0.0], OLD: [0.0]}
+
+
 def test_deaths_long_ago_do_not_count() -> None:
     strikes = Strikes(3, 600)
     found = [add(strikes, Death("x", (NEW,)), at_s) for at_s in (0.0, 300.0, 700.0, 800.0)]

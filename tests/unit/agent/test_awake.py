@@ -1,0 +1,84 @@
+"""How long another process was able to run: by what the kernel tells of real ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dsops_agent.awake import UNCERTAIN, Able, Awake, able
+
+GAP_S = 0.3
+
+
+@contextmanager
+def running(code: str) -> Iterator[int]:
+    """Run a program on one processor, once it says that it has begun."""
+    child = subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{code}"], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        os.sched_setaffinity(child.pid, {min(os.sched_getaffinity(0))})
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
+def looked(pid: int, proc: Path = Path("/proc")) -> Able:
+    awake = Awake(pid, proc)
+    time.sleep(GAP_S)
+    return awake.look(GAP_S)
+
+
+@pytest.mark.parametrize(
+    ("used_s", "states", "expected"),
+    [
+        (1.0, "R", 1.0),
+        (3.5, "R", 1.0),
+        (0.1, "RS", 0.1),
+        (0.0, "S", 1.0),
+        (0.0, "SD", 1.0),
+        (0.0, "T", 0.0),
+        (0.0, "t", 0.0),
+        (0.0, "TS", 1.0),
+    ],
+)
+def test_only_who_waits_for_a_processor_or_is_suspended_could_not_run(
+    used_s: float, states: str, expected: float
+) -> None:
+    assert able(1.0, used_s, frozenset(states)) == Able(expected)
+
+
+def test_where_it_cannot_be_seen_silence_counts_less() -> None:
+    assert able(1.0, 0.2, frozenset()) == Able(1.0, is_certain=False)
+    assert able(1.0, 0.2, frozenset()).at_least_s == 1.0 / UNCERTAIN
+    assert able(1.0, 1.0, frozenset()).at_least_s == 1.0
+
+
+def test_a_process_that_sleeps_is_able_and_one_that_is_suspended_is_not() -> None:
+    with running("import time; time.sleep(600)") as pid:
+        assert looked(pid) == Able(GAP_S)
+        os.kill(pid, signal.SIGSTOP)
+        assert looked(pid) == Able(0.0)
+
+
+def test_a_process_that_others_leave_no_processor_is_not_able() -> None:
+    spin = "while True: pass"
+    with ExitStack() as open_:
+        starved, *others = [open_.enter_context(running(spin)) for _ in range(3)]
+        os.sched_setscheduler(starved, os.SCHED_IDLE, os.sched_param(0))
+        assert looked(starved).for_s < GAP_S / 2
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+
+
+def test_a_process_that_hides_or_is_gone_is_no_error(tmp_path: Path) -> None:
+    with running("import time; time.sleep(600)") as pid:
+        assert looked(pid, tmp_path) == Able(GAP_S, is_certain=False)
+    assert Awake(pid).look(1.0) == Able(1.0, is_certain=False)
