@@ -305,9 +305,14 @@ class LakeStore:
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
 
-    def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """Open a connection with a view named after each table, for questions that only one part of dsops has."""
-        return self._views.open(*(Want(table) for table in tables))
+    def opened(
+        self, *tables: LakeTable, version: int | None = None
+    ) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open a connection with a view named after each table, for questions that only one part of dsops has.
+
+        With ``version``, a view has that version of its table and nothing that came later.
+        """
+        return self._views.open(*(Want(table, version=version) for table in tables))
 
     def losses(self, device: str | None = None) -> list[LossRow]:
         """Return what devices say that they dropped, over all their streams.

@@ -74,14 +74,14 @@ class Pins:
         Raises:
             StateDamaged: The lake cannot be read or written.
         """
-        if not any(pin.owner == owner for pin in self.listed()):
-            return
-        with self._lake.appending(), translated():
+        if any(pin.owner == owner for pin in self.listed()):
             text = owner.replace("'", "''")
-            self._lake.named(PINS).delete(
-                f"owner = '{text}'", commit_properties=OURS, post_commithook_properties=NO_HOOKS
-            )
-            self._lake.settle()
+            self._delete(f"owner = '{text}'")
+
+    def release_version(self, table: LakeTable, version: int) -> None:
+        """Give up every pin of one version, whoever needs it; else as :meth:`release`."""
+        if version in self.versions(table):
+            self._delete(f"lake_table = '{table}' and version = {version}")
 
     def listed(self) -> list[Pin]:
         """Return every pin, the oldest first.
@@ -105,6 +105,11 @@ class Pins:
             StateDamaged: The lake cannot be read.
         """
         return sorted({pin.version for pin in self.listed() if pin.table is table})
+
+    def _delete(self, predicate: str) -> None:
+        with self._lake.appending(), translated():
+            self._lake.named(PINS).delete(predicate, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
+            self._lake.settle()
 
 
 def _row(table: LakeTable, version: int, owner: str, now: datetime) -> Table:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from dsops.errors import InvalidInput, NotFound, TooLarge
 from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.erasing import Identity
 from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
 from dsops_controller.dataops.store import MAX_EXPORT_SAMPLES, LakeStore
 from dsops_controller.db.database import Database
@@ -72,9 +73,6 @@ class FullSample:
         return bool(self.sealed_for)
 
 
-Identity = tuple[str, str, int]
-
-
 def identity(sample: str) -> Identity:
     """Return device, stream and sequence number of a sample's id.
 
@@ -119,14 +117,14 @@ class SampleReader:
             found = duck.execute(f"select {_ROW} {_WANTED} {_ORDER}").fetchall()
         return {row.id: row for row in map(_row, found)}
 
-    def named(self, samples: Iterable[str]) -> list[FullSample]:
-        """Return those of the named samples that are there, oldest first.
+    def named(self, samples: Iterable[str], version: int | None = None) -> list[FullSample]:
+        """Return those of the named samples that are there, or were in a version of their table, oldest first.
 
         Raises:
             InvalidInput: One is no id.
             TooLarge: Together they are more than one answer can hold.
         """
-        with self._store.opened(LakeTable.SAMPLES) as duck:
+        with self._store.opened(LakeTable.SAMPLES, version=version) as duck:
             _register(duck, "wanted", self._left(samples))
             return _full(duck, _WANTED, {})
 
