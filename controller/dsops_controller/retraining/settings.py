@@ -105,7 +105,7 @@ class RetrainingSettings(Frozen):
     drift_share: float = Field(default=0.02, ge=0, le=1)
     new_labels: int = Field(default=200, ge=1)
     schedule_days: float = Field(default=0.0, ge=0, le=3650)
-    error_margin: float = Field(default=0.01, ge=0, le=1)
+    error_margin: float = Field(default=0.01, gt=0, lt=1)
     attempts: int = Field(default=10, ge=1, le=100)
     webhook: dict[AdapterName, Webhook] = Field(default={}, max_length=16)
     command: dict[AdapterName, Command] = Field(default={}, max_length=16)
