@@ -14,7 +14,8 @@ from dsops_controller import audit
 from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
 from dsops_controller.dataops.datasets.datasets import Datasets
 from dsops_controller.dataops.drift.audited_errors import Verdict, of_labels
-from dsops_controller.dataops.drift.device_drift import Level
+from dsops_controller.dataops.drift.fleet_view import by_model
+from dsops_controller.dataops.drift.standing import Standings
 from dsops_controller.dataops.labels.labels import Labels, count_since
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -56,6 +57,7 @@ class Retraining:
         self._deliver = deliver
         self._clock = clock
         self._wake = threading.Event()
+        self._standings = Standings(data.db)
         self.requests = Requests(data.db, clock)
 
     def request(self, model: str, dataset: str = "", note: str = "", actor: str = audit.SYSTEM) -> RetrainingRequest:
@@ -162,16 +164,13 @@ class Retraining:
         return sorted({*labelled, *pushed})
 
     def _figures(self, model: str) -> Figures:
-        state = tables.drift_state.c
         with self._data.db.read() as connection:
-            drift = connection.execute(select(state.device, state.level, state.score).where(state.model == model)).all()
             bundle = _newest_bundle(connection, model)
             since = _newest_dataset_ms(connection, model)
             asked, is_open = _asked(connection, model)
             new_labels = count_since(connection, model, since)
         return Figures(
-            drifted={row.device: row.score for row in drift if row.level == Level.DRIFT},
-            watched=len(drift),
+            drift=next(iter(by_model(self._standings.newest(model), self._settings.fdr)), None),
             audit=self._audit(model, bundle),
             new_labels=new_labels,
             asked=None if asked is None else from_ms(asked),

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from dsops_controller.dataops.drift.audited_errors import Verdict
+from dsops_controller.dataops.drift.fleet_view import ModelDrift
 from dsops_controller.retraining.settings import Cause, RetrainingSettings
 
 _NAMED = 100
@@ -18,8 +19,7 @@ class Figures:
     """What is known of a model now.
 
     Attributes:
-        drifted: Devices in alarm, with their scores.
-        watched: Devices that watch for drift.
+        drift: How drift stands over the devices that watch for it; None when none does.
         audit: What the labels of the newest release say; None when its error when it was built is not known.
         new_labels: Samples labelled since the newest data set.
         asked: When a request was made last, of any cause; None before the first.
@@ -27,8 +27,7 @@ class Figures:
         is_open: Whether a request waits for its answer.
     """
 
-    drifted: Mapping[str, float] = field(default_factory=dict)
-    watched: int = 0
+    drift: ModelDrift | None = None
     audit: Verdict | None = None
     new_labels: int = 0
     asked: datetime | None = None
@@ -60,11 +59,13 @@ def decide(figures: Figures, settings: RetrainingSettings, now: datetime) -> Wan
 
 
 def _drift(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
-    fewest = max(settings.drift_devices, math.ceil(settings.drift_share * figures.watched))
-    if len(figures.drifted) < fewest:
+    drift = figures.drift
+    if drift is None:
         return None
-    worst = sorted(figures.drifted.items(), key=lambda item: -item[1])[:_NAMED]
-    return {"devices_in_alarm": len(figures.drifted), "devices": figures.watched, "scores": dict(worst)}
+    if len(drift.drifted) < max(settings.drift_devices, math.ceil(settings.drift_share * drift.devices)):
+        return None
+    named = list(drift.drifted[:_NAMED])
+    return {"drifted": len(drift.drifted), "devices": drift.devices, "fdr": drift.fdr, "named": named}
 
 
 def _audited_error(figures: Figures, _settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
