@@ -241,7 +241,7 @@ class RuntimeProcess:
             put,
             self._clock,
             drift_enabled=settings.drift_enabled,
-            privacy=settings.privacy,
+            reports=settings.reports,
         )
 
 

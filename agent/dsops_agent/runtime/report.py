@@ -109,6 +109,9 @@ class Reporter:
         idle = quiet - active
         over = self._idle & idle  # one that is idle for the first time may be about to be served
         self._idle = idle - over
+        for watch in watches:
+            if id(watch) in over:
+                watch.finish()
         with self._lock:
             self._watches = [watch for watch in self._watches if id(watch) not in over]
 

@@ -16,8 +16,9 @@ from dsops_controller.alerts.notices import Claimed
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
-from dsops_controller.dataops.drift.audited_errors import AUDITED, Verdict, of_labels
+from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.labels.audits import AUDITED, of_labels
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database

@@ -13,9 +13,10 @@ from dsops.manifest import Manifest
 from dsops_controller import audit
 from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
 from dsops_controller.dataops.datasets.datasets import Datasets
-from dsops_controller.dataops.drift.audited_errors import Verdict, of_labels
-from dsops_controller.dataops.drift.fleet_view import by_model
+from dsops_controller.dataops.drift.audited_errors import Verdict
+from dsops_controller.dataops.drift.fleet_drift import drifted
 from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.labels.audits import of_labels
 from dsops_controller.dataops.labels.labels import Labels, count_since
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -164,13 +165,15 @@ class Retraining:
         return sorted({*labelled, *pushed})
 
     def _figures(self, model: str) -> Figures:
+        standings = self._standings.newest(model)
         with self._data.db.read() as connection:
             bundle = _newest_bundle(connection, model)
             since = _newest_dataset_ms(connection, model)
             asked, is_open = _asked(connection, model)
             new_labels = count_since(connection, model, since)
         return Figures(
-            drift=next(iter(by_model(self._standings.newest(model), self._settings.fdr)), None),
+            drifted=drifted({one.device: one.log_e for one in standings}, self._settings.fdr),
+            watched=len(standings),
             audit=self._audit(model, bundle),
             new_labels=new_labels,
             asked=None if asked is None else from_ms(asked),

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dsops_controller.dataops.drift.audited_errors import Verdict
-from dsops_controller.dataops.drift.fleet_view import ModelDrift
 from dsops_controller.retraining.settings import Cause, RetrainingSettings
 
 _NAMED = 100
@@ -19,7 +18,8 @@ class Figures:
     """What is known of a model now.
 
     Attributes:
-        drift: How drift stands over the devices that watch for it; None when none does.
+        drifted: Devices that have drifted by the test over the fleet, surest first.
+        watched: Devices that watch for drift.
         audit: What the labels of the newest release say; None when its error when it was built is not known.
         new_labels: Samples labelled since the newest data set.
         asked: When a request was made last, of any cause; None before the first.
@@ -27,7 +27,8 @@ class Figures:
         is_open: Whether a request waits for its answer.
     """
 
-    drift: ModelDrift | None = None
+    drifted: tuple[str, ...] = ()
+    watched: int = 0
     audit: Verdict | None = None
     new_labels: int = 0
     asked: datetime | None = None
@@ -59,13 +60,11 @@ def decide(figures: Figures, settings: RetrainingSettings, now: datetime) -> Wan
 
 
 def _drift(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
-    drift = figures.drift
-    if drift is None:
+    count = len(figures.drifted)
+    if count < max(settings.drift_devices, math.ceil(settings.drift_share * figures.watched)):
         return None
-    if len(drift.drifted) < max(settings.drift_devices, math.ceil(settings.drift_share * drift.devices)):
-        return None
-    named = list(drift.drifted[:_NAMED])
-    return {"drifted": len(drift.drifted), "devices": drift.devices, "fdr": drift.fdr, "named": named}
+    named = list(figures.drifted[:_NAMED])
+    return {"drifted": count, "devices": figures.watched, "fdr": settings.fdr, "named": named}
 
 
 def _audited_error(figures: Figures, _settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from dsops.sample_sealing import key_id, new_private_key, private_key, public_te
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.later import Later
+from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.redaction import blank, run_program
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling, schema_of
@@ -39,8 +40,12 @@ class Camera:
         self.records: list[bytes] = []
         self.watch = ModelWatch(
             self.served, Sampling(settings, lambda: 0.5, wishes=wishes),
-            lambda kind, data, _: self.records.append(data), ManualClock(), drift_enabled=True,
+            self._put, ManualClock(), drift_enabled=True,
         )  # fmt: skip
+
+    def _put(self, kind: Kind, data: bytes, _urgent: bool) -> None:
+        if kind is Kind.SAMPLES:
+            self.records.append(data)
 
     def see(self, count: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         rows = frames(count, noise=0.01).astype(np.float32)

@@ -15,11 +15,7 @@ from datetime import datetime
 from dsops.betting import Bet
 from dsops.errors import InvalidInput
 from dsops_controller.dataops.labels.agreement import wilson
-from dsops_controller.dataops.labels.coverage import agreed
-from dsops_controller.dataops.labels.labels import LabelRow
 
-AUDITED = "random"
-"""Why a sample was kept that says how often a model is right."""
 MARGIN = 0.01
 ARL0 = 30_000.0
 """Labels between false alarms, on average at least."""
@@ -152,25 +148,6 @@ def judge(audits: Iterable[Audit], reference_error: float, margin: float = MARGI
     low, high = wilson(wrong, len(seen))
     log_e = max(detector.log_e, 0.0)
     return Verdict(len(seen), wrong, low, high, reference_error + margin, log_e, detector.threshold, alarm)
-
-
-def of_labels(rows: Iterable[LabelRow], release: int, accuracy: float | None, margin: float = MARGIN) -> Verdict | None:
-    """Return what labels say of a release; None when its accuracy at its build is not known.
-
-    Args:
-        rows: Labels of the model; of those only samples of the release count that were kept at random, for no other
-            reason is a fair draw, and on which all labellers agree.
-        release: Of the model.
-        accuracy: Of the build.
-        margin: By how much the error may be above that of the build.
-    """
-    if accuracy is None:
-        return None
-    clear, _ = agreed(rows)
-    fair = [row for row in clear if row.reason == AUDITED and row.release == release]
-    audits = [Audit(row.captured, row.sample, is_wrong=row.predicted != row.label, label=row.label) for row in fair]
-    reference = min(max(1.0 - float(accuracy), 0.0), 1.0 - 2 * margin)
-    return judge(audits, reference, margin)
 
 
 def _alarm(seen: list[Audit], since: int) -> Alarm:
