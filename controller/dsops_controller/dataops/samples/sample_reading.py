@@ -13,8 +13,8 @@ from sqlalchemy import select
 from dsops.errors import InvalidInput, NotFound, TooLarge
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.erasing import Identity
-from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
-from dsops_controller.dataops.store import MAX_EXPORT_SAMPLES, LakeStore
+from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, MAX_EXPORT_SAMPLES, SampleFilter, SampleRow
+from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import erased_sample
 
@@ -33,6 +33,7 @@ from samples anti join erased using (device, stream, seq)
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 """
 _ORDER = "order by time, device, stream, seq"
 
@@ -134,16 +135,9 @@ class SampleReader:
         Raises:
             TooLarge: Together they are more than one answer can hold.
         """
-        params = {
-            "model": which.model,
-            "device": which.device,
-            "reason": which.reason,
-            "release": which.release,
-            "since": which.since or _EPOCH,
-        }
-        with self._store.opened(LakeTable.SAMPLES) as duck:
+        with self._store.opened(LakeTable.SAMPLES, scope=which.scope()) as duck:
             _register(duck, "erased", map(identity, self.erased()))
-            return _full(duck, _MATCHING, params)
+            return _full(duck, _MATCHING, which.params())
 
     def erased(self) -> frozenset[str]:
         """Return the ids of samples that were erased."""
