@@ -161,6 +161,22 @@ def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -
 
 
 @EVERYWHERE
+def test_pins_that_came_and_went_leave_few_files_behind(site: Site) -> None:
+    for number in range(21):
+        site.pins.pin(LakeTable.HOSTS, f"dataset/{number:02}")
+    site.pins.release("dataset/07")
+    before = site.pins.listed()
+    assert len(site.lake.named("pins").file_uris()) == 20
+    site.pins.tidy()
+    assert len(site.lake.named("pins").file_uris()) == 1
+    assert site.pins.listed() == before
+    assert len(before) == 20
+    site.pins.pin(LakeTable.HOSTS, "dataset/99")
+    site.pins.release("dataset/00")
+    assert [pin.owner for pin in site.pins.listed()][-1] == "dataset/99"
+
+
+@EVERYWHERE
 def test_a_vacuum_leaves_what_is_younger_than_its_hours(site: Site) -> None:
     for number in (1, 2):
         put(site, "lake", ("cam-1", telemetry_batch(A, [number], [host(us())])))
