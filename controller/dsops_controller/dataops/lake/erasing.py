@@ -6,11 +6,13 @@ A version cannot be changed, so what is erased leaves a pinned one only with all
 
 from collections.abc import Iterable, Iterator
 
+from arro3.core import Table
+from deltalake import DeltaTable
 from deltalake import write_deltalake as append_rows
 from deltalake.exceptions import CommitFailedError
 
 from dsops import ids
-from dsops.errors import InvalidInput
+from dsops.errors import InvalidInput, StateDamaged
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
 from dsops_controller.dataops.lake.lake import Lake, translated
@@ -48,7 +50,7 @@ def present(lake: Lake, samples: Iterable[Identity], version: int | None = None)
     with translated():
         delta = lake.table(LakeTable.SAMPLES, version)
         for predicate in _predicates(samples):
-            rows = delta.scan(list(IDENTITY), predicate).read_all()
+            rows = _read(delta, list(IDENTITY), predicate)
             found.update(zip(*(rows[name].to_pylist() for name in IDENTITY), strict=True))
     return found
 
@@ -62,7 +64,7 @@ def restore(lake: Lake, samples: Iterable[Identity], version: int) -> None:
         wanted = set(samples)
         lacking = sorted(wanted - present(lake, wanted))
         for predicate in _predicates(lacking):
-            rows = lake.table(LakeTable.SAMPLES, version).scan(None, predicate).read_all()
+            rows = _read(lake.table(LakeTable.SAMPLES, version), None, predicate)
             append_rows(
                 lake.table(LakeTable.SAMPLES),
                 rows,
@@ -73,6 +75,13 @@ def restore(lake: Lake, samples: Iterable[Identity], version: int) -> None:
                 writer_properties=properties(LakeTable.SAMPLES),
             )
         lake.settle()
+
+
+def _read(delta: DeltaTable, columns: list[str] | None, predicate: str) -> Table:
+    try:
+        return delta.scan(columns, predicate).read_all()
+    except Exception as error:  # of the Arrow stream, of the store, of Parquet: they have no class of their own
+        raise StateDamaged("samples of the lake cannot be read", why=" ".join(str(error).split())[:500]) from error
 
 
 def _delete(lake: Lake, predicate: str) -> None:
