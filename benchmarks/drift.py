@@ -42,7 +42,7 @@ from measure.windows import WindowTest
 
 from dsops.profile import Profile
 from dsops_agent.drift.monitor import DriftMonitor, Level
-from dsops_agent.drift.report import USUAL_PRIVACY, Interval, Standing, make_report
+from dsops_agent.drift.report import USUAL_REPORTS, Interval, Standing, make_report
 from dsops_agent.drift.skew import FRAMES, Skew, State
 from dsops_agent.runtime.observe import SLICE_FRAMES
 
@@ -135,7 +135,7 @@ def report_bytes(bench: Bench) -> float:
     verdict = watching.feed(bench.pool.frames(bench.clean[0][:500]))[-1]
     us, ok = 1_767_225_600_000_000, Skew(State.OK, FRAMES, 0.5)
     standing = Standing(Level.OK, verdict.score, 500, 0, 0, watching.log_e, us, 500, 500, watching.stand(), ok)
-    return float(make_report(Interval(us, 60_000, "digits", 1, "ab" * 32), standing, USUAL_PRIVACY).ByteSize())
+    return float(make_report(Interval(us, 60_000, "digits", 1, "ab" * 32), standing, USUAL_REPORTS).ByteSize())
 
 
 def rates(bench: Bench, effort: Effort) -> Iterator[Row]:

@@ -213,6 +213,13 @@ class Drift(Section):
     """Whether inputs and outputs are compared with the model's profile."""
 
     enabled: bool = Field(default=True, description="whether drift is monitored")
+    report_every_s: float = Field(
+        default=900.0,
+        ge=0,
+        le=DAY_S,
+        description="how often drift is reported while nothing changes; a change is reported with its interval of "
+        "telemetry, and told in an event at once",
+    )
     suppress_below: int = Field(
         default=5, ge=0, le=1000, description="counts of a drift report below this are reported as 0; not with noise"
     )

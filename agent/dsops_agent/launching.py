@@ -52,7 +52,7 @@ def launch(config: Config) -> Launch:
         "interval_s": config.telemetry.interval_s,
         "samples": config.samples.model_dump(mode="json"),
         "drift_enabled": config.drift.enabled,
-        "privacy": config.drift.model_dump(mode="json", exclude={"enabled"}),
+        "reports": config.drift.model_dump(mode="json", exclude={"enabled"}),
     }
     return Launch(config.run_folder, json.dumps(settings), config.install.hang_s)
 

@@ -28,6 +28,7 @@ from dsops_agent.rival import Rival
 from dsops_agent.runtime.channel import Header
 from dsops_agent.runtime.figures import Figures
 from dsops_agent.runtime.flight import InFlight, forget_flight, has_fault, read_crashed
+from dsops_agent.runtime.records import Reason
 from dsops_agent.runtime_process import (
     SILENT_S,
     Launch,
@@ -446,7 +447,7 @@ def read_delivery(header: Header, body: bytes) -> Delivery:
     Raises:
         InvalidInput: The header does not describe the body.
     """
-    kinds, sizes, lost = header.get("kinds"), header.get("sizes"), header.get("lost_kinds", {})
+    kinds, sizes, lost = header.get("kinds"), header.get("sizes"), header.get("lost", {})
     source, number = header.get("source", ""), header.get("batch", 0)
     if (
         not isinstance(kinds, list)
@@ -458,7 +459,7 @@ def read_delivery(header: Header, body: bytes) -> Delivery:
         or len(kinds) != len(sizes)
         or sum(sizes) != len(body)
         or not all(kind in KINDS for kind in (*kinds, *lost))
-        or not all(isinstance(count, int) and count >= 0 for count in lost.values())
+        or not all(_are_losses(counts) for counts in lost.values())
     ):
         raise InvalidInput("the records' header does not describe them")
     records: dict[Kind, list[bytes]] = {kind: [] for kind in KINDS}
@@ -467,3 +468,10 @@ def read_delivery(header: Header, body: bytes) -> Delivery:
         records[kind].append(body[start : start + size])
         start += size
     return Delivery(records, lost, (source, number))
+
+
+def _are_losses(counts: object) -> bool:
+    """Whether something is a number of records by each reason for which they are not handed over."""
+    return isinstance(counts, dict) and all(
+        reason in set(Reason) and isinstance(count, int) and count >= 0 for reason, count in counts.items()
+    )

@@ -90,6 +90,10 @@ class DataCalls(ABC):
         query = _query({"format": form, "split": split})
         return self._call("GET", f"/datasets/{_reference(reference)}/export{query}").content
 
+    def remove_dataset(self, reference: str) -> Row:
+        """Keep the samples of a version no longer than others."""
+        return self._json("DELETE", f"/datasets/{_reference(reference)}")
+
     def diff_datasets(self, before: str, after: str) -> Row:
         """Return how one version differs from another."""
         return self._json("GET", f"/datasets/{_reference(after)}/diff?{urlencode({'before': before})}")

@@ -14,6 +14,7 @@ from dsops_controller.dataops.lake.pins import Pins
 from dsops_controller.dataops.lake.places import Place
 from dsops_controller.dataops.lake.retention import RetentionRules
 from dsops_controller.dataops.lake.upkeep import Upkeep
+from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore, Store
 from dsops_controller.dataops.testing import received
 from dsops_controller.db.database import Database
@@ -43,7 +44,9 @@ class Site:
         self.pins = Pins(self.lake, self.clock)
         self.inbox = Inbox(self.db, self.clock)
         self.inbox.start()
-        self.store: Store = LakeStore(self.db, self.lake)
+        lake_store = LakeStore(self.db, self.lake)
+        self.store: Store = lake_store
+        self.reader = SampleReader(self.db, lake_store)
         self.history: History = LakeHistory(self.db, self.lake)
         self.trail: list[tuple[str, str, str]] = []
 

@@ -13,6 +13,7 @@ from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound
 from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.dataops.inbox import Inbox, store
+from dsops_controller.dataops.samples.exports import Form, export
 from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import Counts
 from dsops_controller.dataops.testing import (
@@ -130,11 +131,13 @@ def test_samples_are_listed_newest_first_and_exported_oldest_first(site: Site, s
     assert [row.reason for row in site.store.samples(SampleFilter(reason="drift"))] == ["drift"]
     assert [row.device for row in site.store.samples(SampleFilter(device="cam-2"))] == ["cam-2"]
     assert len(site.store.samples(SampleFilter(), limit=2)) == 2
-    archive = np.load(io.BytesIO(site.store.export(SampleFilter(device="cam-1"))), allow_pickle=False)
+    archive = np.load(io.BytesIO(export(Form.NPZ, site.reader.matching(SampleFilter(device="cam-1")), {})))
     assert archive["x"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert archive["reason"].tolist() == ["random", "drift"]
+    between = SampleFilter(since=START + timedelta(seconds=1), until=START + timedelta(seconds=2))
+    assert [sample.row.reason for sample in site.reader.matching(between)] == ["drift"]
     with pytest.raises(NotFound):
-        site.store.export(SampleFilter(model="none"))
+        export(Form.NPZ, site.reader.matching(SampleFilter(model="none")), {})
     with pytest.raises(InvalidInput):
         site.store.samples(SampleFilter(), limit=0)
 

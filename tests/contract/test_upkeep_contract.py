@@ -14,8 +14,10 @@ from lake_site import EVERYWHERE, START, Site, put, us
 from s3_server import S3
 
 from dsops.clock import ManualClock, SystemClock
-from dsops.errors import Conflict, NotFound
+from dsops.errors import Conflict, NotFound, StateDamaged
+from dsops_controller.dataops.datasets.keeping import Keeping, Kept
 from dsops_controller.dataops.lake.columns import LakeTable
+from dsops_controller.dataops.lake.erasing import erase, present
 from dsops_controller.dataops.lake.inspection import Inspector, Level, worst
 from dsops_controller.dataops.lake.lease import LEASE_MS, SLACK_MS
 from dsops_controller.dataops.lake.places import Bucket, Place
@@ -158,6 +160,46 @@ def test_a_pinned_version_outlives_retention_compaction_and_vacuum(site: Site) -
         pinned.scan(["seq"]).read_all()
     with pytest.raises(NotFound):
         site.pins.pin(LakeTable.TELEMETRY, "dataset/two", 10_000)
+
+
+@EVERYWHERE
+def test_what_is_erased_leaves_pinned_versions_and_the_rest_of_a_data_set_stays(site: Site) -> None:
+    """As an erasure does it; what data sets make of it is tested with them."""
+    put(site, "lake", ("cam-1", sample_batch(A, [1, 2, 3], [sample(us(-50 * DAY_S), [n, 0.5]) for n in (1.0, 2, 3)])))
+    keeping, old = Keeping(site.lake, site.pins), RetentionRules(dict.fromkeys(LakeTable, 30), 0)
+    one, gone, other = (("cam-1", A.hex(), number) for number in (1, 2, 3))
+    held = keeping.hold("field")
+    keeping.settle("field", [Kept("field", 1, held, [one, other])])
+    assert [(pin.owner, pin.version) for pin in site.pins.listed()] == [("dataset/field/1", held)]
+    site.upkeep(old).retain()
+    assert site.reader.matching(SampleFilter()) == []
+    erase(site.lake, [gone])
+    moved = keeping.let_go([gone], [Kept("field", 1, held, [one, other])])
+    assert keeping.versions("field", 1) == [moved["dataset/field/1"]]
+    site.upkeep(old).retain()
+    site.upkeep(old).vacuum(0)
+    names = ["/".join(map(str, identity)) for identity in (one, gone, other)]
+    left = site.reader.named(names, moved["dataset/field/1"])
+    assert [found.row.id for found in left] == [names[0], names[2]]
+    assert [len(found.input.data) for found in left] == [8, 8]
+    with pytest.raises(StateDamaged):
+        present(site.lake, [gone], held)
+
+
+@EVERYWHERE
+def test_pins_that_came_and_went_leave_few_files_behind(site: Site) -> None:
+    for number in range(21):
+        site.pins.pin(LakeTable.HOSTS, f"dataset/{number:02}")
+    site.pins.release("dataset/07")
+    before = site.pins.listed()
+    assert len(site.lake.named("pins").file_uris()) == 20
+    site.pins.tidy()
+    assert len(site.lake.named("pins").file_uris()) == 1
+    assert site.pins.listed() == before
+    assert len(before) == 20
+    site.pins.pin(LakeTable.HOSTS, "dataset/99")
+    site.pins.release("dataset/00")
+    assert [pin.owner for pin in site.pins.listed()][-1] == "dataset/99"
 
 
 @EVERYWHERE

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from dsops.api.v1.telemetry_pb2 import DriftReport, SignalReport, SkewCheck
 from dsops.manifest import Frozen
+from dsops_agent.drift.cadence import REPORT_EVERY_S
 from dsops_agent.drift.monitor import Level, Watched
 from dsops_agent.drift.privacy import noisy, suppressed
 from dsops_agent.drift.skew import Skew, State
@@ -26,17 +27,19 @@ TOLD_CUSUM = 1.0
 """Smaller CUSUMs are reported as 0."""
 
 
-class PrivacySettings(Frozen):
-    """What is done to the counts of a report before it leaves the device.
+class ReportSettings(Frozen):
+    """When reports are made, and what is done to their counts before they leave the device.
 
     Attributes:
         suppress_below: Counts below this are reported as 0; not used together with noise.
         epsilon: Noise makes all histograms of a report together epsilon-differentially private; 0 adds none. At most
             eight histograms are told then. Scores are reported without noise.
+        report_every_s: How often a report is made while nothing changes.
     """
 
     suppress_below: int = Field(default=5, ge=0)
     epsilon: float = Field(default=0.0, ge=0.0, le=100.0)
+    report_every_s: float = Field(default=REPORT_EVERY_S, ge=0.0)
 
     @field_validator("epsilon")
     @classmethod
@@ -58,7 +61,7 @@ class PrivacySettings(Frozen):
         return MIN_FRAMES if self.suppress_below > 1 else 1
 
 
-USUAL_PRIVACY = PrivacySettings()
+USUAL_REPORTS = ReportSettings()
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Standing:
     skew: Skew
 
 
-def make_report(interval: Interval, standing: Standing, privacy: PrivacySettings) -> DriftReport:
+def make_report(interval: Interval, standing: Standing, reports: ReportSettings) -> DriftReport:
     """Return the record; the signals that differ least are left out when it would be larger than 2 KB."""
     report = DriftReport(
         start_us=interval.start_us,
@@ -119,45 +122,45 @@ def make_report(interval: Interval, standing: Standing, privacy: PrivacySettings
         log_e=standing.log_e,
         epoch_us=standing.epoch_us,
         epoch_frames=standing.epoch_frames,
-        suppressed_below=0 if privacy.is_noisy else privacy.suppress_below,
-        epsilon=privacy.epsilon,
+        suppressed_below=0 if reports.is_noisy else reports.suppress_below,
+        epsilon=reports.epsilon,
         skew=_skew(standing.skew),
     )
-    told = _told(standing, privacy, MAX_BYTES - report.ByteSize())
-    share = Fraction(privacy.epsilon).limit_denominator(1000) / max(len(told), 1)
+    told = _told(standing, reports, MAX_BYTES - report.ByteSize())
+    share = Fraction(reports.epsilon).limit_denominator(1000) / max(len(told), 1)
     for one, signal in told:
-        if signal.counts and privacy.is_noisy:
+        if signal.counts and reports.is_noisy:
             signal.counts[:] = noisy(one.counts, share)
         report.signals.append(signal)
     return report
 
 
-def _told(standing: Standing, privacy: PrivacySettings, left: int) -> list[tuple[Watched, SignalReport]]:
+def _told(standing: Standing, reports: ReportSettings, left: int) -> list[tuple[Watched, SignalReport]]:
     """Return the signals for which there is room, in the order of the profile; their counts are without noise yet.
 
     With noise the choice must not depend on the frames, and the fewer histograms share epsilon, the better: the first
     eight, without those that hardly tell anything that entropy does not tell.
     """
     wanted = sorted(standing.signals, key=lambda one: -one.cusum)
-    if privacy.is_noisy:
+    if reports.is_noisy:
         names = {one.signal.name for one in standing.signals}
         redundant = _REDUNDANT if "entropy" in names else frozenset()
         wanted = [one for one in standing.signals if one.signal.name not in redundant][:MOST_WITH_NOISE]
-    has_counts = standing.window_frames >= privacy.min_frames
+    has_counts = standing.window_frames >= reports.min_frames
     made = {}
     for one in wanted:
-        signal = _signal(one, privacy, has_counts=has_counts)
-        left -= signal.ByteSize() + _FRAMING + (len(one.counts) if privacy.is_noisy else 0)
+        signal = _signal(one, reports, has_counts=has_counts)
+        left -= signal.ByteSize() + _FRAMING + (len(one.counts) if reports.is_noisy else 0)
         if left < 0:
             break
         made[one.signal.name] = signal
     return [(one, made[one.signal.name]) for one in standing.signals if one.signal.name in made]
 
 
-def _signal(one: Watched, privacy: PrivacySettings, *, has_counts: bool) -> SignalReport:
+def _signal(one: Watched, reports: ReportSettings, *, has_counts: bool) -> SignalReport:
     # A signal that is as usual is not worth the bytes of a CUSUM near zero and of a thinning of 1.
     cusum, thinning = (one.cusum if one.cusum >= TOLD_CUSUM else 0.0), (one.thinning if one.thinning > 1 else 0)
-    below = 0 if privacy.is_noisy else privacy.suppress_below
+    below = 0 if reports.is_noisy else reports.suppress_below
     counts = suppressed(one.counts, below) if has_counts else []
     return SignalReport(name=one.signal.name, cusum=cusum, counts=counts, thinning=thinning)
 

@@ -41,7 +41,7 @@ from dsops_agent.runtime.later import Later
 from dsops_agent.runtime.link import ControlLink
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.placement import place, usable_cpus
-from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.records import Kind, Reason
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
@@ -225,6 +225,10 @@ class RuntimeProcess:
     def _fell_back(self, delegate: str, why: str) -> None:
         self._reporter.event("delegate_fallback", f"models run on the processor: {delegate} is not used: {why}")
 
+    def _lose_sample(self, reason: Reason) -> None:
+        if not self._settings.shadow:
+            self._reporter.buffer.lose(Kind.SAMPLES, reason)
+
     def _put_figure(self, record: bytes) -> None:
         self._reporter.put(Kind.TELEMETRY, record, False)
 
@@ -238,11 +242,11 @@ class RuntimeProcess:
         settings = self._settings
         return ModelWatch(
             served,
-            Sampling(settings.samples, chance, self._later.put, self._wishes),
+            Sampling(settings.samples, chance, self._later.put, self._wishes, self._lose_sample),
             put,
             self._clock,
             drift_enabled=settings.drift_enabled,
-            privacy=settings.privacy,
+            reports=settings.reports,
         )
 
 

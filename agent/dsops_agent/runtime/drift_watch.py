@@ -1,4 +1,4 @@
-"""Drift of one served bundle: the monitor, and what is told of it in events and in a report an interval."""
+"""Drift of one served bundle: the monitor, and what is told of it in events and in reports."""
 
 import logging
 from bisect import bisect_right
@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dsops.api.v1.telemetry_pb2 import Event, TelemetryRecord
 from dsops.clock import Clock
 from dsops.profile import Profile
+from dsops_agent.drift.cadence import Told, is_due
 from dsops_agent.drift.explain import because
 from dsops_agent.drift.monitor import DriftMonitor, Level, Verdict
 from dsops_agent.drift.oddness import Oddness
-from dsops_agent.drift.report import Interval, PrivacySettings, Standing, make_report
-from dsops_agent.drift.skew import SkewCheck
+from dsops_agent.drift.report import Interval, ReportSettings, Standing, make_report
+from dsops_agent.drift.skew import FRAMES as SKEW_FRAMES
+from dsops_agent.drift.skew import SkewCheck, State
 from dsops_agent.runtime.collect import Identity, micros
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class DriftWatch:
         labels: Names of the classes.
         identity: The bundle.
         clock: Tells the time.
-        privacy: What is done to counts before they leave the device.
+        reports: When they are made, and what is done to counts before they leave the device.
     """
 
     def __init__(
@@ -48,14 +50,15 @@ class DriftWatch:
         labels: Sequence[str],
         identity: Identity,
         clock: Clock,
-        privacy: PrivacySettings,
+        reports: ReportSettings,
     ) -> None:
         self._monitor = DriftMonitor(profile, known)
         self._oddness = Oddness(profile, known)
         self._labels = labels
         self._identity = identity
         self._clock = clock
-        self._privacy = privacy
+        self._reports = reports
+        self._told: Told | None = None
         self._skew = SkewCheck()
         self._since_us = 0
         self._window_us = self._epoch_us = micros(clock.now())
@@ -104,21 +107,39 @@ class DriftWatch:
         )
         return TelemetryRecord(event=event).SerializeToString()
 
-    def report(self, verdict: Verdict) -> bytes | None:
-        """Return the serialized report since the one before, or None when no frame came; some begin a new window.
+    def report(self, verdict: Verdict, *, is_last: bool = False) -> bytes | None:
+        """Return the serialized report since the one before, or None when none is due or no frame came.
 
-        A report has counts when there are enough frames for the privacy settings; until then the window grows.
+        A report has counts when there are enough frames for the privacy settings, and begins a new window; until then
+        the window grows.
+
+        Args:
+            verdict: The newest.
+            is_last: Whether there is no other after it, so that it is due in any case.
         """
-        monitor, privacy = self._monitor, self._privacy
-        if monitor.frames == self._reported_frames:
+        monitor, reports = self._monitor, self._reports
+        told = Told(verdict.level, monitor.log_e, self._clock.monotonic_s())
+        if monitor.frames == self._reported_frames or not (is_last or self._is_due(told)):
             return None
-        self._reported_frames = monitor.frames
-        is_whole = monitor.window_frames >= privacy.min_frames
+        self._reported_frames, self._told = monitor.frames, told
+        is_whole = self._is_whole
         if is_whole:
             self._skew.add(monitor.window_frames, monitor.stand())
-        record = TelemetryRecord(drift=make_report(self._interval(), self._standing(verdict), privacy))
+        record = TelemetryRecord(drift=make_report(self._interval(), self._standing(verdict), reports))
         self._begin(is_whole=is_whole)
         return record.SerializeToString()
+
+    def _is_due(self, told: Told) -> bool:
+        """Whether a report is due: also at the end of an epoch, whose e-value counts, and for the verdict on skew."""
+        skew, window = self._skew.found, self._monitor.window_frames
+        is_skew_known = skew.state is State.PENDING and skew.frames + window >= SKEW_FRAMES and self._is_whole
+        is_epoch_over = told.at_s - self._epoch_s >= EPOCH_S
+        return is_skew_known or is_epoch_over or is_due(self._told, told, self._reports.report_every_s)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the window has enough frames for its counts to be told."""
+        return self._monitor.window_frames >= self._reports.min_frames
 
     def _interval(self) -> Interval:
         identity = self._identity
@@ -155,7 +176,7 @@ class DriftWatch:
             return ""
         stand = {one.signal.name: one for one in self._monitor.stand()}
         first = next(iter(verdict.signals))
-        detail = "" if self._privacy.is_noisy else because(stand[first], self._labels)  # shares are counts, too
+        detail = "" if self._reports.is_noisy else because(stand[first], self._labels)  # shares are counts, too
         return f"; the signal that differs most is {first}" + (f" ({detail})" if detail else "")
 
     def _time_of(self, frame: int) -> int:

@@ -5,7 +5,7 @@ again is the same batch. Telemetry has room of its own: samples cannot crowd it 
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,15 @@ class Kind(StrEnum):
     SAMPLES = "samples"
 
 
+class Reason(StrEnum):
+    """Why a record never was handed over."""
+
+    LOST = "lost"
+    """There was no room for it."""
+    UNREDACTED = "unredacted"
+    """What must not leave the device could not be taken out of it."""
+
+
 CAPACITY_BYTES = {Kind.TELEMETRY: 1 << 20, Kind.SAMPLES: 4 << 20}
 
 
@@ -32,27 +41,29 @@ class Batch:
         number: 1 for the first batch of this process; a batch that is sent again has the number that it had.
         kinds: Kind of each record.
         records: Serialized messages.
-        lost: Records lost since the batch before, by kind; kinds without loss are left out.
+        lost: Records lost since the batch before, by kind and reason; kinds without loss are left out.
     """
 
     number: int
     kinds: tuple[Kind, ...]
     records: tuple[bytes, ...]
-    lost: Mapping[Kind, int]
+    lost: Mapping[Kind, Mapping[Reason, int]]
 
     def header(self, source: str) -> dict[str, object]:
         """Return the fields of the ``records`` request.
 
         ``source`` and ``batch`` together name the batch, so that a receiver which stored it but whose answer was lost
-        can tell that it comes again. ``lost`` is the sum of ``lost_kinds``.
+        can tell that it comes again.
         """
         return {
             "kinds": [kind.value for kind in self.kinds],
             "sizes": [len(record) for record in self.records],
             "source": source,
             "batch": self.number,
-            "lost": sum(self.lost.values()),
-            "lost_kinds": {kind.value: count for kind, count in self.lost.items()},
+            "lost": {
+                kind.value: {reason.value: count for reason, count in counts.items()}
+                for kind, counts in self.lost.items()
+            },
         }
 
 
@@ -64,7 +75,7 @@ class RecordBuffer:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Kind, bytes]] = deque()
         self._bytes = dict.fromkeys(Kind, 0)
-        self._lost = dict.fromkeys(Kind, 0)
+        self._lost: dict[Kind, Counter[Reason]] = {}
         self._under_way: Batch | None = None
         self._number = 0
 
@@ -82,11 +93,16 @@ class RecordBuffer:
         """Take a serialized record; False when there was no room and it is lost."""
         with self._lock:
             if self._bytes[kind] + len(record) > self._capacity[kind]:
-                self._lost[kind] += 1
+                self._lose(kind, Reason.LOST)
                 return False
             self._waiting.append((kind, record))
             self._bytes[kind] += len(record)
             return True
+
+    def lose(self, kind: Kind, reason: Reason) -> None:
+        """Count a record that will never be handed over."""
+        with self._lock:
+            self._lose(kind, reason)
 
     def batch(self) -> Batch | None:
         """Return the batch to send: the one under way until it is confirmed, then the next; None when there is none."""
@@ -105,8 +121,11 @@ class RecordBuffer:
                 self._bytes[kind] -= len(record)
             self._under_way = None
 
+    def _lose(self, kind: Kind, reason: Reason) -> None:
+        self._lost.setdefault(kind, Counter())[reason] += 1
+
     def _next_batch(self) -> Batch | None:
-        lost = {kind: count for kind, count in self._lost.items() if count}
+        lost = self._lost
         if not self._waiting and not lost:
             return None
         chosen: list[tuple[Kind, bytes]] = []
@@ -116,6 +135,6 @@ class RecordBuffer:
             if chosen and total > BATCH_BYTES:
                 break
             chosen.append((kind, record))
-        self._lost = dict.fromkeys(Kind, 0)
+        self._lost = {}
         self._number += 1
         return Batch(self._number, tuple(k for k, _ in chosen), tuple(r for _, r in chosen), lost)

@@ -26,6 +26,7 @@ from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, micros
 from dsops_agent.runtime.engine import DTYPES
 from dsops_agent.runtime.litert import Array
+from dsops_agent.runtime.records import Reason
 from dsops_agent.runtime.redaction import blank, run_program
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.wishes import Wishes
@@ -48,6 +49,10 @@ def at_once(work: Callable[[], None]) -> bool:
     return True
 
 
+def unnoted(_reason: Reason) -> None:
+    """Take no note of a sample that cannot be kept."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How samples are kept.
@@ -57,12 +62,14 @@ class Sampling:
         chance: Gives a random number in [0, 1).
         later: Lets another thread do something that takes long; False when it has too much to do.
         wishes: Knows what somebody asked for.
+        lose: Told of each sample that was chosen and cannot be kept.
     """
 
     settings: SampleSettings
     chance: Callable[[], float]
     later: Callable[[Callable[[], None]], bool] = at_once
     wishes: Wishes | None = None
+    lose: Callable[[Reason], None] = unnoted
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class SampleKeeper:
         self._put = put
         self._clock = clock
         self._later = sampling.later
+        self._lose = sampling.lose
         self._schema = schema_of(manifest)
         self._features = features_of(manifest.inputs)
         self._is_plain = settings.inputs and not settings.redaction_name and not settings.seal_to
@@ -206,7 +214,7 @@ class SampleKeeper:
         try:
             return blank(frame, self._settings.redact, channels_first=layouts.get(name) == "NCHW")
         except NotRedacted as error:
-            logger.warning("a sample of %s is not kept: %s", self._identity.model, error)
+            logger.warning("no sample of %s can be kept: %s", self._identity.model, error)
             return None
 
     def _input(self, exchange: Exchange) -> Array:
@@ -220,11 +228,13 @@ class SampleKeeper:
     def _finish(self, kept: Kept[_Content]) -> None:
         """Put the record of a frame, at once or, where a program has to see it first, a little later."""
         if self._settings.inputs and kept.content.input is None:
+            self._lose(Reason.UNREDACTED)
             return
         if not (self._settings.inputs and self._settings.redact_command):
             self._put(self._record(kept, kept.content.input))
         elif not self._later(lambda: self._redact(kept)):
             logger.warning("a sample of %s is not kept: the program that redacts is too slow", self._identity.model)
+            self._lose(Reason.UNREDACTED)
 
     def _redact(self, kept: Kept[_Content]) -> None:
         frame = kept.content.input
@@ -234,6 +244,7 @@ class SampleKeeper:
             clean = run_program(settings.redact_command, frame, _NAMES[frame.dtype], settings.redact_timeout_s)
         except NotRedacted as error:
             logger.warning("a sample of %s is not kept: %s", self._identity.model, error)
+            self._lose(Reason.UNREDACTED)
             return
         self._put(self._record(kept, clean))
 

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 from dsops import strictjson
 from dsops.errors import InvalidConfig
 from dsops.manifest import Frozen, first_problem
-from dsops_agent.drift.report import PrivacySettings
+from dsops_agent.drift.report import ReportSettings
 from dsops_agent.runtime.delegate import Delegate
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.temperature import ANY
@@ -32,7 +32,7 @@ class RuntimeSettings(Frozen):
         interval_s: Length of a telemetry interval.
         samples: Which inputs are kept, and what of them leaves the device.
         drift_enabled: Whether drift is measured.
-        privacy: What is done to the counts of drift reports.
+        reports: When drift is reported, and what is done to the counts.
         max_temperature_c: Above it inference is held back; 0 for no limit.
         temperature_sensor: Pattern of the sensors that count.
         cpu_percent: Share of one core that inference may use; challengers get what this process leaves. 0: no limit.
@@ -57,7 +57,7 @@ class RuntimeSettings(Frozen):
     interval_s: float = Field(default=10.0, gt=0)
     samples: SampleSettings = SampleSettings()
     drift_enabled: bool = True
-    privacy: PrivacySettings = PrivacySettings()
+    reports: ReportSettings = ReportSettings()
     max_temperature_c: float = Field(default=0.0, ge=0)
     temperature_sensor: str = ANY
     cpu_percent: float = Field(default=0.0, ge=0)

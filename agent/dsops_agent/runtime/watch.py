@@ -15,7 +15,7 @@ from dsops.decision import Decision
 from dsops.manifest import Manifest, Task
 from dsops.signals import Strips, measure, signals_of, strips, watched_inputs
 from dsops_agent.drift.monitor import Level, Verdict
-from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
+from dsops_agent.drift.report import USUAL_REPORTS, ReportSettings
 from dsops_agent.drift.sampler import Frame
 from dsops_agent.runtime.answer import Answer, Exchange, named_choice
 from dsops_agent.runtime.collect import Identity, Interval
@@ -41,7 +41,7 @@ class ModelWatch:
         put: Takes each finished record: its kind, its bytes, and whether it is urgent.
         clock: Tells the time.
         drift_enabled: Whether drift is measured.
-        privacy: What is done to counts before they leave the device.
+        reports: When drift is reported, and what is done to counts before they leave the device.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ModelWatch:
         clock: Clock,
         *,
         drift_enabled: bool,
-        privacy: PrivacySettings = USUAL_PRIVACY,
+        reports: ReportSettings = USUAL_REPORTS,
     ) -> None:
         self._manifest = served.manifest  # not the model: a watch reports for a while after its bundle was replaced,
         self._tensors = served.loaded.inputs  # and the memory of that one's interpreter shall not wait for it
@@ -71,7 +71,7 @@ class ModelWatch:
         known = signals_of(self._task, served.manifest.inputs)
         labels = served.manifest.labels
         self._drift = (
-            DriftWatch(served.profile, known, labels, self._identity, clock, privacy) if drift_enabled else None
+            DriftWatch(served.profile, known, labels, self._identity, clock, reports) if drift_enabled else None
         )
         self._verdict = Verdict(0.0, Level.OK, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
@@ -140,6 +140,7 @@ class ModelWatch:
     def finish(self) -> None:
         """Put what waits, at the end of the process or of the bundle."""
         self._samples.release(is_end=True)
+        self._report_drift(is_last=True)
 
     def shed(self, frames: int) -> None:
         """Count answered frames that were not looked at."""
@@ -154,15 +155,17 @@ class ModelWatch:
             interval = self._interval
             now_s = self._clock.monotonic_s()
             self._interval = Interval(self._identity, self._clock.now(), now_s)
-            if interval.is_empty:
-                return False
-            self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
+            if not interval.is_empty:
+                self._put(Kind.TELEMETRY, interval.encode(now_s, self._verdict.score, self._verdict.frames), False)
+        self._report_drift()
+        return not interval.is_empty
+
+    def _report_drift(self, *, is_last: bool = False) -> None:
         if self._drift:
             with self._drift_lock:
-                report = self._drift.report(self._verdict)
+                report = self._drift.report(self._verdict, is_last=is_last)
             if report is not None:
                 self._put(Kind.TELEMETRY, report, False)
-        return True
 
     def _count(self) -> None:
         is_sure = self._task is Task.CLASSIFICATION

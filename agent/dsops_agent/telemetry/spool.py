@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -50,12 +50,20 @@ class Delivery:
 
     Attributes:
         records: Serialized records by kind.
-        lost: How many records of a kind were lost before they could be handed over.
+        lost: How many records of a kind were lost, by reason, before they could be handed over.
         origin: A name that is new with each start of the process, and a number that rises; empty for no name.
     """
 
     records: Mapping[Kind, Sequence[bytes]]
-    lost: Mapping[Kind, int] = field(default_factory=dict)
+    lost: Mapping[Kind, Mapping[str, int]] = field(default_factory=dict)
+
+    def losses(self) -> Iterator[tuple[Kind, str, int]]:
+        """Yield kind, reason and number of what was lost."""
+        for kind, counts in self.lost.items():
+            for reason, count in counts.items():
+                if count:
+                    yield kind, reason, count
+
     origin: tuple[str, int] = ("", 0)
 
 
@@ -128,7 +136,7 @@ class Spool:
                 self._write(lambda sql: self._take(sql, delivery))
             except DeviceError:
                 self._unwritten.update({(kind, "unwritten"): len(items) for kind, items in delivery.records.items()})
-                self._unwritten.update({(kind, "lost"): count for kind, count in delivery.lost.items()})
+                self._unwritten.update({(kind, reason): count for kind, reason, count in delivery.losses()})
                 raise
 
     def batch(self, kind: Kind, max_bytes: int, max_records: int) -> Batch | None:
@@ -272,9 +280,8 @@ class Spool:
             sql.execute("insert or replace into origin (source, batch) values (?, ?)", (source, number))
         for kind, items in delivery.records.items():
             spool_records.insert(sql, kind, items, self._age_s(), self._room)
-        for kind, count in delivery.lost.items():
-            if count:
-                spool_records.count_lost(sql, kind, "sample" if kind == "samples" else "unknown", "lost", count)
+        for kind, reason, count in delivery.losses():
+            spool_records.count_lost(sql, kind, "sample" if kind == "samples" else "unknown", reason, count)
 
     def _open(self) -> None:
         """Open the file, or make it; nothing is open afterwards while the disk is full."""

@@ -29,7 +29,7 @@ class Loss:
     Attributes:
         what: Kind of record, see :mod:`dsops_agent.telemetry.worth`.
         reason: ``full`` (no room for it), ``expired``, ``too_large``, ``unreadable``, ``refused`` (by the store),
-            ``unwritten`` (the disk failed) or ``lost`` (before it came here).
+            ``unwritten`` (the disk failed), ``lost`` (before it came here) or ``unredacted`` (so it must not leave).
     """
 
     what: str

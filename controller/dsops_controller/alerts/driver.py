@@ -17,10 +17,10 @@ from dsops_controller.alerts.notices import Claimed, Pace
 from dsops_controller.alerts.rules import Figures, causes
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
-from dsops_controller.dataops.drift.audited_errors import Audit, Verdict, judge
+from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.dataops.drift.standing import Beat, Standings
 from dsops_controller.dataops.drift.tally import NO_DRIFT, DriftTally, tally
-from dsops_controller.dataops.labels.coverage import agreed
+from dsops_controller.dataops.labels.audits import AUDITED, of_labels
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 AUDIT_S = 600.0
 """Seconds between two looks at labels: there may be many, and they come by hand."""
-AUDITED = "random"
 _TICK_S = 1.0
 Post = Callable[[Webhook, str, bytes], None]
 """Hands one notice over, by its id; raises NotTaken."""
@@ -200,8 +199,4 @@ class Watch:
         accuracy = None if newest is None else newest.manifest.metrics.get("accuracy")
         if newest is None or accuracy is None:
             return None
-        clear, _ = agreed(self._watched.labels.current(model))
-        fair = [row for row in clear if row.reason == AUDITED and row.release == newest.release]
-        audits = [Audit(row.captured, row.sample, is_wrong=row.predicted != row.label, label=row.label) for row in fair]
-        reference = min(max(1.0 - float(accuracy), 0.0), 1.0 - 2 * self._settings.error_margin)
-        return judge(audits, reference, self._settings.error_margin)
+        return of_labels(self._watched.labels.current(model), newest.release, accuracy, self._settings.error_margin)

@@ -1,5 +1,6 @@
 """``dsops dataset``: named versions of labelled samples, for training, and what was built of them."""
 
+import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dsops.errors import InvalidInput
 from dsops.files import write_atomically
 from dsops_controller.cli import output, session, unpack
 from dsops_controller.cli.sample import Why
@@ -114,8 +116,8 @@ def list_(context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.O
     if form is output.Format.TABLE:
         rows = [row | {"digest": output.short(row["digest"])} for row in rows]
     columns = {
-        "reference": "DATA SET", "model": "MODEL", "samples": "SAMPLES", "gone": "ERASED", "created": "CREATED",
-        "digest": "DIGEST",
+        "reference": "DATA SET", "model": "MODEL", "samples": "SAMPLES", "gone": "ERASED", "is_kept": "KEPT",
+        "created": "CREATED", "digest": "DIGEST",
     }  # fmt: skip
     output.rows(rows, columns, form)
 
@@ -166,6 +168,29 @@ def export(
         return
     write_atomically(to, data)
     output.done({"file": str(to), "bytes": len(data)}, f"{to}: {len(data)} bytes", form)
+
+
+@app.command()
+def remove(
+    dataset: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="a version")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Keep the samples of a version no longer than others. Its manifest stays, for the models that were built of it.
+
+    Example: dsops dataset remove field/3 --yes
+
+    A data set keeps its samples, and the files of the store that they are in, past the days of the store's retention.
+    Once it is removed it can be exported only as long as they last. To keep it again, make it again.
+    """
+    if "/" not in dataset:
+        raise InvalidInput(f"{dataset!r} names no version", hint=f"for example dsops dataset remove {dataset}/1")
+    with session.connected(context) as client:
+        if not yes and not (sys.stdin.isatty() and typer.confirm(f"give up the samples of {dataset}?", err=True)):
+            raise InvalidInput("nothing was removed", why="it was not confirmed", hint="give --yes")
+        gone = client.remove_dataset(dataset)
+    output.done(gone, f"{gone['reference']} keeps its {gone['samples']} samples no longer than others", form)
 
 
 @app.command()

@@ -134,26 +134,6 @@ order by received desc, device, stream, seq desc
 limit $limit
 """
 
-EXPORT_SIZE = """
-select count(*), coalesce(sum(input_bytes), 0)
-from samples
-where ($model is null or model = $model) and ($device is null or device = $device)
-  and ($reason is null or reason = $reason) and ($release is null or release = $release)
-  and time >= $since and cast(day as date) >= cast($since as date)
-  and time < $until and cast(day as date) <= cast($until as date)
-"""
-
-EXPORT = """
-select device, stream, seq, model, release, digest, epoch_us(time), reason, score, inclusion, request_id, predicted,
-       input_datatype, input_shape, input_bytes, input
-from samples
-where ($model is null or model = $model) and ($device is null or device = $device)
-  and ($reason is null or reason = $reason) and ($release is null or release = $release)
-  and time >= $since and cast(day as date) >= cast($since as date)
-  and time < $until and cast(day as date) <= cast($until as date)
-order by time, device, stream, seq
-"""
-
 COUNTS = """
 with identities as (IDENTITIES)
 select count(*), (select count(*) from (select distinct device, stream, seq from identities)),

@@ -19,13 +19,11 @@ from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.kpis import KpiRow
 from dsops_controller.dataops.lake.columns import RECORDS, LakeTable
 from dsops_controller.dataops.lake.lake import Lake
-from dsops_controller.dataops.lake.scope import EPOCH, Scope
+from dsops_controller.dataops.lake.scope import EPOCH, EVERYTHING, Scope
 from dsops_controller.dataops.lake.views import IDENTITY, Views, Want, without_tensors
-from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow, npz, sample_row
+from dsops_controller.dataops.samples.samples import SampleFilter, SampleRow, sample_row
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import drift_state, stream, stream_loss
-
-MAX_EXPORT_SAMPLES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +145,6 @@ class Store(Protocol):
         """Return samples without their tensors, newest first."""
         ...
 
-    def export(self, which: SampleFilter) -> bytes:
-        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.samples.npz`."""
-        ...
-
     def counts(self) -> Counts:
         """Count what is stored; looks at every row's identity."""
         ...
@@ -269,27 +263,6 @@ class LakeStore:
             rows = duck.execute(queries.SAMPLES, which.params() | {"limit": limit}).fetchall()
         return [sample_row(row) for row in rows]
 
-    def export(self, which: SampleFilter) -> bytes:
-        """Return samples as a NumPy archive, oldest first; see :func:`dsops_controller.dataops.samples.samples.npz`.
-
-        Raises:
-            InvalidInput: They are too many or too large for one archive, or differ in shape.
-            NotFound: There are none.
-            MissingExtra: NumPy is not installed.
-            StateDamaged: The lake or the database cannot be read.
-        """
-        params = which.params()
-        with self._views.open(Want(LakeTable.SAMPLES, which.scope())) as duck:
-            count, size = duck.execute(queries.EXPORT_SIZE, params).fetchall()[0]
-            if count > MAX_EXPORT_SAMPLES or size > MAX_EXPORT_BYTES:
-                raise InvalidInput(
-                    "the samples are too many for one archive",
-                    why=f"{count} samples of {size} bytes; {MAX_EXPORT_SAMPLES} and {MAX_EXPORT_BYTES} are allowed",
-                    hint="choose one release, device, reason, or a later time",
-                )
-            rows = duck.execute(queries.EXPORT, params).fetchall()
-        return npz([(sample_row(row[:-1]), row[-1]) for row in rows])
-
     def counts(self) -> Counts:
         """Count rows and identities in all tables and the inbox.
 
@@ -305,9 +278,15 @@ class LakeStore:
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
 
-    def opened(self, *tables: LakeTable) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """Open a connection with a view named after each table, for questions that only one part of dsops has."""
-        return self._views.open(*(Want(table) for table in tables))
+    def opened(
+        self, *tables: LakeTable, scope: Scope = EVERYTHING, version: int | None = None
+    ) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open a connection with a view named after each table, for questions that only one part of dsops has.
+
+        Files that have nothing of ``scope`` are not read; the question states it once more. With ``version``, a view
+        has that version of its table and nothing that came later.
+        """
+        return self._views.open(*(Want(table, scope, version=version) for table in tables))
 
     def losses(self, device: str | None = None) -> list[LossRow]:
         """Return what devices say that they dropped, over all their streams.

@@ -282,6 +282,14 @@ dataset = Table(
     Index("dataset_by_digest", "digest"),
 )
 
+dataset_removal = Table(
+    "dataset_removal",  # versions whose samples are kept no longer than others
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("removed_ms", _BIG, nullable=False),
+)
+
 dataset_export = Table(
     "dataset_export",
     metadata,

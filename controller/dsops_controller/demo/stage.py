@@ -92,9 +92,12 @@ class Stage:
         self.commands.run("server", "init", self.server, "--fleet", FLEET, "--host", HOST, *numbers)
         self.commands.run("trust", "quickstart", "--keys", self.keys, "--server", self.server, "--model", MODEL)
         self.start_broker()
-        server = self.processes.start("server", *_python("dsops_controller.cli.app"), "server", "run", str(self.server))
-        self.processes.wait_for_line(server, "ready:")
+        self.processes.wait_for_line(self.start_server(), "ready:")
         self.client = Client(Access.load(self.commands.context))
+
+    def start_server(self) -> Child:
+        """Start the controller with the state that it has."""
+        return self.processes.start("server", *_python("dsops_controller.cli.app"), "server", "run", str(self.server))
 
     def start_broker(self) -> Child:
         """Start mosquitto with the configuration that `dsops server init` wrote."""

@@ -8,7 +8,7 @@ agree; when it no longer holds, they are written anew, at most every ten minutes
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -119,6 +119,25 @@ def share(connection: Connection, device: str) -> TransferLimits:
     inventory = connection.execute(select(tables.device.c.inventory).where(tables.device.c.id == device)).scalar()
     row = rows.get(_site(inventory or "{}"))
     return _divided(row.bytes_per_s, row.bytes_per_day, row.devices) if row else TransferLimits()
+
+
+def devices_at(connection: Connection, sites: Iterable[str]) -> set[str]:
+    """Return the accepted devices of some sites, as their agent.toml names them, whether or not these have a budget.
+
+    Raises:
+        InvalidInput: A site has none.
+    """
+    there: dict[str, set[str]] = {}
+    for device, site in _sites(connection).items():
+        there.setdefault(site, set()).add(device)
+    unknown = {site for site in sites if not site or site not in there}
+    if unknown:
+        raise InvalidInput(
+            f"no accepted device is at a site {min(unknown)[:80]!r}",
+            why=f"devices are at {', '.join(sorted(filter(None, there))[:10]) or 'no site'}",
+            hint="a device's site is what its agent.toml has under [transfer] site",
+        )
+    return set().union(*(there[site] for site in sites))
 
 
 def follow(connection: Connection, now_ms: int) -> None:

@@ -11,9 +11,12 @@ from dsops.clock import Clock
 from dsops.errors import Conflict, DsopsError, NotFound
 from dsops.manifest import Manifest
 from dsops_controller import audit
-from dsops_controller.dataops.datasets.datasets import DatasetRecord, Datasets
-from dsops_controller.dataops.drift.device_drift import Level
-from dsops_controller.dataops.labels.coverage import agreed
+from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
+from dsops_controller.dataops.datasets.datasets import Datasets
+from dsops_controller.dataops.drift.audited_errors import Verdict
+from dsops_controller.dataops.drift.fleet_drift import drifted
+from dsops_controller.dataops.drift.standing import Standings
+from dsops_controller.dataops.labels.audits import of_labels
 from dsops_controller.dataops.labels.labels import Labels, count_since
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
@@ -26,9 +29,6 @@ from dsops_controller.retraining.rules import Figures, decide
 from dsops_controller.retraining.settings import Cause, Command, Drop, RetrainingSettings, Webhook
 
 log = logging.getLogger(__name__)
-
-AUDITED = "random"
-"""Why a sample was kept that says how often a model is right: no other reason is a fair draw."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Retraining:
         self._deliver = deliver
         self._clock = clock
         self._wake = threading.Event()
+        self._standings = Standings(data.db)
         self.requests = Requests(data.db, clock)
 
     def request(self, model: str, dataset: str = "", note: str = "", actor: str = audit.SYSTEM) -> RetrainingRequest:
@@ -164,30 +165,27 @@ class Retraining:
         return sorted({*labelled, *pushed})
 
     def _figures(self, model: str) -> Figures:
-        state = tables.drift_state.c
+        standings = self._standings.newest(model)
         with self._data.db.read() as connection:
-            drift = connection.execute(select(state.device, state.level, state.score).where(state.model == model)).all()
             bundle = _newest_bundle(connection, model)
             since = _newest_dataset_ms(connection, model)
             asked, is_open = _asked(connection, model)
             new_labels = count_since(connection, model, since)
         return Figures(
-            drifted={row.device: row.score for row in drift if row.level == Level.DRIFT},
-            watched=len(drift),
+            drifted=drifted({one.device: one.log_e for one in standings}, self._settings.fdr),
+            watched=len(standings),
             audit=self._audit(model, bundle),
-            audit_error=_built_error(bundle),
             new_labels=new_labels,
             asked=None if asked is None else from_ms(asked),
             released=None if bundle is None else from_ms(bundle.pushed_ms),
             is_open=is_open,
         )
 
-    def _audit(self, model: str, bundle: AnyRow | None) -> tuple[bool, ...]:
-        if bundle is None:
-            return ()
-        clear, _ = agreed(self._data.labels.current(model))
-        fair = [row for row in clear if row.reason == AUDITED and row.release == bundle.release]
-        return tuple(row.predicted != row.label for row in sorted(fair, key=lambda row: row.captured))
+    def _audit(self, model: str, bundle: AnyRow | None) -> Verdict | None:
+        accuracy = None if bundle is None else Manifest.decode(bundle.manifest.encode()).metrics.get("accuracy")
+        if bundle is None or accuracy is None:
+            return None
+        return of_labels(self._data.labels.current(model), bundle.release, accuracy, self._settings.error_margin)
 
     def _renewed(self, model: str) -> str:
         """Return the newest data set of a model, made anew by its own query and policy of what is labelled now."""
@@ -222,11 +220,6 @@ def _newest_bundle(connection: Connection, model: str) -> AnyRow | None:
     column = tables.bundle.c
     query = select(tables.bundle).where(column.model == model).order_by(column.release.desc(), column.variant).limit(1)
     return connection.execute(query).one_or_none()
-
-
-def _built_error(bundle: AnyRow | None) -> float | None:
-    accuracy = None if bundle is None else Manifest.decode(bundle.manifest.encode()).metrics.get("accuracy")
-    return None if accuracy is None else 1.0 - accuracy
 
 
 def _newest_dataset_ms(connection: Connection, model: str) -> int:

@@ -1,18 +1,16 @@
 """When a model should be trained anew. Pure: figures in, a cause with its evidence out, or nothing."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.retraining.settings import Cause, RetrainingSettings
 
-ALPHA = 1e-3
-"""The audit raises a false alarm after 1 / ALPHA labels on average, or later."""
-_PARTS = 0.02, 0.05, 0.1, 0.2, 0.4, 0.7
-"""The larger errors that are looked for: so much of the way from the reference to 1."""
-_LEAST = 1e-6
+_NAMED = 100
+"""Devices and samples that a request lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +18,18 @@ class Figures:
     """What is known of a model now.
 
     Attributes:
-        drifted: Devices in alarm, with their scores.
+        drifted: Devices that have drifted by the test over the fleet, surest first.
         watched: Devices that watch for drift.
-        audit: Whether each audited answer was wrong, oldest first, of the newest release.
-        audit_error: Error of the newest release when it was built; None when it is not known.
+        audit: What the labels of the newest release say; None when its error when it was built is not known.
         new_labels: Samples labelled since the newest data set.
         asked: When a request was made last, of any cause; None before the first.
         released: When the newest release was pushed; None without one.
         is_open: Whether a request waits for its answer.
     """
 
-    drifted: Mapping[str, float] = field(default_factory=dict)
+    drifted: tuple[str, ...] = ()
     watched: int = 0
-    audit: tuple[bool, ...] = ()
-    audit_error: float | None = None
+    audit: Verdict | None = None
     new_labels: int = 0
     asked: datetime | None = None
     released: datetime | None = None
@@ -63,44 +59,28 @@ def decide(figures: Figures, settings: RetrainingSettings, now: datetime) -> Wan
     return None
 
 
-def audit_score(wrong: Iterable[bool], reference: float) -> float:
-    """Return the logarithm of the evidence that more answers are wrong than the reference says.
-
-    An e-detector (Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2023, sections 2 and 3): the mean of cumulative maxima
-    of likelihood ratios, one for each of some larger errors. While no more than the reference is wrong, whatever else
-    changes, it reaches ``log(1 / a)`` after ``1 / a`` labels on average, or later.
-    """
-    if not 0.0 < reference < 1.0:
-        reference = min(1.0 - _LEAST, max(_LEAST, reference))
-    larger = [reference + (1.0 - reference) * part for part in _PARTS]
-    steps = {
-        True: [math.log(error / reference) for error in larger],
-        False: [math.log((1.0 - error) / (1.0 - reference)) for error in larger],
-    }
-    scores = [0.0] * len(larger)
-    for is_wrong in wrong:
-        scores = [max(score, 0.0) + step for score, step in zip(scores, steps[is_wrong], strict=True)]
-    top = max(scores)
-    return max(0.0, top + math.log(math.fsum(math.exp(score - top) for score in scores) / len(scores)))
-
-
 def _drift(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
-    fewest = max(settings.drift_devices, math.ceil(settings.drift_share * figures.watched))
-    if len(figures.drifted) < fewest:
+    count = len(figures.drifted)
+    if count < max(settings.drift_devices, math.ceil(settings.drift_share * figures.watched)):
         return None
-    worst = sorted(figures.drifted.items(), key=lambda item: -item[1])[:100]
-    return {"devices_in_alarm": len(figures.drifted), "devices": figures.watched, "scores": dict(worst)}
+    named = list(figures.drifted[:_NAMED])
+    return {"drifted": count, "devices": figures.watched, "fdr": settings.fdr, "named": named}
 
 
-def _audited_error(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
-    if figures.audit_error is None:
+def _audited_error(figures: Figures, _settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:
+    verdict = figures.audit
+    if verdict is None or verdict.alarm is None:
         return None
-    reference = min(1.0, figures.audit_error + settings.error_margin)
-    score = audit_score(figures.audit, reference)
-    if score < math.log(1 / ALPHA):
-        return None
-    wrong = sum(figures.audit)
-    return {"log_e_value": score, "labels": len(figures.audit), "wrong": wrong, "reference_error": reference}
+    return {
+        "labels": verdict.labels,
+        "wrong": verdict.wrong,
+        "low": verdict.low,
+        "high": verdict.high,
+        "limit": verdict.limit,
+        "since": verdict.alarm.since.isoformat(),
+        "samples": list(verdict.alarm.samples[:_NAMED]),
+        "labels_wrong": verdict.alarm.labels_wrong,
+    }
 
 
 def _label_count(figures: Figures, settings: RetrainingSettings, _now: datetime) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ class Cause(StrEnum):
     """Why a model should be trained anew."""
 
     DRIFT = "drift"
-    """Inputs have changed on enough devices."""
+    """Inputs have changed on enough devices, by the test over the whole fleet."""
     AUDITED_ERROR = "audited-error"
     """Labels of samples that were kept at random show more errors than the model had when it was built."""
     LABEL_COUNT = "label-count"
@@ -85,8 +85,9 @@ class RetrainingSettings(Frozen):
         look_s: Seconds between two looks.
         cooldown_h: Hours after a request in which the same model is not asked for by itself again.
         open_days: A request that no new release has answered for so long is expired.
-        drift_devices: So many devices must be in alarm, at least.
+        drift_devices: So many devices must have drifted, at least.
         drift_share: And this share of those that watch the model.
+        fdr: Of the devices that are counted as drifted, this share at most is wrong, on average.
         new_labels: So many samples must be labelled since the newest data set.
         schedule_days: So many days after the last request or release; 0 asks never.
         error_margin: By how much the audited error may be above that of the build.
@@ -103,9 +104,10 @@ class RetrainingSettings(Frozen):
     open_days: float = Field(default=14.0, gt=0, le=365)
     drift_devices: int = Field(default=3, ge=1)
     drift_share: float = Field(default=0.02, ge=0, le=1)
+    fdr: float = Field(default=0.05, gt=0, lt=1)
     new_labels: int = Field(default=200, ge=1)
     schedule_days: float = Field(default=0.0, ge=0, le=3650)
-    error_margin: float = Field(default=0.01, ge=0, le=1)
+    error_margin: float = Field(default=0.01, gt=0, lt=1)
     attempts: int = Field(default=10, ge=1, le=100)
     webhook: dict[AdapterName, Webhook] = Field(default={}, max_length=16)
     command: dict[AdapterName, Command] = Field(default={}, max_length=16)

@@ -19,6 +19,7 @@ from dsops.manifest import Frozen, Name
 from dsops_controller import audit
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.fleet.sites import devices_at
 from dsops_controller.rollout import desired
 from dsops_controller.rollout.plan import Plan
 from dsops_controller.rollout.rollouts import cohort_of
@@ -30,7 +31,8 @@ class Wanted(Frozen):
     """What an operator asks for.
 
     Attributes:
-        cohort: The devices; empty means every accepted device that has the model.
+        cohort: The devices. With no ``sites`` either, every accepted device that has the model.
+        sites: And the devices of these sites that have the model.
         count: Frames of each device.
         hours: For how long; a device that has kept fewer by then keeps no more.
         reason: Why, for the audit trail.
@@ -38,6 +40,7 @@ class Wanted(Frozen):
 
     model: Name
     cohort: tuple[str, ...] = ()
+    sites: tuple[str, ...] = Field(default=(), max_length=1000)
     count: int = Field(ge=1, le=MAX_SAMPLES)
     hours: float = Field(default=24.0, gt=0, le=MAX_HOURS)
     reason: str = Field(min_length=1, max_length=200)
@@ -66,7 +69,7 @@ class SampleRequests:
 
         Raises:
             NotFound: No device has the model.
-            InvalidInput: The cohort names a device that is not accepted.
+            InvalidInput: The cohort names a device that is not accepted, or no accepted device is at a site.
             Conflict: A device does not have the model, or is asked for too much at a time.
         """
         now = self._clock.now()
@@ -94,13 +97,14 @@ class SampleRequests:
 
 
 def _with_model(connection: Connection, wanted: Wanted) -> list[str]:
-    devices = cohort_of(connection, Plan(model=wanted.model, release=1, cohort=wanted.cohort))
+    cohort = tuple({*wanted.cohort, *devices_at(connection, wanted.sites)})
+    devices = cohort_of(connection, Plan(model=wanted.model, release=1, cohort=cohort))
     having = [device for device in devices if wanted.model in desired.slots_of(connection, device)]
-    without = sorted(set(devices) - set(having))
+    without = sorted(set(wanted.cohort) - set(having))
     hint = "see: dsops device list"
     if not having:
-        raise NotFound(f"no device has a model {wanted.model}", hint=hint)
-    if without and wanted.cohort:
+        raise NotFound(f"no device {'there ' if wanted.sites else ''}has a model {wanted.model}", hint=hint)
+    if without:
         raise Conflict(f"{without[0]} does not have the model {wanted.model}", hint=hint)
     return having
 

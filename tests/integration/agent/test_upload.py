@@ -194,10 +194,10 @@ def test_bytes_that_are_no_record_are_dropped_and_do_not_stay(
 def test_what_was_dropped_is_told_by_kind_and_reason_even_alone(
     spool: Spool, upload: Upload, store: Any, eventually: Eventually
 ) -> None:
-    spool.take(Delivery({}, {"samples": 3}))
+    spool.take(Delivery({}, {"samples": {"unredacted": 3}}))
     eventually(lambda: any(batch.losses for batch in store.batches))
     told = [batch for batch in store.batches if batch.losses][-1]
-    assert [(loss.kind, loss.reason, loss.count) for loss in told.losses] == [("sample", "lost", 3)]
+    assert [(loss.kind, loss.reason, loss.count) for loss in told.losses] == [("sample", "unredacted", 3)]
     assert (told.dropped, told.produced, list(told.seqs)) == (3, 3, [])
     eventually(lambda: spool.batch("samples", 1, 1) is None)
     assert upload.samples.problem is None

@@ -93,6 +93,18 @@ def test_erased_samples_are_gone_and_the_newest_version_is_without_them(dsops: D
     assert dsops("dataset", "export", "short/1", "unused.npz", "-o", "json").error["code"] == "request.conflict"
 
 
+def test_a_removed_version_keeps_its_manifest_and_nothing_else(dsops: Dsops) -> None:
+    dsops("dataset", "create", "brief", "--model", "animals", "--device", "cam-1", "--validation", "0", "--test", "0")
+    assert "dataset/brief/1" in dsops("store", "tables", "-o", "json").out
+    for words, hint in ((("brief",), "brief/1"), (("brief/1",), "--yes")):
+        refused = dsops("dataset", "remove", *words, "-o", "json")
+        assert (refused.code, hint in refused.error["hint"]) == (2, True)
+    assert dsops("dataset", "remove", "brief/1", "--yes", "-o", "json").result["is_kept"] is False
+    assert "dataset/brief/1" not in dsops("store", "tables", "-o", "json").out
+    assert dsops("dataset", "show", "brief", "-o", "json").result["is_kept"] is False
+    assert dsops("dataset", "remove", "brief/9", "--yes", "-o", "json").code == 5
+
+
 def test_what_cannot_be_is_refused_in_words(dsops: Dsops, tmp_path: Path) -> None:
     def refused(*words: str) -> tuple[int, str]:
         outcome = dsops("dataset", *words, "-o", "json")

@@ -205,3 +205,11 @@ def test_what_few_labels_cover_is_told(dsops: Dsops) -> None:
     found = dsops("sample", "coverage", "animals", "--site", "plant-7", "-o", "json").result
     assert {"cat", "dog", "fox", "plant-7"} <= set(found["uncovered"])
     assert "COVERED" in dsops("sample", "coverage", "animals").out
+
+
+def test_a_site_that_no_device_is_at_is_asked_for_nothing(dsops: Dsops) -> None:
+    refused = dsops(
+        "sample", "request", "animals", "--site", "hall-9", "--count", "2", "--reason", "new lamp", "-o", "json"
+    )
+    assert (refused.code, "hall-9" in refused.error["message"]) == (2, True)
+    assert "[transfer] site" in refused.error["hint"]

@@ -121,14 +121,13 @@ def test_a_delivery_is_cut_by_its_header() -> None:
     header = {
         "kinds": ["telemetry", "samples", "telemetry"],
         "sizes": [1, 2, 0],
-        "lost": 4,
-        "lost_kinds": {"samples": 4},
+        "lost": {"samples": {"lost": 3, "unredacted": 1}},
         "source": "s",
         "batch": 9,
     }
     delivery = read_delivery(header, b"abc")
     assert delivery.records == {"events": [], "telemetry": [b"a", b""], "samples": [b"bc"]}
-    assert (delivery.lost, delivery.origin) == ({"samples": 4}, ("s", 9))
+    assert (delivery.lost, delivery.origin) == ({"samples": {"lost": 3, "unredacted": 1}}, ("s", 9))
 
 
 @pytest.mark.parametrize(
@@ -141,8 +140,10 @@ def test_a_delivery_is_cut_by_its_header() -> None:
         {"kinds": ["telemetry", "gossip"]},
         {"kinds": [["telemetry"], "samples"]},
         {"kinds": None},
-        {"lost_kinds": {"gossip": 1}},
-        {"lost_kinds": {"samples": -1}},
+        {"lost": {"gossip": {"lost": 1}}},
+        {"lost": {"samples": {"lost": -1}}},
+        {"lost": {"samples": {"gossip": 1}}},
+        {"lost": {"samples": 1}},
         {"batch": "1"},
         {"source": 5},
     ],

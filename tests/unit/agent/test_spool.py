@@ -196,13 +196,13 @@ def test_the_file_never_grows_whatever_is_dropped_from_between(tmp_path: Path, s
 
 
 def test_losses_are_told_even_when_nothing_else_waits(spool: Spool) -> None:
-    spool.take(Delivery({}, {"samples": 7}))
+    spool.take(Delivery({}, {"samples": {"lost": 7}}))
     batch = spool.batch("samples", 1000, 10)
     assert batch is not None
     assert (batch.seqs, batch.losses) == ((), (Loss("sample", "lost", 7),))
     spool.ack("samples", 0, batch.dropped)
     assert spool.batch("samples", 1000, 10) is None
-    spool.take(Delivery({}, {"samples": 1}))
+    spool.take(Delivery({}, {"samples": {"lost": 1}}))
     assert spool.batch("samples", 1000, 10) is not None
 
 
@@ -249,7 +249,7 @@ def test_an_acknowledgement_of_unknown_numbers_begins_a_new_stream(spool: Spool)
 
 
 def test_a_delivery_that_comes_twice_is_taken_once(tmp_path: Path, spool: Spool) -> None:
-    delivery = Delivery({"telemetry": [b"a"]}, {"samples": 3}, ("process-1", 7))
+    delivery = Delivery({"telemetry": [b"a"]}, {"samples": {"lost": 3}}, ("process-1", 7))
     spool.take(delivery)
     again = reopen(spool, tmp_path / "spool")
     again.take(delivery)
@@ -395,7 +395,7 @@ def test_the_counters_always_add_up(tmp_path_factory: pytest.TempPathFactory, st
         if what == "append":
             spool.append(kind, [bytes(size), b"x"])
         elif what == "lost":
-            spool.take(Delivery({}, {kind: size}))
+            spool.take(Delivery({}, {kind: {"lost": size}}))
         elif what == "reopen":
             spool = reopen(spool, folder)
         elif (batch := spool.batch(kind, size, 3)) is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsops.errors import InvalidInput
-from dsops_controller.dataops.drift.audited_errors import Audit, ErrorDetector, judge, wilson
+from dsops_controller.dataops.drift.audited_errors import Audit, ErrorDetector, judge
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BEFORE, AFTER = 8.0, 9.5
@@ -45,6 +45,32 @@ def test_no_alarm_without_a_change_in_400000_frames() -> None:
     assert labels_to_alarm(ErrorDetector(FLIPPED), wrong) is None
 
 
+def test_labels_that_changed_their_meaning_are_found_within_400() -> None:
+    """Drift.md 6, row 14: labels permuted, inputs the same."""
+    rng, found = np.random.default_rng(1), 0
+    for _round in range(40):
+        detector = ErrorDetector(0.05)
+        assert labels_to_alarm(detector, rng.random(200) < 0.05) is None
+        found += (labels_to_alarm(detector, rng.random(400) < 0.40) or 401) <= 400
+    assert found >= 36
+
+
+def test_years_without_a_change_do_not_hide_one() -> None:
+    rng, found = np.random.default_rng(6), 0
+    for _round in range(5):
+        detector = ErrorDetector(0.05)
+        assert labels_to_alarm(detector, rng.random(2000) < 0.05) is None
+        found += labels_to_alarm(detector, rng.random(200) < 0.30) is not None
+    assert found >= 4
+
+
+def test_at_the_boundary_false_alarms_are_as_rare_as_promised() -> None:
+    """Errors exactly at the limit: 1 in 30,000 labels on average at most, so 1 in 20 streams of 1,500 at most."""
+    rng = np.random.default_rng(4)
+    early = sum(labels_to_alarm(ErrorDetector(0.05), rng.random(1500) < 0.06) is not None for _round in range(10))
+    assert early <= 2
+
+
 def audits(wrong: list[bool], label: str = "seven") -> list[Audit]:
     return [
         Audit(START + timedelta(minutes=at), f"s-{at:05}", one, label if one else "one") for at, one in enumerate(wrong)
@@ -79,11 +105,6 @@ def test_half_of_the_way_is_a_warning() -> None:
         wrong.append(True)
     assert found.state == "warning"
     assert found.log_e < found.threshold
-
-
-def test_wilsons_interval() -> None:
-    low, high = wilson(10, 100)
-    assert (low, high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))
 
 
 def test_error_rates_that_leave_nothing_to_detect_are_refused() -> None:

@@ -28,7 +28,10 @@ from dsops_controller.dataops.labels.label_files import GivenLabel
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.erasing import erase
+from dsops_controller.dataops.lake.inspection import Inspector, Level, worst
 from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
+from dsops_controller.dataops.lake.upkeep import Upkeep
 from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
@@ -224,6 +227,132 @@ def test_erased_rows_leave_the_lake_also_when_the_first_try_was_cut_off(desk: De
     for wrong in (("cam-1", "' or 1=1 --", 1), ("a' or '1'='1", "a" * 32, 1)):
         with pytest.raises(InvalidInput):
             erase(desk.lake, [wrong])
+
+
+def pass_time(desk: Desk) -> None:
+    """Let retention drop every day of samples, and remove the files that nothing needs."""
+    late = ManualClock(START + timedelta(days=365))
+    upkeep = Upkeep(desk.lake, Pins(desk.lake, late), late)
+    upkeep.retain()
+    upkeep.vacuum(0)
+    assert desk.reader.matching(SampleFilter()) == []
+
+
+def stored_numbers(tmp_path: Path) -> set[int]:
+    """Return the numbers of samples in all files of the lake, whether or not the table has them."""
+    files = [str(file) for file in (tmp_path / "lake/samples").rglob("*.parquet") if "_delta_log" not in str(file)]
+    return (
+        {seq for (seq,) in duckdb.sql("select seq from read_parquet($1)", params=[files]).fetchall()}
+        if files
+        else set()
+    )
+
+
+def test_a_data_set_is_exported_the_same_after_its_days_and_a_vacuum(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict(zip(samples, CLASSES, strict=True)))
+    made, _ = desk.datasets.create("field", Query("animals"), ALL)
+    assert made.is_kept
+    before = {form: dataset_exports.export(form, desk.content("field")) for form in DatasetForm}
+    pass_time(desk)
+    assert {form: dataset_exports.export(form, desk.content("field")) for form in DatasetForm} == before
+    pins = [(pin.owner, pin.version) for pin in Pins(desk.lake, desk.clock).listed()]
+    assert pins == [("dataset/field/1", made.lake_version)]
+    inspector = Inspector(desk.db, desk.lake, Pins(desk.lake, desk.clock))
+    assert worst(inspector.check()) is Level.INFO
+
+
+def test_a_removed_data_set_keeps_nothing_but_its_manifest(desk: Desk, tmp_path: Path) -> None:
+    desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    assert not desk.datasets.remove("field", 1).is_kept
+    assert not desk.datasets.remove("field", 1).is_kept
+    assert len(desk.datasets.samples("field")) == 2, "their days are not over"
+    again, is_new = desk.datasets.create("field", Query("animals"), ALL)
+    assert (again.version, is_new, again.is_kept) == (1, False, True)
+    desk.datasets.remove("field", 1)
+    pass_time(desk)
+    assert stored_numbers(tmp_path) == set()
+    with pytest.raises(Conflict) as caught:
+        desk.datasets.samples("field")
+    assert "the time of 2 was over after the data set was removed" in caught.value.why
+    assert desk.datasets.manifest("field")
+    with pytest.raises(NotFound):
+        desk.datasets.remove("field", 2)
+
+
+def test_a_data_set_that_a_crash_left_unpinned_is_pinned_by_the_next(desk: Desk, tmp_path: Path) -> None:
+    desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
+    made, _ = desk.datasets.create("field", Query("animals"), ALL)
+    pins = Pins(desk.lake, desk.clock)
+    pins.release("dataset/field/1")
+    pins.pin(LakeTable.SAMPLES, "dataset/field", made.lake_version)  # as hold() leaves it
+    with pytest.raises(NotFound):
+        desk.datasets.create("field", Query("animals", device="none"), ALL)
+    assert [pin.owner for pin in pins.listed()] == ["dataset/field/1"]
+    pass_time(desk)
+    assert len(desk.datasets.samples("field")) == 2
+
+
+def test_an_erasure_wins_over_every_pin_and_data_sets_keep_the_rest(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    others = desk.put("cam-2", [4, 5], first=4)
+    desk.say(dict.fromkeys(others, "dog"))
+    desk.datasets.create("other", Query("animals", device="cam-2"), ALL)  # its version of the table has cam-1's too
+    pass_time(desk)
+    whole = dataset_exports.export(DatasetForm.NPZ, desk.content("other"))
+    assert stored_numbers(tmp_path) == {1, 2, 3, 4, 5}
+    desk.datasets.erase([samples[1]], "asked for")
+    desk.datasets.erase([samples[1]], "asked for")  # once more is no fault
+    pass_time(desk)
+    assert stored_numbers(tmp_path) == {1, 3, 4, 5}
+    assert dataset_exports.export(DatasetForm.NPZ, desk.content("other")) == whole
+    assert [s.row.id for s in desk.datasets.samples("field")] == [
+        member.record for member in desk.datasets.members("field")
+    ]
+    assert len(desk.datasets.samples("field")) == 2
+    with pytest.raises(Conflict) as caught:
+        desk.datasets.samples("field", 1)
+    assert "1 were erased, which data sets cannot prevent" in caught.value.why
+    assert {pin.owner for pin in Pins(desk.lake, desk.clock).listed()} == {"dataset/field/2", "dataset/other/1"}
+    desk.datasets.erase([samples[0], samples[2], *others], "asked for")
+    pass_time(desk)
+    assert stored_numbers(tmp_path) == set()
+
+
+class CutOffError(Exception):
+    """Ends a command at some step."""
+
+
+@pytest.mark.slow
+def test_an_erasure_that_is_cut_off_at_any_step_is_completed_by_the_next(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", list(range(1, 9)))
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    pass_time(desk)
+    steps_left = 0
+
+    def watch(_step: str) -> None:
+        nonlocal steps_left
+        steps_left -= 1
+        if not steps_left:
+            raise CutOffError
+
+    lake = Lake(desk.db, tmp_path / "lake", watch)
+    cut = Datasets(desk.db, lake, desk.reader, desk.labels, desk.clock)
+    for number in range(1, 7):
+        steps_left, was_cut = 2 * number, False
+        try:
+            cut.erase([samples[number]], "asked for")
+        except CutOffError:
+            was_cut = True
+        desk.datasets.erase([samples[number]], "asked for")
+        pass_time(desk)
+        assert stored_numbers(tmp_path) == {1, *range(number + 2, 9)}
+        assert len(desk.datasets.samples("field")) == 8 - number
+        assert was_cut or number > 2, "a test of nothing"
 
 
 def test_a_sample_that_is_not_what_the_manifest_says_is_never_handed_out(desk: Desk) -> None:

@@ -16,7 +16,7 @@ from dsops.profile import Profile, Signal
 from dsops_agent.drift.explain import because
 from dsops_agent.drift.monitor import DriftMonitor, Level, Watched
 from dsops_agent.drift.privacy import discrete_laplace, noisy, suppressed
-from dsops_agent.drift.report import MAX_BYTES, Interval, PrivacySettings, Standing, make_report
+from dsops_agent.drift.report import MAX_BYTES, Interval, ReportSettings, Standing, make_report
 from dsops_agent.drift.skew import FRAMES, Skew, SkewCheck, State
 
 INTERVAL = Interval(1_767_225_600_000_000, 60_000, "digits", 7, "ab" * 32)
@@ -58,7 +58,7 @@ def test_the_window_counts_every_frame_in_its_bin_and_begins_anew() -> None:
 def test_a_report_of_eight_signals_takes_400_bytes() -> None:
     rng = random.Random(0)
     frames = [{name: rng.uniform(0.0, 10.0) for name in NAMES} for _ in range(500)]
-    report = make_report(INTERVAL, standing(fed(eight_signals(), frames)), PrivacySettings())
+    report = make_report(INTERVAL, standing(fed(eight_signals(), frames)), ReportSettings())
     assert [signal.name for signal in report.signals] == list(NAMES)
     assert all(sum(signal.counts) == 500 for signal in report.signals)
     assert report.ByteSize() <= 400
@@ -73,19 +73,19 @@ def test_a_report_of_whatever_profile_takes_two_kilobytes() -> None:
     drifting = set(names[40:45])
     columns = {n: [rng.uniform(-1, 20 if n in drifting else 99) for _ in range(600)] for n in names}
     monitor.feed(columns)
-    report = make_report(INTERVAL, standing(monitor, Level.DRIFT), PrivacySettings(suppress_below=0))
+    report = make_report(INTERVAL, standing(monitor, Level.DRIFT), ReportSettings(suppress_below=0))
     assert MAX_BYTES - 300 < report.ByteSize() <= MAX_BYTES
     assert drifting <= {signal.name for signal in report.signals}, "those that differ most come first"
 
 
 def test_counts_wait_until_there_are_enough_for_the_privacy_settings() -> None:
     few, many = fed(make_profile(0), stream(0, 499)), fed(make_profile(0), stream(0, 500))
-    assert not any(signal.counts for signal in make_report(INTERVAL, standing(few), PrivacySettings()).signals)
-    told = make_report(INTERVAL, standing(many), PrivacySettings())
+    assert not any(signal.counts for signal in make_report(INTERVAL, standing(few), ReportSettings()).signals)
+    told = make_report(INTERVAL, standing(many), ReportSettings())
     assert all(signal.counts for signal in told.signals)
     assert told.suppressed_below == 5
     assert all(count == 0 or count >= 5 for signal in told.signals for count in signal.counts)
-    private = PrivacySettings(epsilon=1.0)
+    private = ReportSettings(epsilon=1.0)
     assert not any(signal.counts for signal in make_report(INTERVAL, standing(many), private).signals)
     enough = fed(make_profile(0), stream(0, 1000))
     told = make_report(INTERVAL, standing(enough), private)
@@ -95,13 +95,13 @@ def test_counts_wait_until_there_are_enough_for_the_privacy_settings() -> None:
     assert all(abs(sum(signal.counts) - 1000) < 200 for signal in told.signals)
     names = [signal.name for signal in told.signals]
     assert names == ["entropy", "input_mean", "predicted_class"], "what entropy tells as well costs no epsilon"
-    without = PrivacySettings(suppress_below=0)
+    without = ReportSettings(suppress_below=0)
     assert all(signal.counts for signal in make_report(INTERVAL, standing(few), without).signals)
 
 
 def test_noise_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="nothing but noise"):
-        PrivacySettings(epsilon=0.001)
+        ReportSettings(epsilon=0.001)
 
 
 def test_small_counts_are_suppressed() -> None:
@@ -230,7 +230,7 @@ def test_the_report_tells_of_the_skew(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     monitor = fed(make_profile(0), stream(0, 10))
     skewed = replace(standing(monitor), skew=Skew(State.SKEW, 1000, 1e-9, ("margin",)))
-    told = make_report(INTERVAL, skewed, PrivacySettings()).skew
+    told = make_report(INTERVAL, skewed, ReportSettings()).skew
     assert (told.state, told.frames, told.p_value, list(told.signals)) == ("skew", 1000, 1e-9, ["margin"])
     waiting = replace(standing(monitor), skew=Skew(State.PENDING, 10))
-    assert make_report(INTERVAL, waiting, PrivacySettings()).skew.state == "pending"
+    assert make_report(INTERVAL, waiting, ReportSettings()).skew.state == "pending"

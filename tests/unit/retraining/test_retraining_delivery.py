@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import json
+import math
+import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,16 +15,18 @@ from typing import Any
 
 import pytest
 
+from dsops.betting import Bet
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, NotFound
 from dsops_controller.dataops.datasets.datasets import Datasets
+from dsops_controller.dataops.drift.standing import save_reports
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.testing import manifest
+from dsops_controller.dataops.testing import drift_report, manifest
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import audit, bundle, drift_state, metadata
+from dsops_controller.db.tables import audit, bundle, metadata
 from dsops_controller.retraining.adapters import Adapters
 from dsops_controller.retraining.driver import Data, Retraining
 from dsops_controller.retraining.requests import CLAIM_MARGIN, DeliveryState, RequestState, wait_after
@@ -102,11 +106,13 @@ class Desk:
         with self.db.write() as connection:
             connection.execute(bundle.insert().values(**row, **rest, manifest=text))
 
-    def alarm(self, devices: int) -> None:
+    def report(self, log_e: dict[str, float], alarmed: set[str]) -> None:
+        """Store what devices report of their monitors."""
         with self.db.write() as connection:
-            for number in range(devices):
-                row = {"device": f"cam-{number}", "model": "animals", "release": 1, "level": "drift", "score": 9.0}
-                connection.execute(drift_state.insert().values(**row, frames=700, since_ms=0, figures="{}"))
+            for device, value in log_e.items():
+                report = drift_report(0, state="drift" if device in alarmed else "ok").drift
+                report.model, report.log_e = "animals", value
+                save_reports(connection, device, [report])
 
     def trail(self) -> list[str]:
         with self.db.read() as connection:
@@ -327,14 +333,40 @@ def test_what_was_closed_is_asked_for_again_on_a_word(folder: Path, receiver: Re
         desk.requests.retry(made.id)
 
 
+def watched(draw: random.Random, share: float, frames: int = 400) -> tuple[float, bool]:
+    """Return the e-process of a device whose frames are one in two of a kind in the profile, and whether it alarmed."""
+    bet, most = Bet(0.5), 0.0
+    for _ in range(frames):
+        most = max(most, bet.add(float(draw.random() < share)))
+    return bet.log_wealth, most >= math.log(20)
+
+
+def test_alarms_that_a_large_fleet_raises_by_chance_ask_for_nothing(folder: Path) -> None:
+    draw = random.Random(1)
+    fleet = {f"cam-{number}": watched(draw, 0.5) for number in range(300)}
+    alarmed = {device for device, (_, alarm) in fleet.items() if alarm}
+    desk = Desk(folder, settings(drift_share=0.01))
+    assert len(alarmed) >= 3, "as many as ask when they have drifted"
+    desk.push(1)
+    desk.report({device: log_e for device, (log_e, _) in fleet.items()}, alarmed)
+    desk.retraining.look()
+    assert desk.requests.list() == []
+    dim = {f"dim-{number}": watched(draw, 0.8)[0] for number in range(4)}
+    desk.report(dim, set(dim))
+    desk.retraining.look()
+    (made,) = desk.requests.list()
+    assert set(dim) <= set(made.evidence["named"])
+    assert len(made.evidence["named"]) <= 5
+
+
 def test_drift_asks_by_itself_once_until_the_cool_down_is_over(folder: Path) -> None:
     desk = Desk(folder, settings(cooldown_h=24, open_days=20))
     desk.push(1)
-    desk.alarm(3)
+    desk.report({f"cam-{number}": 20.0 for number in range(3)}, set())
     desk.retraining.look()
     desk.retraining.look()
     (made,) = desk.requests.list("animals")
-    assert (made.cause, made.evidence["devices_in_alarm"]) == (Cause.DRIFT, 3)
+    assert (made.cause, made.evidence["named"]) == (Cause.DRIFT, ["cam-0", "cam-1", "cam-2"])
     desk.requests.close(made.id)
     desk.clock.advance(3600)
     desk.push(2)

@@ -39,9 +39,22 @@ class Fleet:
         for name in ("cam-1", "cam-2"):
             self.directive(name, {"digits": SLOT})
 
-    def ask(self, *cohort: str, count: int = 5, hours: float = 24.0, model: str = "digits") -> str:
-        wanted = Wanted(model=model, cohort=cohort, count=count, hours=hours, reason="a new lamp")
+    def ask(
+        self, *cohort: str, sites: tuple[str, ...] = (), count: int = 5, hours: float = 24.0, model: str = "digits"
+    ) -> str:
+        wanted = Wanted(model=model, cohort=cohort, sites=sites, count=count, hours=hours, reason="a new lamp")
         return self.requests.ask(wanted, "operator").id
+
+    def move(self, device: str, site: str, state: str = "accepted") -> None:
+        with self.db.write() as connection:
+            inventory = json.dumps({"site": site})
+            upsert(connection, tables.device, id=device, state=state, created_ms=0, inventory=inventory)
+
+    def asked(self, name: str) -> set[str]:
+        """Return the devices that a request is for."""
+        column = tables.sample_request.c
+        with self.db.read() as connection:
+            return set(connection.execute(select(column.device).where(column.id == name)).scalars())
 
     def directive(self, device: str, slots: dict[str, DesiredSlot] | None = None) -> Directive:
         with self.db.write() as connection:
@@ -82,6 +95,25 @@ def test_only_the_named_devices_are_asked_and_it_is_in_the_audit_trail(fleet: Fl
     assert [(entry.actor, entry.detail) for entry in entries] == [
         ("operator", f"{name}: 5 of each of 1 devices: a new lamp")
     ]
+
+
+def test_a_site_is_asked_with_one_command(fleet: Fleet) -> None:
+    fleet.move("cam-1", "hall-1")
+    fleet.move("cam-2", "hall-2")
+    fleet.move("cam-3", "hall-1")  # has not the model
+    fleet.move("cam-4", "hall-1", state="suspended")
+    assert fleet.asked(fleet.ask(sites=("hall-1",))) == {"cam-1"}
+    assert fleet.asked(fleet.ask(sites=("hall-1", "hall-2"))) == {"cam-1", "cam-2"}
+    assert fleet.asked(fleet.ask("cam-2", sites=("hall-1",))) == {"cam-1", "cam-2"}
+    assert fleet.asked(fleet.ask()) == {"cam-1", "cam-2"}
+    with pytest.raises(Conflict, match="cam-3 does not have the model"):
+        fleet.ask("cam-3", sites=("hall-1",))
+    with pytest.raises(NotFound, match="no device there has a model faces"):
+        fleet.ask(sites=("hall-1",), model="faces")
+    for wrong in ("hall-9", ""):
+        with pytest.raises(InvalidInput, match="at a site") as caught:
+            fleet.ask(sites=(wrong,))
+        assert caught.value.why == "devices are at hall-1, hall-2"
 
 
 def test_who_cannot_be_asked_is_told(fleet: Fleet) -> None:

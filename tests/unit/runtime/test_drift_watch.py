@@ -3,29 +3,33 @@
 import math
 from datetime import timedelta
 
+import numpy as np
+
 from dsops.api.v1.telemetry_pb2 import DriftReport, Event, TelemetryRecord
 from dsops.clock import ManualClock
 from dsops.profile import Profile, Signal
 from dsops_agent.drift.monitor import Level, Verdict
-from dsops_agent.drift.report import USUAL_PRIVACY, PrivacySettings
+from dsops_agent.drift.report import USUAL_REPORTS, ReportSettings
 from dsops_agent.runtime.collect import Identity, micros
 from dsops_agent.runtime.drift_watch import EPOCH_S, DriftWatch
 
 LABELS = ("cat", "dog")
+EACH = ReportSettings(report_every_s=0.0)
+ALL_OF_EACH = ReportSettings(suppress_below=0, report_every_s=0.0)
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Bench:
     """A watch of one quantity and one class, a frame a second."""
 
-    def __init__(self, privacy: PrivacySettings = USUAL_PRIVACY) -> None:
+    def __init__(self, reports: ReportSettings = EACH) -> None:
         self.clock = ManualClock()
         self.start_us = micros(self.clock.now())
         value = Signal(name="confidence", kind="ordinal", edges=EDGES, counts=(0, 250, 250, 250, 250, 0))
         kind = Signal(name="predicted_class", kind="categorical", counts=(500, 500))
         profile = Profile(n_ref=1000, signals=(value, kind))
         identity = Identity("pets", 2, "ab" * 32)
-        self.watch = DriftWatch(profile, {"confidence", "predicted_class"}, LABELS, identity, self.clock, privacy)
+        self.watch = DriftWatch(profile, {"confidence", "predicted_class"}, LABELS, identity, self.clock, reports)
         self.verdict = Verdict(0.0, Level.OK, 0)
         self.events: list[Event] = []
         self._number = 0
@@ -44,8 +48,8 @@ class Bench:
         if kept:
             self.watch.kept([verdict.frames])
 
-    def report(self) -> DriftReport | None:
-        data = self.watch.report(self.verdict)
+    def report(self, *, is_last: bool = False) -> DriftReport | None:
+        data = self.watch.report(self.verdict, is_last=is_last)
         return TelemetryRecord.FromString(data).drift if data is not None else None
 
 
@@ -72,7 +76,7 @@ def test_an_alarm_says_since_when_why_and_how_many_samples_there_are() -> None:
 
 
 def test_an_event_tells_no_shares_when_counts_are_private() -> None:
-    bench = Bench(PrivacySettings(epsilon=1.0))
+    bench = Bench(ReportSettings(epsilon=1.0, report_every_s=0.0))
     bench.usual(300)
     for _ in range(200):
         bench.frame(0.9, 1.0)
@@ -81,7 +85,7 @@ def test_an_event_tells_no_shares_when_counts_are_private() -> None:
 
 
 def test_a_report_covers_the_frames_since_the_one_before() -> None:
-    bench = Bench(PrivacySettings(suppress_below=0))
+    bench = Bench(ALL_OF_EACH)
     assert bench.report() is None, "nothing was seen"
     bench.usual(30)
     first = bench.report()
@@ -109,7 +113,7 @@ def test_the_window_grows_until_privacy_allows_its_counts() -> None:
 
 
 def test_an_epoch_ends_after_an_hour() -> None:
-    bench = Bench(PrivacySettings(suppress_below=0))
+    bench = Bench(ALL_OF_EACH)
     bench.usual(100)
     bench.clock.advance(EPOCH_S)
     last = bench.report()
@@ -119,6 +123,90 @@ def test_an_epoch_ends_after_an_hour() -> None:
     assert first is not None
     assert (last.epoch_us, last.epoch_frames) == (bench.start_us, 100)
     assert (first.epoch_us, first.epoch_frames) == (micros(bench.clock.now() - timedelta(seconds=10)), 10)
+
+
+def test_nothing_new_is_reported_now_and_then_and_what_is_left_at_the_end() -> None:
+    bench = Bench(ReportSettings(suppress_below=0))
+    bench.usual(1000)
+    assert bench.report() is not None, "the first, and the check of the first frames"
+    at_s = []
+    for interval in range(1, 201):
+        bench.usual(10)
+        if bench.report() is not None:
+            at_s.append(10 * interval)
+    assert at_s == [900, 1800]
+    bench.clock.advance(1000.0)
+    late = bench.report()
+    assert late is not None, "frames of before a pause are told although none comes"
+    assert [sum(signal.counts) for signal in late.signals] == [200, 200]
+    bench.usual(7)
+    assert bench.report() is None
+    last = bench.report(is_last=True)
+    assert last is not None
+    assert [sum(signal.counts) for signal in last.signals] == [7, 7]
+    assert bench.report(is_last=True) is None, "nothing came since"
+
+
+def test_a_change_is_reported_with_the_interval_that_it_came_in() -> None:
+    bench = Bench(USUAL_REPORTS)
+    bench.usual(1000)
+    assert bench.report() is not None
+    told = Level.OK
+    for _interval in range(60):
+        for _frame in range(10):
+            bench.frame(0.9, 1.0)
+        report = bench.report()
+        if bench.verdict.level is not told:
+            assert report is not None
+            assert report.state == bench.verdict.level.name.lower()
+            told = bench.verdict.level
+    assert told is Level.DRIFT
+    for _interval in range(20):
+        for _frame in range(10):
+            bench.frame(0.9, 1.0)
+        assert bench.report() is None, "drift stays until another release runs, and is no news"
+
+
+def test_a_pending_check_of_skew_is_judged_with_its_thousandth_frame() -> None:
+    bench = Bench(ReportSettings(report_every_s=5000.0))
+    found: list[tuple[int, str]] = []
+    for interval in range(1, 21):
+        bench.usual(50)
+        if (report := bench.report()) is not None:
+            found.append((50 * interval, report.skew.state))
+    assert found == [(50, "pending"), (1000, "ok")]
+
+
+def test_frames_that_are_too_few_to_be_told_do_not_bring_the_check_of_skew_nearer() -> None:
+    bench = Bench(ReportSettings(report_every_s=700.0))
+    found: list[int] = []
+    for interval in range(1, 26):
+        bench.usual(50)
+        if bench.report() is not None:
+            found.append(50 * interval)
+    assert found == [50, 750, 1250], "the first, 700 s later, and 500 frames after that"
+
+
+def test_a_device_whose_frames_are_as_usual_costs_less_than_100_kilobytes_a_day() -> None:
+    """A quarter of a day, a frame a second, ten signals."""
+    rng = np.random.default_rng(3)
+    names = [f"a_signal_{number}" for number in range(10)]
+    edges = tuple(np.linspace(0, 1, 11).tolist())
+    signals = [Signal(name=name, kind="ordinal", edges=edges, counts=(0, *[200] * 10, 0)) for name in names]
+    clock = ManualClock()
+    identity = Identity("pets", 2, "ab" * 32)
+    profile = Profile(n_ref=2000, signals=tuple(signals))
+    watch = DriftWatch(profile, set(names), LABELS, identity, clock, USUAL_REPORTS)
+    spent, made, levels = 0, 0, set[Level]()
+    for _interval in range(6 * 360):
+        verdicts = watch.feed({name: rng.random(10).tolist() for name in names})
+        clock.advance(10.0)
+        levels.add(verdicts[-1].level)
+        if (report := watch.report(verdicts[-1])) is not None:
+            spent, made = spent + len(report), made + 1
+    assert levels == {Level.OK}
+    assert 24 <= made <= 40
+    assert spent <= 25_000
 
 
 def test_the_first_frames_are_checked_for_skew_once() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsops_agent.runtime.records import BATCH_BYTES, Kind, RecordBuffer
+from dsops_agent.runtime.records import BATCH_BYTES, Kind, Reason, RecordBuffer
 
 
 def test_nothing_waits_at_first() -> None:
@@ -64,14 +64,14 @@ def test_a_full_buffer_loses_the_new_record_and_tells_how_many() -> None:
         "sizes": [4, 10],
         "source": "abc",
         "batch": 1,
-        "lost": 3,
-        "lost_kinds": {"samples": 1, "telemetry": 2},
+        "lost": {"samples": {"lost": 1}, "telemetry": {"lost": 2}},
     }
     assert not buffer.add(Kind.SAMPLES, b"6")
+    buffer.lose(Kind.SAMPLES, Reason.UNREDACTED)
     assert buffer.batch() is batch  # a loss after the batch was made is told with the next one, once
     buffer.confirm(batch)
     after = buffer.batch()
     assert after is not None
-    assert (after.records, dict(after.lost)) == ((), {Kind.SAMPLES: 1})
+    assert (after.records, dict(after.lost)) == ((), {Kind.SAMPLES: {Reason.LOST: 1, Reason.UNREDACTED: 1}})
     buffer.confirm(after)
     assert buffer.batch() is None

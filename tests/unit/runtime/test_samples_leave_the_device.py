@@ -1,6 +1,7 @@
 """What of a frame leaves the device: nothing unless allowed, never what is to be taken out, and only for whom it is."""
 
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from dsops.sample_sealing import key_id, new_private_key, private_key, public_te
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.later import Later
+from dsops_agent.runtime.records import Kind, Reason
 from dsops_agent.runtime.redaction import blank, run_program
 from dsops_agent.runtime.sample_settings import SampleSettings
-from dsops_agent.runtime.samples import Sampling, schema_of
+from dsops_agent.runtime.samples import Sampling, at_once, schema_of
 from dsops_agent.runtime.watch import ModelWatch
 from dsops_agent.runtime.wishes import SampleWish, Wishes
 
@@ -33,14 +35,25 @@ INVERT = (
 class Camera:
     """A device's watch under some settings, and what leaves it."""
 
-    def __init__(self, folder: Path, settings: SampleSettings, wishes: Wishes | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: SampleSettings,
+        wishes: Wishes | None = None,
+        later: Callable[[Callable[[], None]], bool] = at_once,
+    ) -> None:
         bundle = make_bundle(folder, release=3)
         self.served = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
         self.records: list[bytes] = []
+        self.lost: list[Reason] = []
         self.watch = ModelWatch(
-            self.served, Sampling(settings, lambda: 0.5, wishes=wishes),
-            lambda kind, data, _: self.records.append(data), ManualClock(), drift_enabled=True,
+            self.served, Sampling(settings, lambda: 0.5, later, wishes, self.lost.append),
+            self._put, ManualClock(), drift_enabled=True,
         )  # fmt: skip
+
+    def _put(self, kind: Kind, data: bytes, _urgent: bool) -> None:
+        if kind is Kind.SAMPLES:
+            self.records.append(data)
 
     def see(self, count: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         rows = frames(count, noise=0.01).astype(np.float32)
@@ -129,6 +142,24 @@ def test_without_its_answer_no_sample_is_kept(tmp_path: Path, program: tuple[str
     camera = Camera(tmp_path, SampleSettings.model_validate(settings))
     camera.see()
     assert camera.records == []
+    assert camera.lost == [Reason.UNREDACTED], "and it is counted"
+
+
+def test_an_input_that_is_no_picture_has_no_regions_and_does_not_leave(tmp_path: Path) -> None:
+    settings = ALL | {"inputs": True, "redact": [(0.0, 0.0, 0.5, 1.0)]}
+    camera = Camera(tmp_path, SampleSettings.model_validate(settings))
+    row = frames(1, noise=0.01).astype(np.float32)
+    flat = Exchange({"image": row.reshape(1, -1)}, camera.served.infer({"image": row}), "")
+    camera.watch.disputed(flat, {0: 1.0})
+    camera.watch.finish()
+    assert (camera.records, camera.lost) == ([], [Reason.UNREDACTED])
+
+
+def test_a_sample_for_which_the_program_has_no_time_does_not_leave(tmp_path: Path) -> None:
+    settings = SampleSettings.model_validate(ALL | {"inputs": True, "redact_command": INVERT})
+    camera = Camera(tmp_path, settings, later=lambda _work: False)
+    camera.see()
+    assert (camera.records, camera.lost) == ([], [Reason.UNREDACTED])
 
 
 def test_what_takes_long_is_done_by_a_thread_of_its_own_and_what_is_too_much_is_not_kept() -> None:

@@ -2,8 +2,9 @@
 
 A version is its manifest (:mod:`.dataset_manifest`) and what it was made by: the version of the
 lake's table, the query, the policy, the version of the classes. It is stored in one transaction; what gives the same
-manifest as the newest version is that version. Tensors stay in the lake and are checked against the manifest whenever
-they are read. What was erased leaves the store: every data set that held it gets a new version without it.
+manifest as the newest version is that version. Tensors stay in the lake, past the days of other samples
+(:mod:`.keeping`), and are checked against the manifest whenever they are read. What was erased leaves the store: every
+data set that held it gets a new version without it.
 """
 
 import builtins
@@ -21,6 +22,7 @@ from dsops import ids
 from dsops.clock import Clock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
 from dsops_controller import audit
+from dsops_controller.dataops.datasets import dataset_rows
 from dsops_controller.dataops.datasets.dataset_manifest import (
     Change,
     GroupBy,
@@ -32,22 +34,23 @@ from dsops_controller.dataops.datasets.dataset_manifest import (
     Shares,
     Split,
     counts,
-    decode,
     difference,
     digest_of,
     encode,
     members,
 )
+from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
+from dsops_controller.dataops.datasets.keeping import Keeping, Kept, owner
 from dsops_controller.dataops.labels.labels import LabelRow, Labels
-from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.erasing import erase
 from dsops_controller.dataops.lake.lake import Lake
+from dsops_controller.dataops.lake.pins import Pins
 from dsops_controller.dataops.samples.exports import content_id
 from dsops_controller.dataops.samples.sample_reading import FullSample, SampleReader, identity
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
-from dsops_controller.db.times import from_ms, to_ms
+from dsops_controller.db.times import to_ms
 
 _SECRET_BYTES = 32
 _SOME = 400
@@ -87,42 +90,6 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetRecord:
-    """One version of a data set.
-
-    Attributes:
-        digest: SHA-256 of its manifest.
-        lake_version: Version of the lake's table of samples that it was made of.
-        set_version: Newest version of the classes then.
-        made_by: Query and policy.
-        samples: How many it has.
-        counts: Samples by split and class.
-        left_out: Candidates that it has not: without a label that counts, or equal to another.
-        groups: Groups by split.
-        gone: Samples of it that were erased since; it cannot be exported any more when there are any.
-    """
-
-    name: str
-    version: int
-    digest: str
-    model: str
-    lake_version: int
-    set_version: int
-    made_by: dict[str, Any]
-    samples: int
-    counts: dict[str, dict[str, int]]
-    left_out: dict[str, int]
-    groups: dict[str, int]
-    created: datetime
-    gone: int = 0
-
-    @property
-    def reference(self) -> str:
-        """``NAME/VERSION``."""
-        return f"{self.name}/{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
 class Erased:
     """What an erasure did: samples that are gone, and new versions of the data sets that held them."""
 
@@ -139,6 +106,7 @@ class Datasets:
         self._reader = reader
         self._labels = labels
         self._clock = clock
+        self._keeping = Keeping(lake, Pins(lake, clock))
 
     def create(self, name: str, query: Query, policy: Policy, actor: str = audit.SYSTEM) -> tuple[DatasetRecord, bool]:
         """Return the data set of what is labelled now, and whether it is a new version.
@@ -149,7 +117,15 @@ class Datasets:
         """
         _check_name(name)
         self._lake.flush()  # so that a version of the table names every row
-        lake_version = self._lake.version(LakeTable.SAMPLES)
+        lake_version = self._keeping.hold(name)
+        try:
+            return self._create(name, query, policy, lake_version, actor)
+        finally:
+            self._keeping.settle(name, self._kept(name))
+
+    def _create(
+        self, name: str, query: Query, policy: Policy, lake_version: int, actor: str
+    ) -> tuple[DatasetRecord, bool]:
         wanted = self._labels.newest_set(query.model)
         given: dict[str, dict[str, str]] = {}
         for row in self._labels.current(query.model, query.set_version):
@@ -185,8 +161,26 @@ class Datasets:
         column = tables.dataset.c
         with self._db.read() as connection:
             rows = connection.execute(select(tables.dataset).order_by(column.name, column.version.desc())).all()
-            erased = _erased(connection)
-        return [_record(row, erased) for row in rows]
+            erased, removed = dataset_rows.erased(connection), dataset_rows.removed(connection)
+        return [dataset_rows.record(row, erased, removed) for row in rows]
+
+    def remove(self, name: str, version: int, actor: str = audit.SYSTEM) -> DatasetRecord:
+        """Keep the samples of a version no longer than others; its manifest stays, for what was built of it.
+
+        Once more is no fault, and completes what a crash cut off.
+
+        Raises:
+            NotFound: There is none.
+            StateDamaged: The lake cannot be written.
+        """
+        with self._db.write() as connection:
+            row, now = dataset_rows.row(connection, name, version), self._clock.now()
+            if (name, row.version) not in dataset_rows.removed(connection):
+                values = {"name": name, "version": row.version, "removed_ms": to_ms(now)}
+                connection.execute(tables.dataset_removal.insert().values(values))
+                audit.record(connection, now, actor, "dataset.removed", f"{name}/{row.version}", row.digest)
+        self._keeping.remove(name, row.version)
+        return self.get(name, row.version)
 
     def get(self, name: str, version: int | None = None) -> DatasetRecord:
         """Return one version; without a number the newest.
@@ -195,7 +189,11 @@ class Datasets:
             NotFound: There is none.
         """
         with self._db.read() as connection:
-            return _record(_row(connection, name, version), _erased(connection))
+            return dataset_rows.record(
+                dataset_rows.row(connection, name, version),
+                dataset_rows.erased(connection),
+                dataset_rows.removed(connection),
+            )
 
     def manifest(self, name: str, version: int | None = None) -> bytes:
         """Return the manifest of a version, whose SHA-256 is its digest.
@@ -205,12 +203,12 @@ class Datasets:
             StateDamaged: It is not what was stored.
         """
         with self._db.read() as connection:
-            return _manifest(_row(connection, name, version))
+            return dataset_rows.manifest(dataset_rows.row(connection, name, version))
 
     def members(self, name: str, version: int | None = None) -> builtins.list[Member]:
         """Return the members of a version, in the order of its manifest. Errors as of :meth:`manifest`."""
         with self._db.read() as connection:
-            return _members(_row(connection, name, version))
+            return dataset_rows.members(dataset_rows.row(connection, name, version))
 
     def samples(self, name: str, version: int | None = None, split: Split | None = None) -> builtins.list[FullSample]:
         """Return the samples of a version, or of one split, in the order of its manifest.
@@ -220,19 +218,45 @@ class Datasets:
             Conflict: Some of its samples are not in the store any more.
             StateDamaged: A sample is not what the manifest says.
         """
-        wanted = [one for one in self.members(name, version) if split in (None, one.split)]
+        with self._db.read() as connection:
+            number = int(dataset_rows.row(connection, name, version).version)
+        wanted = [one for one in self.members(name, number) if split in (None, one.split)]
         stored = {sample.row.id: sample for sample in self._reader.named(member.record for member in wanted)}
-        missing = [member.record for member in wanted if member.record not in stored]
-        if missing:
-            raise Conflict(
-                f"{len(missing)} samples of {name} are not in the store any more",
-                why=f"they were erased, or their time was over: {', '.join(missing[:3])}",
-                hint=f"export the newest version, or make one: dsops dataset create {name}",
-            )
+        for pinned in self._keeping.versions(name, number):
+            if lacking := [member.record for member in wanted if member.record not in stored]:
+                stored |= {sample.row.id: sample for sample in self._reader.named(lacking, pinned)}
+        self._check_stored(f"{name}/{number}", [one.record for one in wanted if one.record not in stored])
         for member in wanted:
             if content_id(stored[member.record].input.data) != member.content:
                 raise StateDamaged(f"sample {member.record} is not what the data set holds")
         return [stored[member.record] for member in wanted]
+
+    def _check_stored(self, what: str, missing: Sequence[str]) -> None:
+        if not missing:
+            return
+        erased = len(self._reader.erased() & set(missing))
+        over = len(missing) - erased
+        why = [f"{erased} were erased, which data sets cannot prevent"] if erased else []
+        why += [f"the time of {over} was over after the data set was removed"] if over else []
+        raise Conflict(
+            f"{len(missing)} samples of {what} are not in the store any more",
+            why=f"{', '.join(why)}: {', '.join(missing[:3])}",
+            hint=f"export the newest version, or make one: dsops dataset create {what.partition('/')[0]}",
+        )
+
+    def _kept(self, name: str | None = None) -> builtins.list[Kept]:
+        """Return the versions whose samples are to stay, of one data set or of all."""
+        column = tables.dataset.c
+        query = select(column.name, column.version, column.lake_version, column.records)
+        with self._db.read() as connection:
+            erased, removed = dataset_rows.erased(connection), dataset_rows.removed(connection)
+            rows = connection.execute(query if name is None else query.where(column.name == name)).all()
+        found = [(row, dataset_rows.records(row)) for row in rows if (row.name, row.version) not in removed]
+        return [
+            Kept(row.name, row.version, row.lake_version, [identity(record) for record in records])
+            for row, records in found
+            if erased.isdisjoint(records)
+        ]
 
     def difference(self, before: tuple[str, int | None], after: tuple[str, int | None]) -> Change:
         """Return how one version differs from another. Errors as of :meth:`manifest`."""
@@ -242,7 +266,8 @@ class Datasets:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
 
         Their labels are deleted, and their rows in the lake. Once more is no fault, and completes what a crash cut off.
-        Older versions keep the digests of what they held, and cannot be exported any more.
+        Older versions keep the digests of what they held, and cannot be exported any more. No pin holds the rows:
+        what data sets need beside them moves to a version of the table that has them not.
 
         Raises:
             InvalidInput: One is no id, or there is no reason.
@@ -252,7 +277,7 @@ class Datasets:
             raise InvalidInput("an erasure needs a reason", hint="for example --reason 'request of 2026-11-27'")
         identities = [identity(sample) for sample in samples]
         with self._db.write() as connection:
-            new = sorted(set(samples) - _erased(connection))
+            new = sorted(set(samples) - dataset_rows.erased(connection))
             now = self._clock.now()
             rows = [{"sample": sample, "reason": reason, "erased_ms": to_ms(now)} for sample in new]
             if rows:
@@ -261,6 +286,9 @@ class Datasets:
             _forget_labels(connection, new)
             done = Erased(len(new), tuple(self._renew(connection, set(new), actor)))
         erase(self._lake, identities)
+        moved = self._keeping.let_go(identities, self._kept())
+        with self._db.write() as connection:
+            dataset_rows.note_moved(connection, moved)
         return done
 
     def places(self) -> Places:
@@ -280,8 +308,8 @@ class Datasets:
         newest = select(column.name, func.max(column.version).label("version")).group_by(column.name)
         made = []
         for name, version in connection.execute(newest).all():
-            row = _row(connection, name, version)
-            have = _members(row)
+            row = dataset_rows.row(connection, name, version)
+            have = dataset_rows.members(row)
             kept = [member for member in have if member.record not in gone]
             if len(kept) < len(have):
                 left = Left(**json.loads(row.summary)["left_out"])
@@ -299,7 +327,8 @@ class Datasets:
         query = select(tables.dataset).where(column.name == name).order_by(column.version.desc()).limit(1)
         newest = connection.execute(query).one_or_none()
         if newest is not None and newest.digest == digest:
-            return _record(newest, _erased(connection)), False
+            _keep_again(connection, newest, about["lake_version"])
+            return dataset_rows.told(connection, newest), False
         if newest is not None and newest.model != about["model"]:
             raise Conflict(f"data set {name} is of {newest.model}", hint="give the new one another name")
         version, now = (newest.version if newest is not None else 0) + 1, self._clock.now()
@@ -326,7 +355,11 @@ class Datasets:
             )
         )
         audit.record(connection, now, actor, "dataset.created", f"{name}/{version}", digest)
-        return _record(_row(connection, name, version), _erased(connection)), True
+        return dataset_rows.record(
+            dataset_rows.row(connection, name, version),
+            dataset_rows.erased(connection),
+            dataset_rows.removed(connection),
+        ), True
 
 
 def reference(text: str) -> tuple[str, int | None]:
@@ -360,6 +393,14 @@ def stored_policy(made_by: dict[str, Any]) -> Policy:
     )
 
 
+def _keep_again(connection: Connection, row: AnyRow, lake_version: int) -> None:
+    """Undo that a version was removed: what it pinned may be gone, so it pins what it was found in now."""
+    column = tables.dataset_removal.c
+    which = (column.name == row.name) & (column.version == row.version)
+    if connection.execute(delete(tables.dataset_removal).where(which)).rowcount:
+        dataset_rows.note_moved(connection, {owner(row.name, row.version): lake_version})
+
+
 def _check_name(name: str) -> None:
     try:
         ids.model_name(name)
@@ -384,58 +425,8 @@ def _check_members(found: Sequence[Member], left: Left) -> None:
         )
 
 
-def _erased(connection: Connection) -> set[str]:
-    return set(connection.execute(select(tables.erased_sample.c.sample)).scalars())
-
-
 def _forget_labels(connection: Connection, samples: Sequence[str]) -> None:
     for start in range(0, len(samples), _SOME):
         some = samples[start : start + _SOME]
         connection.execute(delete(tables.label).where(tables.label.c.sample.in_(some)))
         connection.execute(delete(tables.labelled_sample).where(tables.labelled_sample.c.sample.in_(some)))
-
-
-def _row(connection: Connection, name: str, version: int | None) -> AnyRow:
-    column = tables.dataset.c
-    query = select(tables.dataset).where(column.name == name).order_by(column.version.desc()).limit(1)
-    if version is not None:
-        query = query.where(column.version == version)
-    row: AnyRow | None = connection.execute(query).one_or_none()
-    if row is None:
-        text = name if version is None else f"{name}/{version}"
-        raise NotFound(f"there is no data set {text[:80]}", hint="see: dsops dataset list")
-    return row
-
-
-def _manifest(row: AnyRow) -> bytes:
-    manifest = zlib.decompress(row.manifest)
-    if digest_of(manifest) != row.digest:
-        raise StateDamaged(f"the manifest of {row.name}/{row.version} is not what was stored")
-    return manifest
-
-
-def _members(row: AnyRow) -> builtins.list[Member]:
-    return decode(_manifest(row), _records(row))
-
-
-def _records(row: AnyRow) -> builtins.list[str]:
-    return zlib.decompress(row.records).decode().splitlines()
-
-
-def _record(row: AnyRow, erased: set[str]) -> DatasetRecord:
-    summary = json.loads(row.summary)
-    return DatasetRecord(
-        name=row.name,
-        version=row.version,
-        digest=row.digest,
-        model=row.model,
-        lake_version=row.lake_version,
-        set_version=row.set_version,
-        made_by=json.loads(row.query),
-        samples=summary["samples"],
-        counts=summary["counts"],
-        left_out=summary["left_out"],
-        groups=summary["groups"],
-        created=from_ms(row.created_ms),
-        gone=sum(record in erased for record in _records(row)) if erased else 0,
-    )

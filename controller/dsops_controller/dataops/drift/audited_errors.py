@@ -14,6 +14,7 @@ from datetime import datetime
 
 from dsops.betting import Bet
 from dsops.errors import InvalidInput
+from dsops_controller.dataops.labels.agreement import wilson
 
 MARGIN = 0.01
 ARL0 = 30_000.0
@@ -22,7 +23,6 @@ _ANEW = 25
 """A bet is begun with every so manieth label."""
 _MOST = 40
 """Bets that run at a time; the oldest end, which only makes alarms rarer."""
-_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -148,15 +148,6 @@ def judge(audits: Iterable[Audit], reference_error: float, margin: float = MARGI
     low, high = wilson(wrong, len(seen))
     log_e = max(detector.log_e, 0.0)
     return Verdict(len(seen), wrong, low, high, reference_error + margin, log_e, detector.threshold, alarm)
-
-
-def wilson(wrong: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson, JASA 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    share, z2 = wrong / count, _Z * _Z / count
-    middle, half = share + z2 / 2, _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
-    return max((middle - half) / (1 + z2), 0.0), min((middle + half) / (1 + z2), 1.0)
 
 
 def _alarm(seen: list[Audit], since: int) -> Alarm:

@@ -134,15 +134,15 @@ class Lake:
                 moved += len(chunk)
         return moved
 
-    def view(self, table: LakeTable, scope: Scope = EVERYTHING) -> View:
-        """Return the newest version of a table, as far as ``scope`` asks for it.
+    def view(self, table: LakeTable, scope: Scope = EVERYTHING, version: int | None = None) -> View:
+        """Return the newest or the given version of a table, as far as ``scope`` asks for it.
 
         Raises:
             StateDamaged: It cannot be read.
         """
         predicate = scope.predicate()
         with translated():
-            delta = self.table(table)
+            delta = self.table(table, version)
             files = delta.file_uris(file_pruning_predicate=predicate or None)
             is_local = self._place.options is None
             return View(delta, tuple(files), predicate, _watermark(delta, self._application()), is_local)

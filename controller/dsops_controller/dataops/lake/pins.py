@@ -5,19 +5,23 @@ has. Pin first and use the version then: the files of a version that is the newe
 :data:`~.lake.VACUUM_HOURS` in any case.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from arro3.core import Array, Table
+from deltalake import DeltaTable
 from deltalake import write_deltalake as append_rows
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from dsops.clock import Clock
 from dsops.errors import NotFound
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
-from dsops_controller.dataops.lake.lake import PINS, PINS_SCHEMA, Lake, translated
+from dsops_controller.dataops.lake.lake import PINS, PINS_SCHEMA, VACUUM_HOURS, Lake, translated
 from dsops_controller.dataops.lake.scope import EPOCH
+
+_TRIES, _MANY = 5, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,14 @@ class Pins:
         Raises:
             StateDamaged: The lake cannot be read or written.
         """
-        if not any(pin.owner == owner for pin in self.listed()):
-            return
-        with self._lake.appending(), translated():
+        if any(pin.owner == owner for pin in self.listed()):
             text = owner.replace("'", "''")
-            self._lake.named(PINS).delete(
-                f"owner = '{text}'", commit_properties=OURS, post_commithook_properties=NO_HOOKS
-            )
-            self._lake.settle()
+            self._delete(f"owner = '{text}'")
+
+    def release_version(self, table: LakeTable, version: int) -> None:
+        """Give up every pin of one version, whoever needs it; else as :meth:`release`."""
+        if version in self.versions(table):
+            self._delete(f"lake_table = '{table}' and version = {version}")
 
     def listed(self) -> list[Pin]:
         """Return every pin, the oldest first.
@@ -105,6 +109,52 @@ class Pins:
             StateDamaged: The lake cannot be read.
         """
         return sorted({pin.version for pin in self.listed() if pin.table is table})
+
+    def tidy(self) -> None:
+        """Join the files that pinning left behind, when they are many, and remove those of days ago.
+
+        Raises:
+            StateDamaged: The lake cannot be read or written.
+        """
+        with self._lake.appending(), translated():
+            if len(self._lake.named(PINS).file_uris()) < _MANY:
+                return
+            self._commit(_join)
+            self._lake.settle()  # what is removed from here on is not needed by anything that is durable
+            table = self._lake.named(PINS)
+            table.create_checkpoint()
+            table.vacuum(
+                VACUUM_HOURS,
+                dry_run=False,
+                enforce_retention_duration=False,
+                full=True,
+                commit_properties=OURS,
+                post_commithook_properties=NO_HOOKS,
+            )
+            table.cleanup_metadata()
+            self._lake.settle()
+
+    def _delete(self, predicate: str) -> None:
+        with self._lake.appending(), translated():
+            self._commit(
+                lambda table: table.delete(predicate, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
+            )
+            self._lake.settle()
+
+    def _commit(self, work: Callable[[DeltaTable], object]) -> None:
+        """Do something to the newest version of the pins; again when another controller was first."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                work(self._lake.named(PINS))
+            except CommitFailedError:
+                if attempt == _TRIES:
+                    raise
+            else:
+                return
+
+
+def _join(table: DeltaTable) -> None:
+    table.optimize.compact(commit_properties=OURS, post_commithook_properties=NO_HOOKS)
 
 
 def _row(table: LakeTable, version: int, owner: str, now: datetime) -> Table:

@@ -80,14 +80,16 @@ class Upkeep:
         self._watch = watch
 
     def tend(self) -> list[Tended]:
-        """Do everything: drop, compact, vacuum.
+        """Do everything: drop, compact, vacuum, and tidy the pins.
 
         Raises:
             Conflict: Another controller tends the lake.
             NoSpace: The disk is full.
             StateDamaged: A table cannot be read or written.
         """
-        return self._each(self._drop, self._join, self._sweep)
+        tended = self._each(self._drop, self._join, self._sweep)
+        self._pins.tidy()
+        return tended
 
     def retain(self) -> list[Tended]:
         """Drop the partitions that are past their time or their model's bytes; raises as :meth:`tend`."""

@@ -44,11 +44,13 @@ class Want:
         table: The table.
         scope: Bounds, by which files are left out; the query states them once more.
         columns: Only these; all when empty. Matters for an object store.
+        version: Of the table, alone; the newest and the inbox when it is None.
     """
 
     table: LakeTable
     scope: Scope = EVERYTHING
     columns: tuple[str, ...] = ()
+    version: int | None = None
 
 
 def without_tensors(table: LakeTable) -> tuple[str, ...]:
@@ -93,8 +95,8 @@ class Views:
         return int(rows), int(total), int(first)
 
     def _attach(self, duck: duckdb.DuckDBPyConnection, want: Want, pending: Split) -> None:
-        view = self._lake.view(want.table, want.scope)
-        rows = rows_above(want.table, pending, view.watermark)
+        view = self._lake.view(want.table, want.scope, want.version)
+        rows = rows_above(want.table, pending, view.watermark) if want.version is None else []
         name = want.table.value
         duck.register(f"{name}_inbox", arrow(want.table, rows))
         definition = queries.LAKE_AND_INBOX if view.files else queries.INBOX_ONLY

@@ -12,8 +12,9 @@ from sqlalchemy import select
 
 from dsops.errors import InvalidInput, NotFound, TooLarge
 from dsops_controller.dataops.lake.columns import LakeTable
-from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, SampleFilter, SampleRow
-from dsops_controller.dataops.store import MAX_EXPORT_SAMPLES, LakeStore
+from dsops_controller.dataops.lake.erasing import Identity
+from dsops_controller.dataops.samples.samples import MAX_EXPORT_BYTES, MAX_EXPORT_SAMPLES, SampleFilter, SampleRow
+from dsops_controller.dataops.store import LakeStore
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import erased_sample
 
@@ -32,6 +33,7 @@ from samples anti join erased using (device, stream, seq)
 where ($model is null or model = $model) and ($device is null or device = $device)
   and ($reason is null or reason = $reason) and ($release is null or release = $release)
   and time >= $since and cast(day as date) >= cast($since as date)
+  and time < $until and cast(day as date) <= cast($until as date)
 """
 _ORDER = "order by time, device, stream, seq"
 
@@ -70,9 +72,6 @@ class FullSample:
     def is_sealed(self) -> bool:
         """Whether only the holder of a private key can read the input."""
         return bool(self.sealed_for)
-
-
-Identity = tuple[str, str, int]
 
 
 def identity(sample: str) -> Identity:
@@ -119,14 +118,14 @@ class SampleReader:
             found = duck.execute(f"select {_ROW} {_WANTED} {_ORDER}").fetchall()
         return {row.id: row for row in map(_row, found)}
 
-    def named(self, samples: Iterable[str]) -> list[FullSample]:
-        """Return those of the named samples that are there, oldest first.
+    def named(self, samples: Iterable[str], version: int | None = None) -> list[FullSample]:
+        """Return those of the named samples that are there, or were in a version of their table, oldest first.
 
         Raises:
             InvalidInput: One is no id.
             TooLarge: Together they are more than one answer can hold.
         """
-        with self._store.opened(LakeTable.SAMPLES) as duck:
+        with self._store.opened(LakeTable.SAMPLES, version=version) as duck:
             _register(duck, "wanted", self._left(samples))
             return _full(duck, _WANTED, {})
 
@@ -136,16 +135,9 @@ class SampleReader:
         Raises:
             TooLarge: Together they are more than one answer can hold.
         """
-        params = {
-            "model": which.model,
-            "device": which.device,
-            "reason": which.reason,
-            "release": which.release,
-            "since": which.since or _EPOCH,
-        }
-        with self._store.opened(LakeTable.SAMPLES) as duck:
+        with self._store.opened(LakeTable.SAMPLES, scope=which.scope()) as duck:
             _register(duck, "erased", map(identity, self.erased()))
-            return _full(duck, _MATCHING, params)
+            return _full(duck, _MATCHING, which.params())
 
     def erased(self) -> frozenset[str]:
         """Return the ids of samples that were erased."""

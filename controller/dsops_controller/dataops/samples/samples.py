@@ -11,6 +11,7 @@ from typing import Any
 from dsops.errors import InvalidInput, MissingExtra, NotFound
 from dsops_controller.dataops.lake.scope import EPOCH, Scope
 
+MAX_EXPORT_SAMPLES = 200_000
 MAX_EXPORT_BYTES = 1 << 30
 _NUMPY_OF = {
     "BOOL": "?",

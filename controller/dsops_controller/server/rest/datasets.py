@@ -43,7 +43,7 @@ class NewDataset(Frozen):
 
 
 class DatasetView(Frozen):
-    """One version of a data set; ``gone`` samples of it were erased since."""
+    """One version of a data set; ``gone`` samples of it were erased since; ``is_kept``: they outlive their days."""
 
     name: str
     version: int
@@ -59,6 +59,7 @@ class DatasetView(Frozen):
     groups: dict[str, int]
     created: datetime
     gone: int
+    is_kept: bool
     is_new: bool | None = None
 
 
@@ -117,6 +118,10 @@ def router(backend: Backend) -> APIRouter:
         facts = DatasetView.model_validate(record, from_attributes=True).model_dump(exclude={"reference"})
         models = [BuiltView.model_validate(one, from_attributes=True) for one in backend.lineage.models(record.digest)]
         return DatasetDetail(**facts, reference=record.reference, models=tuple(models))
+
+    @routes.delete("/{name}/{version}")
+    def remove(name: str, version: int) -> DatasetView:
+        return DatasetView.model_validate(backend.datasets.remove(name, version, OPERATOR), from_attributes=True)
 
     @routes.get("/{name}/{version}/export", response_class=Response)
     def export(

@@ -102,7 +102,7 @@ class Loss(_message.Message):
     kind: _builtins.str
     """event, heartbeat, model, host, kpi, comparison, drift, sample or unknown"""
     reason: _builtins.str
-    """full, expired, too_large, unreadable, refused, unwritten or lost"""
+    """full, expired, too_large, unreadable, refused, unwritten, lost or unredacted"""
     count: _builtins.int
     def __init__(
         self,
