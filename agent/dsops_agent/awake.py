@@ -5,6 +5,7 @@ process (clock_getcpuclockid(3)), and the state of each thread in /proc, where i
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ _STOPPED = frozenset("TtZXx")
 """Suspended, held by a debugger, or dead."""
 _BUSY_SHARE = 0.9
 """Who used so much of the time needs no further look."""
+_LOOKS, _BETWEEN_S = 4, 0.003
+"""Threads that wait for Python's lock wake up every 5 ms; one without a processor wants to run at each look."""
 UNCERTAIN = 4
 """Where it cannot be known whether a process was able to run, its silence counts so many times less."""
 
@@ -51,6 +54,15 @@ def able(gap_s: float, used_s: float, states: frozenset[str]) -> Able:
     return Able(used_s if "R" in states else gap_s)  # asleep, it waits for something else than a processor
 
 
+def lasting(looks: Sequence[Mapping[str, str]]) -> frozenset[str]:
+    """Return in which states threads are that were looked at several times. Pure.
+
+    One that wants to run only for a moment, as to try a lock, is asleep.
+    """
+    asleep = {thread: state for look in looks for thread, state in look.items() if state != "R"}
+    return frozenset(({**looks[-1], **asleep}).values())
+
+
 class Awake:
     """Watches one process.
 
@@ -77,10 +89,19 @@ class Awake:
             return 0.0
 
     def _states(self) -> frozenset[str]:
+        """Return in which states its threads are."""
+        looks = [self._look_at_threads()]
+        while "R" in looks[-1].values() and len(looks) < _LOOKS:
+            time.sleep(_BETWEEN_S)
+            looks.append(self._look_at_threads())
+        return lasting(looks)
+
+    def _look_at_threads(self) -> dict[str, str]:
         try:
-            return frozenset(_state(stat) for stat in self._threads.glob("*/stat")) - {""}
+            found = {stat.parent.name: _state(stat) for stat in self._threads.glob("*/stat")}
         except OSError:  # gone, or hidden
-            return frozenset()
+            return {}
+        return {thread: state for thread, state in found.items() if state}
 
 
 def _state(stat: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dsops_agent.awake import UNCERTAIN, Able, Awake, able
+from dsops_agent.awake import UNCERTAIN, Able, Awake, able, lasting
 
 GAP_S = 0.3
 
@@ -66,6 +66,13 @@ def test_a_process_that_sleeps_is_able_and_one_that_is_suspended_is_not() -> Non
         assert looked(pid) == Able(GAP_S)
         os.kill(pid, signal.SIGSTOP)
         assert looked(pid) == Able(0.0)
+
+
+def test_a_thread_that_wakes_up_for_a_moment_is_asleep() -> None:
+    assert lasting([{"1": "R", "2": "S"}, {"1": "S", "2": "R"}, {"1": "R", "2": "S"}]) == {"S"}
+    assert lasting([{"1": "R", "2": "S"}, {"1": "R", "2": "S"}, {"1": "R", "2": "R"}]) == {"R", "S"}
+    assert lasting([{"1": "T", "2": "T"}]) == {"T"}
+    assert lasting([{}]) == frozenset()
 
 
 def test_a_process_that_others_leave_no_processor_is_not_able() -> None:
