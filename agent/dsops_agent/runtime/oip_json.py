@@ -17,6 +17,7 @@ from dsops.manifest import first_problem
 from dsops_agent.runtime.answer import Answer, Output, Values
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.oip import FORM, KEY, OFFSET, PLATFORM, REGION, SIZE
+from dsops_agent.runtime.parsing import check_json
 from dsops_agent.runtime.shared_memory import Span
 from dsops_agent.runtime.tensors import MAX_OUTPUTS, Asked, Given, Memory, packed, values_of, wanted_outputs
 
@@ -192,6 +193,7 @@ def _parsed(text: bytes) -> _Request:
 
 
 def _loaded(text: bytes) -> object:
+    check_json(text)
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """Receives the requests of REST: how much of them may be there before they are answered, and for how long they come.
 
 The bounds are those of the direct socket: a body takes room by the length that its head tells, before it is received;
-what is not raw of it has 1 MiB; it arrives within a time. Who is refused is told so at once, as JSON, and what still
+its JSON has 4 MiB, or 1 MiB where no length is told; it arrives within a time. Who is refused is told so at once, as JSON, and what still
 comes of the body is let go, so that a program that sends all of it first can read why.
 
 waitress receives all requests in one thread, which must not wait: a body waits for its room by not being read.
@@ -25,7 +25,7 @@ from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import DsopsError, TimedOut, TooLarge
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.direct_server import BODY_S, STALLED_S
-from dsops_agent.runtime.parsing import PLAIN_BYTES
+from dsops_agent.runtime.parsing import JSON_BYTES, PLAIN_BYTES
 from dsops_agent.runtime.rest import USER, refusal
 from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.sockets import peer_user
@@ -268,8 +268,8 @@ def _weight(headers: Mapping[str, str], length: int, *, is_chunked: bool) -> int
     plain = min(int(told), length) if told.isascii() and told.isdigit() and len(told) <= 12 else length
     if length > MAX_BODY_BYTES:
         raise TooLarge(f"a body has at most {MAX_BODY_BYTES} bytes", why=f"this one has {length}")
-    if plain > PLAIN_BYTES:
-        raise TooLarge(f"a body has up to {PLAIN_BYTES} bytes of JSON", why=f"this one has {plain}", hint=_IN_BINARY)
+    if plain > JSON_BYTES:
+        raise TooLarge(f"a body has up to {JSON_BYTES} bytes of JSON", why=f"this one has {plain}", hint=_IN_BINARY)
     return length if length > SMALL_BYTES else 0
 
 

@@ -19,7 +19,7 @@ from dsops.direct import MAX_BODY_BYTES
 from dsops_agent.runtime import rest_intake
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.observe import Observers
-from dsops_agent.runtime.parsing import PLAIN_BYTES
+from dsops_agent.runtime.parsing import JSON_BYTES, MOST_PARTS, PLAIN_BYTES
 from dsops_agent.runtime.rest import HEADER_LENGTH, RestService
 from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.room import Room
@@ -220,12 +220,17 @@ def test_a_head_that_does_not_arrive_in_time_is_refused(stage: Stage, monkeypatc
         assert (status, "no head within" in text) == (408, True)
 
 
-@pytest.mark.parametrize("length", [PLAIN_BYTES + 1, MAX_BODY_BYTES])
-def test_json_of_more_than_a_mebibyte_is_refused_unread(stage: Stage, length: int) -> None:
+@pytest.mark.parametrize("length", [JSON_BYTES + 1, MAX_BODY_BYTES])
+def test_json_of_more_than_four_mebibytes_is_refused_unread(stage: Stage, length: int) -> None:
     status, text = stage.ask(b" " * length)
-    assert (status, f"up to {PLAIN_BYTES} bytes of JSON" in text, "binary data" in text) == (413, True, True)
+    assert (status, f"up to {JSON_BYTES} bytes of JSON" in text, "binary data" in text) == (413, True, True)
     status, text = stage.ask(bytes(length), json_size=length)
-    assert (status, f"up to {PLAIN_BYTES} bytes of JSON" in text) == (413, True)
+    assert (status, f"up to {JSON_BYTES} bytes of JSON" in text) == (413, True)
+
+
+def test_json_of_very_many_parts_is_refused_unread(stage: Stage) -> None:
+    status, text = stage.ask(b"[" + b"{}," * MOST_PARTS + b"0]")
+    assert (status, "flat lists" in text) == (413, True)
 
 
 def test_a_body_of_32_mebibytes_may_find_room_and_one_byte_more_is_too_long(stage: Stage) -> None:
