@@ -1,8 +1,8 @@
 """Receives the requests of REST: how much of them may be there before they are answered, and for how long they come.
 
 The bounds are those of the direct socket: a body takes room by the length that its head tells, before it is received;
-its JSON has 4 MiB, or 1 MiB where no length is told; it arrives within a time. Who is refused is told so at once, as JSON, and what still
-comes of the body is let go, so that a program that sends all of it first can read why.
+its JSON has 4 MiB, or 1 MiB where no length is told; it arrives within a time. Who is refused is told so at once, as
+JSON, and what still comes of the body is let go, so that a program that sends all of it first can read why.
 
 waitress receives all requests in one thread, which must not wait: a body waits for its room by not being read.
 """
