@@ -73,6 +73,8 @@ def test_the_summary_of_an_empty_fleet(operator: Client) -> None:
 REFUSALS = [
     ("GET /nothing", b"", 404, "request.not_found", None),
     ("PUT /devices", b"", 405, "request.invalid_input", None),
+    ("DELETE /datasets/field/newest", b"", 422, "request.invalid_input", None),
+    ("DELETE /datasets/field/1", b"", 404, "request.not_found", None),
     ("GET /samples?limit=0", b"", 422, "request.invalid_input", "limit"),
     ("GET /samples/export?model=m", b"", 404, "request.not_found", None),
     ("GET /samples/export?format=xlsx", b"", 422, "request.invalid_input", "format"),
@@ -136,6 +138,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "GET /samples/{device}/{stream}/{seq}/image", "GET /labels", "POST /labels", "POST /labels/given",
         "GET /labels/quality", "GET /labels/coverage", "GET /labels/classes/{model}", "POST /labels/classes/{model}",
         "GET /labels/interface/{model}", "GET /datasets", "POST /datasets", "GET /datasets/{name}/{version}",
+        "DELETE /datasets/{name}/{version}",
         "GET /datasets/{name}/{version}/export", "GET /datasets/{name}/{version}/diff", "GET /retraining",
         "POST /retraining", "GET /retraining/{request_id}", "POST /retraining/{request_id}/close",
         "POST /retraining/{request_id}/retry", "GET /trace/devices/{device}",

@@ -120,8 +120,11 @@ def router(backend: Backend) -> APIRouter:
         return DatasetDetail(**facts, reference=record.reference, models=tuple(models))
 
     @routes.delete("/{name}/{version}")
-    def remove(name: str, version: int) -> DatasetView:
-        return DatasetView.model_validate(backend.datasets.remove(name, version, OPERATOR), from_attributes=True)
+    def remove(name: str, version: str) -> DatasetView:
+        number = _version(version)
+        if number is None:
+            raise InvalidInput("which version is removed must be said", hint="give its number")
+        return DatasetView.model_validate(backend.datasets.remove(name, number, OPERATOR), from_attributes=True)
 
     @routes.get("/{name}/{version}/export", response_class=Response)
     def export(
