@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from dsops.api.v1.telemetry_pb2 import Loss
+from dsops.api.v1.telemetry_pb2 import HostInterval, Loss, ModelInterval
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, Overloaded
 from dsops_controller.dataops.inbox import Inbox, Limits
@@ -33,9 +33,13 @@ NOW_US = 1_767_225_600_000_000
 def stored(db: Database) -> list[tuple[str, str, int, int]]:
     """Return device, stream, seq and start of every record in the inbox; a record's start tells which one it is."""
     with db.read() as connection:
-        pending = read_pending(connection)
-    rows = [(row, values) for row in pending for _, values in row.rows()]
-    return [(row.device, row.stream, int(str(v["seq"])), int(str(v["time"])) - NOW_US) for row, v in rows]
+        batches = [(row.device, row.batch()) for row in read_pending(connection)]
+    return [
+        (device, batch.stream, seq, record.start_us - NOW_US)
+        for device, batch in batches
+        for seq, record in zip(batch.seqs, batch.records(), strict=True)
+        if isinstance(record, ModelInterval | HostInterval)
+    ]
 
 
 @st.composite

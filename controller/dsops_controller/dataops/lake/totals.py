@@ -7,15 +7,16 @@ keep OpenTelemetry's buckets, merged exactly.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from arro3.core import Table
+from sqlalchemy import Connection, Row, and_, select
 
 from dsops import strictjson
 from dsops_controller.dataops.histograms import Merged
-from dsops_controller.dataops.lake.minutes import HISTOGRAMS, Summed
+from dsops_controller.dataops.lake.minutes import HISTOGRAMS, by_bundle
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle_total
 from dsops_controller.db.times import from_ms
@@ -24,8 +25,25 @@ from dsops_controller.db.upsert import upsert
 MAX_BUCKETS = 640
 
 
-class Total(Summed):
-    """A histogram of all devices; it becomes coarser rather than larger than a limit."""
+@dataclass(slots=True)
+class Total:
+    """A histogram of all devices with the sum and the number of its values; it becomes coarser rather than larger."""
+
+    merged: Merged = field(default_factory=Merged)
+    sum: float = 0.0
+    count: int = 0
+
+    def add(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a histogram of a row of ``minutes`` by its name."""
+        counts: list[int] = row[f"{name}_counts"]
+        offset = row[f"{name}_offset"]
+        self.merged.add(row[f"{name}_scale"], {offset + i: count for i, count in enumerate(counts) if count})
+        self.merged.zero += row[f"{name}_zero"]
+        self.sum += row[f"{name}_sum"] or 0.0
+        self.count += row[f"{name}_count"]
+        if row[f"{name}_count"]:
+            self.merged.widen(row[f"{name}_min"], row[f"{name}_max"])
+        self.bound()
 
     def bound(self, most: int = MAX_BUCKETS) -> None:
         """Halve the resolution until no more than ``most`` buckets lie between the lowest and the highest."""
@@ -33,7 +51,7 @@ class Total(Summed):
         while merged.buckets and max(merged.buckets) - min(merged.buckets) >= most:
             merged.add((merged.scale or 0) - 1, {})
 
-    def pour(self, other: Summed) -> None:
+    def pour(self, other: "Total") -> None:
         """Add another histogram."""
         if other.merged.scale is not None:
             self.merged.add(other.merged.scale, other.merged.buckets)
@@ -109,25 +127,26 @@ def totals(db: Database) -> list[BundleTotal]:
     return [_total(row) for row in rows]
 
 
-def add(connection: Connection, minutes: Iterable[Mapping[str, Any]], now_ms: int) -> None:
-    """Add rows of ``minutes`` to the totals, within the caller's transaction."""
-    by_bundle: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for row in minutes:
-        by_bundle.setdefault((row["digest"], row["model"], row["release"]), []).append(row)
+def sums(minutes: Table) -> list[dict[str, Any]]:
+    """Return rows of ``minutes`` added up for each bundle; raises as :func:`.minutes.by_bundle`."""
+    return by_bundle(minutes).to_struct_array().to_pylist() if minutes.num_rows else []
+
+
+def add(connection: Connection, rows: Iterable[Mapping[str, Any]], now_ms: int) -> None:
+    """Add what :func:`sums` returned to the totals, within the caller's transaction."""
     column = bundle_total.c
-    for (digest, model, release), rows in sorted(by_bundle.items()):
-        ours = (column.digest == digest) & (column.model == model) & (column.release == release)
+    for row in sorted(rows, key=lambda row: (row["digest"], row["model"], row["release"])):
+        key = {name: row[name] for name in ("digest", "model", "release")}
+        ours = and_(*(column[name] == value for name, value in key.items()))
         present = connection.execute(select(bundle_total).where(ours).with_for_update()).one_or_none()
-        values: dict[str, Any] = {"digest": digest, "model": model, "release": release, "updated_ms": now_ms}
+        values: dict[str, Any] = {**key, "updated_ms": now_ms}
         values["since_ms"] = now_ms if present is None else present.since_ms
-        for name, old in (("answers", "count"), ("errors", "errors"), ("unobserved", "unobserved")):
+        for name, more in (("answers", "count"), ("errors", "errors"), ("unobserved", "unobserved")):
             before = 0 if present is None else int(getattr(present, name))
-            values[name] = min(before + sum(row[old] for row in rows), 2**63 - 1)
+            values[name] = min(before + row[more], 2**63 - 1)
         for name in HISTOGRAMS:
             total = Total() if present is None else Total.decode(getattr(present, name))
-            for row in rows:
-                total.add(name, row)
-                total.bound()
+            total.add(name, row)
             values[name] = total.encode()
         connection.execute(upsert(connection.dialect.name, bundle_total), values)
 
