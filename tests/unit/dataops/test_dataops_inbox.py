@@ -12,6 +12,7 @@ from sqlalchemy import select
 from dsops.api.v1.telemetry_pb2 import HostInterval, Loss, ModelInterval
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, Overloaded
+from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.inbox import Inbox, Limits
 from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.dataops.testing import (
@@ -35,11 +36,14 @@ def stored(db: Database) -> list[tuple[str, str, int, int]]:
     with db.read() as connection:
         batches = [(row.device, row.batch()) for row in read_pending(connection)]
     return [
-        (device, batch.stream, seq, record.start_us - NOW_US)
+        (device, batch.stream, seq, begin_us(record) - NOW_US)
         for device, batch in batches
         for seq, record in zip(batch.seqs, batch.records(), strict=True)
-        if isinstance(record, ModelInterval | HostInterval)
     ]
+
+
+def begin_us(record: Record) -> int:
+    return record.start_us if isinstance(record, ModelInterval | HostInterval) else int(getattr(record, "time_us", 0))
 
 
 @st.composite

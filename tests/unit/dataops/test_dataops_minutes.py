@@ -8,9 +8,10 @@ import pytest
 from dsops.api.v1.telemetry_pb2 import Histogram, ModelInterval, TelemetryRecord
 from dsops_controller.dataops.histograms import merged
 from dsops_controller.dataops.lake.columns import COLUMNS, LakeTable
-from dsops_controller.dataops.lake.minutes import MOST_BUCKETS, by_bundle, roll_up
+from dsops_controller.dataops.lake.minutes import MOST_BUCKETS, as_table, roll_up
 from dsops_controller.dataops.lake.rows import Pending, Rows, split
-from dsops_controller.dataops.testing import histogram, host, interval, telemetry_batch
+from dsops_controller.dataops.lake.totals import by_bundle
+from dsops_controller.dataops.testing import DIGEST, histogram, host, interval, telemetry_batch
 
 NOW_US = 1_767_225_600_000_000
 MINUTE_US = 60_000_000
@@ -30,9 +31,16 @@ def rows_of(*records: TelemetryRecord, each: int = 7) -> Rows:
 
 
 def minutes(*records: TelemetryRecord) -> list[dict[str, Any]]:
-    table = roll_up(rows_of(*records).above(LakeTable.TELEMETRY, -1))
+    table = as_table(roll_up(rows_of(*records).above(LakeTable.TELEMETRY, -1)))
     assert table.column_names == list(COLUMNS[LakeTable.MINUTES])
     return list(table.to_struct_array().to_pylist())
+
+
+@pytest.fixture(params=["in Python", "in DuckDB"], autouse=True)
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few rows added up in Python, as usual, and by DuckDB, as many are."""
+    if request.param == "in DuckDB":
+        monkeypatch.setattr("dsops_controller.dataops.lake.minutes.FEW_ROWS", 0)
 
 
 def odd_histogram(draw: random.Random) -> Histogram:
@@ -81,10 +89,13 @@ def judge(row: dict[str, Any], name: str, parts: list[Histogram]) -> None:
 def test_minutes_added_up_by_bundle_are_telemetry_added_up_by_bundle() -> None:
     draw = random.Random(5)
     records = [interval(NOW_US + n * MINUTE_US, [draw.lognormvariate(9, 1) for _ in range(9)]) for n in range(20)]
-    table = by_bundle(roll_up(rows_of(*records).above(LakeTable.TELEMETRY, -1)))
-    (row,) = table.to_struct_array().to_pylist()
-    assert (row["model"], row["release"], row["intervals"], row["count"]) == ("digits", 1, 20, 180)
-    judge(row, "latency", [record.model.latency_us for record in records])
+    found = by_bundle(roll_up(rows_of(*records).above(LakeTable.TELEMETRY, -1)))
+    assert list(found) == [(DIGEST, "digits", 1)]
+    added = found[DIGEST, "digits", 1]
+    assert added.counts == [180, 20, 0]
+    expected = merged([record.model.latency_us for record in records])
+    assert added.histograms["latency"].merged == expected
+    assert added.histograms["latency"].count == 180
 
 
 def test_values_that_are_far_apart_make_a_histogram_coarse_and_not_long() -> None:

@@ -82,6 +82,11 @@ def lists(values: Iterable[list[int]]) -> Array:
     return list_array(_flat(ends), _flat(flat))
 
 
+def column(kind: Column, values: list[Any]) -> Array:
+    """Return a column of a type of the lake's; moments are in microseconds, days counted from 1970."""
+    return _BUILD[kind](values)
+
+
 def _flat(values: "array[Any]") -> Array:
     """Return an array over the same memory; one without values has none."""
     return Array.from_buffer(values) if values else Array([], type=_FLAT[values.typecode])
@@ -244,12 +249,12 @@ FIELDS: dict[LakeTable, Callable[[Sequence[Any]], Columns]] = {
     LakeTable.SAMPLES: _sample,
 }
 """From the records of a table to its columns, those of :mod:`.rows` aside."""
-EMPTY: dict[Column, Array] = {
-    Column.TEXT: texts([]),
-    Column.INT: ints([]),
-    Column.FLOAT: floats([]),
-    Column.TIME: times([]),
-    Column.DAY: days([]),
-    Column.INTS: lists([]),
-    Column.BYTES: blobs([]),
+_BUILD: dict[Column, Callable[[list[Any]], Array]] = {
+    Column.TEXT: texts,
+    Column.INT: ints,
+    Column.FLOAT: floats,
+    Column.TIME: times,
+    Column.DAY: days,
+    Column.INTS: lists,
+    Column.BYTES: blobs,
 }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arro3.core import Array, DataType, RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Field, Transaction
@@ -27,7 +28,7 @@ from dsops.errors import NoSpace, StateDamaged
 from dsops_controller.dataops.lake import totals
 from dsops_controller.dataops.lake.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.lake.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
-from dsops_controller.dataops.lake.minutes import roll_up
+from dsops_controller.dataops.lake.minutes import as_table, roll_up
 from dsops_controller.dataops.lake.places import Folder, Place, Watch, keep, unwatched
 from dsops_controller.dataops.lake.rows import Pending, Rows, empty, split
 from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
@@ -206,24 +207,26 @@ class Lake:
     def _move(self, rows: Rows) -> None:
         minutes = roll_up(rows.above(LakeTable.TELEMETRY, -1))
         for table in LakeTable:
-            self._append(table, rows, minutes)
+            if rows.has(table):
+                self._append(table, rows, minutes)
             self._watch(f"appended {table}")
         self.settle()
-        sums = totals.sums(minutes)
+        bundles = totals.by_bundle(minutes)
         with self._db.write() as connection:
-            totals.add(connection, sums, rows.received_ms)
+            totals.add(connection, bundles, rows.received_ms)
             connection.execute(delete(inbox).where(inbox.c.id <= rows.last_id))
         self._watch("deleted")
 
-    def _append(self, table: LakeTable, rows: Rows, minutes: Table) -> None:
+    def _append(self, table: LakeTable, rows: Rows, minutes: list[dict[str, Any]]) -> None:
         """Append what the table lacks of the rows; ``minutes`` are all of them added up."""
-        if not rows.has(table):
-            return
         delta = self.table(table)
         watermark = _watermark(delta, self._application())
-        new = minutes if table is LakeTable.MINUTES else rows.above(table, watermark)
-        if table is LakeTable.MINUTES and watermark >= rows.first_id:  # an earlier flush of some of them died
-            new = roll_up(rows.above(LakeTable.TELEMETRY, watermark))
+        if table is not LakeTable.MINUTES:
+            new = rows.above(table, watermark)
+        elif watermark < rows.first_id:
+            new = as_table(minutes)
+        else:  # an earlier flush of some of them died
+            new = as_table(roll_up(rows.above(LakeTable.TELEMETRY, watermark)))
         if new.num_rows:
             append_rows(
                 delta,

@@ -4,131 +4,194 @@ A flush adds up the telemetry that it moves, so a minute has as many rows as flu
 them. Counts are sums and histograms are merged exactly, so the parts may come in any order and weeks late. The table is
 a few thousandths of the telemetry and answers what does not ask for one device.
 
-DuckDB adds, outside of the interpreter's lock: while a busy fleet's records are added up, others are acknowledged.
+Of many rows, DuckDB adds up those of one minute and one scale first: outside of the interpreter's lock, so that others
+are acknowledged meanwhile.
 """
 
-from string import Template
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from arro3.core import Table
+from arro3.core import Array, DataType, Table
 
+from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake.columns import COLUMNS, LakeTable
 from dsops_controller.dataops.lake.duck import in_memory
-from dsops_controller.dataops.lake.rows import empty
+from dsops_controller.dataops.lake.fields import column
 
 HISTOGRAMS = ("latency", "confidence")
+MINUTE_US = 60_000_000
+FEW_ROWS = 2000
+"""So many cost less in Python than DuckDB costs to start."""
 MOST_BUCKETS = 4096
-"""Of one merged histogram, from its lowest to its highest. One that would have more becomes coarser: two values far apart
-at the finest scale would else be billions."""
-
-_BY_MINUTE = ("time", "day", "model", "release", "digest")
-_BY_BUNDLE = ("model", "release", "digest")
-_MINUTE = "make_timestamptz(epoch_us(time) - epoch_us(time) % 60000000)"
+"""Of one merged histogram, from its lowest to its highest. One that would have more becomes coarser: two values that
+are far apart at the finest scale would else be billions."""
 _MOST_INT = 2**63 - 1
+_KEYS = ("time", "day", "model", "release", "digest")
+_SUMS = ("count", "errors", "unobserved")
+_NUMBERS = ("zero", "count", "sum", "min", "max")
 
-# Sums that are too large for a column are as large as they can be. Limits of 0 are not known.
-_SUMS = Template("""
-keyed as not materialized (select * replace ($time as time) from source),
-sums as materialized (
-  select row_number() over () as part, *
-  from (select $keys, max(received) as received, $totals from keyed group by $keys)
-),
-parts as not materialized (select sums.part, keyed.* from keyed join sums using ($keys))
-""")
-_WHOLE = Template(f'least(sum("$column"), {_MOST_INT})::bigint as "$name"')
-_NUMBERS = Template("""
-case when isfinite(coalesce(sum(${name}_sum), 0)) then coalesce(sum(${name}_sum), 0) end as ${name}_sum,
-coalesce(min(nullif(${name}_min, 0)) filter (${name}_count > 0 and ${name}_max is not null), 0) as ${name}_min,
-coalesce(max(greatest(${name}_max, 0)) filter (${name}_count > 0 and ${name}_min is not null), 0) as ${name}_max
-""")
-# A finer scale is lowered to the coarsest: bucket i moves to i >> 1 for each step, as in histograms.Merged.
-_BUCKETS = Template(f"""
-${{name}}_scales as materialized (
-  select part, min(${{name}}_scale)::bigint as scale from parts where list_sum(${{name}}_counts) > 0 group by part
-),
-${{name}}_fine as materialized (
-  select part, scale, bucket >> (own - scale) as bucket, sum(n) as n
+_Key: TypeAlias = "tuple[Any, ...]"
+
+_KEYED = """
+select * exclude (time, day, received), epoch_us(received) as received, day - date '1970-01-01' as day,
+       epoch_us(time) - epoch_us(time) % 60000000 as time
+from source
+"""
+_NUMBERS_SQL = """
+sum(NAME_zero), sum(NAME_count), coalesce(sum(NAME_sum), 0),
+min(nullif(NAME_min, 0)) filter (NAME_count > 0 and NAME_max is not null),
+max(NAME_max) filter (NAME_count > 0 and NAME_min is not null)
+"""
+_SUMS_SQL = """
+select KEYS, max(received), count(*), sum("count"), sum(errors), sum(unobserved), NUMBERS from (KEYED) group by KEYS
+"""
+_BUCKETS_SQL = """
+select KEYS, scale, list(bucket), list(n)
+from (
+  select KEYS, scale, bucket, sum(n) as n
   from (
-    select part, scale, ${{name}}_scale as own, unnest(${{name}}_counts) as n,
-           ${{name}}_offset + generate_subscripts(${{name}}_counts, 1) - 1 as bucket
-    from parts join ${{name}}_scales using (part)
+    select KEYS, NAME_scale as scale, unnest(NAME_counts) as n,
+           NAME_offset + generate_subscripts(NAME_counts, 1) - 1 as bucket
+    from (KEYED)
   )
   where n > 0 group by all
-),
-${{name}}_shifts as materialized (
-  select part, greatest(0, ceil(log2(greatest(1, max(bucket) - min(bucket)) / {MOST_BUCKETS - 1}.0)))::bigint as shift
-  from ${{name}}_fine group by part
-),
-${{name}}_sparse as materialized (
-  select part, scale - shift as scale, bucket >> shift as bucket, n
-  from ${{name}}_fine join ${{name}}_shifts using (part)
-),
-${{name}}_lists as materialized (
-  select part, scale, min(bucket) as first, list(least(n, {_MOST_INT})::bigint order by bucket) as counts
-  from (
-    select part, scale, bucket, sum(n) as n
-    from (
-      from ${{name}}_sparse
-      union all
-      select part, scale, unnest(range(min(bucket), max(bucket))), 0 from ${{name}}_sparse group by part, scale
-    )
-    group by part, scale, bucket
-  )
-  group by part, scale
 )
-""")
-_LISTS = Template("""
-coalesce(${name}_lists.scale, 0) as ${name}_scale,
-coalesce(${name}_lists.first, 0) as ${name}_offset,
-coalesce(${name}_lists.counts, []) as ${name}_counts
-""")
+group by all
+"""
 
 
-def roll_up(telemetry: Table) -> Table:
+@dataclass(slots=True)
+class Summed:
+    """A merged histogram with the sum and the number of its values."""
+
+    merged: Merged = field(default_factory=Merged)
+    sum: float = 0.0
+    count: int = 0
+
+    def add(self, zero: int, count: int, sum_: float | None, low: float | None, high: float | None) -> None:
+        """Add the figures of a histogram, its buckets aside."""
+        self.merged.zero += zero
+        self.sum += sum_ or 0.0
+        self.count += count
+        if count:
+            self.merged.widen(low, high)
+
+    def bound(self, most: int) -> None:
+        """Halve the resolution until no more than ``most`` buckets lie between the lowest and the highest."""
+        merged = self.merged
+        while merged.buckets and max(merged.buckets) - min(merged.buckets) >= most:
+            merged.add((merged.scale or 0) - 1, {})
+
+    def columns(self, name: str) -> dict[str, object]:
+        """Return the columns of a histogram of this name."""
+        self.bound(MOST_BUCKETS)
+        merged, found = self.merged, sorted(self.merged.buckets)
+        counts = [min(merged.buckets.get(i, 0), _MOST_INT) for i in range(found[0], found[-1] + 1)] if found else []
+        return {
+            f"{name}_scale": merged.scale or 0,
+            f"{name}_offset": found[0] if found else 0,
+            f"{name}_zero": min(merged.zero, _MOST_INT),
+            f"{name}_count": min(self.count, _MOST_INT),
+            f"{name}_sum": self.sum,
+            f"{name}_min": merged.low,
+            f"{name}_max": merged.high,
+            f"{name}_counts": counts,
+        }
+
+
+@dataclass(slots=True)
+class _Minute:
+    received_us: int = 0
+    intervals: int = 0
+    sums: list[int] = field(default_factory=lambda: [0] * len(_SUMS))
+    histograms: dict[str, Summed] = field(default_factory=lambda: {name: Summed() for name in HISTOGRAMS})
+
+    def add(self, received_us: int, intervals: int, *figures: Any) -> None:  # noqa: ANN401 - columns of several types
+        """Add figures in the order of sums, then the numbers of each histogram."""
+        self.received_us = max(self.received_us, received_us)
+        self.intervals += intervals
+        self.sums = [old + new for old, new in zip(self.sums, figures, strict=False)]
+        for place, name in enumerate(HISTOGRAMS):
+            first = len(_SUMS) + place * len(_NUMBERS)
+            self.histograms[name].add(*figures[first : first + len(_NUMBERS)])
+
+    def values(self, key: _Key) -> dict[str, Any]:
+        sums = {name: min(value, _MOST_INT) for name, value in zip(_SUMS, self.sums, strict=True)}
+        values = {
+            **dict(zip(_KEYS, key, strict=True)),
+            **sums,
+            "received": self.received_us,
+            "intervals": self.intervals,
+        }
+        for name, histogram in self.histograms.items():
+            values |= histogram.columns(name)
+        return values
+
+
+_Minutes: TypeAlias = "dict[_Key, _Minute]"
+
+
+def roll_up(telemetry: Table) -> list[dict[str, Any]]:
     """Return rows of ``minutes`` for rows of ``telemetry``: one for each minute, day, model, release and digest.
 
     Raises:
         duckdb.Error: There is no memory for it.
     """
-    if not telemetry.num_rows:
-        return empty(LakeTable.MINUTES)
-    return _added(telemetry, _BY_MINUTE, _MINUTE, "1", list(COLUMNS[LakeTable.MINUTES]))
+    found: _Minutes = {}
+    if telemetry.num_rows <= FEW_ROWS:
+        _add_few(found, telemetry)
+    else:
+        _add_many(found, telemetry)
+    return [minute.values(key) for key, minute in found.items()]
 
 
-def by_bundle(minutes: Table) -> Table:
-    """Return rows of ``minutes`` added up over time: one for each bundle, without ``time`` and ``day``.
-
-    Raises:
-        duckdb.Error: There is no memory for it.
-    """
-    wanted = [name for name in COLUMNS[LakeTable.MINUTES] if name not in {"time", "day"}]
-    return _added(minutes, _BY_BUNDLE, "time", "intervals", wanted)
+def as_table(minutes: list[dict[str, Any]]) -> Table:
+    """Return rows of ``minutes`` with the columns of the lake."""
+    columns = COLUMNS[LakeTable.MINUTES].items()
+    return Table.from_pydict({name: column(kind, [row[name] for row in minutes]) for name, kind in columns})
 
 
-def _added(source: Table, keys: tuple[str, ...], time: str, intervals: str, wanted: list[str]) -> Table:
+def _add_few(found: _Minutes, telemetry: Table) -> None:
+    names = (*_KEYS, "received", *_SUMS, *(f"{name}_{part}" for name in HISTOGRAMS for part in _NUMBERS))
+    buckets = [f"{name}_{part}" for name in HISTOGRAMS for part in ("scale", "offset", "counts")]
+    columns = [_plain(telemetry, name) for name in (*names, *buckets)]
+    for row in zip(*columns, strict=True):
+        time_us, day, model, release, digest, received_us, *figures = row
+        key = (time_us - time_us % MINUTE_US, day, model, release, digest)
+        minute = found.setdefault(key, _Minute())
+        minute.add(received_us, 1, *figures)
+        parts = iter(figures[-len(buckets) :])
+        for name, scale, offset, counts in zip(HISTOGRAMS, parts, parts, parts, strict=True):
+            _pour(minute, name, scale, {offset + i: n for i, n in enumerate(counts) if n})
+
+
+def _add_many(found: _Minutes, telemetry: Table) -> None:
     duck = in_memory()
     try:
-        duck.register("source", source)
-        return Table.from_arrow(duck.sql(_query(keys, time, intervals, wanted)))
+        duck.register("source", telemetry)
+        numbers = ", ".join(_NUMBERS_SQL.replace("NAME", name) for name in HISTOGRAMS)
+        for row in duck.execute(_sql(_SUMS_SQL.replace("NUMBERS", numbers))).fetchall():
+            found.setdefault(row[: len(_KEYS)], _Minute()).add(*row[len(_KEYS) :])
+        for name in HISTOGRAMS:
+            for *key, scale, buckets, counts in duck.execute(_sql(_BUCKETS_SQL.replace("NAME", name))).fetchall():
+                _pour(found[tuple(key)], name, scale, dict(zip(buckets, counts, strict=True)))
     finally:
         duck.close()
 
 
-def _query(keys: tuple[str, ...], time: str, intervals: str, wanted: list[str]) -> str:
-    counted = (
-        "count",
-        "errors",
-        "unobserved",
-        *(f"{name}_{part}" for name in HISTOGRAMS for part in ("zero", "count")),
-    )
-    totals = [
-        f"sum({intervals})::bigint as intervals",
-        *(_WHOLE.substitute(column=name, name=name) for name in counted),
-        *(_NUMBERS.substitute(name=name) for name in HISTOGRAMS),
-    ]
-    sums = _SUMS.substitute(time=time, keys=", ".join(keys), totals=", ".join(totals))
-    buckets = [_BUCKETS.substitute(name=name) for name in HISTOGRAMS]
-    lists = [_LISTS.substitute(name=name) for name in HISTOGRAMS]
-    joins = "".join(f" left join {name}_lists using (part)" for name in HISTOGRAMS)
-    columns = ", ".join(f'"{name}"' for name in wanted)
-    ctes = ", ".join((sums, *buckets))
-    return f"with {ctes} select {columns} from (select sums.*, {', '.join(lists)} from sums{joins}) order by part"
+def _sql(text: str) -> str:
+    return text.replace("KEYED", _KEYED).replace("KEYS", ", ".join(_KEYS))
+
+
+def _pour(minute: _Minute, name: str, scale: int, buckets: Mapping[int, int]) -> None:
+    if buckets:  # an empty histogram of a coarser scale makes nothing coarser
+        minute.histograms[name].merged.add(scale, buckets)
+
+
+def _plain(telemetry: Table, name: str) -> Iterator[Any]:
+    """Yield the values of a column; moments in microseconds, days counted from 1970."""
+    kinds = {"time": DataType.int64(), "received": DataType.int64(), "day": DataType.int32()}
+    for chunk in telemetry[name].chunks:
+        plain: Array = chunk.cast(kinds[name]) if name in kinds else chunk
+        yield from plain.to_pylist()

@@ -18,7 +18,7 @@ from dsops.api.v1.telemetry_pb2 import ClockTrust, Moment, TelemetryBatch
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
 from dsops_controller.dataops.lake.columns import COLUMNS, RECORDS, LakeTable
-from dsops_controller.dataops.lake.fields import EMPTY, FIELDS, TABLE_OF, Columns, days, ints, texts, times
+from dsops_controller.dataops.lake.fields import FIELDS, TABLE_OF, Columns, column, days, ints, texts, times
 
 SEAL_ROWS = 1024
 SEAL_BYTES = 1 << 20
@@ -83,7 +83,7 @@ class Rows:
         self.received_ms = 0
         self._ids: dict[LakeTable, list[int]] = {table: [] for table in RECORDS}
         self._sealed: dict[LakeTable, list[RecordBatch]] = {table: [] for table in RECORDS}
-        self._open = {table: _Unsealed() for table in RECORDS}
+        self._open: dict[LakeTable, _Unsealed] = {table: _Unsealed() for table in RECORDS}
 
     def add(self, item: Pending) -> None:
         """Add what one inbox row brings.
@@ -137,7 +137,7 @@ def split(pending: Iterable[Pending]) -> Rows:
 
 def empty(table: LakeTable) -> Table:
     """Return a table without rows."""
-    return Table.from_pydict({name: EMPTY[column] for name, column in COLUMNS[table].items()})
+    return Table.from_pydict({name: column(kind, []) for name, kind in COLUMNS[table].items()})
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from dsops_controller.dataops import queries
 from dsops_controller.dataops.lake.columns import COLUMNS, Column, LakeTable
 from dsops_controller.dataops.lake.duck import in_memory
 from dsops_controller.dataops.lake.lake import Lake, read_pending, translated
-from dsops_controller.dataops.lake.minutes import roll_up
+from dsops_controller.dataops.lake.minutes import as_table, roll_up
 from dsops_controller.dataops.lake.rows import Rows, split
 from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
@@ -89,7 +89,7 @@ class Views:
         is_minutes = want.table is LakeTable.MINUTES
         rows = pending.above(LakeTable.TELEMETRY if is_minutes else want.table, view.watermark)
         name = want.table.value
-        duck.register(f"{name}_inbox", roll_up(rows) if is_minutes else rows)
+        duck.register(f"{name}_inbox", as_table(roll_up(rows)) if is_minutes else rows)
         definition = queries.LAKE_AND_INBOX if view.files else queries.INBOX_ONLY
         if view.files and view.is_local:
             duck.execute(queries.SET_FILES.replace("TABLE", name), {"files": list(view.files)})
