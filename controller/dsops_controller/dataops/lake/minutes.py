@@ -118,7 +118,7 @@ class _Minute:
 
     def values(self, key: _Key) -> dict[str, Any]:
         sums = {name: min(value, _MOST_INT) for name, value in zip(_SUMS, self.sums, strict=True)}
-        values = {
+        values: dict[str, Any] = {
             **dict(zip(_KEYS, key, strict=True)),
             **sums,
             "received": self.received_us,
