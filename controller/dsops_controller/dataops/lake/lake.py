@@ -11,7 +11,7 @@ Each inbox has a name of its own, so several controllers with inboxes of their o
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops_controller.dataops.batches import Kind
 from dsops_controller.dataops.lake import totals
 from dsops_controller.dataops.lake.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.lake.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
@@ -292,10 +293,16 @@ class Lake:
                 connection.execute(select(func.pg_advisory_unlock(_PG_LOCK)))
 
 
-def read_pending(connection: Connection, last_id: int | None = None) -> Iterator[Pending]:
-    """Yield the inbox in the order of ids, up to ``last_id`` when it is given; few are in memory at once."""
+def read_pending(
+    connection: Connection, last_id: int | None = None, kinds: Collection[Kind] = tuple(Kind)
+) -> Iterator[Pending]:
+    """Yield inbox rows of some kinds in the order of ids, up to ``last_id`` when given; few are in memory at once."""
     names = ("id", "device", "stream", "kind", "seqs", "payload", "received_ms")
-    query = select(*(inbox.c[name] for name in names)).order_by(inbox.c.id)
+    query = (
+        select(*(inbox.c[name] for name in names))
+        .where(inbox.c.kind.in_([kind.value for kind in kinds]))
+        .order_by(inbox.c.id)
+    )
     if last_id is not None:
         query = query.where(inbox.c.id <= last_id)
     for row in connection.execute(query.execution_options(yield_per=_READ_AT_ONCE)):

@@ -1,7 +1,7 @@
 """From uploaded records to the rows of the lake's tables, as columns.
 
 The rows of a table are in the order of the inbox, so those above a watermark are its tail. What was parsed is sealed
-into columns every :data:`SEAL_ROWS` rows: messages take several times the memory of their columns.
+into columns every :data:`SEAL_ROWS` rows or :data:`SEAL_BYTES`: messages take several times the memory of columns.
 """
 
 import struct
@@ -95,8 +95,10 @@ class Rows:
         moments = batch.moments()
         for table, places in _by_table(batch.records()).items():
             self._ids[table] += [item.id] * len(places)
-            self._open[table].add(item, batch.seqs, moments, places)
-            if len(self._open[table].records) >= SEAL_ROWS or batch.size_bytes >= SEAL_BYTES:
+            unsealed = self._open[table]
+            unsealed.add(item, batch.seqs, moments, places)
+            unsealed.bytes += batch.size_bytes
+            if len(unsealed.records) >= SEAL_ROWS or unsealed.bytes >= SEAL_BYTES:
                 self._seal(table)
         self.batches += 1
         self.first_id = item.id if self.first_id < 0 else self.first_id
@@ -148,6 +150,7 @@ class _Unsealed:
     received_ms: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
+    bytes: int = 0
 
     def add(self, item: Pending, seqs: Sequence[int], moments: Sequence[Moment], found: dict[int, Record]) -> None:
         """Add records of an inbox row by their places in it."""

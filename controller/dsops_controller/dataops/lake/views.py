@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 
 from dsops.errors import StateDamaged
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.batches import Kind
 from dsops_controller.dataops.lake.columns import COLUMNS, Column, LakeTable
 from dsops_controller.dataops.lake.duck import in_memory
 from dsops_controller.dataops.lake.lake import Lake, read_pending, translated
@@ -63,8 +64,9 @@ class Views:
         Raises:
             StateDamaged: The lake or the database cannot be read.
         """
+        kinds = {Kind.SAMPLES if want.table is LakeTable.SAMPLES else Kind.TELEMETRY for want in wants}
         with self._db.read() as connection:
-            pending = split(read_pending(connection))
+            pending = split(read_pending(connection, kinds=kinds))
         with translated():
             duck = in_memory()
             try:
