@@ -16,7 +16,8 @@ from pathlib import Path
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
 from dsops_controller.dataops.batches import Batch, Kind, parse
-from dsops_controller.dataops.lake.rows import Pending, arrow, split
+from dsops_controller.dataops.lake.columns import RECORDS
+from dsops_controller.dataops.lake.rows import Pending, split
 from measure.child import answer_once
 from measure.ingest_load import Load, load
 from measure.ingest_server import Store
@@ -74,12 +75,10 @@ def into_lake(folder: Path, work: Load, seconds: float) -> dict[str, float]:
     properties = WriterProperties(compression="ZSTD", compression_level=1)
     began_s, records = time.monotonic(), 0
     while time.monotonic() < began_s + seconds:
-        for table, rows in split(_pending(device)).items():
-            if rows:
-                values = arrow(table, [row for _, row in rows])
-                write_deltalake(
-                    DeltaTable(folder / "lake" / table), values, mode="append", writer_properties=properties
-                )
+        rows = split(_pending(device))
+        for table in filter(rows.has, RECORDS):
+            delta, values = DeltaTable(folder / "lake" / table), rows.above(table, -1)
+            write_deltalake(delta, values, mode="append", writer_properties=properties)
         os.sync()
         records += work.records
     took_s = time.monotonic() - began_s

@@ -150,11 +150,11 @@ class Site:
         """Return the numbers of the figures that are stored, with repetitions."""
         db = Database(self.url)
         with db.read() as connection:
-            rows = [values for row in read_pending(connection) for _, values in row.rows()]
+            records = [record for row in read_pending(connection) for record in row.batch().records()]
             watermarks = connection.execute(stream.select()).all()
         db.close()
-        assert sum(row.stored for row in watermarks) == len(rows)
-        return sorted(int(str(row["time"])) for row in rows)
+        assert sum(row.stored for row in watermarks) == len(records)
+        return sorted(record.time_us for record in records if isinstance(record, Kpi))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ refusals, names are remembered, and counts are looked at only where a count can 
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,8 +51,10 @@ _INT32 = 2**31 - 1
 MAX_COUNT = 2**48
 """Records of one stream; beyond what a device can produce, and far from what a sum over a fleet overflows at."""
 _INT64 = 2**63 - 1
-_LONG_NUMBER = re.compile(rb"[\x80-\xff]{9}")
-"""A message with a count above 2^63-1 has this: such a varint has ten bytes, nine of which say that more follow.
+_CONTINUES = bytes(byte >> 7 for byte in range(256))
+_LONG_NUMBER = bytes([1] * 9)
+"""A message with a count above 2^63-1 has this: such a varint has ten bytes, nine of which say that more follow
+(:data:`_CONTINUES`).
 
 Source: Protocol Buffers, "Encoding", Base 128 Varints.
 """
@@ -144,7 +145,7 @@ def parse(kind: Kind, data: bytes) -> Batch:
         raise InvalidInput(f"a {kind} batch cannot be parsed", why=str(error)) from error
     _check_envelope(message)
     batch = Batch(kind, message.stream.hex(), tuple(message.seqs), message, len(data))
-    has_long = _LONG_NUMBER.search(data) is not None
+    has_long = _LONG_NUMBER in data.translate(_CONTINUES)  # a search by a pattern takes ten times as long
     for record, moment in zip(batch.records(), batch.moments(), strict=True):
         check, counts = _CHECKS[type(record)]
         check(record)

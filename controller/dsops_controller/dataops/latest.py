@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import Connection, bindparam, select
 
@@ -10,7 +10,7 @@ from dsops import strictjson
 from dsops.api.v1.telemetry_pb2 import DriftReport, Event, Heartbeat, Histogram, HostInterval, ModelInterval
 from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.drift import standing
-from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_interval
+from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_intervals
 from dsops_controller.dataops.histograms import merged
 from dsops_controller.db.tables import device_latest, drift_state
 from dsops_controller.db.upsert import upsert
@@ -25,31 +25,65 @@ HOST = ""
 
 def update(connection: Connection, device: str, records: list[Record], received_ms: int) -> None:
     """Fold the records of one batch into what is newest of the device, within the caller's transaction."""
-    newest: dict[str, ModelInterval | HostInterval] = {}
-    touched: dict[str, DriftState | None] = {}
+    fold = _Fold(connection, device, received_ms)
     for record in records:
+        fold.take(record)
+    fold.save()
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What a batch changes; of a thousand intervals of a model only the last is looked at, where nothing else is."""
+
+    connection: Connection
+    device: str
+    received_ms: int
+    newest: dict[str, ModelInterval | HostInterval] = field(default_factory=dict)
+    touched: dict[str, DriftState | None] = field(default_factory=dict)
+    waiting: dict[str, list[ModelInterval]] = field(default_factory=dict)
+    reports: list[DriftReport] = field(default_factory=list)
+    beats: list[Heartbeat] = field(default_factory=list)
+
+    def take(self, record: Record) -> None:
+        """Take the next record of the batch."""
         match record:
             case ModelInterval():
-                newest[record.model] = record
-                state = _drift(connection, device, record.model, touched)
-                touched[record.model] = after_interval(state, record, received_ms)
+                self.waiting.setdefault(record.model, []).append(record)
             case HostInterval():
-                newest[HOST] = record
+                self.newest[HOST] = record
             case Event() if record.model:
-                touched[record.model] = after_event(_drift(connection, device, record.model, touched), record)
+                self.touched[record.model] = after_event(self._settled(record.model), record)
+            case DriftReport():
+                self.reports.append(record)
+            case Heartbeat():
+                self.beats.append(record)
             case _:
                 pass
-    for model, newer in sorted(newest.items(), key=lambda item: item[0]):
-        time_ms = newer.start_us // 1000 + newer.interval_ms
-        figures = _figures(newer, received_ms)
-        row = {"device": device, "model": model, "time_ms": time_ms, "figures": _text(figures)}
-        connection.execute(upsert(connection.dialect.name, device_latest), row)
-    for model, state in sorted(touched.items(), key=lambda item: item[0]):
-        if state is not None:
-            _save_drift(connection, device, model, state)
-    standing.save_reports(connection, device, [one for one in records if isinstance(one, DriftReport)])
-    for beat in [one for one in records if isinstance(one, Heartbeat)][-1:]:
-        standing.save_heartbeat(connection, device, beat, received_ms)
+
+    def save(self) -> None:
+        """Write what is newest."""
+        for model in list(self.waiting):
+            self.touched[model] = self._settled(model)
+        for model, newer in sorted(self.newest.items(), key=lambda item: item[0]):
+            time_ms = newer.start_us // 1000 + newer.interval_ms
+            figures = _text(_figures(newer, self.received_ms))
+            row = {"device": self.device, "model": model, "time_ms": time_ms, "figures": figures}
+            self.connection.execute(upsert(self.connection.dialect.name, device_latest), row)
+        for model, state in sorted(self.touched.items(), key=lambda item: item[0]):
+            if state is not None:
+                _save_drift(self.connection, self.device, model, state)
+        standing.save_reports(self.connection, self.device, self.reports)
+        for beat in self.beats[-1:]:
+            standing.save_heartbeat(self.connection, self.device, beat, self.received_ms)
+
+    def _settled(self, model: str) -> DriftState | None:
+        """Return the drift state of a model after the intervals that wait."""
+        known = model in self.touched
+        state = self.touched[model] if known else load_drift(self.connection, self.device, model)
+        intervals = self.waiting.pop(model, [])
+        if intervals:
+            self.newest[model] = intervals[-1]
+        return after_intervals(state, intervals, self.received_ms)
 
 
 def _figures(record: ModelInterval | HostInterval, received_ms: int) -> dict[str, object]:
@@ -101,10 +135,6 @@ def load_drift(connection: Connection, device: str, model: str) -> DriftState | 
     if row is None:
         return None
     return DriftState(row.release, Level(row.level), row.score, row.frames, row.since_ms, json.loads(row.figures))
-
-
-def _drift(connection: Connection, device: str, model: str, touched: dict[str, DriftState | None]) -> DriftState | None:
-    return touched[model] if model in touched else load_drift(connection, device, model)
 
 
 def _save_drift(connection: Connection, device: str, model: str, state: DriftState) -> None:

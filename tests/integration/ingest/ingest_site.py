@@ -87,7 +87,7 @@ class Site:
 
     def stored(self) -> int:
         with self.db.read() as connection:
-            return sum(1 for row in read_pending(connection) for _ in row.rows())
+            return sum(len(row.batch().seqs) for row in read_pending(connection))
 
 
 class Sites:

@@ -19,7 +19,9 @@ from dsops.api.v1.telemetry_pb2 import Ack, Kpi, TelemetryBatch, TelemetryRecord
 from dsops.api.v1.telemetry_pb2_grpc import TelemetryStub
 from dsops.clock import SystemClock
 from dsops_controller.audit import Audit
+from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.lake import read_pending
+from dsops_controller.dataops.lake.rows import split
 from dsops_controller.dataops.testing import host, interval, sample, sample_batch, telemetry_batch
 from dsops_controller.server import gate
 from dsops_controller.server.quotas import QuotaRules
@@ -199,9 +201,10 @@ def test_figures_that_are_no_numbers_are_stored_as_unknown(site: Any) -> None:
     odd.model.drift_score, odd.model.latency_us.sum, odd.model.confidence_ppm.max = math.nan, math.inf, -math.inf
     report(channel, telemetry_batch(A, [1, 2, 3, 4, 5], [*kpis, odd]))
     with site.db.read() as connection:
-        rows = [values for pending in read_pending(connection) for _, values in pending.rows()]
-    assert [row.get("value") for row in rows[:4]] == [None, None, None, 1e308]
-    assert (rows[4]["drift_score"], rows[4]["latency_sum"], rows[4]["confidence_max"]) == (None, None, None)
+        rows = split(read_pending(connection))
+    assert rows.above(LakeTable.KPIS, -1)["value"].to_pylist() == [None, None, None, 1e308]
+    odd_row = rows.above(LakeTable.TELEMETRY, -1)
+    assert [odd_row[name].to_pylist() for name in ("drift_score", "latency_sum", "confidence_max")] == [[None]] * 3
 
 
 GIANTS = {

@@ -1,5 +1,15 @@
+import random
+
+import pytest
+
 from dsops.api.v1.telemetry_pb2 import Event, ModelInterval
-from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_interval
+from dsops_controller.dataops.drift.device_drift import (
+    DriftState,
+    Level,
+    after_event,
+    after_interval,
+    after_intervals,
+)
 
 
 def interval(start_ms: int, release: int = 1, frames: int = 10, score: float = 0.5) -> ModelInterval:
@@ -58,3 +68,17 @@ def test_other_events_and_odd_figures_change_nothing_wrongly() -> None:
     after = after_event(state, odd)
     assert after is not None
     assert (after.score, after.frames) == (0.0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_intervals_are_one_after_the_other(seed: int) -> None:
+    draw = random.Random(seed)
+    found = [
+        interval(draw.randrange(9000), release=1 + (draw.random() < 0.2), frames=draw.randrange(3), score=draw.random())
+        for _ in range(30)
+    ]
+    for begin in (None, DriftState(1, Level.DRIFT, 9.0, 500, draw.randrange(9000), {"entropy": 4.0})):
+        state = begin
+        for one in found:
+            state = after_interval(state, one, 5000)
+        assert after_intervals(begin, found, 5000) == state

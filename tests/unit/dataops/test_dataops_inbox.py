@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from dsops.api.v1.telemetry_pb2 import Loss
+from dsops.api.v1.telemetry_pb2 import HostInterval, Loss, ModelInterval
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, Overloaded
+from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.inbox import Inbox, Limits
 from dsops_controller.dataops.lake.lake import read_pending
 from dsops_controller.dataops.testing import (
@@ -33,9 +34,16 @@ NOW_US = 1_767_225_600_000_000
 def stored(db: Database) -> list[tuple[str, str, int, int]]:
     """Return device, stream, seq and start of every record in the inbox; a record's start tells which one it is."""
     with db.read() as connection:
-        pending = read_pending(connection)
-    rows = [(row, values) for row in pending for _, values in row.rows()]
-    return [(row.device, row.stream, int(str(v["seq"])), int(str(v["time"])) - NOW_US) for row, v in rows]
+        batches = [(row.device, row.batch()) for row in read_pending(connection)]
+    return [
+        (device, batch.stream, seq, begin_us(record) - NOW_US)
+        for device, batch in batches
+        for seq, record in zip(batch.seqs, batch.records(), strict=True)
+    ]
+
+
+def begin_us(record: Record) -> int:
+    return record.start_us if isinstance(record, ModelInterval | HostInterval) else int(getattr(record, "time_us", 0))
 
 
 @st.composite

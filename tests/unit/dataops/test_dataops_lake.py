@@ -134,6 +134,24 @@ def test_a_flush_may_die_anywhere(
     assert LakeStore(db, again).counts() == Counts(18, 6, 0, 46, 0)
 
 
+def test_counts_that_no_sum_holds_stop_no_flush(db: Database, inbox: Inbox, tmp_path: Path) -> None:
+    """A device may say anything; what it says must not keep the records of others out of the lake."""
+    lake = Lake(db, tmp_path / "lake")
+    lake.open()
+    records = [interval(NOW_US + second * 30_000_000) for second in range(4)]
+    for record in records:
+        record.model.count = record.model.latency_us.count = record.model.latency_us.zero = 2**63 - 1
+        record.model.latency_us.counts[:] = [2**63 - 1]
+        record.model.latency_us.sum = 1.7e308
+    inbox.put("evil", received(telemetry_batch(A, [1, 2, 3, 4], records)))
+    for number in range(2):
+        fill(inbox, 1 + 10 * number)
+        lake.flush()
+    assert waiting(db) == 0
+    minutes = lake.table(LakeTable.MINUTES).scan(["count"]).read_all()["count"].to_pylist()
+    assert sorted(minutes)[-2:] == [2**63 - 1] * 2
+
+
 SLOW = pytest.mark.slow
 TENDING = [
     ("compact", "compacted telemetry", leave_as_it_is),

@@ -18,7 +18,6 @@ from dsops.clock import ManualClock
 from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake.lake import Lake
-from dsops_controller.dataops.lake.minutes import Summed
 from dsops_controller.dataops.lake.totals import MAX_BUCKETS, Total, totals
 from dsops_controller.dataops.testing import drift_report, interval, received, telemetry_batch
 from dsops_controller.db.database import Database
@@ -114,7 +113,7 @@ def test_totals_add_each_record_once_also_over_a_crash(site: Site) -> None:
 def test_a_total_becomes_coarser_and_not_larger() -> None:
     total = Total()
     for exponent in range(40):
-        other = Summed(count=1, sum=1.0)
+        other = Total(count=1, sum=1.0)
         other.merged.add(8, {256 * exponent: 1})
         total.pour(other)
     assert max(total.merged.buckets) - min(total.merged.buckets) < MAX_BUCKETS
@@ -272,7 +271,7 @@ def test_the_own_classes_of_opentelemetry_read_what_is_sent(site: Site) -> None:
 def test_a_wide_histogram_is_sent_with_fewer_buckets_and_the_same_count() -> None:
     total = Total()
     for index in (0, 500):
-        other = Summed(count=1, sum=1.0)
+        other = Total(count=1, sum=1.0)
         other.merged.add(3, {index: 1})
         total.pour(other)
     body = request([Metric("x", "us", "h", Shape.HISTOGRAM, (Point({}, total),))], "north", START, START)

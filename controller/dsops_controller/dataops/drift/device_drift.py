@@ -1,6 +1,7 @@
 """What the controller knows of drift on each device: a pure fold over the records that devices send."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -72,6 +73,20 @@ def after_interval(state: DriftState | None, interval: ModelInterval, received_m
     if state is None and interval.drift_frames == 0:
         return None
     return DriftState(interval.release, Level.OK, score, interval.drift_frames, start_ms)
+
+
+def after_intervals(
+    state: DriftState | None, intervals: Sequence[ModelInterval], received_ms: int
+) -> DriftState | None:
+    """Return the state after intervals of one model, each as :func:`after_interval` has it.
+
+    Of those of the state's own release that follow each other only the last is looked at: it overrules the others.
+    """
+    releases = [*(interval.release for interval in intervals), None]
+    for interval, release, following in zip(intervals, releases, releases[1:], strict=False):
+        if state is None or state.release != release or following != release:
+            state = after_interval(state, interval, received_ms)
+    return state
 
 
 def after_event(state: DriftState | None, event: Event) -> DriftState | None:

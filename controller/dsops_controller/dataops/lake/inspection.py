@@ -15,11 +15,12 @@ from sqlalchemy import func, select
 from dsops.errors import DsopsError, StateDamaged
 from dsops_controller.dataops import queries
 from dsops_controller.dataops.lake.columns import RECORDS, LakeTable
+from dsops_controller.dataops.lake.duck import in_memory
 from dsops_controller.dataops.lake.lake import Lake, newest_id, translated
 from dsops_controller.dataops.lake.pins import Pin, Pins
 from dsops_controller.dataops.lake.retention import FileStat
 from dsops_controller.dataops.lake.upkeep import crowded_days, stats
-from dsops_controller.dataops.lake.views import CONFIG, IDENTITY, Views, Want
+from dsops_controller.dataops.lake.views import IDENTITY, Views, Want
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 
@@ -210,7 +211,7 @@ def _local_problem(delta: DeltaTable, file: FileStat) -> str:
     if size != file.bytes:
         return f"has {size} bytes; the log says {file.bytes}"
     try:
-        with duckdb.connect(":memory:", config=CONFIG) as duck:
+        with in_memory() as duck:
             rows = duck.execute(queries.FOOTER, {"path": str(path)}).fetchall()[0][0]
     except duckdb.Error as error:
         return f"is not a whole Parquet file: {_short(error)}"

@@ -11,10 +11,11 @@ Each inbox has a name of its own, so several controllers with inboxes of their o
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arro3.core import Array, DataType, RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Field, Transaction
@@ -24,11 +25,13 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsops.errors import NoSpace, StateDamaged
+from dsops_controller.dataops.batches import Kind
 from dsops_controller.dataops.lake import totals
 from dsops_controller.dataops.lake.columns import PARTITIONS, LakeTable
 from dsops_controller.dataops.lake.commits import MARKED, NO_HOOKS, OURS, open_or_create, properties
+from dsops_controller.dataops.lake.minutes import as_table, roll_up
 from dsops_controller.dataops.lake.places import Folder, Place, Watch, keep, unwatched
-from dsops_controller.dataops.lake.rows import Pending, Split, arrow, rows_above, split
+from dsops_controller.dataops.lake.rows import Pending, Rows, empty, split
 from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox, inbox_name
@@ -43,6 +46,7 @@ _CONFIGURATION: dict[str, str | None] = {
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": f"interval {VACUUM_HOURS} hours",
 }
+_READ_AT_ONCE = 4
 _SQLITE_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'inbox'"
 PINS = "pins"
 PINS_SCHEMA = {
@@ -129,9 +133,9 @@ class Lake:
         moved = 0
         with translated(), self.appending():
             last_id = self._last_id()
-            while chunk := self._chunk(last_id):
-                self._move(chunk)
-                moved += len(chunk)
+            while (rows := self._chunk(last_id)).batches:
+                self._move(rows)
+                moved += rows.batches
         return moved
 
     def view(self, table: LakeTable, scope: Scope = EVERYTHING, version: int | None = None) -> View:
@@ -188,7 +192,7 @@ class Lake:
 
     def _complete(self, table: LakeTable) -> None:
         """Make the table, or the columns that it lacks."""
-        schema = arrow(table, []).schema
+        schema = empty(table).schema
         delta = open_or_create(
             self._place.uri(table.value),
             self._place.options,
@@ -201,29 +205,36 @@ class Lake:
         if lacking:
             delta.alter.add_columns(lacking, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
 
-    def _move(self, chunk: list[Pending]) -> None:
-        watermark = chunk[-1].id
-        rows = split(chunk)
+    def _move(self, rows: Rows) -> None:
+        minutes = roll_up(rows.above(LakeTable.TELEMETRY, -1))
         for table in LakeTable:
-            self._append(table, rows, watermark)
+            if rows.has(table):
+                self._append(table, rows, minutes)
             self._watch(f"appended {table}")
         self.settle()
-        minutes = rows_above(LakeTable.MINUTES, rows, -1)
+        bundles = totals.by_bundle(minutes)
         with self._db.write() as connection:
-            totals.add(connection, minutes, max(item.received_ms for item in chunk))
-            connection.execute(delete(inbox).where(inbox.c.id <= watermark))
+            totals.add(connection, bundles, rows.received_ms)
+            connection.execute(delete(inbox).where(inbox.c.id <= rows.last_id))
         self._watch("deleted")
 
-    def _append(self, table: LakeTable, rows: Split, watermark: int) -> None:
+    def _append(self, table: LakeTable, rows: Rows, minutes: list[dict[str, Any]]) -> None:
+        """Append what the table lacks of the rows; ``minutes`` are all of them added up."""
         delta = self.table(table)
-        new = rows_above(table, rows, _watermark(delta, self._application()))
-        if new:
+        watermark = _watermark(delta, self._application())
+        if table is not LakeTable.MINUTES:
+            new = rows.above(table, watermark)
+        elif watermark < rows.first_id:
+            new = as_table(minutes)
+        else:  # an earlier flush of some of them died
+            new = as_table(roll_up(rows.above(LakeTable.TELEMETRY, watermark)))
+        if new.num_rows:
             append_rows(
                 delta,
-                arrow(table, new),
+                new,
                 mode="append",
                 commit_properties=CommitProperties(
-                    custom_metadata=MARKED, app_transactions=[Transaction(self._application(), watermark)]
+                    custom_metadata=MARKED, app_transactions=[Transaction(self._application(), rows.last_id)]
                 ),
                 post_commithook_properties=NO_HOOKS,
                 writer_properties=properties(table),
@@ -250,7 +261,8 @@ class Lake:
                 connection.execute(text("LOCK TABLE inbox IN SHARE MODE"))
             return int(connection.execute(select(func.coalesce(func.max(inbox.c.id), 0))).scalar_one())
 
-    def _chunk(self, last_id: int) -> list[Pending]:
+    def _chunk(self, last_id: int) -> Rows:
+        """Return what the oldest inbox rows bring, up to a number of bytes."""
         with self._db.read() as connection:
             sizes = select(inbox.c.id, func.length(inbox.c.payload)).where(inbox.c.id <= last_id).order_by(inbox.c.id)
             total, cut = 0, -1
@@ -259,7 +271,7 @@ class Lake:
                 if cut >= 0 and total > CHUNK_BYTES:
                     break
                 cut = row_id
-            return read_pending(connection, cut)
+            return split(read_pending(connection, cut))
 
     @contextmanager
     def appending(self) -> Iterator[None]:
@@ -281,13 +293,20 @@ class Lake:
                 connection.execute(select(func.pg_advisory_unlock(_PG_LOCK)))
 
 
-def read_pending(connection: Connection, last_id: int | None = None) -> list[Pending]:
-    """Return the inbox in the order of ids, up to ``last_id`` when it is given."""
+def read_pending(
+    connection: Connection, last_id: int | None = None, kinds: Collection[Kind] = tuple(Kind)
+) -> Iterator[Pending]:
+    """Yield inbox rows of some kinds in the order of ids, up to ``last_id`` when given; few are in memory at once."""
     names = ("id", "device", "stream", "kind", "seqs", "payload", "received_ms")
-    query = select(*(inbox.c[name] for name in names)).order_by(inbox.c.id)
+    query = (
+        select(*(inbox.c[name] for name in names))
+        .where(inbox.c.kind.in_([kind.value for kind in kinds]))
+        .order_by(inbox.c.id)
+    )
     if last_id is not None:
         query = query.where(inbox.c.id <= last_id)
-    return [Pending(*row) for row in connection.execute(query)]
+    for row in connection.execute(query.execution_options(yield_per=_READ_AT_ONCE)):
+        yield Pending(*row)
 
 
 def newest_id(connection: Connection) -> int:

@@ -1,45 +1,27 @@
-"""From uploaded records to rows of the lake's tables. A number that is not finite becomes null."""
+"""From uploaded records to the rows of the lake's tables, as columns.
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+The rows of a table are in the order of the inbox, so those above a watermark are its tail. What was parsed is sealed
+into columns every :data:`SEAL_ROWS` rows or :data:`SEAL_BYTES`: messages take several times the memory of columns.
+"""
 
-from arro3.core import Array, DataType, Table, list_array
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from arro3.core import RecordBatch, Table
 from google.protobuf.message import DecodeError
 
-from dsops import strictjson
-from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
-from dsops.api.v1.telemetry_pb2 import (
-    ClockTrust,
-    ComparisonInterval,
-    DriftReport,
-    Event,
-    Heartbeat,
-    Histogram,
-    HostInterval,
-    Kpi,
-    ModelInterval,
-    Moment,
-    TelemetryBatch,
-)
+from dsops.api.v1.samples_pb2 import SampleBatch
+from dsops.api.v1.telemetry_pb2 import ClockTrust, Moment, TelemetryBatch
 from dsops.errors import StateDamaged
 from dsops_controller.dataops.batches import Batch, Kind, Record
-from dsops_controller.dataops.lake.columns import (
-    COLUMNS,
-    COMPARED,
-    DRIFT_FLOATS,
-    DRIFT_INTS,
-    HOST_FLOATS,
-    HOST_INTS,
-    RECORDS,
-    SAMPLE_FLOATS,
-    SAMPLE_TEXTS,
-    Column,
-    LakeTable,
-)
-from dsops_controller.dataops.lake.minutes import roll_up
+from dsops_controller.dataops.lake.columns import COLUMNS, RECORDS, LakeTable
+from dsops_controller.dataops.lake.fields import FIELDS, TABLE_OF, Columns, column, days, ints, texts, times
 
+SEAL_ROWS = 1024
+SEAL_BYTES = 1 << 20
 _DAY_MS = 86_400_000
 LATE_MS = 60 * _DAY_MS
 EARLY_MS = _DAY_MS
@@ -49,6 +31,9 @@ _CLOCK = {
     ClockTrust.CLOCK_CHECKED: "checked",
     ClockTrust.CLOCK_FREE: "free",
 }
+_TIME = dict.fromkeys(RECORDS, attrgetter("time_us")) | dict.fromkeys(
+    (LakeTable.TELEMETRY, LakeTable.HOSTS, LakeTable.COMPARISONS, LakeTable.DRIFT), attrgetter("start_us")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +48,19 @@ class Pending:
     payload: bytes
     received_ms: int
 
-    def rows(self) -> Iterator[tuple[LakeTable, dict[str, object]]]:
-        """Yield the table and the values of each record.
+    def batch(self) -> Batch:
+        """Return what was uploaded.
 
         Raises:
             StateDamaged: The payload is not what was stored.
         """
-        seqs = tuple(int.from_bytes(self.seqs[i : i + 8], "little") for i in range(0, len(self.seqs), 8))
         cls = SampleBatch if self.kind == Kind.SAMPLES else TelemetryBatch
         try:
-            batch = Batch(Kind(self.kind), self.stream, seqs, cls.FromString(self.payload), len(self.payload))
+            message = cls.FromString(self.payload)
         except DecodeError as error:
             raise StateDamaged(f"row {self.id} of the inbox cannot be read", why=str(error)) from error
-        for seq, record, moment in zip(seqs, batch.records(), batch.moments(), strict=True):
-            table, time_us, values = _row(record)
-            identity = {"device": self.device, "stream": self.stream, "seq": seq, "time": time_us}
-            days = {"received": self.received_ms * 1000, "day": partition_day(time_us, self.received_ms)}
-            yield table, identity | days | _moment(moment) | values
+        seqs = struct.unpack(f"<{len(self.seqs) // 8}Q", self.seqs)
+        return Batch(Kind(self.kind), self.stream, seqs, message, len(self.payload))
 
 
 def partition_day(time_us: int, received_ms: int) -> int:
@@ -93,198 +74,118 @@ def partition_day(time_us: int, received_ms: int) -> int:
     return (time_ms if is_plausible else received_ms) // _DAY_MS
 
 
-Split: TypeAlias = "dict[LakeTable, list[tuple[int, dict[str, object]]]]"
+class Rows:
+    """The rows of every table that inbox rows bring."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.first_id = self.last_id = -1
+        self.received_ms = 0
+        self._ids: dict[LakeTable, list[int]] = {table: [] for table in RECORDS}
+        self._sealed: dict[LakeTable, list[RecordBatch]] = {table: [] for table in RECORDS}
+        self._open: dict[LakeTable, _Unsealed] = {table: _Unsealed() for table in RECORDS}
+
+    def add(self, item: Pending) -> None:
+        """Add what one inbox row brings.
+
+        Raises:
+            StateDamaged: Its payload is not what was stored.
+        """
+        batch = item.batch()
+        moments = batch.moments()
+        for table, places in _by_table(batch.records()).items():
+            self._ids[table] += [item.id] * len(places)
+            unsealed = self._open[table]
+            unsealed.add(item, batch.seqs, moments, places)
+            unsealed.bytes += batch.size_bytes
+            if len(unsealed.records) >= SEAL_ROWS or unsealed.bytes >= SEAL_BYTES:
+                self._seal(table)
+        self.batches += 1
+        self.first_id = item.id if self.first_id < 0 else self.first_id
+        self.last_id = item.id
+        self.received_ms = max(self.received_ms, item.received_ms)
+
+    def has(self, table: LakeTable) -> bool:
+        """Return whether there are rows of a table; those of ``minutes`` come from telemetry."""
+        return bool(self._ids[LakeTable.TELEMETRY if table is LakeTable.MINUTES else table])
+
+    def above(self, table: LakeTable, watermark: int) -> Table:
+        """Return the rows of a table of records that came from inbox rows with an id above ``watermark``."""
+        if self._open[table].records:
+            self._seal(table)
+        if not self._sealed[table]:
+            return empty(table)
+        rows = Table.from_batches(self._sealed[table])
+        first = bisect_right(self._ids[table], watermark)
+        return rows.slice(first) if first else rows
+
+    def _seal(self, table: LakeTable) -> None:
+        columns = self._open[table].columns(table)
+        self._open[table] = _Unsealed()
+        self._sealed[table].append(RecordBatch.from_pydict({name: columns[name] for name in COLUMNS[table]}))
 
 
-def split(pending: Iterable[Pending]) -> Split:
-    """Return the rows of each table of records, each with the id of its inbox row."""
-    rows: Split = {table: [] for table in RECORDS}
+def split(pending: Iterable[Pending]) -> Rows:
+    """Return the rows that inbox rows bring; they are in the order of their ids.
+
+    Raises:
+        StateDamaged: A payload is not what was stored.
+    """
+    rows = Rows()
     for item in pending:
-        for table, values in item.rows():
-            rows[table].append((item.id, values))
+        rows.add(item)
     return rows
 
 
-def rows_above(table: LakeTable, pending: Split, watermark: int) -> list[dict[str, object]]:
-    """Return the rows of one table that came from inbox rows with an id above ``watermark``."""
-    source = LakeTable.TELEMETRY if table is LakeTable.MINUTES else table
-    rows = [values for row_id, values in pending[source] if row_id > watermark]
-    return roll_up(rows) if table is LakeTable.MINUTES else rows
+def empty(table: LakeTable) -> Table:
+    """Return a table without rows."""
+    return Table.from_pydict({name: column(kind, []) for name, kind in COLUMNS[table].items()})
 
 
-def arrow(table: LakeTable, rows: Sequence[dict[str, object]]) -> Table:
-    """Return rows as an Arrow table with the columns of ``table``."""
-    columns = COLUMNS[table].items()
-    return Table.from_pydict({name: _BUILD[column]([row[name] for row in rows]) for name, column in columns})
+@dataclass(slots=True)
+class _Unsealed:
+    devices: list[str] = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    received_ms: list[int] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    bytes: int = 0
+
+    def add(self, item: Pending, seqs: Sequence[int], moments: Sequence[Moment], found: dict[int, Record]) -> None:
+        """Add records of an inbox row by their places in it."""
+        self.devices += [item.device] * len(found)
+        self.streams += [item.stream] * len(found)
+        self.received_ms += [item.received_ms] * len(found)
+        self.seqs += [seqs[place] for place in found]
+        self.moments += [moments[place] for place in found]
+        self.records += found.values()
+
+    def columns(self, table: LakeTable) -> Columns:
+        times_us = list(map(_TIME[table], self.records))
+        return {
+            "device": texts(self.devices),
+            "stream": texts(self.streams),
+            "seq": ints(self.seqs),
+            "time": times(times_us),
+            "received": times([1000 * received for received in self.received_ms]),
+            "day": days(list(map(partition_day, times_us, self.received_ms))),
+            **_moments(self.moments),
+            **FIELDS[table](self.records),
+        }
 
 
-def _row(record: Record) -> tuple[LakeTable, int, dict[str, object]]:
-    table, values = _ROW_OF[type(record)]
-    time_us = record.start_us if isinstance(record, _Interval) else record.time_us
-    return table, time_us, values(record)
+def _by_table(records: Iterable[Record]) -> dict[LakeTable, dict[int, Record]]:
+    """Return the records of each table by their places."""
+    found: dict[type[Record], dict[int, Record]] = {}
+    for place, record in enumerate(records):
+        found.setdefault(type(record), {})[place] = record
+    return {TABLE_OF[kind]: records for kind, records in found.items()}
 
 
-def _moment(moment: Moment) -> dict[str, object]:
-    return {"boot": moment.boot.hex(), "monotonic_us": moment.monotonic_us, "clock": _CLOCK[moment.clock]}
-
-
-def _interval(interval: ModelInterval) -> dict[str, object]:
+def _moments(moments: Sequence[Moment]) -> Columns:
     return {
-        "model": interval.model,
-        "release": interval.release,
-        "digest": interval.digest,
-        "interval_ms": interval.interval_ms,
-        "count": interval.count,
-        "errors": interval.errors,
-        "drift_frames": interval.drift_frames,
-        "unobserved": interval.unobserved,
-        "drift_score": _finite(interval.drift_score),
-        "labels": list(interval.labels),
-        **_histogram("latency", interval.latency_us),
-        **_histogram("confidence", interval.confidence_ppm),
+        "boot": texts([one.boot.hex() for one in moments]),
+        "monotonic_us": ints([one.monotonic_us for one in moments]),
+        "clock": texts([_CLOCK[one.clock] for one in moments]),
     }
-
-
-def _host(host: HostInterval) -> dict[str, object]:
-    ints: dict[str, object] = {name: getattr(host, name) for name in HOST_INTS}
-    return ints | {name: _finite(getattr(host, name)) for name in HOST_FLOATS}
-
-
-def _comparison(found: ComparisonInterval) -> dict[str, object]:
-    texts = ("model", "digest", "challenger_digest", "mode", "reason")
-    return {
-        **{name: getattr(found, name) for name in (*texts, "release", *COMPARED)},
-        **_histogram("distance", found.distance_ppm),
-        **_histogram("latency", found.latency_us),
-        **_histogram("challenger_latency", found.challenger_latency_us),
-        **_histogram("confidence", found.confidence_ppm),
-        **_histogram("challenger_confidence", found.challenger_confidence_ppm),
-    }
-
-
-def _histogram(name: str, histogram: Histogram) -> dict[str, object]:
-    return {
-        f"{name}_scale": histogram.scale,
-        f"{name}_offset": histogram.offset,
-        f"{name}_zero": histogram.zero,
-        f"{name}_count": histogram.count,
-        f"{name}_sum": _finite(histogram.sum),
-        f"{name}_min": _finite(histogram.min),
-        f"{name}_max": _finite(histogram.max),
-        f"{name}_counts": list(histogram.counts),
-    }
-
-
-def _event(event: Event) -> dict[str, object]:
-    figures = {name: _finite(value) for name, value in event.figures.items()}
-    return {
-        "model": event.model,
-        "release": event.release,
-        "digest": event.digest,
-        "kind": event.kind,
-        "code": event.code,
-        "message": event.message,
-        "figures": _json(figures),
-    }
-
-
-def _heartbeat(beat: Heartbeat) -> dict[str, object]:
-    served = [
-        {"model": one.model, "release": one.release, "digest": one.digest, "state": one.state} for one in beat.served
-    ]
-    waiting = {one.kind: {"records": one.records, "bytes": one.bytes} for one in beat.waiting}
-    return {
-        "interval_ms": beat.interval_ms,
-        "uptime_s": beat.uptime_s,
-        "agent_version": beat.agent_version,
-        "served": _json(served),
-        "waiting": _json(waiting),
-    }
-
-
-def _kpi(kpi: Kpi) -> dict[str, object]:
-    texts = {name: getattr(kpi, name) for name in ("model", "release", "digest", "name", "unit")}
-    return {**texts, "tags": _json(dict(kpi.tags)), "value": _finite(kpi.value)}
-
-
-def _drift(report: DriftReport) -> dict[str, object]:
-    signals = {
-        signal.name: {"cusum": _finite(signal.cusum), "counts": list(signal.counts), "thinning": signal.thinning}
-        for signal in report.signals
-    }
-    skew = report.skew
-    checked = {
-        "state": skew.state,
-        "frames": skew.frames,
-        "p_value": _finite(skew.p_value),
-        "signals": list(skew.signals),
-    }
-    return {
-        **{name: getattr(report, name) for name in ("model", "release", "digest", "state", *DRIFT_INTS)},
-        **{name: _finite(getattr(report, name)) for name in DRIFT_FLOATS},
-        "signals": _json(signals),
-        "skew": _json(checked),
-    }
-
-
-def _sample(sample: SampleRecord) -> dict[str, object]:
-    return {
-        **{name: getattr(sample, name) for name in ("model", "release", "digest", "repeats", *SAMPLE_TEXTS)},
-        **{name: _finite(getattr(sample, name)) for name in SAMPLE_FLOATS},
-        "scores": _json({name: _finite(value) for name, value in sample.scores.items()}),
-        "sealed_for": sample.sealed.key_id.hex(),
-        "sealed": sample.sealed.ciphertext,
-        **_tensor("input", sample.input),
-        **_tensor("output", sample.output),
-        "input_bytes": len(sample.input.data),
-    }
-
-
-def _tensor(name: str, tensor: Tensor) -> dict[str, object]:
-    return {f"{name}_datatype": tensor.datatype, f"{name}_shape": list(tensor.shape), name: tensor.data}
-
-
-def _json(value: object) -> str:
-    return strictjson.dumps(value).decode()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _typed(kind: DataType, cast: DataType | None = None) -> Callable[[list[Any]], Array]:
-    def build(values: list[Any]) -> Array:
-        array = Array(values, type=kind)
-        return array if cast is None else array.cast(cast)
-
-    return build
-
-
-def _lists(values: list[Any]) -> Array:
-    offsets = [0]
-    for value in values:
-        offsets.append(offsets[-1] + len(value))
-    flat = [number for value in values for number in value]
-    return list_array(Array(offsets, type=DataType.int32()), Array(flat, type=DataType.int64()))
-
-
-_Interval = ModelInterval | HostInterval | ComparisonInterval | DriftReport
-_ROW_OF: dict[type[Record], tuple[LakeTable, Callable[[Any], dict[str, object]]]] = {
-    ModelInterval: (LakeTable.TELEMETRY, _interval),
-    HostInterval: (LakeTable.HOSTS, _host),
-    Event: (LakeTable.EVENTS, _event),
-    ComparisonInterval: (LakeTable.COMPARISONS, _comparison),
-    Heartbeat: (LakeTable.HEARTBEATS, _heartbeat),
-    Kpi: (LakeTable.KPIS, _kpi),
-    DriftReport: (LakeTable.DRIFT, _drift),
-    SampleRecord: (LakeTable.SAMPLES, _sample),
-}
-_BUILD: dict[Column, Callable[[list[Any]], Array]] = {
-    Column.TEXT: _typed(DataType.string()),
-    Column.INT: _typed(DataType.int64()),
-    Column.FLOAT: _typed(DataType.float64()),
-    Column.TIME: _typed(DataType.int64(), DataType.timestamp("us", tz="UTC")),
-    Column.DAY: _typed(DataType.int32(), DataType.date32()),
-    Column.INTS: _lists,
-    Column.BYTES: _typed(DataType.binary()),
-}

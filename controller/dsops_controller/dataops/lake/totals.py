@@ -6,8 +6,9 @@ keep OpenTelemetry's buckets, merged exactly.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,16 +23,11 @@ from dsops_controller.db.times import from_ms
 from dsops_controller.db.upsert import upsert
 
 MAX_BUCKETS = 640
+_COUNTS = {"answers": "count", "errors": "errors", "unobserved": "unobserved"}
 
 
 class Total(Summed):
-    """A histogram of all devices; it becomes coarser rather than larger than a limit."""
-
-    def bound(self, most: int = MAX_BUCKETS) -> None:
-        """Halve the resolution until no more than ``most`` buckets lie between the lowest and the highest."""
-        merged = self.merged
-        while merged.buckets and max(merged.buckets) - min(merged.buckets) >= most:
-            merged.add((merged.scale or 0) - 1, {})
+    """A histogram of all devices; it becomes coarser rather than larger than :data:`MAX_BUCKETS`."""
 
     def pour(self, other: Summed) -> None:
         """Add another histogram."""
@@ -40,9 +36,10 @@ class Total(Summed):
         self.merged.zero += other.merged.zero
         if other.count:
             self.merged.widen(other.merged.low, other.merged.high)
-        self.sum += other.sum
+        if math.isfinite(self.sum + other.sum):  # a device may say anything, and what is stored is JSON
+            self.sum += other.sum
         self.count += other.count
-        self.bound()
+        self.bound(MAX_BUCKETS)
 
     def below(self, limits: Iterable[float]) -> list[int]:
         """Return how many values are at most each limit; a bucket counts when its middle is."""
@@ -109,27 +106,52 @@ def totals(db: Database) -> list[BundleTotal]:
     return [_total(row) for row in rows]
 
 
-def add(connection: Connection, minutes: Iterable[Mapping[str, Any]], now_ms: int) -> None:
-    """Add rows of ``minutes`` to the totals, within the caller's transaction."""
-    by_bundle: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+@dataclass(slots=True)
+class Added:
+    """What a flush adds to one bundle: answers, errors and unobserved, and histograms by name."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * len(_COUNTS))
+    histograms: dict[str, Total] = field(default_factory=lambda: {name: Total() for name in HISTOGRAMS})
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row of ``minutes``."""
+        self.counts = [old + row[name] for old, name in zip(self.counts, _COUNTS.values(), strict=True)]
+        for name, total in self.histograms.items():
+            total.pour(_histogram(name, row))
+
+
+def by_bundle(minutes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], Added]:
+    """Return rows of ``minutes`` added up by digest, model and release."""
+    found: dict[tuple[str, str, int], Added] = {}
     for row in minutes:
-        by_bundle.setdefault((row["digest"], row["model"], row["release"]), []).append(row)
+        found.setdefault((row["digest"], row["model"], row["release"]), Added()).add(row)
+    return found
+
+
+def add(connection: Connection, bundles: Mapping[tuple[str, str, int], Added], now_ms: int) -> None:
+    """Add to the totals of bundles, within the caller's transaction."""
     column = bundle_total.c
-    for (digest, model, release), rows in sorted(by_bundle.items()):
+    for (digest, model, release), more in sorted(bundles.items(), key=lambda item: item[0]):
         ours = (column.digest == digest) & (column.model == model) & (column.release == release)
         present = connection.execute(select(bundle_total).where(ours).with_for_update()).one_or_none()
         values: dict[str, Any] = {"digest": digest, "model": model, "release": release, "updated_ms": now_ms}
         values["since_ms"] = now_ms if present is None else present.since_ms
-        for name, old in (("answers", "count"), ("errors", "errors"), ("unobserved", "unobserved")):
+        for name, count in zip(_COUNTS, more.counts, strict=True):
             before = 0 if present is None else int(getattr(present, name))
-            values[name] = min(before + sum(row[old] for row in rows), 2**63 - 1)
+            values[name] = min(before + count, 2**63 - 1)
         for name in HISTOGRAMS:
             total = Total() if present is None else Total.decode(getattr(present, name))
-            for row in rows:
-                total.add(name, row)
-                total.bound()
+            total.pour(more.histograms[name])
             values[name] = total.encode()
         connection.execute(upsert(connection.dialect.name, bundle_total), values)
+
+
+def _histogram(name: str, row: Mapping[str, Any]) -> Summed:
+    counts: list[int] = row[f"{name}_counts"]
+    buckets = {row[f"{name}_offset"] + i: count for i, count in enumerate(counts) if count}
+    scale = row[f"{name}_scale"] if buckets else None
+    merged = Merged(scale, buckets, row[f"{name}_zero"], row[f"{name}_min"], row[f"{name}_max"])
+    return Summed(merged, row[f"{name}_sum"], row[f"{name}_count"])
 
 
 def _total(row: Row[Any]) -> BundleTotal:

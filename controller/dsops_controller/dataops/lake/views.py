@@ -8,7 +8,6 @@ Of a folder, DuckDB reads the files that statistics do not rule out. Of an objec
 needed byte ranges and hands DuckDB the rows of the scope.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,21 +17,16 @@ from sqlalchemy import func, select
 
 from dsops.errors import StateDamaged
 from dsops_controller.dataops import queries
+from dsops_controller.dataops.batches import Kind
 from dsops_controller.dataops.lake.columns import COLUMNS, Column, LakeTable
+from dsops_controller.dataops.lake.duck import in_memory
 from dsops_controller.dataops.lake.lake import Lake, read_pending, translated
-from dsops_controller.dataops.lake.rows import Split, arrow, rows_above, split
+from dsops_controller.dataops.lake.minutes import as_table, roll_up
+from dsops_controller.dataops.lake.rows import Rows, split
 from dsops_controller.dataops.lake.scope import EVERYTHING, Scope
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import inbox
 
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    # Nothing is fetched at run time, and no query reaches beyond the files that it is given.
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "memory_limit": "1GB",
-    "temp_directory": tempfile.gettempdir(),
-    "threads": "2",
-}
 IDENTITY = ("device", "stream", "seq")
 
 
@@ -72,12 +66,12 @@ class Views:
         Raises:
             StateDamaged: The lake or the database cannot be read.
         """
+        kinds = {Kind.SAMPLES if want.table is LakeTable.SAMPLES else Kind.TELEMETRY for want in wants}
         with self._db.read() as connection:
-            pending = split(read_pending(connection))
+            pending = split(read_pending(connection, kinds=kinds))
         with translated():
-            duck = duckdb.connect(":memory:", config=CONFIG)
+            duck = in_memory()
             try:
-                duck.execute("set TimeZone = 'UTC'")
                 for want in wants:
                     self._attach(duck, want, pending)
                 yield duck
@@ -94,11 +88,14 @@ class Views:
             rows, total, first = connection.execute(select(func.count(inbox.c.id), size, oldest)).one()
         return int(rows), int(total), int(first)
 
-    def _attach(self, duck: duckdb.DuckDBPyConnection, want: Want, pending: Split) -> None:
+    def _attach(self, duck: duckdb.DuckDBPyConnection, want: Want, pending: Rows) -> None:
         view = self._lake.view(want.table, want.scope, want.version)
-        rows = rows_above(want.table, pending, view.watermark) if want.version is None else []
+        is_minutes = want.table is LakeTable.MINUTES
+        rows = pending.above(LakeTable.TELEMETRY if is_minutes else want.table, view.watermark)
+        if want.version is not None:
+            rows = rows.slice(0, 0)
         name = want.table.value
-        duck.register(f"{name}_inbox", arrow(want.table, rows))
+        duck.register(f"{name}_inbox", as_table(roll_up(rows)) if is_minutes else rows)
         definition = queries.LAKE_AND_INBOX if view.files else queries.INBOX_ONLY
         if view.files and view.is_local:
             duck.execute(queries.SET_FILES.replace("TABLE", name), {"files": list(view.files)})
