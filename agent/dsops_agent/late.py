@@ -23,6 +23,19 @@ if TYPE_CHECKING:  # what only a type needs is not loaded: it brings tempfile, s
 
 POSTPONED: Mapping[str, tuple[str, ...]] = {
     "asyncio": (),  # gRPC, for grpc.aio
+    "cryptography.hazmat.primitives.serialization.ssh": (  # cryptography, for keys of SSH: with them old ciphers
+        "SSHCertPrivateKeyTypes",
+        "SSHCertPublicKeyTypes",
+        "SSHCertificate",
+        "SSHCertificateBuilder",
+        "SSHCertificateType",
+        "SSHPrivateKeyTypes",
+        "SSHPublicKeyTypes",
+        "load_ssh_private_key",
+        "load_ssh_public_identity",
+        "load_ssh_public_key",
+        "ssh_key_fingerprint",
+    ),
     "difflib": (),  # for a key of the configuration that nobody knows
     "dsops.sample_sealing": (),  # the data process, where samples are sealed
     "dsops.sealing": (),  # the data process, for a sealed bundle: all of cryptography
@@ -32,8 +45,9 @@ POSTPONED: Mapping[str, tuple[str, ...]] = {
     "google.protobuf.internal.python_message": (),  # protobuf, for messages that are not of C
     "grpc.aio": (),
     "http.client": (),  # for [transfer] http, which few devices have
-    "importlib.metadata": ("entry_points",),  # pydantic, for plug-ins
+    "importlib.metadata": ("entry_points",),  # pydantic, for plug-ins; ours, for a runtime recorded in another way
     "locale": (),  # subprocess, for text in another encoding
+    "securesystemslib._gpg.functions": (),  # TUF's library, for keys of GnuPG, which nobody has
     "tuf.ngclient.urllib3_fetcher": ("Urllib3Fetcher",),  # TUF's client, which is given a fetcher of ours
     "urllib.request": (),  # paho, for proxies
     "zstandard": (),  # for a delta

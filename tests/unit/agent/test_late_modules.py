@@ -17,6 +17,7 @@ import dsops_agent.app
 DATA = "import dsops_agent.runtime.__main__"
 PART_OF = {
     "asyncio": "asyncio.events",
+    "cryptography.hazmat.primitives.serialization.ssh": "cryptography.hazmat.primitives.serialization.ssh",
     "difflib": "difflib",
     "dsops.sample_sealing": "cryptography.hazmat.primitives.hpke",
     "dsops.sealing": "cryptography.hazmat.primitives.hpke",
@@ -28,6 +29,7 @@ PART_OF = {
     "http.client": "email.message",
     "importlib.metadata": "importlib.metadata._meta",
     "locale": "locale",
+    "securesystemslib._gpg.functions": "securesystemslib._gpg.common",
     "tuf.ngclient.urllib3_fetcher": "urllib3",
     "urllib.request": "urllib.error",
     "zstandard": "zstandard.backend_c",
@@ -47,6 +49,15 @@ assert asyncio.events.__spec__.origin.endswith("events.py")
     "import importlib.metadata._meta\nfrom importlib.metadata import version\nassert version('grpcio')",
     "import grpc\nassert issubclass(grpc.aio.AioRpcError, grpc.RpcError)",
     "from tuf.ngclient import Urllib3Fetcher, FetcherInterface\nassert isinstance(Urllib3Fetcher(), FetcherInterface)",
+    """
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+key = Ed25519PrivateKey.generate().public_key()
+text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+assert serialization.load_ssh_public_key(text) == key
+assert len(serialization.ssh_key_fingerprint(key, hashes.SHA256())) == 32
+""",
+    "from securesystemslib._gpg import functions\nassert functions.get_pubkey_bundle",
     "import urllib.request\nassert urllib.request.Request('http://a/').host == 'a'",
     "import http.client\nassert http.client.OK == 200",
     "from email.utils import parseaddr\nassert parseaddr('A <a@b>') == ('A', 'a@b')",
