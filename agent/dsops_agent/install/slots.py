@@ -62,7 +62,8 @@ class SlotFile:
 
 def disk_free_bytes(folder: Path) -> int:
     """Return the bytes that an ordinary user may still write below ``folder``."""
-    return shutil.disk_usage(folder).free
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 @contextmanager

@@ -33,6 +33,9 @@ PART_OF = {
     "pydantic.json_schema": "pydantic.json_schema",
     "securesystemslib._gpg.functions": "securesystemslib._gpg.common",
     "securesystemslib._vendor.ed25519.ed25519": "securesystemslib._vendor.ed25519.ed25519",
+    "shutil": "shutil",
+    "stringprep": "stringprep",
+    "tempfile": "tempfile",
     "tuf.ngclient.urllib3_fetcher": "urllib3",
     "urllib.request": "urllib.error",
     "zstandard": "zstandard.backend_c",
@@ -79,6 +82,8 @@ class Outer(BaseModel):
     inner: Inner
 assert Outer.model_json_schema()["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
 """,
+    "import shutil, tempfile\nshutil.rmtree(tempfile.mkdtemp())",
+    "assert ('b\\xfccher.example').encode('idna') == b'xn--bcher-kva.example'",
     "from securesystemslib._gpg import functions\nassert functions.get_pubkey_bundle",
     "import urllib.request\nassert urllib.request.Request('http://a/').host == 'a'",
     "import http.client\nassert http.client.OK == 200",
