@@ -62,7 +62,6 @@ POSTPONED: Mapping[str, tuple[str, ...]] = {
         "SignatureMismatch",
         "checkvalid",
     ),
-    "shutil": (),  # for folders that are removed; it brings three libraries for archives
     "stringprep": (),  # the codec of host names, for names that are not of ASCII
     "tempfile": (),  # TUF's library, for files that ours writes
     "tuf.ngclient.urllib3_fetcher": ("Urllib3Fetcher",),  # TUF's client, which is given a fetcher of ours

@@ -105,6 +105,10 @@ class EarlyStart:
         """Start the process of a device that has an identity, unless there is one already that can be taken over.
 
         What goes wrong here goes wrong again where it can be handled, and is not worth more than a line in the log.
+
+        Args:
+            config: The configuration.
+            begin: Starts it.
         """
         wanted = launch(config)
         if not _has_identity(config.state) or is_found(wanted):

@@ -5,7 +5,7 @@ A process may use less than the host has: the limits of its control group, and o
 ``memory.usage_in_bytes``). What a group uses includes cached files, which make way: they count as free.
 """
 
-import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +66,7 @@ class HostRoom:
             StateDamaged: The disk does not answer.
         """
         try:
-            found = os.statvfs(self.folder)
-            return found.f_blocks * found.f_frsize
+            return shutil.disk_usage(self.folder).total
         except OSError as error:
             raise StateDamaged("cannot ask for the size of the disk", why=str(error.strerror)) from error
 

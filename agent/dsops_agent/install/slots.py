@@ -62,8 +62,7 @@ class SlotFile:
 
 def disk_free_bytes(folder: Path) -> int:
     """Return the bytes that an ordinary user may still write below ``folder``."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(folder).free
 
 
 @contextmanager

@@ -33,7 +33,6 @@ PART_OF = {
     "pydantic.json_schema": "pydantic.json_schema",
     "securesystemslib._gpg.functions": "securesystemslib._gpg.common",
     "securesystemslib._vendor.ed25519.ed25519": "securesystemslib._vendor.ed25519.ed25519",
-    "shutil": "shutil",
     "stringprep": "stringprep",
     "tempfile": "tempfile",
     "tuf.ngclient.urllib3_fetcher": "urllib3",
