@@ -137,7 +137,8 @@ def _add_tuf_client(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _run(options: argparse.Namespace) -> None:
     loaded = load(options.config)
     logs.configure("debug" if options.debug else loaded.config.log)
-    early = _module("dsops_agent.launching").EarlyStart.of(loaded.config)
+    start_shared = _module("dsops_agent.shared_start").start_shared
+    early = _module("dsops_agent.launching").EarlyStart.of(loaded.config, start_shared)
     for drivers in ("pkcs11", "boto3"):
         leave_out(drivers)  # TUF's library loads them for signers; a device only checks signatures
     try:

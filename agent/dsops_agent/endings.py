@@ -14,6 +14,7 @@ import struct
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -23,6 +24,33 @@ TERMINATE_S = 5.0
 """How long a process may take to end in order."""
 _FLOCK = struct.Struct("@hhqqi")
 """``struct flock`` with offsets of 64 bits, as Python is built everywhere: type, whence, start, length, pid."""
+
+
+class Child(Protocol):
+    """A process that this one started, as :class:`subprocess.Popen` shows it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, as the newest look at it saw; None when it was alive then."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return how it ended; None while it lives."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return how it ended; raise TimeoutExpired when it lives longer than so many seconds."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
 
 
 def holder(path: Path) -> int | None:
@@ -45,7 +73,7 @@ def holder(path: Path) -> int | None:
     return pid if kind != fcntl.F_UNLCK and pid > 0 else None
 
 
-def end(pid: int, child: "subprocess.Popen[bytes] | None") -> bool:
+def end(pid: int, child: Child | None) -> bool:
     """End a process and return when it is gone; return whether it had to be killed.
 
     Args:
@@ -55,7 +83,7 @@ def end(pid: int, child: "subprocess.Popen[bytes] | None") -> bool:
     return _end_stranger(pid) if child is None else _end_child(child)
 
 
-def kill(pid: int, child: "subprocess.Popen[bytes] | None") -> None:
+def kill(pid: int, child: Child | None) -> None:
     """Kill a process that is known not to end in order, and return when it is gone; as :func:`end` otherwise."""
     if child is not None:
         _kill_child(child)
@@ -74,7 +102,7 @@ def kill(pid: int, child: "subprocess.Popen[bytes] | None") -> None:
         os.close(handle)
 
 
-def _end_child(child: "subprocess.Popen[bytes]") -> bool:
+def _end_child(child: Child) -> bool:
     child.terminate()
     try:
         child.wait(TERMINATE_S)
@@ -85,7 +113,7 @@ def _end_child(child: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def _kill_child(child: "subprocess.Popen[bytes]") -> None:
+def _kill_child(child: Child) -> None:
     child.kill()
     with suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: we need not wait
         child.wait(TERMINATE_S)

@@ -1,6 +1,5 @@
 """Facts and figures of the host, read from the operating system."""
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import psutil
 import dsops
 from dsops.errors import RuntimeMissing
 from dsops.messages import Inventory
+from dsops_agent.installed import version_of
 from dsops_agent.temperature import ANY, hottest_c
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
@@ -93,12 +93,8 @@ def _os() -> str:
 
 def runtime_version() -> str:
     """Return the name and version of the TFLite runtime that is installed, without loading it, or an empty text."""
-    for name in _RUNTIMES:
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""
+    found = ((name, version_of(name)) for name in _RUNTIMES)
+    return next((f"{name} {version}" for name, version in found if version), "")
 
 
 def why_no_runtime() -> str:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:  # what only a type needs is not loaded: it brings tempfile, s
 
 POSTPONED: Mapping[str, tuple[str, ...]] = {
     "asyncio": (),  # gRPC, for grpc.aio
+    "cryptography.hazmat.backends.openssl.backend": ("backend",),  # cryptography, for signatures that are never made
+    "cryptography.hazmat.primitives.serialization.ssh": (  # cryptography, for keys of SSH: with them old ciphers
+        "SSHCertPrivateKeyTypes",
+        "SSHCertPublicKeyTypes",
+        "SSHCertificate",
+        "SSHCertificateBuilder",
+        "SSHCertificateType",
+        "SSHPrivateKeyTypes",
+        "SSHPublicKeyTypes",
+        "load_ssh_private_key",
+        "load_ssh_public_identity",
+        "load_ssh_public_key",
+        "ssh_key_fingerprint",
+    ),
     "difflib": (),  # for a key of the configuration that nobody knows
     "dsops.sample_sealing": (),  # the data process, where samples are sealed
     "dsops.sealing": (),  # the data process, for a sealed bundle: all of cryptography
@@ -32,13 +46,29 @@ POSTPONED: Mapping[str, tuple[str, ...]] = {
     "google.protobuf.internal.python_message": (),  # protobuf, for messages that are not of C
     "grpc.aio": (),
     "http.client": (),  # for [transfer] http, which few devices have
-    "importlib.metadata": ("entry_points",),  # pydantic, for plug-ins
+    "importlib.metadata": ("entry_points",),  # pydantic, for plug-ins; ours, for a runtime recorded in another way
     "locale": (),  # subprocess, for text in another encoding
+    "pydantic.json_schema": (  # pydantic, for descriptions of models
+        "DEFAULT_REF_TEMPLATE",
+        "GenerateJsonSchema",
+        "JsonSchemaMode",
+        "JsonSchemaValue",
+        "PydanticJsonSchemaWarning",
+        "WithJsonSchema",
+        "model_json_schema",
+    ),
+    "securesystemslib._gpg.functions": (),  # TUF's library, for keys of GnuPG, which nobody has
+    "securesystemslib._vendor.ed25519.ed25519": (  # for signatures where there is no cryptography
+        "SignatureMismatch",
+        "checkvalid",
+    ),
+    "stringprep": (),  # the codec of host names, for names that are not of ASCII
+    "tempfile": (),  # TUF's library, for files that ours writes
     "tuf.ngclient.urllib3_fetcher": ("Urllib3Fetcher",),  # TUF's client, which is given a fetcher of ours
     "urllib.request": (),  # paho, for proxies
     "zstandard": (),  # for a delta
 }
-"""Modules, and functions of each that its importers bind by name: these load it when they are called."""
+"""Modules, and what of each its importers bind by name: that loads it when it is called or asked for something."""
 
 
 def postpone() -> None:
@@ -78,13 +108,18 @@ def _load(later: ModuleType) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _calls(later: ModuleType, name: str) -> Callable[..., object]:
-    def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the function takes
-        function: Callable[..., object] = getattr(_load(later), name)
+class _Bound:
+    """Stands for an object of a module in whoever binds it by name; loads the module when it is called or asked."""
+
+    def __init__(self, later: ModuleType, name: str) -> None:
+        self._later, self.__name__ = later, name
+
+    def __call__(self, *arguments: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the function takes
+        function: Callable[..., object] = getattr(_load(self._later), self.__name__)
         return function(*arguments, **named)
 
-    call.__name__ = name
-    return call
+    def __getattr__(self, name: str) -> object:
+        return getattr(getattr(_load(self._later), self.__name__), name)
 
 
 class _Finder:
@@ -126,7 +161,7 @@ class _Postpone:
     def exec_module(self, module: ModuleType) -> None:
         """Give the module what can be bound by name, and let it wait."""
         for name in self._functions:
-            setattr(module, name, _calls(module, name))
+            setattr(module, name, _Bound(module, name))
         module.__class__ = _Later
 
 

@@ -6,6 +6,7 @@ side by side.
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from dsops.modes import Mode
@@ -102,17 +103,21 @@ class EarlyStart:
         self._starting = starting
 
     @classmethod
-    def of(cls, config: Config) -> "EarlyStart":
+    def of(cls, config: Config, begin: Callable[[Launch], Starting] = start) -> "EarlyStart":
         """Start the process of a device that has an identity, unless there is one already that can be taken over.
 
         What goes wrong here goes wrong again where it can be handled, and is not worth more than a line in the log.
+
+        Args:
+            config: The configuration.
+            begin: Starts it.
         """
         wanted = launch(config)
         if not _has_identity(config.state) or is_found(wanted):
             return cls()
         try:
             wanted.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            return cls(start(wanted))
+            return cls(begin(wanted))
         except OSError as error:
             logger.info("the inference process was not started early: %s", error)
             return cls()

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ then a challenger, then the inference process that answers, all before the contr
 _LOOK_S = 0.1
 _NOT_THEIRS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 _MODULE = "dsops_agent.runtime"
+Begin = Callable[[list[str], Mapping[str, str], int], endings.Child]
+"""Makes a process of a command line and an environment; it inherits one descriptor, and standard error."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Starting:
         lost: What ran in the process before it, if that ended while nobody watched; None when none did.
     """
 
-    child: subprocess.Popen[bytes]
+    child: endings.Child
     ready: int
     lost: tuple[InFlight, ...] | None = None
 
@@ -107,7 +109,7 @@ class RuntimeProcess:
 
     pid: int
     channel: Channel
-    child: subprocess.Popen[bytes] | None
+    child: endings.Child | None
 
     def end(self) -> bool:
         """Let it finish what is under way; returns when it is gone, and whether it had to be killed."""
@@ -164,8 +166,12 @@ def _listens(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-def start(launch: Launch) -> Starting:
+def start(launch: Launch, begin: Begin | None = None) -> Starting:
     """Start a process.
+
+    Args:
+        launch: How.
+        begin: Makes the process; by default a fresh interpreter.
 
     Raises:
         OSError: It cannot be started.
@@ -175,13 +181,7 @@ def start(launch: Launch) -> Starting:
     forget_flight(launch.run_folder)
     ready, theirs = os.pipe()
     try:
-        child = subprocess.Popen(
-            launch.command(theirs),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=runtime_environment(),
-            pass_fds=(theirs,),
-        )
+        child = (begin or _begin_afresh)(launch.command(theirs), runtime_environment(), theirs)
     except OSError:
         os.close(ready)
         raise
@@ -189,6 +189,12 @@ def start(launch: Launch) -> Starting:
         os.close(theirs)
     offer_to_oom_killer(child.pid, launch.oom_score)
     return Starting(child, ready, lost)
+
+
+def _begin_afresh(command: list[str], environment: Mapping[str, str], ready: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, pass_fds=(ready,)
+    )
 
 
 def spawn(launch: Launch, handle: Handler, clock: Clock, wait: Callable[[float], bool]) -> RuntimeProcess:

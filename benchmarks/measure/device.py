@@ -35,16 +35,24 @@ _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)$")
 
 @dataclass(frozen=True)
 class Pages:
-    """Memory of one file, or of what has none, in one process; bytes. Dirty pages are the process's own."""
+    """Memory of one file, or of what has none, in one process; bytes.
+
+    Attributes:
+        resident: All of it.
+        proportional: As the kernel shares it out among all processes of this machine.
+        dirty: What no file can give again, as long as only this process has it.
+        forked: The same, which another process has too: it was copied from this one, or this one from it.
+    """
 
     resident: int
     proportional: int
     dirty: int
+    forked: int
 
     @property
     def clean(self) -> int:
         """What other processes may share."""
-        return self.resident - self.dirty
+        return self.resident - self.dirty - self.forked
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,11 @@ class Footprint:
             elif line.endswith(" kB"):
                 key, value = line.split(":")
                 found[name][key] += int(value.split()[0]) * 1024
-        dirty = ("Private_Dirty", "Shared_Dirty")
         return cls(
-            {name: Pages(each["Rss"], each["Pss"], sum(each[key] for key in dirty)) for name, each in found.items()}
+            {
+                name: Pages(each["Rss"], each["Pss"], each["Private_Dirty"], each["Shared_Dirty"])
+                for name, each in found.items()
+            }
         )
 
     @property
@@ -76,19 +86,20 @@ class Footprint:
 
     @property
     def dirty_mb(self) -> float:
-        """What nobody can share or drop."""
+        """What nobody shares, and nobody can drop."""
         return sum(pages.dirty for pages in self.by_file.values()) / 1e6
 
     def beside_mb(self, other: "Footprint | None") -> float:
         """The proportional figure of a device on which only ``other`` runs the same libraries.
 
-        Of a file that both have resident, the smaller part is taken to be the same pages.
+        Of a file that both have resident, the smaller part is taken to be the same pages. What was copied from a
+        process is shared by these two only.
         """
-        none = Pages(0, 0, 0)
+        none = Pages(0, 0, 0, 0)
         total = 0.0
         for name, pages in self.by_file.items():
             theirs = other.by_file.get(name, none) if other else none
-            total += pages.dirty + pages.clean - min(pages.clean, theirs.clean) / 2
+            total += pages.dirty + pages.forked / 2 + pages.clean - min(pages.clean, theirs.clean) / 2
         return total / 1e6
 
 

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", default="{}", help="JSON")
     parser.add_argument("--ready-fd", type=int, help="file descriptor that is written to once it answers")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=layout, force=True)  # not the control process's
     try:
         process = RuntimeProcess(options.run_folder, options.settings, SystemClock())
         process.stop_on_signals()

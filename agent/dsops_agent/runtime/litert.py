@@ -5,7 +5,6 @@ Quantization follows the TFLite 8-bit specification, section "Specification summ
 """
 
 import importlib
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from dsops.errors import InvalidInput, InvalidModel, RuntimeMissing
 from dsops.needs import LITERT
+from dsops_agent.installed import version_of
 
 Array = NDArray[Any]
 Foreign: TypeAlias = Any
@@ -84,12 +84,13 @@ def find_runtime() -> Runtime:
     """
     reasons = []
     for module_name, name in _CHOICES:
+        version = version_of(name)
+        if not version:
+            reasons.append(f"{name} is not installed")
+            continue
         try:
-            version = importlib.metadata.version(name)
             check_numpy(name, np.__version__)
             return Runtime(importlib.import_module(module_name), name, version)
-        except importlib.metadata.PackageNotFoundError:
-            reasons.append(f"{name} is not installed")
         except ImportError as error:
             reasons.append(f"{name}: {error}")
     raise RuntimeMissing("no TFLite runtime can be loaded", why="; ".join(reasons))

@@ -17,6 +17,8 @@ import dsops_agent.app
 DATA = "import dsops_agent.runtime.__main__"
 PART_OF = {
     "asyncio": "asyncio.events",
+    "cryptography.hazmat.backends.openssl.backend": "cryptography.hazmat.bindings.openssl.binding",
+    "cryptography.hazmat.primitives.serialization.ssh": "cryptography.hazmat.primitives.serialization.ssh",
     "difflib": "difflib",
     "dsops.sample_sealing": "cryptography.hazmat.primitives.hpke",
     "dsops.sealing": "cryptography.hazmat.primitives.hpke",
@@ -28,6 +30,11 @@ PART_OF = {
     "http.client": "email.message",
     "importlib.metadata": "importlib.metadata._meta",
     "locale": "locale",
+    "pydantic.json_schema": "pydantic.json_schema",
+    "securesystemslib._gpg.functions": "securesystemslib._gpg.common",
+    "securesystemslib._vendor.ed25519.ed25519": "securesystemslib._vendor.ed25519.ed25519",
+    "stringprep": "stringprep",
+    "tempfile": "tempfile",
     "tuf.ngclient.urllib3_fetcher": "urllib3",
     "urllib.request": "urllib.error",
     "zstandard": "zstandard.backend_c",
@@ -47,6 +54,36 @@ assert asyncio.events.__spec__.origin.endswith("events.py")
     "import importlib.metadata._meta\nfrom importlib.metadata import version\nassert version('grpcio')",
     "import grpc\nassert issubclass(grpc.aio.AioRpcError, grpc.RpcError)",
     "from tuf.ngclient import Urllib3Fetcher, FetcherInterface\nassert isinstance(Urllib3Fetcher(), FetcherInterface)",
+    """
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+key = Ed25519PrivateKey.generate().public_key()
+text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+assert serialization.load_ssh_public_key(text) == key
+assert len(serialization.ssh_key_fingerprint(key, hashes.SHA256())) == 32
+""",
+    """
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, x448
+key = ec.generate_private_key(ec.SECP256R1())
+for is_repeatable in (False, True):
+    how = ec.ECDSA(hashes.SHA256(), deterministic_signing=is_repeatable)
+    key.public_key().verify(key.sign(b"a", how), b"a", how)
+assert len(x448.X448PrivateKey.generate().private_bytes_raw()) == 56
+from cryptography.hazmat.backends import default_backend
+assert default_backend().name == "openssl"
+""",
+    """
+from pydantic import BaseModel, WithJsonSchema
+class Inner(BaseModel):
+    a: int
+class Outer(BaseModel):
+    inner: Inner
+assert Outer.model_json_schema()["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
+""",
+    "import shutil, tempfile\nshutil.rmtree(tempfile.mkdtemp())",
+    "assert ('b\\xfccher.example').encode('idna') == b'xn--bcher-kva.example'",
+    "from securesystemslib._gpg import functions\nassert functions.get_pubkey_bundle",
     "import urllib.request\nassert urllib.request.Request('http://a/').host == 'a'",
     "import http.client\nassert http.client.OK == 200",
     "from email.utils import parseaddr\nassert parseaddr('A <a@b>') == ('A', 'a@b')",
