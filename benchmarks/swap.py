@@ -128,6 +128,8 @@ def in_turns(held: Contender, traffic: Traffic) -> Found:
     found = Found()
     for _ in range(2):  # the second swap is the first that takes the place of one
         held.caller.ask_while(held.swap, WARM_UP)
+    for _ in range(2):  # until there is what a process keeps without a swap too, such as the samples of a period
+        held.caller.ask_while(lambda: None, traffic.steady)
     held.caller.ask_while(lambda: time.sleep(SETTLE_S), 0)
     after_one = psutil.Process(held.pid).memory_info().rss / 1e6
     a_round = traffic.swaps // ROUNDS
