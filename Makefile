@@ -13,8 +13,9 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup venv broker demo test test-slow faults check format bench fuzz conformance peers tflite docs protos protos-check lock clean
 
 BIN := .venv/bin
-# A process that has nothing left to do takes tests of another; not more processes than the machine has processors, or four.
-WORKERS := -n logical --maxprocesses 4 --dist worksteal
+# A process that has nothing left to do takes tests of another. One more than there are processors, for tests wait for
+# processes, brokers and time; five at most.
+WORKERS := -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 1 : 5))) --dist worksteal
 # Programs take the broker from DSOPS_MOSQUITTO; asked for when a recipe runs, for set-up may have just made it.
 WITH_BROKER = DSOPS_MOSQUITTO="$$(tools/broker.sh --path)"
 

@@ -36,6 +36,7 @@ BOTH_LOAD = (
     "dsops_agent.moment",
     "dsops_agent.rival",
     "dsops_agent.runtime.figures",
+    "dsops_agent.runtime.records",
     "dsops_agent.temperature",
     "grpc",
     "http",

@@ -188,6 +188,7 @@ def test_roles_that_expire_soon_are_named_in_log_and_status(site: Any, tmp_path:
 
 @pytest.mark.parametrize("is_alone", [False, True])
 def test_it_runs_in_a_thread_of_another_program(site: Any, is_alone: bool) -> None:
+    gc.unfreeze()  # what other tests of this process froze
     server = Server(site.folder, is_alone=is_alone)
     thread = threading.Thread(target=server.run)
     thread.start()
