@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 MAX_FRAMES = 4096
 MAX_BYTES = 4 << 20
 SLICE_FRAMES = 16
-SLICE_BYTES = 2 << 20
+SLICE_BYTES = 640 << 10
+"""Four pictures of 224 x 224 x 3: thirteen at once held up one request in ten by over a millisecond more."""
 GATHER_S = 0.02
 """How long frames gather while there is traffic, so that they are looked at together and the queue wakes nobody."""
 _QUIET_S = 1.0
