@@ -52,6 +52,8 @@ _MALLOC = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_TH
 """Variables that malloc reads when a program begins, and what they are called afterwards (mallopt(3))."""
 _LOOK_S = 0.02
 _FAILED = 1
+_UNKNOWN = 255
+"""As the exit code of a process that ended unobserved."""
 
 
 class Copied:
@@ -66,7 +68,11 @@ class Copied:
         """Return how it ended, a signal as a negative number; None while it lives."""
         with self._lock:
             if self.returncode is None:
-                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                try:
+                    ended, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:  # somebody else has waited for it
+                    self.returncode = _UNKNOWN
+                    return self.returncode
                 if ended:
                     self.returncode = os.waitstatus_to_exitcode(status)
             return self.returncode
@@ -94,9 +100,10 @@ class Copied:
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process is known to be gone: its number may be another one's by then."""
-        with self._lock:
-            if self.returncode is None:
-                os.kill(self.pid, number)
+        if self.poll() is None:
+            with self._lock, suppress(ProcessLookupError):
+                if self.returncode is None:
+                    os.kill(self.pid, number)
 
 
 def start_shared(launch: Launch) -> Starting:
@@ -128,6 +135,8 @@ def _is_alone() -> bool:
 
 
 def _copy(command: list[str], environment: Mapping[str, str], ready: int) -> Copied:
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: how a child ended would be lost
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.collect()
     gc.freeze()
     sys.stderr.flush()
@@ -136,7 +145,11 @@ def _copy(command: list[str], environment: Mapping[str, str], ready: int) -> Cop
 
 
 def _become(command: list[str], environment: Mapping[str, str], ready: int) -> NoReturn:
-    """Be the process that ``command`` would start, as far as the system can tell, but for the command line."""
+    """Be the process that ``command`` would start.
+
+    What the kernel tells of it is that of the process it was copied from: command line, layout of the memory, and in
+    ``/proc/PID/environ`` the environment of that one's start, which this process itself no longer has.
+    """
     code = _FAILED
     try:
         _keep_only(ready)
@@ -159,8 +172,12 @@ def _keep_only(ready: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.closerange(3, ready)
-    os.closerange(ready + 1, os.sysconf("SC_OPEN_MAX"))
+    for descriptor in [
+        int(path.name) for path in Path("/proc/self/fd").iterdir()
+    ]:  # the limit may be a thousand million
+        if descriptor > 2 and descriptor != ready:
+            with suppress(OSError):  # that of the list itself
+                os.close(descriptor)
 
 
 def _set_up_malloc(libc: ctypes.CDLL, environment: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import threading
+import weakref
 from collections.abc import Callable
 
 from dsops.api.v1 import samples_pb2, telemetry_pb2
@@ -56,6 +57,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._watches: list[ModelWatch] = []
         self._idle: set[int] = set()
+        self._served: dict[int, weakref.ref[Serving]] = {}
         self._wake = threading.Event()
         self._stopped = False
 
@@ -102,20 +104,29 @@ class Reporter:
     def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
         """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten.
 
-        Its samples do not wait for the end of their period: a hundred releases in a quarter of an hour would all wait.
+        One whose last request is still under way is not: the answer will be counted. Its samples do not wait for the
+        end of their period: a hundred releases in a quarter of an hour would all wait.
         """
         self._settle(settle_s)
-        active = {id(serving.watch) for serving in self._serving()}
+        active = {id(serving.watch): weakref.ref(serving) for serving in self._serving()}
+        self._served |= active
         with self._lock:
             watches = list(self._watches)
-        idle = {id(watch) for watch in watches if not watch.end_interval()} - active
-        over = self._idle & idle  # one that is idle for the first time may be about to be served
+        idle = {id(watch) for watch in watches if not watch.end_interval()} - active.keys()
+        # One that is idle for the first time may be about to be served.
+        over = {one for one in self._idle & idle if not self._is_held(one)}
         self._idle = idle - over
         for watch in watches:
             if id(watch) in over:
                 watch.finish()
+                self._served.pop(id(watch), None)
         with self._lock:
             self._watches = [watch for watch in self._watches if id(watch) not in over]
+
+    def _is_held(self, watch: int) -> bool:
+        """Return whether what the watch is of is still held, by a request."""
+        served = self._served.get(watch)
+        return served is not None and served() is not None
 
     def send(self, timeout_s: float) -> bool:
         """Send what waits; False when something still waits because there is no control process or it refused."""

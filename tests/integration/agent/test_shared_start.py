@@ -28,6 +28,9 @@ secret = open(__file__) if "__file__" in globals() else open("/proc/self/maps")
 os.set_inheritable(secret.fileno(), True)
 if "thread" in sys.argv:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+if "ignored" in sys.argv:
+    import signal
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 begun = start_shared(Launch(folder, "{}"))
 assert begun.is_over(120)
 lived = begun.child.poll()
@@ -127,6 +130,11 @@ def test_one_that_is_killed_says_so(short_path: Path) -> None:
     assert found["given"] is None
     assert found["ended"] == -9
     assert not found["left"]
+
+
+@pytest.mark.slow
+def test_it_says_so_where_the_end_of_children_was_ignored(short_path: Path) -> None:
+    assert started(short_path, "kill", "ignored")["ended"] == -9
 
 
 @pytest.mark.slow

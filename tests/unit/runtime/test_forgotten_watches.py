@@ -85,6 +85,29 @@ def test_samples_of_a_replaced_bundle_do_not_wait_for_the_end_of_their_period(tm
     assert Kind.SAMPLES.value in batch.header("a")["kinds"]
 
 
+def test_a_request_that_outlives_its_bundle_for_long_is_counted(tmp_path: Path) -> None:
+    """Many frames on a slow device take several intervals."""
+    made = make_bundle(tmp_path)
+    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    active: list[Serving] = []
+    reporter = Reporter(make_watch, lambda: active, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    under_way = Serving(served, reporter.watch(served), Health(served, SystemClock()))
+    left = weakref.ref(under_way.watch)
+    active.append(under_way)
+    reporter.end_intervals()
+    active.clear()
+    for _ in range(4):
+        reporter.end_intervals()
+    under_way.watch.failed()
+    reporter.end_intervals()
+    assert reporter.buffer.waiting == 1
+    del under_way
+    for _ in range(2):
+        reporter.end_intervals()
+    gc.collect()
+    assert left() is None
+
+
 def test_what_waits_to_be_looked_at_keeps_no_interpreter(tmp_path: Path) -> None:
     """On a busy device it waits while many releases follow each other."""
     made = make_bundle(tmp_path)
