@@ -174,7 +174,7 @@ def _keep_only(ready: int) -> None:
     os.dup2(null, 1)
     for descriptor in [
         int(path.name) for path in Path("/proc/self/fd").iterdir()
-    ]:  # the limit may be a thousand million
+    ]:  # a limit of 1e9 is none
         if descriptor > 2 and descriptor != ready:
             with suppress(OSError):  # that of the list itself
                 os.close(descriptor)
