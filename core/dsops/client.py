@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
+from dsops.client_place import place_of
 from dsops.client_transport import Transport, agent_uid, reach
 from dsops.direct import Method, limit_ms_of
 from dsops.errors import (
@@ -81,23 +82,25 @@ class Inference:
     """One model of the agent on this device. Safe to call from several threads, unless it shares memory.
 
     Args:
-        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port.
+        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port;
+            a text without a slash is a path only where such a socket is.
         model: Name of the model.
         timeout_s: How long an answer may take; more than 0.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
             which is faster from about 100 KB on.
 
     Raises:
-        InvalidInput: Nobody can wait for ``timeout_s``.
+        InvalidInput: Nobody can wait for ``timeout_s``, or the address is neither, for example another host's.
     """
 
     def __init__(
         self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
     ) -> None:
         limit_ms_of(timeout_s)
-        self._transport = reach(address, timeout_s)
+        place = place_of(address)
+        self._transport = reach(place, float(timeout_s))
         self._model = model
-        self._shared = _Shared(self._transport, lambda: agent_uid(address)) if shared_memory else None
+        self._shared = _Shared(self._transport, lambda: agent_uid(place)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
