@@ -53,7 +53,7 @@ def test_another_address_than_loopback_is_refused(address: str) -> None:
     "address", ["", "inference.sock", "127.0.0.1", "127.0.0.1:x", "::1:0", "\0", "/\0", "\ud800/", 5]
 )
 def test_what_is_no_address_is_told_so(address: Any) -> None:
-    with pytest.raises(InvalidInput, match="address|path|neither a socket"):
+    with pytest.raises(InvalidInput, match=r"address|path|neither a socket"):
         Inference(address, "compass")
 
 

@@ -77,7 +77,7 @@ def test_what_is_wrong_is_an_error_of_the_tree(short_path: Path, tmp_path: Path,
     (port,) = free_ports(1)
     address = short_path / "inference.sock" if direct else f"127.0.0.1:{port}"
     with serving(short_path, make_bundle(tmp_path), grpc=f"127.0.0.1:{port}") as process:
-        with Inference(address, "sundial") as sundial, pytest.raises(NotFound, match="agent refused: .*'sundial'"):
+        with Inference(address, "sundial") as sundial, pytest.raises(NotFound, match=r"agent refused: .*'sundial'"):
             sundial.infer(ROWS)
         with Inference(address, "compass", timeout_s=5) as compass:
             with pytest.raises(InvalidInput, match="has shape"):
