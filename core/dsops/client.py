@@ -7,16 +7,11 @@
         print(answer["label"], answer.release)
 
 It speaks the Open Inference Protocol over the agent's direct socket (:mod:`dsops.direct`), or over gRPC while there is
-none; every other client of that protocol works as well. This module alone of its package needs NumPy and, for the
-latter, gRPC: ``pip install 'dsops[inference]'``.
+none; every other client of that protocol works as well. It needs NumPy and, for the latter, gRPC:
+``pip install 'dsops[inference]'``.
 """
 
-import fcntl
-import mmap
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,21 +20,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dsops import access_list
 from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
-from dsops.client_transport import Transport, agent_uid, reach
+from dsops.client_memory import SharedInputs
+from dsops.client_place import place_of
+from dsops.client_transport import agent_uid, reach
 from dsops.direct import Method, limit_ms_of
-from dsops.errors import (
-    DsopsError,
-    InvalidInput,
-    NotFound,
-    RuntimeCrashed,
-)
+from dsops.errors import InvalidInput, NotFound, RuntimeCrashed
 
 TIMEOUT_S = 10.0
 Array: TypeAlias = NDArray[Any]
-_SHM = Path("/dev", "shm")
 _TYPES = {
     "BOOL": "?",
     "UINT8": "u1",
@@ -81,23 +71,25 @@ class Inference:
     """One model of the agent on this device. Safe to call from several threads, unless it shares memory.
 
     Args:
-        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port.
+        address: Path of the agent's inference socket, beside which the direct one is, or a loopback address, host:port;
+            a text without a slash is a path only where such a socket is.
         model: Name of the model.
         timeout_s: How long an answer may take; more than 0.
         shared_memory: Whether inputs go through memory that is shared with the agent instead of through the socket,
             which is faster from about 100 KB on.
 
     Raises:
-        InvalidInput: Nobody can wait for ``timeout_s``.
+        InvalidInput: Nobody can wait for ``timeout_s``, or the address is neither, for example another host's.
     """
 
     def __init__(
         self, address: str | Path, model: str, *, timeout_s: float = TIMEOUT_S, shared_memory: bool = False
     ) -> None:
         limit_ms_of(timeout_s)
-        self._transport = reach(address, timeout_s)
-        self._model = model
-        self._shared = _Shared(self._transport, lambda: agent_uid(address)) if shared_memory else None
+        place = place_of(address)
+        self._model = _text("the name of a model", model)
+        self._transport = reach(place, float(timeout_s))
+        self._shared = SharedInputs(self._transport, lambda: agent_uid(place)) if shared_memory else None
         self._metadata: pb.ModelMetadataResponse | None = None
 
     def __enter__(self) -> "Inference":
@@ -153,15 +145,16 @@ class Inference:
             QueueFull: Too many requests wait.
             TimedOut: No answer came in time.
             Forbidden: You may not do this.
+            NoMemory: There is no room in the memory that is to be shared.
             RuntimeCrashed: The agent failed.
         """
-        request = pb.ModelInferRequest(model_name=self._model, id=request_id)
+        request = pb.ModelInferRequest(model_name=self._model, id=_text("a request_id", request_id))
         for name, text in (("form", form), ("key", key)):
-            if text:
+            if _text(f"a {name}", text):
                 request.parameters[name].string_param = text
-        for name in outputs:
+        for name in _names(outputs):
             request.outputs.add(name=name)
-        ready = [(name, _plain(name, values)) for name, values in self._named(frames, inputs).items()]
+        ready = [(_text("an input's name", name), _plain(name, values)) for name, values in self._named(frames, inputs)]
         for name, values in ready:
             request.inputs.add(name=name, datatype=_NAMES[values.dtype], shape=values.shape)
         response = self._ask(request, [values for _, values in ready])
@@ -197,12 +190,13 @@ class Inference:
         about = self._model if model is None else model
         try:
             asked = extensions.KpiReportRequest(name=name, value=value, unit=unit, model=about, tags=tags or {})
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"figure {name!r} cannot be reported", why=str(error)) from error
+        except (TypeError, ValueError, OverflowError) as error:
+            hint = "a value is a finite number, the rest are texts, of characters that UTF-8 has"
+            raise InvalidInput(f"figure {name!r} cannot be reported", why=str(error), hint=hint) from error
         self._transport.call(Method.KPI_REPORT, asked, extensions.KpiReportResponse)
 
     def _ask(self, request: pb.ModelInferRequest, tensors: list[Array]) -> pb.ModelInferResponse:
-        if not self._shared:
+        if not (self._shared and sum(values.nbytes for values in tensors)):  # of nothing, nothing can be shared
             request.raw_input_contents.extend(values.tobytes() for values in tensors)
             return self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse)
         self._shared.put(request, tensors)
@@ -213,10 +207,13 @@ class Inference:
             self._shared.put(request, tensors)
             return self._transport.call(Method.MODEL_INFER, request, pb.ModelInferResponse)
 
-    def _named(self, frames: Array | Mapping[str, Array] | None, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _named(
+        self, frames: Array | Mapping[str, Array] | None, inputs: Mapping[str, Array]
+    ) -> Iterable[tuple[str, Array]]:
         if frames is None:
-            return inputs
-        return {**frames, **inputs} if isinstance(frames, Mapping) else {self._only_input(): frames, **inputs}
+            return inputs.items()
+        by_name = frames if isinstance(frames, Mapping) else {self._only_input(): frames}
+        return {**by_name, **inputs}.items()
 
     def _only_input(self) -> str:
         if self._metadata is None:
@@ -227,70 +224,37 @@ class Inference:
         return names[0]
 
 
-class _Shared:
-    """A region of shared memory that inputs are put into, made anew when it is too small, or belongs to a parent."""
-
-    def __init__(self, transport: Transport, agent_uid: Callable[[], int]) -> None:
-        self._transport = transport
-        self._agent_uid = agent_uid
-        self._name = ""
-        self._pid = 0
-        self._memory: mmap.mmap | None = None
-
-    def put(self, request: pb.ModelInferRequest, tensors: list[Array]) -> None:
-        """Put the values of a request's inputs into the region, and say in the request where they are."""
-        memory = self._with_room(sum(values.nbytes for values in tensors))
-        at = 0
-        for tensor, values in zip(request.inputs, tensors, strict=True):
-            np.frombuffer(memory, values.dtype, values.size, at).reshape(values.shape)[...] = values
-            tensor.parameters["shared_memory_region"].string_param = self._name
-            tensor.parameters["shared_memory_offset"].int64_param = at
-            tensor.parameters["shared_memory_byte_size"].int64_param = values.nbytes
-            at += values.nbytes
-
-    def close(self) -> None:
-        """Give the region back, also when the agent is gone."""
-        if self._memory is None or self._pid != os.getpid():  # a program that was forked leaves it to its parent
-            self._memory = None
-            return
-        wanted = extensions.SystemSharedMemoryUnregisterRequest(name=self._name)
-        with suppress(DsopsError):
-            self._transport.call(
-                Method.SYSTEM_SHARED_MEMORY_UNREGISTER, wanted, extensions.SystemSharedMemoryUnregisterResponse
-            )
-        self._memory = None
-
-    def _with_room(self, size: int) -> mmap.mmap:
-        if self._memory is not None and self._pid == os.getpid() and len(self._memory) >= size:
-            return self._memory
-        self.close()
-        name = f"dsops-{os.getpid()}-{secrets.token_hex(8)}"
-        path = _SHM / name
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            agent_uid = self._agent_uid()
-            if agent_uid not in (0, os.geteuid()):
-                os.setxattr(descriptor, access_list.ATTRIBUTE, access_list.for_users([agent_uid]))
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # as long as the mapping: it tells that its owner lives
-            os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a signal later
-            memory = mmap.mmap(descriptor, size)
-            wanted = extensions.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
-            self._transport.call(
-                Method.SYSTEM_SHARED_MEMORY_REGISTER, wanted, extensions.SystemSharedMemoryRegisterResponse
-            )
-        finally:
-            os.close(descriptor)
-            path.unlink()  # both sides have it open; nothing is left behind, however this process ends
-        self._name, self._memory, self._pid = name, memory, os.getpid()
-        return memory
+def _text(what: str, told: object) -> str:
+    """Return a text that a message can bear."""
+    if not isinstance(told, str):
+        raise InvalidInput(f"{what} is a text", why=f"got {told!r}", hint="str() makes a text of what is none")
+    try:
+        told.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{what} is a text of characters that UTF-8 has", why=f"got {told!r}") from error
+    return told
 
 
-def _plain(name: str, values: Array) -> Array:
-    found = np.asarray(values)
+def _names(outputs: object) -> Iterator[str]:
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise InvalidInput("outputs are several names", why=f"got {outputs!r}", hint='of one: outputs=("label",)')
+    return (_text("an output's name", name) for name in outputs)
+
+
+def _plain(name: str, values: object) -> Array:
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # of NumPy, or of whoever made what is to be an array
+        raise InvalidInput(
+            f"input {name!r} is no array", why=str(error), hint="give a NumPy array; rows of a list are equally long"
+        ) from error
     if found.dtype == np.float64:
         found = found.astype(np.float32)
     if found.dtype not in _NAMES:
-        raise InvalidInput(f"input {name!r} cannot be of type {found.dtype}")
+        raise InvalidInput(
+            f"input {name!r} cannot be of type {found.dtype}",
+            hint=f"types are {', '.join(str(dtype) for dtype in _NAMES)}; astype() makes another of one",
+        )
     return np.ascontiguousarray(found)
 
 

@@ -13,11 +13,21 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from dsops.call_status import error_of
-from dsops.direct import DirectChannel, Method, direct_path, nobody_listens
-from dsops.errors import DsopsError, NotServing
+from dsops.client_place import Place
+from dsops.direct import MAX_BODY_BYTES, DirectChannel, Method, direct_path, nobody_listens
+from dsops.errors import DsopsError, NotServing, RuntimeCrashed, TimedOut
 
 Reply = TypeVar("Reply", bound=Message)
 _SERVICE = "/inference.GRPCInferenceService/"
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_BODY_BYTES),  # what the agent sends at most
+    ("grpc.enable_http_proxy", 0),  # else frames for this device go wherever the environment says
+]
+_SAID: dict[type[DsopsError], str] = {
+    NotServing: "the agent does not serve",  # or is not there, which gRPC calls the same
+    TimedOut: "the agent did not answer in time",
+    RuntimeCrashed: "the agent failed",
+}
 
 
 class Transport(Protocol):
@@ -39,7 +49,7 @@ class _Local(Transport):
     """
 
     def __init__(self, address: Path, timeout_s: float) -> None:
-        self._address = address.absolute()
+        self._address = address
         self._direct = DirectChannel(direct_path(self._address))
         self._grpc: _Grpc | None = None
         self._timeout_s = timeout_s
@@ -75,7 +85,7 @@ class _Grpc(Transport):
         import grpc  # noqa: PLC0415 - programs that ask over the direct socket do without it
 
         self._failure = grpc.RpcError
-        self._channel = grpc.insecure_channel(target)
+        self._channel = grpc.insecure_channel(target, _OPTIONS)
         self._timeout_s = timeout_s
 
     @override
@@ -89,6 +99,8 @@ class _Grpc(Transport):
             answer: Reply = made(request, timeout=self._timeout_s)
         except self._failure as error:
             raise _error(error.code().value[0], error.details() or error.code().name) from error
+        except ValueError as error:  # so gRPC says that the channel was closed
+            raise NotServing("the connection to the agent was closed", hint="open a new one") from error
         return answer
 
     @override
@@ -96,13 +108,9 @@ class _Grpc(Transport):
         self._channel.close()
 
 
-def _is_path(address: str | Path) -> bool:
-    return isinstance(address, Path) or "/" in address
-
-
-def agent_uid(address: str | Path) -> int:
+def agent_uid(place: Place) -> int:
     """Return who owns the sockets, who is who answers on them; ourselves over loopback, or where none can be seen."""
-    for path in (direct_path(address), Path(address)) if _is_path(address) else ():
+    for path in (direct_path(place), place) if isinstance(place, Path) else ():
         with suppress(OSError):
             return path.stat().st_uid
     return os.geteuid()
@@ -121,9 +129,9 @@ def _someone_listens(path: Path) -> bool:
     return True
 
 
-def reach(address: str | Path, timeout_s: float) -> Transport:
-    """Return how to reach an inference socket, or a loopback address."""
-    return _Local(Path(address), timeout_s) if _is_path(address) else _Grpc(str(address), timeout_s)
+def reach(place: Place, timeout_s: float) -> Transport:
+    """Return how to reach the agent."""
+    return _Local(place, timeout_s) if isinstance(place, Path) else _Grpc(place, timeout_s)
 
 
 def _name_of(method: Method) -> str:
@@ -132,4 +140,5 @@ def _name_of(method: Method) -> str:
 
 
 def _error(status: int, details: str) -> DsopsError:
-    return error_of(status)("the agent did not answer", why=details)
+    kind = error_of(status)
+    return kind(_SAID.get(kind, "the agent refused"), why=details)

@@ -67,12 +67,12 @@ def limit_ms_of(timeout_s: float) -> int:
     """
     try:
         is_one = 0 < timeout_s <= _MAX_LIMIT_MS / 1000
-    except TypeError:
+    except (TypeError, ValueError):
         is_one = False
     if not is_one:
         raise InvalidInput(
-            f"a time to wait is more than 0 and up to {_MAX_LIMIT_MS // 1000} s",
-            why=f"got {timeout_s}",
+            f"a time to wait is a number, more than 0 and up to {_MAX_LIMIT_MS // 1000} s",
+            why=f"got {timeout_s!r}",
             hint="for as long as it takes: 3600",
         )
     return max(int(timeout_s * 1000), 1)

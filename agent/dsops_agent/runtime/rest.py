@@ -136,13 +136,14 @@ class RestService:
             logger.exception("a request failed")
             reply = refusal(HTTPStatus.INTERNAL_SERVER_ERROR, refusals.FAILED)
         start_response(f"{reply.status.value} {reply.status.phrase}", reply.headers)
-        return [reply.body]
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [reply.body]
 
     def _answer(self, environ: Environ) -> Reply:
         if "HTTP_ORIGIN" in environ:  # a page of any site could else use the device's browser to ask
             raise Forbidden("pages in a browser may not ask for inference")
         path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace").rstrip("/")
-        method = environ.get("REQUEST_METHOD", "")
+        asked = environ.get("REQUEST_METHOD", "")
+        method = "GET" if asked == "HEAD" else asked  # the same answer, less its body (RFC 9110)
         others = []
         for wanted, pattern, answer in self._routes:
             found = pattern.fullmatch(path)

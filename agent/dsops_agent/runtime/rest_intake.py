@@ -93,7 +93,7 @@ class _Refusing(ErrorTask):  # type: ignore[misc]
         self.content_length = len(reply.body)
         if getattr(error, "closes", True):
             self.set_close_on_finish()
-        self.write(reply.body)
+        self.write(b"" if self.request.command == "HEAD" else reply.body)
 
 
 class _Answering(WSGITask):  # type: ignore[misc]
@@ -108,11 +108,13 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
     """A request that is received.
 
     Attributes:
+        command: Its method, once its head is there.
         waits: Whether its body waits for room, and must not be read.
         is_told: Whether its caller was told why it is refused; what comes of it is let go.
     """
 
     error: object
+    command = ""
 
     def __init__(self, room: Room, user: Callable[[], str], adj: object) -> None:
         super().__init__(adj)
@@ -251,6 +253,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
     def _tell(self, request: _Arriving, told: _Told) -> None:
         answered = HTTPRequestParser(self.adj)
         answered.version, answered.headers, answered.error = request.version, request.headers, told
+        answered.command = request.command
         self.requests.append(answered)
         if len(self.requests) == 1:
             self.server.add_task(self)

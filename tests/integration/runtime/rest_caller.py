@@ -28,7 +28,7 @@ class Caller:
     """A REST server on a socket, and who asks it."""
 
     def __init__(self, service: RestService, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._server = RestServer(service, str(path), Access())
 
     def __enter__(self) -> "Caller":
@@ -43,7 +43,7 @@ class Caller:
     def send(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, dict[str, str]]:
-        connection = UnixHttp(self._path)
+        connection = UnixHttp(self.path)
         try:
             connection.request(method, path, body or None, headers or {})
             response = connection.getresponse()

@@ -1,6 +1,7 @@
 """What REST says to requests that are wrong, by bytes on the socket: JSON with an error, never a traceback."""
 
 import json
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -131,6 +132,29 @@ def test_a_path_that_leads_nowhere_is_told_so(caller: Caller, method: str, path:
     found_status, found, _ = caller.send(method, path)
     assert found_status == status
     assert list(json.loads(found)) == ["error"]
+
+
+def test_head_is_get_without_a_body_and_the_connection_goes_on(caller: Caller) -> None:
+    missing, other = "/v2/models/compass/versions/9", INFER
+    too_long = f"Content-Length: {MAX_BODY_BYTES + 1}\r\n"
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as came:
+        connection.settimeout(30)
+        connection.connect(str(caller.path))
+
+        def ask(method: str, path: str, headers: str = "") -> tuple[int, int]:
+            connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+            status = int(came.readline().split()[1])
+            told = dict(line.decode().strip().split(": ", 1) for line in iter(came.readline, b"\r\n"))
+            length = int(told["Content-Length"])
+            assert method == "HEAD" or len(came.read(length)) == length
+            return status, length
+
+        for path in ("/v2", "/v2/models/compass", "/v2/health/live", missing):
+            assert ask("HEAD", path) == ask("GET", path)
+        assert ask("HEAD", other)[0] == 405
+        assert ask("HEAD", "/v2", too_long)[0] == 413
+        connection.shutdown(socket.SHUT_WR)
+        assert came.read() == b""
 
 
 def test_a_page_in_a_browser_may_not_ask(caller: Caller) -> None:
