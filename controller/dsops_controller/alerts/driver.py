@@ -119,7 +119,7 @@ class Watch:
         """Hand over every notice that is due."""
         settings = self._settings
         spans = {name: hook.span_s for name, hook in settings.webhook.items()}
-        pace = Pace(settings.notices, settings.notices_every_s, settings.named)
+        pace = Pace(settings.notices, settings.notices_every_s, settings.named, settings.notices_in_all)
         while not (stop and stop.is_set()) and (claimed := self._deliveries.claim(spans, pace)) is not None:
             try:
                 self._hand(claimed)
