@@ -7,7 +7,7 @@ then becomes of them.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -51,8 +51,12 @@ class Alerts:
         self._db = db
         self._clock = clock
 
-    def note(self, causes: Iterable[Cause], hooks: Sequence[str], clear: timedelta) -> tuple[int, int]:
+    def note(
+        self, causes: Iterable[Cause], hooks: Sequence[str], clear: timedelta, unseen: Collection[Kind] = ()
+    ) -> tuple[int, int]:
         """Open alerts of new causes, go on with those that last, resolve those whose cause is gone for ``clear``.
+
+        Alerts of kinds that are ``unseen`` stay as they are: nobody could look whether their causes are there.
 
         Returns:
             How many were opened and resolved.
@@ -60,7 +64,8 @@ class Alerts:
         now_ms, column = to_ms(self._clock.now()), tables.alert.c
         present = {cause.key[:200]: cause for cause in causes}
         with self._db.read() as connection:
-            known = select(column.id, column.open_key, column.summary).where(column.state == AlertState.OPEN)
+            is_seen = (column.state == AlertState.OPEN) & column.kind.not_in(unseen)
+            known = select(column.id, column.open_key, column.summary).where(is_seen)
             there = {row.open_key: row for row in connection.execute(known.order_by(column.id))}
         lasting = [row for key, row in there.items() if key in present]
         self._go_on(lasting, present, now_ms)

@@ -4,8 +4,9 @@ A notice is claimed for a while before it is tried, so whoever is killed in the 
 handed over twice has one id, and that an alert is over is told to nobody before he was told of the alert.
 
 When ten thousand devices fall silent at once, nobody wants to be told ten thousand times. A webhook gets some notices
-of a rule one by one; when there are more, it gets one of them all (a batch), and so many a minute at most. The rows of
-a batch keep together until it is taken, so what is tried again has the same id and the same text.
+of a rule one by one; when there are more, it gets one of them all (a batch), and so many a minute at most. All rules
+together have a pace too, for there may be many models. The rows of a batch keep together until it is taken, so what is
+tried again has the same id and the same text.
 """
 
 import random
@@ -45,6 +46,8 @@ _IS_TOLD = (_ROW.notice == Notice.OPENED) | ~exists().where(
     & (_BEFORE.c.notice == Notice.OPENED)
     & (_BEFORE.c.state == NoticeState.PENDING)
 )
+_EVERY_RULE = "*"
+"""No rule has this name: under it stands the pace of all of them."""
 _IS_NEW = (_ROW.attempts == 0) & _ROW.batch.is_(None)
 
 
@@ -112,13 +115,22 @@ class Deliveries:
             yield _Key(*key), update(tables.alert_delivery).where(_ours(_Key(*key)) & as_seen)
         group = (_ROW.hook, _ROW.notice, _ALERT.kind, _ALERT.model)
         rules = select(*group).join_from(tables.alert_delivery, tables.alert).where(due & _IS_NEW)
-        # In one order, so that controllers wait for each other's rows and not in a circle.
-        for hook, notice, kind, model in connection.execute(rules.group_by(*group).order_by(*group)).all():
+        # Webhooks in one order, so that controllers wait for each other's rows and not in a circle; who has a webhook's
+        # row has its rules. The rule that waits longest comes first: where all share a pace, none is passed over.
+        order = (_ROW.hook, func.min(_ROW.next_ms), *group[1:])
+        left: dict[str, float] = {}
+        for hook, notice, kind, model in connection.execute(rules.group_by(*group).order_by(*order)).all():
+            if hook not in left:
+                left[hook] = _spare(connection, hook, _EVERY_RULE, now, pace.of_all_rules)
+            if left[hook] < 1:
+                continue
             of_rule = _ROW.alert.in_(select(_ALERT.id).where(_ALERT.kind == kind, _ALERT.model == model))
             which = due & _IS_NEW & of_rule & (_ROW.hook == hook) & (_ROW.notice == notice)
             spare = _spare(connection, hook, f"{kind}/{model}", now, pace)
             found = _some(connection, which, spare, pace) if spare >= 1 else None
             if found is not None:
+                left[hook] -= 1
+                _spend(connection, hook, _EVERY_RULE, left[hook], now)
                 _spend(connection, hook, f"{kind}/{model}", spare - 1, now)
                 yield found
 

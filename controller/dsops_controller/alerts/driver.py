@@ -5,8 +5,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from dsops.clock import Clock
 from dsops.errors import DsopsError
@@ -19,11 +20,12 @@ from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.dataops.drift.standing import Beat, Standings
-from dsops_controller.dataops.drift.tally import NO_DRIFT, DriftTally, tally
+from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.labels.audits import AUDITED, of_labels
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.db.upsert import upsert
 from dsops_controller.retraining.adapters import NotTaken
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 AUDIT_S = 600.0
 """Seconds between two looks at labels: there may be many, and they come by hand."""
 _TICK_S = 1.0
+_MOST = 2**62
+"""Records that a device can have dropped; a database holds them."""
 Post = Callable[[Webhook, str, bytes], None]
 """Hands one notice over, by its id; raises NotTaken."""
 
@@ -104,8 +108,9 @@ class Watch:
             StateDamaged: The database cannot be read.
         """
         settings = self._settings
-        found = causes(self._figures(), settings, self._clock.now())
-        opened, resolved = self.alerts.note(found, list(settings.webhook), timedelta(seconds=settings.clear_s))
+        figures, unseen = self._figures()
+        found, clear = causes(figures, settings, self._clock.now()), timedelta(seconds=settings.clear_s)
+        opened, resolved = self.alerts.note(found, list(settings.webhook), clear, unseen)
         if opened or resolved:
             log.info("alerts: %d opened, %d resolved", opened, resolved)
         self.alerts.forget(timedelta(days=settings.keep_days))
@@ -114,7 +119,7 @@ class Watch:
         """Hand over every notice that is due."""
         settings = self._settings
         spans = {name: hook.span_s for name, hook in settings.webhook.items()}
-        pace = Pace(settings.notices, settings.notices_every_s, settings.named)
+        pace = Pace(settings.notices, settings.notices_every_s, settings.named, settings.notices_in_all)
         while not (stop and stop.is_set()) and (claimed := self._deliveries.claim(spans, pace)) is not None:
             try:
                 self._hand(claimed)
@@ -132,14 +137,29 @@ class Watch:
             raise NotTaken(f"controller.toml has no webhook {claimed.hook} any more", is_final=True)
         self._post(hook, claimed.id, claimed.body)
 
-    def _figures(self) -> Figures:
-        kinds = self._settings.kinds
-        return Figures(
-            standings=self._standings.alarming() if {Kind.DRIFT, Kind.SKEW} & set(kinds) else (),
-            drift=self._tally() if Kind.FLEET_DRIFT in kinds else NO_DRIFT,
-            beats=self._late() if Kind.SILENT in kinds else (),
-            lost=self._lost() if Kind.LOSSES in kinds else {},
-            audits=self._verdicts() if Kind.AUDITED_ERROR in kinds else {},
+    def _figures(self) -> tuple[Figures, frozenset[Kind]]:
+        """Return what is known now, and the kinds that could not be looked at: the others are not silenced."""
+        wanted = frozenset(self._settings.kinds)
+        found: dict[str, Any] = {}
+        unseen: frozenset[Kind] = frozenset()
+        for name, kinds, read in self._readers():
+            if not kinds & wanted:
+                continue
+            try:
+                found[name] = read()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other kinds are looked at
+                unseen |= kinds
+                log.warning("alerts of %s wait: %s", ", ".join(sorted(kinds)), error)
+        return Figures(**found), unseen
+
+    def _readers(self) -> Sequence[tuple[str, frozenset[Kind], Callable[[], Any]]]:
+        """Return which of the figures are read for which kinds, and how."""
+        return (
+            ("standings", frozenset({Kind.DRIFT, Kind.SKEW}), self._standings.alarming),
+            ("drift", frozenset({Kind.FLEET_DRIFT}), self._tally),
+            ("beats", frozenset({Kind.SILENT}), self._late),
+            ("lost", frozenset({Kind.LOSSES}), self._lost),
+            ("audits", frozenset({Kind.AUDITED_ERROR}), self._verdicts),
         )
 
     def _tally(self) -> DriftTally:
@@ -161,17 +181,18 @@ class Watch:
         begun_ms = to_ms(now - timedelta(seconds=self._settings.losses_s))
         with self._watched.db.read() as connection:
             sums = connection.execute(
-                select(loss.device, func.sum(loss.count).label("total")).group_by(loss.device)
+                select(loss.device, whole_sum(loss.count).label("total")).group_by(loss.device)
             ).all()
             known = {row.device: row for row in connection.execute(select(tables.alert_loss))}
         found: dict[str, tuple[int, datetime]] = {}
         grown: list[dict[str, object]] = []
-        for device, total in sums:
+        for device, dropped_in_all in sums:
+            total = min(int(dropped_in_all), _MOST)
             row = known.get(device)
             dropped, before, grew_ms = (row.dropped, row.before, row.grew_ms) if row is not None else (0, 0, 0)
             if total - dropped >= self._settings.losses:
                 before = dropped if grew_ms < begun_ms else before
-                dropped, grew_ms = int(total), to_ms(now)
+                dropped, grew_ms = total, to_ms(now)
                 grown.append({"device": device, "dropped": dropped, "before": before, "grew_ms": grew_ms})
             if grew_ms >= begun_ms:
                 found[device] = (dropped - before, from_ms(grew_ms))

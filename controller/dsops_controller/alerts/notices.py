@@ -91,11 +91,19 @@ class Pace:
         burst: So many after a quiet time, each of one alert.
         every_s: Then one every so many seconds, of one alert or of all that are due.
         named: Devices that one of many names.
+        in_all: Notices of all rules together after a quiet time; then so many in the time in which a rule has its
+            ``burst`` again.
     """
 
     burst: int
     every_s: float
     named: int
+    in_all: int = 50
+
+    @property
+    def of_all_rules(self) -> "Pace":
+        """The pace of all rules together."""
+        return Pace(self.in_all, self.every_s * self.burst / self.in_all, self.named, self.in_all)
 
 
 @dataclass(frozen=True, slots=True)

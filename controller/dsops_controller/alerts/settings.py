@@ -41,6 +41,8 @@ class AlertSettings(Frozen):
         error_margin: By how much the audited error may be above that of the build.
         notices: So many notices of one kind and model a webhook gets one by one; of more it gets one with their number.
         notices_every_s: After those, one more every so many seconds, of all that came meanwhile.
+        notices_in_all: So many notices of all kinds and models together a webhook gets, and as many again within
+            ``notices`` times ``notices_every_s``.
         named: Devices that a notice of many names.
         attempts: How often a webhook is tried before a notice is given up (dead letter).
         keep_days: Resolved alerts are kept for so long.
@@ -59,6 +61,7 @@ class AlertSettings(Frozen):
     error_margin: float = Field(default=0.01, gt=0, lt=1)
     notices: int = Field(default=10, ge=1, le=1000)
     notices_every_s: float = Field(default=60.0, gt=0, le=86_400)
+    notices_in_all: int = Field(default=50, ge=1, le=10_000)
     named: int = Field(default=20, ge=1, le=1000)
     attempts: int = Field(default=20, ge=1, le=100)
     keep_days: float = Field(default=90.0, gt=0, le=3660)

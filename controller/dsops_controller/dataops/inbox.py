@@ -22,11 +22,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops.clock import Clock
 from dsops.errors import Conflict, DsopsError, Overloaded
-from dsops_controller.dataops import latest
+from dsops_controller.dataops import latest, streams
 from dsops_controller.dataops.batches import Batch, Kind
 from dsops_controller.db.database import Database
-from dsops_controller.db.tables import inbox, stream, stream_loss
-from dsops_controller.db.upsert import upsert
+from dsops_controller.db.tables import inbox, stream
 
 logger = logging.getLogger(__name__)
 
@@ -145,15 +144,17 @@ class Inbox:
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
         wanted = [item for item in group if item.result.running() or item.result.set_running_or_notify_cancel()]
+        begun: set[str] = set()
         try:
             with self._db.write() as connection:
-                results = store(connection, [(i.device, i.batch) for i in wanted], self._now_ms())
+                results = store(connection, [(i.device, i.batch) for i in wanted], self._now_ms(), begun)
         except DsopsError as error:
             _fail(wanted, error)
         except Exception as error:
             logger.exception("a group of %d batches could not be stored", len(wanted))
             self._commit_one_by_one(wanted, error)
         else:
+            self._forget_streams(begun)
             for item, result in zip(wanted, results, strict=True):
                 _resolve(item, result)
 
@@ -165,25 +166,37 @@ class Inbox:
         for item in group:
             self._commit([item])
 
+    def _forget_streams(self, devices: set[str]) -> None:
+        """Bound the streams of devices that began some; what fails is done when they begin the next."""
+        for device in sorted(devices):
+            try:
+                with self._db.write() as connection:
+                    streams.forget_oldest(connection, device, self._now_ms())
+            except Exception:  # the batches are stored already, and are told so
+                logger.exception("the streams of %s could not be counted", device)
+
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
 
 
-def store(connection: Connection, batches: Sequence[tuple[str, Batch]], now_ms: int) -> list[int | Conflict]:
+def store(
+    connection: Connection, batches: Sequence[tuple[str, Batch]], now_ms: int, begun: set[str]
+) -> list[int | Conflict]:
     """Store batches within the caller's transaction; return each one's committed sequence number or refusal.
 
-    Rows are locked in the order of their keys, so that two controllers over one PostgreSQL cannot block each other.
+    Devices that began a stream are added to ``begun``. Rows are locked in the order of their keys, so that two
+    controllers over one PostgreSQL cannot block each other.
     """
     results: dict[int, int | Conflict] = {}
     order = sorted(range(len(batches)), key=lambda i: (batches[i][0], batches[i][1].stream))
     for index in order:
         device, batch = batches[index]
-        results[index] = _store_one(connection, device, batch, now_ms)
+        results[index] = _store_one(connection, device, batch, now_ms, begun)
     return [results[index] for index in range(len(batches))]
 
 
-def _store_one(connection: Connection, device: str, batch: Batch, now_ms: int) -> int | Conflict:
-    row = _stream_row(connection, device, batch, now_ms)
+def _store_one(connection: Connection, device: str, batch: Batch, now_ms: int, begun: set[str]) -> int | Conflict:
+    row = _stream_row(connection, device, batch, now_ms, begun)
     if row.kind != batch.kind:
         return Conflict(f"stream {batch.stream} holds {row.kind}", why=f"a batch of {batch.kind} names it")
     fresh = batch.newer(row.seq)
@@ -202,15 +215,8 @@ def _store_one(connection: Connection, device: str, batch: Batch, now_ms: int) -
     }
     connection.execute(_MOVE, changed)
     if batch.message.dropped > row.dropped:  # counters only rise: a batch that is sent again changes nothing
-        _note_losses(connection, device, batch)
+        streams.note_losses(connection, device, batch)
     return seq
-
-
-def _note_losses(connection: Connection, device: str, batch: Batch) -> None:
-    key = {"device": device, "stream": batch.stream}
-    rows = [{**key, "kind": loss.kind, "reason": loss.reason, "count": loss.count} for loss in batch.message.losses]
-    if rows:
-        connection.execute(upsert(connection.dialect.name, stream_loss), rows)
 
 
 def _columns(batch: Batch) -> dict[str, object]:
@@ -222,11 +228,12 @@ def _columns(batch: Batch) -> dict[str, object]:
     }
 
 
-def _stream_row(connection: Connection, device: str, batch: Batch, now_ms: int) -> Row[Any]:
+def _stream_row(connection: Connection, device: str, batch: Batch, now_ms: int, begun: set[str]) -> Row[Any]:
     """Return the stream's row, made when it is new, and locked until the transaction ends."""
     row = connection.execute(_FIND, _key(device, batch)).one_or_none()
     if row is not None:
         return row
+    begun.add(device)
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     values = {"device": device, "stream": batch.stream, "kind": batch.kind.value, "updated_ms": now_ms}
     blank = dialect.insert(stream).values(seq=0, stored=0, produced=0, dropped=0, **values)

@@ -12,6 +12,7 @@ from dsops_controller.dataops.batches import Record
 from dsops_controller.dataops.drift import standing
 from dsops_controller.dataops.drift.device_drift import DriftState, Level, after_event, after_intervals
 from dsops_controller.dataops.histograms import merged
+from dsops_controller.dataops.strangers import UNKNOWN, crowded_models
 from dsops_controller.db.tables import device_latest, drift_state
 from dsops_controller.db.upsert import upsert
 
@@ -19,6 +20,7 @@ _FIND_DRIFT = select(drift_state).where(
     (drift_state.c.device == bindparam("of_device")) & (drift_state.c.model == bindparam("of_model"))
 )
 
+_OF_MODEL = (ModelInterval, Event, DriftReport)
 HOST = ""
 """The model name under which a host's figures stand."""
 
@@ -26,9 +28,20 @@ HOST = ""
 def update(connection: Connection, device: str, records: list[Record], received_ms: int) -> None:
     """Fold the records of one batch into what is newest of the device, within the caller's transaction."""
     fold = _Fold(connection, device, received_ms)
+    models = {record.model for record in records if isinstance(record, _OF_MODEL) and record.model}
+    crowded = crowded_models(connection, device, models) if models else frozenset()
     for record in records:
-        fold.take(record)
+        is_crowded = isinstance(record, _OF_MODEL) and record.model in crowded
+        fold.take(_unknown(record) if is_crowded else record)
     fold.save()
+
+
+def _unknown(record: Record) -> Record:
+    """Return a copy under the name of models that have no row of their own."""
+    assert isinstance(record, _OF_MODEL)
+    copy = type(record).FromString(record.SerializeToString())
+    copy.model = UNKNOWN
+    return copy
 
 
 @dataclass(slots=True)

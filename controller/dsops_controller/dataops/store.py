@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import duckdb
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, select
 
 from dsops.errors import InvalidInput
 from dsops_controller.dataops import kpis, queries
@@ -23,6 +23,7 @@ from dsops_controller.dataops.lake.scope import EPOCH, EVERYTHING, Scope
 from dsops_controller.dataops.lake.views import IDENTITY, Views, Want, without_tensors
 from dsops_controller.dataops.samples.samples import SampleFilter, SampleRow, sample_row
 from dsops_controller.db.database import Database
+from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.tables import drift_state, stream, stream_loss
 
 
@@ -274,7 +275,7 @@ class LakeStore:
             counted = queries.COUNTS.replace("IDENTITIES", identities)
             rows, distinct, samples = duck.execute(counted).fetchall()[0]
         with self._db.read() as connection:
-            sums = select(func.coalesce(func.sum(stream.c.produced), 0), func.coalesce(func.sum(stream.c.dropped), 0))
+            sums = select(whole_sum(stream.c.produced), whole_sum(stream.c.dropped))
             produced, dropped = connection.execute(sums).one()
         return Counts(rows, samples, rows - distinct, int(produced), int(dropped))
 
@@ -295,7 +296,7 @@ class LakeStore:
             StateDamaged: The database cannot be read.
         """
         by = stream_loss.c.device, stream_loss.c.kind, stream_loss.c.reason
-        query = select(*by, func.sum(stream_loss.c.count)).group_by(*by).order_by(*by)
+        query = select(*by, whole_sum(stream_loss.c.count)).group_by(*by).order_by(*by)
         if device is not None:
             query = query.where(stream_loss.c.device == device)
         with self._db.read() as connection:

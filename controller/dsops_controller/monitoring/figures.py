@@ -13,6 +13,7 @@ from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.lake.totals import BundleTotal, Total, totals
 from dsops_controller.db import tables
 from dsops_controller.db.database import Database
+from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.server.broker import BrokerFigures
 
@@ -107,9 +108,9 @@ class Monitoring:
             here = select(func.count()).where((device.state == Device.ACCEPTED) & device.online)
             online = connection.execute(here).scalar_one()
             kinds = connection.execute(
-                select(stream.kind, func.sum(stream.stored), func.sum(stream.produced)).group_by(stream.kind)
+                select(stream.kind, whole_sum(stream.stored), whole_sum(stream.produced)).group_by(stream.kind)
             ).all()
-            by_reason = select(loss.kind, loss.reason, func.sum(loss.count)).group_by(loss.kind, loss.reason)
+            by_reason = select(loss.kind, loss.reason, whole_sum(loss.count)).group_by(loss.kind, loss.reason)
             lost = connection.execute(by_reason).all()
             column = tables.inbox.c
             size = func.coalesce(func.sum(func.length(column.payload)), 0)

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 MAX_BUCKETS = 160
 """What an OpenTelemetry SDK has by default; receivers expect no more."""
 _CUMULATIVE = 2
+_INT64 = 2**63 - 1
+_MOST_IN_BUCKET = 2**53
+"""Buckets of so much do not add up to more than a receiver holds, which would refuse every metric with them."""
 _LATER = frozenset({429, 502, 503, 504})
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _MOST_WAIT_S = 5.0, 300.0, 3600.0
 _JITTER = random.SystemRandom()
@@ -178,7 +181,7 @@ def _point(point: Point, shape: Shape, time: datetime, started: datetime) -> dic
     value = point.value
     if isinstance(value, Total):
         return made | _histogram(value)
-    return made | ({"asInt": str(value)} if isinstance(value, int) else {"asDouble": value})
+    return made | ({"asInt": str(min(value, _INT64))} if isinstance(value, int) else {"asDouble": value})
 
 
 def _histogram(total: Total) -> dict[str, Any]:
@@ -187,12 +190,13 @@ def _histogram(total: Total) -> dict[str, Any]:
     bounded.bound(MAX_BUCKETS)
     merged = bounded.merged
     low, high = (min(merged.buckets), max(merged.buckets)) if merged.buckets else (0, -1)
-    counts = [merged.buckets.get(at, 0) for at in range(low, high + 1)]
+    counts = [min(merged.buckets.get(at, 0), _MOST_IN_BUCKET) for at in range(low, high + 1)]
+    zero = min(merged.zero, _MOST_IN_BUCKET)
     made: dict[str, Any] = {
-        "count": str(merged.zero + sum(counts)),
+        "count": str(zero + sum(counts)),
         "sum": total.sum,
         "scale": merged.scale or 0,
-        "zeroCount": str(merged.zero),
+        "zeroCount": str(zero),
         "positive": {"offset": low, "bucketCounts": [str(count) for count in counts]},
     }
     return made | ({"min": merged.low, "max": merged.high} if total.count else {})

@@ -304,3 +304,16 @@ def test_a_receiver_that_is_not_there_is_asked_again_soon(site: Site, receiver: 
     sender = OtlpExporter(settings, site.folder, "north", site.monitoring, site.clock, lambda: 1.0)
     outcome = sender.export()
     assert (outcome.is_taken, outcome.is_later, sender.pause_s) == (False, True, 5.0)
+
+
+def test_counts_above_64_bits_are_sent_as_the_largest_that_a_receiver_holds() -> None:
+    much = Total(count=2**70)
+    much.merged.zero = 2**70
+    much.merged.add(0, dict.fromkeys(range(MOST_SENT), 2**70))
+    sums = Metric("requests", "1", "", Shape.COUNTER, (Point({}, 2**64),))
+    spread = Metric("latency", "us", "", Shape.HISTOGRAM, (Point({}, much),))
+    found = by_name(request([sums, spread], "north", START, START))
+    assert found["requests"]["sum"]["dataPoints"][0]["asInt"] == str(2**63 - 1)
+    point = found["latency"]["exponentialHistogram"]["dataPoints"][0]
+    counts = [int(point["zeroCount"]), *map(int, point["positive"]["bucketCounts"])]
+    assert int(point["count"]) == sum(counts) < 2**63

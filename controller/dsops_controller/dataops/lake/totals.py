@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, select
 from dsops import strictjson
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake.minutes import HISTOGRAMS, Summed
+from dsops_controller.dataops.strangers import UNKNOWN_BUNDLE, BundleKey, crowded_bundles
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle_total
 from dsops_controller.db.times import from_ms
@@ -119,19 +120,25 @@ class Added:
         for name, total in self.histograms.items():
             total.pour(_histogram(name, row))
 
+    def join(self, other: "Added") -> None:
+        """Add what the same flush adds to another bundle."""
+        self.counts = [old + more for old, more in zip(self.counts, other.counts, strict=True)]
+        for name, total in self.histograms.items():
+            total.pour(other.histograms[name])
 
-def by_bundle(minutes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], Added]:
+
+def by_bundle(minutes: Iterable[Mapping[str, Any]]) -> dict[BundleKey, Added]:
     """Return rows of ``minutes`` added up by digest, model and release."""
-    found: dict[tuple[str, str, int], Added] = {}
+    found: dict[BundleKey, Added] = {}
     for row in minutes:
         found.setdefault((row["digest"], row["model"], row["release"]), Added()).add(row)
     return found
 
 
-def add(connection: Connection, bundles: Mapping[tuple[str, str, int], Added], now_ms: int) -> None:
+def add(connection: Connection, bundles: Mapping[BundleKey, Added], now_ms: int) -> None:
     """Add to the totals of bundles, within the caller's transaction."""
     column = bundle_total.c
-    for (digest, model, release), more in sorted(bundles.items(), key=lambda item: item[0]):
+    for (digest, model, release), more in sorted(_with_rows(connection, bundles).items(), key=lambda item: item[0]):
         ours = (column.digest == digest) & (column.model == model) & (column.release == release)
         present = connection.execute(select(bundle_total).where(ours).with_for_update()).one_or_none()
         values: dict[str, Any] = {"digest": digest, "model": model, "release": release, "updated_ms": now_ms}
@@ -144,6 +151,17 @@ def add(connection: Connection, bundles: Mapping[tuple[str, str, int], Added], n
             total.pour(more.histograms[name])
             values[name] = total.encode()
         connection.execute(upsert(connection.dialect.name, bundle_total), values)
+
+
+def _with_rows(connection: Connection, bundles: Mapping[BundleKey, Added]) -> dict[BundleKey, Added]:
+    """Return what is added to each row; bundles that get none of their own share one."""
+    crowded = crowded_bundles(connection, bundles)
+    found = {key: more for key, more in bundles.items() if key not in crowded}
+    if crowded:
+        shared = found.setdefault(UNKNOWN_BUNDLE, Added())
+        for key in sorted(crowded):
+            shared.join(bundles[key])
+    return found
 
 
 def _histogram(name: str, row: Mapping[str, Any]) -> Summed:
