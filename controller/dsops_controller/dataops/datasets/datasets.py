@@ -54,6 +54,7 @@ from dsops_controller.db.times import to_ms
 
 _SECRET_BYTES = 32
 _SOME = 400
+_LOCK = 0x64736F7074  # of whoever pins or unpins versions of the table for data sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,13 @@ class Datasets:
             InvalidInput: The name cannot be one, or nothing falls to training.
         """
         _check_name(name)
-        self._lake.flush()  # so that a version of the table names every row
-        lake_version = self._keeping.hold(name)
-        try:
-            return self._create(name, query, policy, lake_version, actor)
-        finally:
-            self._keeping.settle(name, self._kept(name))
+        with self._db.alone(_LOCK):  # an erasure takes what is pinned now, and looks at no version that comes later
+            self._lake.flush()  # so that a version of the table names every row
+            lake_version = self._keeping.hold(name)
+            try:
+                return self._create(name, query, policy, lake_version, actor)
+            finally:
+                self._keeping.settle(name, self._kept(name))
 
     def _create(
         self, name: str, query: Query, policy: Policy, lake_version: int, actor: str
@@ -173,13 +175,14 @@ class Datasets:
             NotFound: There is none.
             StateDamaged: The lake cannot be written.
         """
-        with self._db.write() as connection:
-            row, now = dataset_rows.row(connection, name, version), self._clock.now()
-            if (name, row.version) not in dataset_rows.removed(connection):
-                values = {"name": name, "version": row.version, "removed_ms": to_ms(now)}
-                connection.execute(tables.dataset_removal.insert().values(values))
-                audit.record(connection, now, actor, "dataset.removed", f"{name}/{row.version}", row.digest)
-        self._keeping.remove(name, row.version)
+        with self._db.alone(_LOCK):
+            with self._db.write() as connection:
+                row, now = dataset_rows.row(connection, name, version), self._clock.now()
+                if (name, row.version) not in dataset_rows.removed(connection):
+                    values = {"name": name, "version": row.version, "removed_ms": to_ms(now)}
+                    connection.execute(tables.dataset_removal.insert().values(values))
+                    audit.record(connection, now, actor, "dataset.removed", f"{name}/{row.version}", row.digest)
+            self._keeping.remove(name, row.version)
         return self.get(name, row.version)
 
     def get(self, name: str, version: int | None = None) -> DatasetRecord:
@@ -276,6 +279,15 @@ class Datasets:
         if not 0 < len(reason) <= 200:
             raise InvalidInput("an erasure needs a reason", hint="for example --reason 'request of 2026-11-27'")
         identities = [identity(sample) for sample in samples]
+        with self._db.alone(_LOCK):
+            done = self._note_erased(samples, reason, actor)
+            erase(self._lake, identities)
+            moved = self._keeping.let_go(identities, self._kept())
+            with self._db.write() as connection:
+                dataset_rows.note_moved(connection, moved)
+        return done
+
+    def _note_erased(self, samples: Sequence[str], reason: str, actor: str) -> Erased:
         with self._db.write() as connection:
             new = sorted(set(samples) - dataset_rows.erased(connection))
             now = self._clock.now()
@@ -284,12 +296,7 @@ class Datasets:
                 connection.execute(tables.erased_sample.insert(), rows)
                 audit.record(connection, now, actor, "samples.erased", f"{len(rows)} samples", reason)
             _forget_labels(connection, new)
-            done = Erased(len(new), tuple(self._renew(connection, set(new), actor)))
-        erase(self._lake, identities)
-        moved = self._keeping.let_go(identities, self._kept())
-        with self._db.write() as connection:
-            dataset_rows.note_moved(connection, moved)
-        return done
+            return Erased(len(new), tuple(self._renew(connection, set(new), actor)))
 
     def places(self) -> Places:
         """Return what is known of devices, with the secret of their pseudonyms, which is made when it is not there."""

@@ -86,8 +86,9 @@ class Keeping:
         Nothing is released before what replaces it is durable, so once more is no fault and completes what was cut off.
 
         Raises:
-            NoSpace: The disk is full; the pins are as they were.
+            NoSpace: The disk is full; nothing was unpinned.
             StateDamaged: The lake cannot be read or written.
+            Conflict: Another controller tends the lake.
         """
         numbers = self._pins.versions(LakeTable.SAMPLES)
         tainted = {number for number in numbers if present(self._lake, gone, number)}
@@ -95,11 +96,8 @@ class Keeping:
         clean = {pin.owner: pin.version for pin in pins if pin.version not in tainted}
         moving = [one for one in kept if one.owner not in clean]
         for one in moving:
-            for number in tainted:
-                restore(self._lake, one.members, number)
-        newest = self._lake.version(LakeTable.SAMPLES)
-        for one in moving:
-            clean[one.owner] = self._pins.pin(LakeTable.SAMPLES, one.owner, newest)
+            whole = restore(self._lake, one.members, sorted(tainted))
+            clean[one.owner] = self._pins.pin(LakeTable.SAMPLES, one.owner, whole)
         for number in tainted:
             self._pins.release_version(LakeTable.SAMPLES, number)
         return clean
