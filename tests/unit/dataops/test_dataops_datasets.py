@@ -44,6 +44,7 @@ from dsops_controller.db.tables import bundle as bundles
 from dsops_controller.db.tables import dataset as datasets
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import erased_sample as erased
+from dsops_controller.db.tables import metadata
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STREAM = b"t" * 16
@@ -260,7 +261,7 @@ def test_a_data_set_is_exported_the_same_after_its_days_and_a_vacuum(desk: Desk,
     pass_time(desk)
     assert {form: dataset_exports.export(form, desk.content("field")) for form in DatasetForm} == before
     pins = [(pin.owner, pin.version) for pin in Pins(desk.lake, desk.clock).listed()]
-    assert pins == [("dataset/field/1", made.lake_version)]
+    assert pins == [(f"dataset/field/1@{desk.lake.inbox}", made.lake_version)]
     inspector = Inspector(desk.db, desk.lake, Pins(desk.lake, desk.clock))
     assert worst(inspector.check()) is Level.INFO
 
@@ -288,11 +289,11 @@ def test_a_data_set_that_a_crash_left_unpinned_is_pinned_by_the_next(desk: Desk,
     desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
     made, _ = desk.datasets.create("field", Query("animals"), ALL)
     pins = Pins(desk.lake, desk.clock)
-    pins.release("dataset/field/1")
-    pins.pin(LakeTable.SAMPLES, "dataset/field", made.lake_version)  # as hold() leaves it
+    pins.release(f"dataset/field/1@{desk.lake.inbox}")
+    pins.pin(LakeTable.SAMPLES, f"dataset/field@{desk.lake.inbox}", made.lake_version)  # as hold() leaves it
     with pytest.raises(NotFound):
         desk.datasets.create("field", Query("animals", device="none"), ALL)
-    assert [pin.owner for pin in pins.listed()] == ["dataset/field/1"]
+    assert [pin.owner for pin in pins.listed()] == [f"dataset/field/1@{desk.lake.inbox}"]
     pass_time(desk)
     assert len(desk.datasets.samples("field")) == 2
 
@@ -319,7 +320,10 @@ def test_an_erasure_wins_over_every_pin_and_data_sets_keep_the_rest(desk: Desk, 
     with pytest.raises(Conflict) as caught:
         desk.datasets.samples("field", 1)
     assert "1 were erased, which data sets cannot prevent" in caught.value.why
-    assert {pin.owner for pin in Pins(desk.lake, desk.clock).listed()} == {"dataset/field/2", "dataset/other/1"}
+    assert {pin.owner.partition("@")[0] for pin in Pins(desk.lake, desk.clock).listed()} == {
+        "dataset/field/2",
+        "dataset/other/1",
+    }
     desk.datasets.erase([samples[0], samples[2], *others], "asked for")
     pass_time(desk)
     assert stored_numbers(tmp_path) == set()
@@ -394,6 +398,45 @@ def test_no_pin_of_a_data_set_that_is_made_during_an_erasure_holds_what_was_eras
         assert desk.datasets.get(name).is_kept
     pass_time(desk)
     assert stored_numbers(tmp_path) == {3, 4}
+
+
+@pytest.fixture
+def neighbour(desk: Desk, tmp_path: Path) -> Iterator[Desk]:
+    """A controller with a database of its own on the same lake."""
+    (tmp_path / "neighbour").mkdir()
+    db = Database(f"sqlite:///{tmp_path}/neighbour/state.db")
+    with db.write() as connection:
+        metadata.create_all(connection)
+    inbox = Inbox(db, ManualClock())
+    inbox.start()
+    made = Desk(db, inbox, tmp_path)
+    made.labels.new_set("animals", CLASSES, Scale.NOMINAL)
+    yield made
+    inbox.stop()
+    db.close()
+
+
+def test_controllers_with_a_database_each_leave_each_others_data_sets_alone(
+    desk: Desk, neighbour: Desk, tmp_path: Path
+) -> None:
+    ours, theirs = desk.put("cam-1", [1, 2]), neighbour.put("cam-2", [3, 4], first=3)
+    neighbour.lake.flush()
+    for one, samples in ((desk, ours), (neighbour, theirs)):
+        one.say(dict.fromkeys(samples, "cat"))
+        one.datasets.create("field", Query("animals"), ALL)
+    with pytest.raises(Conflict) as caught:
+        neighbour.datasets.erase([theirs[0]], "asked for")
+    assert f"dataset/field/1@{desk.lake.inbox}" in caught.value.why
+    assert f"@{neighbour.lake.inbox}" not in caught.value.why
+    assert len(neighbour.datasets.samples("field", 1)) == 2, "nothing was erased"
+    neighbour.datasets.remove("field", 1)
+    pass_time(desk)
+    assert len(desk.datasets.samples("field")) == 2, "it has a pin of its own"
+    desk.datasets.remove("field", 1)  # as the refusal says
+    neighbour.datasets.erase([theirs[0]], "asked for")
+    desk.datasets.erase([theirs[0]], "asked for")
+    pass_time(desk)
+    assert 3 not in stored_numbers(tmp_path)
 
 
 class ForgetfulLake(Lake):

@@ -40,7 +40,7 @@ from dsops_controller.dataops.datasets.dataset_manifest import (
     members,
 )
 from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
-from dsops_controller.dataops.datasets.keeping import Keeping, Kept, owner
+from dsops_controller.dataops.datasets.keeping import Keeping, Kept
 from dsops_controller.dataops.labels.labels import LabelRow, Labels
 from dsops_controller.dataops.lake.erasing import erase
 from dsops_controller.dataops.lake.lake import Lake
@@ -269,17 +269,19 @@ class Datasets:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
 
         Their labels are deleted, and their rows in the lake. Once more is no fault, and completes what a crash cut off.
-        Older versions keep the digests of what they held, and cannot be exported any more. No pin holds the rows:
+        Older versions keep the digests of what they held, and cannot be exported any more. None of our pins holds the rows:
         what data sets need beside them moves to a version of the table that has them not.
 
         Raises:
             InvalidInput: One is no id, or there is no reason.
+            Conflict: A data set of a controller with another database needs a version of the table that has one.
             NoSpace: The lake cannot be written; nothing shows the samples any more, their rows are still there.
         """
         if not 0 < len(reason) <= 200:
             raise InvalidInput("an erasure needs a reason", hint="for example --reason 'request of 2026-11-27'")
         identities = [identity(sample) for sample in samples]
         with self._db.alone(_LOCK):
+            self._keeping.check_foreign(identities)
             done = self._note_erased(samples, reason, actor)
             erase(self._lake, identities)
             moved = self._keeping.let_go(identities, self._kept())
@@ -405,7 +407,7 @@ def _keep_again(connection: Connection, row: AnyRow, lake_version: int) -> None:
     column = tables.dataset_removal.c
     which = (column.name == row.name) & (column.version == row.version)
     if connection.execute(delete(tables.dataset_removal).where(which)).rowcount:
-        dataset_rows.note_moved(connection, {owner(row.name, row.version): lake_version})
+        dataset_rows.note_moved(connection, {(row.name, row.version): lake_version})
 
 
 def _check_name(name: str) -> None:

@@ -103,6 +103,11 @@ class Lake:
         """Where the tables are."""
         return self._place
 
+    @property
+    def inbox(self) -> str:
+        """Name of the inbox that fills it here; controllers with a database each have one each."""
+        return self._application()
+
     def open(self) -> None:
         """Make absent tables and columns, undo commits that a crash left unsynced, lift inbox ids above the watermarks.
 
