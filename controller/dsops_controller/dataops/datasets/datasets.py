@@ -269,7 +269,7 @@ class Datasets:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
 
         Their labels are deleted, and their rows in the lake. Once more is no fault, and completes what a crash cut off.
-        Older versions keep the digests of what they held, and cannot be exported any more. None of our pins holds the rows:
+        Older versions keep the digests of what they held, and cannot be exported any more. No pin of ours has the rows:
         what data sets need beside them moves to a version of the table that has them not.
 
         Raises:
