@@ -31,8 +31,8 @@ def is_due(told: Told | None, now: Told, every_s: float) -> bool:
 
     It is when none was made, when the level changed, when the e-process moved so far that a test over the fleet may
     come out otherwise, and after ``every_s`` in any case; while the level is a warning after a minute. The e-process
-    that was told last is therefore above the present one by a step at most, so which devices a fleet's test names hardly depends on when
-    they report.
+    that was told last is therefore above the present one by a step at most, so which devices a fleet's test names
+    hardly depends on when they report.
     """
     if told is None or now.level is not told.level:
         return True
