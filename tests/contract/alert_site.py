@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import select
 
 from dsops.api.v1.telemetry_pb2 import DriftReport, Loss, SkewCheck, TelemetryRecord
 from dsops.clock import ManualClock
@@ -24,7 +23,7 @@ from dsops_controller.alerts.settings import AlertSettings
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.labels.labels import Labels
-from dsops_controller.dataops.testing import DIGEST, received, telemetry_batch
+from dsops_controller.dataops.testing import DIGEST, accept, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import device, metadata
 from dsops_controller.db.tables import heartbeat as heartbeats
@@ -134,7 +133,8 @@ class Site:
         self._seqs: dict[str, int] = {}
 
     def put(self, name: str, *records: TelemetryRecord, dropped: int = 0) -> None:
-        """Have a device upload records."""
+        """Have an accepted device upload records."""
+        self.accept(name)
         first = self._seqs.get(name, 0) + 1
         self._seqs[name] = first + len(records) - 1
         losses = [Loss(kind="sample", reason="full", count=dropped)] if dropped else []
@@ -145,7 +145,12 @@ class Site:
     def accept(self, name: str) -> None:
         """Let a device take part."""
         with self.db.write() as connection:
-            connection.execute(device.insert().values(id=name, state="accepted", created_ms=0))
+            accept(connection, [name])
+
+    def refuse(self, name: str) -> None:
+        """Let a device take no part any more."""
+        with self.db.write() as connection:
+            connection.execute(device.update().where(device.c.id == name).values(state="rejected"))
 
     def report(self, state: str = "ok", log_e: float = 0.0, skew: str = "ok", model: str = "digits") -> TelemetryRecord:
         now_us = to_ms(self.clock.now()) * 1000
@@ -163,10 +168,7 @@ class Site:
         values = {"time_ms": now_ms, "received_ms": now_ms, "interval_ms": 1000, "uptime_s": 1, "agent_version": "1"}
         names = [f"cam-{number:05d}" for number in range(first, last)]
         with self.db.write() as connection:
-            known = set(connection.execute(select(device.c.id)).scalars())
-            new = [{"id": name, "state": "accepted", "created_ms": 0} for name in names if name not in known]
-            if new:
-                connection.execute(device.insert(), new)
+            accept(connection, names)
             rows = [{"device": name, "waiting": "{}", **values} for name in names]
             connection.execute(upsert(connection.dialect.name, heartbeats), rows)
 

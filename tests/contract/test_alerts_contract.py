@@ -88,7 +88,8 @@ def test_skew_losses_and_silence_are_told(here: Here) -> None:
     now_us = to_ms(site.clock.now()) * 1000
     site.put("cam-1", site.report(skew="skew"), dropped=5)
     site.put("cam-2", heartbeat(now_us))
-    site.put("stranger", heartbeat(now_us))  # does not take part
+    site.put("stranger", heartbeat(now_us), site.report(state="drift", skew="skew"))
+    site.refuse("stranger")
     site.watch.look()
     assert site.open_now() == [("losses", "", "cam-1"), ("skew", "digits", "cam-1")]
     site.clock.advance(800)

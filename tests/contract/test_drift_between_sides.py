@@ -17,7 +17,7 @@ from dsops_agent.runtime.drift_watch import DriftWatch
 from dsops_controller.dataops.drift.fleet_view import by_model
 from dsops_controller.dataops.drift.standing import Standing, Standings
 from dsops_controller.dataops.inbox import Inbox
-from dsops_controller.dataops.testing import received, telemetry_batch
+from dsops_controller.dataops.testing import accept, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata
 
@@ -56,6 +56,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
     made = Database(f"sqlite:///{tmp_path}/state.db")
     with made.write() as connection:
         metadata.create_all(connection)
+        accept(connection, ["cam-1"])
     yield made
     made.close()
 

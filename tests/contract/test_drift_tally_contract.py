@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dsops import states
 from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.dataops.drift.fleet_view import by_model
 from dsops_controller.dataops.drift.standing import Standings
 from dsops_controller.dataops.drift.tally import NO_DRIFT, tally
 from dsops_controller.dataops.testing import DIGEST
 from dsops_controller.db.database import Database
+from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import drift_newest, drift_state, metadata
 
 BOTH = pytest.mark.parametrize(
@@ -21,6 +23,8 @@ BOTH = pytest.mark.parametrize(
     indirect=True,
     scope="module",
 )
+DEVICES = 160
+OTHERS = [state.value for state in states.Device if state is not states.Device.ACCEPTED]
 LEVELS = ("ok", "warning", "drift")
 
 
@@ -28,12 +32,17 @@ LEVELS = ("ok", "warning", "drift")
 @pytest.mark.parametrize("seed", range(5))
 def test_it_counts_as_the_view_of_each_device_does(new_url: Callable[[Path], str], tmp_path: Path, seed: int) -> None:
     db, draw = Database(new_url(tmp_path)), random.Random(seed)
-    pairs = [(f"cam-{device}", f"model-{model}") for device in range(120) for model in range(3)]
+    pairs = [(f"cam-{device}", f"model-{model}") for device in range(DEVICES) for model in range(3)]
     with db.write() as connection:
         metadata.create_all(connection)
+        known = [{"id": f"cam-{number}", "state": _state(number), "created_ms": 0} for number in range(DEVICES - 5)]
+        connection.execute(devices.insert(), known)  # the last ones are forgotten
         connection.execute(drift_newest.insert(), [_report(draw, *one) for one in pairs if draw.random() < 0.8])
         connection.execute(drift_state.insert(), [_told(draw, *one) for one in pairs if draw.random() < 0.4])
     standings = Standings(db).newest()
+    assert {_state(int(one.device[4:])) for one in standings} == {"accepted"}
+    assert {one.device for one in standings} <= {row["id"] for row in known}
+    assert Standings(db).newest(device="cam-1"), "who asks for a device is told whatever it is"
     for fdr in (0.01, 0.05, 0.5):
         with db.read() as connection:
             found = tally(connection, fdr)
@@ -57,6 +66,11 @@ def test_a_fleet_that_has_reported_nothing_has_no_models(new_url: Callable[[Path
         found = tally(connection, 0.05)
     assert found == NO_DRIFT
     db.close()
+
+
+def _state(number: int) -> str:
+    """Return the state of a device: every fifth is not accepted."""
+    return OTHERS[number // 5 % len(OTHERS)] if number % 5 == 1 else "accepted"
 
 
 def _report(draw: random.Random, device: str, model: str) -> dict[str, object]:

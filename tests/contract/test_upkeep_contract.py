@@ -170,16 +170,16 @@ def test_what_is_erased_leaves_pinned_versions_and_the_rest_of_a_data_set_stays(
     one, gone, other = (("cam-1", A.hex(), number) for number in (1, 2, 3))
     held = keeping.hold("field")
     keeping.settle("field", [Kept("field", 1, held, [one, other])])
-    assert [(pin.owner, pin.version) for pin in site.pins.listed()] == [("dataset/field/1", held)]
+    assert [(pin.owner, pin.version) for pin in site.pins.listed()] == [(f"dataset/field/1@{site.lake.inbox}", held)]
     site.upkeep(old).retain()
     assert site.reader.matching(SampleFilter()) == []
     erase(site.lake, [gone])
     moved = keeping.let_go([gone], [Kept("field", 1, held, [one, other])])
-    assert keeping.versions("field", 1) == [moved["dataset/field/1"]]
+    assert keeping.versions("field", 1) == [moved["field", 1]]
     site.upkeep(old).retain()
     site.upkeep(old).vacuum(0)
     names = ["/".join(map(str, identity)) for identity in (one, gone, other)]
-    left = site.reader.named(names, moved["dataset/field/1"])
+    left = site.reader.named(names, moved["field", 1])
     assert [found.row.id for found in left] == [names[0], names[2]]
     assert [len(found.input.data) for found in left] == [8, 8]
     with pytest.raises(StateDamaged):

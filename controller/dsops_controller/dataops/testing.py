@@ -1,7 +1,9 @@
 """Records as a device makes them, for tests and simulations of the DataOps store."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, select
 
 from dsops.api.v1.samples_pb2 import SampleBatch, SampleRecord, Tensor
 from dsops.api.v1.telemetry_pb2 import (
@@ -25,6 +27,7 @@ from dsops.api.v1.telemetry_pb2 import (
 )
 from dsops.manifest import Blob, Lineage, Manifest, TensorSpec
 from dsops_controller.dataops.batches import Batch, Kind, parse
+from dsops_controller.db.tables import device as devices
 
 DIGEST = "ab" * 32
 RIVAL = "cd" * 32
@@ -224,3 +227,10 @@ def _bucket(value: float, scale: int) -> int:
     while 2.0 ** (index / 2.0**scale) >= value:
         index -= 1
     return index
+
+
+def accept(connection: Connection, names: Iterable[str]) -> None:
+    """Let devices take part that the database does not know yet; within the caller's transaction."""
+    known = set(connection.execute(select(devices.c.id)).scalars())
+    if new := [{"id": name, "state": "accepted", "created_ms": 0} for name in sorted(set(names) - known)]:
+        connection.execute(devices.insert(), new)

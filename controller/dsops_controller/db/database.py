@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -29,6 +29,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         self._one_writer: AbstractContextManager[object] = threading.RLock() if self.is_sqlite else nullcontext()
+        self._held: dict[int, threading.Lock] = {}
         if self.is_sqlite:
             _make_private(url)
             self.writer = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -59,6 +60,26 @@ class Database:
         """
         with _translated(), self._reader.connect() as connection:
             yield connection
+
+    @contextmanager
+    def alone(self, lock: int) -> Iterator[None]:
+        """Hold a lock, named by a number, over many transactions: among threads, over PostgreSQL among controllers too.
+
+        Who holds it must not take it once more.
+
+        Raises:
+            StateDamaged: The database does not answer.
+        """
+        if self.is_sqlite:  # one process has it
+            with self._held.setdefault(lock, threading.Lock()):
+                yield
+            return
+        with _translated(), self.writer.connect() as connection:
+            connection.execute(select(func.pg_advisory_lock(lock)))
+            try:
+                yield
+            finally:
+                connection.execute(select(func.pg_advisory_unlock(lock)))
 
     def close(self) -> None:
         """Close every connection."""

@@ -165,12 +165,13 @@ class Retraining:
         return sorted({*labelled, *pushed})
 
     def _figures(self, model: str) -> Figures:
-        standings = self._standings.newest(model)
         with self._data.db.read() as connection:
             bundle = _newest_bundle(connection, model)
             since = _newest_dataset_ms(connection, model)
             asked, is_open = _asked(connection, model)
             new_labels = count_since(connection, model, since)
+        # Drift of a release before is what the newest was made against.
+        standings = [one for one in self._standings.newest(model) if bundle is None or one.release == bundle.release]
         return Figures(
             drifted=drifted({one.device: one.log_e for one in standings}, self._settings.fdr),
             watched=len(standings),

@@ -28,6 +28,7 @@ from dsops.profile import Profile, Signal
 from dsops_controller.client import Access
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.testing import (
+    accept,
     heartbeat,
     histogram,
     manifest,
@@ -108,6 +109,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, controller_class: Callable[[
     digest, db = new_bundle(folder), opened(folder)
     inbox = Inbox(db, SystemClock())
     inbox.start()
+    with db.write() as connection:
+        accept(connection, [f"cam-{number}" for number in range(SITE)])
     for number in range(SITE):
         sent = records(digest, number)
         losses = [Loss(kind="sample", reason="full", count=7)] if number == 5 else []

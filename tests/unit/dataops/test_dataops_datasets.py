@@ -4,8 +4,11 @@ import hashlib
 import io
 import json
 import struct
+import threading
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,12 +30,12 @@ from dsops_controller.dataops.labels.agreement import Scale
 from dsops_controller.dataops.labels.label_files import GivenLabel
 from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.dataops.lake.columns import LakeTable
-from dsops_controller.dataops.lake.erasing import erase
+from dsops_controller.dataops.lake.erasing import erase, present
 from dsops_controller.dataops.lake.inspection import Inspector, Level, worst
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.lake.pins import Pins
 from dsops_controller.dataops.lake.upkeep import Upkeep
-from dsops_controller.dataops.samples.sample_reading import SampleReader
+from dsops_controller.dataops.samples.sample_reading import FullSample, SampleReader, identity
 from dsops_controller.dataops.samples.samples import SampleFilter
 from dsops_controller.dataops.store import LakeStore
 from dsops_controller.dataops.testing import DIGEST, manifest, received, sample_batch
@@ -41,6 +44,7 @@ from dsops_controller.db.tables import bundle as bundles
 from dsops_controller.db.tables import dataset as datasets
 from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import erased_sample as erased
+from dsops_controller.db.tables import metadata
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STREAM = b"t" * 16
@@ -257,7 +261,7 @@ def test_a_data_set_is_exported_the_same_after_its_days_and_a_vacuum(desk: Desk,
     pass_time(desk)
     assert {form: dataset_exports.export(form, desk.content("field")) for form in DatasetForm} == before
     pins = [(pin.owner, pin.version) for pin in Pins(desk.lake, desk.clock).listed()]
-    assert pins == [("dataset/field/1", made.lake_version)]
+    assert pins == [(f"dataset/field/1@{desk.lake.inbox}", made.lake_version)]
     inspector = Inspector(desk.db, desk.lake, Pins(desk.lake, desk.clock))
     assert worst(inspector.check()) is Level.INFO
 
@@ -285,11 +289,11 @@ def test_a_data_set_that_a_crash_left_unpinned_is_pinned_by_the_next(desk: Desk,
     desk.say(dict.fromkeys(desk.put("cam-1", [1, 2]), "cat"))
     made, _ = desk.datasets.create("field", Query("animals"), ALL)
     pins = Pins(desk.lake, desk.clock)
-    pins.release("dataset/field/1")
-    pins.pin(LakeTable.SAMPLES, "dataset/field", made.lake_version)  # as hold() leaves it
+    pins.release(f"dataset/field/1@{desk.lake.inbox}")
+    pins.pin(LakeTable.SAMPLES, f"dataset/field@{desk.lake.inbox}", made.lake_version)  # as hold() leaves it
     with pytest.raises(NotFound):
         desk.datasets.create("field", Query("animals", device="none"), ALL)
-    assert [pin.owner for pin in pins.listed()] == ["dataset/field/1"]
+    assert [pin.owner for pin in pins.listed()] == [f"dataset/field/1@{desk.lake.inbox}"]
     pass_time(desk)
     assert len(desk.datasets.samples("field")) == 2
 
@@ -316,10 +320,148 @@ def test_an_erasure_wins_over_every_pin_and_data_sets_keep_the_rest(desk: Desk, 
     with pytest.raises(Conflict) as caught:
         desk.datasets.samples("field", 1)
     assert "1 were erased, which data sets cannot prevent" in caught.value.why
-    assert {pin.owner for pin in Pins(desk.lake, desk.clock).listed()} == {"dataset/field/2", "dataset/other/1"}
+    assert {pin.owner.partition("@")[0] for pin in Pins(desk.lake, desk.clock).listed()} == {
+        "dataset/field/2",
+        "dataset/other/1",
+    }
     desk.datasets.erase([samples[0], samples[2], *others], "asked for")
     pass_time(desk)
     assert stored_numbers(tmp_path) == set()
+
+
+class Meanwhile:
+    """Runs one thing in a thread of its own, and lets it go on for a moment before who asked goes on."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self.work: Callable[[], object] | None = None
+
+    def __call__(self) -> None:
+        work, self.work = self.work, None
+        if work is not None:
+            self._threads.append(threading.Thread(target=work))
+            self._threads[-1].start()
+            self._threads[-1].join(0.3)  # it cannot end in time when it has to wait for the other
+
+    def end(self) -> None:
+        (thread,) = self._threads
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+class LookedAt(SampleReader):
+    """Tells when a data set reads its samples: it holds its version of the table then."""
+
+    meanwhile: Meanwhile
+
+    def named(self, ids: Iterable[str], version: int | None = None) -> list[FullSample]:
+        found = super().named(ids, version)
+        self.meanwhile()
+        return found
+
+
+class TendedLake(Lake):
+    """Tells when an erasure is about to delete: it has noted what, and the rows are there."""
+
+    meanwhile: Meanwhile
+
+    @contextmanager
+    def tending(self) -> Iterator[Callable[[], None]]:
+        self.meanwhile()
+        with super().tending() as renew:
+            yield renew
+
+
+def pinned_with(desk: Desk, sample: str) -> list[str]:
+    """Return as whose a version of the table is pinned that has a sample."""
+    pins = Pins(desk.lake, desk.clock).listed()
+    return [pin.owner for pin in pins if present(desk.lake, [identity(sample)], pin.version)]
+
+
+def test_no_pin_of_a_data_set_that_is_made_during_an_erasure_holds_what_was_erased(desk: Desk, tmp_path: Path) -> None:
+    samples = desk.put("cam-1", [1, 2, 3, 4])
+    desk.say(dict.fromkeys(samples, "cat"))
+    lake = TendedLake(desk.db, tmp_path / "lake")
+    reader = LookedAt(desk.db, LakeStore(desk.db, lake))
+    lake.meanwhile, reader.meanwhile = Meanwhile(), Meanwhile()
+    made = Datasets(desk.db, lake, reader, desk.labels, desk.clock)
+    reader.meanwhile.work = lambda: made.erase([samples[0]], "asked for")
+    made.create("field", Query("animals"), ALL)
+    reader.meanwhile.end()
+    assert pinned_with(desk, samples[0]) == []
+    lake.meanwhile.work = lambda: made.create("other", Query("animals"), ALL)
+    made.erase([samples[1]], "asked for")
+    lake.meanwhile.end()
+    assert pinned_with(desk, samples[1]) == []
+    for name in ("field", "other"):
+        assert sorted(one.row.id for one in desk.datasets.samples(name)) == samples[2:]
+        assert desk.datasets.get(name).is_kept
+    pass_time(desk)
+    assert stored_numbers(tmp_path) == {3, 4}
+
+
+@pytest.fixture
+def neighbour(desk: Desk, tmp_path: Path) -> Iterator[Desk]:
+    """A controller with a database of its own on the same lake."""
+    (tmp_path / "neighbour").mkdir()
+    db = Database(f"sqlite:///{tmp_path}/neighbour/state.db")
+    with db.write() as connection:
+        metadata.create_all(connection)
+    inbox = Inbox(db, ManualClock())
+    inbox.start()
+    made = Desk(db, inbox, tmp_path)
+    made.labels.new_set("animals", CLASSES, Scale.NOMINAL)
+    yield made
+    inbox.stop()
+    db.close()
+
+
+def test_controllers_with_a_database_each_leave_each_others_data_sets_alone(
+    desk: Desk, neighbour: Desk, tmp_path: Path
+) -> None:
+    ours, theirs = desk.put("cam-1", [1, 2]), neighbour.put("cam-2", [3, 4], first=3)
+    neighbour.lake.flush()
+    for one, samples in ((desk, ours), (neighbour, theirs)):
+        one.say(dict.fromkeys(samples, "cat"))
+        one.datasets.create("field", Query("animals"), ALL)
+    with pytest.raises(Conflict) as caught:
+        neighbour.datasets.erase([theirs[0]], "asked for")
+    assert f"dataset/field/1@{desk.lake.inbox}" in caught.value.why
+    assert f"@{neighbour.lake.inbox}" not in caught.value.why
+    assert len(neighbour.datasets.samples("field", 1)) == 2, "nothing was erased"
+    neighbour.datasets.remove("field", 1)
+    pass_time(desk)
+    assert len(desk.datasets.samples("field")) == 2, "it has a pin of its own"
+    desk.datasets.remove("field", 1)  # as the refusal says
+    neighbour.datasets.erase([theirs[0]], "asked for")
+    desk.datasets.erase([theirs[0]], "asked for")
+    pass_time(desk)
+    assert 3 not in stored_numbers(tmp_path)
+
+
+class ForgetfulLake(Lake):
+    """Drops every sample as soon as it is asked for its newest version without the right to keep others away."""
+
+    is_forgetful = False
+
+    def version(self, table: LakeTable) -> int:
+        if self.is_forgetful and self._writing.acquire(blocking=False):
+            self._writing.release()
+            self.table(table).delete()
+        return super().version(table)
+
+
+def test_what_a_data_set_pins_after_an_erasure_has_its_samples_whatever_is_dropped_meanwhile(
+    desk: Desk, tmp_path: Path
+) -> None:
+    samples = desk.put("cam-1", [1, 2, 3])
+    desk.say(dict.fromkeys(samples, "cat"))
+    desk.datasets.create("field", Query("animals"), ALL)
+    lake = ForgetfulLake(desk.db, tmp_path / "lake")
+    lake.is_forgetful = True
+    Datasets(desk.db, lake, desk.reader, desk.labels, desk.clock).erase([samples[0]], "asked for")
+    pass_time(desk)
+    assert sorted(one.row.id for one in desk.datasets.samples("field")) == samples[1:]
 
 
 class CutOffError(Exception):

@@ -19,7 +19,7 @@ from dsops_controller.dataops.drift.standing import joined
 from dsops_controller.dataops.history import Span
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake.lake import Lake
-from dsops_controller.dataops.testing import DIGEST, drift_event, heartbeat, received, telemetry_batch
+from dsops_controller.dataops.testing import DIGEST, accept, drift_event, heartbeat, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import metadata
 
@@ -64,6 +64,8 @@ class Site:
         first = self._seqs.get(device, 0) + 1
         self._seqs[device] = first + len(records) - 1
         stream = device.encode().ljust(16, b"-")
+        with self.db.write() as connection:
+            accept(connection, [device])
         self.inbox.put(device, received(telemetry_batch(stream, range(first, first + len(records)), records)))
 
 

@@ -24,7 +24,9 @@ def test_every_change_of_level_is_due_at_once(before: Level, after: Level) -> No
 
 
 def test_a_warning_is_watched_closely_and_drift_that_stays_is_not() -> None:
-    assert is_due(told(Level.WARNING), told(Level.WARNING, at_s=1.0), EVERY_S)
+    assert not is_due(told(Level.WARNING), told(Level.WARNING, at_s=59.9), EVERY_S)
+    assert is_due(told(Level.WARNING), told(Level.WARNING, at_s=60.0), EVERY_S)
+    assert is_due(told(Level.WARNING), told(Level.WARNING, at_s=10.0), 10.0)
     assert not is_due(told(Level.DRIFT), told(Level.DRIFT, at_s=1.0), EVERY_S)
 
 

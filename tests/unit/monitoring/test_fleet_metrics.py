@@ -19,7 +19,7 @@ from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.lake.totals import MAX_BUCKETS, Total, totals
-from dsops_controller.dataops.testing import drift_report, interval, received, telemetry_batch
+from dsops_controller.dataops.testing import accept, drift_report, interval, received, telemetry_batch
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import audit, device, metadata
 from dsops_controller.monitoring.figures import Monitoring
@@ -124,7 +124,8 @@ def test_a_total_becomes_coarser_and_not_larger() -> None:
 
 def test_every_line_of_the_text_is_of_the_format(site: Site) -> None:
     with site.db.write() as connection:
-        connection.execute(device.insert().values(id="cam-1", state="accepted", created_ms=0, online=True))
+        accept(connection, ["cam-1", "cam-2"])
+        connection.execute(device.update().where(device.c.id == "cam-1").values(online=True))
     site.put(1, [100.0, 2000.0, 30_000.0], dropped=3)
     site.lake.flush()
     site.put(2, [100.0])
@@ -133,7 +134,7 @@ def test_every_line_of_the_text_is_of_the_format(site: Site) -> None:
     assert len(names) == len(set(names))
     assert [line for line in lines if not line.startswith("# ") and not SAMPLE.match(line.replace("+Inf", "Inf"))] == []
     for wanted in (
-        'dsops_devices{state="accepted"} 1',
+        'dsops_devices{state="accepted"} 2',
         "dsops_devices_online 1",
         'dsops_drift_devices{model="digits",release="1",state="ok"} 2',
         'dsops_records_lost_total{kind="sample",reason="full"} 3',

@@ -24,7 +24,7 @@ from dsops_controller.dataops.labels.labels import Labels
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.samples.sample_reading import SampleReader
 from dsops_controller.dataops.store import LakeStore
-from dsops_controller.dataops.testing import drift_report, manifest
+from dsops_controller.dataops.testing import accept, drift_report, manifest
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import audit, bundle, metadata
 from dsops_controller.retraining.adapters import Adapters
@@ -106,12 +106,13 @@ class Desk:
         with self.db.write() as connection:
             connection.execute(bundle.insert().values(**row, **rest, manifest=text))
 
-    def report(self, log_e: dict[str, float], alarmed: set[str]) -> None:
-        """Store what devices report of their monitors."""
+    def report(self, log_e: dict[str, float], alarmed: set[str], release: int = 1) -> None:
+        """Store what accepted devices report of their monitors."""
         with self.db.write() as connection:
+            accept(connection, log_e)
             for device, value in log_e.items():
                 report = drift_report(0, state="drift" if device in alarmed else "ok").drift
-                report.model, report.log_e = "animals", value
+                report.model, report.log_e, report.release = "animals", value, release
                 save_reports(connection, device, [report])
 
     def trail(self) -> list[str]:
@@ -373,6 +374,9 @@ def test_drift_asks_by_itself_once_until_the_cool_down_is_over(folder: Path) -> 
     desk.retraining.look()
     assert len(desk.requests.list()) == 1
     desk.clock.advance(24 * 3600)
+    desk.retraining.look()
+    assert len(desk.requests.list()) == 1, "the drift was that of the release before"
+    desk.report({f"cam-{number}": 20.0 for number in range(3)}, set(), release=2)
     desk.retraining.look()
     assert len(desk.requests.list()) == 2
     desk.clock.advance(20 * 86_400)

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, select
 
 from dsops.errors import NotFound, StateDamaged
 from dsops_controller.dataops.datasets.dataset_manifest import Member, decode, digest_of
-from dsops_controller.dataops.datasets.keeping import owner
 from dsops_controller.db import tables
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.times import from_ms
@@ -66,11 +65,11 @@ def removed(connection: Connection) -> set[tuple[str, int]]:
     return {(row.name, row.version) for row in connection.execute(select(column.name, column.version))}
 
 
-def note_moved(connection: Connection, moved: Mapping[str, int]) -> None:
-    """Store which version of the table has the members of a data set now, by the owner of its pin."""
+def note_moved(connection: Connection, moved: Mapping[tuple[str, int], int]) -> None:
+    """Store which version of the table has the members of a data set now, by its name and version."""
     column = tables.dataset.c
     for row in connection.execute(select(column.name, column.version)).all():
-        if (lake_version := moved.get(owner(row.name, row.version))) is not None:
+        if (lake_version := moved.get((row.name, row.version))) is not None:
             which = (column.name == row.name) & (column.version == row.version)
             connection.execute(tables.dataset.update().where(which).values(lake_version=lake_version))
 

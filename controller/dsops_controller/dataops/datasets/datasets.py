@@ -40,7 +40,7 @@ from dsops_controller.dataops.datasets.dataset_manifest import (
     members,
 )
 from dsops_controller.dataops.datasets.dataset_rows import DatasetRecord
-from dsops_controller.dataops.datasets.keeping import Keeping, Kept, owner
+from dsops_controller.dataops.datasets.keeping import Keeping, Kept
 from dsops_controller.dataops.labels.labels import LabelRow, Labels
 from dsops_controller.dataops.lake.erasing import erase
 from dsops_controller.dataops.lake.lake import Lake
@@ -54,6 +54,7 @@ from dsops_controller.db.times import to_ms
 
 _SECRET_BYTES = 32
 _SOME = 400
+_LOCK = 0x64736F7074  # of whoever pins or unpins versions of the table for data sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,13 @@ class Datasets:
             InvalidInput: The name cannot be one, or nothing falls to training.
         """
         _check_name(name)
-        self._lake.flush()  # so that a version of the table names every row
-        lake_version = self._keeping.hold(name)
-        try:
-            return self._create(name, query, policy, lake_version, actor)
-        finally:
-            self._keeping.settle(name, self._kept(name))
+        with self._db.alone(_LOCK):  # an erasure takes what is pinned now, and looks at no version that comes later
+            self._lake.flush()  # so that a version of the table names every row
+            lake_version = self._keeping.hold(name)
+            try:
+                return self._create(name, query, policy, lake_version, actor)
+            finally:
+                self._keeping.settle(name, self._kept(name))
 
     def _create(
         self, name: str, query: Query, policy: Policy, lake_version: int, actor: str
@@ -173,13 +175,14 @@ class Datasets:
             NotFound: There is none.
             StateDamaged: The lake cannot be written.
         """
-        with self._db.write() as connection:
-            row, now = dataset_rows.row(connection, name, version), self._clock.now()
-            if (name, row.version) not in dataset_rows.removed(connection):
-                values = {"name": name, "version": row.version, "removed_ms": to_ms(now)}
-                connection.execute(tables.dataset_removal.insert().values(values))
-                audit.record(connection, now, actor, "dataset.removed", f"{name}/{row.version}", row.digest)
-        self._keeping.remove(name, row.version)
+        with self._db.alone(_LOCK):
+            with self._db.write() as connection:
+                row, now = dataset_rows.row(connection, name, version), self._clock.now()
+                if (name, row.version) not in dataset_rows.removed(connection):
+                    values = {"name": name, "version": row.version, "removed_ms": to_ms(now)}
+                    connection.execute(tables.dataset_removal.insert().values(values))
+                    audit.record(connection, now, actor, "dataset.removed", f"{name}/{row.version}", row.digest)
+            self._keeping.remove(name, row.version)
         return self.get(name, row.version)
 
     def get(self, name: str, version: int | None = None) -> DatasetRecord:
@@ -266,16 +269,27 @@ class Datasets:
         """Take samples out of everything that dsops shows and exports, and out of the data sets' newest versions.
 
         Their labels are deleted, and their rows in the lake. Once more is no fault, and completes what a crash cut off.
-        Older versions keep the digests of what they held, and cannot be exported any more. No pin holds the rows:
+        Older versions keep the digests of what they held, and cannot be exported any more. No pin of ours has the rows:
         what data sets need beside them moves to a version of the table that has them not.
 
         Raises:
             InvalidInput: One is no id, or there is no reason.
+            Conflict: A data set of a controller with another database needs a version of the table that has one.
             NoSpace: The lake cannot be written; nothing shows the samples any more, their rows are still there.
         """
         if not 0 < len(reason) <= 200:
             raise InvalidInput("an erasure needs a reason", hint="for example --reason 'request of 2026-11-27'")
         identities = [identity(sample) for sample in samples]
+        with self._db.alone(_LOCK):
+            self._keeping.check_foreign(identities)
+            done = self._note_erased(samples, reason, actor)
+            erase(self._lake, identities)
+            moved = self._keeping.let_go(identities, self._kept())
+            with self._db.write() as connection:
+                dataset_rows.note_moved(connection, moved)
+        return done
+
+    def _note_erased(self, samples: Sequence[str], reason: str, actor: str) -> Erased:
         with self._db.write() as connection:
             new = sorted(set(samples) - dataset_rows.erased(connection))
             now = self._clock.now()
@@ -284,12 +298,7 @@ class Datasets:
                 connection.execute(tables.erased_sample.insert(), rows)
                 audit.record(connection, now, actor, "samples.erased", f"{len(rows)} samples", reason)
             _forget_labels(connection, new)
-            done = Erased(len(new), tuple(self._renew(connection, set(new), actor)))
-        erase(self._lake, identities)
-        moved = self._keeping.let_go(identities, self._kept())
-        with self._db.write() as connection:
-            dataset_rows.note_moved(connection, moved)
-        return done
+            return Erased(len(new), tuple(self._renew(connection, set(new), actor)))
 
     def places(self) -> Places:
         """Return what is known of devices, with the secret of their pseudonyms, which is made when it is not there."""
@@ -398,7 +407,7 @@ def _keep_again(connection: Connection, row: AnyRow, lake_version: int) -> None:
     column = tables.dataset_removal.c
     which = (column.name == row.name) & (column.version == row.version)
     if connection.execute(delete(tables.dataset_removal).where(which)).rowcount:
-        dataset_rows.note_moved(connection, {owner(row.name, row.version): lake_version})
+        dataset_rows.note_moved(connection, {(row.name, row.version): lake_version})
 
 
 def _check_name(name: str) -> None:

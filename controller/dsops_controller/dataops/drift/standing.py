@@ -14,10 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, case, exists, select
 
-from dsops import strictjson
+from dsops import states, strictjson
 from dsops.api.v1.telemetry_pb2 import DriftReport, Heartbeat
 from dsops_controller.dataops.drift.device_drift import Level
 from dsops_controller.db.database import Database
+from dsops_controller.db.tables import device as devices
 from dsops_controller.db.tables import drift_newest, drift_state, heartbeat
 from dsops_controller.db.times import from_ms, to_ms
 from dsops_controller.db.upsert import upsert
@@ -27,6 +28,8 @@ _FIND = select(drift_newest).where(
 )
 SAME_MONITOR = (drift_state.c.device == drift_newest.c.device) & (drift_state.c.model == drift_newest.c.model)
 """Report and event are of one model on one device."""
+ACCEPTED = select(devices.c.id).where(devices.c.state == states.Device.ACCEPTED)
+"""Devices that count: who left the fleet, or is kept from it, says nothing any more, and what it said last stays."""
 LEVEL_NOW = case(
     (
         (drift_state.c.release == drift_newest.c.release) & (drift_state.c.since_ms >= drift_newest.c.time_ms),
@@ -35,6 +38,7 @@ LEVEL_NOW = case(
     else_=drift_newest.c.state,
 )
 """An event tells of a change before the report of its interval comes; a report tells it again if the event was lost."""
+_TELLS = drift_state.c.device.in_(ACCEPTED)
 _SKEW = frozenset({"pending", "ok", "skew"})
 _MOST = 1e9
 """Logarithms beyond this say no more; a database holds them."""
@@ -131,20 +135,22 @@ class Standings:
         self._db = db
 
     def newest(self, model: str | None = None, device: str | None = None) -> list[Standing]:
-        """Return how drift stands, the worst first.
+        """Return how drift stands on accepted devices, or on one whatever it is, the worst first.
 
         Raises:
             StateDamaged: The database cannot be read.
         """
-        newest, states = select(drift_newest), select(drift_state)
+        newest, told = select(drift_newest), select(drift_state)
         if model is not None:
-            newest, states = newest.where(drift_newest.c.model == model), states.where(drift_state.c.model == model)
+            newest, told = newest.where(drift_newest.c.model == model), told.where(drift_state.c.model == model)
         if device is not None:
-            newest, states = newest.where(drift_newest.c.device == device), states.where(drift_state.c.device == device)
-        return self._found(newest, states)
+            newest, told = newest.where(drift_newest.c.device == device), told.where(drift_state.c.device == device)
+        else:
+            newest, told = newest.where(drift_newest.c.device.in_(ACCEPTED)), told.where(_TELLS)
+        return self._found(newest, told)
 
     def alarming(self) -> list[Standing]:
-        """Return those at level ``drift``, and those whose first frames were not the profile's, the worst first.
+        """Return accepted devices at level ``drift`` or whose first frames were not the profile's, the worst first.
 
         Raises:
             StateDamaged: The database cannot be read.
@@ -154,7 +160,8 @@ class Standings:
         is_only_told = (drift_state.c.level == Level.DRIFT) & ~exists().where(SAME_MONITOR)
         of_report = exists().where(SAME_MONITOR & is_bad)
         return self._found(
-            select(drift_newest).select_from(both).where(is_bad), select(drift_state).where(of_report | is_only_told)
+            select(drift_newest).select_from(both).where(is_bad & drift_newest.c.device.in_(ACCEPTED)),
+            select(drift_state).where((of_report | is_only_told) & _TELLS),
         )
 
     def _found(self, *statements: Select[Any]) -> list[Standing]:

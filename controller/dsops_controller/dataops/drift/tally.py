@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, exists, func, literal, select
 
 from dsops_controller.dataops.drift.fleet_drift import drifted
-from dsops_controller.dataops.drift.standing import LEVEL_NOW, SAME_MONITOR, joined
+from dsops_controller.dataops.drift.standing import ACCEPTED, LEVEL_NOW, SAME_MONITOR, joined
 from dsops_controller.db.tables import drift_newest, drift_state
 
 _REPORT, _TOLD = drift_newest.c, drift_state.c
@@ -21,13 +21,13 @@ _REPORT, _TOLD = drift_newest.c, drift_state.c
 
 @dataclass(frozen=True)
 class DriftTally:
-    """Drift of the fleet in numbers.
+    """Drift of the accepted devices in numbers.
 
     Attributes:
         levels: Devices by model, release and level.
         skewed: Devices by model whose first frames were not the profile's.
         drifted: Those that have drifted after correction for their number (e-BH), by model, surest first.
-        devices: All devices by model.
+        devices: Those that watch, by model.
     """
 
     levels: Mapping[tuple[str, int, str], int]
@@ -59,7 +59,8 @@ def _groups() -> tuple[Select[Any], Select[Any]]:
     reports = select(_REPORT.model, _REPORT.release, LEVEL_NOW.label("level"), _REPORT.skew)
     reports = reports.select_from(drift_newest.outerjoin(drift_state, SAME_MONITOR))
     events = select(_TOLD.model, _TOLD.release, _TOLD.level, literal("pending").label("skew"))
-    return _counted(reports), _counted(events.where(~exists().where(SAME_MONITOR)))
+    events = events.where(~exists().where(SAME_MONITOR) & _TOLD.device.in_(ACCEPTED))
+    return _counted(reports.where(_REPORT.device.in_(ACCEPTED))), _counted(events)
 
 
 def _counted(rows: Select[Any]) -> Select[Any]:
@@ -76,7 +77,8 @@ def _e_values(connection: Connection, fdr: float) -> Mapping[str, dict[str, floa
     least = math.log(1.0 / fdr)
     is_large = (_REPORT.log_e >= least) | (_REPORT.log_e_before >= least)
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    query = select(_REPORT.model, _REPORT.device, _REPORT.log_e, _REPORT.log_e_before).where(is_large)
+    query = select(_REPORT.model, _REPORT.device, _REPORT.log_e, _REPORT.log_e_before)
+    query = query.where(is_large & _REPORT.device.in_(ACCEPTED))
     for model, device, now, before in connection.execute(query.order_by(_REPORT.device)):
         found[model][device] = joined(now, before)
     return found

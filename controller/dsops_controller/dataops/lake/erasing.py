@@ -55,26 +55,32 @@ def present(lake: Lake, samples: Iterable[Identity], version: int | None = None)
     return found
 
 
-def restore(lake: Lake, samples: Iterable[Identity], version: int) -> None:
-    """Append to the newest version of their table, durably, those samples that only an older version has.
+def restore(lake: Lake, samples: Iterable[Identity], versions: Iterable[int]) -> int:
+    """Append to the newest version of their table, durably, those samples that only older versions have.
 
-    Raises as :func:`erase`.
+    Return a version that has all of them: nothing drops rows before it is known. Raises as :func:`erase`.
     """
-    with translated(), lake.appending():
-        wanted = set(samples)
-        lacking = sorted(wanted - present(lake, wanted))
-        for predicate in _predicates(lacking):
-            rows = _read(lake.table(LakeTable.SAMPLES, version), None, predicate)
-            append_rows(
-                lake.table(LakeTable.SAMPLES),
-                rows,
-                mode="append",
-                schema_mode="merge",
-                commit_properties=OURS,
-                post_commithook_properties=NO_HOOKS,
-                writer_properties=properties(LakeTable.SAMPLES),
-            )
+    wanted = set(samples)
+    with translated(), lake.tending() as renew:
+        for version in versions:
+            renew()
+            for predicate in _predicates(sorted(wanted - present(lake, wanted))):
+                _append(lake, _read(lake.table(LakeTable.SAMPLES, version), None, predicate))
         lake.settle()
+        renew()  # who lost the right meanwhile does not know what was dropped
+        return lake.version(LakeTable.SAMPLES)
+
+
+def _append(lake: Lake, rows: Table) -> None:
+    append_rows(
+        lake.table(LakeTable.SAMPLES),
+        rows,
+        mode="append",
+        schema_mode="merge",
+        commit_properties=OURS,
+        post_commithook_properties=NO_HOOKS,
+        writer_properties=properties(LakeTable.SAMPLES),
+    )
 
 
 def _read(delta: DeltaTable, columns: list[str] | None, predicate: str) -> Table:

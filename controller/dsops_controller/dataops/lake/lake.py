@@ -39,7 +39,7 @@ from dsops_controller.db.tables import inbox, inbox_name
 CHUNK_BYTES = 8 << 20
 CHECKPOINT_COMMITS = 50
 """Readers read a table's newest checkpoint and the commits after it."""
-_PG_LOCK = 0x64736F7073  # "dsops": the advisory lock of whoever writes the lake from this inbox
+_LOCK = 0x64736F7073  # "dsops": the lock of whoever writes the lake from this inbox
 VACUUM_HOURS = 24
 """So long a file stays after it left its table."""
 _CONFIGURATION: dict[str, str | None] = {
@@ -102,6 +102,11 @@ class Lake:
     def place(self) -> Place:
         """Where the tables are."""
         return self._place
+
+    @property
+    def inbox(self) -> str:
+        """Name of the inbox that fills it here; controllers with a database each have one each."""
+        return self._application()
 
     def open(self) -> None:
         """Make absent tables and columns, undo commits that a crash left unsynced, lift inbox ids above the watermarks.
@@ -276,21 +281,8 @@ class Lake:
     @contextmanager
     def appending(self) -> Iterator[None]:
         """Hold the right to flush this inbox: within this process, at this place, and over one PostgreSQL."""
-        with self._writing, self._place.appending():
-            if self._db.is_sqlite:
-                yield
-                return
-            with self._advisory_lock():
-                yield
-
-    @contextmanager
-    def _advisory_lock(self) -> Iterator[None]:
-        with self._db.writer.connect() as connection:
-            connection.execute(select(func.pg_advisory_lock(_PG_LOCK)))
-            try:
-                yield
-            finally:
-                connection.execute(select(func.pg_advisory_unlock(_PG_LOCK)))
+        with self._writing, self._place.appending(), self._db.alone(_LOCK):
+            yield
 
 
 def read_pending(

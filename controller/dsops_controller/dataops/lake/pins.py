@@ -5,7 +5,7 @@ has. Pin first and use the version then: the files of a version that is the newe
 :data:`~.lake.VACUUM_HOURS` in any case.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,7 +29,7 @@ class Pin:
     """One need of one version.
 
     Attributes:
-        owner: What needs it, such as ``dataset/NAME``.
+        owner: What needs it, such as ``dataset/NAME/VERSION@INBOX``.
     """
 
     table: LakeTable
@@ -82,10 +82,12 @@ class Pins:
             text = owner.replace("'", "''")
             self._delete(f"owner = '{text}'")
 
-    def release_version(self, table: LakeTable, version: int) -> None:
-        """Give up every pin of one version, whoever needs it; else as :meth:`release`."""
-        if version in self.versions(table):
-            self._delete(f"lake_table = '{table}' and version = {version}")
+    def release_version(self, table: LakeTable, version: int, owners: Collection[str]) -> None:
+        """Give up the pins that some owners have of one version; else as :meth:`release`."""
+        which = [pin for pin in self.listed() if (pin.table, pin.version) == (table, version) and pin.owner in owners]
+        if which:
+            texts = ", ".join("'" + pin.owner.replace("'", "''") + "'" for pin in which)
+            self._delete(f"lake_table = '{table}' and version = {version} and owner in ({texts})")
 
     def listed(self) -> list[Pin]:
         """Return every pin, the oldest first.
