@@ -266,7 +266,7 @@ def test_a_flush_waits_for_ids_that_are_not_committed_yet(site: Site) -> None:
     moved: list[int] = []
     flusher = threading.Thread(target=lambda: moved.append(site.lake.flush()))
     with site.db.write() as slow:
-        results = store(slow, [("cam-1", received(telemetry_batch(A, [1], [host(us())])))], 0)
+        results = store(slow, [("cam-1", received(telemetry_batch(A, [1], [host(us())])))], 0, set())
         site.inbox.put("cam-2", received(telemetry_batch(A, [1], [host(us())])))
         flusher.start()
         flusher.join(timeout=0.5)
