@@ -172,9 +172,7 @@ def _keep_only(ready: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    for descriptor in [
-        int(path.name) for path in Path("/proc/self/fd").iterdir()
-    ]:  # a limit of 1e9 is none
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:  # a limit of 1e9 is none
         if descriptor > 2 and descriptor != ready:
             with suppress(OSError):  # that of the list itself
                 os.close(descriptor)
