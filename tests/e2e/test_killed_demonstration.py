@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,12 +84,19 @@ def kill_once_there(demo: psutil.Process, *wanted: str) -> None:
     eventually(lambda: not any(map(runs, begun)), lambda: f"run on: {[words(one) for one in begun]}")
 
 
-def test_a_demonstration_that_is_killed_early_leaves_no_process(short_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of which a demonstration takes that its sockets find room below it."""
+    with tempfile.TemporaryDirectory(prefix="ds", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def test_a_demonstration_that_is_killed_early_leaves_no_process(folder: Path) -> None:
     command = (sys.executable, "-m", "dsops_controller.cli.app", "demo", "--devices", "2", "--seed", "5")
-    with started(*command, folder=short_path) as demo:
+    with started(*command, folder=folder) as demo:
         kill_once_there(demo, "mosquitto", "server run", "model build")
 
 
-def test_agents_and_their_inference_processes_end_too(short_path: Path) -> None:
-    with started(sys.executable, "-c", STAGE, str(short_path), folder=short_path) as demo:
+def test_agents_and_their_inference_processes_end_too(folder: Path) -> None:
+    with started(sys.executable, "-c", STAGE, str(folder), folder=folder) as demo:
         kill_once_there(demo, "mosquitto", "server run", "dsops_agent run", "dsops_agent.runtime")
