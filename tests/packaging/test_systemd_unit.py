@@ -107,3 +107,9 @@ def test_user_and_folders_are_those_of_the_unit(service: configparser.SectionPro
         f"/var/lib/{service['StateDirectory']}": service["StateDirectoryMode"],
         f"/run/{service['RuntimeDirectory']}": service["RuntimeDirectoryMode"],
     }
+
+
+def test_no_process_of_the_unit_may_read_the_memory_of_another() -> None:
+    lines = UNIT.read_text().splitlines()
+    forbidden = {name for line in lines if line.startswith("SystemCallFilter=~") for name in line[18:].split()}
+    assert {"process_vm_readv", "process_vm_writev", "ptrace", "pidfd_getfd"} <= forbidden
