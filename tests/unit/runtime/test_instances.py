@@ -227,7 +227,8 @@ def test_a_swap_loses_no_request_of_any_instance_and_gives_the_memory_of_all_bac
         try:
             for release in range(2, 6):
                 served = stage.served
-                eventually(lambda: stage.served.instances.count == 2)
+                stage.growth.ask(served)  # whether callers meet often enough is up to the machine
+                eventually(lambda: stage.served.instances.count >= 2)
                 with Held(served.instances) as one, Held(served.instances) as other:
                     left += [weakref.ref(one.interpreter), weakref.ref(other.interpreter)]
                     del one, other
