@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from dsops_controller.alerts.notices import NoticeState, Pace, spare_notices, wait_after
 from dsops_controller.alerts.settings import AlertSettings, Kind
-from dsops_controller.db.tables import alert_delivery
+from dsops_controller.db.alert_tables import alert_delivery
 
 QUIET_S = 3600.0
 

@@ -28,7 +28,7 @@ from dsops_controller.alerts.notices import (
 )
 from dsops_controller.alerts.rules import Cause
 from dsops_controller.alerts.settings import Kind
-from dsops_controller.db import tables
+from dsops_controller.db import alert_tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
 from dsops_controller.db.times import from_ms, to_ms
@@ -61,7 +61,7 @@ class Alerts:
         Returns:
             How many were opened and resolved.
         """
-        now_ms, column = to_ms(self._clock.now()), tables.alert.c
+        now_ms, column = to_ms(self._clock.now()), alert_tables.alert.c
         present = {cause.key[:200]: cause for cause in causes}
         with self._db.read() as connection:
             is_seen = (column.state == AlertState.OPEN) & column.kind.not_in(unseen)
@@ -77,8 +77,8 @@ class Alerts:
 
     def list(self, *, only_open: bool = False, kind: Kind | None = None, limit: int = 100) -> tuple[Alert, ...]:
         """Return alerts, newest first."""
-        column = tables.alert.c
-        query = select(tables.alert).order_by(column.opened_ms.desc(), column.id).limit(limit)
+        column = alert_tables.alert.c
+        query = select(alert_tables.alert).order_by(column.opened_ms.desc(), column.id).limit(limit)
         if only_open:
             query = query.where(column.state == AlertState.OPEN)
         if kind is not None:
@@ -88,7 +88,7 @@ class Alerts:
 
     def counts(self) -> dict[str, int]:
         """Return how many alerts are open, by kind."""
-        column = tables.alert.c
+        column = alert_tables.alert.c
         with self._db.read() as connection:
             is_open = column.state == AlertState.OPEN
             rows = connection.execute(select(column.kind, func.count()).where(is_open).group_by(column.kind)).all()
@@ -111,38 +111,40 @@ class Alerts:
             NotFound: There is no such alert.
         """
         now = self._clock.now()
-        column = tables.alert_delivery.c
+        column = alert_tables.alert_delivery.c
         with self._db.write() as connection:
             found = _named(connection, alert)
             dead = (column.alert == found.id) & (column.state == NoticeState.DEAD)
             again = {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now), "batch": None}
-            connection.execute(update(tables.alert_delivery).where(dead).values(**again))
+            connection.execute(update(alert_tables.alert_delivery).where(dead).values(**again))
             audit.record(connection, now, actor, "alert.retried", found.device or found.model, found.id)
             return _named(connection, found.id)
 
     def forget(self, keep: timedelta) -> int:
         """Delete some of the alerts that are resolved for so long, with their notices; return how many."""
-        column, notices = tables.alert.c, tables.alert_delivery
+        column, notices = alert_tables.alert.c, alert_tables.alert_delivery
         old = (column.state == AlertState.RESOLVED) & (column.resolved_ms < to_ms(self._clock.now() - keep))
         with self._db.write() as connection:
             gone = connection.execute(select(column.id).where(old).limit(_AT_ONCE)).scalars().all()
             if gone:
                 connection.execute(delete(notices).where(notices.c.alert.in_(gone)))
-                connection.execute(delete(tables.alert).where(column.id.in_(gone)))
+                connection.execute(delete(alert_tables.alert).where(column.id.in_(gone)))
         return len(gone)
 
     def _go_on(self, lasting: Sequence[AnyRow], present: Mapping[str, Cause], now_ms: int) -> None:
         """Note that causes are still there; what is said of one changes with its figures."""
-        column = tables.alert.c
+        column = alert_tables.alert.c
         is_open = column.state == AlertState.OPEN
         same = [row.id for row in lasting if present[row.open_key].summary == row.summary]
         other = [(row.id, present[row.open_key]) for row in lasting if present[row.open_key].summary != row.summary]
         for some in _parts(same):
             with self._db.write() as connection:
                 _locked(connection, some)
-                connection.execute(update(tables.alert).where(column.id.in_(some) & is_open).values(seen_ms=now_ms))
+                connection.execute(
+                    update(alert_tables.alert).where(column.id.in_(some) & is_open).values(seen_ms=now_ms)
+                )
         values = {"seen_ms": now_ms, "summary": bindparam("s"), "evidence": bindparam("e")}
-        statement = update(tables.alert).where((column.id == bindparam("of_id")) & is_open).values(**values)
+        statement = update(alert_tables.alert).where((column.id == bindparam("of_id")) & is_open).values(**values)
         for changed in _parts(other):
             said = [{"of_id": id_, "s": cause.summary, "e": _text(cause.evidence)} for id_, cause in changed]
             with self._db.write() as connection:
@@ -168,23 +170,23 @@ class Alerts:
         ]
         with self._db.write() as connection:
             dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-            connection.execute(dialect.insert(tables.alert).on_conflict_do_nothing(), rows)
+            connection.execute(dialect.insert(alert_tables.alert).on_conflict_do_nothing(), rows)
             return self._tell(connection, [str(row["id"]) for row in rows], Notice.OPENED, hooks)
 
     def _resolve(self, alerts: Sequence[str], hooks: Sequence[str], seen_before_ms: int) -> int:
-        column, now_ms = tables.alert.c, to_ms(self._clock.now())
+        column, now_ms = alert_tables.alert.c, to_ms(self._clock.now())
         is_over = column.id.in_(alerts) & (column.state == AlertState.OPEN) & (column.seen_ms <= seen_before_ms)
         with self._db.write() as connection:
             _locked(connection, alerts)
             over = list(connection.execute(select(column.id).where(is_over)).scalars())
             values = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": now_ms}
-            connection.execute(update(tables.alert).where(column.id.in_(over)).values(**values))
+            connection.execute(update(alert_tables.alert).where(column.id.in_(over)).values(**values))
             return self._tell(connection, over, Notice.RESOLVED, hooks)
 
     def _tell(self, connection: Connection, alerts: Sequence[str], notice: Notice, hooks: Sequence[str]) -> int:
         """Write notices of those of the alerts that are stored, and return how many alerts that are."""
         now = self._clock.now()
-        rows = connection.execute(select(tables.alert).where(tables.alert.c.id.in_(alerts))).all()
+        rows = connection.execute(select(alert_tables.alert).where(alert_tables.alert.c.id.in_(alerts))).all()
         found = [_alert(row, ()) for row in rows]
         first = {"notice": notice, "state": NoticeState.PENDING, "next_ms": to_ms(now)}
         notices = [
@@ -193,7 +195,7 @@ class Alerts:
             for hook in hooks
         ]
         if notices:
-            connection.execute(tables.alert_delivery.insert(), notices)
+            connection.execute(alert_tables.alert_delivery.insert(), notices)
         deeds = [(one.device or one.model, f"{one.kind}: {one.summary}") for one in found]
         audit.record_all(connection, now, audit.SYSTEM, f"alert.{notice}", deeds)
         return len(found)
@@ -201,14 +203,14 @@ class Alerts:
 
 def _locked(connection: Connection, alerts: Sequence[str]) -> None:
     """Lock alerts in the order of their ids, so that controllers wait for each other and not in a circle."""
-    column = tables.alert.c
+    column = alert_tables.alert.c
     connection.execute(select(column.id).where(column.id.in_(alerts)).order_by(column.id).with_for_update()).all()
 
 
 def _named(connection: Connection, alert: str) -> Alert:
-    column = tables.alert.c
+    column = alert_tables.alert.c
     begins = column.id.startswith(alert, autoescape=True) if alert else column.id == ""
-    rows = connection.execute(select(tables.alert).where(begins).limit(2)).all()
+    rows = connection.execute(select(alert_tables.alert).where(begins).limit(2)).all()
     if not rows:
         raise NotFound(f"there is no alert {alert[:80]}", hint="see: dsops alerts list")
     if len(rows) > 1:
@@ -217,10 +219,10 @@ def _named(connection: Connection, alert: str) -> Alert:
 
 
 def _alerts(connection: Connection, rows: Sequence[AnyRow]) -> tuple[Alert, ...]:
-    column = tables.alert_delivery.c
+    column = alert_tables.alert_delivery.c
     notices: dict[str, list[NoticeRow]] = {row.id: [] for row in rows}
     for some in _parts(list(notices)):
-        query = select(tables.alert_delivery).where(column.alert.in_(some)).order_by(column.notice, column.hook)
+        query = select(alert_tables.alert_delivery).where(column.alert.in_(some)).order_by(column.notice, column.hook)
         for one in connection.execute(query):
             state, due = NoticeState(one.state), from_ms(one.next_ms)
             notices[one.alert].append(NoticeRow(Notice(one.notice), one.hook, state, one.attempts, due, one.error))

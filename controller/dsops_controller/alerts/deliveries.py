@@ -30,16 +30,16 @@ from dsops_controller.alerts.notices import (
     wait_after,
 )
 from dsops_controller.alerts.settings import Kind
-from dsops_controller.db import tables
+from dsops_controller.db import alert_tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.times import from_ms, to_ms
 
 CLAIM_MARGIN_S = 10.0
 _MOST_ERROR = 300
 _JITTER = random.SystemRandom()
-_ROW, _ALERT = tables.alert_delivery.c, tables.alert.c
-_PACE = tables.alert_pace.c
-_BEFORE = tables.alert_delivery.alias()
+_ROW, _ALERT = alert_tables.alert_delivery.c, alert_tables.alert.c
+_PACE = alert_tables.alert_pace.c
+_BEFORE = alert_tables.alert_delivery.alias()
 _IS_TOLD = (_ROW.notice == Notice.OPENED) | ~exists().where(
     (_BEFORE.c.alert == _ROW.alert)
     & (_BEFORE.c.hook == _ROW.hook)
@@ -112,9 +112,9 @@ class Deliveries:
         again = select(_ROW.alert, _ROW.notice, _ROW.hook, _ROW.batch, _ROW.next_ms).where(due & ~_IS_NEW)
         for *key, next_ms in connection.execute(again.order_by(_ROW.next_ms).limit(32)).all():
             as_seen = (_ROW.state == NoticeState.PENDING) & (_ROW.next_ms == next_ms)
-            yield _Key(*key), update(tables.alert_delivery).where(_ours(_Key(*key)) & as_seen)
+            yield _Key(*key), update(alert_tables.alert_delivery).where(_ours(_Key(*key)) & as_seen)
         group = (_ROW.hook, _ROW.notice, _ALERT.kind, _ALERT.model)
-        rules = select(*group).join_from(tables.alert_delivery, tables.alert).where(due & _IS_NEW)
+        rules = select(*group).join_from(alert_tables.alert_delivery, alert_tables.alert).where(due & _IS_NEW)
         # Webhooks in one order, so that controllers wait for each other's rows and not in a circle; who has a webhook's
         # row has its rules. The rule that waits longest comes first: where all share a pace, none is passed over.
         order = (_ROW.hook, func.min(_ROW.next_ms), *group[1:])
@@ -141,7 +141,7 @@ class Deliveries:
 
     def _set(self, claimed: Claimed, **values: object) -> None:
         with self._db.write() as connection:
-            connection.execute(update(tables.alert_delivery).where(_ours(claimed)).values(**values))
+            connection.execute(update(alert_tables.alert_delivery).where(_ours(claimed)).values(**values))
 
 
 def _ours(one: _Key | Claimed) -> ColumnElement[bool]:
@@ -158,9 +158,9 @@ def _some(connection: Connection, which: ColumnElement[bool], spare: float, pace
         return None
     key = _Key(*rows[0])
     if len(rows) <= spare:
-        return key, update(tables.alert_delivery).where(which & (_ROW.alert == key.alert))
+        return key, update(alert_tables.alert_delivery).where(which & (_ROW.alert == key.alert))
     key = replace(key, batch=secrets.token_hex(16))
-    return key, update(tables.alert_delivery).where(which).values(batch=key.batch)
+    return key, update(alert_tables.alert_delivery).where(which).values(batch=key.batch)
 
 
 def _many(connection: Connection, key: _Key, named: int) -> Many:
@@ -178,7 +178,7 @@ def _many(connection: Connection, key: _Key, named: int) -> Many:
 
 def _spare(connection: Connection, hook: str, rule: str, now: datetime, pace: Pace) -> float:
     """Return how many notices of a rule a webhook may get now; other controllers wait until this transaction ends."""
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(tables.alert_pace)
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(alert_tables.alert_pace)
     first = {"hook": hook, "rule": rule, "spare": float(pace.burst), "time_ms": to_ms(now)}
     connection.execute(insert.on_conflict_do_nothing(), first)
     query = select(_PACE.spare, _PACE.time_ms).where(_PACE.hook == hook, _PACE.rule == rule).with_for_update()
@@ -188,4 +188,4 @@ def _spare(connection: Connection, hook: str, rule: str, now: datetime, pace: Pa
 
 def _spend(connection: Connection, hook: str, rule: str, left: float, now: datetime) -> None:
     ours = (_PACE.hook == hook) & (_PACE.rule == rule)
-    connection.execute(update(tables.alert_pace).where(ours).values(spare=left, time_ms=to_ms(now)))
+    connection.execute(update(alert_tables.alert_pace).where(ours).values(spare=left, time_ms=to_ms(now)))

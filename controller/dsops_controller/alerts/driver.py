@@ -23,7 +23,7 @@ from dsops_controller.dataops.drift.standing import Beat, Standings
 from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.labels.audits import AUDITED, of_labels
 from dsops_controller.dataops.labels.labels import Labels
-from dsops_controller.db import tables
+from dsops_controller.db import alert_tables, tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.times import from_ms, to_ms
@@ -183,7 +183,7 @@ class Watch:
             sums = connection.execute(
                 select(loss.device, whole_sum(loss.count).label("total")).group_by(loss.device)
             ).all()
-            known = {row.device: row for row in connection.execute(select(tables.alert_loss))}
+            known = {row.device: row for row in connection.execute(select(alert_tables.alert_loss))}
         found: dict[str, tuple[int, datetime]] = {}
         grown: list[dict[str, object]] = []
         for device, dropped_in_all in sums:
@@ -198,7 +198,7 @@ class Watch:
                 found[device] = (dropped - before, from_ms(grew_ms))
         if grown:
             with self._watched.db.write() as connection:
-                connection.execute(upsert(connection.dialect.name, tables.alert_loss), grown)
+                connection.execute(upsert(connection.dialect.name, alert_tables.alert_loss), grown)
         return found
 
     def _verdicts(self) -> Mapping[str, Verdict]:

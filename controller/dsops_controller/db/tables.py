@@ -1,4 +1,7 @@
-"""Tables of the state database. Times are epoch milliseconds UTC (``_ms``); JSON columns hold canonical text."""
+"""Tables of the state database; those of alerts are in :mod:`dsops_controller.db.alert_tables`.
+
+Times are epoch milliseconds UTC (``_ms``); JSON columns hold canonical text.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -17,24 +20,24 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-_BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
+BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
 
 device = Table(
     "device",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("state", String(16), nullable=False),  # dsops.states.Device
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
     Column("serial", String(64)),  # newest certificate, hex
     Column("public_key", Text),  # PEM, of the newest certificate; of the request while the device is pending
     Column("inventory", Text, nullable=False, default="{}"),
     Column("tags", Text, nullable=False, default="{}"),
     Column("online", Boolean, nullable=False, default=False),
     Column("boot_id", String(64)),
-    Column("conn_seq", _BIG, nullable=False, default=0),
-    Column("seen_ms", _BIG),
+    Column("conn_seq", BIG, nullable=False, default=0),
+    Column("seen_ms", BIG),
     Column("content_public_key", LargeBinary),  # X25519, 32 bytes; content keys are wrapped to it
-    Column("asked_ms", _BIG),  # when a pending device asked last
+    Column("asked_ms", BIG),  # when a pending device asked last
     Column("origin", String(64), nullable=False, server_default=""),  # address that a stranger came from
     Index("device_by_state", "state"),
 )
@@ -45,10 +48,10 @@ certificate = Table(
     Column("serial", String(64), primary_key=True),  # hex
     Column("device", String(64), ForeignKey("device.id"), nullable=False),
     Column("public_key", Text, nullable=False),  # PEM; verifies reports while the certificate counts
-    Column("issued_ms", _BIG, nullable=False),
-    Column("expires_ms", _BIG, nullable=False),
-    Column("used_ms", _BIG),  # first seen in use
-    Column("revoked_ms", _BIG),
+    Column("issued_ms", BIG, nullable=False),
+    Column("expires_ms", BIG, nullable=False),
+    Column("used_ms", BIG),  # first seen in use
+    Column("revoked_ms", BIG),
     Column("reason", String(32), nullable=False, server_default=""),  # why it was revoked
     Index("certificate_by_device", "device"),
     Index("certificate_by_revocation", "revoked_ms"),
@@ -59,8 +62,8 @@ preauthorised = Table(
     metadata,
     Column("device", String(64), primary_key=True),
     Column("key_sha256", String(64), nullable=False),  # of the key's DER SubjectPublicKeyInfo
-    Column("created_ms", _BIG, nullable=False),
-    Column("used_ms", _BIG),
+    Column("created_ms", BIG, nullable=False),
+    Column("used_ms", BIG),
 )
 
 content_key = Table(
@@ -68,7 +71,7 @@ content_key = Table(
     metadata,
     Column("bundle_sha256", String(64), primary_key=True),
     Column("key", LargeBinary, nullable=False),  # AES-256 key of an encrypted payload
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
 )
 
 enrolment_token = Table(
@@ -76,9 +79,9 @@ enrolment_token = Table(
     metadata,
     Column("token_sha256", String(64), primary_key=True),
     Column("device", String(64), nullable=False),
-    Column("created_ms", _BIG, nullable=False),
-    Column("expires_ms", _BIG, nullable=False),
-    Column("used_ms", _BIG),
+    Column("created_ms", BIG, nullable=False),
+    Column("expires_ms", BIG, nullable=False),
+    Column("used_ms", BIG),
 )
 
 bundle = Table(
@@ -89,10 +92,10 @@ bundle = Table(
     Column("release", Integer, nullable=False),
     Column("variant", String(32), nullable=False),
     Column("path", String(160), nullable=False, unique=True),  # name of the TUF target
-    Column("length_bytes", _BIG, nullable=False),
+    Column("length_bytes", BIG, nullable=False),
     Column("index_sha256", String(64), nullable=False),
     Column("manifest", Text, nullable=False),
-    Column("pushed_ms", _BIG, nullable=False),
+    Column("pushed_ms", BIG, nullable=False),
 )
 
 rollout = Table(
@@ -106,8 +109,8 @@ rollout = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("plan", Text, nullable=False),
     Column("wave", Integer, nullable=False, default=0),  # index of the running wave
-    Column("created_ms", _BIG, nullable=False),
-    Column("updated_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
+    Column("updated_ms", BIG, nullable=False),
 )
 
 deployment = Table(
@@ -122,12 +125,12 @@ deployment = Table(
     Column("progress", Float, nullable=False, default=0.0),
     Column("code", String(64), nullable=False, default=""),
     Column("message", Text, nullable=False, default=""),
-    Column("started_ms", _BIG),
-    Column("ended_ms", _BIG),
+    Column("started_ms", BIG),
+    Column("ended_ms", BIG),
     Column("waiting", String(200), nullable=False, server_default=""),  # for what, as reported
-    Column("waiting_since_ms", _BIG),  # since when a connected device has waited
-    Column("waited_ms", _BIG, nullable=False, server_default="0"),  # how long it waited before that
-    Column("counter", _BIG, nullable=False, server_default="0"),  # of the report that was taken in last
+    Column("waiting_since_ms", BIG),  # since when a connected device has waited
+    Column("waited_ms", BIG, nullable=False, server_default="0"),  # how long it waited before that
+    Column("counter", BIG, nullable=False, server_default="0"),  # of the report that was taken in last
     Index("deployment_by_rollout", "rollout", "wave"),
     Index("deployment_by_device", "device"),
 )
@@ -136,20 +139,20 @@ desired = Table(
     "desired",
     metadata,
     Column("device", String(64), ForeignKey("device.id"), primary_key=True),
-    Column("seq", _BIG, nullable=False),
+    Column("seq", BIG, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("slots", Text, nullable=False),  # model -> DesiredSlot, what the envelope says
-    Column("updated_ms", _BIG, nullable=False),
+    Column("updated_ms", BIG, nullable=False),
 )
 
 observed = Table(
     "observed",
     metadata,
     Column("device", String(64), ForeignKey("device.id"), primary_key=True),
-    Column("counter", _BIG, nullable=False),
-    Column("seq", _BIG, nullable=False),
+    Column("counter", BIG, nullable=False),
+    Column("seq", BIG, nullable=False),
     Column("report", Text, nullable=False),  # dsops.messages.Observed, verified
-    Column("received_ms", _BIG, nullable=False),
+    Column("received_ms", BIG, nullable=False),
     Column("digest", String(64), nullable=False, server_default=""),  # of the report's payload; the next one names it
 )
 
@@ -159,9 +162,9 @@ delta = Table(
     Column("base_sha256", String(64), primary_key=True),
     Column("target_sha256", String(64), primary_key=True),
     Column("sha256", String(64)),  # of the delta's file; null when it is not offered
-    Column("length_bytes", _BIG, nullable=False),
+    Column("length_bytes", BIG, nullable=False),
     Column("index_sha256", String(64)),
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
     Column("withheld", String(100), nullable=False, server_default=""),  # why it is not offered
 )
 
@@ -169,18 +172,18 @@ seeded = Table(
     "seeded",
     metadata,
     Column("sha256", String(64), primary_key=True),  # of a file whose chunks were offered to the broker
-    Column("length_bytes", _BIG, nullable=False),
-    Column("seeded_ms", _BIG, nullable=False),  # when that was done last
+    Column("length_bytes", BIG, nullable=False),
+    Column("seeded_ms", BIG, nullable=False),  # when that was done last
 )
 
 site = Table(
     "site",
     metadata,
     Column("name", String(64), primary_key=True),  # as devices name it in their inventory
-    Column("bytes_per_s", _BIG, nullable=False, server_default="0"),  # 0: no limit
-    Column("bytes_per_day", _BIG, nullable=False, server_default="0"),
-    Column("devices", _BIG, nullable=False, server_default="0"),  # among so many the budget is shared
-    Column("updated_ms", _BIG, nullable=False),
+    Column("bytes_per_s", BIG, nullable=False, server_default="0"),  # 0: no limit
+    Column("bytes_per_day", BIG, nullable=False, server_default="0"),
+    Column("devices", BIG, nullable=False, server_default="0"),  # among so many the budget is shared
+    Column("updated_ms", BIG, nullable=False),
 )
 
 pardon = Table(
@@ -188,7 +191,7 @@ pardon = Table(
     metadata,
     Column("device", String(64), ForeignKey("device.id"), primary_key=True),
     Column("sha256", String(64), primary_key=True),  # a quarantined bundle that the device shall try again
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
 )
 
 sample_request = Table(
@@ -197,9 +200,9 @@ sample_request = Table(
     Column("id", String(32), primary_key=True),  # one for all devices that were asked together
     Column("device", String(64), ForeignKey("device.id"), primary_key=True),
     Column("model", String(63), nullable=False),
-    Column("count", _BIG, nullable=False),
-    Column("created_ms", _BIG, nullable=False),
-    Column("until_ms", _BIG, nullable=False),
+    Column("count", BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
+    Column("until_ms", BIG, nullable=False),
 )
 
 challenger = Table(
@@ -212,7 +215,7 @@ challenger = Table(
     Column("mode", String(8), nullable=False),  # dsops.modes.Mode
     Column("share", Float, nullable=False),
     Column("cpu_share", Float, nullable=False),
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
     Index("challenger_by_bundle", "bundle_sha256"),
 )
 
@@ -224,7 +227,7 @@ label_set = Table(
     Column("scale", String(16), nullable=False),  # dsops_controller.dataops.labels.agreement.Scale
     Column("classes", Text, nullable=False),  # JSON list, in order
     Column("guideline", Text, nullable=False, server_default=""),  # what labellers are told
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
 )
 
 labelled_sample = Table(
@@ -238,20 +241,20 @@ labelled_sample = Table(
     Column("digest", String(64), nullable=False),
     Column("reason", String(64), nullable=False),
     Column("predicted", Text, nullable=False),
-    Column("time_ms", _BIG, nullable=False),  # when it was captured
+    Column("time_ms", BIG, nullable=False),  # when it was captured
     Index("labelled_sample_by_model", "model"),
 )
 
 label = Table(
     "label",
     metadata,
-    Column("id", _BIG, primary_key=True, autoincrement=True),  # rows are appended, never changed
+    Column("id", BIG, primary_key=True, autoincrement=True),  # rows are appended, never changed
     Column("sample", String(128), ForeignKey("labelled_sample.sample"), nullable=False),
     Column("labeller", String(80), nullable=False),
     Column("label", String(256), nullable=False),
     Column("set_version", Integer, nullable=False),
-    Column("time_ms", _BIG, nullable=False),  # when the labeller gave it
-    Column("stored_ms", _BIG, nullable=False),
+    Column("time_ms", BIG, nullable=False),  # when the labeller gave it
+    Column("stored_ms", BIG, nullable=False),
     Column("source", String(160), nullable=False, server_default=""),
     Index("label_by_sample", "sample", "labeller", "set_version", "time_ms", unique=True),
     sqlite_autoincrement=True,
@@ -262,7 +265,7 @@ erased_sample = Table(
     metadata,
     Column("sample", String(128), primary_key=True),  # device/stream/seq; nothing shows it any more
     Column("reason", String(200), nullable=False),
-    Column("erased_ms", _BIG, nullable=False),
+    Column("erased_ms", BIG, nullable=False),
 )
 
 dataset = Table(
@@ -272,13 +275,13 @@ dataset = Table(
     Column("version", Integer, primary_key=True),
     Column("digest", String(64), nullable=False),  # SHA-256 of the manifest
     Column("model", String(63), nullable=False),
-    Column("lake_version", _BIG, nullable=False),  # of the table of samples
+    Column("lake_version", BIG, nullable=False),  # of the table of samples
     Column("set_version", Integer, nullable=False),  # of the labels
     Column("query", Text, nullable=False),
     Column("summary", Text, nullable=False),
     Column("manifest", LargeBinary, nullable=False),  # JSON lines, zlib
     Column("records", LargeBinary, nullable=False),  # device/stream/seq of each line of the manifest, zlib
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
     Index("dataset_by_digest", "digest"),
 )
 
@@ -287,7 +290,7 @@ dataset_removal = Table(
     metadata,
     Column("name", String(63), primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("removed_ms", _BIG, nullable=False),
+    Column("removed_ms", BIG, nullable=False),
 )
 
 dataset_export = Table(
@@ -297,7 +300,7 @@ dataset_export = Table(
     Column("digest", String(64), primary_key=True),
     Column("split", String(16), nullable=False),
     Column("form", String(16), nullable=False),
-    Column("created_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
 )
 
 pseudonym_secret = Table(
@@ -319,8 +322,8 @@ retraining = Table(
     Column("dataset_digest", String(64), nullable=False, server_default=""),
     Column("bundle_sha256", String(64), nullable=False, server_default=""),
     Column("note", Text, nullable=False, server_default=""),
-    Column("created_ms", _BIG, nullable=False),
-    Column("updated_ms", _BIG, nullable=False),
+    Column("created_ms", BIG, nullable=False),
+    Column("updated_ms", BIG, nullable=False),
     Index("retraining_by_model", "model", "created_ms"),
 )
 
@@ -331,7 +334,7 @@ retraining_delivery = Table(
     Column("adapter", String(63), primary_key=True),  # its name in controller.toml
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("next_ms", _BIG, nullable=False),
+    Column("next_ms", BIG, nullable=False),
     Column("error", Text, nullable=False, server_default=""),
 )
 
@@ -341,11 +344,11 @@ stream = Table(
     Column("device", String(64), primary_key=True),
     Column("stream", String(32), primary_key=True),  # hex
     Column("kind", String(16), nullable=False),  # telemetry or samples
-    Column("seq", _BIG, nullable=False),  # everything up to here is stored
-    Column("stored", _BIG, nullable=False),  # records stored from this stream
-    Column("produced", _BIG, nullable=False),  # as the device says
-    Column("dropped", _BIG, nullable=False),  # as the device says
-    Column("updated_ms", _BIG, nullable=False),
+    Column("seq", BIG, nullable=False),  # everything up to here is stored
+    Column("stored", BIG, nullable=False),  # records stored from this stream
+    Column("produced", BIG, nullable=False),  # as the device says
+    Column("dropped", BIG, nullable=False),  # as the device says
+    Column("updated_ms", BIG, nullable=False),
 )
 
 stream_loss = Table(
@@ -355,19 +358,19 @@ stream_loss = Table(
     Column("stream", String(32), primary_key=True),
     Column("kind", String(32), primary_key=True),  # of the records that were dropped
     Column("reason", String(32), primary_key=True),
-    Column("count", _BIG, nullable=False),  # since the stream began, as the device says
+    Column("count", BIG, nullable=False),  # since the stream began, as the device says
 )
 
 inbox = Table(
     "inbox",
     metadata,
-    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("id", BIG, primary_key=True, autoincrement=True),
     Column("device", String(64), nullable=False),
     Column("stream", String(32), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("seqs", LargeBinary, nullable=False),  # u64 little-endian each
     Column("payload", LargeBinary, nullable=False),  # the batch message as received
-    Column("received_ms", _BIG, nullable=False),
+    Column("received_ms", BIG, nullable=False),
     sqlite_autoincrement=True,  # an id that is used again would break the flush tag
 )
 
@@ -382,7 +385,7 @@ device_latest = Table(
     metadata,
     Column("device", String(64), primary_key=True),
     Column("model", String(63), primary_key=True),  # empty for the host row
-    Column("time_ms", _BIG, nullable=False),
+    Column("time_ms", BIG, nullable=False),
     Column("figures", Text, nullable=False),
 )
 
@@ -394,8 +397,8 @@ drift_state = Table(
     Column("release", Integer, nullable=False),
     Column("level", String(16), nullable=False),  # ok, warning or drift
     Column("score", Float, nullable=False),
-    Column("frames", _BIG, nullable=False),
-    Column("since_ms", _BIG, nullable=False),
+    Column("frames", BIG, nullable=False),
+    Column("since_ms", BIG, nullable=False),
     Column("figures", Text, nullable=False),
 )
 
@@ -406,16 +409,16 @@ drift_newest = Table(
     Column("model", String(63), primary_key=True),
     Column("release", Integer, nullable=False),
     Column("digest", String(64), nullable=False),
-    Column("time_ms", _BIG, nullable=False),
+    Column("time_ms", BIG, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("since_ms", _BIG, nullable=False),
-    Column("onset_ms", _BIG, nullable=False),
+    Column("since_ms", BIG, nullable=False),
+    Column("onset_ms", BIG, nullable=False),
     Column("score", Float, nullable=False),
-    Column("frames", _BIG, nullable=False),
+    Column("frames", BIG, nullable=False),
     Column("log_e", Float, nullable=False),
     Column("log_e_before", Float, nullable=False),  # at the end of the epoch before; 0 without one
-    Column("epoch_ms", _BIG, nullable=False),
-    Column("epoch_frames", _BIG, nullable=False),
+    Column("epoch_ms", BIG, nullable=False),
+    Column("epoch_frames", BIG, nullable=False),
     Column("skew", String(16), nullable=False),
     Column("skew_facts", Text, nullable=False),  # JSON: frames, p_value, signals
     Column("signals", Text, nullable=False),  # JSON: by name, cusum and thinning
@@ -425,10 +428,10 @@ heartbeat = Table(
     "heartbeat",
     metadata,
     Column("device", String(64), primary_key=True),
-    Column("time_ms", _BIG, nullable=False),
-    Column("received_ms", _BIG, nullable=False),
-    Column("interval_ms", _BIG, nullable=False),
-    Column("uptime_s", _BIG, nullable=False),
+    Column("time_ms", BIG, nullable=False),
+    Column("received_ms", BIG, nullable=False),
+    Column("interval_ms", BIG, nullable=False),
+    Column("uptime_s", BIG, nullable=False),
     Column("agent_version", String(64), nullable=False),
     Column("waiting", Text, nullable=False),  # JSON: what waits in the spool, by kind
 )
@@ -439,71 +442,20 @@ bundle_total = Table(
     Column("digest", String(64), primary_key=True),
     Column("model", String(63), primary_key=True),
     Column("release", Integer, primary_key=True),
-    Column("since_ms", _BIG, nullable=False),
-    Column("updated_ms", _BIG, nullable=False),
-    Column("answers", _BIG, nullable=False),
-    Column("errors", _BIG, nullable=False),
-    Column("unobserved", _BIG, nullable=False),
+    Column("since_ms", BIG, nullable=False),
+    Column("updated_ms", BIG, nullable=False),
+    Column("answers", BIG, nullable=False),
+    Column("errors", BIG, nullable=False),
+    Column("unobserved", BIG, nullable=False),
     Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.lake.totals
     Column("confidence", Text, nullable=False),
-)
-
-alert = Table(
-    "alert",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("open_key", String(200), unique=True),  # what it is about, while it lasts
-    Column("kind", String(32), nullable=False),
-    Column("model", String(63), nullable=False),
-    Column("device", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("summary", Text, nullable=False),
-    Column("evidence", Text, nullable=False),
-    Column("opened_ms", _BIG, nullable=False),
-    Column("seen_ms", _BIG, nullable=False),  # when its cause was there last
-    Column("resolved_ms", _BIG),
-    Index("alert_by_opening", "opened_ms"),
-)
-
-alert_delivery = Table(
-    "alert_delivery",
-    metadata,
-    Column("alert", String(32), ForeignKey("alert.id"), primary_key=True),
-    Column("notice", String(16), primary_key=True),  # opened or resolved
-    Column("hook", String(63), primary_key=True),  # its name in controller.toml
-    Column("body", LargeBinary, nullable=False),  # the envelope, as it was when it was written
-    Column("state", String(16), nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("next_ms", _BIG, nullable=False),
-    Column("error", Text, nullable=False, server_default=""),
-    Column("batch", String(32)),  # the same in rows that are told in one notice
-    Index("alert_delivery_by_time", "state", "next_ms"),
-    Index("alert_delivery_by_batch", "batch"),
-)
-
-alert_pace = Table(
-    "alert_pace",
-    metadata,
-    Column("hook", String(63), primary_key=True),
-    Column("rule", String(128), primary_key=True),  # kind and model
-    Column("spare", Float, nullable=False),  # notices that might have gone out at that time
-    Column("time_ms", _BIG, nullable=False),
-)
-
-alert_loss = Table(
-    "alert_loss",
-    metadata,
-    Column("device", String(64), primary_key=True),
-    Column("dropped", _BIG, nullable=False),
-    Column("before", _BIG, nullable=False),
-    Column("grew_ms", _BIG, nullable=False),  # when more were dropped; before: as many had been until then
 )
 
 audit = Table(
     "audit",
     metadata,
-    Column("id", _BIG, primary_key=True, autoincrement=True),
-    Column("time_ms", _BIG, nullable=False),
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("time_ms", BIG, nullable=False),
     Column("actor", String(80), nullable=False),
     Column("action", String(64), nullable=False),
     Column("subject", String(160), nullable=False),

@@ -11,7 +11,7 @@ from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.lake.totals import BundleTotal, Total, totals
-from dsops_controller.db import tables
+from dsops_controller.db import alert_tables, tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.times import from_ms, to_ms
@@ -117,7 +117,7 @@ class Monitoring:
             rows, total, first_ms = connection.execute(
                 select(func.count(column.id), size, func.min(column.received_ms))
             ).one()
-            notice = tables.alert_delivery.c
+            notice = alert_tables.alert_delivery.c
             begun_ms = connection.execute(select(func.min(tables.audit.c.time_ms))).scalar_one()
             notices = connection.execute(select(notice.state, func.count()).group_by(notice.state)).all()
         return FleetFigures(

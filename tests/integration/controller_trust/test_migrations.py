@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from dsops.errors import StateDamaged
-from dsops_controller.db import tables
+from dsops_controller.db import alert_tables, tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.migrate import newest_revision, revision, upgrade
 
@@ -29,6 +29,7 @@ def test_revisions_and_tables_agree_to_the_letter(tmp_path: Path) -> None:
     with declared.write() as connection:
         tables.metadata.create_all(connection)
     assert schema(tmp_path / "a.db") == schema(tmp_path / "b.db")
+    assert alert_tables.alert_loss.name in tables.metadata.tables
     assert set(schema(tmp_path / "a.db")) >= set(tables.metadata.tables)
     with migrated.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
