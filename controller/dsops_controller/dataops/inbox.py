@@ -45,7 +45,7 @@ class Limits:
     """How much may wait for its commit, in memory; beyond it, batches are refused."""
 
     batches: int = 2000
-    bytes: int = 64 << 20
+    bytes: int = 32 << 20
 
 
 @dataclass(slots=True)
