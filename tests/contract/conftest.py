@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from alert_site import SECRET, Here, Receiver, receiving
+from alert_site import Here
+from hook_receiver import SECRET, Receiver, receiving
 from lake_site import Site
 from s3_server import S3, s3_server
 from sqlalchemy import create_engine, text

@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from alert_site import BOTH, Here, Receiver, Site, settings
+from alert_site import BOTH, Here, Site, settings
+from hook_receiver import Receiver
 from sqlalchemy import func, select
 
 from dsops_controller.alerts.notices import NoticeState, Pace, spare_notices, wait_after

@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from alert_site import BOTH, Here, Receiver, Site, settings
+from alert_site import BOTH, Here, Site, settings
+from hook_receiver import Receiver
 
 from dsops.errors import Conflict, NotFound
 from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
@@ -229,7 +230,8 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from alert_site import Here, Receiver, Site, settings
+from alert_site import Here, Site, settings
+from hook_receiver import Receiver
 made = Receiver(url=sys.argv[2])
 site = Site(Here(Path(sys.argv[1]), sys.argv[4]), settings(made))
 site.step()

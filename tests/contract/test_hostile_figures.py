@@ -5,7 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from alert_site import SECRET, START, Here, Site, receiving, settings
+from alert_site import START, Here, Site, settings
+from hook_receiver import SECRET, receiving
 from sqlalchemy import func, select
 
 from dsops.api.v1.telemetry_pb2 import DriftReport, Event, Loss, ModelInterval, TelemetryBatch, TelemetryRecord

@@ -1,45 +1,24 @@
 """A real controller as a process, without a broker; the command line runs in this process, or in one of its own."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_outcome import Outcome, runner
 
 from dsops.bundle import Bundle, describe_blobs, encode_bundle
 from dsops.files import write_atomically
 from dsops_controller.build.bundles.package import build_bundle
 from dsops_controller.build.recipe import build_model
-from dsops_controller.cli import app
 from dsops_controller.demo.ports import free_ports
 from dsops_controller.demo.prepare import prepare
 from dsops_controller.server.init import Ports, init_server
 from dsops_controller.trust import ceremony
 
 MODEL = "digits"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def result(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of a command that was asked for JSON."""
-        found: dict[str, Any] = json.loads(self.err.splitlines()[-1])
-        return found
 
 
 @dataclass(frozen=True)
@@ -121,14 +100,7 @@ def make_bundle(built: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def offline(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Return a function that runs a command in this process."""
-
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = app.run([str(word) for word in words])
-        printed = capsys.readouterr()
-        return Outcome(int(code), printed.out, printed.err)
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture

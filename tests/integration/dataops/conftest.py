@@ -1,20 +1,17 @@
 """A real controller as a process, without a broker, whose store has samples; commands run in this process."""
 
-import json
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_outcome import Outcome, runner
 
 from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
 from dsops.clock import SystemClock
-from dsops_controller.cli import app
 from dsops_controller.dataops.inbox import Inbox
 from dsops_controller.dataops.testing import DIGEST, received, sample_batch
 from dsops_controller.db import migrate
@@ -26,25 +23,6 @@ from dsops_controller.server.init import Ports, init_server
 MODEL = "animals"
 CLASSES = ("cat", "dog", "fox")
 STREAM = b"s" * 16
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def result(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of a command that was asked for JSON."""
-        found: dict[str, Any] = json.loads(self.err.splitlines()[-1])
-        return found
 
 
 class Controller:
@@ -111,14 +89,7 @@ def sample_id(device: str, number: int) -> str:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Return a function that runs a command in this process."""
-
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = app.run([str(word) for word in words])
-        printed = capsys.readouterr()
-        return Outcome(int(code), printed.out, printed.err)
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture
