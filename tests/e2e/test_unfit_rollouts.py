@@ -57,5 +57,9 @@ def test_a_bundle_that_does_not_fit_is_refused_by_name_and_nothing_is_fetched(fl
         assert (found["state"], canary["state"], canary["code"]) == ("paused", "incompatible", code)
         assert text in canary["message"]
         assert list(staging.iterdir()) == []
+        [answer] = [one for one in fleet.client.why(CANARY, "digits") if one["release"] == release]
+        [fits] = [rule for rule in answer["rules"] if rule["rule"] == "fits"]
+        assert (answer["accepted"], fits["ok"], fits["code"]) == (False, False, code)
+        assert text in fits["text"]
     fleet.publish(6)
     assert roll_out(fleet, 6)["state"] == "succeeded"

@@ -1,4 +1,7 @@
-"""Why a device would accept or refuse each release: the device's own rules, asked beforehand. Pure."""
+"""Why a device would accept or refuse each release: its own rules, asked beforehand, and what it has said. Pure.
+
+Whether a bundle fits, and stands the test, only the device can find out. It says so with each report.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,8 +9,13 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from dsops.directive import DesiredSlot
+from dsops.errors import IncompatibleBundle, UnfitModel
+from dsops.messages import ModelState
 from dsops.rules import RuleResult
+from dsops.states import Deployment, Install, deployment_state
 from dsops.trust import Policy, SignedTarget, TargetFacts, explain
+
+_BEFORE_PREFLIGHT = frozenset({Install.IDLE, Install.RECEIVED, Install.TRUSTED, Install.REJECTED})
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,39 @@ def judge(
     """
     answers = [_answer(model, target, policy, device, hardware) for target in signed]
     return tuple(sorted(answers, key=lambda answer: (answer.release, answer.variant)))
+
+
+def said(state: ModelState | None, sha256: str) -> tuple[RuleResult, RuleResult]:
+    """Return what a device has said of a bundle: whether it fits, and whether it stood the test there.
+
+    Args:
+        state: The device's newest report of the model; None if it said nothing yet.
+        sha256: The bundle's digest.
+    """
+    return _fits(state or ModelState(), sha256), _stands(state or ModelState(), sha256)
+
+
+def _fits(state: ModelState, sha256: str) -> RuleResult:
+    code, is_tried = IncompatibleBundle.code, state.target == sha256
+    if is_tried and state.problem:
+        ended = deployment_state(state.install, state.problem.code)
+        if ended is Deployment.INCOMPATIBLE:
+            return RuleResult("fits", False, state.problem.message, state.problem.code)
+    if sha256 in (state.active, state.previous) or (is_tried and state.install not in _BEFORE_PREFLIGHT):
+        return RuleResult("fits", True, "the device found that it does", code)
+    text = "the device compares runtime, operators, tensors, memory and disk before it fetches anything"
+    return RuleResult("fits", None, text, code)
+
+
+def _stands(state: ModelState, sha256: str) -> RuleResult:
+    problem = state.problem if state.target == sha256 else None
+    code = problem.code if problem else UnfitModel.code
+    if sha256 in state.quarantined:
+        text = problem.message if problem else "it failed on the device, and is never tried again"
+        return RuleResult("stands", False, f"{text}; to have it tried again: dsops device pardon", code)
+    if sha256 == state.active:
+        return RuleResult("stands", True, "the device runs it", code)
+    return RuleResult("stands", None, problem.message if problem else "proof and probation decide", code)
 
 
 def _answer(model: str, target: SignedTarget, policy: Policy, device: str, hardware: str) -> Answer:

@@ -4,8 +4,10 @@ import pytest
 
 from dsops.directive import DesiredSlot
 from dsops.errors import Refusal, WrongHardware
+from dsops.messages import ModelState, Problem
+from dsops.states import Install
 from dsops.trust import Policy, Ring, SignedTarget, approve
-from dsops_controller.fleet.why import judge
+from dsops_controller.fleet.why import judge, said
 
 POLICY = Policy(
     model="digits", floor=2, default_ring=None, rings={"2": Ring(), "3": Ring(fraction=0.0, canary=("cam-1",))}
@@ -46,3 +48,38 @@ def test_a_bundle_whose_owners_say_nothing_is_answered_too() -> None:
     (answer,) = judge("digits", [strange], POLICY, device="cam-1", hardware="")
     assert not answer.accepted
     assert [rule.rule for rule in answer.rules if rule.ok is False] == ["facts"]
+
+
+ONE, TWO = "1" * 64, "2" * 64
+TOO_OLD = Problem(code="incompatible.runtime", message="it needs LiteRT 99")
+WRONG = Problem(code="bundle.golden_mismatch", message="it answers something else")
+FULL = Problem(code="device.no_space", message="the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("state", "fits", "stands", "text"),
+    [
+        (None, None, None, "proof and probation decide"),
+        (ModelState(active=ONE, install=Install.COMMITTED, target=ONE), True, True, "the device runs it"),
+        (ModelState(previous=ONE, install=Install.COMMITTED, target=TWO), True, None, "proof and probation decide"),
+        (ModelState(target=ONE, install=Install.REJECTED, problem=TOO_OLD), False, None, "it needs LiteRT 99"),
+        (ModelState(target=TWO, install=Install.REJECTED, problem=TOO_OLD), None, None, "proof and probation decide"),
+        (
+            ModelState(target=ONE, install=Install.ROLLED_BACK, problem=WRONG, quarantined=(ONE,)),
+            True,
+            False,
+            "it answers something else; to have it tried again: dsops device pardon",
+        ),
+        (ModelState(target=TWO, install=Install.COMMITTED, quarantined=(TWO, ONE)), None, False, "never tried again"),
+        (ModelState(target=ONE, install=Install.TRUSTED, problem=FULL), None, None, "the disk is full"),
+        (ModelState(target=ONE, install=Install.FETCHING), True, None, "proof and probation decide"),
+    ],
+)
+def test_what_a_device_said_of_a_bundle_is_told(
+    state: ModelState | None, fits: bool | None, stands: bool | None, text: str
+) -> None:
+    first, second = said(state, ONE)
+    assert (first.rule, first.ok, second.rule, second.ok) == ("fits", fits, "stands", stands)
+    assert text in second.text
+    if fits is False:
+        assert (first.code, first.text) == (TOO_OLD.code, TOO_OLD.message)

@@ -8,7 +8,7 @@ from dsops.manifest import Frozen
 from dsops.messages import Observed
 from dsops.states import Device
 from dsops_controller.fleet.registry import DeviceRecord
-from dsops_controller.fleet.why import judge
+from dsops_controller.fleet.why import judge, said
 from dsops_controller.server.rest.backend import Backend
 
 
@@ -52,20 +52,25 @@ def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model:
     """Return what a device says of a model's bundles."""
     signed = backend.repository.signed_bundles(model)
     policy = backend.repository.policy(model)
-    active = report.models[model].active if report and model in report.models else None
+    state = report.models.get(model) if report else None
     is_member = record.state is Device.ACCEPTED
     member = RuleView(rule="member", ok=is_member, text=f"the device is {record.state}", code=DeviceBarred.code)
     digests = {target.path: target.sha256 for target in signed}
     answers = judge(model, signed, policy, device=record.id, hardware=record.inventory.hardware)
-    return [
-        WhyView(
-            model=answer.model,
-            release=answer.release,
-            variant=answer.variant,
-            path=answer.path,
-            accepted=answer.accepted and member.ok is True,
-            active=digests[answer.path] == active,
-            rules=[member, *(RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules)],
+    views = []
+    for answer in answers:
+        digest = digests[answer.path]
+        found = [*answer.rules, *said(state, digest)]
+        rules = [member, *(RuleView.model_validate(rule, from_attributes=True) for rule in found)]
+        views.append(
+            WhyView(
+                model=answer.model,
+                release=answer.release,
+                variant=answer.variant,
+                path=answer.path,
+                accepted=answer.accepted and not any(rule.ok is False for rule in rules),
+                active=state is not None and digest == state.active,
+                rules=rules,
+            )
         )
-        for answer in answers
-    ]
+    return views
