@@ -43,6 +43,19 @@ def test_a_fault_at_every_call(strikers: Crew, tally: Any, story: str, fault: st
     assert found.points == len(requests)
 
 
+@pytest.mark.parametrize("story", STORIES)
+def test_an_error_at_every_read(strikers: Crew, tally: Any, story: str) -> None:
+    """A card that fails to read once: nothing that is whole is given up, and no bundle is blamed."""
+    points = strikers.ask("points", story=story, reads=True)
+    requests = [{"story": story, "fault": "EIO", "call": call, "number": number} for call, number, _ in points]
+    assert {"read", "pread64"} <= {request["call"] for request in requests} or story == "create"
+    found = tally(f"EIO at reads during {story}")
+    for request, result in strikers.strike(requests):
+        found.add(request, result)
+    assert found.examples == []
+    assert found.missed == 0
+
+
 @pytest.mark.parametrize(
     ("story", "call", "place"),
     [

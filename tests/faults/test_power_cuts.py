@@ -15,7 +15,10 @@ from fault_disks import KINDS
 
 pytestmark = pytest.mark.faults
 
-STORIES = [("install", False), ("install", True), ("rollback", True), ("collect", True)]
+STORIES = [
+    *(("install", False), ("install", True), ("rollback", True), ("collect", True)),
+    *(("delta", True), ("cancel", True), ("pardon", True), ("scrub", True)),
+]
 """With and without noise; quiet cuts of the later stories only with ``FAULTS=all``."""
 LIKE = ("write", "pwrite64", "openat")
 """Calls of which there are many alike: without ``FAULTS=all`` the power is cut at every fourth of them."""
