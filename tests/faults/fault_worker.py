@@ -155,7 +155,7 @@ class Worker:
         strike = Strike(call, number, fault) if call else None
         past = len(read_acks(self._acks))
         _, code = self._play(story, slots, strike, trace)
-        was_hit = strike is None or code == -signal.SIGKILL or "(INJECTED)" in trace.read_text()
+        was_hit = strike is None or code == -signal.SIGKILL or self._was_struck(strike, trace)
         said = _said(read_acks(self._acks)[past:], code) | {"hit": was_hit}
         place = self._folder
         cut = None
@@ -171,6 +171,11 @@ class Worker:
             if cut:
                 cut.leave()
         return verdict | said
+
+    def _was_struck(self, strike: Strike, trace: Path) -> bool:
+        """Return whether an error struck; at a read, of which there are others, only if it was of the state folder."""
+        struck = [line for line in trace.read_text().splitlines() if "(INJECTED)" in line]
+        return bool(struck) and (strike.call not in READS or str(self._folder) in struck[0])
 
     def _judged(self, story: str, slots: str, place: Path, fault: str) -> dict[str, Any]:
         result = self._scratch / "verdict"

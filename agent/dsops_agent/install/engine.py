@@ -194,16 +194,22 @@ class Engine:
     def _on_time(self, row: InstallRow) -> None:
         self._postpone(row.model)
         if row.state is Install.PROBATION:
-            now_s = self.clock.monotonic_s()
-            elapsed_s = now_s - self.installs.watched_since.get(row.model, now_s)
-            row = self._keep_watched(row, elapsed_s)
-            self._run(row, partial(self.steps.watch, row, elapsed_s))
+            self._watch(row)
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
         elif row.state.is_final:
             self._serve_late(row)
         else:
             self._resume(row)
+
+    def _watch(self, row: InstallRow) -> None:
+        began_s = self.installs.watched_since.get(row.model)
+        if began_s is None:  # the disk failed between the state and its effect
+            self._work(row, Effect.WATCH)
+            return
+        elapsed_s = self.clock.monotonic_s() - began_s
+        row = self._keep_watched(row, elapsed_s)
+        self._run(row, partial(self.steps.watch, row, elapsed_s))
 
     def _keep_watched(self, row: InstallRow, elapsed_s: float) -> InstallRow:
         """Keep now and then how long a bundle has answered on probation; return the row as it is then.
@@ -413,7 +419,7 @@ class Engine:
         if isinstance(proof, Outcome):
             return proof
         if not self.proving.is_apart:
-            return proved(self.proving.find(proof))
+            return proved(row, self.proving.find(proof))
         self.proving.begin(proof)
         return Wait()
 
@@ -422,7 +428,7 @@ class Engine:
         row = self.installs.get(proof.model)
         if self.proving.take(proof) and row and row.state is Install.STAGED and row.wanted.sha256 == proof.digest:
             self._postpone(row.model)
-            self.advance(row, proved(error))
+            self.advance(row, proved(row, error))
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))

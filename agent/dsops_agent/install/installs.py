@@ -65,6 +65,7 @@ class Installs:
         self.awaiting.discard(row.model)
         self.doubts.pop(row.model, None)
         self.waiting.pop(row.model, None)
+        self.watched_since.pop(row.model, None)
 
     def forget(self, model: str) -> None:
         """Forget an install that has ended."""

@@ -36,7 +36,7 @@ from dsops_agent.install.delivery import made_path
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
-from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
+from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed, repeat
 from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.probation import LOOK_S, GoBack, Watch, judge
@@ -120,12 +120,13 @@ def _unreadable(row: InstallRow, error: DsopsError) -> Outcome:
     return Outcome(Event.FAULT, problem_of(damaged))
 
 
-def proved(error: DsopsError | None) -> Outcome:
-    """Return what a proof means, by what was found."""
+def proved(row: InstallRow, error: DsopsError | None) -> Outcome:
+    """Return what a proof means, by what was found; what could not be read is proved again, a few times."""
     if error is None:
         return Outcome(Event.PROVED)
-    is_condemned = isinstance(error, CONDEMNING) and not isinstance(error, UnreadableBundle)
-    return Outcome(Event.FAULT if is_condemned else Event.REFUSED, problem_of(error))
+    if isinstance(error, UnreadableBundle):
+        return Outcome(repeat(row.attempt), _unreadable(row, error).problem)
+    return Outcome(Event.FAULT if isinstance(error, CONDEMNING) else Event.REFUSED, problem_of(error))
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ class Steps:
             path = self._candidate(row).path
             return Proof(row.model, row.wanted.sha256, path, limits, self.keys.of(path, row.wanted.sha256))
         except DsopsError as error:
-            return proved(error)
+            return proved(row, error)
 
     def activate(self, row: InstallRow) -> Outcome | Wait:
         """Flip the slot, then change the runtime over."""
