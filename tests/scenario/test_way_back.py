@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from dsops.errors import GoldenMismatch, NoSpace, StateDamaged
+from dsops.manifest import Compatibility
 from dsops.messages import Problem
 from dsops.states import Install
+from dsops_agent.install.ports import Death, Suspect
 from dsops_agent.install.slots import Slots
 
 
@@ -105,6 +107,26 @@ def test_a_kill_between_the_quarantine_of_a_committed_bundle_and_the_way_back(
     world.restart()
     assert world.state().active == world.runtime.serving.get("digits") == before
     assert f"activate {guilty[:8]}" not in world.runtime.log
+
+
+def test_the_way_back_from_a_committed_bundle_that_breaks_down_is_gone_once_the_disk_takes_it(
+    device: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = bundle(1), bundle(2)
+    monkeypatch.setattr(StuckLink, "stuck", frozenset())
+    device.install(2, two)
+    unfit = bundle(3, compatibility=Compatibility(min_litert="99"))
+    assert device.install(3, unfit).install is Install.REJECTED  # the newest install is about another bundle
+    monkeypatch.setattr(StuckLink, "stuck", frozenset({"a"}))
+    for _ in range(3):
+        device.installer.runtime_died(Death("it crashed", (Suspect("digits", two.sha256),)))
+        device.step(1)
+    assert device.journal.quarantined(two.sha256)
+    assert device.runtime.serving == {"digits": one.sha256}
+    monkeypatch.setattr(StuckLink, "stuck", frozenset())
+    device.steps(10, 2)
+    assert device.state().active == one.sha256
+    device.check_end()
 
 
 def test_a_disk_that_does_not_take_the_way_back_keeps_no_other_model_from_answering(

@@ -245,8 +245,13 @@ class Engine:
             self.serve(model)
         except DsopsError as error:
             logger.warning("what is active of %s is looked at again: %s", model, error)
-            if model in self.installs.rows:
-                self._postpone(model)
+            self.serve_soon(model)
+
+    def serve_soon(self, model: str) -> None:
+        """Serve what is active after a pause; an install that goes on meanwhile looks at it by itself."""
+        row = self.installs.get(model)
+        if row and row.state.is_final:
+            self._postpone(model)
 
     def _serve_late(self, row: InstallRow) -> None:
         """Serve what could not be when it should; after a way back that failed, only if the disk did not take it."""
