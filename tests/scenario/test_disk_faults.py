@@ -221,6 +221,30 @@ def test_a_candidate_that_cannot_be_read_is_proved_again_and_never_condemned(
     assert device.install(3, two).install is Install.COMMITTED
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_bundle_that_cannot_be_read_for_a_moment_is_activated_later(device: Any, bundle: Any, which: int) -> None:
+    """Whether it is the new one, or the one before that answers in its place."""
+    one, two = bundle(1), bundle(2)
+    left = [UnreadableBundle("cannot read bundle bundle", why="Input/output error")] * 2
+    activate, digest = device.runtime.activate, bundle(which).sha256
+
+    def fail(model: str, path: Any, wanted: str, *others: Any) -> None:
+        if left and wanted == digest:
+            raise left.pop()
+        activate(model, path, wanted, *others)
+
+    device.runtime.activate = fail
+    if which == 1:
+        device.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+    state = device.install(2, two)
+    assert not left
+    assert (state.install, state.active) == (
+        (Install.COMMITTED, two.sha256) if which == 2 else (Install.ROLLED_BACK, one.sha256)
+    )
+    assert bool(device.journal.quarantined(two.sha256)) is (which == 1)
+    device.check_end()
+
+
 class FailingStick(set[str]):
     """A medium that fails so many times when it is asked whether a bundle lies on it."""
 

@@ -112,12 +112,16 @@ def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
 
 def _unreadable(row: InstallRow, error: DsopsError) -> Outcome:
     """Return what it means that a bundle cannot be read which was sound when it was proved: its slot is damaged."""
+    return Outcome(Event.FAULT, _damaged(row, error))
+
+
+def _damaged(row: InstallRow, error: DsopsError) -> Problem:
     damaged = StateDamaged(
         f"the installed release {row.wanted.release} of {row.model} cannot be read any more",
         why=str(error),
         hint="look at the device's disk; the bundle is fetched again when it is rolled out again",
     )
-    return Outcome(Event.FAULT, problem_of(damaged))
+    return problem_of(damaged)
 
 
 def proved(row: InstallRow, error: DsopsError | None) -> Outcome:
@@ -125,7 +129,7 @@ def proved(row: InstallRow, error: DsopsError | None) -> Outcome:
     if error is None:
         return Outcome(Event.PROVED)
     if isinstance(error, UnreadableBundle):
-        return Outcome(repeat(row.attempt), _unreadable(row, error).problem)
+        return Outcome(repeat(row.attempt), _damaged(row, error))
     return Outcome(Event.FAULT if isinstance(error, CONDEMNING) else Event.REFUSED, problem_of(error))
 
 
@@ -288,8 +292,10 @@ class Steps:
         except RuntimeCrashed as error:
             return _crash(row, error)
         except (NoSpace, StateDamaged) as error:
-            return self._try_again(row, error)
-        except (DigestMismatch, UnreadableBundle) as error:
+            return self._try_again(row, problem_of(error))
+        except UnreadableBundle as error:
+            return self._try_again(row, _damaged(row, error))
+        except DigestMismatch as error:
             return _unreadable(row, error)
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
@@ -300,12 +306,12 @@ class Steps:
         figures = self.runtime.figures(row.model)
         return None if figures is None or figures.digest == row.wanted.sha256 else figures
 
-    def _try_again(self, row: InstallRow, error: DsopsError) -> Outcome | Wait:
+    def _try_again(self, row: InstallRow, problem: Problem) -> Outcome | Wait:
         """Return what a fault of the host means for a change: it is begun again as often as after a restart."""
         if row.attempt < MAX_ATTEMPTS:
-            logger.warning("release %d of %s is tried again: %s", row.wanted.release, row.model, error)
+            logger.warning("release %d of %s is tried again: %s", row.wanted.release, row.model, problem.message)
             return Wait(self.config.retry_s)
-        return Outcome(Event.FAULT, problem_of(error))
+        return Outcome(Event.FAULT, problem)
 
     def begin_probation(self, row: InstallRow) -> Outcome | Wait:
         """Check the live model once, then look what it does."""
@@ -333,8 +339,8 @@ class Steps:
         try:
             self.trials.end(row.model)
             self.go_back(row.model, row.wanted.sha256)
-        except (RuntimeCrashed, NoSpace, StateDamaged) as error:
-            return self._try_again(row, error)
+        except (RuntimeCrashed, NoSpace, StateDamaged, UnreadableBundle) as error:
+            return self._try_again(row, problem_of(error))
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)
