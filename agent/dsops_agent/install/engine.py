@@ -255,6 +255,7 @@ class Engine:
 
     def _serve_late(self, row: InstallRow) -> None:
         """Serve what could not be when it should; after a way back that failed, only if the disk did not take it."""
+        self.installs.due[row.model] = self.clock.monotonic_s() + self._config.retry_max_s  # it reads whole bundles
         if row.state is not Install.FAILED or self.steps.is_left(row.model):
             self.serve(row.model)
         self.installs.due.pop(row.model, None)
