@@ -122,6 +122,7 @@ class StatusWriter:
         self._path = path
         self._read = read
         self._changed = threading.Event()
+        self._trouble = ""
 
     def changed(self) -> None:
         """Write soon."""
@@ -135,13 +136,20 @@ class StatusWriter:
             self._changed.clear()
 
     def write(self) -> None:
-        """Write once: whole or not at all, but not forced to the disk, for it is worthless after a power cut."""
+        """Write once: whole or not at all, but not forced to the disk, for it is worthless after a power cut.
+
+        A disk that does not take it is told of once, until it does again.
+        """
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             temporary.write_bytes(strictjson.dumps(self._read().model_dump(mode="json")))
             temporary.replace(self._path)
+            self._trouble = ""
         except OSError as error:
-            logger.warning("cannot write %s: %s", self._path, error.strerror)
+            trouble = error.strerror or str(error)
+            if trouble != self._trouble:
+                logger.warning("cannot write %s: %s", self._path, trouble)
+            self._trouble = trouble
 
 
 def read_status(path: Path) -> Status:

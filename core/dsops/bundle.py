@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dsops.chunks import ChunkIndex, index_by, index_of
-from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle
+from dsops.errors import DigestMismatch, InvalidInput, MalformedBundle, UnreadableBundle
 from dsops.manifest import FORMATS, MAX_MANIFEST_BYTES, Blob, Manifest
 
 MAGIC = b"DSOPSBND"
@@ -81,7 +81,7 @@ def file_index(path: Path) -> ChunkIndex:
             file.seek(0)
             return index_by(lambda span: file.read(span.length), lengths)
     except OSError as error:
-        raise MalformedBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
+        raise UnreadableBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
 
 
 class Bundle:
@@ -117,7 +117,7 @@ class Bundle:
                 manifest, head = _read_head(file)
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise MalformedBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
+            raise UnreadableBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
         for blob in manifest.blobs:
             if blob.size_bytes > MAX_BLOB_BYTES:
                 raise MalformedBundle(
@@ -204,7 +204,7 @@ class Bundle:
             with _open_regular(self.path) as file:
                 yield file
         except OSError as error:
-            raise MalformedBundle(f"cannot read bundle {self.path.name}", why=str(error.strerror)) from error
+            raise UnreadableBundle(f"cannot read bundle {self.path.name}", why=str(error.strerror)) from error
 
     def _differs(self, blob: Blob) -> DigestMismatch:
         return DigestMismatch(f"blob {blob.name} of {self.path.name} is not what its manifest names")

@@ -41,6 +41,30 @@ def write_secret(path: Path, data: bytes) -> None:
     write_atomically(path, data, mode=0o600)
 
 
+def fsync_or_discard(path: Path, handle: int) -> None:
+    """Make a file durable; one that the disk did not take is removed, so that nobody takes it for durable later.
+
+    After an fsync that failed, the kernel counts the pages that were lost as written: the next one succeeds, and
+    reading gives them back as long as they are in memory.
+
+    Args:
+        path: The file.
+        handle: Its descriptor.
+
+    Raises:
+        OSError: The disk did not take it.
+
+    Sources:
+        A. Rebello et al., Can Applications Recover from fsync Failures?, USENIX ATC 2020, section 3.
+    """
+    try:
+        os.fsync(handle)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a folder's entries durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

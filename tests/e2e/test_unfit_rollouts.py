@@ -38,6 +38,15 @@ def roll_out(fleet: Fleet, release: int, **changes: object) -> dict[str, Any]:
     return found
 
 
+def fits_by_the_controller(fleet: Fleet, release: int) -> dict[str, Any]:
+    """Return what `dsops device why` says of whether a release fits the canary."""
+    [answer] = [one for one in fleet.client.why(CANARY, "digits") if one["release"] == release]
+    [fits] = [rule for rule in answer["rules"] if rule["rule"] == "fits"]
+    assert answer["accepted"] is (fits["ok"] is not False)
+    assert isinstance(fits, dict)
+    return fits
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
 def test_a_bundle_that_does_not_fit_is_refused_by_name_and_nothing_is_fetched(fleet: Fleet) -> None:
@@ -52,10 +61,18 @@ def test_a_bundle_that_does_not_fit_is_refused_by_name_and_nothing_is_fetched(fl
     }
     for release, (code, changes, text) in unfit.items():
         publish_changed(fleet, release, **changes)
+        foreseen = fits_by_the_controller(fleet, release)
+        if code == "incompatible.delegate":  # only the device knows what it has
+            assert foreseen["ok"] is None
+        else:
+            assert (foreseen["ok"], foreseen["code"]) == (False, code)
         found = roll_out(fleet, release)
         [canary] = found["waves"][0]
         assert (found["state"], canary["state"], canary["code"]) == ("paused", "incompatible", code)
         assert text in canary["message"]
         assert list(staging.iterdir()) == []
+        fits = fits_by_the_controller(fleet, release)
+        assert (fits["ok"], fits["code"]) == (False, code)
+        assert text in fits["text"]
     fleet.publish(6)
     assert roll_out(fleet, 6)["state"] == "succeeded"

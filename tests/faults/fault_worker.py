@@ -34,6 +34,8 @@ CALLS = (
     *("symlink", "symlinkat", "link", "linkat", "mkdir", "mkdirat", "fsync", "fdatasync", "ftruncate", "fallocate"),
     *("open", "openat", "chmod", "fchmod", "fchmodat", "sendfile", "copy_file_range"),
 )
+READS = ("read", "pread64", "readlink", "readlinkat", "getdents64")
+"""Calls that change nothing: only errors strike at them."""
 logger = logging.getLogger(__name__)
 
 _LIMIT_S = 120
@@ -126,11 +128,11 @@ class Worker:
             self._disk.leave()
         self._disk = None
 
-    def points(self, story: str, slots: str = "real") -> list[list[Any]]:
-        """Play a story without a fault; return its state-changing calls: name, number, what was called."""
+    def points(self, story: str, slots: str = "real", *, reads: bool = False) -> list[list[Any]]:
+        """Play a story without a fault; return its calls that change, or read: name, number, what was called."""
         self._arrange(story, slots)
         trace = self._scratch / "trace"
-        child, code = self._play(story, slots, None, trace)
+        child, code = self._play(story, slots, None, trace, READS if reads else CALLS)
         assert code == 0, f"{story} ends with {code} without any fault"
         self._judged(story, slots, self._folder, "none")
         return [list(point) for point in _changes(trace, child, str(self._folder))]
@@ -153,7 +155,7 @@ class Worker:
         strike = Strike(call, number, fault) if call else None
         past = len(read_acks(self._acks))
         _, code = self._play(story, slots, strike, trace)
-        was_hit = strike is None or code == -signal.SIGKILL or "(INJECTED)" in trace.read_text()
+        was_hit = strike is None or code == -signal.SIGKILL or self._was_struck(strike, trace)
         said = _said(read_acks(self._acks)[past:], code) | {"hit": was_hit}
         place = self._folder
         cut = None
@@ -169,6 +171,11 @@ class Worker:
             if cut:
                 cut.leave()
         return verdict | said
+
+    def _was_struck(self, strike: Strike, trace: Path) -> bool:
+        """Return whether an error struck; at a read, of which there are others, only if it was of the state folder."""
+        struck = [line for line in trace.read_text().splitlines() if "(INJECTED)" in line]
+        return bool(struck) and (strike.call not in READS or str(self._folder) in struck[0])
 
     def _judged(self, story: str, slots: str, place: Path, fault: str) -> dict[str, Any]:
         result = self._scratch / "verdict"
@@ -222,7 +229,9 @@ class Worker:
         self._arrange("install", slots)
         return self._play("install", slots, Strike(flips[-1][0], flips[-1][1], "SIGKILL"), trace)[1]
 
-    def _play(self, name: str, slots: str, strike: Strike | None, trace: Path) -> tuple[int, int]:
+    def _play(
+        self, name: str, slots: str, strike: Strike | None, trace: Path, calls: tuple[str, ...] = CALLS
+    ) -> tuple[int, int]:
         """Play a story in a fork under strace; return its process id and how it ended."""
         story = STORIES[name]
         ready, go = os.pipe(), os.pipe()
@@ -237,7 +246,7 @@ class Worker:
         try:
             if os.read(ready[0], 1) != b"r":
                 raise RuntimeError(f"{name} ended with {waited(child)} before it began: {read_acks(self._acks)[-3:]}")
-            tracer = _attach(child, strike, trace)
+            tracer = _attach(child, strike, trace, READS if strike and strike.call in READS else calls)
             os.write(go[1], b"g")
             code = waited(child)
             tracer.communicate()
@@ -272,8 +281,8 @@ class Worker:
             os._exit(_CRASHED)
 
 
-def _attach(child: int, strike: Strike | None, trace: Path) -> "subprocess.Popen[bytes]":
-    traced = "trace=" + ",".join(f"?{name}" for name in CALLS)
+def _attach(child: int, strike: Strike | None, trace: Path, calls: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    traced = "trace=" + ",".join(f"?{name}" for name in calls)
     command = ["strace", "-f", "-y", "-s", "0", "-o", str(trace), "-e", traced, "-e", "signal=none"]
     command += ["-e", strike.option()] if strike else []
     tracer = subprocess.Popen([*command, "-p", str(child)], stderr=subprocess.PIPE)

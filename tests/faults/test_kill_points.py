@@ -1,4 +1,4 @@
-"""The device is killed at, and the disk fails at, every system call that changes its state folder."""
+"""The device is killed at, and the disk fails at, every system call that changes its state folder, or reads it."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,8 @@ STORIES = [
     *("create", "start", "first", "install", "sealed", "delta", "commit", "rollback", "collect", "recover"),
     *("cancel", "pardon", "scrub"),
 ]
+READ = ["start", "install", "sealed", "delta", "rollback", "scrub", "recover"]
+"""Stories of which every read fails once; the others read likewise."""
 OTHERS = ["trust_first", "trust_update", "spool"]
 EVERY = 1 if os.environ.get("FAULTS") == "all" else 16
 """Opening a journal or a spool writes hundreds of pages of zeros; of these, errors strike at every 16th only."""
@@ -41,6 +43,20 @@ def test_a_fault_at_every_call(strikers: Crew, tally: Any, story: str, fault: st
     assert found.examples == []
     assert found.missed == 0
     assert found.points == len(requests)
+
+
+@pytest.mark.parametrize("story", READ)
+def test_an_error_at_every_read(strikers: Crew, tally: Any, story: str) -> None:
+    """A card that fails to read once: nothing that is whole is given up, and no bundle is blamed."""
+    points = strikers.ask("points", story=story, reads=True)
+    requests = [{"story": story, "fault": "EIO", "call": call, "number": number} for call, number, _ in points]
+    assert {"read", "pread64"} <= {request["call"] for request in requests}
+    found = tally(f"EIO at reads during {story}")
+    for request, result in strikers.strike(requests):
+        if result["hit"]:  # not another read of that number: the interpreter reads files, too
+            found.add(request, result)
+    assert found.examples == []
+    assert found.points > len(requests) / 2
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sim_bundles import CHUNK_BYTES, MODEL, Made, make_bundle
 
 from dsops import dsse
-from dsops.bundle import Bundle, sha256_hex
+from dsops.bundle import Bundle, file_digest, sha256_hex
 from dsops.chunks import index_of, split
 from dsops.clock import ManualClock
 from dsops.delta import Piece, encode_delta
 from dsops.directive import DeltaOffer, DesiredSlot, Directive
-from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UntrustedBundle
+from dsops.errors import Cancelled, DsopsError, RuntimeCrashed, UnreadableBundle, UntrustedBundle
 from dsops.messages import ModelState
 from dsops.sealing import ContentKey, read_blob, wrap
 from dsops.states import Install
@@ -98,6 +98,14 @@ class SimTrust:
         return self.signed.get(path) if model in self.known else None
 
 
+def digest_of(path: Path) -> str:
+    """Return a file's digest; it fails as reading a bundle does."""
+    try:
+        return file_digest(path)[0]
+    except OSError as error:
+        raise UnreadableBundle(f"cannot read bundle {path.name}", why=str(error.strerror)) from error
+
+
 @dataclass
 class SimRuntime:
     """The inference process; it outlives the control process. Loads files for real, answers as ``faults`` tell."""
@@ -125,7 +133,7 @@ class SimRuntime:
         self.fuse()
         self._open(path, key)
         self.limits.append(limits)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = digest_of(path)
         self.log.append(f"prove {digest[:8]}")
         if self.proofs_hang:
             assert ended.wait(60)
@@ -141,7 +149,7 @@ class SimRuntime:
         self.log.append(f"activate {digest[:8]}")
         self._raise(self.activate_faults, digest)
         Bundle.open(path).verify()
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        assert digest_of(path) == digest
         assert release > 0
         self.serving[model] = digest
         self.fuse()

@@ -13,6 +13,7 @@ from dsops.errors import (
     NoSpace,
     RuntimeBusy,
     StateDamaged,
+    UnreadableBundle,
 )
 from dsops.states import Install
 from dsops_agent.install.slots import Slots
@@ -159,6 +160,89 @@ def test_an_install_ends_whenever_the_disk_does_not_tell_for_a_moment_what_is_ac
         world.restart()  # tidies what could not be tidied
         world.check_end()
         world.journal.close()
+
+
+class BlindOnce(Slots):
+    """Slots of which the disk does not tell which one is active just when a probation has begun."""
+
+    blind: bool = False
+
+    def active_name(self, model: str) -> str:
+        if self.blind and self._table.installs()[model].state is Install.PROBATION:  # type: ignore[attr-defined]
+            self.blind = False
+            raise StateDamaged(f"cannot read which slot of {model} is active", why="Input/output error")
+        return super().active_name(model)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_probation_whose_beginning_the_disk_disturbs_is_as_long_as_any(
+    new_world: Any, bundle: Any, is_restarted: bool
+) -> None:
+    world = new_world()
+    world.journal.close()
+    world.slots_class = BlindOnce
+    world.boot()
+    world.installer.recover()
+    world.install(1, bundle(1))
+    if is_restarted:
+        world.restart()
+    two = bundle(2)
+    world.slots.blind = True
+    world.publish(two)
+    world.direct(2, two)
+    world.pack()
+    world.steps(20)
+    assert not world.slots.blind
+    for _ in range(12):
+        assert world.state().install in (Install.ACTIVATING, Install.PROBATION)
+        world.step(5)
+    assert world.settle().active == two.sha256
+    world.check_end()
+
+
+@pytest.mark.parametrize(("faults", "end"), [(2, Install.COMMITTED), (9, Install.REJECTED)])
+def test_a_candidate_that_cannot_be_read_is_proved_again_and_never_condemned(
+    device: Any, bundle: Any, faults: int, end: Install
+) -> None:
+    two, left = bundle(2), [UnreadableBundle("cannot read bundle bundle", why="Input/output error")] * faults
+    prove = device.runtime.prove
+
+    def fail(*arguments: Any) -> None:
+        if left:
+            raise left.pop()
+        prove(*arguments)
+
+    device.runtime.prove = fail
+    state = device.install(2, two)
+    assert state.install is end
+    assert device.journal.quarantined(two.sha256) is None
+    assert end is Install.COMMITTED or state.problem.code == StateDamaged.code
+    device.runtime.prove = prove
+    assert device.install(3, two).install is Install.COMMITTED
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_bundle_that_cannot_be_read_for_a_moment_is_activated_later(device: Any, bundle: Any, which: int) -> None:
+    """Whether it is the new one, or the one before that answers in its place."""
+    one, two = bundle(1), bundle(2)
+    left = [UnreadableBundle("cannot read bundle bundle", why="Input/output error")] * 2
+    activate, digest = device.runtime.activate, bundle(which).sha256
+
+    def fail(model: str, path: Any, wanted: str, *others: Any) -> None:
+        if left and wanted == digest:
+            raise left.pop()
+        activate(model, path, wanted, *others)
+
+    device.runtime.activate = fail
+    if which == 1:
+        device.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+    state = device.install(2, two)
+    assert not left
+    assert (state.install, state.active) == (
+        (Install.COMMITTED, two.sha256) if which == 2 else (Install.ROLLED_BACK, one.sha256)
+    )
+    assert bool(device.journal.quarantined(two.sha256)) is (which == 1)
+    device.check_end()
 
 
 class FailingStick(set[str]):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,41 @@ def test_a_runtime_that_dies_in_probation_delays_the_release(world: Any, bundle:
     assert (world.state().install, world.state().active) == (Install.COMMITTED, two.sha256)
     assert world.events.kinds() == ["committed", "committed"]
     world.check_end()
+
+
+def test_restarts_neither_begin_a_long_probation_anew_nor_add_up(world: Any, bundle: Any) -> None:
+    """A device that is switched off every hour, and releases that must answer for six."""
+    one, two = bundle(1), bundle(2)
+    world.config = replace(world.config, probation_s=6 * 3600.0)
+    world.restart()
+    for seq, made in enumerate((one, two), 1):
+        world.publish(made)
+        world.direct(seq, made)
+        world.pack()
+        world.steps(10)
+        for _ in range(6):
+            assert world.state().install is Install.PROBATION
+            world.steps(6, 550)
+            world.restart()
+        world.steps(12, 550)
+        assert (world.state().install, world.state().active) == (Install.COMMITTED, made.sha256)
+    world.check_end()
+
+
+def test_restarts_in_quick_succession_add_up_in_a_long_probation(world: Any, bundle: Any) -> None:
+    world.install(1, bundle(1))
+    two = bundle(2)
+    world.config = replace(world.config, probation_s=6 * 3600.0)
+    world.restart()
+    world.publish(two)
+    world.direct(2, two)
+    world.pack()
+    world.steps(10)
+    world.steps(3, 550)
+    for _ in range(5):
+        world.restart()
+        world.steps(2, 200)
+    assert (world.state().install, world.state().active) == (Install.ROLLED_BACK, bundle(1).sha256)
 
 
 def test_a_runtime_that_stays_away_ends_in_a_rollback(world: Any, bundle: Any) -> None:

@@ -1,10 +1,15 @@
 """Stored bundles are read again now and then; what is damaged is given up, or replaced, before it is needed."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dsops.clock import utc_text
-from dsops.errors import GoldenMismatch, StateDamaged
+from dsops.errors import DsopsError, GoldenMismatch, StateDamaged
 from dsops.states import Install
 from dsops_agent.install.slots import Slots
 
@@ -106,6 +111,47 @@ def test_the_time_of_the_last_round_survives_a_restart(world: Any, bundle: Any) 
     assert world.installer.scrubbed() < world.clock.now(), "a time that lies ahead holds no round up"
 
 
+def test_files_of_a_whole_bundle_that_changed_on_disk_are_written_again(world: Any, bundle: Any) -> None:
+    one, two = two_releases(world, bundle)
+    active = world.slots.files("digits") / "camera.toml"
+    previous = world.slots.previous("digits").path.parent / "files" / "camera.toml"
+    for path in (active, previous):
+        path.write_bytes(b"release = 7")
+    scrub(world)
+    assert (active.read_bytes(), previous.read_bytes()) == (b"release = 2", b"release = 1")
+    state = world.state()
+    assert (state.active, state.previous) == (two.sha256, one.sha256)
+    assert world.events.kinds().count("slot_damaged") == 1, "of the files that programs read"
+    world.check_end()
+
+
+def test_a_host_that_can_open_no_file_for_a_moment_gives_no_bundle_up(world: Any, bundle: Any) -> None:
+    one, two = two_releases(world, bundle)
+    scrub(world)
+    before, kinds = world.installer.scrubbed(), world.events.kinds()
+    world.step(DAY_S)
+    for _ in range(2):  # in the middle of a file, and at the beginning of a round
+        with no_descriptors():
+            world.clock.advance(61)
+            with pytest.raises(DsopsError, match="Too many open files"):
+                world.installer._scrub.turn()
+    world.steps(300, 1)
+    assert (world.state().active, world.state().previous) == (two.sha256, one.sha256)
+    assert world.events.kinds() == kinds
+    assert world.installer.scrubbed() > before, "the round was made from its beginning"
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open no file more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_slots_are_not_read_while_they_change(world: Any, bundle: Any) -> None:
     world.install(1, bundle(1))
     two = bundle(2)
@@ -140,6 +186,23 @@ def test_a_candidate_makes_room_for_another_model_when_the_disk_is_short(world: 
     assert not left.exists()
     assert world.state().active == one.sha256
     assert world.state("words").active == other.sha256
+    world.check_end()
+
+
+def test_a_damaged_bundle_that_was_given_up_makes_room(world: Any, bundle: Any) -> None:
+    _, two = two_releases(world, bundle)
+    spoil(world.slots.previous("digits").path)
+    scrub(world)
+    left = world.folder / "slots" / "digits" / "a"
+    assert (left / "bundle").exists()
+
+    def free(_folder: Path) -> int:
+        return 0 if left.exists() else 10**9
+
+    world.slots._free_bytes = free
+    three = bundle(3)
+    state = world.install(3, three)
+    assert (state.install, state.active, state.previous) == (Install.COMMITTED, three.sha256, two.sha256)
     world.check_end()
 
 

@@ -99,8 +99,9 @@ class Breakdowns:
         self.engine.board.has_news()
         try:
             self.steps.go_back(guilty.model, guilty.digest)
-        except DsopsError as error:  # the inference process that comes next gets what is active then
+        except DsopsError as error:
             logger.warning("model %s: %s", guilty.model, error)
+            self.engine.serve_soon(guilty.model)
 
     def _tidings(self, active: SlotFile, model: str, problem: Problem) -> Tidings:
         kind = "failed" if problem.code == NothingLeft.code else "rolled_back"

@@ -1,7 +1,8 @@
 """What may be removed from the disk. Pure: it takes what is there and what is needed, and returns what may go.
 
 Of the slots only a candidate may go that was never committed, is not active, and that no install needs: it is kept as
-long as there is room, for it may be wanted again. The active and the previous bundle are never touched.
+long as there is room, for it may be wanted again. So may a bundle that was given up, for it is damaged. The active and
+the previous bundle are never touched.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class HeldSlot:
-    """One slot that holds a bundle."""
+    """One slot that holds a bundle; ``digest`` is empty when that was given up."""
 
     model: str
     name: str

@@ -6,7 +6,7 @@ What comes of an effect is the next event, or a wait.
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -108,6 +108,8 @@ class Engine:
             if Effect.QUARANTINE in taken.effects and changed.problem and changed.problem.code not in FORGIVEN:
                 self._journal.quarantine(changed.model, changed.wanted.sha256, changed.problem)
                 self._slots.discredit(changed.model, changed.wanted.sha256)
+            if outcome.event is Event.CRASHED:  # its probation begins anew
+                self.steps.trials.keep_watched(changed.model, changed.wanted.sha256, 0.0)
             if Effect.COMMIT in taken.effects:
                 self._slots.commit(changed.model, changed.wanted.sha256)
             if Effect.TELL in taken.effects:
@@ -126,7 +128,7 @@ class Engine:
     def _entered(self, row: InstallRow) -> None:
         """Take note of a state that is durable; its effect runs later should the disk fail before it could run now."""
         self.installs.entered(row)
-        if not row.state.is_final:
+        if not row.state.is_final or row.state is Install.FAILED:
             self._postpone(row.model)
         self.fitness.follow(self.installs.rows, self.clock.monotonic_s())
         if row.state.is_final or row.state is Install.RECEIVED:
@@ -149,7 +151,9 @@ class Engine:
         """Run the effect of a state; if it cannot even fail properly, it is run again later."""
         self._postpone(row.model)
         if effect is Effect.WATCH:
-            self.installs.watched_since[row.model] = self.clock.monotonic_s()
+            kept_s = self.steps.trials.watched(row.model, row.wanted.sha256)
+            self.installs.watched_since[row.model] = self.clock.monotonic_s() - kept_s
+            self.installs.watched_kept[row.model] = kept_s
         action = partial(self._actions[effect], row)
         if effect in _ASKS_THE_RUNTIME:
             self._run(row, action)
@@ -190,13 +194,37 @@ class Engine:
     def _on_time(self, row: InstallRow) -> None:
         self._postpone(row.model)
         if row.state is Install.PROBATION:
-            now_s = self.clock.monotonic_s()
-            elapsed_s = now_s - self.installs.watched_since.get(row.model, now_s)
-            self._run(row, partial(self.steps.watch, row, elapsed_s))
+            self._watch(row)
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
+        elif row.state.is_final:
+            self._serve_late(row)
         else:
             self._resume(row)
+
+    def _watch(self, row: InstallRow) -> None:
+        began_s = self.installs.watched_since.get(row.model)
+        if began_s is None:  # the disk failed between the state and its effect
+            self._work(row, Effect.WATCH)
+            return
+        elapsed_s = self.clock.monotonic_s() - began_s
+        row = self._keep_watched(row, elapsed_s)
+        self._run(row, partial(self.steps.watch, row, elapsed_s))
+
+    def _keep_watched(self, row: InstallRow, elapsed_s: float) -> InstallRow:
+        """Keep now and then how long a bundle has answered on probation; return the row as it is then.
+
+        A device that is switched off each night shall come to the end of a probation of a week. A restart says nothing
+        of a bundle that answered for as long as a strike counts.
+        """
+        if elapsed_s - self.installs.watched_kept.get(row.model, 0.0) < self._config.strike_span_s:
+            return row
+        row = replace(row, attempt=0)
+        with self._journal.transaction():
+            self.steps.trials.keep_watched(row.model, row.wanted.sha256, elapsed_s)
+            self.installs.save(row)
+        self.installs.watched_kept[row.model] = elapsed_s
+        return row
 
     def revive(self, *, runtime_only: bool = False, only: Callable[[str], bool] = lambda _place: True) -> None:
         """Serve what is active and go on with what a restart interrupted; in ``only`` the places that it is true of."""
@@ -204,12 +232,35 @@ class Engine:
             self.beat(0.0)
             row = self.installs.get(model)
             if row is None or row.state.is_final or row.state in SUPERSEDABLE:
-                self.serve(model)
+                self._serve_or_later(model)
             if row and not row.state.is_final and row.state not in SUPERSEDABLE:
                 self._resume(row)
             elif row and not row.state.is_final and not runtime_only:
                 self.installs.due[model] = self.clock.monotonic_s()
         self.board.publish()
+
+    def _serve_or_later(self, model: str) -> None:
+        """Serve what is active; where the disk does not let it, no other model waits for that; it is tried again."""
+        try:
+            self.serve(model)
+        except DsopsError as error:
+            logger.warning("what is active of %s is looked at again: %s", model, error)
+            self.serve_soon(model)
+
+    def serve_soon(self, model: str) -> None:
+        """Serve what is active after a pause; an install that goes on meanwhile looks at it by itself."""
+        row = self.installs.get(model)
+        if row and row.state.is_final:
+            self._postpone(model)
+
+    def _serve_late(self, row: InstallRow) -> None:
+        """Serve what could not be when it should; after a way back that failed, only if the disk did not take it."""
+        self.installs.due[row.model] = self.clock.monotonic_s() + self._config.retry_max_s  # it reads whole bundles
+        if row.state is not Install.FAILED or self.steps.is_left(row.model):
+            self.serve(row.model)
+        self.installs.due.pop(row.model, None)
+        self.board.publish()
+        self.turned(row.model)
 
     def serve(self, model: str, unless: str = "") -> None:
         """Let the runtime serve a model's active bundle, unless it serves this one; what was wrong with it is told."""
@@ -374,7 +425,7 @@ class Engine:
         if isinstance(proof, Outcome):
             return proof
         if not self.proving.is_apart:
-            return proved(self.proving.find(proof))
+            return proved(row, self.proving.find(proof))
         self.proving.begin(proof)
         return Wait()
 
@@ -383,7 +434,7 @@ class Engine:
         row = self.installs.get(proof.model)
         if self.proving.take(proof) and row and row.state is Install.STAGED and row.wanted.sha256 == proof.digest:
             self._postpone(row.model)
-            self.advance(row, proved(error))
+            self.advance(row, proved(row, error))
 
     def _pause(self, row: InstallRow) -> Wait:
         return Wait(min(self._config.retry_max_s, self._config.retry_s * 2 ** min(row.attempt - 1, 16)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from dsops.bundle import file_digest
 from dsops.chunks import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, ChunkIndex, Span
 from dsops.errors import DigestMismatch, MalformedBundle, TransferFailed
-from dsops.files import fsync_folder, write_atomically
+from dsops.files import fsync_folder, fsync_or_discard, write_atomically
 from dsops.messages import Problem
 from dsops_agent.install.ports import Chunk, ChunkSource
 from dsops_agent.install.reuse import held_chunks
@@ -106,7 +106,7 @@ class PartFile:
             TransferFailed: The disk lost chunks.
         """
         with disk_errors("finish the transfer's file"):
-            os.fsync(self._file.fileno())
+            fsync_or_discard(self.path, self._file.fileno())
             fsync_folder(self.path.parent)
             found = file_digest(self.path)
             lost = self._find_missing() if found[0] != wanted.sha256 else {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dsops.bundle import Bundle
 from dsops.contract import Contract, contract_of
-from dsops.errors import DeviceError, DsopsError, MalformedBundle, TransferFailed
+from dsops.errors import DeviceError, DsopsError, MalformedBundle, StateDamaged, TransferFailed, UnreadableBundle
 from dsops.needs import Needs, needs_of
 from dsops.states import Install
 from dsops_agent.install import preflight
@@ -120,5 +120,8 @@ class Fitness:
             return None
         try:
             return contract_of(Bundle.open(active.path).manifest)
+        except UnreadableBundle as error:
+            what = f"cannot tell what programs use of {model}, for its active bundle cannot be read"
+            raise StateDamaged(what, why=error.why) from error
         except MalformedBundle:  # it answers nothing after the next start either
             return None

@@ -18,7 +18,8 @@ class Installs:
         due: When the effect of a row's state is run again, by model; what is absent waits for an event.
         awaiting: Models whose inference process died under the candidate and is waited for.
         doubts: What will have refused an install that waits for newer trust metadata, should none come.
-        watched_since: When the probation of a model began, by model.
+        watched_since: When the probation of a model began, by model; earlier by what was kept of it before a restart.
+        watched_kept: How much of a probation is kept, in seconds, by model.
         waiting: What an install that is allowed waits for, in words.
     """
 
@@ -28,6 +29,7 @@ class Installs:
     awaiting: set[str] = field(init=False, default_factory=set)
     doubts: dict[str, Problem] = field(init=False, default_factory=dict)
     watched_since: dict[str, float] = field(init=False, default_factory=dict)
+    watched_kept: dict[str, float] = field(init=False, default_factory=dict)
     waiting: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class Installs:
         self.awaiting.discard(row.model)
         self.doubts.pop(row.model, None)
         self.waiting.pop(row.model, None)
+        self.watched_since.pop(row.model, None)
 
     def forget(self, model: str) -> None:
         """Forget an install that has ended."""

@@ -1,17 +1,21 @@
-"""Reads every stored bundle again now and then: a disk that forgets is noticed before the bundle is needed.
+"""Reads every stored bundle again now and then, its files too: a disk that forgets is noticed before they are needed.
 
 It goes on in slices between other work, at a small rate, and past the page cache, which would hide what the disk holds.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from dsops.bundle import Bundle
 from dsops.clock import Clock, utc_text
+from dsops.errors import DsopsError
+from dsops_agent.install import attachments
 from dsops_agent.install.journal import Journal
-from dsops_agent.install.slots import SlotFile, Slots
+from dsops_agent.install.slots import SlotFile, Slots, damage
 
 SLICE_BYTES = 1 << 20
 REST_S = 0.25
@@ -61,7 +65,11 @@ class Scrub:
         return datetime.fromisoformat(text) if text else None
 
     def turn(self) -> Damage | None:
-        """Read one slice when it is time; return what turned out to be damaged, again and again until :meth:`done`."""
+        """Read one slice when it is time; return what turned out to be damaged, again and again until :meth:`done`.
+
+        Raises:
+            StateDamaged: The host cannot read files at the moment, or the journal fails.
+        """
         now_s = self.clock.monotonic_s()
         if self.next_s is None or now_s < self.next_s:
             return None
@@ -80,6 +88,9 @@ class Scrub:
             self._found = self._round = None
             self.next_s = now_s + _LOOK_S  # a disk that does not take the date is not read without a pause
             self.journal.set(_SCRUBBED, utc_text(self.clock.now()))
+        except DsopsError:
+            self._round, self.next_s = None, now_s + _LOOK_S  # the round begins again
+            raise
         return self._found
 
     def done(self) -> None:
@@ -100,24 +111,51 @@ class Scrub:
     def _check(self, model: str, file: SlotFile) -> Iterator[Damage | None]:
         """Yield None after each slice, then the damage if there is any and the slot still holds that bundle."""
         try:
-            with file.path.open("rb", buffering=0) as stored:
-                state, length = hashlib.sha256(), 0
-                _forget_cache(stored.fileno())
-                while piece := stored.read(SLICE_BYTES):
-                    state.update(piece)
-                    length += len(piece)
-                    yield None
-                _forget_cache(stored.fileno())
-            why = "" if (state.hexdigest(), length) == (file.digest, file.length_bytes) else "its bytes have changed"
-        except OSError as error:
-            why = error.strerror or str(error)
-        found = Damage(model, file, why)
-        if why and self._stands(found):
-            yield found
+            found = yield from _read_again(file.path)
+            why = "" if found == (file.digest, file.length_bytes) else "its bytes have changed"
+        except OSError:
+            why = damage(file, model)
+        why = why or (yield from self._check_files(model, file))
+        wrong = Damage(model, file, why)
+        if why and self._stands(wrong):
+            yield wrong
+
+    def _check_files(self, model: str, file: SlotFile) -> Generator[None, None, str]:
+        """Read the files beside a whole bundle, too; return what is wrong with them if it is active.
+
+        What is active is looked at as after a start, which writes them again and tells of it. Others are mended here.
+        """
+        manifest, folder = Bundle.open(file.path).manifest, file.path.parent / attachments.FOLDER
+        for blob in [manifest.blob(one.blob) for one in manifest.files]:
+            try:
+                found = yield from _read_again(folder / blob.name)
+                why = "" if found == (blob.sha256, blob.size_bytes) else "its bytes have changed"
+            except OSError as error:
+                why = error.strerror or str(error)
+            wrong = Damage(model, file, f"file {blob.name!r}: {why}")
+            if why and self._stands(wrong):
+                if self.slots.active_name(model) == file.name:
+                    return wrong.why
+                self.slots.mend(file)
+                return ""
+        return ""
 
     def _stands(self, found: Damage) -> bool:
         """Return whether the slot still holds what was found damaged."""
         return found.file in self.slots.stored(found.model) and not self.is_changing(found.model)
+
+
+def _read_again(path: Path) -> Generator[None, None, tuple[str, int]]:
+    """Yield after each slice of a file; return its digest and length. Raises OSError."""
+    state, length = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as stored:
+        _forget_cache(stored.fileno())
+        while piece := stored.read(SLICE_BYTES):
+            state.update(piece)
+            length += len(piece)
+            yield None
+        _forget_cache(stored.fileno())
+    return state.hexdigest(), length
 
 
 def _forget_cache(handle: int) -> None:

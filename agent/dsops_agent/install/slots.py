@@ -11,7 +11,6 @@ the link and its folder.
 
 import errno
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Protocol
 
 from dsops.bundle import Bundle, file_digest
 from dsops.errors import BundleError, DigestMismatch, DsopsError, MalformedBundle, NoSpace, StateDamaged
-from dsops.files import fsync_folder
+from dsops.files import fsync_folder, fsync_or_discard
 from dsops_agent.install import attachments
 from dsops_agent.install.journal import SlotRow
 from dsops_agent.install.places import model_of
@@ -30,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 _NAMES = ("a", "b")
 _LINK = "active"
+_READS = 2
+"""So often a bundle is read before a disk that fails at it makes it a damaged one: cards and their drivers recover."""
+_OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
+"""Why a host cannot read any file at the moment: that says nothing of this one."""
 
 
 class SlotTable(Protocol):
@@ -132,6 +135,16 @@ class Slots:
     def other(self, model: str, digest: str) -> SlotFile | None:
         """Return the committed bundle in the slot that does not hold ``digest``."""
         return next((file for file in self.stored(model) if file.digest != digest and file.committed), None)
+
+    def leftovers(self, model: str) -> list[str]:
+        """Return the slots that hold a file of which nothing is known any more, such as a damaged bundle.
+
+        Raises:
+            StateDamaged: The disk or the journal fails.
+        """
+        active = self.active_name(model)
+        unknown = [name for name in _NAMES if name != active and self._table.slot(model, name) is None]
+        return [name for name in unknown if (self.folder / model / name / "bundle").exists()]
 
     def check_room(self, needed_bytes: int, reserve_bytes: int, already_bytes: int = 0) -> None:
         """Refuse to begin what would not fit: what is needed and not there already, the reserve on top.
@@ -344,8 +357,9 @@ class Slots:
         attachments.adopt(place)
 
     def _settle(self, place: Path) -> None:
-        with (place / "bundle").open("rb") as file:
-            os.fsync(file.fileno())
+        held = place / "bundle"
+        with held.open("rb") as file:
+            fsync_or_discard(held, file.fileno())
         for folder in (place, place.parent, self.folder):
             fsync_folder(folder)
 
@@ -377,13 +391,25 @@ def check_file(path: Path, model: str, row: SlotRow) -> Bundle:
 
 
 def damage(file: SlotFile, model: str) -> str:
-    """Return what is wrong with an installed bundle, or empty."""
+    """Return what is wrong with an installed bundle, or empty.
+
+    Raises:
+        StateDamaged: Whether it is whole cannot be told, for the host lacks what it takes to read any file.
+    """
     row = SlotRow(file.name, file.digest, file.length_bytes, file.release, file.committed)
-    try:
-        check_file(file.path, model, row)
-    except BundleError as error:
-        return str(error)
-    return ""
+    problem = ""
+    for _ in range(_READS):
+        try:
+            check_file(file.path, model, row)
+        except BundleError as error:
+            problem, cause = str(error), error.__cause__
+            if not isinstance(cause, OSError):
+                break
+            if cause.errno in _OF_THE_HOST:
+                raise StateDamaged(f"cannot read release {file.release} of {model}", why=str(cause.strerror)) from error
+        else:
+            return ""
+    return problem
 
 
 def _other(name: str) -> str:

@@ -12,6 +12,7 @@ from dsops.errors import (
     ContentSealed,
     DelegateMissing,
     DeltaFailed,
+    DeviceError,
     DigestMismatch,
     DsopsError,
     GoldenMismatch,
@@ -22,6 +23,7 @@ from dsops.errors import (
     RuntimeBusy,
     RuntimeCrashed,
     StateDamaged,
+    UnreadableBundle,
     UnsupportedModel,
     UntrustedBundle,
 )
@@ -34,7 +36,7 @@ from dsops_agent.install.delivery import made_path
 from dsops_agent.install.fetch import bytes_on_disk, part_path
 from dsops_agent.install.intake import Trust
 from dsops_agent.install.journal import InstallRow, Journal, SlotRow, Tidings
-from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed
+from dsops_agent.install.machine import MAX_ATTEMPTS, Event, crashed, repeat
 from dsops_agent.install.places import is_challenger, model_of
 from dsops_agent.install.ports import DeviceFacts, InstallConfig, ProveLimits, RuntimeControl
 from dsops_agent.install.probation import LOOK_S, GoBack, Watch, judge
@@ -64,6 +66,8 @@ SLOWEST_READ_BYTES_PER_S = 2_000_000
 """A card that reads so slowly, or a busy one, shall not let the proof of a large bundle count as a hang."""
 
 _KEEPS_PROBLEM = frozenset({Event.RESTORED, Event.AGAIN})
+_KEEPS_ATTEMPTS = frozenset({Event.ANSWERS, Event.COMPLETE})
+"""What says nothing of the step that was repeated: a bundle on probation may crash yet, a whole file be lost again."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def problem_of(error: DsopsError) -> Problem:
 def after(row: InstallRow, state: Install, outcome: Outcome) -> InstallRow:
     """Return the row after a step: repetitions are counted, and a problem stays while it explains the state."""
     counted = outcome.event in (Event.AGAIN, Event.CRASHED, Event.INTERRUPTED)
-    attempt = row.attempt + 1 if counted else row.attempt if outcome.event is Event.ANSWERS else 0
+    attempt = row.attempt + 1 if counted else row.attempt if outcome.event in _KEEPS_ATTEMPTS else 0
     kept = row.problem if outcome.event in _KEEPS_PROBLEM else None
     changed = replace(row, state=state, attempt=attempt, problem=outcome.problem or kept)
     approved = outcome.approved
@@ -108,18 +112,24 @@ def _crash(row: InstallRow, error: RuntimeCrashed) -> Outcome:
 
 def _unreadable(row: InstallRow, error: DsopsError) -> Outcome:
     """Return what it means that a bundle cannot be read which was sound when it was proved: its slot is damaged."""
+    return Outcome(Event.FAULT, _damaged(row, error))
+
+
+def _damaged(row: InstallRow, error: DsopsError) -> Problem:
     damaged = StateDamaged(
         f"the installed release {row.wanted.release} of {row.model} cannot be read any more",
         why=str(error),
         hint="look at the device's disk; the bundle is fetched again when it is rolled out again",
     )
-    return Outcome(Event.FAULT, problem_of(damaged))
+    return problem_of(damaged)
 
 
-def proved(error: DsopsError | None) -> Outcome:
-    """Return what a proof means, by what was found."""
+def proved(row: InstallRow, error: DsopsError | None) -> Outcome:
+    """Return what a proof means, by what was found; what could not be read is proved again, a few times."""
     if error is None:
         return Outcome(Event.PROVED)
+    if isinstance(error, UnreadableBundle):
+        return Outcome(repeat(row.attempt), _damaged(row, error))
     return Outcome(Event.FAULT if isinstance(error, CONDEMNING) else Event.REFUSED, problem_of(error))
 
 
@@ -224,13 +234,17 @@ class Steps:
         content = SlotRow("", wanted.sha256, wanted.length_bytes, wanted.release, committed=False)
         source = part_path(self.slots.folder.parent / "staging", wanted.sha256)
         try:
+            self.leave_uncommitted(row.model)  # or the free slot were that of the bundle before
+        except DsopsError as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
+        try:
             self._check_key(source, wanted.sha256)
             self._check_needs(row, source)
             self.slots.stage(row.model, content, source)
+        except (DigestMismatch, NoSpace, StateDamaged, UnreadableBundle) as error:
+            return Outcome(Event.INTERRUPTED, problem_of(error))
         except (ContentSealed, MalformedBundle) as error:
             return Outcome(Event.REFUSED, problem_of(error))
-        except (DigestMismatch, NoSpace, StateDamaged) as error:
-            return Outcome(Event.INTERRUPTED, problem_of(error))
         return Outcome(Event.STORED)
 
     def _check_needs(self, row: InstallRow, source: Path) -> None:
@@ -265,7 +279,7 @@ class Steps:
             path = self._candidate(row).path
             return Proof(row.model, row.wanted.sha256, path, limits, self.keys.of(path, row.wanted.sha256))
         except DsopsError as error:
-            return proved(error)
+            return proved(row, error)
 
     def activate(self, row: InstallRow) -> Outcome | Wait:
         """Flip the slot, then change the runtime over."""
@@ -278,7 +292,9 @@ class Steps:
         except RuntimeCrashed as error:
             return _crash(row, error)
         except (NoSpace, StateDamaged) as error:
-            return self._try_again(row, error)
+            return self._try_again(row, problem_of(error))
+        except UnreadableBundle as error:
+            return self._try_again(row, _damaged(row, error))
         except DigestMismatch as error:
             return _unreadable(row, error)
         except DsopsError as error:
@@ -290,12 +306,12 @@ class Steps:
         figures = self.runtime.figures(row.model)
         return None if figures is None or figures.digest == row.wanted.sha256 else figures
 
-    def _try_again(self, row: InstallRow, error: DsopsError) -> Outcome | Wait:
+    def _try_again(self, row: InstallRow, problem: Problem) -> Outcome | Wait:
         """Return what a fault of the host means for a change: it is begun again as often as after a restart."""
         if row.attempt < MAX_ATTEMPTS:
-            logger.warning("release %d of %s is tried again: %s", row.wanted.release, row.model, error)
+            logger.warning("release %d of %s is tried again: %s", row.wanted.release, row.model, problem.message)
             return Wait(self.config.retry_s)
-        return Outcome(Event.FAULT, problem_of(error))
+        return Outcome(Event.FAULT, problem)
 
     def begin_probation(self, row: InstallRow) -> Outcome | Wait:
         """Check the live model once, then look what it does."""
@@ -323,8 +339,8 @@ class Steps:
         try:
             self.trials.end(row.model)
             self.go_back(row.model, row.wanted.sha256)
-        except (RuntimeCrashed, NoSpace, StateDamaged) as error:
-            return self._try_again(row, error)
+        except (RuntimeCrashed, NoSpace, StateDamaged, UnreadableBundle) as error:
+            return self._try_again(row, problem_of(error))
         except DsopsError as error:
             return Outcome(Event.FAULT, problem_of(error))
         return Outcome(Event.RESTORED)
@@ -347,8 +363,21 @@ class Steps:
             self.runtime.deactivate(model)
 
     def serve(self, model: str) -> Problem | None:
-        """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key."""
-        file, wrong = self.slots.sound(model)
+        """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key.
+
+        Raises:
+            NoSpace: The disk is full: it does not take the way back, though the bundle before answers.
+            StateDamaged: Likewise, when the disk fails.
+        """
+        try:
+            if self.leave_uncommitted(model):
+                return None
+        except (NoSpace, StateDamaged):
+            raise
+        except DsopsError as error:
+            logger.warning("the release of %s before cannot be activated: %s", model, error)
+            return problem_of(error) if isinstance(error, ContentSealed) else None
+        file, wrong = self._sound(model)
         damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=wrong)
         problem = problem_of(damaged) if wrong else None
         if file:
@@ -359,6 +388,43 @@ class Steps:
             except DsopsError as error:
                 logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
         return problem
+
+    def is_left(self, model: str) -> bool:
+        """Return whether what is active never passed, or has lost, its probation.
+
+        Outside a change, what is active was committed; else the disk did not take the way back when it was gone.
+        """
+        active = self.slots.active(model)
+        return active is not None and not active.committed
+
+    def leave_uncommitted(self, model: str) -> bool:
+        """Go back from an active bundle that :meth:`is_left`; return whether there was one.
+
+        Raises:
+            DsopsError: The disk does not take it now either, though the bundle before answers; or the runtime does not.
+        """
+        active = self.slots.active(model)
+        if active is None or not self.is_left(model):
+            return False
+        logger.warning("release %d of %s is active and not committed: going back", active.release, model)
+        self.go_back(model, active.digest)
+        return True
+
+    def _sound(self, model: str) -> tuple[SlotFile | None, str]:
+        """Return what :meth:`Slots.sound` does; what is sound answers even while the disk does not take the way to it.
+
+        Raises:
+            NoSpace: The disk is full.
+            StateDamaged: The disk fails.
+        """
+        try:
+            return self.slots.sound(model)
+        except DeviceError:
+            active = self.slots.active(model)
+            before = self.slots.previous(model)
+            if active and before and damage(active, model) and not damage(before, model):
+                self._serve(model, before)
+            raise
 
     def _serve(self, model: str, file: SlotFile) -> None:
         key = self.keys.of(file.path, file.digest)

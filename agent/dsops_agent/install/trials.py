@@ -11,11 +11,15 @@ from dsops_agent.runtime.figures import Figures
 
 
 class Trial(Frozen):
-    """One activation: the bundle, its number among all activations, and what the release before it did."""
+    """One activation: the bundle, its number among all activations, and what the release before it did.
+
+    ``watched_s`` is how long the bundle answered on probation, as far as that was kept.
+    """
 
     digest: Sha256
     number: int
     baseline: Figures | None = None
+    watched_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Trials:
         with self.journal.transaction():
             trial = Trial(digest=digest, number=self.journal.next("trial"), baseline=baseline)
             self.journal.set(_name(model), trial.model_dump_json())
+
+    def watched(self, model: str, digest: str) -> float:
+        """Return how long a bundle answered on probation before the control process started, in seconds."""
+        trial = self.of(model, digest)
+        return trial.watched_s if trial else 0.0
+
+    def keep_watched(self, model: str, digest: str, watched_s: float) -> None:
+        """Keep how long a bundle has answered on probation."""
+        trial = self.of(model, digest)
+        if trial and trial.watched_s != watched_s:
+            self.journal.set(_name(model), trial.model_copy(update={"watched_s": watched_s}).model_dump_json())
 
     def end(self, model: str) -> None:
         """Forget it: what is served now was there before."""

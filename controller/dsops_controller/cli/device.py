@@ -59,7 +59,9 @@ def why(
 
     Example: dsops device why cam-1 digits/2
 
-    The answers come from the signed metadata, by the same rules that run on the device (docs/reference/trust-rules.md).
+    The answers come from the signed metadata, by the same rules that run on the device (docs/reference/trust-rules.md),
+    and from what the device itself reported: whether the bundle fits, and how it did there. Before it was tried, the
+    runtime, memory and what programs there use are compared here; operators, delegates and the disk by the device only.
     """
     with session.connected(context) as client:
         device_why.show(client, device, what, form)

@@ -16,6 +16,13 @@ class MalformedBundle(BundleError):
     default_hint = "build or fetch the bundle again; the file is damaged or is not a dsops bundle"
 
 
+class UnreadableBundle(MalformedBundle):
+    """A bundle's file is absent or cannot be read: what it holds is not at fault."""
+
+    code = "bundle.unreadable"
+    default_hint = "check the path, who may read it, and the disk"
+
+
 class DigestMismatch(BundleError):
     """Bytes differ from the digest that was signed."""
 

@@ -52,6 +52,19 @@ def put(config: Path, status: Status) -> None:
     StatusWriter(config.parent / "state/status.json", lambda: status).write()
 
 
+def test_a_status_that_the_disk_does_not_take_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = StatusWriter(tmp_path / "state" / "status.json", well)
+    for _ in range(3):
+        writer.write()
+    assert len(caplog.records) == 1
+    (tmp_path / "state").mkdir()
+    writer.write()
+    (tmp_path / "state" / "status.json").unlink()
+    (tmp_path / "state").rmdir()
+    writer.write()
+    assert len(caplog.records) == 2
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])

@@ -1,6 +1,8 @@
 """A device's slots on a real disk, for the tests of this folder, and small bundles to put there."""
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,3 +82,19 @@ class Disk:
 
     def place(self, name: str) -> Path:
         return self.folder / "slots" / "digits" / name
+
+
+class FailsOnce:
+    """fsync(2) of a disk that loses what was written to one file, and says so once, as the kernel does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failed = False
+        self._fsync = os.fsync
+
+    def __call__(self, handle: int) -> None:
+        is_it = self.path.exists() and os.path.samestat(os.fstat(handle), self.path.stat())
+        if is_it and not self.failed:
+            self.failed = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._fsync(handle)

@@ -1,11 +1,14 @@
 """Slots on a real disk."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slot_disk import Disk, bundle, row
+from slot_disk import Disk, FailsOnce, bundle, row
 
+from dsops.bundle import file_digest
 from dsops.errors import DigestMismatch, MalformedBundle, NoSpace, StateDamaged
 from dsops_agent.install.journal import Journal, SlotRow
 from dsops_agent.install.slots import Slots, damage
@@ -243,3 +246,55 @@ def test_the_active_slot_is_never_emptied(disk: Disk) -> None:
     assert not disk.place(candidate).exists()
     assert disk.slots.holding("digits", row(bundle(2), 2).digest) is None
     assert disk.install(3) == candidate
+
+
+def test_a_read_that_fails_once_condemns_no_bundle(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.install(1)
+    disk.install(2)
+    faults = [OSError(errno.EIO, "Input/output error")]
+
+    def read(path: Path) -> tuple[str, int]:
+        if faults:
+            raise faults.pop()
+        return file_digest(path)
+
+    monkeypatch.setattr("dsops_agent.install.slots.file_digest", read)
+    file, problem = disk.slots.sound("digits")
+    assert file is not None
+    assert (file.release, problem, faults) == (2, "", [])
+    faults += [OSError(errno.EIO, "Input/output error")] * 2
+    fallback, problem = disk.slots.sound("digits")
+    assert fallback is not None
+    assert fallback.release == 1
+    assert "Input/output error" in problem
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
+def test_a_host_that_reads_no_file_condemns_no_bundle(disk: Disk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    disk.install(1)
+
+    def fail(path: Path) -> tuple[str, int]:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dsops_agent.install.slots.file_digest", fail)
+        with pytest.raises(StateDamaged, match=os.strerror(number)):
+            disk.slots.sound("digits")
+    file, problem = disk.slots.sound("digits")
+    assert file is not None
+    assert (file.release, problem) == (1, "")
+
+
+def test_a_staged_file_that_the_disk_did_not_sync_is_not_taken_for_durable(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second fsync of the same file would succeed, though what the first one lost is not on the disk."""
+    disk.install(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FailsOnce(disk.place("b") / "bundle"))
+        with pytest.raises(StateDamaged, match="Input/output error"):
+            disk.stage(2)
+    assert not (disk.place("b") / "bundle").exists()
+    with pytest.raises(DigestMismatch):
+        disk.slots.stage("digits", row(bundle(2), 2), disk.folder / "part")
+    assert disk.stage(2) == "b"

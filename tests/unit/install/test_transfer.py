@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slot_disk import FailsOnce
 
 from dsops.bundle import bundle_index, describe_blobs, encode_bundle, sha256_hex
 from dsops.chunks import MAX_CHUNK_BYTES, ChunkIndex, index_of, split
@@ -128,6 +129,21 @@ def test_file_that_is_whole_at_the_start_is_done(tmp_path: Path) -> None:
     again, second = begin(tmp_path)
     assert again.done
     assert second.asked == []
+
+
+def test_a_file_that_the_disk_did_not_sync_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second fsync of it would succeed, though what the first one lost is not on the disk."""
+    transfer, source = begin(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FailsOnce(transfer.path))
+        with pytest.raises(StateDamaged, match="Input/output error"):
+            feed(transfer, source, offered())
+    transfer.close()
+    again, second = begin(tmp_path)
+    assert not again.done
+    assert again.progress == 0
+    feed(again, second, offered())
+    assert again.done
 
 
 def test_wrong_bytes_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_too_slow_by_the_flag_or_by_the_manifest(tmp_path: Path, flag: bool) -> 
 def test_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nothing")
     assert prove(tmp_path / "x")["error"]["code"] == "bundle.malformed"
-    assert prove(tmp_path / "absent")["error"]["code"] == "bundle.malformed"
+    assert prove(tmp_path / "absent")["error"]["code"] == "bundle.unreadable"
 
 
 def with_profile(path: Path, change: dict[str, object]) -> Path:

@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
-from dsops.errors import DeviceBarred
+from dsops.errors import DeviceBarred, NotFound
 from dsops.ids import model_name
 from dsops.manifest import Frozen
 from dsops.messages import Observed
+from dsops.needs import Needs
 from dsops.states import Device
 from dsops_controller.fleet.registry import DeviceRecord
-from dsops_controller.fleet.why import judge
+from dsops_controller.fleet.why import Preflight, judge, said
 from dsops_controller.server.rest.backend import Backend
 
 
@@ -52,20 +53,34 @@ def _why(backend: Backend, record: DeviceRecord, report: Observed | None, model:
     """Return what a device says of a model's bundles."""
     signed = backend.repository.signed_bundles(model)
     policy = backend.repository.policy(model)
-    active = report.models[model].active if report and model in report.models else None
+    state = report.models.get(model) if report else None
     is_member = record.state is Device.ACCEPTED
     member = RuleView(rule="member", ok=is_member, text=f"the device is {record.state}", code=DeviceBarred.code)
     digests = {target.path: target.sha256 for target in signed}
     answers = judge(model, signed, policy, device=record.id, hardware=record.inventory.hardware)
-    return [
-        WhyView(
-            model=answer.model,
-            release=answer.release,
-            variant=answer.variant,
-            path=answer.path,
-            accepted=answer.accepted and member.ok is True,
-            active=digests[answer.path] == active,
-            rules=[member, *(RuleView.model_validate(rule, from_attributes=True) for rule in answer.rules)],
+    serves = _needs(backend, state.active) if state and state.active else None
+    contract, views = serves.contract if serves else None, []
+    for answer in answers:
+        digest = digests[answer.path]
+        known = Preflight(_needs(backend, digest), contract, record.inventory)
+        found = [*answer.rules, *said(state, digest, known)]
+        rules = [member, *(RuleView.model_validate(rule, from_attributes=True) for rule in found)]
+        views.append(
+            WhyView(
+                model=answer.model,
+                release=answer.release,
+                variant=answer.variant,
+                path=answer.path,
+                accepted=answer.accepted and not any(rule.ok is False for rule in rules),
+                active=state is not None and digest == state.active,
+                rules=rules,
+            )
         )
-        for answer in answers
-    ]
+    return views
+
+
+def _needs(backend: Backend, sha256: str) -> Needs | None:
+    try:
+        return backend.bundles.needs(sha256)
+    except NotFound:  # signed, and not pushed
+        return None
