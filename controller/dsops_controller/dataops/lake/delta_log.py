@@ -20,6 +20,7 @@ NOTE = "synced.json"
 MARK = "dsops"
 """The key in ``commitInfo`` of our own commits."""
 _CHECKPOINTS = "*.checkpoint*.parquet"
+_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def cut(table: Path, needed: Collection[int], before_s: float) -> None:
     Raises:
         OSError: They cannot be removed.
     """
-    old = [path for path in _log(table).iterdir() if path.name[:1] != "_" and path.stat().st_mtime < before_s]
+    named = [path for path in _log(table).iterdir() if path.name[:_DIGITS].isdecimal()]
+    old = [path for path in named if path.stat().st_mtime < before_s]
     made = [_version(path) for path in old if path.match(_CHECKPOINTS)]
     for path in old:
         is_needed = path.match(_CHECKPOINTS) and _version(path) in needed

@@ -60,7 +60,7 @@ def router(backend: Backend) -> APIRouter:
         return _view(alerts.get(alert))
 
     @routes.post("/retry")
-    def retry_all(webhook: str | None = None) -> RetriedView:
+    def retry_all(webhook: Annotated[str | None, Query(max_length=63)] = None) -> RetriedView:
         retried = alerts.retry_all(webhook, OPERATOR)
         backend.watch.wake()
         return RetriedView(notices=retried)
