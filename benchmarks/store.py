@@ -19,7 +19,7 @@ from measure import fleet_rows
 from measure.big_lake import DAY, DEVICES, SAMPLES, STEPS, big_lake, model_name
 from measure.report import Limit, Report, Row, run
 
-from dsops.clock import SystemClock
+from dsops.clock import ManualClock, SystemClock
 from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.dataops import queries
 from dsops_controller.dataops.drift.fleet_drift import FDR
@@ -127,7 +127,7 @@ def _raw(db: Database, lake: Lake) -> int:
 
 
 def _monitoring(db: Database) -> Monitoring:
-    clock = SystemClock()
+    clock = ManualClock(DAY)  # when the devices were heard of
     courier = BrokerFigures(
         connected=True,
         connections=1,

@@ -37,7 +37,7 @@ def _streams(name: str, now_ms: int) -> Iterator[Row]:
 def _report(draw: random.Random, name: str, model: str, now_ms: int) -> Row:
     has_drifted = draw.random() < DRIFTED
     signals = {signal: {"cusum": draw.uniform(-2, 6), "thinning": 3} for signal in SIGNALS}
-    times = dict.fromkeys(("time_ms", "since_ms", "epoch_ms"), now_ms)
+    times = dict.fromkeys(("time_ms", "heard_ms", "since_ms", "epoch_ms"), now_ms)
     frames = dict.fromkeys(("frames", "epoch_frames"), 1000)
     e_values = {"log_e": draw.gauss(-1, 1) + 20 * has_drifted, "log_e_before": draw.gauss(-1, 1)}
     return {

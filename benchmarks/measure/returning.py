@@ -19,7 +19,7 @@ from dsops.profile import Profile, Signal
 from dsops_agent.drift.likeness import alike, print_of
 from dsops_agent.drift.monitor import DriftMonitor
 from dsops_agent.drift.oddness import Oddness
-from dsops_agent.drift.sampler import SHARES, Frame, Reason, Sampler, SamplerSettings
+from dsops_agent.drift.sampler import SHARES, Frame, Reason, Sampler, SamplerSettings, new_budget
 from dsops_agent.runtime.observe import SLICE_FRAMES
 from dsops_controller.build import profile as building
 from dsops_controller.demo.digits import LABELS, Images, Labelled, balanced_mix
@@ -86,7 +86,7 @@ def returned_by_the_sampler(scene: Scene, count: int) -> Labelled:
     )
     frames = scene.stream.x
     sampler: Sampler[int] = Sampler(
-        settings, random.Random(scene.seed).random, 0.0, lambda at: print_of(frames[at]), alike
+        settings, random.Random(scene.seed).random, new_budget(settings, 0.0), lambda at: print_of(frames[at]), alike
     )
     monitor, oddness = DriftMonitor(scene.profile), Oddness(scene.profile, _known())
     for start in range(0, len(frames), SLICE_FRAMES):

@@ -250,6 +250,10 @@ class Client(DataCalls, FleetCalls):
         """Have the lake looked over; return ``level`` and ``findings``."""
         return _mapping("/store/check", self._call("POST", "/store/check", timeout_s=LONG_S))
 
+    def unpin(self, owner: str) -> None:
+        """Give up the pins of a controller that does not come back."""
+        self._call("POST", "/store/unpin", params={"owner": owner})
+
     def tend_store(self, what: str, **options: int | None) -> list[Row]:
         """Have the lake tended: ``compact``, ``vacuum`` (option hours) or ``retain``; return what was done."""
         path = f"/store/{_part(what)}"

@@ -62,6 +62,10 @@ class FleetCalls(ABC):
         """Hand notices of an alert over again that were given up."""
         return self._json("POST", f"/alerts/{_part(alert)}/retry")
 
+    def retry_alerts(self, webhook: str | None = None) -> Row:
+        """Hand every notice over again that was given up, or those for one webhook."""
+        return self._json("POST", f"/alerts/retry{_query(webhook=webhook)}")
+
     @abstractmethod
     def _json(self, method: str, path: str) -> Row: ...
 

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 
 from dsops_controller.alerts.notices import NoticeState, Pace, spare_notices, wait_after
 from dsops_controller.alerts.settings import AlertSettings, Kind
+from dsops_controller.audit import Audit
 from dsops_controller.db.alert_tables import alert_delivery
 
 QUIET_S = 3600.0
@@ -106,6 +107,32 @@ def test_what_was_given_up_of_many_is_told_again_by_itself(here: Here, receiver:
     assert receiver.told()[1]["data"]["device"] == one.device
     assert site.alerts.get(one.id).notices[0].state is NoticeState.DELIVERED
     assert states(site) == {"dead": 19, "delivered": 1}
+    site.close()
+
+
+@BOTH
+def test_everything_that_was_given_up_is_told_again_at_the_pace_of_new_notices(here: Here, receiver: Receiver) -> None:
+    """As after an evening on which the receiver was down: in two notices of many, and not in forty."""
+    receiver.answers = [(400, {}), (400, {})]
+    kinds = (Kind.SILENT, Kind.DRIFT)
+    site = Site(here, settings(receiver, kinds=kinds, silent_s=QUIET_S, clear_s=0, notices=2))
+    site.beat(0, 20)
+    site.clock.advance(QUIET_S + 1)
+    site.step()
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    assert states(site) == {"dead": 21}
+    assert site.alerts.retry_all("other") == 0
+    assert site.alerts.retry_all("ops", "operator") == 21
+    assert states(site) == {"pending": 21}
+    site.clock.advance(600)
+    site.watch.hand_over()
+    assert states(site) == {"delivered": 21}
+    told = receiver.told()[2:]
+    assert len(told) == 2
+    assert sorted(one["data"].get("count", 1) for one in told) == [1, 20]
+    assert site.alerts.retry_all() == 0
+    assert [row.detail for row in Audit(site.db, site.clock).list(subject="ops")] == ["21 notices"]
     site.close()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,15 @@ def test_the_controller_is_never_behind_a_change_and_never_by_more_than_the_cade
             assert (clock.now() - standing.reported).total_seconds() <= LATE_S
         assert device.told >= {Level.OK, Level.DRIFT}
         assert device.records < 100, "of 800 intervals"
-        _check_fleet(standing)
+        _check_fleet(standing, clock.now())
     finally:
         inbox.stop()
 
 
-def _check_fleet(standing: Standing) -> None:
+def _check_fleet(standing: Standing, now: datetime) -> None:
     """The one of forty devices that has drifted is named by its newest report."""
     quiet = [_named(standing, f"cam-{number}", 0.0) for number in range(2, 41)]
-    (model,) = by_model([standing, *quiet])
+    (model,) = by_model([standing, *quiet], now)
     assert model.drifted == ("cam-1",)
 
 

@@ -16,7 +16,7 @@ from dsops_controller.alerts.settings import Kind
 from dsops_controller.dataops.batches import MAX_COUNT
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.lake.totals import totals
-from dsops_controller.dataops.strangers import MAX_BUNDLES, MAX_MODELS, UNKNOWN
+from dsops_controller.dataops.strangers import MAX_BUNDLES, MAX_BUNDLES_OF_DEVICE, MAX_MODELS, UNKNOWN
 from dsops_controller.dataops.streams import MAX_STREAMS
 from dsops_controller.dataops.testing import DIGEST, interval, received
 from dsops_controller.db.sums import whole_sum
@@ -147,10 +147,43 @@ def test_models_that_a_device_invents_share_rows_alerts_and_series(site: Site, t
             of_device = select(func.count()).select_from(table).where(table.c.device == "evil")
             assert connection.execute(of_device).scalar_one() <= MAX_MODELS + 2
     every = totals(site.db)
-    assert len(every) == MAX_BUNDLES + 2
+    assert len(every) == MAX_BUNDLES_OF_DEVICE + 2
     assert [one.answers for one in every if one.model == "digits"] == [1]
     assert sum(one.answers for one in every) == 301
     assert exposition(metrics(figures(site))).count("\n") < 6000
+
+
+def test_who_invents_bundles_leaves_places_for_those_that_others_run(site: Site, tmp_path: Path) -> None:
+    """Bundles that nobody pushed here have totals of their own, however many names one device makes up."""
+    lake = Lake(site.db, tmp_path / "lake")
+    lake.open()
+    for number in range(40):
+        site.put("evil", *invented(number))
+    lake.flush()
+    ours = interval(us(), [100.0], model="aside")
+    site.put("evil", ours)  # what others run too takes no place in its share, which is full
+    site.put("cam-1", ours)
+    lake.flush()
+    for name in ("evil-2", "evil-3"):
+        for number in range(100, 140):
+            site.put(name, *invented(number))
+    lake.flush()
+    site.put("cam-2", interval(us(), [100.0], model="apart"))
+    lake.flush()
+    found = {one.model: one.answers for one in totals(site.db)}
+    assert (found["aside"], found["apart"]) == (2, 1)
+    assert len(found) == 3 * MAX_BUNDLES_OF_DEVICE + 3
+    assert found[UNKNOWN] == 40 - MAX_BUNDLES_OF_DEVICE + 2 * (40 - 2 * MAX_BUNDLES_OF_DEVICE)
+
+
+def test_places_for_bundles_that_nobody_pushed_come_to_an_end(site: Site, tmp_path: Path) -> None:
+    lake = Lake(site.db, tmp_path / "lake")
+    lake.open()
+    for device in range(MAX_BUNDLES // MAX_BUNDLES_OF_DEVICE + 3):
+        for number in range(MAX_BUNDLES_OF_DEVICE):
+            site.put(f"evil-{device}", *invented(100 * device + number))
+    lake.flush()
+    assert len(totals(site.db)) == MAX_BUNDLES + 1
 
 
 def test_what_was_registered_once_goes_on_with_its_own_rows(site: Site, tmp_path: Path) -> None:

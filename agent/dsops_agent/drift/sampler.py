@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 from pydantic import Field
 
 from dsops.manifest import Frozen
-from dsops_agent.drift.budget import Budget
+from dsops_agent.drift.budget import Budget, unnoted
 from dsops_agent.drift.monitor import Level
 from dsops_agent.drift.reservoir import Item, Reservoir
 from dsops_agent.drift.spacing import Blocks, Gap
@@ -96,6 +96,15 @@ class SamplerSettings(Frozen):
     period_s: float = Field(default=900.0, ge=0)
     deduplicate: bool = True
     watch: tuple[WatchRule, ...] = Field(default=(), max_length=16)
+
+
+def new_budget(settings: SamplerSettings, now_s: float, spent: Callable[[], None] = unnoted) -> Budget[Reason]:
+    """Return a full budget of one model; ``now_s`` is the monotonic time, ``spent`` called when it is not full."""
+    return Budget(settings.bytes_per_day / _DAY_S, _burst(settings), SHARES, Reason.UNCERTAIN, now_s, spent)
+
+
+def _burst(settings: SamplerSettings) -> int:
+    return settings.burst_bytes if settings.bytes_per_day else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,7 @@ class Sampler(Generic[T]):
     Args:
         settings: What may be kept.
         chance: Gives a random number in [0, 1).
-        now_s: Monotonic time of the start.
+        budget: What may be spent; samplers of the releases of one model share one. See :func:`new_budget`.
         print_of: Returns a print of a frame, by which it is compared with others.
         alike: Whether two prints that differ are of frames that are nearly identical.
     """
@@ -192,7 +201,7 @@ class Sampler(Generic[T]):
         self,
         settings: SamplerSettings,
         chance: Callable[[], float],
-        now_s: float,
+        budget: Budget[Reason],
         print_of: Callable[[T], Hashable] | None = None,
         alike: Callable[[Hashable, Hashable], bool] = lambda one, two: False,
     ) -> None:
@@ -200,9 +209,8 @@ class Sampler(Generic[T]):
         self._chance = chance
         self._print_of = print_of if settings.deduplicate else None
         self._alike = alike
-        burst = settings.burst_bytes if settings.bytes_per_day else 0
-        self._budget = Budget(settings.bytes_per_day / _DAY_S, burst, SHARES, Reason.UNCERTAIN, now_s)
-        self._is_open = burst > 0
+        self._budget = budget
+        self._is_open = _burst(settings) > 0
         self._draws: dict[Reason, _Draw[T]] = {
             Reason.RANDOM: _Draw(None),
             Reason.UNCERTAIN: _Draw(Blocks(is_first=chance() < 0.5)),

@@ -46,6 +46,7 @@ from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.rest import RestService
 from dsops_agent.runtime.rest_server import RestServer
 from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.server import start_server
 from dsops_agent.runtime.settings import RuntimeSettings
@@ -98,6 +99,7 @@ class RuntimeProcess:
         self._regions = Regions(self._access.permits)
         self._later = Later()
         self._wishes = Wishes(clock)
+        self._budgets = SampleBudgets(settings.samples, clock, folder)
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
@@ -242,7 +244,7 @@ class RuntimeProcess:
         settings = self._settings
         return ModelWatch(
             served,
-            Sampling(settings.samples, chance, self._later.put, self._wishes, self._lose_sample),
+            Sampling(settings.samples, chance, self._budgets, self._later.put, self._wishes, self._lose_sample),
             put,
             self._clock,
             drift_enabled=settings.drift_enabled,

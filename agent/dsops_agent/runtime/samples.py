@@ -28,6 +28,7 @@ from dsops_agent.runtime.engine import DTYPES
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Reason
 from dsops_agent.runtime.redaction import blank, run_program
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.wishes import Wishes
 
@@ -61,12 +62,14 @@ class Sampling:
         settings: Which, and what of them leaves the device.
         chance: Gives a random number in [0, 1).
         later: Lets another thread do something that takes long; False when it has too much to do.
+        budgets: What each model may spend, whatever release of it answers.
         wishes: Knows what somebody asked for.
         lose: Told of each sample that was chosen and cannot be kept.
     """
 
     settings: SampleSettings
     chance: Callable[[], float]
+    budgets: SampleBudgets
     later: Callable[[Callable[[], None]], bool] = at_once
     wishes: Wishes | None = None
     lose: Callable[[Reason], None] = unnoted
@@ -132,7 +135,9 @@ class SampleKeeper:
         self._features = features_of(manifest.inputs)
         self._is_plain = settings.inputs and not settings.redaction_name and not settings.seal_to
         self._key = sample_sealing.public_key(settings.seal_to) if settings.seal_to else None
-        self._sampler: Sampler[_Content] = Sampler(settings, sampling.chance, clock.monotonic_s(), _print, alike)
+        self._sampler: Sampler[_Content] = Sampler(
+            settings, sampling.chance, sampling.budgets.of(identity.model), _print, alike
+        )
         self._lock = threading.Lock()
         self._wishes = sampling.wishes
         self.wish()

@@ -8,7 +8,7 @@ then becomes of them.
 import json
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
@@ -115,10 +115,29 @@ class Alerts:
         with self._db.write() as connection:
             found = _named(connection, alert)
             dead = (column.alert == found.id) & (column.state == NoticeState.DEAD)
-            again = {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now), "batch": None}
-            connection.execute(update(alert_tables.alert_delivery).where(dead).values(**again))
+            connection.execute(update(alert_tables.alert_delivery).where(dead).values(**_again(now)))
             audit.record(connection, now, actor, "alert.retried", found.device or found.model, found.id)
             return _named(connection, found.id)
+
+    def retry_all(self, hook: str | None = None, actor: str = audit.SYSTEM) -> int:
+        """Hand over again every notice that was given up, or those for one webhook; return how many those are."""
+        now, column = self._clock.now(), alert_tables.alert_delivery.c
+        dead = column.state == NoticeState.DEAD
+        if hook is not None:
+            dead &= column.hook == hook
+        with self._db.read() as connection:
+            alerts = (
+                connection.execute(select(column.alert).where(dead).distinct().order_by(column.alert)).scalars().all()
+            )
+        retried = 0
+        for some in _parts(alerts):
+            with self._db.write() as connection:
+                _locked(connection, some)
+                again = update(alert_tables.alert_delivery).where(dead & column.alert.in_(some)).values(**_again(now))
+                retried += connection.execute(again).rowcount
+        with self._db.write() as connection:
+            audit.record(connection, now, actor, "alert.retried", hook or "every webhook", f"{retried} notices")
+        return retried
 
     def forget(self, keep: timedelta) -> int:
         """Delete some of the alerts that are resolved for so long, with their notices; return how many."""
@@ -199,6 +218,11 @@ class Alerts:
         deeds = [(one.device or one.model, f"{one.kind}: {one.summary}") for one in found]
         audit.record_all(connection, now, audit.SYSTEM, f"alert.{notice}", deeds)
         return len(found)
+
+
+def _again(now: datetime) -> dict[str, object]:
+    """Return what makes a notice one that was never tried."""
+    return {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now), "batch": None}
 
 
 def _locked(connection: Connection, alerts: Sequence[str]) -> None:

@@ -164,7 +164,7 @@ class Watch:
 
     def _tally(self) -> DriftTally:
         with self._watched.db.read() as connection:
-            return tally(connection, self._settings.fdr)
+            return tally(connection, self._settings.fdr, self._clock.now())
 
     def _late(self) -> Sequence[Beat]:
         """Return the newest heartbeats of accepted devices that are older than any device may be silent."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dsops.errors import InvalidInput
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Look at alerts.", no_args_is_help=True)
@@ -57,12 +58,25 @@ def show(
 
 @app.command()
 def retry(
-    alert: Id, context: session.ContextFile = session.DEFAULT_CONTEXT, form: output.Output = output.Format.TABLE
+    alert: Annotated[str | None, typer.Argument(metavar="[ALERT]", help="id, or the beginning of it")] = None,
+    webhook: Annotated[str | None, typer.Option("--webhook", help="of every alert, those for this webhook")] = None,
+    every: Annotated[bool, typer.Option("--all", help="of every alert, for every webhook")] = False,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Hand those notices of an alert over again that were given up."""
+    """Hand notices over again that were given up: those of an alert, or all of them, at the pace of new ones.
+
+    Example: dsops alerts retry --webhook ops
+    """
+    if [alert is not None, webhook is not None, every].count(True) != 1:
+        raise InvalidInput("it is not said which notices", hint="dsops alerts retry ALERT, or --webhook NAME, or --all")
     with session.connected(context) as client:
-        found = client.retry_alert(alert)
-    output.done(found, f"{found['id'][:12]} is handed over again", form)
+        if alert is not None:
+            found = client.retry_alert(alert)
+            output.done(found, f"{found['id'][:12]} is handed over again", form)
+            return
+        found = client.retry_alerts(webhook)
+    output.done(found, f"{found['notices']} notices are handed over again", form)
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ Fdr = Annotated[float, typer.Option("--fdr", min=0.0001, max=0.5, help="share of
 _PAGES = {".md": drift_pages.markdown, ".html": drift_pages.html}
 _COLUMNS = {
     "device": "DEVICE", "model": "MODEL", "release": "RELEASE", "level": "LEVEL", "score": "SCORE",
-    "frames": "FRAMES", "because": "BECAUSE", "since": "SINCE",
+    "frames": "FRAMES", "because": "BECAUSE", "since": "SINCE", "heard": "HEARD",
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def top(
     Example: dsops drift top --model digits
 
     The list of drifted devices is corrected for their number (e-BH): of those that it names a share of --fdr at most is
-    wrong, however many devices there are and however they depend on each other.
+    wrong, however many devices there are and however they depend on each other. Devices whose drift was not heard of
+    for a week are STALE, and in no other number; the time beside each device says when it was.
     """
     with session.connected(context) as client:
         found = client.drift_top(model=model, limit=limit, fdr=fdr)
@@ -74,7 +75,7 @@ def top(
     models = [row | {"share": f"{row['share']:.1%}", "named": _few(row["drifted"])} for row in found["models"]]
     columns = {
         "model": "MODEL", "devices": "DEVICES", "states.drift": "DRIFT", "states.warning": "WARNING", "states.ok": "OK",
-        "skewed": "SKEWED", "share": "DRIFTED", "named": "DRIFTED DEVICES",
+        "stale": "STALE", "skewed": "SKEWED", "share": "DRIFTED", "named": "DRIFTED DEVICES",
     }  # fmt: skip
     output.rows(models, columns, form)
     if found["devices"]:
@@ -134,6 +135,7 @@ def _explain(one: dict[str, Any]) -> None:
         "frames": one["frames"],
         "first frames": _skew(one["skew"]),
         "newest report": one["reported"],
+        "heard of last": one["heard"],
         "samples": one["samples"],
     }
     output.facts(facts, output.Format.TABLE)

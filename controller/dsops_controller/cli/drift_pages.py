@@ -91,9 +91,13 @@ def _now(now: Mapping[str, Any]) -> str:
     named = ", ".join(now["drifted"][:20]) or "none"
     more = f" and {len(now['drifted']) - 20} more" if len(now["drifted"]) > 20 else ""
     return (
-        f"Now: {now['devices']} devices, {_states(now['states'])}; {now['skewed']} with skew. "
+        f"Now: {now['devices']} devices, {_states(now['states'])}; {now['skewed']} with skew{_stale(now)}. "
         f"Drifted after correction for their number (at most {now['fdr']:.0%} of them wrong): {named}{more}."
     )
+
+
+def _stale(now: Mapping[str, Any]) -> str:
+    return f"; {now['stale']} not heard of for a week do not count" if now["stale"] else ""
 
 
 def _heading(bundle: Mapping[str, Any]) -> str:

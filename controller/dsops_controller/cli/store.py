@@ -1,10 +1,11 @@
 """``dsops store``: the tables behind telemetry, events and samples."""
 
+import sys
 from typing import Annotated
 
 import typer
 
-from dsops.errors import AwaitedFailure
+from dsops.errors import AwaitedFailure, InvalidInput
 from dsops_controller.cli import output, session
 
 app = typer.Typer(help="Look over and tend the DataOps store.", no_args_is_help=True)
@@ -48,6 +49,27 @@ def check(
         output.rows(found["findings"], columns, form)
     if found["level"] == "damaged":
         raise AwaitedFailure("the store is damaged", why="see what was found", hint="follow the advice of each line")
+
+
+@app.command()
+def unpin(
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="as dsops store tables names it")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    context: session.ContextFile = session.DEFAULT_CONTEXT,
+    form: output.Output = output.Format.TABLE,
+) -> None:
+    """Give up what a controller with a database of its own has pinned, when it does not come back.
+
+    Example: dsops store unpin dataset/field/3@inbox-0123456789abcdef --yes
+
+    Its data set can be exported no longer than its samples are kept. A controller that runs gives up its own: dsops
+    dataset remove.
+    """
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"give up what {owner} keeps?", err=True)):
+        raise InvalidInput("nothing was given up", why="it was not confirmed", hint="give --yes")
+    with session.connected(context) as client:
+        client.unpin(owner)
+    output.done({"owner": owner}, f"nothing is kept for {owner} any more", form)
 
 
 @app.command()

@@ -1,12 +1,12 @@
 """``dsops trace``: from what a device ran back to who signed it, what it was made of, and who let it there."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from dsops.errors import InvalidInput
-from dsops_controller.cli import output, session
+from dsops_controller.cli import output, periods, session
 
 app = typer.Typer(help="From what a device ran back to signers, data and approvals.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def trace() -> None:
 @app.command()
 def device(
     device: Annotated[str, typer.Argument(help="device name")],
-    at: Annotated[str | None, typer.Option("--at", help="moment, such as 2026-11-27T15:00:00Z; default: now")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="moment, or so long ago; default: now")] = None,
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
@@ -43,15 +43,10 @@ def device(
 
 
 def _moment(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is not a moment", hint="for example 2026-11-27T15:00:00Z") from error
-    if not 1971 <= found.year <= 2199:
-        raise InvalidInput(f"{text!r} is out of range", hint="for example 2026-11-27T15:00:00Z")
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).isoformat()
+    found = periods.moment(text)
+    if found is not None and not 1971 <= datetime.fromisoformat(found).year <= 2199:
+        raise InvalidInput(f"{text!r} is out of range", hint="for example 2026-11-27T15:00:00Z, or 2h for so long ago")
+    return found
 
 
 def _facts(one: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Merged:
         scale: Resolution of ``buckets``; ``None`` while nothing was added.
         buckets: Count by absolute bucket index.
         zero: Values of zero or too small for a bucket.
-        low: Smallest value that was recorded, where known; limits the lowest quantiles.
+        low: Smallest value but 0 that was recorded, where known; limits the lowest quantiles.
         high: Largest value that was recorded, where known.
     """
 
@@ -40,9 +40,13 @@ class Merged:
         self.scale = common
 
     def widen(self, low: float | None, high: float | None) -> None:
-        """Have the limits cover those of a histogram that is added; one whose limits are not known changes nothing."""
+        """Have the limits cover those of a histogram that is added; one whose limits are not known changes nothing.
+
+        A low of 0 is of values that are in no bucket, and limits none.
+        """
         if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
-            self.low = min(self.low, low) if self.low else low
+            if low:
+                self.low = min(self.low, low) if self.low else low
             self.high = max(self.high, high)
 
     def quantile(self, q: float) -> float | None:

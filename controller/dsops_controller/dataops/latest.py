@@ -84,8 +84,8 @@ class _Fold:
             self.connection.execute(upsert(self.connection.dialect.name, device_latest), row)
         for model, state in sorted(self.touched.items(), key=lambda item: item[0]):
             if state is not None:
-                _save_drift(self.connection, self.device, model, state)
-        standing.save_reports(self.connection, self.device, self.reports)
+                _save_drift(self.connection, (self.device, model), state, self.received_ms)
+        standing.save_reports(self.connection, self.device, self.reports, self.received_ms)
         for beat in self.beats[-1:]:
             standing.save_heartbeat(self.connection, self.device, beat, self.received_ms)
 
@@ -150,9 +150,9 @@ def load_drift(connection: Connection, device: str, model: str) -> DriftState | 
     return DriftState(row.release, Level(row.level), row.score, row.frames, row.since_ms, json.loads(row.figures))
 
 
-def _save_drift(connection: Connection, device: str, model: str, state: DriftState) -> None:
+def _save_drift(connection: Connection, of: tuple[str, str], state: DriftState, received_ms: int) -> None:
     values = asdict(state)
-    row = {"device": device, "model": model, "figures": _text(values.pop("signals")), **values}
+    row = {"device": of[0], "model": of[1], "figures": _text(values.pop("signals")), "heard_ms": received_ms, **values}
     connection.execute(upsert(connection.dialect.name, drift_state), row)
 
 

@@ -15,6 +15,7 @@ from dsops.errors import InvalidInput
 from dsops_controller.dataops import kpis, queries
 from dsops_controller.dataops.comparisons import ComparisonRow, comparison_rows
 from dsops_controller.dataops.drift.device_drift import DriftRow, Level, moment
+from dsops_controller.dataops.drift.standing import ACCEPTED
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.kpis import KpiRow
 from dsops_controller.dataops.lake.columns import RECORDS, LakeTable
@@ -123,7 +124,9 @@ class Store(Protocol):
         """Return how champions and challengers compared, over intervals that began at or after ``since``."""
         ...
 
-    def drift(self, model: str | None = None, device: str | None = None) -> list[DriftRow]:
+    def drift(
+        self, model: str | None = None, device: str | None = None, *, only_accepted: bool = False
+    ) -> list[DriftRow]:
         """Return the newest drift of each model on each device, the worst first."""
         ...
 
@@ -198,13 +201,17 @@ class LakeStore:
             ]
         return comparison_rows(sums, *latency)
 
-    def drift(self, model: str | None = None, device: str | None = None) -> list[DriftRow]:
-        """Return the newest drift of each model on each device, the worst first.
+    def drift(
+        self, model: str | None = None, device: str | None = None, *, only_accepted: bool = False
+    ) -> list[DriftRow]:
+        """Return the newest drift of each model on each device, or on those that take part, the worst first.
 
         Raises:
             StateDamaged: The database cannot be read.
         """
         query = select(drift_state)
+        if only_accepted:
+            query = query.where(drift_state.c.device.in_(ACCEPTED))
         if model is not None:
             query = query.where(drift_state.c.model == model)
         if device is not None:
@@ -212,9 +219,12 @@ class LakeStore:
         with self._db.read() as connection:
             rows = connection.execute(query).all()
         found = [
-            DriftRow(r.device, r.model, r.release, Level(r.level), r.score, r.frames, moment(r.since_ms), _figures(r))
+            DriftRow(
+                r.device, r.model, r.release, Level(r.level), r.score, r.frames,
+                moment(r.since_ms), moment(r.heard_ms), _figures(r),
+            )
             for r in rows
-        ]
+        ]  # fmt: skip
         return sorted(found, key=lambda row: (-_SEVERITY[row.level], -row.score, row.device, row.model))
 
     def events(self, device: str | None = None, kind: str | None = None, limit: int = 100) -> list[EventRow]:

@@ -65,15 +65,21 @@ class Database:
     def alone(self, lock: int) -> Iterator[None]:
         """Hold a lock, named by a number, over many transactions: among threads, over PostgreSQL among controllers too.
 
-        Who holds it must not take it once more.
+        Who holds it must not take it once more. Threads wait without a connection: those that wait would else have all
+        of them, and who holds the lock none for its transactions.
 
         Raises:
             StateDamaged: The database does not answer.
         """
-        if self.is_sqlite:  # one process has it
-            with self._held.setdefault(lock, threading.Lock()):
+        with self._held.setdefault(lock, threading.Lock()):
+            if self.is_sqlite:  # one process has it
                 yield
-            return
+                return
+            with self._alone_among_controllers(lock):
+                yield
+
+    @contextmanager
+    def _alone_among_controllers(self, lock: int) -> Iterator[None]:
         with _translated(), self.writer.connect() as connection:
             connection.execute(select(func.pg_advisory_lock(lock)))
             try:

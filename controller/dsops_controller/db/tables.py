@@ -400,6 +400,7 @@ drift_state = Table(
     Column("frames", BIG, nullable=False),
     Column("since_ms", BIG, nullable=False),
     Column("figures", Text, nullable=False),
+    Column("heard_ms", BIG, nullable=False, server_default="0"),  # when it was told last, by the controller's clock
 )
 
 drift_newest = Table(
@@ -422,6 +423,7 @@ drift_newest = Table(
     Column("skew", String(16), nullable=False),
     Column("skew_facts", Text, nullable=False),  # JSON: frames, p_value, signals
     Column("signals", Text, nullable=False),  # JSON: by name, cusum and thinning
+    Column("heard_ms", BIG, nullable=False, server_default="0"),  # when it was taken, by the controller's clock
 )
 
 heartbeat = Table(
@@ -449,6 +451,7 @@ bundle_total = Table(
     Column("unobserved", BIG, nullable=False),
     Column("latency", Text, nullable=False),  # JSON: see dsops_controller.dataops.lake.totals
     Column("confidence", Text, nullable=False),
+    Column("named_by", String(64), nullable=False, server_default=""),  # whose share it takes; of a pushed one nobody's
 )
 
 audit = Table(

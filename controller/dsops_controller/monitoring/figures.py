@@ -103,7 +103,7 @@ class Monitoring:
         now = self._clock.now()
         device, stream, loss = tables.device.c, tables.stream.c, tables.stream_loss.c
         with self._db.read() as connection:
-            drift = tally(connection, self._fdr)
+            drift = tally(connection, self._fdr, now)
             states = connection.execute(select(device.state, func.count()).group_by(device.state)).all()
             here = select(func.count()).where((device.state == Device.ACCEPTED) & device.online)
             online = connection.execute(here).scalar_one()

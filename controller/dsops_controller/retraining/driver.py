@@ -171,7 +171,9 @@ class Retraining:
             asked, is_open = _asked(connection, model)
             new_labels = count_since(connection, model, since)
         # Drift of a release before is what the newest was made against.
-        standings = [one for one in self._standings.newest(model) if bundle is None or one.release == bundle.release]
+        now = self._clock.now()
+        lately = [one for one in self._standings.newest(model) if one.counts(now)]
+        standings = [one for one in lately if bundle is None or one.release == bundle.release]
         return Figures(
             drifted=drifted({one.device: one.log_e for one in standings}, self._settings.fdr),
             watched=len(standings),

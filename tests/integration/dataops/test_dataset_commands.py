@@ -133,4 +133,6 @@ def test_retraining_is_asked_for_listed_and_closed(dsops: Dsops) -> None:
     assert dsops("retrain", "close", made["id"][:10]).code == 0
     assert dsops("trace", "device", "nobody", "-o", "json").code == 5
     assert dsops("trace", "device", "cam-1", "--at", "noon", "-o", "json").code == 2
+    assert dsops("trace", "device", "cam-1", "--at", "1500-01-01", "-o", "json").code == 2
+    assert dsops("trace", "device", "cam-1", "--at", "2h", "-o", "json").code in (0, 5), "so long ago is a moment too"
     assert dsops("retrain", "show", "zzz", "-o", "json").code == 5

@@ -144,6 +144,7 @@ def test_the_worst_come_first_and_the_list_is_corrected_for_many_devices(dsops: 
     assert dsops("drift", "top", "--fdr", "0.0001", "-o", "json").result["models"][0]["drifted"] == []
     text = dsops("drift", "top").out
     assert "25.0%" in text
+    assert (model["stale"], "STALE" in text, "HEARD" in text) == (0, True, True)
     assert "cam-0, cam-1, cam-2" in text
 
 
@@ -216,6 +217,9 @@ def test_alerts_are_listed_shown_and_told_again(dsops: Dsops) -> None:
     assert dsops("alerts", "show", whole["id"][:12], "-o", "json").result["evidence"]["drifted"] == 3
     assert "3 of 12 devices with animals have drifted" in dsops("alerts", "list").out
     assert dsops("alerts", "retry", whole["id"][:12]).code == 0
+    assert dsops("alerts", "retry", "--webhook", "ops", "-o", "json").result == {"notices": 0}
+    assert "0 notices" in dsops("alerts", "retry", "--all").err
+    assert [dsops("alerts", "retry", *what).code for what in ((), ("--all", "--webhook", "ops"))] == [2, 2]
     assert dsops("alerts", "show", "none", "-o", "json").code == 5
 
 
@@ -254,3 +258,17 @@ def test_rows_go_to_arrow(dsops: Dsops, tmp_path: Path) -> None:
     (row,) = ipc.open_file(str(place)).read_all().to_pylist()
     assert (row["model"], row["count"], row["start"].tzinfo is not None) == (MODEL, SITE * 50, True)
     assert row["p50_us"] == pytest.approx(6000, rel=0.05)
+
+
+def test_what_no_controller_has_pinned_cannot_be_given_up(dsops: Dsops) -> None:
+    assert dsops("store", "unpin", "dataset/field/1@inbox-0").code == 2, "it was not confirmed"
+    assert dsops("store", "unpin", "dataset/field/1@inbox-0", "--yes").code == 5
+
+
+def test_a_decommissioned_device_leaves_the_lists_and_is_told_of_by_its_name(dsops: Dsops) -> None:
+    assert dsops("device", "decommission", "cam-0", "--yes").code == 0
+    assert "cam-0" not in {row["device"] for row in dsops("drift", "show", "-o", "json").result}
+    found = dsops("drift", "top", "-o", "json").result
+    assert found["models"][0]["devices"] == SITE - 1
+    assert "cam-0" not in {row["device"] for row in found["devices"]}
+    assert dsops("drift", "show", "--device", "cam-0", "-o", "json").result[0]["level"] == "drift"

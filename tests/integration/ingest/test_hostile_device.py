@@ -113,25 +113,22 @@ def test_a_flood_of_calls_is_refused_before_the_database_is_asked(pair: Any) -> 
 
 
 def test_a_device_cannot_hold_more_than_its_streams(pair: Any) -> None:
-    _, evil, good = pair(QuotaRules(device_streams=3))
-    held = [TelemetryStub(evil).Report(_silent(), timeout=60) for _ in range(3)]
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        probe = evil.stream_stream(REPORT)(iter(()), timeout=20)
-        if probe.code() is STATUS.RESOURCE_EXHAUSTED:
-            break
-    assert probe.code() is STATUS.RESOURCE_EXHAUSTED
+    _, evil, good = pair(QuotaRules(device_streams=3, calls_per_s=1e6, calls_burst=10**6))
+    queues: list[queue.Queue[TelemetryBatch | None]] = [queue.Queue() for _ in range(3)]
+    held = [TelemetryStub(evil).Report(iter(waiting.get, None), timeout=60) for waiting in queues]
+    for number, (waiting, call) in enumerate(zip(queues, held, strict=True)):
+        waiting.put(batch(number.to_bytes(16, "big"), 1))
+        assert next(call).committed_seq == 1
+    probe = evil.stream_stream(REPORT)(iter(()), timeout=20)
+    assert (probe.code(), probe.details()[:27]) == (STATUS.RESOURCE_EXHAUSTED, "evil has 3 streams open: it")
     assert report(good, batch(A, 1))[0].committed_seq == 1
-    for call in held:
+    assert all(call.is_active() for call in held)
+    for waiting, call in zip(queues, held, strict=True):
         call.cancel()
+        waiting.put(None)
     deadline = time.monotonic() + 30
     while (code := evil.stream_stream(REPORT)(iter(()), timeout=20).code()) is not STATUS.OK:
         assert time.monotonic() < deadline, code
-
-
-def _silent() -> Any:
-    time.sleep(5)
-    yield from ()
 
 
 def test_old_batches_that_are_replayed_add_nothing(site: Any) -> None:

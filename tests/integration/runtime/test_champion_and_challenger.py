@@ -265,6 +265,28 @@ def test_what_somebody_asked_for_is_kept_by_whichever_process_and_bundle_serves(
     assert asked() == 3, "more is kept than was asked for"
 
 
+def test_another_release_has_what_the_one_before_left_of_the_budget_for_samples(
+    tmp_path: Path, short_path: Path, pair: tuple[MadeBundle, MadeBundle]
+) -> None:
+    device = Device(tmp_path, short_path, SAMPLES | {"min_gap_s": 0.0})
+    try:
+        until = (device.clock.now() + timedelta(hours=1)).isoformat()
+        device.champions.wishes = lambda: [{"id": "q-1", "model": MODEL, "count": 1000, "until": until}]
+        assert device.champions.ready.wait(60)
+        kept = []
+        for bundle in pair:
+            device.activate(MODEL, bundle)
+            for _ in range(10):
+                device.ask(count=3)
+            wait_for(lambda digest=bundle: device.intervals(digest) == 30, "not everything is reported")  # type: ignore[misc]
+            kept.append(len(device.samples()))
+        assert 0 < kept[0] < 30, "the budget is not spent"
+        assert kept[1] == kept[0], "a new release has a budget of its own"
+        assert MODEL in json.loads((short_path / "sample-budgets.json").read_bytes()), "nothing is left for a restart"
+    finally:
+        device.close()
+
+
 def test_what_a_shadow_answers_alike_is_not_kept(sampling: Device, tmp_path: Path) -> None:
     champion, challenger = make_bundle(tmp_path), make_bundle(tmp_path, release=2)
     sampling.begin(champion, challenger, Mode.SHADOW, 1.0)

@@ -145,7 +145,7 @@ def test_every_route_is_described(http: httpx.Client) -> None:
         "POST /retraining/{request_id}/retry", "GET /trace/devices/{device}",
         "GET /drift/show", "GET /drift/top", "GET /drift/report", "GET /telemetry/series", "GET /telemetry/quantiles",
         "GET /telemetry/latest", "GET /telemetry/losses", "GET /telemetry/heartbeats", "GET /alerts",
-        "GET /alerts/{alert}", "POST /alerts/{alert}/retry", "GET /metrics",
+        "GET /alerts/{alert}", "POST /alerts/{alert}/retry", "POST /alerts/retry", "GET /metrics", "POST /store/unpin",
     }  # fmt: skip
 
 

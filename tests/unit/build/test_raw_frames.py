@@ -111,18 +111,35 @@ def test_pictures_of_any_size_are_fitted(bundle: Path) -> None:
         assert served.prepared(oip.decode_inputs(request(frames), served))["image"].shape == (2, 8, 8, 1)
 
 
-def test_golden_inputs_are_raw_so_that_another_preprocessing_is_found_out(bundle: Path, tmp_path: Path) -> None:
+FAULTS: dict[str, dict[str, object]] = {
+    "half as bright": {"scale": (0.5 / 16,)},
+    "twice as bright": {"scale": (2.0 / 16,)},
+    "white for black": {"scale": (-1.0 / 16,), "offset": (1.0,)},
+    "centred on zero": {"scale": (2.0 / 16,), "offset": (-1.0,)},
+    "squeezed": {"resize": "stretch"},
+    "with a border": {"resize": "letterbox"},
+}
+"""Preprocessing as other trainings have it."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_golden_inputs_are_raw_so_that_another_preprocessing_is_found_out(
+    bundle: Path, tmp_path: Path, fault: str
+) -> None:
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     assert GoldenSet.decode(opened.read(manifest.golden)).raw == ("image",)
-    assert len(check_golden(load(bundle))) == 32
-    for changed in ({"scale": (0.03,)}, {"resize": "stretch"}):
-        section = manifest.preprocessing[0].model_copy(update=changed)
-        other = Manifest.model_validate(manifest.model_copy(update={"preprocessing": (section,)}).model_dump())
-        path = tmp_path / "other.dsb"
-        path.write_bytes(encode_bundle(other, {blob.name: opened.read(blob.name) for blob in manifest.blobs}))
-        with pytest.raises(GoldenMismatch):
-            check_golden(load(path))
+    section = manifest.preprocessing[0].model_copy(update=FAULTS[fault])
+    other = Manifest.model_validate(manifest.model_copy(update={"preprocessing": (section,)}).model_dump())
+    path = tmp_path / "other.dsb"
+    path.write_bytes(encode_bundle(other, {blob.name: opened.read(blob.name) for blob in manifest.blobs}))
+    with pytest.raises(GoldenMismatch):
+        check_golden(load(path))
+
+
+def test_a_clean_device_is_accepted_a_hundred_times_of_a_hundred(bundle: Path) -> None:
+    served = [load(bundle) for _ in range(10)]
+    assert [len(check_golden(one)) for one in served for _ in range(10)] == [32] * 100
 
 
 def test_real_and_stored_values_are_taken_as_before(bundle: Path) -> None:

@@ -125,3 +125,8 @@ def test_zero_is_as_far_as_can_be_on_a_ratio_scale() -> None:
 def test_shares_have_wilson_intervals(hits: int, trials: int, low: float, high: float) -> None:
     assert wilson(hits, trials) == pytest.approx((low, high), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_what_never_or_always_happened_reaches_the_end_exactly() -> None:
+    assert {wilson(0, trials)[0] for trials in range(1, 200)} == {0.0}
+    assert {wilson(trials, trials)[1] for trials in range(1, 200)} == {1.0}

@@ -20,6 +20,7 @@ import pytest
 from dsops.api.v1.samples_pb2 import SampleRecord, Tensor
 from dsops.clock import ManualClock
 from dsops.errors import Conflict, InvalidInput, NotFound, StateDamaged
+from dsops_controller.audit import Audit
 from dsops_controller.dataops.datasets import dataset_exports
 from dsops_controller.dataops.datasets.dataset_exports import Content, DatasetForm
 from dsops_controller.dataops.datasets.dataset_manifest import GroupBy, Labelled, Policy, Shares, Split, split_of
@@ -437,6 +438,31 @@ def test_controllers_with_a_database_each_leave_each_others_data_sets_alone(
     desk.datasets.erase([theirs[0]], "asked for")
     pass_time(desk)
     assert 3 not in stored_numbers(tmp_path)
+
+
+def test_what_a_controller_that_is_gone_has_pinned_is_given_up_by_name(
+    desk: Desk, neighbour: Desk, tmp_path: Path
+) -> None:
+    ours, theirs = desk.put("cam-1", [1, 2]), neighbour.put("cam-2", [3, 4], first=3)
+    neighbour.lake.flush()
+    for one, samples in ((desk, ours), (neighbour, theirs)):
+        one.say(dict.fromkeys(samples, "cat"))
+        one.datasets.create("field", Query("animals"), ALL)
+    lost = f"dataset/field/1@{desk.lake.inbox}"
+    with pytest.raises(Conflict) as caught:
+        neighbour.datasets.erase([theirs[0]], "asked for")
+    assert caught.value.hint.endswith("dsops store unpin OWNER")
+    with pytest.raises(NotFound):
+        neighbour.datasets.unpin(f"dataset/field/2@{desk.lake.inbox}")
+    with pytest.raises(Conflict) as caught:
+        neighbour.datasets.unpin(f"dataset/field/1@{neighbour.lake.inbox}")
+    assert caught.value.hint == "dsops dataset remove field/1"
+    neighbour.datasets.unpin(lost)
+    assert lost not in [pin.owner for pin in Pins(neighbour.lake, neighbour.clock).listed()]
+    neighbour.datasets.erase([theirs[0]], "asked for")
+    pass_time(neighbour)
+    assert 3 not in stored_numbers(tmp_path)
+    assert [row.actor for row in Audit(neighbour.db, neighbour.clock).list(subject=lost)] == ["controller"]
 
 
 class ForgetfulLake(Lake):

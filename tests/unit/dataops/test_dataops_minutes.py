@@ -1,6 +1,7 @@
 """Telemetry is added up over devices and time as the reference merge of histograms adds it, whatever devices send."""
 
 import random
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -120,6 +121,18 @@ def test_counts_that_no_column_holds_are_as_large_as_they_can_be() -> None:
     (row,) = minutes(*records)
     assert (row["count"], row["latency_count"], row["latency_counts"]) == (MOST_INT, MOST_INT, [MOST_INT])
     assert row["latency_sum"] is None
+
+
+@pytest.mark.parametrize("limits", [*permutations([(0.0, 1.7e308), (0.0, 2.0), (5.0, 6.0)]), ((0.0, 1.7e308),)])
+def test_a_least_value_of_zero_hides_no_other_limit(limits: tuple[tuple[float, float], ...]) -> None:
+    records = []
+    for low, high in limits:
+        record = interval(NOW_US)
+        record.model.latency_us.CopyFrom(Histogram(counts=[1], count=1, min=low, max=high))
+        records.append(record)
+    (row,) = minutes(*records)
+    assert (row["latency_min"], row["latency_max"]) == (5.0 if len(limits) > 1 else 0.0, 1.7e308)
+    judge(row, "latency", [record.model.latency_us for record in records])
 
 
 def test_rows_above_a_watermark_are_the_tail_of_their_table() -> None:

@@ -153,12 +153,31 @@ def test_of_many_devices_those_are_named_whose_evidence_stands_the_correction(si
     for number in range(40):
         site.put(f"cam-{number}", report(0, state="drift" if number < 4 else "ok", log_e=8.0 if number < 4 else 0.2))
     site.put("cam-40", report(0, log_e=3.0))  # 20 to 1, and not enough among 41
-    (model,) = site.view.models()
+    (model,) = site.view.models(site.clock.now())
     assert sorted(model.drifted) == ["cam-0", "cam-1", "cam-2", "cam-3"]
     assert (model.devices, model.states) == (41, {"ok": 37, "warning": 0, "drift": 4})
     assert model.share == pytest.approx(4 / 41)
-    (strict,) = by_model(site.view.standings.newest(), fdr=0.001)
+    (strict,) = by_model(site.view.standings.newest(), site.clock.now(), fdr=0.001)
     assert strict.drifted == ()
+
+
+def test_a_device_that_was_not_heard_of_for_a_week_stays_in_the_list_and_counts_no_more(site: Site) -> None:
+    """By the controller's clock: what a device that was away sends late is news, whatever time it tells."""
+    site.put("cam-1", report(0, state="drift", log_e=20.0))
+    site.put("cam-2", drift_event(us(0)))
+    site.clock.advance(6.5 * 86_400)
+    site.put("cam-3", report(1))
+    site.clock.advance(86_400)
+    (model,) = site.view.models(site.clock.now())
+    assert (model.devices, model.stale, model.drifted, model.share) == (1, 2, (), 0.0)
+    assert model.states == {"ok": 1, "warning": 0, "drift": 0}
+    found = {one.device: one for one in site.view.standings.newest()}
+    assert set(found) == {"cam-1", "cam-2", "cam-3"}
+    assert found["cam-1"].heard == found["cam-2"].heard == START
+    assert found["cam-3"].heard == START + timedelta(days=6.5)
+    site.put("cam-1", report(2, state="drift", log_e=20.0))
+    (model,) = site.view.models(site.clock.now())
+    assert (model.devices, model.stale, model.drifted) == (2, 1, ("cam-1",))
 
 
 @pytest.mark.parametrize("flushed", [False, True])

@@ -19,13 +19,14 @@ from dsops_agent.drift.sampler import (
     SamplerSettings,
     WatchRule,
     Wish,
+    new_budget,
 )
 
 DAY_S = 86400.0
 
 
 def make(settings: SamplerSettings, seed: int = 1, **more: object) -> Sampler[int]:
-    return Sampler(settings, random.Random(seed).random, 0.0, **more)  # type: ignore[arg-type]
+    return Sampler(settings, random.Random(seed).random, new_budget(settings, 0.0), **more)  # type: ignore[arg-type]
 
 
 def offer(sampler: Sampler[int], count: int, frame: Callable[[int], Frame]) -> list[Kept[int]]:
@@ -288,6 +289,25 @@ def test_caps_hold_over_thirty_days_of_everything(size_bytes: int) -> None:
         if reason is not Reason.UNCERTAIN:
             assert spent[reason] <= SHARES[reason] * paid + size_bytes, f"{reason} took more than its share"
     assert most_held <= settings.burst_bytes + len(Reason) * size_bytes, "the memory has no bound"
+
+
+def test_fifty_releases_a_day_spend_no_more_than_one() -> None:
+    """A sampler of a new release goes on with what the one before left; what that one held is paid from the same."""
+    settings = SamplerSettings(
+        bytes_per_day=100_000, burst_bytes=20_000, random_rate=1.0, min_gap_s=0.0, period_s=600.0, deduplicate=False
+    )
+    budget = new_budget(settings, 0.0)
+    spent, releases, days, seconds_each = 0, 100, 2, 1728
+    for release in range(releases):
+        sampler: Sampler[int] = Sampler(settings, random.Random(release).random, budget)
+        for second in range(seconds_each):
+            now_s = float(release * seconds_each + second)
+            sampler.offer(Frame(now_s, 500, 0.4), lambda: 0)
+            spent += 500 * len(sampler.release(now_s))
+            spent += 500 if sampler.disputed(now_s, 500, 0.5, lambda: 0) else 0
+        spent += 500 * len(sampler.release(now_s, is_end=True))
+    paid = settings.bytes_per_day * days + settings.burst_bytes
+    assert 0.5 * paid < spent <= paid + len(Reason) * 500
 
 
 def bucket(per_second: float, capacity: float, now_s: float) -> Budget[str]:

@@ -66,7 +66,7 @@ class Desk:
             for device, value in log_e.items():
                 report = drift_report(0, state="drift" if device in alarmed else "ok").drift
                 report.model, report.log_e, report.release = "animals", value, release
-                save_reports(connection, device, [report])
+                save_reports(connection, device, [report], round(self.clock.now().timestamp() * 1000))
 
     def trail(self) -> list[str]:
         with self.db.read() as connection:
@@ -310,6 +310,19 @@ def test_alarms_that_a_large_fleet_raises_by_chance_ask_for_nothing(folder: Path
     (made,) = desk.requests.list()
     assert set(dim) <= set(made.evidence["named"])
     assert len(made.evidence["named"]) <= 5
+
+
+def test_drift_that_was_not_heard_of_for_a_week_asks_for_nothing(folder: Path) -> None:
+    desk = Desk(folder, settings())
+    desk.push(1)
+    desk.report({f"cam-{number}": 20.0 for number in range(3)}, set())
+    desk.clock.advance(8 * 86_400)
+    desk.report({"cam-9": 0.0}, set())
+    desk.retraining.look()
+    assert desk.requests.list() == []
+    desk.report({f"cam-{number}": 20.0 for number in range(3)}, set())
+    desk.retraining.look()
+    assert [one.evidence["named"] for one in desk.requests.list()] == [["cam-0", "cam-1", "cam-2"]]
 
 
 def test_drift_asks_by_itself_once_until_the_cool_down_is_over(folder: Path) -> None:

@@ -16,6 +16,7 @@ from dsops_agent.runtime.health import Health
 from dsops_agent.runtime.observe import Observation
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.swap import Serving
@@ -27,7 +28,9 @@ USUAL = SampleSettings()
 def make_watch(
     served: ServedModel, put: Callable[[Kind, bytes, bool], None], settings: SampleSettings = USUAL
 ) -> ModelWatch:
-    return ModelWatch(served, Sampling(settings, lambda: 0.5), put, SystemClock(), drift_enabled=True)
+    clock = SystemClock()
+    sampling = Sampling(settings, lambda: 0.5, SampleBudgets(settings, clock))
+    return ModelWatch(served, sampling, put, clock, drift_enabled=True)
 
 
 def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:

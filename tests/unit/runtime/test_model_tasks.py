@@ -41,6 +41,7 @@ from dsops_agent.runtime.golden import check_golden
 from dsops_agent.runtime.litert import Array, Runtime, find_runtime
 from dsops_agent.runtime.prove import Bounds, check_runtime, prove
 from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.watch import ModelWatch
@@ -403,10 +404,14 @@ class Watched:
         self.served = load(bundle)
         self.records: list[tuple[Kind, bytes]] = []
         settings = SampleSettings(inputs=True, uncertain_below=0.6, min_gap_s=0.0, period_s=0.0)
+        clock = ManualClock()
         self.watch = ModelWatch(
-            self.served, Sampling(settings, lambda: chance), lambda kind, data, _: self.records.append((kind, data)),
-            ManualClock(), drift_enabled=True,
-        )  # fmt: skip
+            self.served,
+            Sampling(settings, lambda: chance, SampleBudgets(settings, clock)),
+            lambda kind, data, _: self.records.append((kind, data)),
+            clock,
+            drift_enabled=True,
+        )
 
     def ask(self, **inputs: Array) -> None:
         answer = self.served.infer(inputs)

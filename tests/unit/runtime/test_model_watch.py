@@ -14,6 +14,7 @@ from dsops_agent.runtime.answer import Answer, Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import MAX_SAMPLE_BYTES, Sampling
 from dsops_agent.runtime.watch import ModelWatch
@@ -30,9 +31,8 @@ class Bench:
         self.clock = ManualClock()
         self.records: list[tuple[Kind, bytes, bool]] = []
         settings = SampleSettings(inputs=True, uncertain_below=0.6, min_gap_s=0.0, period_s=0.0)
-        self.watch = ModelWatch(
-            self.served, Sampling(settings, lambda: chance), self.put, self.clock, drift_enabled=drift
-        )
+        sampling = Sampling(settings, lambda: chance, SampleBudgets(settings, self.clock))
+        self.watch = ModelWatch(self.served, sampling, self.put, self.clock, drift_enabled=drift)
 
     def put(self, kind: Kind, record: bytes, urgent: bool) -> None:
         self.records.append((kind, record, urgent))

@@ -19,6 +19,7 @@ from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.later import Later
 from dsops_agent.runtime.records import Kind, Reason
 from dsops_agent.runtime.redaction import blank, run_program
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling, at_once, schema_of
 from dsops_agent.runtime.watch import ModelWatch
@@ -46,10 +47,10 @@ class Camera:
         self.served = load_bundle(Bundle.open(bundle.path), bundle.digest, 1)
         self.records: list[bytes] = []
         self.lost: list[Reason] = []
-        self.watch = ModelWatch(
-            self.served, Sampling(settings, lambda: 0.5, later, wishes, self.lost.append),
-            self._put, ManualClock(), drift_enabled=True,
-        )  # fmt: skip
+        clock = ManualClock()
+        budgets = SampleBudgets(settings, clock)
+        sampling = Sampling(settings, lambda: 0.5, budgets, later, wishes, self.lost.append)
+        self.watch = ModelWatch(self.served, sampling, self._put, clock, drift_enabled=True)
 
     def _put(self, kind: Kind, data: bytes, _urgent: bool) -> None:
         if kind is Kind.SAMPLES:

@@ -185,6 +185,13 @@ class Datasets:
             self._keeping.remove(name, row.version)
         return self.get(name, row.version)
 
+    def unpin(self, owner: str, actor: str = audit.SYSTEM) -> None:
+        """Give up what a controller with another database has pinned; see :meth:`Keeping.give_up`."""
+        with self._db.alone(_LOCK):
+            self._keeping.give_up(owner)
+            with self._db.write() as connection:
+                audit.record(connection, self._clock.now(), actor, "store.unpinned", owner[:160])
+
     def get(self, name: str, version: int | None = None) -> DatasetRecord:
         """Return one version; without a number the newest.
 

@@ -74,6 +74,22 @@ class Keeping:
         """Give up the pin of a version; once more is no fault. Raises as :meth:`hold`."""
         self._pins.release(self._owner(name, version))
 
+    def give_up(self, owner: str) -> None:
+        """Give up the pins of a controller that does not come back, as they are listed; durable on return.
+
+        Raises:
+            NotFound: There is no such pin.
+            Conflict: It is of a data set of this controller's database, which has another way to be given up.
+            StateDamaged: The lake cannot be read or written.
+        """
+        which = [pin for pin in self._pins.listed() if pin.owner == owner]
+        if not which:
+            raise NotFound(f"nothing is pinned by {owner[:200]}", hint="see: dsops store tables")
+        if self._is_ours(which[0]):
+            name = owner.removeprefix("dataset/").partition("@")[0]
+            raise Conflict(f"{owner} is of this controller", hint=f"dsops dataset remove {name}")
+        self._pins.release(owner)
+
     def check_foreign(self, gone: Sequence[Identity]) -> None:
         """Return if only data sets of this controller's database pin versions that have samples.
 
@@ -132,5 +148,6 @@ def _check_left(foreign: Sequence[Pin]) -> None:
             "data sets of another controller need files that have samples which are to be erased",
             why=f"{len(owners)} of them: {', '.join(owners[:_NAMED])}; nothing was erased",
             hint="with that controller, export what you need and: dsops dataset remove NAME/VERSION; then erase here, "
-            "erase there, and make its data sets anew: dsops dataset create",
+            "erase there, and make its data sets anew: dsops dataset create. If it does not come back, for each: "
+            "dsops store unpin OWNER",
         )

@@ -45,7 +45,7 @@ class DriftState:
 
 @dataclass(frozen=True, slots=True)
 class DriftRow:
-    """Drift of one model on one device, as operators see it."""
+    """Drift of one model on one device, as operators see it; ``heard`` is when the controller last heard of it."""
 
     device: str
     model: str
@@ -54,6 +54,7 @@ class DriftRow:
     score: float
     frames: int
     since: datetime
+    heard: datetime
     signals: dict[str, float]
 
 

@@ -47,7 +47,8 @@ class ModelDrift:
     """How one model stands over the fleet now.
 
     Attributes:
-        devices: Devices that watch it.
+        devices: Devices that watch it, and were heard of lately.
+        stale: Others, which count in nothing else: nothing was heard of their drift for a week.
         states: How many of them are at each level.
         skewed: How many found that their first frames were not the profile's.
         drifted: Those that have drifted, surest first, of which a share of ``fdr`` at most is wrong (e-BH).
@@ -56,6 +57,7 @@ class ModelDrift:
 
     model: str
     devices: int
+    stale: int
     states: Mapping[str, int]
     skewed: int
     drifted: tuple[str, ...]
@@ -133,12 +135,15 @@ class BundleDrift:
     why_no_test: str
 
 
-def by_model(standings: Iterable[Standing], fdr: float = FDR) -> list[ModelDrift]:
-    """Return how each model stands, the one with the largest share of drifted devices first."""
+def by_model(standings: Iterable[Standing], now: datetime, fdr: float = FDR) -> list[ModelDrift]:
+    """Return how each model stands, the one with the largest share of drifted devices first.
+
+    What was not heard of for :data:`~.standing.STALE_AFTER` counts as stale and in nothing else.
+    """
     found: dict[str, list[Standing]] = {}
     for one in standings:
         found.setdefault(one.model, []).append(one)
-    models = [_model(model, rows, fdr) for model, rows in found.items()]
+    models = [_model(model, rows, now, fdr) for model, rows in found.items()]
     return sorted(models, key=lambda one: (-one.share, -one.states[Level.DRIFT], one.model))
 
 
@@ -158,13 +163,13 @@ class FleetView:
         self._views = Views(db, lake)
         self._bundle_facts = bundles
 
-    def models(self, model: str | None = None, fdr: float = FDR) -> list[ModelDrift]:
+    def models(self, now: datetime, model: str | None = None, fdr: float = FDR) -> list[ModelDrift]:
         """Return how each model stands now.
 
         Raises:
             StateDamaged: The database cannot be read.
         """
-        return by_model(self.standings.newest(model), fdr)
+        return by_model(self.standings.newest(model), now, fdr)
 
     def report(self, model: str, span: Span, device: str | None = None) -> list[BundleDrift]:
         """Return what devices reported of a model in a period, newest release first.
@@ -197,10 +202,12 @@ def last(span: timedelta, now: datetime) -> Span:
     return Span(now - span, now + timedelta(minutes=1))
 
 
-def _model(model: str, rows: Sequence[Standing], fdr: float) -> ModelDrift:
+def _model(model: str, every: Sequence[Standing], now: datetime, fdr: float) -> ModelDrift:
+    rows = [one for one in every if one.counts(now)]
     return ModelDrift(
         model=model,
         devices=len(rows),
+        stale=len(every) - len(rows),
         states={level.value: sum(one.level is level for one in rows) for level in Level},
         skewed=sum(one.skew.state == "skew" for one in rows),
         drifted=drifted({one.device: one.log_e for one in rows}, fdr),

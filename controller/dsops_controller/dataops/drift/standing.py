@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, case, exists, select
@@ -38,6 +38,8 @@ LEVEL_NOW = case(
     else_=drift_newest.c.state,
 )
 """An event tells of a change before the report of its interval comes; a report tells it again if the event was lost."""
+STALE_AFTER = timedelta(days=7)
+"""What was not heard of for so long says nothing of the fleet now: it stays in the list, and counts no more."""
 _TELLS = drift_state.c.device.in_(ACCEPTED)
 _SKEW = frozenset({"pending", "ok", "skew"})
 _MOST = 1e9
@@ -82,7 +84,8 @@ class Standing:
         frames: Frames that the monitor was fed since it was armed.
         log_e: Logarithm of the e-value against "as the profile", of this epoch and the one before.
         epoch_frames: Frames of this epoch.
-        reported: End of the newest report; None without one.
+        reported: End of the newest report by the device's clock; None without one.
+        heard: When the controller took it, or what it last heard instead.
         skew: What the first frames showed.
         signals: Each signal, the most different first.
     """
@@ -99,8 +102,13 @@ class Standing:
     log_e: float
     epoch_frames: int
     reported: datetime | None
+    heard: datetime
     skew: SkewFound
     signals: Mapping[str, SignalStand]
+
+    def counts(self, now: datetime) -> bool:
+        """Whether it is recent enough to say something of the fleet."""
+        return now - self.heard <= STALE_AFTER
 
     @property
     def p_value(self) -> float:
@@ -188,20 +196,25 @@ class Standings:
             return [_beat(row) for row in connection.execute(query)]
 
 
-def save_reports(connection: Connection, device: str, reports: Sequence[DriftReport]) -> None:
+def heard_since_ms(now: datetime) -> int:
+    """Return since when something must have been heard of to say something of the fleet; as :meth:`Standing.counts`."""
+    return to_ms(now - STALE_AFTER)
+
+
+def save_reports(connection: Connection, device: str, reports: Sequence[DriftReport], received_ms: int) -> None:
     """Fold drift reports into the newest of their models, within the caller's transaction.
 
     They are taken in the order in which the device made them, whatever its clock said: the last is the newest, and the
     e-value with which an epoch ended is kept.
     """
-    present: dict[str, Mapping[str, Any] | None] = {}
+    present: dict[str, Mapping[str, Any]] = {}
     for report in reports:
         if report.model not in present:
             row = connection.execute(_FIND, {"of_device": device, "of_model": report.model}).one_or_none()
-            present[report.model] = None if row is None else row._asdict()
+            present[report.model] = {} if row is None else row._asdict()
         present[report.model] = _after(present[report.model], device, report)
     for _, values in sorted(present.items()):
-        connection.execute(upsert(connection.dialect.name, drift_newest), values)
+        connection.execute(upsert(connection.dialect.name, drift_newest), {**values, "heard_ms": received_ms})
 
 
 def save_heartbeat(connection: Connection, device: str, beat: Heartbeat, received_ms: int) -> None:
@@ -225,9 +238,9 @@ def joined(now: float, before: float) -> float:
     return most + math.log((math.exp(now - most) + math.exp(before - most)) / 2.0)
 
 
-def _after(row: Mapping[str, Any] | None, device: str, report: DriftReport) -> dict[str, Any]:
+def _after(row: Mapping[str, Any], device: str, report: DriftReport) -> dict[str, Any]:
     time_ms = report.start_us // 1000 + report.interval_ms
-    of_this = row if row is not None and row["digest"] == report.digest else None
+    of_this = row if row.get("digest") == report.digest else None
     epoch_ms, before = report.epoch_us // 1000, 0.0
     if of_this is not None:
         before = of_this["log_e_before"] if of_this["epoch_ms"] == epoch_ms else of_this["log_e"]
@@ -265,7 +278,7 @@ def _standing(key: tuple[str, str], row: Row[Any] | None, told: Row[Any] | None)
         level, since = Level(told.level), from_ms(told.since_ms)
         figures = sorted(json.loads(told.figures).items(), key=lambda item: -item[1])
         signals = {name: SignalStand(float(value), 1) for name, value in figures}
-        rest = (None, told.score, told.frames, 0.0, 0, None, SkewFound(), signals)
+        rest = (None, told.score, told.frames, 0.0, 0, None, from_ms(told.heard_ms), SkewFound(), signals)
         return Standing(device, model, told.release, "", level, since, *rest)
     # As LEVEL_NOW has it.
     is_told = told is not None and told.release == row.release and told.since_ms >= row.time_ms
@@ -285,6 +298,7 @@ def _standing(key: tuple[str, str], row: Row[Any] | None, told: Row[Any] | None)
         log_e=joined(row.log_e, row.log_e_before),
         epoch_frames=row.epoch_frames,
         reported=from_ms(row.time_ms),
+        heard=from_ms(row.heard_ms),
         skew=SkewFound(row.skew, facts["frames"], facts["p_value"], tuple(facts["signals"])),
         signals={name: SignalStand(one["cusum"], one["thinning"]) for name, one in stands},
     )

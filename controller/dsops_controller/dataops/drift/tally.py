@@ -8,12 +8,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, exists, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, literal, select
 
 from dsops_controller.dataops.drift.fleet_drift import drifted
-from dsops_controller.dataops.drift.standing import ACCEPTED, LEVEL_NOW, SAME_MONITOR, joined
+from dsops_controller.dataops.drift.standing import ACCEPTED, LEVEL_NOW, SAME_MONITOR, heard_since_ms, joined
 from dsops_controller.db.tables import drift_newest, drift_state
 
 _REPORT, _TOLD = drift_newest.c, drift_state.c
@@ -21,7 +22,7 @@ _REPORT, _TOLD = drift_newest.c, drift_state.c
 
 @dataclass(frozen=True)
 class DriftTally:
-    """Drift of the accepted devices in numbers.
+    """Drift of the accepted devices that were heard of lately, in numbers.
 
     Attributes:
         levels: Devices by model, release and level.
@@ -39,28 +40,33 @@ class DriftTally:
 NO_DRIFT = DriftTally({}, {}, {}, {})
 
 
-def tally(connection: Connection, fdr: float) -> DriftTally:
+def tally(connection: Connection, fdr: float, now: datetime) -> DriftTally:
     """Count devices by how drift stands on them."""
     levels: Counter[tuple[str, int, str]] = Counter()
     skewed: Counter[str] = Counter()
     devices: Counter[str] = Counter()
-    for statement in _groups():
+    since_ms = heard_since_ms(now)
+    for statement in _groups(since_ms):
         for model, release, level, skew, count in connection.execute(statement):
             levels[model, release, level] += count
             devices[model] += count
             skewed[model] += count if skew == "skew" else 0
-    found = _e_values(connection, fdr)
+    found = _e_values(connection, fdr, since_ms)
     named = {model: drifted(found.get(model, {}), fdr, of) for model, of in devices.items()}
     return DriftTally(levels, skewed, named, devices)
 
 
-def _groups() -> tuple[Select[Any], Select[Any]]:
+def _groups(since_ms: int) -> tuple[Select[Any], Select[Any]]:
     """Return the statements for devices that have reported, and for those of which only an event was heard."""
     reports = select(_REPORT.model, _REPORT.release, LEVEL_NOW.label("level"), _REPORT.skew)
     reports = reports.select_from(drift_newest.outerjoin(drift_state, SAME_MONITOR))
     events = select(_TOLD.model, _TOLD.release, _TOLD.level, literal("pending").label("skew"))
-    events = events.where(~exists().where(SAME_MONITOR) & _TOLD.device.in_(ACCEPTED))
-    return _counted(reports.where(_REPORT.device.in_(ACCEPTED))), _counted(events)
+    events = events.where(~exists().where(SAME_MONITOR) & _TOLD.device.in_(ACCEPTED) & (_TOLD.heard_ms >= since_ms))
+    return _counted(reports.where(_counts(since_ms))), _counted(events)
+
+
+def _counts(since_ms: int) -> ColumnElement[bool]:
+    return _REPORT.device.in_(ACCEPTED) & (_REPORT.heard_ms >= since_ms)
 
 
 def _counted(rows: Select[Any]) -> Select[Any]:
@@ -69,7 +75,7 @@ def _counted(rows: Select[Any]) -> Select[Any]:
     return select(*groups, func.count()).group_by(*groups)
 
 
-def _e_values(connection: Connection, fdr: float) -> Mapping[str, dict[str, float]]:
+def _e_values(connection: Connection, fdr: float, since_ms: int) -> Mapping[str, dict[str, float]]:
     """Return by model and device the logarithms of the e-values that reach the lowest limit of all ranks, ``1 / fdr``.
 
     A mean of two is at most the larger one, so a device without one as large is left in the database.
@@ -78,7 +84,7 @@ def _e_values(connection: Connection, fdr: float) -> Mapping[str, dict[str, floa
     is_large = (_REPORT.log_e >= least) | (_REPORT.log_e_before >= least)
     found: dict[str, dict[str, float]] = defaultdict(dict)
     query = select(_REPORT.model, _REPORT.device, _REPORT.log_e, _REPORT.log_e_before)
-    query = query.where(is_large & _REPORT.device.in_(ACCEPTED))
+    query = query.where(is_large & _counts(since_ms))
     for model, device, now, before in connection.execute(query.order_by(_REPORT.device)):
         found[model][device] = joined(now, before)
     return found

@@ -65,7 +65,8 @@ def wilson(hits: float, trials: float, z: float = Z_95) -> tuple[float, float]:
     share, square = hits / trials, z * z / trials
     middle = (share + square / 2) / (1 + square)
     reach = z / (1 + square) * math.sqrt(share * (1 - share) / trials + square / (4 * trials))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    low, high = max(0.0, middle - reach), min(1.0, middle + reach)
+    return low if hits else 0.0, high if hits < trials else 1.0  # exactly: the two terms may differ by a rounding
 
 
 def cohen_kappa(table: Mapping[tuple[K, K], float]) -> Estimate:

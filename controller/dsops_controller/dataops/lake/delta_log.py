@@ -8,6 +8,7 @@ note, and the files that a compaction replaced are kept for a day.
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ NOTE = "synced.json"
 MARK = "dsops"
 """The key in ``commitInfo`` of our own commits."""
 _CHECKPOINTS = "*.checkpoint*.parquet"
+_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,29 @@ def save_synced(folder: Path, tails: dict[str, Tail]) -> None:
 
 def checkpoint(table: Path) -> int:
     """Return the version of the newest checkpoint of a table, -1 when there is none."""
-    return max((_version(path) for path in _log(table).glob(_CHECKPOINTS)), default=-1)
+    return max(checkpoints(table), default=-1)
+
+
+def checkpoints(table: Path) -> list[int]:
+    """Return the versions of a table that have a checkpoint, in no order."""
+    return [_version(path) for path in _log(table).glob(_CHECKPOINTS)]
+
+
+def cut(table: Path, needed: Collection[int], before_s: float) -> None:
+    """Remove commits and checkpoints that were written before a time and that nothing is read from.
+
+    A checkpoint from before that time stays, so that each version since can be read, and those of ``needed`` versions.
+
+    Raises:
+        OSError: They cannot be removed.
+    """
+    named = [path for path in _log(table).iterdir() if path.name[:_DIGITS].isdecimal()]
+    old = [path for path in named if path.stat().st_mtime < before_s]
+    made = [_version(path) for path in old if path.match(_CHECKPOINTS)]
+    for path in old:
+        is_needed = path.match(_CHECKPOINTS) and _version(path) in needed
+        if _version(path) < max(made, default=0) and not is_needed:
+            path.unlink()
 
 
 def undo_unsynced(table: Path, synced: Tail | None) -> list[int]:

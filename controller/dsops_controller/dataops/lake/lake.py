@@ -42,8 +42,10 @@ CHECKPOINT_COMMITS = 50
 _LOCK = 0x64736F7073  # "dsops": the lock of whoever writes the lake from this inbox
 VACUUM_HOURS = 24
 """So long a file stays after it left its table."""
+LOG_DAYS = 7
+"""So long a commit stays in the log of its table."""
 _CONFIGURATION: dict[str, str | None] = {
-    "delta.logRetentionDuration": "interval 7 days",
+    "delta.logRetentionDuration": f"interval {LOG_DAYS} days",
     "delta.deletedFileRetentionDuration": f"interval {VACUUM_HOURS} hours",
 }
 _READ_AT_ONCE = 4
@@ -211,7 +213,8 @@ class Lake:
             delta.alter.add_columns(lacking, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
 
     def _move(self, rows: Rows) -> None:
-        minutes = roll_up(rows.above(LakeTable.TELEMETRY, -1))
+        telemetry = rows.above(LakeTable.TELEMETRY, -1)
+        minutes = roll_up(telemetry)
         for table in LakeTable:
             if rows.has(table):
                 self._append(table, rows, minutes)
@@ -219,7 +222,7 @@ class Lake:
         self.settle()
         bundles = totals.by_bundle(minutes)
         with self._db.write() as connection:
-            totals.add(connection, bundles, rows.received_ms)
+            totals.add(connection, bundles, totals.namers_of(telemetry), rows.received_ms)
             connection.execute(delete(inbox).where(inbox.c.id <= rows.last_id))
         self._watch("deleted")
 

@@ -40,7 +40,7 @@ from source
 """
 _NUMBERS_SQL = """
 sum(NAME_zero), sum(NAME_count), coalesce(sum(NAME_sum), 0),
-min(nullif(NAME_min, 0)) filter (NAME_count > 0 and NAME_max is not null),
+coalesce(min(nullif(NAME_min, 0)) filter (NAME_count > 0 and NAME_max is not null), 0),
 max(NAME_max) filter (NAME_count > 0 and NAME_min is not null)
 """
 _SUMS_SQL = """

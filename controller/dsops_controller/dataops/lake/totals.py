@@ -7,17 +7,18 @@ keep OpenTelemetry's buckets, merged exactly.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from arro3.core import Table
 from sqlalchemy import Connection, Row, select
 
 from dsops import strictjson
 from dsops_controller.dataops.histograms import Merged
 from dsops_controller.dataops.lake.minutes import HISTOGRAMS, Summed
-from dsops_controller.dataops.strangers import UNKNOWN_BUNDLE, BundleKey, crowded_bundles
+from dsops_controller.dataops.strangers import UNKNOWN_BUNDLE, BundleKey, Namers, seats
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle_total
 from dsops_controller.db.times import from_ms
@@ -135,14 +136,30 @@ def by_bundle(minutes: Iterable[Mapping[str, Any]]) -> dict[BundleKey, Added]:
     return found
 
 
-def add(connection: Connection, bundles: Mapping[BundleKey, Added], now_ms: int) -> None:
+def namers_of(telemetry: Table) -> Namers:
+    """Return what tells which devices named a bundle in rows of ``telemetry``."""
+
+    def named(wanted: Collection[BundleKey]) -> dict[BundleKey, set[str]]:
+        found: dict[BundleKey, set[str]] = {key: set() for key in wanted}
+        columns = (telemetry[name].to_pylist() for name in ("digest", "model", "release", "device"))
+        for *key, device in zip(*columns, strict=True):
+            if (devices := found.get((key[0], key[1], key[2]))) is not None:
+                devices.add(device)
+        return found
+
+    return named
+
+
+def add(connection: Connection, bundles: Mapping[BundleKey, Added], namers: Namers, now_ms: int) -> None:
     """Add to the totals of bundles, within the caller's transaction."""
-    column = bundle_total.c
-    for (digest, model, release), more in sorted(_with_rows(connection, bundles).items(), key=lambda item: item[0]):
+    column, taken = bundle_total.c, seats(connection, bundles, namers)
+    rows = _with_rows(bundles, taken.crowded)
+    for (digest, model, release), more in sorted(rows.items(), key=lambda item: item[0]):
         ours = (column.digest == digest) & (column.model == model) & (column.release == release)
         present = connection.execute(select(bundle_total).where(ours).with_for_update()).one_or_none()
         values: dict[str, Any] = {"digest": digest, "model": model, "release": release, "updated_ms": now_ms}
         values["since_ms"] = now_ms if present is None else present.since_ms
+        values["named_by"] = taken.named_by.get((digest, model, release), "") if present is None else present.named_by
         for name, count in zip(_COUNTS, more.counts, strict=True):
             before = 0 if present is None else int(getattr(present, name))
             values[name] = min(before + count, 2**63 - 1)
@@ -153,9 +170,8 @@ def add(connection: Connection, bundles: Mapping[BundleKey, Added], now_ms: int)
         connection.execute(upsert(connection.dialect.name, bundle_total), values)
 
 
-def _with_rows(connection: Connection, bundles: Mapping[BundleKey, Added]) -> dict[BundleKey, Added]:
+def _with_rows(bundles: Mapping[BundleKey, Added], crowded: Collection[BundleKey]) -> dict[BundleKey, Added]:
     """Return what is added to each row; bundles that get none of their own share one."""
-    crowded = crowded_bundles(connection, bundles)
     found = {key: more for key, more in bundles.items() if key not in crowded}
     if crowded:
         shared = found.setdefault(UNKNOWN_BUNDLE, Added())

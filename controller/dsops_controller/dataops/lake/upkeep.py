@@ -18,6 +18,7 @@ from dsops.clock import Clock
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.commits import NO_HOOKS, OURS, properties
 from dsops_controller.dataops.lake.lake import VACUUM_HOURS, Lake, translated
+from dsops_controller.dataops.lake.log_cutting import LogCutter
 from dsops_controller.dataops.lake.pins import Pins
 from dsops_controller.dataops.lake.places import Watch, unwatched
 from dsops_controller.dataops.lake.retention import Drop, FileStat, RetentionRules, plan
@@ -78,6 +79,7 @@ class Upkeep:
         self._rules = rules or RetentionRules()
         self._record = record
         self._watch = watch
+        self._logs = LogCutter(lake, clock)
 
     def tend(self) -> list[Tended]:
         """Do everything: drop, compact, vacuum, and tidy the pins.
@@ -164,8 +166,7 @@ class Upkeep:
         if removed:
             sweep(dry_run=False, commit_properties=OURS, post_commithook_properties=NO_HOOKS)
             self._watch(f"vacuumed {table}")
-        if not pinned:  # the log below a pinned version is needed to read it
-            delta.cleanup_metadata()
+        self._logs.cut(table, pinned)
         work.removed_files += len(removed)
 
 

@@ -38,6 +38,12 @@ class AlertView(Frozen):
     notices: tuple[NoticeView, ...]
 
 
+class RetriedView(Frozen):
+    """How many notices are handed over again."""
+
+    notices: int
+
+
 def router(backend: Backend) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/alerts", tags=["alerts"])
@@ -52,6 +58,12 @@ def router(backend: Backend) -> APIRouter:
     @routes.get("/{alert}")
     def show(alert: str) -> AlertView:
         return _view(alerts.get(alert))
+
+    @routes.post("/retry")
+    def retry_all(webhook: Annotated[str | None, Query(max_length=63)] = None) -> RetriedView:
+        retried = alerts.retry_all(webhook, OPERATOR)
+        backend.watch.wake()
+        return RetriedView(notices=retried)
 
     @routes.post("/{alert}/retry")
     def retry(alert: str) -> AlertView:

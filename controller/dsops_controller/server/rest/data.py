@@ -15,7 +15,7 @@ MAX_MINUTES = 10 * 366 * 24 * 60
 
 
 class DriftView(Frozen):
-    """Drift of one model on one device; ``signals`` are scores by signal at the newest event."""
+    """Drift of one model on one device, heard of last at ``heard``; ``signals`` are scores at the newest event."""
 
     device: str
     model: str
@@ -24,6 +24,7 @@ class DriftView(Frozen):
     score: float
     frames: int
     since: datetime
+    heard: datetime
     signals: dict[str, float]
 
     @computed_field
@@ -84,7 +85,7 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.get("/drift")
     def drift(model: str | None = None, device: str | None = None) -> list[DriftView]:
-        rows = backend.store.drift(model, device)
+        rows = backend.store.drift(model, device, only_accepted=device is None)
         return [DriftView.model_validate(row, from_attributes=True) for row in rows]
 
     @routes.get("/events")

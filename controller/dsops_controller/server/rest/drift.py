@@ -54,6 +54,7 @@ class StandingView(Frozen):
     frames: int
     epoch_frames: int
     reported: datetime | None
+    heard: datetime
     skew: SkewView
     signals: dict[str, SignalView]
 
@@ -95,10 +96,14 @@ class StandingDetail(StandingView):
 
 
 class ModelView(Frozen):
-    """One model over the fleet now; of ``drifted`` a share of ``fdr`` at most is wrong, on average (e-BH)."""
+    """One model over the fleet now; of ``drifted`` a share of ``fdr`` at most is wrong, on average (e-BH).
+
+    ``stale`` devices were not heard of for a week, and are in none of the other numbers.
+    """
 
     model: str
     devices: int
+    stale: int
     states: dict[str, int]
     skewed: int
     drifted: tuple[str, ...]
@@ -154,7 +159,9 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.get("/top")
     def top(model: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 20, fdr: Fdr = FDR) -> Top:
-        models = [ModelView.model_validate(one, from_attributes=True) for one in fleet.models(model, fdr)]
+        models = [
+            ModelView.model_validate(one, from_attributes=True) for one in fleet.models(backend.clock.now(), model, fdr)
+        ]
         worst = fleet.standings.newest(model)[:limit]
         return Top(models=tuple(models), devices=tuple(_view(one) for one in worst))
 
@@ -163,7 +170,8 @@ def router(backend: Backend) -> APIRouter:
         end = until or backend.clock.now() + timedelta(minutes=1)
         span = Span(since or end - timedelta(days=1), end)
         bundles = [_bundle(one) for one in fleet.report(ids.model_name(model), span)]
-        now = [ModelView.model_validate(one, from_attributes=True) for one in fleet.models(model, fdr)]
+        found = fleet.models(backend.clock.now(), model, fdr)
+        now = [ModelView.model_validate(one, from_attributes=True) for one in found]
         if not bundles and not now:
             raise NotFound(f"nothing was reported of the drift of {model}", hint="see: dsops drift top")
         return Report(

@@ -10,7 +10,7 @@ from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.inspection import Level, worst
 from dsops_controller.dataops.lake.lake import VACUUM_HOURS
 from dsops_controller.dataops.lake.upkeep import Tended
-from dsops_controller.server.rest.backend import Backend
+from dsops_controller.server.rest.backend import OPERATOR, Backend
 
 MAX_HOURS = 24 * 366
 
@@ -67,6 +67,10 @@ def router(backend: Backend) -> APIRouter:
         found = backend.inspector.check()
         views = [StoreFindingView.model_validate(finding, from_attributes=True) for finding in found]
         return StoreCheckView(level=worst(found), findings=views)
+
+    @routes.post("/unpin", status_code=204)
+    def unpin(owner: Annotated[str, Query(min_length=1, max_length=200)]) -> None:
+        backend.datasets.unpin(owner, OPERATOR)
 
     @routes.post("/compact")
     def compact() -> list[TendedView]:
