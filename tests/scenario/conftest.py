@@ -202,6 +202,9 @@ class SimBroker:
     def has_near(self, chunk: Chunk) -> bool:
         return False
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()
         assert 1 <= len(chunks) <= 16

@@ -51,7 +51,7 @@ def test_transfer_goes_on_at_once_after_a_reconnect(world: Any, bundle: Any) -> 
     world.broker.lost |= set(world.broker.chunks)
     world.direct(1, one)
     world.pack()
-    world.steps(40, 2)
+    world.steps(40, 5)
     assert world.state().problem.code == "transport.transfer_failed"
     world.broker.lost.clear()
     world.installer.connected()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_broker import FakeBroker, accept
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from source_authority import TestAuthority
@@ -141,6 +142,8 @@ class Device:
             topics=TOPICS,
             deliver=lambda digest, data: self.mailbox.put(ChunkCame(digest, data)) and None,
             lost=self.lost,
+            receiving=lambda: None,
+            wasted=lambda _digest: None,
             events=self,
             clock=clock,
             trusted_now=lambda: None,
@@ -349,44 +352,6 @@ def test_a_site_that_has_nothing_is_passed_over(
     assert device.chunks()["site cache"] == 0
     assert device.problem() == "source.not_found"
     assert device.events == []
-
-
-def accept(sock: socket.socket) -> None:
-    sock.recv(4096)
-    sock.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK, MQTT 5.0 3.2
-
-
-class FakeBroker:
-    """A broker that does one thing to everyone who connects."""
-
-    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._behave = behave
-        self.connections = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        with sock:
-            try:
-                self._behave(sock)
-            except OSError:
-                return
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 def test_a_site_that_never_answers_is_passed_over(
