@@ -132,6 +132,7 @@ class Window:
         self._best_s = float("inf")
         self._newest_s = float("-inf")
         """When the newest chunk of those that came was asked for; what was asked for before should have come."""
+        self._begun_anew_s = float("-inf")
         self._good = 0
         self._failed = False
 
@@ -235,11 +236,12 @@ class Window:
 
     def receiving(self, now_s: float) -> None:
         """Note that bytes come: what may be behind them is not late yet. What others have overtaken is."""
+        if now_s - self._begun_anew_s < self._timeout_s / 5:  # not for each of many chunks that come at once
+            return
+        self._begun_anew_s = now_s
         for digest, asked in self._asked.items():
             if asked.last_s >= self._newest_s and now_s - asked.last_s < LONGEST_S:
-                late_s = now_s + self._waits_s(asked)
-                if late_s - asked.late_s > self._timeout_s / 5:  # not for each of many chunks that come at once
-                    self._asked[digest] = replace(asked, late_s=late_s)
+                self._asked[digest] = replace(asked, late_s=max(asked.late_s, now_s + self._waits_s(asked)))
 
     @property
     def _patience_s(self) -> float:

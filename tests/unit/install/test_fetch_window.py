@@ -4,7 +4,7 @@ import heapq
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsops_agent.install.window import LONGEST_S, NEED_LIMIT, STRIKES, TRIES, Action, Kind, Window
@@ -297,6 +297,7 @@ def test_nothing_missing_is_done() -> None:
     assert Window((), limit=2, timeout_s=5).done
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(1, 40),
     limit=st.integers(1, 16),
