@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from dsops.errors import BrokerUnreachable
+from dsops_controller.server.bounded import MAX_PACKET_BYTES, BoundedClient
 from dsops_controller.server.limits import Limits, limits_of
 from dsops_controller.server.suspicion import LATER, Suspicion
 
@@ -37,7 +38,6 @@ KEEPALIVE_S = 10
 CONNECT_TIMEOUT_S = 5.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
-MAX_PACKET_BYTES = 128 * 1024
 RETAIN_NOT_SUPPORTED = 0x9A
 """Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
 ALONE_S = 1.0
@@ -225,7 +225,7 @@ class Link:
 
     def _make(self) -> _Session:
         settings = self._settings
-        client = mqtt.Client(
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=MQTTProtocolVersion.MQTTv5
         )
         context = ssl.create_default_context(cafile=str(settings.ca))
