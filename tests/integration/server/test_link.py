@@ -1,6 +1,8 @@
 """The MQTT session against a real mosquitto: window, limits, silence, loss."""
 
 import logging
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from dsops_controller.server.bounded import MAX_PACKET_BYTES
-from dsops_controller.server.link import WINDOW, Link, LinkSettings, Message, _Session
+from dsops_controller.server.link import QUEUE_BYTES, WINDOW, Link, LinkSettings, Message, _Session
 from dsops_controller.server.tls import controller_credentials
 
 pytestmark = pytest.mark.integration
@@ -273,3 +275,21 @@ def test_of_what_a_broker_sends_without_end_nothing_is_kept(
     assert sent[0] < 16 << 20, "more than sockets hold was read"
     assert heard.messages == []
     assert not link.counters.received
+
+
+def test_what_waits_for_a_slow_broker_is_a_few_chunks_so_that_news_do_not_wait_long(
+    site: Any, link: Link, late_mosquitto: Any, eventually: Callable[..., None]
+) -> None:
+    late_mosquitto.start()
+    eventually(lambda: link.is_connected, "the session opens")
+    chunk = Message(TOPIC, bytes(32 * 1024), retain=True)
+    broker = int((site.folder / "mosquitto" / "mosquitto.pid").read_text())
+    os.kill(broker, signal.SIGSTOP)
+    taken = 0
+    while link.publish(chunk, timeout_s=0.5):
+        taken += 1
+    os.kill(broker, signal.SIGCONT)
+    assert taken * len(chunk.payload) <= QUEUE_BYTES + WINDOW * len(chunk.payload) + len(chunk.payload)
+    assert link.flush(20)
+    assert link.counters.published == taken
+    assert link.publish(chunk)
