@@ -1,6 +1,7 @@
 """A paho-mqtt client that keeps no more of what the broker sends than one packet, whatever the broker does."""
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MQTTErrorCode
 from typing_extensions import override
 
 MAX_PACKET_BYTES = 128 * 1024
@@ -19,7 +20,7 @@ class BoundedClient(mqtt.Client):
         return super()._sock_recv(bufsize)
 
     @override
-    def _handle_publish(self) -> mqtt.MQTTErrorCode:
+    def _handle_publish(self) -> MQTTErrorCode:
         if (self._in_packet["command"] & 0x06) >> 1 > 1:
             raise ConnectionError("the broker sends a message of QoS 2, for which nobody asked")
         return super()._handle_publish()
