@@ -187,6 +187,7 @@ class SimBroker:
     fuse: Fuse
     chunks: dict[str, bytes] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    is_away: bool = False
     asked: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     subscribed: dict[str, None] = field(default_factory=dict)
@@ -203,7 +204,7 @@ class SimBroker:
         return False
 
     def is_cut_off(self, chunk: Chunk) -> bool:
-        return False
+        return self.is_away
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()
