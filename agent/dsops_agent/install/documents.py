@@ -110,7 +110,8 @@ class Documents:
     def _begin(self, now_s: float) -> None:
         self._again_s = None
         self.failure = ""
-        self._window = Window(self._wanted, limit=self._pace.window, timeout_s=self._pace.timeout_s, meter=self)
+        limit, timeout_s = self._pace.window, self._pace.timeout_s
+        self._window = Window(self._wanted, limit=limit, timeout_s=timeout_s, meter=self, backs_off=False)
         self._do(self._window.fill(now_s), now_s)
 
     def _do(self, actions: list[Action], now_s: float) -> None:

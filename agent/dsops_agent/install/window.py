@@ -109,6 +109,7 @@ class Window:
         timeout_s: Shortest time before a chunk is asked for again.
         pull: Whether to ask the controller from the beginning.
         meter: Knows the budget.
+        backs_off: Whether the timer doubles; what is small may be asked for at the same pace.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Window:
         timeout_s: float,
         pull: bool = False,
         meter: Meter | None = None,
+        backs_off: bool = True,
     ) -> None:
         self._todo = deque(missing)
         self._asked: dict[str, _Asked] = {}
@@ -126,6 +128,7 @@ class Window:
         self._size = min(FIRST_WINDOW, self._limit)
         self._timeout_s = timeout_s
         self._meter = meter or Unmetered()
+        self._backs_off = backs_off
         self._pulled = PULL_AFTER if pull else 0
         self._mean_s = 0.0
         self._flow_s = 0.0
@@ -249,7 +252,7 @@ class Window:
 
     def _waits_s(self, asked: _Asked) -> float:
         """Return how long a chunk is waited for after it was asked for so often."""
-        return self._patience_s * float(2 ** max(0, asked.tries - 2))
+        return self._patience_s * float(2 ** max(0, asked.tries - 2) if self._backs_off else 1)
 
     def _learn(self, asked: _Asked, took_s: float) -> None:
         self._pulled = self._pulled + 1 if asked.way is Kind.NEED else 0
