@@ -117,6 +117,10 @@ class NoSource:
         """Refuse."""
         raise AssertionError(chunk)
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        """Refuse."""
+        raise AssertionError(chunk)
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Refuse."""
         raise AssertionError(chunks)

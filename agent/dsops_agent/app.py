@@ -123,9 +123,9 @@ class Agent:
         """Get an identity, put everything together, start it."""
         self._identities.sweep()
         applicant = self._applicant()
-        config, identity = self._config, self._identities.load(self._config.device)
-        if identity is None:  # somebody sets it up and waits for it
-            identity, config = self._first(applicant), config.at_once()
+        identity = self._identities.load(self._config.device)
+        is_awaited = identity is None  # somebody sets it up and waits for it
+        identity = identity or self._first(applicant)
         if self._stop.is_set():
             return
         credentials = Credentials(self._identities, identity, self._clock, self._identity_changed)
@@ -133,7 +133,14 @@ class Agent:
             self._config.device, self._identities, credentials, applicant, renew_over_grpc, self._clock
         )
         self._parts = parts = Parts(
-            config, credentials, self._clock, self._inventory, self._status.changed, self._hearts, self._early
+            self._config,
+            credentials,
+            self._clock,
+            self._inventory,
+            self._status.changed,
+            self._hearts,
+            self._early,
+            is_awaited=is_awaited,
         )
         parts.start(self._threads, self._stop)
         self._threads.start("renewal", lambda: self._renewer.run(self._stop) if self._renewer else None)

@@ -299,10 +299,6 @@ class Config(Section):
                     raise ValueError(f"source {source.name} names the sink {unknown[0]}, and there is no such [[sink]]")
         return sources
 
-    def at_once(self) -> "Config":
-        """Return it with a first contact that does not wait."""
-        return self.model_copy(update={"mqtt": self.mqtt.model_copy(update={"first_contact_max_s": 0.0})})
-
     @property
     def run_folder(self) -> Path:
         """Folder of the sockets."""

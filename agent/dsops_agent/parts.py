@@ -117,7 +117,7 @@ def _life(identity: Identity, topics: Topics, journal: Journal, inventory: Inven
 class Parts:
     """Everything that runs on an enrolled device. Implements the broker session's inbox and the installer's listener.
 
-    Nothing starts before :meth:`start`.
+    Nothing starts before :meth:`start`. ``is_awaited`` tells that somebody waits for the device's first contact.
     """
 
     config: Config
@@ -127,6 +127,7 @@ class Parts:
     status_changed: Callable[[], None]
     hearts: Heartbeats
     early: EarlyStart
+    is_awaited: bool = False
 
     def __post_init__(self) -> None:
         """Join the parts."""
@@ -205,11 +206,13 @@ class Parts:
             tls=self._tls,
             keepalive_s=self.config.mqtt.keepalive_s,
             first_contact_max_s=self.config.mqtt.first_contact_max_s,
+            is_awaited=self.is_awaited,
             reconnect_max_s=self.config.mqtt.reconnect_max_s,
             will_delay_s=self.config.mqtt.will_delay_s,
             accepted=self.credentials.accepted,
             refused=self.credentials.refused,
             beat=self._beat(_MQTT),
+            receiving=self._receiving,
         )
         life = _life(self.identity, self._topics, self._journal, self.inventory)
         session = MqttSession(settings, life, self, self.clock)
@@ -231,6 +234,8 @@ class Parts:
             topics=self._topics,
             deliver=self._chunk_came,
             lost=self._chunk_lost,
+            receiving=self._receiving,
+            wasted=self._chunk_wasted,
             events=self._events,
             clock=self.clock,
             trusted_now=self._trusted_now,
@@ -288,6 +293,12 @@ class Parts:
 
     def _chunk_lost(self, digest: str, problem: Problem) -> None:
         self._installer.chunk_lost(digest, problem)
+
+    def _chunk_wasted(self, digest: str) -> None:
+        self._installer.chunk_wasted(digest)
+
+    def _receiving(self) -> None:
+        self._installer.receiving()
 
     def connected(self) -> None:
         """Take note of a connection to the broker."""

@@ -19,6 +19,8 @@ from measure.packets import Kind, Packet, Splitter, message_of
 HOLD_S = 0.03
 """How long a message waits for one that overtakes it."""
 READ_BYTES = 64 * 1024
+SLICE_S = 0.1
+"""At a slow rate bytes go out so often."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,16 @@ class ChaosProxy:
                     await self._write(sink, chaos, chaos.take(packet))
 
     async def _write(self, sink: asyncio.StreamWriter, chaos: Chaos, made: list[bytes]) -> None:
-        for data in made:
-            for piece in chaos.pieces(data):
-                sink.write(piece)
-                await sink.drain()
-            if self.ills.bytes_per_s:
-                await asyncio.sleep(len(data) / self.ills.bytes_per_s)
+        rate, owed_s = self.ills.bytes_per_s, 0.0
+        for piece in (piece for data in made for cut in chaos.pieces(data) for piece in _slices(cut, rate)):
+            sink.write(piece)
+            await sink.drain()
+            owed_s += len(piece) / rate if rate else 0.0
+            if owed_s >= SLICE_S / 2:
+                await asyncio.sleep(owed_s)
+                owed_s = 0.0
+        if owed_s:
+            await asyncio.sleep(owed_s)
 
     def _note(self, packet: Packet, is_up: bool) -> None:
         if is_up and packet.kind == Kind.PUBLISH:
@@ -155,6 +161,12 @@ class ChaosProxy:
         context = ssl.create_default_context(cafile=str(self._between.authority / "ca.crt"))
         context.load_cert_chain(*self._between.identity(name))
         return context
+
+
+def _slices(data: bytes, bytes_per_s: float) -> Iterator[bytes]:
+    """Cut what would take long at a rate."""
+    size = max(1, int(bytes_per_s * SLICE_S)) if bytes_per_s else len(data)
+    return (data[start : start + size] for start in range(0, len(data), size or 1))
 
 
 def _name(writer: asyncio.StreamWriter) -> str:

@@ -18,7 +18,7 @@ from dsops.topics import Topics
 from dsops_agent.commander import Commander
 from dsops_agent.identity import Identity
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
-from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
+from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox, Receiving
 from dsops_agent.sources.mqtt import MqttChunks
 from dsops_agent.transport.client import tls_context
 from dsops_agent.transport.mqtt import Life, MqttSession, Settings
@@ -38,6 +38,8 @@ class Post(Inbox):
     mailbox: Mailbox = field(default_factory=Mailbox)
     first: dict[str, str] = field(default_factory=dict)
     """The digest of what came first under each digest, right or wrong."""
+    came: int = 0
+    """Number of chunks that came, wanted or not."""
 
     def __post_init__(self) -> None:
         self._commander = Commander(T, self.device, self, self.chunk_arrived)
@@ -54,8 +56,12 @@ class Post(Inbox):
     def disconnected(self) -> None:
         return
 
+    def receiving(self) -> None:
+        self.mailbox.put(Receiving())
+
     def chunk_arrived(self, digest: str, data: bytes) -> None:
         self.first.setdefault(digest, sha256_hex(data))
+        self.came += 1
         self.mailbox.put(ChunkCame(digest, data))
 
     def chunk_lost(self, digest: str, problem: Problem) -> None:
@@ -77,7 +83,12 @@ class Receiver:
         self._post = Post(identity.device)
         self._clock = SystemClock()
         settings = Settings(
-            identity.device, f"localhost:{port}", partial(tls_context, identity), keepalive_s=5, reconnect_max_s=0.2
+            identity.device,
+            f"localhost:{port}",
+            partial(tls_context, identity),
+            keepalive_s=5,
+            reconnect_max_s=0.2,
+            receiving=self._post.receiving,
         )
         life = Life(T.connection(identity.device), partial(next, itertools.count(1)), _life_message)
         self.session = MqttSession(settings, life, self._post, self._clock)
@@ -112,6 +123,11 @@ class Receiver:
         raise AssertionError("the transfer was given up again and again")
 
     @property
+    def came(self) -> int:
+        """Number of chunks that came, wanted or not."""
+        return self._post.came
+
+    @property
     def is_deceived(self) -> bool:
         """Whether a device that takes what comes for what it claims to be would have a wrong file."""
         return any(came != digest for digest, came in self._post.first.items())
@@ -129,6 +145,8 @@ class Receiver:
                         transfer.lost(digest, problem, now_s)
                     case Connected():
                         transfer.reconnected(now_s)
+                    case Receiving():
+                        transfer.receiving(now_s)
             transfer.tick(self._clock.monotonic_s())
             meanwhile()
 

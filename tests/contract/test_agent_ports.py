@@ -40,6 +40,7 @@ class SimulatedBroker:
     def __init__(self, *, retains: bool = True) -> None:
         self.asked: list[tuple[str, ...]] = []
         self.retains = retains
+        self.is_connected = True
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self.asked.append(("publish", topic, payload.decode()))
@@ -135,6 +136,14 @@ def test_chunks_are_asked_for_by_topic() -> None:
     assert broker.asked[4][:2] == ("publish", "dsops/v1/d/cam-1/up/need")
     assert decode(Need, broker.asked[4][2].encode()).digests == ("b" * 64,)
     assert len(broker.asked) == 5
+
+
+def test_without_a_connection_to_the_broker_nobody_can_be_asked() -> None:
+    broker = SimulatedBroker()
+    chunks: ChunkSource = MqttChunks(broker, Topics(), "cam-1", lambda *_: None)
+    assert not chunks.is_cut_off(Chunk("aa"))
+    broker.is_connected = False
+    assert chunks.is_cut_off(Chunk("aa"))
 
 
 def test_chunks_of_a_file_are_needed_by_their_numbers_and_not_of_the_broker_any_more() -> None:

@@ -195,6 +195,7 @@ class SimBroker:
     fuse: Fuse
     chunks: dict[str, bytes] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    is_away: bool = False
     asked: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     subscribed: dict[str, None] = field(default_factory=dict)
@@ -209,6 +210,9 @@ class SimBroker:
 
     def has_near(self, chunk: Chunk) -> bool:
         return False
+
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return self.is_away
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.fuse()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dsops.bundle import sha256_hex
 from dsops.directive import TransferLimits
 from dsops.states import Install
 
@@ -51,7 +52,7 @@ def test_transfer_goes_on_at_once_after_a_reconnect(world: Any, bundle: Any) -> 
     world.broker.lost |= set(world.broker.chunks)
     world.direct(1, one)
     world.pack()
-    world.steps(40, 2)
+    world.steps(40, 5)
     assert world.state().problem.code == "transport.transfer_failed"
     world.broker.lost.clear()
     world.installer.connected()
@@ -95,3 +96,74 @@ def test_restart_resumes_at_the_missing_chunks(world: Any, bundle: Any) -> None:
     world.settle()
     assert not before & set(world.broker.asked)
     assert world.state().install is Install.COMMITTED
+
+
+def test_while_bytes_come_nothing_is_asked_for_again(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.publish(one)
+    world.broker.lost |= {digest for digest in world.broker.chunks if digest != sha256_hex(one.needs)}
+    world.direct(1, one)
+    world.pack()
+    world.steps(5)
+    asked = list(world.broker.asked)
+    assert world.state().install is Install.FETCHING
+    for _ in range(60):
+        world.installer.receiving()
+        world.step(4)
+    assert (world.broker.asked, world.broker.needed) == (asked, [])
+    world.steps(5, 4)
+    assert len(world.broker.asked) > len(asked)
+
+
+def test_without_a_broker_a_transfer_waits_says_so_and_goes_on(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.publish(one)
+    world.direct(1, one)
+    world.pack()
+    world.steps(4)
+    world.broker.is_away = True
+    world.broker.lost |= set(world.broker.chunks)
+    world.steps(5)
+    asked = list(world.broker.asked)
+    world.steps(200, 30)
+    state = world.state()
+    assert (state.install, state.problem) == (Install.FETCHING, None)
+    assert state.waiting == "there is no connection to the broker"
+    assert (world.broker.asked, world.broker.needed) == (asked, [])
+    world.broker.is_away = False
+    world.broker.lost.clear()
+    world.installer.connected()
+    assert world.settle().install is Install.COMMITTED
+    assert world.state().waiting == ""
+
+
+def test_documents_are_not_asked_for_again_and_again_without_a_broker(world: Any, bundle: Any) -> None:
+    """Else a device that was away for long would send all those requests at once when it is back."""
+    one = bundle(1)
+    world.publish(one)
+    world.broker.is_away = True
+    world.direct(1, one)
+    world.pack()
+    world.steps(200, 30)
+    assert (world.broker.asked, world.broker.needed) == ([], [])
+    world.broker.is_away = False
+    world.installer.connected()
+    assert world.settle().install is Install.COMMITTED
+
+
+def test_bytes_that_came_for_nothing_count_against_the_day(world: Any, bundle: Any) -> None:
+    one = bundle(1)
+    world.config = replace(world.config, transfer=TransferLimits(bytes_per_day=1_000_000))
+    world.restart()
+    world.publish(one)
+    world.broker.lost |= {digest for digest in world.broker.chunks if digest != sha256_hex(one.needs)}
+    world.direct(1, one)
+    world.pack()
+    world.steps(5)
+    before = world.journal.today().fetched_bytes
+    world.steps(5)
+    assert world.journal.today().fetched_bytes == before
+    for _ in range(100):  # more than what is noted ahead
+        world.installer.chunk_wasted(one.signed().custom["index"])
+        world.step()
+    assert world.journal.today().fetched_bytes > before

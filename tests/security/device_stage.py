@@ -87,6 +87,9 @@ class Surroundings:
     def has_near(self, chunk: Chunk) -> bool:
         return False
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.asked |= dict.fromkeys(chunk.digest for chunk in chunks)
 

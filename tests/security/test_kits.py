@@ -47,13 +47,16 @@ class NoNetwork:
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         return
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return True
+
 
 class Offline:
     """A device without a network, and a stick."""
 
     def __init__(self, stage: Stage, stick: Path) -> None:
         self.stage, self.stick = stage, stick
-        self.chain = Chain(self._deliver, self._lost, stage.around, stage.bench.clock)
+        self.chain = Chain(self._deliver, self._lost, lambda _digest: None, stage.around, stage.bench.clock)
         self.folder = FolderSource(self.chain)
         self.chain.use((self.folder,), NoNetwork())
         self.chain.withdrawn("folder")

@@ -97,6 +97,10 @@ class Carrier:
         """Take note that a source cannot bring a chunk; returns as :meth:`arrived`."""
         return self._run(lambda transfer, now_s: transfer.lost(digest, problem, now_s))
 
+    def wasted(self, digest: str) -> Outcome | None:
+        """Count a chunk whose bytes came for nothing against the budget; returns as :meth:`arrived`."""
+        return self._run(lambda transfer, _now_s: transfer.wasted(digest))
+
     def tick(self) -> Outcome | None:
         """Let time pass; returns as :meth:`arrived`."""
         return self._run(lambda transfer, now_s: transfer.tick(now_s))
@@ -104,6 +108,10 @@ class Carrier:
     def reconnected(self) -> Outcome | None:
         """Begin to wait anew for what is outstanding; returns as :meth:`arrived`."""
         return self._run(lambda transfer, now_s: transfer.reconnected(now_s))
+
+    def receiving(self) -> Outcome | None:
+        """Note that bytes come, which may be those of a chunk; returns as :meth:`arrived`."""
+        return self._run(lambda transfer, now_s: transfer.receiving(now_s))
 
     def end(self) -> None:
         """Stop the transfer; what came stays on disk."""

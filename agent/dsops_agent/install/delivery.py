@@ -79,7 +79,7 @@ class Delivery:
 
     @property
     def waiting(self) -> str:
-        """What the transfer waits for when its budget is used up; empty when it goes on."""
+        """What the transfer waits for: its budget, or somebody to ask; empty when it goes on."""
         return self._transfer.waiting if self._transfer and not self._rebuild else ""
 
     @property
@@ -118,6 +118,11 @@ class Delivery:
         """Ask elsewhere for a chunk that a source cannot bring. Errors as in :meth:`start`."""
         self._run(lambda transfer: transfer.lost(digest, problem, now_s), now_s)
 
+    def wasted(self, digest: str) -> None:
+        """Count a chunk whose bytes came for nothing against the budget."""
+        if self._transfer:
+            self._transfer.wasted(digest)
+
     def tick(self, now_s: float) -> None:
         """Ask again for what is late, or make a slice of the bundle. Errors as in :meth:`start`."""
         if self._rebuild:
@@ -128,6 +133,10 @@ class Delivery:
     def reconnected(self, now_s: float) -> None:
         """Begin to wait anew for everything that is outstanding."""
         self._run(lambda transfer: transfer.reconnected(now_s), now_s)
+
+    def receiving(self, now_s: float) -> None:
+        """Note that bytes come, which may be those of a chunk."""
+        self._run(lambda transfer: transfer.receiving(now_s), now_s)
 
     def close(self) -> None:
         """Stop asking and close the files; what came stays for the next time."""

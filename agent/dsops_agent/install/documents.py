@@ -90,10 +90,28 @@ class Documents:
             self._begin(now_s)
         self._window.reconnected(now_s)
 
+    def receiving(self, now_s: float) -> None:
+        """Note that bytes come, which may be those of a document."""
+        self._window.receiving(now_s)
+
+    # What the window asks.
+
+    def is_cut_off(self, digest: str) -> bool:
+        """Return whether nobody who may have a document can be asked at this moment."""
+        return self._source.is_cut_off(Chunk(digest))
+
+    def take(self, digest: str) -> bool:
+        """Return whether somebody can be asked for a document; no budget counts it."""
+        return not self.is_cut_off(digest)
+
+    def spend(self, digest: str) -> None:
+        """Count nothing."""
+
     def _begin(self, now_s: float) -> None:
         self._again_s = None
         self.failure = ""
-        self._window = Window(self._wanted, limit=self._pace.window, timeout_s=self._pace.timeout_s)
+        limit, timeout_s = self._pace.window, self._pace.timeout_s
+        self._window = Window(self._wanted, limit=limit, timeout_s=timeout_s, meter=self, backs_off=False)
         self._do(self._window.fill(now_s), now_s)
 
     def _do(self, actions: list[Action], now_s: float) -> None:

@@ -23,6 +23,7 @@ from dsops_agent.install.window import Action, Kind, Window
 
 MAX_OUTSTANDING_BYTES = 512 * 1024
 """Chunks asked for at one time hold at most this, whatever their size: the broker and the agent keep them in memory."""
+NOBODY = "there is no connection to the broker"
 LOOK_S = 10.0
 """A transfer that waits for its budget looks so often for a source that costs nothing of it, such as a stick."""
 
@@ -151,7 +152,7 @@ class Transfer:
         self._spending = spending
         self._goes_on_s: float | None = None
         self.waiting = ""
-        """What the transfer waits for when its budget is used up; empty when it goes on."""
+        """What the transfer waits for: its budget, or somebody to ask; empty when it goes on."""
         self._part: PartFile | None = None
         self._window = Window((), limit=1, timeout_s=pace.timeout_s)
         self._asked: set[str] = set()
@@ -173,8 +174,14 @@ class Transfer:
         """When :meth:`tick` has something to do."""
         return min((s for s in (self._window.next_s, self._goes_on_s) if s is not None), default=None)
 
+    def is_cut_off(self, digest: str) -> bool:
+        """Return whether nobody who may have a chunk can be asked at this moment."""
+        return self._source.is_cut_off(self._chunk(digest))
+
     def take(self, digest: str) -> bool:
-        """Return whether the budget covers a chunk now; if so, it is spent, unless it comes from near by."""
+        """Return whether somebody can be asked for a chunk, within the budget; it is spent, unless it is near by."""
+        if self.is_cut_off(digest):
+            return False
         if self._spending is None:
             return True
         self._near.discard(digest)
@@ -187,6 +194,11 @@ class Transfer:
         """Spend what a chunk costs that is asked for again, unless it comes from near by."""
         if self._spending is not None and digest not in self._near:
             self._spending.spend(self._length(digest))
+
+    def wasted(self, digest: str) -> None:
+        """Spend what a chunk costs whose bytes came for nothing from a source that was asked for it."""
+        if digest in self._asked:
+            self.spend(digest)
 
     def start(self, now_s: float) -> None:
         """Begin, or resume from what the staging folder holds.
@@ -234,6 +246,10 @@ class Transfer:
     def reconnected(self, now_s: float) -> None:
         """Begin to wait anew for everything that is outstanding."""
         self._window.reconnected(now_s)
+
+    def receiving(self, now_s: float) -> None:
+        """Note that bytes come, which may be those of a chunk."""
+        self._window.receiving(now_s)
 
     def close(self) -> None:
         """Stop asking and close the file; what came stays for the next time."""
@@ -294,8 +310,13 @@ class Transfer:
     def _look_at_the_budget(self, now_s: float) -> None:
         """Note until when, and why, nothing more is asked for."""
         self._goes_on_s, self.waiting = None, ""
-        if self._spending and self._window.has_room and not self._source.has_near(self._chunk(self._window.coming)):
-            length = self._length(self._window.coming)
+        coming = self._window.coming
+        if not self._window.has_room:
+            return
+        if self.is_cut_off(coming):
+            self.waiting = NOBODY
+        elif self._spending and not self._source.has_near(self._chunk(coming)):
+            length = self._length(coming)
             wait_s = self._spending.wait_s(length)
             self._goes_on_s = now_s + min(wait_s, LOOK_S) if wait_s else None
             self.waiting = self._spending.explain(length)

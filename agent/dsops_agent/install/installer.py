@@ -231,9 +231,17 @@ class Installer:
         """Take note that a source cannot bring a chunk; it is ignored unless it was asked for."""
         self._mailbox.put(mailbox.ChunkLost(digest, problem))
 
+    def chunk_wasted(self, digest: str) -> None:
+        """Take note that bytes of a chunk came for nothing, and are fetched once more."""
+        self._mailbox.put(mailbox.ChunkWasted(digest))
+
     def connected(self) -> None:
         """Take note of a new session with the broker: what is outstanding is asked for again."""
         self._mailbox.put(mailbox.Connected())
+
+    def receiving(self) -> None:
+        """Take note that bytes of something long come: what may be behind them is not late."""
+        self._mailbox.put(mailbox.Receiving())
 
     def runtime_restarted(self) -> None:
         """Take note of a new inference process: everything is activated in it. Not for its first start."""
@@ -363,10 +371,16 @@ class Installer:
                 self._documents.lost(digest, problem, self.clock.monotonic_s())
                 self._fitness.documents.lost(digest, problem, self.clock.monotonic_s())
                 self._engine.fetch_on(lambda: self._carrier.lost(digest, problem))
+            case mailbox.ChunkWasted(digest=digest):
+                self._engine.fetch_on(lambda: self._carrier.wasted(digest))
             case mailbox.Connected():
                 self._documents.reconnected(self.clock.monotonic_s())
                 self._fitness.documents.reconnected(self.clock.monotonic_s())
                 self._engine.reconnected()
+            case mailbox.Receiving():
+                self._documents.receiving(self.clock.monotonic_s())
+                self._fitness.documents.receiving(self.clock.monotonic_s())
+                self._engine.fetch_on(self._carrier.receiving)
             case _:
                 self._handle_process(message)
 

@@ -46,8 +46,20 @@ class ChunkLost:
 
 
 @dataclass(frozen=True)
+class ChunkWasted:
+    """Bytes of a chunk came for nothing; it is fetched once more."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
 class Connected:
     """There is a new session with the broker."""
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """Bytes of something long come."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,9 @@ Message = (
     | HeadCame
     | ChunkCame
     | ChunkLost
+    | ChunkWasted
     | Connected
+    | Receiving
     | RuntimeRestarted
     | RuntimeDied
     | ProofEnded
@@ -108,7 +122,7 @@ class Mailbox:
         self._signals: dict[Message, None] = {}
         self._head: HeadCame | None = None
         self._directive: DirectiveCame | None = None
-        self._chunks: deque[ChunkCame | ChunkLost] = deque()
+        self._chunks: deque[ChunkCame | ChunkLost | ChunkWasted] = deque()
         self._bytes = 0
 
     def put(self, message: Message) -> bool:
@@ -124,13 +138,13 @@ class Mailbox:
                 self._directive = message
             case HeadCame():
                 self._head = message
-            case ChunkCame() | ChunkLost():
+            case ChunkCame() | ChunkLost() | ChunkWasted():
                 return self._keep_chunk(message)
             case _:
                 self._signals[message] = None
         return True
 
-    def _keep_chunk(self, message: ChunkCame | ChunkLost) -> bool:
+    def _keep_chunk(self, message: ChunkCame | ChunkLost | ChunkWasted) -> bool:
         size = len(message.data) if isinstance(message, ChunkCame) else 0
         if len(self._chunks) >= _MAX_CHUNKS or self._bytes + size > _MAX_BYTES:
             return False

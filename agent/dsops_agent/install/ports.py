@@ -177,6 +177,10 @@ class ChunkSource(Protocol):
         """Return whether a chunk would be asked for now where that costs the device's link to the network nothing."""
         ...
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        """Return whether nobody who may have a chunk can be asked at this moment: then none is asked for, or late."""
+        ...
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself for chunks, at most 16 in one call; the broker need not bring them any more."""
         ...

@@ -1,12 +1,21 @@
 """Which chunks to ask for, and when: the window of a transfer. Pure; time comes in as a value, actions go out.
 
-A small window grows by one for each window of good chunks and halves when a chunk is late, because the right size
-depends on the link's delay and rate (measured: 5 MB over 300 ms one-way delay takes 47 s with a window of 1 and 3.6 s
-with 16). A chunk's timer is four times the smoothed time of a chunk, at least ``timeout_s``.
+The right size of the window depends on the link's delay and rate (measured: 5 MB over 300 ms one-way delay takes 47 s
+with a window of 1 and 3.6 s with 16). A small window grows by one for each window of good chunks while these do not
+wait for each other; it becomes smaller when they wait long, for whatever else the device shall hear waits behind them,
+and halves when a chunk is late.
+
+A chunk's timer is four times the smoothed time of a chunk, at least ``timeout_s``, and doubles from the third time on
+that it is asked for. It begins anew when a chunk comes that was asked for before or with it, and while bytes of
+something come: on a slow link a chunk that is under way must not be asked for again. While nobody can be asked nothing
+is late.
 
 A chunk is asked for as a retained message, twice; then in turns from the controller itself and as a retained message,
 which the controller has offered again by then. When chunks come from the controller only, the broker has lost the
 retained ones, and the rest is asked of the controller at once.
+
+Sources: RFC 6298 (2011), section 5 (restart and back-off of the timer) and Karn's algorithm; RFC 6817 (2012), section 2
+(a window that follows the delay of its own queue).
 """
 
 from collections import deque
@@ -21,6 +30,10 @@ TRIES = 6
 NEED_LIMIT = 16
 PULL_AFTER = 2
 """So many chunks in a row that only the controller brought say that the broker has lost the others, too."""
+QUEUE_S = 1.0
+"""The window grows while chunks wait for each other no longer than this, and shrinks when it is twice as long."""
+LONGEST_S = 600.0
+"""Bytes that trickle in put a chunk's timer off for so long at most."""
 _SMOOTHING = 0.25
 _PATIENCE = 4.0
 
@@ -46,9 +59,10 @@ class Action:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A chunk that was asked for: when and how, when it is late, how often it was asked for, and came wrong."""
+    """A chunk that was asked for: first and last when, how, when it is late, how often it was asked for, came wrong."""
 
     at_s: float
+    last_s: float
     late_s: float
     way: Kind
     tries: int = 1
@@ -56,10 +70,14 @@ class _Asked:
 
 
 class Meter(Protocol):
-    """Counts chunks that are asked for against a budget."""
+    """Knows who can be asked, and counts chunks that are asked for against a budget."""
+
+    def is_cut_off(self, digest: str) -> bool:
+        """Return whether nobody who may have a chunk can be asked at this moment."""
+        ...
 
     def take(self, digest: str) -> bool:
-        """Return whether a chunk may be asked for now; if so, it counts."""
+        """Return whether a chunk may and can be asked for now; if so, it counts."""
         ...
 
     def spend(self, digest: str) -> None:
@@ -68,7 +86,11 @@ class Meter(Protocol):
 
 
 class Unmetered:
-    """No budget."""
+    """No budget, and always somebody to ask."""
+
+    def is_cut_off(self, digest: str) -> bool:
+        """Return False."""
+        return not digest
 
     def take(self, digest: str) -> bool:
         """Return True."""
@@ -87,6 +109,7 @@ class Window:
         timeout_s: Shortest time before a chunk is asked for again.
         pull: Whether to ask the controller from the beginning.
         meter: Knows the budget.
+        backs_off: Whether the timer doubles; what is small may be asked for at the same pace.
     """
 
     def __init__(
@@ -97,6 +120,7 @@ class Window:
         timeout_s: float,
         pull: bool = False,
         meter: Meter | None = None,
+        backs_off: bool = True,
     ) -> None:
         self._todo = deque(missing)
         self._asked: dict[str, _Asked] = {}
@@ -104,8 +128,14 @@ class Window:
         self._size = min(FIRST_WINDOW, self._limit)
         self._timeout_s = timeout_s
         self._meter = meter or Unmetered()
+        self._backs_off = backs_off
         self._pulled = PULL_AFTER if pull else 0
         self._mean_s = 0.0
+        self._flow_s = 0.0
+        self._best_s = float("inf")
+        self._newest_s = float("-inf")
+        """When the newest chunk of those that came was asked for; what was asked for before should have come."""
+        self._begun_anew_s = float("-inf")
         self._good = 0
         self._failed = False
 
@@ -153,7 +183,7 @@ class Window:
             return actions
         while self.has_room and self._meter.take(self._todo[0]):
             digest = self._todo.popleft()
-            self._asked[digest] = _Asked(now_s, now_s + self._patience_s, way)
+            self._asked[digest] = _Asked(now_s, now_s, now_s + self._patience_s, way)
             actions.append(Action(way, (digest,)))
         return _merged(actions)
 
@@ -166,6 +196,8 @@ class Window:
             return self._strike(digest, asked, now_s)
         del self._asked[digest]
         self._learn(asked, now_s - asked.at_s)
+        self._newest_s = max(self._newest_s, asked.last_s)
+        self.receiving(now_s)
         return [Action(Kind.STORE, (digest,)), Action(Kind.CANCEL, (digest,)), *self.fill(now_s)]
 
     def lost(self, digest: str, reason: str, now_s: float) -> list[Action]:
@@ -186,9 +218,12 @@ class Window:
 
     def tick(self, now_s: float) -> list[Action]:
         """Ask again for late chunks, give up after some tries; ask for more if the budget allows it by now."""
-        late = [(digest, asked) for digest, asked in self._asked.items() if asked.late_s <= now_s]
         if self._failed:
             return []
+        late = [(digest, asked) for digest, asked in self._asked.items() if asked.late_s <= now_s]
+        for digest, asked in [one for one in late if self._meter.is_cut_off(one[0])]:
+            late.remove((digest, asked))
+            self._asked[digest] = replace(asked, late_s=now_s + self._patience_s)
         if any(asked.tries >= TRIES for _, asked in late):
             return self._give_up(f"a chunk did not come after it was asked for {TRIES} times")
         if not late:
@@ -199,19 +234,43 @@ class Window:
     def reconnected(self, now_s: float) -> None:
         """Begin to wait anew: whoever carries requests repeats them on a new connection by itself."""
         self._pulled = 0  # the broker may have everything again
-        self._asked = {d: replace(a, at_s=now_s, late_s=now_s + self._patience_s) for d, a in self._asked.items()}
+        late_s = now_s + self._patience_s
+        self._asked = {d: replace(a, at_s=now_s, last_s=now_s, late_s=late_s) for d, a in self._asked.items()}
+
+    def receiving(self, now_s: float) -> None:
+        """Note that bytes come: what may be behind them is not late yet. What others have overtaken is."""
+        if now_s - self._begun_anew_s < self._timeout_s / 5:  # not for each of many chunks that come at once
+            return
+        self._begun_anew_s = now_s
+        for digest, asked in self._asked.items():
+            if asked.last_s >= self._newest_s and now_s - asked.last_s < LONGEST_S:
+                self._asked[digest] = replace(asked, late_s=max(asked.late_s, now_s + self._waits_s(asked)))
 
     @property
     def _patience_s(self) -> float:
         return max(self._timeout_s, _PATIENCE * self._mean_s)
 
+    def _waits_s(self, asked: _Asked) -> float:
+        """Return how long a chunk is waited for after it was asked for so often."""
+        return self._patience_s * float(2 ** max(0, asked.tries - 2) if self._backs_off else 1)
+
     def _learn(self, asked: _Asked, took_s: float) -> None:
         self._pulled = self._pulled + 1 if asked.way is Kind.NEED else 0
-        self._mean_s = took_s if not self._mean_s else (1 - _SMOOTHING) * self._mean_s + _SMOOTHING * took_s
+        self._mean_s = _smoothed(self._mean_s, took_s / asked.tries)  # which of the requests brought it nobody knows
+        if asked.tries == 1:
+            self._best_s = min(self._best_s, took_s)
+            self._flow_s = max(took_s, _smoothed(self._flow_s, took_s))
         self._good += 1
         if self._good >= self._size:
             self._good = 0
-            self._size = min(self._limit, self._size + 1)
+            self._size = min(self._limit, max(1, self._size + self._growth()))
+
+    def _growth(self) -> int:
+        """Return by how much the window changes after a window of good chunks."""
+        queue_s = self._flow_s - self._best_s
+        if queue_s <= QUEUE_S:
+            return 1
+        return -1 if queue_s > 2 * QUEUE_S else 0
 
     def _strike(self, digest: str, asked: _Asked, now_s: float) -> list[Action]:
         if asked.strikes + 1 >= STRIKES:
@@ -226,13 +285,17 @@ class Window:
 
     def _ask(self, digest: str, asked: _Asked, now_s: float) -> Action:
         self._meter.spend(digest)
-        self._asked[digest] = replace(asked, late_s=now_s + self._patience_s)
+        self._asked[digest] = replace(asked, last_s=now_s, late_s=now_s + self._waits_s(asked))
         return Action(asked.way, (digest,))
 
     def _give_up(self, reason: str) -> list[Action]:
         self._failed = True
         cancels = [Action(Kind.CANCEL, (digest,)) for digest in self._asked]
         return [*cancels, Action(Kind.FAIL, reason=reason)]
+
+
+def _smoothed(mean_s: float, sample_s: float) -> float:
+    return sample_s if not mean_s else (1 - _SMOOTHING) * mean_s + _SMOOTHING * sample_s
 
 
 def _other(way: Kind) -> Kind:

@@ -32,6 +32,8 @@ class Surroundings:
         topics: Spells the topics.
         deliver: Takes chunks, by digest.
         lost: Told of a chunk that does not come, and why.
+        receiving: Told now and then that bytes come.
+        wasted: Told of a chunk whose bytes came for nothing.
         events: Keeps events.
         clock: Time.
         trusted_now: Returns a lower bound of the true time while the clock is known to be behind, else None.
@@ -42,6 +44,8 @@ class Surroundings:
     topics: Topics
     deliver: Callable[[str, bytes], None]
     lost: Callable[[str, Problem], None]
+    receiving: Callable[[], None]
+    wasted: Callable[[str], None]
     events: EventSink
     clock: Clock
     trusted_now: Callable[[], datetime | None]
@@ -94,11 +98,14 @@ class Sources:
     """
 
     def __init__(self, config: Config, around: Surroundings, broker: LastSource) -> None:
-        self.chain = Chain(around.deliver, around.lost, around.events, around.clock)
+        self.chain = Chain(around.deliver, around.lost, around.wasted, around.events, around.clock)
         self.folder = FolderSource(self.chain)
         self.site = Site(config, around, self.chain) if config.site_cache.broker else None
         transfer = config.transfer
-        self._http = tuple(HttpSource(base, self.chain, lambda: _https(transfer, around)) for base in transfer.http)
+        self._http = tuple(
+            HttpSource(base, self.chain, lambda: _https(transfer, around), receiving=around.receiving)
+            for base in transfer.http
+        )
         self.chain.use((self.folder, *([self.site.source] if self.site else []), *self._http), broker)
         self.chain.withdrawn(self.folder.name)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dsops.chunks import MAX_CHUNK_BYTES
 from dsops.clock import Clock
-from dsops.errors import SourceFailed, SourceLacks, SourceLies, SourceSlow
+from dsops.errors import SourceEndless, SourceFailed, SourceLacks, SourceLies, SourceSlow, SourceTruncated
 from dsops.messages import Problem
 from dsops_agent.install.ports import Chunk, EventSink
 from dsops_agent.install.steps import problem_of
@@ -24,6 +24,8 @@ from dsops_agent.status import SourceStatus
 logger = logging.getLogger(__name__)
 
 _MOST_TOLD = 64
+_COSTLY = SourceLies, SourceTruncated, SourceSlow, SourceEndless
+"""Failures at which bytes have come, for nothing."""
 
 
 class LastSource(Source, Protocol):
@@ -31,6 +33,10 @@ class LastSource(Source, Protocol):
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself."""
+        ...
+
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        """Return whether it cannot be asked at this moment."""
         ...
 
 
@@ -51,6 +57,7 @@ class Chain:
     Args:
         deliver: Takes chunks, by digest.
         lost: Told of a chunk that nobody near by has, if only they may be asked, and why.
+        wasted: Told of a chunk whose bytes came from afar, in part or wrong, and are fetched once more.
         events: Keeps events; one of each kind for each source and file.
         clock: Time.
     """
@@ -59,11 +66,13 @@ class Chain:
         self,
         deliver: Callable[[str, bytes], None],
         lost: Callable[[str, Problem], None],
+        wasted: Callable[[str], None],
         events: EventSink,
         clock: Clock,
     ) -> None:
         self._deliver = deliver
         self._lost = lost
+        self._wasted = wasted
         self._events = events
         self._clock = clock
         self._lock = threading.RLock()
@@ -98,6 +107,12 @@ class Chain:
         """Return whether a chunk would be asked for now at a source that costs the link nothing."""
         with self._lock:
             return self._choice.pick(chunk.file or chunk.digest, (), self._clock.monotonic_s()) in self._near
+
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        """Return whether only the last source is left to be asked for a chunk, and cannot be asked now."""
+        with self._lock:
+            name = self._choice.pick(chunk.file or chunk.digest, (), self._clock.monotonic_s())
+            return name == self._choice.last and self._last.is_cut_off(chunk)
 
     def cancel(self, digest: str) -> None:
         """Stop waiting for a chunk, wherever it was asked for."""
@@ -145,6 +160,8 @@ class Chain:
         """Ask elsewhere for what a source does not bring."""
         with self._lock:
             asked = [self._asked[digest] for digest in digests if digest in self._asked]
+            if asked and isinstance(error, _COSTLY) and source not in self._near:
+                self._wasted(asked[0].chunk.digest)  # the others of the same answer had not begun
             self._set_back(source, asked[0].file if asked else "", error)
             for one in asked:
                 if one.at == source:

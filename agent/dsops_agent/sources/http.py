@@ -3,6 +3,7 @@
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from dsops_agent.sources.ports import Delivery
 logger = logging.getLogger(__name__)
 
 PATIENCE = Limits()
+TELL_S = 0.25
 
 
 class HttpSource:
@@ -26,17 +28,25 @@ class HttpSource:
         delivery: Takes what comes.
         tls: Returns the context of a connection by HTTPS.
         limits: How patient to be.
+        receiving: Called now and then while bytes come.
     """
 
     is_near = False
 
     def __init__(
-        self, base: str, delivery: Delivery, tls: Callable[[], ssl.SSLContext], limits: Limits = PATIENCE
+        self,
+        base: str,
+        delivery: Delivery,
+        tls: Callable[[], ssl.SSLContext],
+        limits: Limits = PATIENCE,
+        receiving: Callable[[], None] = lambda: None,
     ) -> None:
         url = urlsplit(base)
         self.name = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
         self._delivery = delivery
-        self._fetcher = HttpFetcher(base, tls, limits)
+        self._fetcher = HttpFetcher(base, tls, limits, self._tell)
+        self._receiving = receiving
+        self._told_s = time.monotonic()
         self._changed = threading.Condition()
         self._wanted: dict[str, Chunk] = {}
         self._under_way: frozenset[str] = frozenset()
@@ -89,6 +99,12 @@ class HttpSource:
             self._under_way = frozenset(chunk.digest for chunk in part.chunks)
             self._fetcher.prepare()
             return part
+
+    def _tell(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= TELL_S:
+            self._told_s = now_s
+            self._receiving()
 
     def _take(self, chunk: Chunk, data: bytes) -> None:
         if self._drop(chunk.digest):

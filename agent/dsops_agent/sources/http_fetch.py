@@ -29,9 +29,12 @@ class HttpFetcher:
         base: ``https://host/path`` or ``http://host/path``; a file is below it by its SHA-256.
         tls: Returns the context of a connection.
         limits: How patient to be.
+        receiving: Called whenever bytes come.
     """
 
-    def __init__(self, base: str, tls: Callable[[], ssl.SSLContext], limits: Limits) -> None:
+    def __init__(
+        self, base: str, tls: Callable[[], ssl.SSLContext], limits: Limits, receiving: Callable[[], None]
+    ) -> None:
         url = urlsplit(base)
         self._is_tls = url.scheme == "https"
         self._host, self._port = url.hostname or "", url.port or (443 if self._is_tls else 80)
@@ -39,6 +42,7 @@ class HttpFetcher:
         self._path = quote(url.path.rstrip("/"), safe="/%")
         self._tls = tls
         self._limits = limits
+        self._receiving = receiving
         self._sock: socket.socket | None = None
         self._meter = Meter(limits, time.monotonic)
         self._before_bytes = 0
@@ -97,7 +101,8 @@ class HttpFetcher:
         try:
             sock.settimeout(self._limits.connect_s)
             sock.sendall("\r\n".join((*lines, "", "")).encode("ascii"))
-            response = http.client.HTTPResponse(cast(socket.socket, MeteredSocket(sock, self._meter)), method="GET")
+            metered = MeteredSocket(sock, self._meter, self._receiving)
+            response = http.client.HTTPResponse(cast(socket.socket, metered), method="GET")
             response.begin()
         except (ConnectionError, http.client.RemoteDisconnected) as error:
             raise _Idle("the server ended the connection", why=str(error)) from error

@@ -109,10 +109,11 @@ class Meter:
 class MeteredSocket(io.RawIOBase):
     """The reading side of a connected socket, as :class:`http.client.HTTPResponse` wants one."""
 
-    def __init__(self, sock: socket.socket, meter: Meter) -> None:
+    def __init__(self, sock: socket.socket, meter: Meter, receiving: Callable[[], None]) -> None:
         super().__init__()
         self._sock = sock
         self._meter = meter
+        self._receiving = receiving
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the buffered file that the parser reads."""
@@ -133,4 +134,5 @@ class MeteredSocket(io.RawIOBase):
             except TimeoutError:
                 continue
             self._meter.read_bytes += count
+            self._receiving()
             return count

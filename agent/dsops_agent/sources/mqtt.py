@@ -47,6 +47,10 @@ class MqttChunks:
         """Return False: everything comes over the network."""
         return False
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        """Return whether there is no connection to the broker."""
+        return not self._broker.is_connected
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         """Ask the controller itself, and the broker no more, for the controller offers it what it sends, too."""
         for chunk in chunks:

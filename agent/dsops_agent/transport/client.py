@@ -100,13 +100,23 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
 
 
 class BoundedClient(Client):
-    """Ends the connection when a packet is longer than what we said in CONNECT that we take, before it is read."""
+    """Keeps no more of what the broker sends than one packet, whatever the broker does.
+
+    It ends the connection when a packet is longer than what we said in CONNECT that we take, before it is read; and at
+    a message of QoS 2, which nobody asks for: paho-mqtt would keep each of them until a second packet releases it.
+    """
 
     @override
     def _sock_recv(self, bufsize: int) -> bytes:
         if bufsize > MAX_PACKET_BYTES:
             raise ConnectionError(f"the broker sends a packet of {bufsize} bytes, {MAX_PACKET_BYTES} are taken")
         return super()._sock_recv(bufsize)
+
+    @override
+    def _handle_publish(self) -> MQTTErrorCode:
+        if (self._in_packet["command"] & 0x06) >> 1 > 1:
+            raise ConnectionError("the broker sends a message of QoS 2, for which nobody asked")
+        return super()._handle_publish()
 
 
 def make_client(name: str, tls: ssl.SSLContext | None, will: Will | None, callbacks: Callbacks) -> Client:

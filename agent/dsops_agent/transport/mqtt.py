@@ -51,6 +51,7 @@ ANSWER_S = 30.0
 """How long the broker may take to answer CONNECT."""
 GOODBYE_S = 2.0
 LONGEST_TURN_S = 1.0
+TELL_S = 0.25
 REFUSED_FIRST_S = 5.0
 REFUSED_MOST = 5
 """A broker that refuses our identity is asked this many times less often than one that does not answer."""
@@ -86,11 +87,13 @@ class Settings:
     Attributes:
         first_contact_max_s: The first connection, and the one after a loss, wait a random time up to this: a broker
             that comes back meets its whole fleet at once.
+        is_awaited: Whether somebody waits for the first connection, so that this one is made at once.
         tls: Called for each connection; returns None where there is no TLS.
         draw: Returns a number in ``[0, 1)``, for every wait.
         accepted: Called when the broker took what ``tls`` gave last.
         refused: Called when it refused that.
         beat: Is told of each turn.
+        receiving: Called while bytes of a message come that is not whole, at most once in :data:`TELL_S`.
     """
 
     device: str
@@ -98,12 +101,14 @@ class Settings:
     tls: Callable[[], ssl.SSLContext | None]
     keepalive_s: int = 30
     first_contact_max_s: float = 0.0
+    is_awaited: bool = False
     reconnect_max_s: float = 60.0
     will_delay_s: int = 10
     draw: Callable[[], float] = random.SystemRandom().random
     accepted: Callable[[], None] = _ignore
     refused: Callable[[], None] = _ignore
     beat: Beat = unwatched
+    receiving: Callable[[], None] = _ignore
 
 
 @dataclass
@@ -115,6 +120,7 @@ class _Connection:
     events: deque[Event]
     began_s: float
     heard_s: float
+    told_s: float
     max_packet_bytes: int = 0
     is_up: bool = False
 
@@ -243,7 +249,7 @@ class MqttSession:
         """Connect, and again when the connection is lost, until :meth:`stop`."""
         draw, most_s = self._settings.draw, self._settings.reconnect_max_s
         failures, refusals = Backoff(FIRST_WAIT_S, most_s, draw), refusal_backoff(most_s, draw)
-        self._rest(draw() * self._settings.first_contact_max_s)
+        self._rest(0.0 if self._settings.is_awaited else draw() * self._settings.first_contact_max_s)
         while not self._is_over():
             began_s, before = self._clock.monotonic_s(), self.figures.connections
             refused = self._one_connection()
@@ -301,7 +307,7 @@ class MqttSession:
         delay_s, retains = self._settings.will_delay_s, self._retains
         will = Will(life.topic, life.message(seq, False), delay_s, retains) if life else None
         client = make_client(self._settings.device, self._settings.tls(), will, Callbacks(events, self._take))
-        connection = _Connection(client, seq, events, now_s, now_s)
+        connection = _Connection(client, seq, events, now_s, now_s, now_s)
         host, _, port = self._address.rpartition(":")
         try:
             client.connect(
@@ -336,14 +342,22 @@ class MqttSession:
     def _turn(self, connection: _Connection, timeout_s: float) -> bool:
         """Wait for something to happen on a connection, and handle it; return whether anything came."""
         self._settings.beat(0.0)
+        received = self.figures.received
         has_come = turn(connection.client, self._bell, timeout_s)
         if has_come:
             connection.heard_s = self._clock.monotonic_s()
+            if self.figures.received == received and not connection.events:
+                self._tell_of_bytes(connection)
         while connection.events:
             self._handle(connection, connection.events.popleft())
         if connection.client.socket() is None:
             raise BrokerUnreachable("the connection to the broker was lost")
         return has_come
+
+    def _tell_of_bytes(self, connection: _Connection) -> None:
+        if connection.heard_s - connection.told_s >= TELL_S:
+            connection.told_s = connection.heard_s
+            self._guarded(self._settings.receiving)
 
     def _take(self, topic: str, payload: bytes) -> None:
         """Hand a message over; what is left over from before is given up, for the session outlives the process."""

@@ -7,6 +7,11 @@ class Broker(Protocol):
     """A session with the broker that comes and goes. No method blocks; all may be called from any thread."""
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        ...
+
+    @property
     def retains(self) -> bool:
         """Whether the broker keeps retained messages, as far as is known."""
         ...

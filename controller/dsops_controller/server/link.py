@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from dsops.errors import BrokerUnreachable
+from dsops_controller.server.bounded import MAX_PACKET_BYTES, BoundedClient
 from dsops_controller.server.limits import Limits, limits_of
 from dsops_controller.server.suspicion import LATER, Suspicion
 
@@ -33,11 +34,12 @@ log = logging.getLogger(__name__)
 WINDOW = 10
 """Unacknowledged messages at most; the smallest Receive Maximum among common brokers."""
 QUEUE = 64
+QUEUE_BYTES = 128 * 1024
+"""The queue is full at so many bytes, too: what is news waits behind it, and behind the window."""
 KEEPALIVE_S = 10
 CONNECT_TIMEOUT_S = 5.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
-MAX_PACKET_BYTES = 128 * 1024
 RETAIN_NOT_SUPPORTED = 0x9A
 """Reason code of a CONNACK (MQTT 5.0, 3.2.2.2)."""
 ALONE_S = 1.0
@@ -129,6 +131,7 @@ class Link:
         self._settings = settings
         self._listener = listener
         self._queue: deque[Message] = deque()
+        self._queued_bytes = 0
         self._in_flight = 0
         self._is_open = False
         self._changed = threading.Condition()
@@ -155,12 +158,17 @@ class Link:
             ``timeout_s``. What is retained is said again when a session begins.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_open or len(self._queue) < QUEUE, timeout_s)
-            if not self._is_open or len(self._queue) >= QUEUE:
+            self._changed.wait_for(lambda: not self._is_open or not self._is_full, timeout_s)
+            if not self._is_open or self._is_full:
                 return False
             self._queue.append(message)
+            self._queued_bytes += len(message.payload)
         self.wake()
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acknowledged everything that was queued; return whether it did."""
@@ -225,7 +233,7 @@ class Link:
 
     def _make(self) -> _Session:
         settings = self._settings
-        client = mqtt.Client(
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=MQTTProtocolVersion.MQTTv5
         )
         context = ssl.create_default_context(cafile=str(settings.ca))
@@ -282,6 +290,7 @@ class Link:
                 if not self._queue or not self._may_send(session, self._queue[0]):
                     return
                 message = self._queue.popleft()
+                self._queued_bytes -= len(message.payload)
                 self._in_flight = len(session.in_flight) + 1
                 self._changed.notify_all()
             self._send(session, message)
@@ -361,7 +370,7 @@ class Link:
         with self._changed:
             was_open, self._is_open = self._is_open, False
             self._queue.clear()
-            self._in_flight = 0
+            self._queued_bytes = self._in_flight = 0
             self._changed.notify_all()
         if was_open:
             self._listener.disconnected()

@@ -93,7 +93,8 @@ def access_control(topic_prefix: str, barred: Sequence[str] = ()) -> str:
     reads = [f"topic read {topic_prefix}/d/+/up/#", "topic read $SYS/#"]
     probe = [f"user {PROBE}", f"topic readwrite {topic_prefix}/probe/#"]
     devices = [
-        f"pattern write {topic_prefix}/d/%u/up/#",
+        # Each by its name: whoever may write anywhere below may leave retained messages without an end.
+        *(f"pattern write {topic_prefix}/d/%u/up/{tail}" for tail in ("conn", "state", "need")),
         f"pattern read {topic_prefix}/d/%u/dn/#",
         *(f"pattern read {topic_prefix}/{tail}" for tail in ("t/+", "c/+", "ctl/state")),
     ]

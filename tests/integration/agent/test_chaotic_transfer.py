@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chaos import Chaos, ConnectionReset, Ills
-from chaos_proxy import Between, ChaosProxy
+from chaos_proxy import Between, ChaosProxy, chaos_proxy
 from chaotic_transfer import Receiver, T
 from measure.packets import Packet, Splitter, message_of, publish, subscribe
 from memory_peak import MemoryPeak
@@ -133,6 +133,22 @@ def test_a_transfer_through_a_bad_courier_ends_identical(stage: Stage, controlle
     assert receiver.wrong
     assert answering.answered
     assert all(proxy.done[ill] for ill in ("duplicate", "drop", "reorder", "corrupt", "reset")), proxy.done
+
+
+@pytest.mark.slow
+def test_over_a_slow_link_each_chunk_comes_once(tmp_path: Path, pki: Any, broker: Any, controller: Any) -> None:
+    """A chunk takes three times as long as a chunk's timer, and several wait for each other."""
+    identity = pki.identity(tmp_path / "identity", CAM, broker.address, "localhost:1")
+    files = {CAM: (identity.certificate_path, identity.key_path)}
+    data = random.Random(1).randbytes(6 * CHUNK_BYTES)
+    answering = Answering(controller, data)
+    with chaos_proxy(Between(0, broker.port, pki.folder, files.__getitem__), Ills(bytes_per_s=20_000), 1) as proxy:
+        receiver = Receiver(identity, proxy.port, tmp_path / "staging", Pace(window=8, timeout_s=0.5))
+        receiver.start()
+        got = receiver.fetch(Wanted(sha256_hex(data), len(data), index_of(data, CHUNK_BYTES).digest), answering)
+        receiver.stop()
+    assert got.read_bytes() == data
+    assert (receiver.came, receiver.attempts, answering.answered) == (7, 1, 0), "the index and six chunks, each once"
 
 
 @pytest.mark.faults

@@ -300,3 +300,19 @@ def test_first_contacts_are_spread_and_those_after_a_steady_connection(
     assert session.figures.connections == 2, "a fleet that lost its broker does not come back at once"
     session.reconnect(broker.address)
     eventually(lambda: session.figures.connections == 3)
+
+
+def test_only_the_first_contact_of_a_new_device_does_not_wait(
+    make_device: Callable[..., Device], broker: Any, eventually: Eventually
+) -> None:
+    clock = ManualClock()
+    device = make_device(clock=clock, keepalive_s=30, first_contact_max_s=10_000.0, is_awaited=True, draw=lambda: 0.5)
+    session = device.start()
+    eventually(lambda: session.is_connected)
+    clock.advance(STEADY_S + 1)
+    broker.configure("")
+    eventually(lambda: not session.is_connected)
+    time.sleep(1.5)  # longer than the first wait of the back-off
+    assert session.figures.connections == 1, "later it takes its turn as every other device does"
+    session.reconnect(broker.address)
+    eventually(lambda: session.figures.connections == 2)

@@ -32,7 +32,7 @@ def test_a_bundle_file_is_exported_without_a_controller_and_fetched_whole_by_ran
     assert {path.name for path in folder.iterdir()} == {row["sha256"], row["index_sha256"], needs}
     came: dict[str, bytes] = {}
     server = RangeServer(folder)
-    fetcher = HttpFetcher(server.url, lambda: pytest.fail("no TLS here"), Limits())
+    fetcher = HttpFetcher(server.url, lambda: pytest.fail("no TLS here"), Limits(), lambda: None)
     wanted = {row["index_sha256"]: Chunk(row["index_sha256"])}
     while wanted:
         part = next_part(wanted)

@@ -29,6 +29,7 @@ class Speaker:
     """A real reporter over a real journal in a folder; what it publishes is kept. Implements source and broker."""
 
     retains = True
+    is_connected = True
 
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         self.journal = Journal(folder / "journal.db")

@@ -52,6 +52,11 @@ def test_a_device_writes_its_own_reports_and_the_controller_reads_them(join: Joi
     assert controller.next() == (f"{P}/d/cam-1/up/state", b"mine")
 
 
+@pytest.mark.parametrize("tail", ["up/state/1", "up/x", "up", "up/ack"])
+def test_a_device_writes_nothing_that_nobody_reads_for_the_broker_would_keep_it(join: Join, tail: str) -> None:
+    assert join("cam-1").publish(f"{P}/d/cam-1/{tail}", b"junk", retain=True) == NOT_AUTHORIZED
+
+
 def test_a_device_reads_its_own_directive_and_public_topics_only(join: Join) -> None:
     controller, device = join("controller"), join("cam-1")
     device.subscribe(f"{P}/d/+/dn/#", f"{P}/d/+/up/#", f"{P}/t/#", f"{P}/c/#", f"{P}/ctl/#", "$SYS/#")

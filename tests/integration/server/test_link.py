@@ -1,6 +1,10 @@
 """The MQTT session against a real mosquitto: window, limits, silence, loss."""
 
 import logging
+import os
+import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dsops_controller.server.link import MAX_PACKET_BYTES, WINDOW, Link, LinkSettings, Message, _Session
+from dsops_controller.server.bounded import MAX_PACKET_BYTES
+from dsops_controller.server.link import QUEUE_BYTES, WINDOW, Link, LinkSettings, Message, _Session
 from dsops_controller.server.tls import controller_credentials
 
 pytestmark = pytest.mark.integration
@@ -215,3 +220,76 @@ def test_a_message_that_the_broker_never_answers_holds_up_no_suspect(
     suspect = Message(TOPIC, b"x")
     assert not link._may_send(stuck, suspect)
     eventually(lambda: link._may_send(stuck, suspect), "it goes all the same")
+
+
+@pytest.fixture
+def flood(site: Any) -> Iterator[Callable[[bytes], list[int]]]:
+    """Return what lets a broker with the right certificate send the same bytes without end, and counts what it sent."""
+    listeners: list[socket.socket] = []
+
+    def behave(sock: socket.socket, context: ssl.SSLContext, piece: bytes, sent: list[int]) -> None:
+        try:
+            with context.wrap_socket(sock, server_side=True) as secure:
+                secure.recv(4096)
+                secure.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK (MQTT 5.0, 3.2)
+                while sent[-1] < 64 << 20:
+                    sent[-1] += secure.send(piece)
+        except OSError:
+            sent.append(0)
+
+    def start(piece: bytes) -> list[int]:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(site.folder / "ca" / "server.crt", site.folder / "ca" / "server.key")
+        listener, sent = socket.create_server(("127.0.0.1", site.ports.broker)), [0]
+        listeners.append(listener)
+
+        def accept() -> None:
+            while True:
+                try:
+                    behave(listener.accept()[0], context, piece, sent)
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        return sent
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(b"\x30\xff\xff\xff\x7f" + bytes(60_000), id="a packet of 256 MB"),
+        pytest.param(b"\x34\x90\x4e\x00\x01t\x00\x01\x00" + bytes(9994), id="QoS 2"),
+    ],
+)
+def test_of_what_a_broker_sends_without_end_nothing_is_kept(
+    piece: bytes, flood: Callable[[bytes], list[int]], link: Link, heard: Heard, eventually: Callable[..., None]
+) -> None:
+    sent = flood(piece)
+    eventually(lambda: heard.ends >= 1, "the session is ended")
+    eventually(lambda: len(sent) > 1, "the broker notices")
+    assert sent[0] < 16 << 20, "more than sockets hold was read"
+    assert heard.messages == []
+    assert not link.counters.received
+
+
+def test_what_waits_for_a_slow_broker_is_a_few_chunks_so_that_news_do_not_wait_long(
+    site: Any, link: Link, late_mosquitto: Any, eventually: Callable[..., None]
+) -> None:
+    late_mosquitto.start()
+    eventually(lambda: link.is_connected, "the session opens")
+    chunk = Message(TOPIC, bytes(32 * 1024), retain=True)
+    broker = int((site.folder / "mosquitto" / "mosquitto.pid").read_text())
+    os.kill(broker, signal.SIGSTOP)
+    taken = 0
+    while link.publish(chunk, timeout_s=0.5):
+        taken += 1
+    os.kill(broker, signal.SIGCONT)
+    assert taken * len(chunk.payload) <= QUEUE_BYTES + WINDOW * len(chunk.payload) + len(chunk.payload)
+    assert link.flush(20)
+    assert link.counters.published == taken
+    assert link.publish(chunk)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_broker import FakeBroker, accept
+from http_servers import hostile, range_of
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from source_authority import TestAuthority
@@ -23,8 +25,9 @@ from dsops.manifest import Manifest, TensorSpec
 from dsops.messages import Problem
 from dsops.topics import Topics
 from dsops_agent.config import Config, SiteCache, Trust
+from dsops_agent.config import Transfer as TransferConfig
 from dsops_agent.install.fetch import Pace, Transfer, Wanted
-from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox
+from dsops_agent.install.mailbox import ChunkCame, ChunkLost, Connected, Mailbox, Receiving
 from dsops_agent.sources import shelf as shelf_module
 from dsops_agent.sources.assembly import Sources, Surroundings
 from dsops_agent.sources.mqtt import MqttChunks
@@ -125,7 +128,7 @@ class Made:
 class Device:
     """The session with the fleet's broker, every source, and the transfer of a real agent."""
 
-    def __init__(self, name: str, folder: Path, broker: str, site: SiteCache) -> None:
+    def __init__(self, name: str, folder: Path, broker: str, site: SiteCache, http: tuple[str, ...] = ()) -> None:
         self.folder = folder
         folder.mkdir()
         self.mailbox = Mailbox()
@@ -136,11 +139,14 @@ class Device:
         clock = SystemClock()
         self.session = MqttSession(Settings(name, broker, lambda: None, reconnect_max_s=0.2), None, self, clock)
         config = Config(device=name, state=folder, trust=Trust(root=folder / "root"), site_cache=site)
+        config = config.model_copy(update={"transfer": TransferConfig(http=http)})
         around = Surroundings(
             device=name,
             topics=TOPICS,
             deliver=lambda digest, data: self.mailbox.put(ChunkCame(digest, data)) and None,
             lost=self.lost,
+            receiving=lambda: self.mailbox.put(Receiving()) and None,
+            wasted=lambda _digest: None,
             events=self,
             clock=clock,
             trusted_now=lambda: None,
@@ -168,10 +174,10 @@ class Device:
     def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
         self.events.append((kind, code))
 
-    def fetch(self, made: Made) -> Path:
+    def fetch(self, made: Made, timeout_s: float = 5.0) -> Path:
         """Fetch a bundle, and keep it as a slot would."""
         self.held[made.sha256] = None
-        transfer = Transfer(self.folder / "staging", made.wanted, self.sources.chain, Pace(8, 5.0))
+        transfer = Transfer(self.folder / "staging", made.wanted, self.sources.chain, Pace(8, timeout_s))
         transfer.start(self.clock.monotonic_s())
         ends_s = time.monotonic() + 90
         while not transfer.done:
@@ -179,6 +185,8 @@ class Device:
             for message in self.mailbox.take(0.2):
                 if isinstance(message, ChunkCame):
                     transfer.arrived(message.digest, message.data, self.clock.monotonic_s())
+                elif isinstance(message, Receiving):
+                    transfer.receiving(self.clock.monotonic_s())
             transfer.tick(self.clock.monotonic_s())
         transfer.close()
         assert transfer.path.read_bytes() == made.data
@@ -213,10 +221,10 @@ def brokers(tmp_path: Path) -> Iterator[tuple[Mosquitto, Mosquitto]]:
 def make_device(tmp_path: Path, brokers: tuple[Mosquitto, Mosquitto]) -> Iterator[Callable[..., Device]]:
     devices: list[Device] = []
 
-    def make(**settings: Any) -> Device:
+    def make(http: tuple[str, ...] = (), **settings: Any) -> Device:
         name = f"cam-{len(devices) + 1}"
         site = SiteCache(**{"broker": brokers[1].address, **settings})
-        devices.append(Device(name, tmp_path / name, brokers[0].address, site))
+        devices.append(Device(name, tmp_path / name, brokers[0].address, site, http))
         device = devices[-1]
         eventually(lambda: device.session.is_connected)
         return device
@@ -351,44 +359,6 @@ def test_a_site_that_has_nothing_is_passed_over(
     assert device.events == []
 
 
-def accept(sock: socket.socket) -> None:
-    sock.recv(4096)
-    sock.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK, MQTT 5.0 3.2
-
-
-class FakeBroker:
-    """A broker that does one thing to everyone who connects."""
-
-    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._behave = behave
-        self.connections = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        with sock:
-            try:
-                self._behave(sock)
-            except OSError:
-                return
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 def test_a_site_that_never_answers_is_passed_over(
     brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device]
 ) -> None:
@@ -449,3 +419,33 @@ def test_a_site_with_tls_serves_whoever_knows_its_authority_and_nobody_talks_to_
     assert ("source_failed", "source.unreachable") in stranger.events
     assert "certificate" in (stranger.sources.problem or "")
     assert not is_up(stranger)
+
+
+@pytest.mark.slow
+def test_a_web_server_that_is_slow_and_steady_is_neither_set_aside_nor_asked_twice(
+    brokers: tuple[Mosquitto, Mosquitto], make_device: Callable[..., Device]
+) -> None:
+    """A chunk takes three times as long as a chunk's timer."""
+    made = Made(1, 100_000)
+    brokers[0].put(made.chunks)
+    files = {made.sha256: made.data, **made.chunks}
+
+    def answer(sock: socket.socket, head: str) -> None:
+        data = files[head.split(" ")[1].rpartition("/")[2]]
+        if "Range:" in head:
+            first, last = range_of(head)
+            said = f"206 Partial Content\r\nContent-Range: bytes {first}-{last}/{len(data)}"
+            data = data[first : last + 1]
+        else:
+            said = "200 OK"
+        sock.sendall(f"HTTP/1.1 {said}\r\nContent-Length: {len(data)}\r\n\r\n".encode())
+        for start in range(0, len(data), 2000):
+            sock.sendall(data[start : start + 2000])
+            time.sleep(0.1)
+
+    with hostile(answer) as server:
+        device = make_device(http=(server.url,), wait_s=0.05)
+        eventually(lambda: is_up(device))
+        device.fetch(made, timeout_s=0.5)
+        assert device.chunks() == {"site cache": 0, server.url: len(made.chunks), "broker": 0}
+        device.close()

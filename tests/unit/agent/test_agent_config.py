@@ -315,13 +315,6 @@ def test_maintenance_rules_that_mean_nothing_are_refused(tmp_path: Path, line: s
     assert why in caught.value.why
 
 
-def test_only_the_first_contact_of_a_new_device_does_not_wait(tmp_path: Path) -> None:
-    config = load(write(tmp_path, GOOD + "[mqtt]\nkeepalive_s = 7\n")).config
-    assert config.mqtt.first_contact_max_s == 10.0
-    hurried = config.at_once()
-    assert (hurried.mqtt.first_contact_max_s, hurried.mqtt.keepalive_s) == (0.0, 7)
-
-
 def test_a_site_is_a_name(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD + '[transfer]\nsite = "plant-7"\n')).config.transfer.site == "plant-7"
     with pytest.raises(InvalidConfig, match=r"transfer\.site"):

@@ -1,11 +1,13 @@
 """The transfer's window, pure: what it asks for, when it asks again, when it gives up."""
 
+import heapq
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsops_agent.install.window import NEED_LIMIT, STRIKES, TRIES, Action, Kind, Window
+from dsops_agent.install.window import LONGEST_S, NEED_LIMIT, STRIKES, TRIES, Action, Kind, Window
 
 
 def names(count: int) -> list[str]:
@@ -65,9 +67,13 @@ def test_late_chunk_is_asked_for_again_then_needed_then_given_up() -> None:
     window.fill(0)
     assert window.tick(4.9) == []
     assert kinds(window.tick(5)) == [Kind.REQUEST]
-    later = [kinds(window.tick(5.0 * tried)) for tried in range(2, TRIES)]
+    now_s, later = 5.0, []
+    for wait_s in (5, 10, 20, 40):
+        assert window.tick(now_s + wait_s - 0.1) == []
+        now_s += wait_s
+        later.append(kinds(window.tick(now_s)))
     assert later == [[Kind.NEED], [Kind.REQUEST], [Kind.NEED], [Kind.REQUEST]]
-    assert kinds(window.tick(5.0 * TRIES)) == [Kind.CANCEL, Kind.FAIL]
+    assert kinds(window.tick(now_s + 80)) == [Kind.CANCEL, Kind.FAIL]
     assert window.failed
     assert window.tick(1e9) == []
 
@@ -154,10 +160,144 @@ def test_after_a_reconnection_the_wait_begins_anew() -> None:
     assert kinds(window.tick(106)) == [Kind.REQUEST, Kind.REQUEST]
 
 
+class SlowLink:
+    """A lossless link in simulated time: chunks come one after the other, in the order in which they were asked for.
+
+    While one comes the window is told so, as the session does.
+    """
+
+    def __init__(self, bytes_per_s: float, delay_s: float, chunk_bytes: int = 32 * 1024) -> None:
+        self._takes_s, self._delay_s = chunk_bytes / bytes_per_s, delay_s
+        self.asked: list[str] = []
+        self.waits: list[float] = []
+        """How long a message that the broker sends at that moment waits for the chunks before it."""
+        self._free_s = 0.0
+        self._events: list[tuple[float, str]] = []
+
+    def carry(self, window: Window) -> float:
+        """Bring everything that the window asks for; return when the last chunk came."""
+        now_s = 0.0
+        self._take(window.fill(now_s), now_s)
+        while not window.done:
+            assert not window.failed
+            now_s, digest = heapq.heappop(self._events)
+            if digest:
+                self._take(window.arrived(digest, good=True, now_s=now_s), now_s)
+            else:
+                window.receiving(now_s)
+            self._take(window.tick(now_s), now_s)
+        return now_s
+
+    def _take(self, actions: list[Action], now_s: float) -> None:
+        for digest in (d for a in actions if a.kind in (Kind.REQUEST, Kind.NEED) for d in a.digests):
+            self.asked.append(digest)
+            begins_s = max(self._free_s, now_s + self._delay_s)
+            self._free_s = begins_s + self._takes_s
+            for second in range(1, int(self._takes_s) + 1):
+                heapq.heappush(self._events, (begins_s + self._delay_s + second, ""))
+            heapq.heappush(self._events, (self._free_s + self._delay_s, digest))
+        self.waits.append(self._free_s - now_s)
+
+
+@pytest.mark.parametrize("bytes_per_s", [100, 500, 2_000, 5_000, 12_000, 30_000, 100_000])
+@pytest.mark.parametrize("delay_s", [0.02, 0.6])
+def test_on_a_slow_link_nothing_is_asked_for_twice(bytes_per_s: float, delay_s: float) -> None:
+    link = SlowLink(bytes_per_s, delay_s)
+    took_s = link.carry(Window(names(60), limit=16, timeout_s=5))
+    assert link.asked == names(60)
+    assert took_s < 1.4 * 60 * 32 * 1024 / bytes_per_s + 10, "the link is used"
+
+
+@pytest.mark.parametrize("bytes_per_s", [20_000, 30_000, 60_000, 200_000])
+@pytest.mark.parametrize("delay_s", [0.02, 0.6])
+def test_on_a_slow_link_a_cancel_does_not_wait_behind_a_full_window(bytes_per_s: float, delay_s: float) -> None:
+    link = SlowLink(bytes_per_s, delay_s)
+    link.carry(Window(names(200), limit=16, timeout_s=5))
+    assert max(link.waits) < 5
+
+
+def test_on_a_long_link_the_window_opens() -> None:
+    window = Window(names(153), limit=16, timeout_s=5)
+    took_s = SlowLink(10e6, 0.3).carry(window)
+    assert took_s < 12, "5 MB: ten windows of 16 chunks, and those before"
+
+
+def test_a_link_that_becomes_slow_makes_the_window_small() -> None:
+    window = Window(names(1000), limit=16, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    now_s, most = 0.0, 0
+    for number in range(400):
+        now_s += 0.001 if number < 200 else 1.6
+        window.receiving(now_s)
+        assert window.tick(now_s) == []
+        actions = window.arrived(asked.pop(0), good=True, now_s=now_s)
+        asked += [a.digests[0] for a in actions if a.kind is Kind.REQUEST]
+        most = max(most, window.outstanding)
+    assert most == 16
+    assert window.outstanding <= 3
+
+
+def test_bytes_that_trickle_in_put_a_chunk_off_for_a_while_only() -> None:
+    window = Window(names(1), limit=1, timeout_s=5)
+    window.fill(0)
+    late_s = next(s for s in range(10_000) if window.receiving(s) or window.tick(s))
+    assert LONGEST_S <= late_s <= LONGEST_S + 10
+
+
+def test_what_others_have_overtaken_is_late_though_bytes_come() -> None:
+    window = Window(names(100), limit=4, timeout_s=5)
+    asked = [a.digests[0] for a in window.fill(0)]
+    lost, now_s, again = asked.pop(0), 0.0, 0.0
+    while not again:
+        now_s += 0.1
+        window.receiving(now_s)
+        actions = window.arrived(asked.pop(0), good=True, now_s=now_s) + window.tick(now_s)
+        requests = [a.digests[0] for a in actions if a.kind is Kind.REQUEST]
+        again = now_s if lost in requests else 0.0
+        asked += requests
+    assert 5 <= again < 6
+
+
+class Cut:
+    """No budget, and nobody to ask while ``is_cut`` is set."""
+
+    def __init__(self) -> None:
+        self.is_cut = True
+        self.spent = 0
+
+    def is_cut_off(self, digest: str) -> bool:
+        assert digest
+        return self.is_cut
+
+    def take(self, digest: str) -> bool:
+        return not self.is_cut_off(digest)
+
+    def spend(self, digest: str) -> None:
+        assert digest
+        self.spent += 1
+
+
+def test_while_nobody_can_be_asked_nothing_is_asked_for_and_nothing_late() -> None:
+    meter = Cut()
+    window = Window(names(10), limit=4, timeout_s=5, meter=meter)
+    assert window.fill(0) == window.tick(100) == []
+    meter.is_cut = False
+    assert kinds(window.tick(101)) == [Kind.REQUEST] * 2
+    meter.is_cut = True
+    assert [window.tick(float(s)) for s in range(102, 9000, 3)] == [[]] * len(range(102, 9000, 3))
+    meter.is_cut = False
+    window.reconnected(9000)
+    assert window.tick(9004) == []
+    assert meter.spent == 0
+    assert kinds(window.tick(9006)) == [Kind.REQUEST] * 2
+    assert meter.spent == 2
+
+
 def test_nothing_missing_is_done() -> None:
     assert Window((), limit=2, timeout_s=5).done
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(1, 40),
     limit=st.integers(1, 16),

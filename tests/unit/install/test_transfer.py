@@ -36,6 +36,7 @@ class Source:
     open: dict[str, None] = field(default_factory=dict)
     needed: list[str] = field(default_factory=list)
     near: bool = False
+    is_away: bool = False
 
     def request(self, chunk: Chunk) -> None:
         assert chunk.near <= self.near
@@ -47,6 +48,9 @@ class Source:
 
     def has_near(self, chunk: Chunk) -> bool:
         return self.near
+
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return self.is_away
 
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.needed += [chunk.digest for chunk in chunks]
@@ -167,10 +171,10 @@ def test_unasked_chunks_change_nothing(tmp_path: Path) -> None:
 
 def test_silent_network_fails(tmp_path: Path) -> None:
     transfer, source = begin(tmp_path)
-    for now_s in range(5, 30, 5):
+    for now_s in range(5, 160, 5):
         transfer.tick(now_s)
     with pytest.raises(TransferFailed, match="did not come"):
-        transfer.tick(30)
+        transfer.tick(160)
     assert source.needed
     transfer.close()
     assert not source.open
@@ -416,6 +420,33 @@ def test_what_the_controller_is_asked_for_instead_is_spent(thrifty: Thrifty) -> 
     for digest in source.needed:
         transfer.arrived(digest, chunks[digest], clock.monotonic_s())
     assert "goes on at 2026-01-03" in transfer.waiting
+
+
+def test_wrong_bytes_from_a_web_server_count_against_the_day(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
+    feed(transfer, source, chunks, limit=1, now_s=clock.monotonic_s())
+    transfer.wasted(next(iter(source.open)))
+    transfer.wasted("0" * 64)
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    assert len(set(source.asked)) == 3, "the index, and two chunks, of which one came twice"
+
+
+def test_half_a_day_without_a_connection_spends_nothing_and_fails_nothing(thrifty: Thrifty) -> None:
+    transfer, source, clock, chunks = thrifty
+    source.is_away = True
+    feed(transfer, source, chunks, limit=2, now_s=clock.monotonic_s())
+    asked = list(source.asked)
+    for _ in range(12 * 60):
+        clock.advance(60)
+        transfer.tick(clock.monotonic_s())
+    assert source.asked == asked, "nothing is asked for"
+    assert transfer.waiting == "there is no connection to the broker"
+    source.is_away = False
+    transfer.reconnected(clock.monotonic_s())
+    transfer.tick(clock.monotonic_s())
+    feed(transfer, source, chunks, now_s=clock.monotonic_s())
+    assert len(set(source.asked)) == 4, "the index, and three chunks: all that the day allows"
+    assert not source.needed
 
 
 def test_a_transfer_waits_for_the_next_day_and_says_so(thrifty: Thrifty) -> None:

@@ -25,6 +25,9 @@ class Source:
     def has_near(self, chunk: Chunk) -> bool:
         return False
 
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return False
+
     def need(self, chunks: tuple[Chunk, ...]) -> None:
         self.log.append(f"need {chunks[0].digest[:2]}")
 

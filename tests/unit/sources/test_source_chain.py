@@ -33,6 +33,10 @@ class SimSource:
     wanted: dict[str, Chunk] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
+    is_away: bool = False
+
+    def is_cut_off(self, chunk: Chunk) -> bool:
+        return self.is_away
 
     def request(self, chunk: Chunk) -> None:
         self.wanted[chunk.digest] = chunk
@@ -62,7 +66,14 @@ class Stage:
         self.events = SimEvents()
         self.came: list[tuple[str, bytes]] = []
         self.lost: list[str] = []
-        self.chain = Chain(self._came, lambda digest, _problem: self.lost.append(digest), self.events, self.clock)
+        self.wasted: list[str] = []
+        self.chain = Chain(
+            self._came,
+            lambda digest, _problem: self.lost.append(digest),
+            self.wasted.append,
+            self.events,
+            self.clock,
+        )
         self.site, self.http, self.broker = SimSource("site", is_near=True), SimSource("http"), SimSource("broker")
         self.chain.use((self.site, self.http), self.broker)
 
@@ -250,6 +261,35 @@ def test_who_asks_near_by_only_is_told_when_nobody_there_has_it(stage: Stage) ->
     assert stage.where(stage.ask("one")) == ["http"], "asked anew, from anywhere"
     stage.clock.advance(LACKING_FIRST_S)
     assert stage.chain.has_near(chunk)
+
+
+def test_a_device_is_cut_off_when_only_the_broker_is_left_and_is_away(stage: Stage) -> None:
+    digest = stage.ask("a")
+    chunk = Chunk(digest, FILE)
+    assert not stage.chain.is_cut_off(chunk)
+    stage.broker.is_away = True
+    assert not stage.chain.is_cut_off(chunk), "the others are asked"
+    for source in (stage.site, stage.http):
+        stage.fail(source, digest, error=SourceLacks("not here"))
+    assert stage.where(digest) == ["broker"]
+    assert stage.chain.is_cut_off(chunk)
+    stage.clock.advance(LACKING_FIRST_S)
+    assert not stage.chain.is_cut_off(chunk), "it may be there by now"
+    stage.ask("a")
+    assert stage.where(digest) == ["site"]
+
+
+def test_bytes_that_came_from_afar_for_nothing_are_told_of_once(stage: Stage) -> None:
+    near, wrong, cut, absent = (stage.ask(text) for text in ("near", "wrong", "cut", "absent"))
+    stage.chain.came("site", near, b"forged")
+    assert stage.wasted == [], "it cost the link nothing"
+    for digest in (wrong, cut, absent):
+        stage.fail(stage.site, digest, error=SourceLacks("not here"))
+    stage.chain.came("http", wrong, b"forged")
+    stage.fail(stage.http, cut, near, error=SourceTruncated("broke off"))
+    assert stage.wasted == [wrong, cut]
+    stage.fail(stage.http, absent, error=SourceLacks("not here"))
+    assert stage.wasted == [wrong, cut], "no byte of it came"
 
 
 def test_near_by_is_not_far_when_it_is_withdrawn_or_the_controller_is_asked(stage: Stage) -> None:
