@@ -1,11 +1,12 @@
-"""Gives memory back that only the start of a process needed: once, when it is at work.
+"""Gives memory back that only the start of a process needed: once, when it is at work; or a model that was replaced.
 
 The kernel maps sixteen pages around each one that is touched (``fault_around_bytes``), and a start touches a library
 everywhere: of 40 MB of mapped files a running agent uses half. Those pages stay in the page cache; a page that is used
 again is mapped again, in about a microsecond. Nothing that was ever written is touched.
 
 Source: madvise(2), MADV_DONTNEED ("subsequent accesses ... will result in ... repopulating the memory contents from the
-up-to-date contents of the underlying mapped file"); proc_pid_smaps(5).
+up-to-date contents of the underlying mapped file"); proc_pid_smaps(5); malloc_trim(3) ("free memory ... in all arenas
+and whole free pages").
 """
 
 import ctypes
@@ -47,6 +48,19 @@ def give_back() -> None:
             libc.madvise(begin, end - begin, _MADV_DONTNEED)
         libc.malloc_trim(0)
     except (OSError, AttributeError) as error:  # not Linux, or not glibc
+        logger.debug("no memory is given back: %s", error)
+
+
+def give_back_free() -> None:
+    """Collect garbage, and let the kernel have what is free, wherever in the heap it is.
+
+    malloc by itself gives back only what is free at the heap's end. Takes a millisecond where what was there at the
+    start is frozen (:func:`gc.freeze`), tens of them otherwise; Python's lock is held for the collection.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError) as error:  # not glibc
         logger.debug("no memory is given back: %s", error)
 
 

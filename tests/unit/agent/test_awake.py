@@ -83,6 +83,7 @@ def test_where_it_cannot_be_seen_silence_counts_less() -> None:
 
 def test_a_process_that_sleeps_is_able_and_one_that_is_suspended_is_not() -> None:
     with running("import time; time.sleep(600)") as pid:
+        wait_until(pid, psutil.STATUS_SLEEPING)
         assert looked(pid) == Able(GAP_S)
         os.kill(pid, signal.SIGSTOP)
         assert looked(pid) == Able(0.0)

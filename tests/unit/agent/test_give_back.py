@@ -59,6 +59,31 @@ def test_a_library_works_on_afterwards() -> None:
     assert libc.abs(-7) == 7
 
 
+HOLES = """
+import ctypes, re
+from pathlib import Path
+
+from dsops_agent.give_back import give_back_free
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+def resident_kb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+blocks = [libc.malloc(100_000) for _ in range(400)]
+for block in blocks: ctypes.memset(block, 1, 100_000)
+for block in blocks[:-1]: libc.free(block)
+before = resident_kb()
+give_back_free()
+print(before - resident_kb())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_what_is_free_goes_back_though_something_above_it_is_kept() -> None:
+    found = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 30_000
+
+
 POOLS = """
 import ctypes, threading
 import pytest
