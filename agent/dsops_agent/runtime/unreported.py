@@ -52,7 +52,7 @@ class Unreported:
 
 def left_behind(folder: Path) -> list[bytes]:
     """Return the records that processes which were killed left in a run folder, and remove them from there."""
-    found = []
+    found: list[bytes] = []
     for path in [*sorted(folder.glob(f"{_PREFIX}*")), *folder.glob(f".{_PREFIX}*")]:
         with suppress(OSError):
             record = path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsops_agent.give_back import clean_file_ranges, give_back
+from dsops_agent.give_back import AGAIN_S, FIRST_S, Turns, clean_file_ranges, give_back
 
 SMAPS = """
 1000-3000 r-xp 00000000 fd:00 77 /lib/a.so
@@ -51,6 +51,16 @@ def test_pages_go_and_their_content_comes_again(tmp_path: Path) -> None:
         assert mapped[:] == content
     assert before == len(content) // 1024
     assert after == 0
+
+
+def test_memory_is_given_back_once_the_start_is_over_and_again_after_what_came_since() -> None:
+    turns = Turns()
+    assert not turns.is_due(1000.0, is_ready=False)
+    assert not turns.is_due(1001.0, is_ready=True)
+    due = [now_s for now_s in range(1002, 2300) if turns.is_due(float(now_s), is_ready=now_s % 2 == 0)]
+    first_s = 1001 + FIRST_S
+    assert due == [first_s, first_s + AGAIN_S, first_s + 2 * AGAIN_S]
+    assert turns.count == 3
 
 
 def test_a_library_works_on_afterwards() -> None:
