@@ -4,6 +4,7 @@ waitress takes all connections in one thread, which must not wait. Who finds no 
 asks, and what it sends is let go, so that a program that sends all of it first can read why.
 """
 
+import select
 import socket
 import time
 from functools import cached_property
@@ -95,7 +96,14 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
     @property
     def is_leaving(self) -> bool:
         """Whether it takes no place any more."""
-        return bool(self._away or self.will_close or self.close_when_flushed)
+        return bool(self._away or self.will_close or self.close_when_flushed or self._is_left)
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether its program has closed it, though what it sent was not read to its end yet."""
+        asked = select.poll()
+        asked.register(self.socket, 0)
+        return any(what & (select.POLLHUP | select.POLLERR) for _, what in asked.poll(0))
 
     def turn_away(self, problem: DsopsError) -> None:
         """Answer its first request with a refusal, and no more."""
