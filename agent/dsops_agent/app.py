@@ -8,7 +8,6 @@ Besides those, gRPC and the control channel have threads of their own.
 """
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -23,7 +22,7 @@ from dsops_agent.conditions import require_program
 from dsops_agent.config import Config
 from dsops_agent.credentials import Credentials
 from dsops_agent.enrol import Applicant, GrpcEnroller, enrol_until_done, renew_over_grpc
-from dsops_agent.give_back import give_back, one_pool
+from dsops_agent.give_back import Turns, give_back, one_pool, settle
 from dsops_agent.heartbeats import Heartbeats
 from dsops_agent.host import inventory
 from dsops_agent.identity import Identity, IdentityFolder
@@ -37,8 +36,6 @@ from dsops_agent.threads import Threads
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
-_AT_WORK_S = 10.0
-"""So long after it is ready the agent has connected, and what it needs only for that is over."""
 
 
 class Agent:
@@ -65,7 +62,7 @@ class Agent:
         self._parts: Parts | None = None
         self._renewer: Renewer | None = None
         self._enrolment_problem = ""
-        self._give_back_s: float | None = None
+        self._turns = Turns()
         self._status = StatusWriter(config.state / "status.json", self._read_status)
 
     def stop_on_signals(self) -> None:
@@ -110,13 +107,12 @@ class Agent:
             raise self._threads.failure
 
     def _look(self) -> None:
-        """A turn of the main loop: tell who supervises us, and give back what the start needed."""
+        """A turn of the main loop: tell who supervises us, and give memory back now and then."""
         now_s, is_ready = self._clock.monotonic_s(), self._is_ready()
         self._manager.turn(now_s, is_ready, self._summary())
-        if is_ready and self._give_back_s is None:
-            self._give_back_s = now_s + _AT_WORK_S
-        if self._give_back_s is not None and now_s >= self._give_back_s:
-            self._give_back_s = math.inf
+        if self._turns.is_due(now_s, is_ready=is_ready):
+            if self._turns.count == 1:
+                settle()
             give_back()
 
     def _enter(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what only a type needs is not loaded: it brings tempfile, s
 
 POSTPONED: Mapping[str, tuple[str, ...]] = {
     "asyncio": (),  # gRPC, for grpc.aio
+    "calendar": (),  # protobuf, for messages of a date; it loads locale
     "cryptography.hazmat.backends.openssl.backend": ("backend",),  # cryptography, for signatures that are never made
     "cryptography.hazmat.primitives.serialization.ssh": (  # cryptography, for keys of SSH: with them old ciphers
         "SSHCertPrivateKeyTypes",
@@ -64,6 +65,7 @@ POSTPONED: Mapping[str, tuple[str, ...]] = {
     ),
     "stringprep": (),  # the codec of host names, for names that are not of ASCII
     "tempfile": (),  # TUF's library, for files that ours writes
+    "tokenize": (),  # linecache and inspect, for the source of a line
     "tuf.ngclient.urllib3_fetcher": ("Urllib3Fetcher",),  # TUF's client, which is given a fetcher of ours
     "urllib.request": (),  # paho, for proxies
     "zstandard": (),  # for a delta

@@ -86,7 +86,7 @@ class RuntimeWatch:
         self._looked_s = now_s
         running = read_flight(launch.run_folder)
         is_late = self._asked is not None or any(one.for_s > LOOK_S for one in running)
-        able = self._awake.look(gap_s) if is_late else Able(gap_s)
+        able = self._able(gap_s, is_late=is_late)
         if stuck := self._hangs.look(running, now_s, able.for_s):
             return Lost(stuck)
         if self._asked is None:
@@ -96,6 +96,13 @@ class RuntimeWatch:
         if silent_s <= most_s:
             return None
         return Lost(why=f"it did not say how it is for {silent_s:.0f} s", is_silent=True)
+
+    def _able(self, gap_s: float, *, is_late: bool) -> Able:
+        """Return how long it was able to run since the look before; to find out takes time, and is seldom needed."""
+        if is_late:
+            return self._awake.look(gap_s)
+        self._awake.pass_over()
+        return Able(gap_s)
 
     def _answer(self, now_s: float) -> Lost | Header | None:
         assert self._asked is not None

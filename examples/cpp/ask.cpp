@@ -33,7 +33,9 @@ int main(int argc, char** argv) {
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
   const grpc::Status status = stub->ModelInfer(&context, request, &response);
   if (!status.ok()) {
-    std::cerr << "the agent did not answer: " << status.error_message() << "\n";
+    const bool was_refused = status.error_code() != grpc::StatusCode::UNAVAILABLE &&
+                             status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED;
+    std::cerr << (was_refused ? "the agent refused: " : "the agent did not answer: ") << status.error_message() << "\n";
     return 1;
   }
   for (int at = 0; at < response.outputs_size(); ++at) {

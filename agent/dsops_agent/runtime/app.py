@@ -8,6 +8,7 @@ that takes things out of samples, ``grow`` makes further instances of models who
 take too long.
 """
 
+import gc
 import logging
 import os
 import random
@@ -21,6 +22,7 @@ from types import FrameType
 
 from dsops.clock import Clock
 from dsops.direct import direct_path
+from dsops_agent.moment import Moments
 from dsops_agent.runtime.accelerator import Accelerator
 from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.calls import Calls
@@ -54,6 +56,7 @@ from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.sockets import Access, listen
 from dsops_agent.runtime.swap import Models
 from dsops_agent.runtime.throttle import ThrottleLimits
+from dsops_agent.runtime.unreported import Unreported, left_behind
 from dsops_agent.runtime.watch import ModelWatch
 from dsops_agent.runtime.wishes import SampleWish, Wishes
 
@@ -187,9 +190,12 @@ class RuntimeProcess:
         self._was_signalled = True  # not the event: its lock may be held by the very code that the signal interrupts
 
     def _serve(self, link: ControlLink, ready: Callable[[], None]) -> None:
+        for record in left_behind(self._folder):
+            self._reporter.buffer.add(Kind.TELEMETRY, record)
         control = threading.Thread(target=link.run, name="control", daemon=True)
         for thread in (control, self._report, self._observe, self._grow, self._redact):
             thread.start()
+        gc.freeze()  # what is loaded by now stays: to look through all of it would hold requests up for 20 to 100 ms
         ready()
         self._wait(link)
 
@@ -242,7 +248,7 @@ class RuntimeProcess:
         if self._settings.shadow:
             put = _report_nothing
         settings = self._settings
-        return ModelWatch(
+        watch = ModelWatch(
             served,
             Sampling(settings.samples, chance, self._budgets, self._later.put, self._wishes, self._lose_sample),
             put,
@@ -250,6 +256,9 @@ class RuntimeProcess:
             drift_enabled=settings.drift_enabled,
             reports=settings.reports,
         )
+        if not settings.shadow:
+            watch.keep_in(Unreported(self._folder, Moments(self._clock)))
+        return watch
 
 
 def _free_bytes(folder: Path) -> int:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 EPOCH_S = 3600.0
 """After so long a new e-process begins; the controller compares those of all devices."""
+KEEP_EVERY_S = 60.0
+"""How often counts that are not reported yet are kept: so much of them is lost with a process that is killed."""
 _EVENTS = {Level.WARNING: "drift_warning", Level.DRIFT: "drift_alarm", Level.OK: "drift_cleared"}
 _MEANING = {
     Level.WARNING: "the input may no longer be what the model was built for",
@@ -63,7 +65,8 @@ class DriftWatch:
         self._since_us = 0
         self._window_us = self._epoch_us = micros(clock.now())
         self._epoch_s = self._window_s = clock.monotonic_s()
-        self._reported_frames = 0
+        self._reported_frames = self._kept_frames = 0
+        self._kept_s = self._window_s
         self._moments: deque[tuple[int, int]] = deque([(0, self._window_us)], _REMEMBERED)
         self._samples: deque[int] = deque(maxlen=_REMEMBERED)
 
@@ -121,12 +124,25 @@ class DriftWatch:
         told = Told(verdict.level, monitor.log_e, self._clock.monotonic_s())
         if monitor.frames == self._reported_frames or not (is_last or self._is_due(told)):
             return None
-        self._reported_frames, self._told = monitor.frames, told
+        self._reported_frames, self._told, self._kept_s = monitor.frames, told, told.at_s
         is_whole = self._is_whole
         if is_whole:
             self._skew.add(monitor.window_frames, monitor.stand())
         record = TelemetryRecord(drift=make_report(self._interval(), self._standing(verdict), reports))
         self._begin(is_whole=is_whole)
+        return record.SerializeToString()
+
+    def unreported(self, verdict: Verdict) -> bytes | None:
+        """Return what a report would be now, for the case that there is none any more; None when it is not worth it.
+
+        It has counts that no report has had, it changes nothing, and is made every :data:`KEEP_EVERY_S` seconds.
+        """
+        monitor, now_s = self._monitor, self._clock.monotonic_s()
+        is_new = monitor.frames not in (self._reported_frames, self._kept_frames)
+        if not (is_new and self._is_whole and now_s - self._kept_s >= KEEP_EVERY_S):
+            return None
+        self._kept_frames, self._kept_s = monitor.frames, now_s
+        record = TelemetryRecord(drift=make_report(self._interval(), self._standing(verdict), self._reports))
         return record.SerializeToString()
 
     def _is_due(self, told: Told) -> bool:

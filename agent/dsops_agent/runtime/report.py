@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
 from dsops.errors import DsopsError
+from dsops_agent.give_back import give_back_free
 from dsops_agent.moment import Moments
 from dsops_agent.runtime.channel import Channel
 from dsops_agent.runtime.collect import micros
@@ -104,10 +105,16 @@ class Reporter:
     def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
         """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten.
 
-        One whose last request is still under way is not: the answer will be counted. Its samples do not wait for the
-        end of their period: a hundred releases in a quarter of an hour would all wait.
+        The memory that it had goes back to the kernel then. One whose last request is still under way is not forgotten:
+        the answer will be counted. Its samples do not wait for the end of their period: a hundred releases in a quarter
+        of an hour would all wait.
         """
         self._settle(settle_s)
+        if self._end_and_forget():
+            give_back_free()
+
+    def _end_and_forget(self) -> bool:
+        """End every watch's interval; return whether one was forgotten, of which nothing is left here then."""
         active = {id(serving.watch): weakref.ref(serving) for serving in self._serving()}
         self._served |= active
         with self._lock:
@@ -122,6 +129,7 @@ class Reporter:
                 self._served.pop(id(watch), None)
         with self._lock:
             self._watches = [watch for watch in self._watches if id(watch) not in over]
+        return bool(over)
 
     def _is_held(self, watch: int) -> bool:
         """Return whether what the watch is of is still held, by a request."""

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -44,18 +44,22 @@ class Reply:
         body: The body.
         json_size: Length of its JSON text, when raw bytes follow.
         status: The status.
+        allowed: By which methods the path is asked, where that was not one of them (RFC 9110, section 15.5.6).
     """
 
     body: bytes = b""
     json_size: int | None = None
     status: HTTPStatus = HTTPStatus.OK
+    allowed: tuple[str, ...] = ()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """The headers."""
         kind = "application/json" if self.json_size is None else "application/octet-stream"
         found = [("Content-Type", kind), ("Content-Length", str(len(self.body)))]
-        return found if self.json_size is None else [*found, (HEADER_LENGTH, str(self.json_size))]
+        if self.json_size is not None:
+            found.append((HEADER_LENGTH, str(self.json_size)))
+        return [*found, ("Allow", ", ".join(self.allowed))] if self.allowed else found
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class RestService:
         path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace").rstrip("/")
         asked = environ.get("REQUEST_METHOD", "")
         method = "GET" if asked == "HEAD" else asked  # the same answer, less its body (RFC 9110)
-        others = []
+        others: list[str] = []
         for wanted, pattern, answer in self._routes:
             found = pattern.fullmatch(path)
             if found and wanted == method:
@@ -153,7 +157,8 @@ class RestService:
             if found:
                 others.append(wanted)
         if others:
-            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{path[:128]} is asked with {others[0]}")
+            text = f"{path[:128]} is asked with {others[0]}"
+            return replace(refusal(HTTPStatus.METHOD_NOT_ALLOWED, text), allowed=_methods(others))
         raise NotFound(f"there is nothing at {path[:128] or '/'}", hint="the interface begins at /v2")
 
     def _server_ready(self, call: Call) -> Reply:
@@ -227,6 +232,10 @@ class RestService:
         assert self._kpis is not None
         self._kpis.report(kpi_json.read(oip_json.read_object(call.body())))
         return Reply(oip_json.written({}))
+
+
+def _methods(wanted: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for one in wanted for name in ((one, "HEAD") if one == "GET" else (one,))))
 
 
 def refusal(status: HTTPStatus, text: str) -> Reply:

@@ -7,37 +7,23 @@ JSON, and what still comes of the body is let go, so that a program that sends a
 waitress receives all requests in one thread, which must not wait: a body waits for its room by not being read.
 """
 
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any
 
-from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask, WSGITask
 
 from dsops.direct import MAX_BODY_BYTES
 from dsops.errors import DsopsError, TimedOut, TooLarge
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.direct_server import BODY_S, STALLED_S
 from dsops_agent.runtime.parsing import JSON_BYTES, PLAIN_BYTES
-from dsops_agent.runtime.rest import USER, refusal
 from dsops_agent.runtime.room import SMALL_BYTES, Room
-from dsops_agent.runtime.sockets import peer_user
-from dsops_agent.runtime.tcp_peers import TcpPeers
 
 _JSON_LENGTH = "INFERENCE_HEADER_CONTENT_LENGTH"
 _IN_BINARY = "send tensors as binary data or in shared memory, and fewer frames in a request"
-
-
-def received_by(server: BaseWSGIServer, room: Room) -> None:
-    """Let a server, before it runs, receive what asks it within the bounds of this module."""
-    server.channel_class = partial(_Connection, room, TcpPeers())
 
 
 class _Kept:
@@ -67,44 +53,24 @@ class _LetGo(_Kept):
         pass
 
 
-class _Told:
+class Told:
     """A refusal in the place of an error of waitress.
 
     Args:
         problem: Why.
         closes: Whether nothing more is taken from the connection.
+        is_last: Whether nothing more is answered on it; what still comes is let go.
     """
 
-    def __init__(self, problem: DsopsError, *, closes: bool) -> None:
+    def __init__(self, problem: DsopsError, *, closes: bool, is_last: bool = False) -> None:
         is_late = isinstance(problem, TimedOut)  # in arriving; nothing behind this server is
         self.code = HTTPStatus.REQUEST_TIMEOUT if is_late else refusals.http_status(problem)
         self.body = refusals.text_of(problem)
         self.closes = closes
+        self.is_last = is_last
 
 
-class _Refusing(ErrorTask):  # type: ignore[misc]
-    """Says what a request is refused for, as everything else here does: as JSON."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        reply = refusal(HTTPStatus(error.code), error.body)
-        self.status = f"{reply.status.value} {reply.status.phrase}"
-        self.response_headers.extend(reply.headers)
-        self.content_length = len(reply.body)
-        if getattr(error, "closes", True):
-            self.set_close_on_finish()
-        self.write(b"" if self.request.command == "HEAD" else reply.body)
-
-
-class _Answering(WSGITask):  # type: ignore[misc]
-    """Hands a request over, with who asks."""
-
-    def get_environment(self) -> dict[str, Any]:
-        found: dict[str, Any] = super().get_environment()
-        return {**found, USER: lambda: self.channel.user}
-
-
-class _Arriving(HTTPRequestParser):  # type: ignore[misc]
+class Arriving(HTTPRequestParser):  # type: ignore[misc]
     """A request that is received.
 
     Attributes:
@@ -116,14 +82,14 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
     error: object
     command = ""
 
-    def __init__(self, room: Room, user: Callable[[], str], adj: object) -> None:
+    def __init__(self, room: Room, user: Callable[[], str], away: DsopsError | None, adj: object) -> None:
         super().__init__(adj)
         self._room, self._user = room, user
         self._taken: list[tuple[int, str]] = []
         self._wanted = (0, "")
         self._ends_s = time.monotonic() + STALLED_S
         self._expects = False
-        self._problem: DsopsError | None = None
+        self._problem = self._away = away
         self._is_over = False
         self.waits = False
         self.is_told = False
@@ -140,10 +106,10 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
             )
         if self.completed and self._problem and not self.error:
             self.empty = self.is_told
-            self.error = _Told(self._problem, closes=False)
+            self.error = Told(self._problem, closes=self._away is not None)
         return consumed
 
-    def look(self, now_s: float) -> _Told | None:
+    def look(self, now_s: float) -> Told | None:
         """Return what its caller is to be told by now, once."""
         if self._is_over or self.is_told:
             return None
@@ -151,10 +117,11 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
             self.waits, self.expect_continue, self._ends_s = False, self._expects, now_s + BODY_S
         elif now_s > self._ends_s and not self._problem:
             self._refuse(self._room.full() if self.waits else _late(self.headers_finished, self.body_bytes_received))
-        if self._problem is None:
+        if self._problem is None or (self._away and not self.headers_finished):
             return None
         self.is_told = True
-        return _Told(self._problem, closes=self._expects or isinstance(self._problem, TimedOut))
+        closes = self._expects or isinstance(self._problem, TimedOut)
+        return Told(self._problem, closes=closes, is_last=self._away is not None)
 
     def is_stale(self, now_s: float) -> bool:
         """Return whether it was refused, and what is let go of it takes too long."""
@@ -169,12 +136,12 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
     def _begin_body(self) -> None:
         self._ends_s = time.monotonic() + BODY_S
         self._expects = self.expect_continue
-        self.body_rcv.buf = _Kept()
+        self.body_rcv.buf = _LetGo() if self._problem else _Kept()
         try:
             self._wanted = _weight(self.headers, self.content_length, is_chunked=self.chunked), self._user()
         except TooLarge as error:
             self._refuse(error)
-        if self._problem or self._take():
+        if self._problem or self._take():  # who finds no place takes no room either
             return
         self.waits, self.expect_continue = True, False
         self._ends_s = time.monotonic() + self._room.wait_s
@@ -197,66 +164,6 @@ class _Arriving(HTTPRequestParser):  # type: ignore[misc]
         self._give_back()
         if self.body_rcv is not None:
             self.body_rcv.buf = _LetGo()
-
-
-class _Connection(HTTPChannel):  # type: ignore[misc]
-    """A connection of a program."""
-
-    task_class, error_task_class = _Answering, _Refusing
-    will_close: bool
-
-    def __init__(
-        self, room: Room, peers: TcpPeers, server: BaseWSGIServer, sock: socket.socket, *rest: object, **named: object
-    ) -> None:
-        self._peers = peers
-        self.parser_class = partial(_Arriving, room, lambda: self.user)
-        super().__init__(server, sock, *rest, **named)
-
-    @cached_property
-    def user(self) -> str:
-        """Who is at its other end."""
-        if self.socket.family == socket.AF_UNIX:
-            return peer_user(self.socket)
-        host, port, *_ = self.addr
-        peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-        return self._peers.user_of(peer, int(self.server.effective_port))
-
-    def received(self, data: bytes) -> bool:
-        taken: bool = super().received(data)
-        self._look()
-        return taken
-
-    def readable(self) -> bool:
-        self._look()
-        request = self.request
-        return super().readable() and not (request is not None and request.waits)
-
-    def handle_close(self) -> None:
-        super().handle_close()
-        if (request := self.request) is not None:
-            request.close()
-
-    def _look(self) -> None:
-        """Tell who sends a request what there is to be told, or that its body may come."""
-        with self.requests_lock:
-            request = self.request
-            if request is None or not self.connected or self.will_close or self.close_when_flushed:
-                return
-            now_s, waited = time.monotonic(), request.waits
-            if (told := request.look(now_s)) is not None:
-                self._tell(request, told)
-            elif request.is_stale(now_s):
-                self.will_close = True
-            elif waited and request.expect_continue and not self.requests and not self.sent_continue:
-                self.send_continue()
-
-    def _tell(self, request: _Arriving, told: _Told) -> None:
-        answered = HTTPRequestParser(self.adj)
-        answered.version, answered.headers, answered.error = request.version, request.headers, told
-        answered.command = request.command
-        self.requests.append(answered)
-        if len(self.requests) == 1:
-            self.server.add_task(self)
 
 
 def _weight(headers: Mapping[str, str], length: int, *, is_chunked: bool) -> int:

@@ -13,13 +13,15 @@ from dsops.errors import PortBusy
 from dsops_agent.runtime.claim import own_file
 from dsops_agent.runtime.dispatch import CAPACITY
 from dsops_agent.runtime.rest import RestService
-from dsops_agent.runtime.rest_intake import received_by
+from dsops_agent.runtime.rest_connections import MOST_LEAVING, received_by
+from dsops_agent.runtime.rest_crowd import PLACES
 from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.sockets import Access, make_room
 
 THREADS = CAPACITY
 """Requests at the same time. One that waits for its model holds a thread."""
-_CONNECTIONS = THREADS + 8
+_CONNECTIONS = PLACES + 2 * MOST_LEAVING
+"""More than there are ever: where they are all taken, waitress takes no more, whoever it is that comes."""
 _IDLE_S = 60
 _END_S = 0.5
 _HEAD_BYTES = 64 << 10

@@ -4,6 +4,7 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,6 +15,8 @@ UNKNOWN = "an unknown user"
 _TABLES = Path("/proc/net")
 _PEER = re.compile(r"ipv[46]:\[?([0-9a-f.:]+)\]?:([0-9]+)")
 _MOST_KNOWN = 512
+_FRESH_S = 0.5
+"""How long the lists are good for connections that are in them."""
 _TIME_WAIT = "06"
 """Such sockets belong to nobody any more, and are listed as root's."""
 
@@ -30,6 +33,7 @@ class TcpPeers:
         self._kept_s = kept_s
         self._tables = tables
         self._known: dict[str, tuple[str, float]] = {}
+        self._read: tuple[list[str], float] = [], 0.0
 
     def user_of(self, peer: str, own_port: int) -> str:
         """Return who connected to a port of ours.
@@ -51,19 +55,28 @@ class TcpPeers:
         found = _PEER.fullmatch(unquote(peer))
         if found is None:
             return UNKNOWN
-        local, remote = f"{_in_hex(found[1])}:{int(found[2]):04X}", f":{own_port:04X}"
-        for name in ("tcp", "tcp6"):
-            for line in self._lines(name):
-                _, ours, theirs, state, _, _, _, uid, *_ = line.split()
-                if ours.endswith(local) and theirs.endswith(remote) and state != _TIME_WAIT:
-                    return user_named(int(uid))
-        return UNKNOWN
+        ends = f"{_in_hex(found[1])}:{int(found[2]):04X}", f":{own_port:04X}"
+        lines, until_s = self._read
+        if time.monotonic() < until_s and (user := _owner(lines, *ends)):
+            return user
+        lines = [line for name in ("tcp", "tcp6") for line in self._lines(name)]
+        self._read = lines, time.monotonic() + _FRESH_S  # for those who are asked about together
+        return _owner(lines, *ends) or UNKNOWN
 
     def _lines(self, name: str) -> list[str]:
         try:
             return (self._tables / name).read_text().splitlines()[1:]
         except OSError:  # a kernel without IPv6, say
             return []
+
+
+def _owner(lines: Iterable[str], local: str, remote: str) -> str:
+    """Return whose a connection is, by the ends of its addresses; empty when it is not listed."""
+    for line in lines:
+        _, ours, theirs, state, _, _, _, uid, *_ = line.split()
+        if ours.endswith(local) and theirs.endswith(remote) and state != _TIME_WAIT:
+            return user_named(int(uid))
+    return ""
 
 
 def _in_hex(address: str) -> str:

@@ -25,6 +25,7 @@ from dsops_agent.runtime.litert import Array, real_values
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.samples import SampleKeeper, Sampling, Seen
 from dsops_agent.runtime.swap import Totals
+from dsops_agent.runtime.unreported import Unreported
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class ModelWatch:
         self._drift = (
             DriftWatch(served.profile, known, labels, self._identity, clock, reports) if drift_enabled else None
         )
+        self._unreported: Unreported | None = None
         self._verdict = Verdict(0.0, Level.OK, 0)
         self._interval = Interval(self._identity, clock.now(), clock.monotonic_s())
         self._uncounted: list[tuple[tuple[float, ...], Decision]] = []
@@ -80,6 +82,10 @@ class ModelWatch:
         self._errors = 0
         self._lock = threading.Lock()
         self._drift_lock = threading.Lock()  # its own, so that no request waits for a slice of frames
+
+    def keep_in(self, unreported: Unreported) -> None:
+        """Keep from now on what is not reported yet, should the process be killed."""
+        self._unreported = unreported
 
     @property
     def totals(self) -> Totals:
@@ -164,6 +170,11 @@ class ModelWatch:
         if self._drift:
             with self._drift_lock:
                 report = self._drift.report(self._verdict, is_last=is_last)
+                left = self._drift.unreported(self._verdict) if self._unreported and report is None else None
+            if self._unreported and report is not None:
+                self._unreported.forget()  # before: its frames must not be told twice
+            if self._unreported and left is not None:
+                self._unreported.keep(left)
             if report is not None:
                 self._put(Kind.TELEMETRY, report, False)
 

@@ -22,6 +22,15 @@ pytestmark = pytest.mark.integration
 ROWS = frames(4)
 
 
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as one:
+        try:
+            one.bind(("::1", 0))
+        except OSError:
+            return False
+        return True
+
+
 def test_frames_take_no_proxy(short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     with (
@@ -57,9 +66,27 @@ def test_what_is_no_address_is_told_so(address: Any) -> None:
         Inference(address, "compass")
 
 
-@pytest.mark.parametrize("address", ["[::1]:8001", "127.0.0.2:8001", "localhost:8001"])
-def test_loopback_has_several_names(address: str) -> None:
-    Inference(address, "compass").close()
+@pytest.mark.parametrize(
+    ("host", "listens_on"),
+    [
+        ("127.0.0.2", "127.0.0.2"),
+        ("localhost", "127.0.0.1"),
+        pytest.param("[::1]", "[::1]", marks=pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")),
+    ],
+)
+def test_loopback_has_several_names(short_path: Path, host: str, listens_on: str) -> None:
+    (port,) = free_ports(1)
+
+    def answer(request: Any, asking: Asking) -> Any:
+        return pb.ModelMetadataResponse(name=request.name, platform=listens_on)
+
+    call = Call("ModelMetadata", Method.MODEL_METADATA, pb.ModelMetadataRequest, answer)
+    server = start_server([call], short_path / "i.sock", Access(), f"{listens_on}:{port}")
+    try:
+        with Inference(f"{host}:{port}", "compass", timeout_s=20) as compass:
+            assert compass.metadata().platform == listens_on
+    finally:
+        server.stop(1.0)
 
 
 def test_a_name_without_a_slash_is_the_socket_that_is_there(

@@ -48,4 +48,8 @@ def test_the_example_in_cpp(short_path: Path, tmp_path: Path) -> None:
         wrong = subprocess.run([*command[:-1], "1,4,4,1"], input=ROWS.tobytes(), capture_output=True, check=False)
     assert "label north east" in said.splitlines()
     assert wrong.returncode == 1
+    assert wrong.stderr.startswith(b"the agent refused: ")
     assert b"has 64 bytes" in wrong.stderr
+    gone = subprocess.run(command, input=ROWS.tobytes(), capture_output=True, check=False)
+    assert gone.returncode == 1
+    assert gone.stderr.startswith(b"the agent did not answer: ")

@@ -252,13 +252,21 @@ def test_a_body_of_unknown_length_has_a_mebibyte(stage: Stage) -> None:
     eventually(lambda: stage.has(ROOM), "room is still held")
 
 
-def test_what_is_no_request_is_told_so_as_json(stage: Stage) -> None:
-    for sent, status in ((b"junk\r\n\r\n", 400), (f"{HEAD}x: {'x' * (70 << 10)}\r\n\r\n".encode(), 431)):
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(str(stage.path))
-            one.sendall(sent)
-            found, text = reply_on(one)
-            assert (found, bool(text)) == (status, True)
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        (b"junk\r\n\r\n", 400, "Start line is invalid"),
+        (f"{HEAD}x: {'x' * (70 << 10)}\r\n\r\n".encode(), 431, "exceeds max_header"),
+    ],
+)
+def test_what_is_no_request_is_told_so_as_json(stage: Stage, sent: bytes, status: int, said: str) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(60)
+        one.connect(str(stage.path))
+        one.sendall(sent)
+        found, text = reply_on(one)
+        assert (found, said in text) == (status, True), text
+        assert one.recv(1) == b"", "what comes after it can be no request either"
 
 
 def test_who_leaves_within_its_body_leaves_its_room(stage: Stage) -> None:

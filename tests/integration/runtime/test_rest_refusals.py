@@ -134,6 +134,18 @@ def test_a_path_that_leads_nowhere_is_told_so(caller: Caller, method: str, path:
     assert list(json.loads(found)) == ["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", INFER, "POST"), ("POST", "/v2", "GET, HEAD"), ("DELETE", "/v2/models/compass/ready", "GET, HEAD")],
+)
+def test_who_asks_by_another_method_is_told_which_there_are(
+    caller: Caller, method: str, path: str, allowed: str
+) -> None:
+    status, _, headers = caller.send(method, path)
+    assert (status, headers["Allow"]) == (405, allowed)
+    assert "Allow" not in caller.send("GET", "/v2")[2]
+
+
 def test_head_is_get_without_a_body_and_the_connection_goes_on(caller: Caller) -> None:
     missing, other = "/v2/models/compass/versions/9", INFER
     too_long = f"Content-Length: {MAX_BODY_BYTES + 1}\r\n"

@@ -22,8 +22,11 @@ from runtime_bundles import CLASSES, LABELS, SHAPE, MadeBundle, frames, make_bun
 
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.api.v1 import open_inference_grpc_pb2_grpc, samples_pb2, telemetry_pb2
+from dsops.clock import SystemClock
 from dsops.errors import DigestMismatch, GoldenMismatch, InvalidModel, NotFound
+from dsops_agent.moment import Moments
 from dsops_agent.runtime.channel import Channel
+from dsops_agent.runtime.unreported import Unreported
 
 pytestmark = pytest.mark.integration
 
@@ -385,6 +388,27 @@ def test_it_starts_over_sockets_that_a_killed_one_left(folder: Path) -> None:
         assert modes == {"control.sock": 0o600, "inference.sock": 0o660}
     finally:
         device.close()
+
+
+def test_it_hands_over_what_a_killed_one_had_not_reported_once(folder: Path) -> None:
+    """That a process keeps it is in test_unreported; a minute is too long for this one."""
+    left = telemetry_pb2.TelemetryRecord(drift=telemetry_pb2.DriftReport(model="compass", release=3, frames=17))
+    Unreported(folder, Moments(SystemClock())).keep(left.SerializeToString())
+
+    def told_after(least: int) -> list[tuple[str, int]]:
+        """Start a process, and return what its reports of drift say when there are so many, and it has ended."""
+        device = Device(folder)
+        try:
+            device.start()
+            device.call("status")
+            wait_for(lambda: len(device.telemetry) >= least, device.log)
+        finally:
+            device.close()
+        found = [record.drift for record in device.telemetry if record.HasField("drift")]
+        return [(report.model, report.frames) for report in found]
+
+    assert told_after(1) == [("compass", 17)]
+    assert told_after(0) == []
 
 
 @pytest.mark.parametrize(

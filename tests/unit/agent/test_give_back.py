@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsops_agent.give_back import clean_file_ranges, give_back
+from dsops_agent.give_back import AGAIN_S, FIRST_S, Turns, clean_file_ranges, give_back
 
 SMAPS = """
 1000-3000 r-xp 00000000 fd:00 77 /lib/a.so
@@ -53,10 +53,45 @@ def test_pages_go_and_their_content_comes_again(tmp_path: Path) -> None:
     assert after == 0
 
 
+def test_memory_is_given_back_once_the_start_is_over_and_again_after_what_came_since() -> None:
+    turns = Turns()
+    assert not turns.is_due(1000.0, is_ready=False)
+    assert not turns.is_due(1001.0, is_ready=True)
+    due = [now_s for now_s in range(1002, 2300) if turns.is_due(float(now_s), is_ready=now_s % 2 == 0)]
+    first_s = 1001 + FIRST_S
+    assert due == [first_s, first_s + AGAIN_S, first_s + 2 * AGAIN_S]
+    assert turns.count == 3
+
+
 def test_a_library_works_on_afterwards() -> None:
     libc = ctypes.CDLL(None)
     give_back()
     assert libc.abs(-7) == 7
+
+
+HOLES = """
+import ctypes, re
+from pathlib import Path
+
+from dsops_agent.give_back import give_back_free
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+def resident_kb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+blocks = [libc.malloc(100_000) for _ in range(400)]
+for block in blocks: ctypes.memset(block, 1, 100_000)
+for block in blocks[:-1]: libc.free(block)
+before = resident_kb()
+give_back_free()
+print(before - resident_kb())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_what_is_free_goes_back_though_something_above_it_is_kept() -> None:
+    found = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 30_000
 
 
 POOLS = """

@@ -17,6 +17,7 @@ import dsops_agent.app
 DATA = "import dsops_agent.runtime.__main__"
 PART_OF = {
     "asyncio": "asyncio.events",
+    "calendar": "calendar",
     "cryptography.hazmat.backends.openssl.backend": "cryptography.hazmat.bindings.openssl.binding",
     "cryptography.hazmat.primitives.serialization.ssh": "cryptography.hazmat.primitives.serialization.ssh",
     "difflib": "difflib",
@@ -35,6 +36,7 @@ PART_OF = {
     "securesystemslib._vendor.ed25519.ed25519": "securesystemslib._vendor.ed25519.ed25519",
     "stringprep": "stringprep",
     "tempfile": "tempfile",
+    "tokenize": "tokenize",
     "tuf.ngclient.urllib3_fetcher": "urllib3",
     "urllib.request": "urllib.error",
     "zstandard": "zstandard.backend_c",
@@ -48,6 +50,8 @@ import asyncio.events, sys
 assert sys.modules["asyncio"].events is asyncio.events is sys.modules["asyncio.events"]
 assert asyncio.events.__spec__.origin.endswith("events.py")
 """,
+    "import datetime\nassert datetime.datetime.strptime('2026-11-28', '%Y-%m-%d').weekday() == 5",
+    "import inspect, linecache\nassert inspect.getsource(inspect.signature).startswith('def signature')",
     "import asyncio as one\nimport asyncio as other\nassert one.Event is other.Event",
     "import importlib.metadata\nassert importlib.metadata.version('grpcio')",
     "from importlib.metadata import entry_points\nassert entry_points(group='console_scripts')",

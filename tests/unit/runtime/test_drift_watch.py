@@ -11,7 +11,7 @@ from dsops.profile import Profile, Signal
 from dsops_agent.drift.monitor import Level, Verdict
 from dsops_agent.drift.report import USUAL_REPORTS, ReportSettings
 from dsops_agent.runtime.collect import Identity, micros
-from dsops_agent.runtime.drift_watch import EPOCH_S, DriftWatch
+from dsops_agent.runtime.drift_watch import EPOCH_S, KEEP_EVERY_S, DriftWatch
 
 LABELS = ("cat", "dog")
 EACH = ReportSettings(report_every_s=0.0)
@@ -226,3 +226,36 @@ def test_the_first_frames_are_checked_for_skew_once() -> None:
     assert skewed is not None
     assert skewed.skew.state == "skew"
     assert "predicted_class" in skewed.skew.signals
+
+
+def test_counts_that_are_not_reported_are_told_once_a_minute_and_change_nothing() -> None:
+    seldom = ReportSettings(suppress_below=0, report_every_s=3600.0)
+    bench, other = Bench(seldom), Bench(seldom)
+    for one in (bench, other):
+        one.usual(10)
+        assert one.report() is not None, "the first is due at once"
+        one.usual(50)
+    assert bench.watch.unreported(bench.verdict) is None, "not a minute yet"
+    bench.usual(10)
+    other.usual(10)
+    data = bench.watch.unreported(bench.verdict)
+    assert data is not None
+    left = TelemetryRecord.FromString(data).drift
+    assert [sum(signal.counts) for signal in left.signals] == [60, 60]
+    assert (left.start_us, left.interval_ms) == (bench.start_us + 10_000_000, 60_000)
+    assert bench.watch.unreported(bench.verdict) is None
+    for one in (bench, other):
+        one.usual(100)
+    assert bench.report(is_last=True) == other.report(is_last=True)
+    bench.clock.advance(KEEP_EVERY_S)
+    assert bench.watch.unreported(bench.verdict) is None, "all is reported"
+
+
+def test_counts_that_privacy_holds_back_are_not_kept_either() -> None:
+    bench = Bench(ReportSettings(report_every_s=3600.0))
+    bench.usual(10)
+    assert bench.report() is not None
+    bench.usual(480)
+    assert bench.watch.unreported(bench.verdict) is None
+    bench.usual(10)
+    assert bench.watch.unreported(bench.verdict) is not None

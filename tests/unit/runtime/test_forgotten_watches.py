@@ -33,6 +33,17 @@ def make_watch(
     return ModelWatch(served, sampling, put, clock, drift_enabled=True)
 
 
+class Circle:
+    """Refers to itself: only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.other = self
+
+
+def left_in_a_circle() -> "weakref.ref[Circle]":
+    return weakref.ref(Circle())
+
+
 def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:
     made = make_bundle(tmp_path)
     served = load_bundle(Bundle.open(made.path), made.digest, 1)
@@ -43,9 +54,17 @@ def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Pa
     serving.append(stays)
     reporter.end_intervals()
     assert quick() is not None  # it might be about to be served
-    reporter.end_intervals()
-    gc.collect()
-    assert quick() is None
+    garbage = left_in_a_circle()
+    gc.disable()
+    try:
+        reporter.end_intervals()
+        assert quick() is None
+        assert garbage() is None, "what it had is collected, so that it can be given back"
+        garbage = left_in_a_circle()
+        reporter.end_intervals()
+        assert garbage() is not None, "nothing was forgotten: requests are not held up for it"
+    finally:
+        gc.enable()
     stays.watch.failed()
     reporter.end_intervals()
     assert reporter.buffer.waiting == 1
