@@ -318,7 +318,7 @@ def test_sigterm_hands_over_what_was_counted_and_leaves_no_socket(device: Device
         device.process.send_signal(signal.SIGTERM)
         assert device.wait() == 0
     assert sum(one.count for one in device.intervals()) == 11
-    assert sorted(path.name for path in device.folder.iterdir()) == ["log"]
+    assert sorted(path.name for path in device.folder.iterdir()) == ["log", "sample-budgets.json"]
     assert device.process.stdout is not None
     assert device.process.stdout.read() == b""
 

@@ -13,6 +13,7 @@ from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.drift_watch import KEEP_EVERY_S
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.records import Kind
+from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling
 from dsops_agent.runtime.unreported import Unreported, left_behind
@@ -31,7 +32,7 @@ class Bench:
         self._served = load_bundle(Bundle.open(made.path), made.digest, 1)
         self.watch = ModelWatch(
             self._served,
-            Sampling(SampleSettings(), lambda: 0.5),
+            Sampling(SampleSettings(), lambda: 0.5, SampleBudgets(SampleSettings(), self.clock)),
             self._put,
             self.clock,
             drift_enabled=True,
