@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -34,6 +35,10 @@ _AT_ONCE = 4096
 """A message that is not longer is read at once, which asks the kernel only once; of others its beginning is."""
 _MAX_LIMIT_MS = 0xFFFFFFFF
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Method(IntEnum):
@@ -122,16 +127,54 @@ class Framed:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
-    def send(self, code: int, body: bytes, limit_ms: int = 0) -> None:
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._connection.fileno()
+
+    def send(self, code: int, body: bytes, limit_ms: int = 0, waits: Callable[[], None] = _nothing) -> None:
         """Send a message.
+
+        Args:
+            code: Its code.
+            body: Its body.
+            limit_ms: Its limit.
+            waits: Called before the other end is waited for.
 
         Raises:
             OSError: The other end is gone, or does not take it.
         """
-        header = _HEADER.pack(len(body), code, limit_ms)
-        rest = memoryview(body)[max(self._connection.sendmsg([header, body]) - _HEADER.size, 0) :]
-        if rest:  # of a header alone the kernel takes no part: its buffer has room for that, or for nothing
+        parts = _HEADER.pack(len(body), code, limit_ms), body
+        try:
+            sent = self._connection.sendmsg(parts, (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            waits()
+            sent = self._connection.sendmsg(parts)
+        # Of a header alone the kernel takes no part: its buffer has room for that, or for nothing.
+        if rest := memoryview(body)[max(sent - _HEADER.size, 0) :]:
+            waits()
             self._connection.sendall(rest)
+
+    def has_come(self, most_bytes: int) -> bool:
+        """Read what is there, without waiting; return whether :meth:`head` and :meth:`body` need not wait either.
+
+        Args:
+            most_bytes: A longer body is not read.
+        """
+        try:
+            if not self._came:
+                self._came = self._connection.recv(_AT_ONCE, socket.MSG_DONTWAIT)
+                if not self._came:  # the end, which can be read again
+                    return True
+            came = self._came
+            if len(came) < _HEADER.size:
+                return False
+            length = int.from_bytes(came[:4], "little")
+            left = length + _HEADER.size - len(came)
+            if left > 0 and length <= most_bytes:
+                self._came = came + self._connection.recv(left, socket.MSG_DONTWAIT)
+            return left <= len(self._came) - len(came)
+        except BlockingIOError:
+            return False
 
     def receive(self) -> tuple[int, int, bytes] | None:
         """Return code, limit and body of the next message; None when the other end closed between two.
@@ -206,6 +249,11 @@ class Framed:
             if not part:
                 raise ConnectionError("the connection ended within a message")
         return parts
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether a part of the next message was read already."""
+        return bool(self._came)
 
     @property
     def is_gone(self) -> bool:
