@@ -19,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from dsops.errors import DsopsError, Forbidden, InvalidInput, NotServing, RuntimeCrashed, TimedOut
 
@@ -88,8 +88,7 @@ def nobody_listens(error: NotServing) -> bool:
     return isinstance(error.__cause__, _ABSENT)
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What stands before a message.
 
     Attributes:
@@ -154,27 +153,33 @@ class Framed:
             waits()
             self._connection.sendall(rest)
 
-    def has_come(self, most_bytes: int) -> bool:
-        """Read what is there, without waiting; return whether :meth:`head` and :meth:`body` need not wait either.
+    def at_once(self, most_bytes: int) -> tuple[Head, bytes] | None:
+        """Return the next message if it is there, without waiting; what is there of it can be read in any case.
 
         Args:
-            most_bytes: A longer body is not read.
+            most_bytes: The body of a message that is returned is not longer.
+
+        Raises:
+            EOFError: The other end closed.
+            OSError: The connection failed.
         """
+        came = self._came
         try:
-            if not self._came:
-                self._came = self._connection.recv(_AT_ONCE, socket.MSG_DONTWAIT)
-                if not self._came:  # the end, which can be read again
-                    return True
-            came = self._came
+            if not came and not (came := self._connection.recv(_AT_ONCE, socket.MSG_DONTWAIT)):
+                raise EOFError
+            self._came = came
             if len(came) < _HEADER.size:
-                return False
-            length = int.from_bytes(came[:4], "little")
-            left = length + _HEADER.size - len(came)
-            if left > 0 and length <= most_bytes:
-                self._came = came + self._connection.recv(left, socket.MSG_DONTWAIT)
-            return left <= len(self._came) - len(came)
+                return None
+            head = Head(*_HEADER.unpack_from(came))
+            whole = _HEADER.size + head.length
+            if len(came) < whole and head.length <= most_bytes:
+                self._came = came = came + self._connection.recv(whole - len(came), socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return False
+            return None
+        if len(came) < whole or head.length > most_bytes:
+            return None
+        self._came = came[whole:]
+        return head, came[_HEADER.size : whole]
 
     def receive(self) -> tuple[int, int, bytes] | None:
         """Return code, limit and body of the next message; None when the other end closed between two.
@@ -371,17 +376,17 @@ class _Connections:
         self._closed = False
 
     def take(self, patience_s: float) -> tuple[Framed, bool]:
-        """Return a connection that nobody else uses, and whether it is a new one."""
-        while True:
-            with self._lock:
-                self._check_open()
-                kept = self._idle.pop() if self._idle else None
-            connection = kept or self._connect(patience_s)
-            if kept is None or not kept.is_gone:  # else the agent has ended since, and may be there again
-                self._begin(connection)
-                connection.be_patient(patience_s)
-                return connection, kept is None
-            kept.close()
+        """Return a connection that nobody else uses, and whether it is a new one; another may have ended since."""
+        with self._lock:
+            self._check_open()
+            if self._idle:
+                kept = self._idle.pop()
+                self._busy.add(kept)
+                kept.be_patient(patience_s)
+                return kept, False
+        connection = self._connect(patience_s)
+        self._begin(connection)
+        return connection, True
 
     def give_back(self, connection: Framed, *, goes_on: bool) -> None:
         """Take a connection back, and keep it for the next call if it goes on."""

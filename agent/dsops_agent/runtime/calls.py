@@ -126,7 +126,8 @@ class Calls:
 
     def _infer(self, request: pb.ModelInferRequest, asking: Asking) -> pb.ModelInferResponse:
         def decode(served: ServedModel) -> SentInputs:
-            oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
+            if request.outputs:
+                oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
             return oip.decode_inputs(request, served, self._regions)
 
         caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone, asking.slowly)

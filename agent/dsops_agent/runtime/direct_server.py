@@ -195,7 +195,7 @@ class DirectServer:
             lead.hand_over()
             with suppress(OSError):
                 line.framed.send(*_refusal(error), LAST)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             logger.debug("a caller is gone: %s", error)
         finally:
             if not goes_on:
@@ -208,17 +208,21 @@ class DirectServer:
         framed = line.framed
         while True:
             turn = _Turn(lead)
-            if lead.is_held and not framed.has_come(SMALL_BYTES):
-                turn.slowly()
-            try:
-                head = framed.head()
-            except BlockingIOError:  # nothing to ask for now
-                continue
-            if head is None:
-                return False
-            line.rests_since_s, began_s = None, time.monotonic()
-            with self._room.held(head.length, line.user):
-                status, body = self._answer(line, head, turn)
+            message = framed.at_once(SMALL_BYTES) if lead.is_held else None
+            if message:
+                line.rests_since_s, began_s = None, time.monotonic()
+                status, body = self._answer(line, *message, turn)
+            else:
+                lead.hand_over()
+                try:
+                    head = framed.head()
+                except BlockingIOError:  # nothing to ask for now
+                    continue
+                if head is None:
+                    return False
+                line.rests_since_s, began_s = None, time.monotonic()
+                with self._room.held(head.length, line.user):
+                    status, body = self._answer(line, head, _received(framed, head), turn)
             is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
             line.rests_since_s = time.monotonic()  # before its caller knows: it may be another one's turn at once
             framed.send(status, body, LAST if is_last else 0, turn.slowly)
@@ -228,15 +232,9 @@ class DirectServer:
             if not framed.holds_more and (lead.is_held or is_quick):
                 return True
 
-    def _answer(self, line: _Line, head: Head, turn: _Turn) -> tuple[int, bytes]:
-        """Receive the body of a request, and return status and body of the reply.
-
-        Raises:
-            TimedOut: It did not arrive in time.
-            OSError: Its caller is gone.
-        """
-        framed, call = line.framed, self._calls.get(head.code)
-        body = _received(framed, head)
+    def _answer(self, line: _Line, head: Head, body: bytes, turn: _Turn) -> tuple[int, bytes]:
+        """Return status and body of the reply to a request."""
+        call = self._calls.get(head.code)
         if self._ended:
             return _refusal(ended())
         if call is None:
@@ -245,7 +243,7 @@ class DirectServer:
             request = parsed(call.request, call.name, body)
             del body  # the message has its own copy
             limit_s = head.limit_ms / 1000 if head.limit_ms else None
-            asking = Asking(limit_s, lambda: framed.hung_up, line.user, turn.slowly)
+            asking = Asking(limit_s, lambda: line.framed.hung_up, line.user, turn.slowly)
             return CallStatus.OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:
             return _refusal(error)

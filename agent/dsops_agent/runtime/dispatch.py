@@ -59,7 +59,7 @@ class Dispatcher:
         self._observers = observers
         self._duels = duels
         self._hold = hold
-        self.admission = Admission(queue, capacity, lambda: len(models.names()))
+        self.admission = Admission(queue, capacity, lambda: models.count)
 
     def infer(
         self,

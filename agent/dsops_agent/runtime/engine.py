@@ -156,6 +156,11 @@ class ServedModel:
         return outputs_of(self.manifest)
 
     @cached_property
+    def usual(self) -> tuple[Output, ...]:
+        """Those that an answer has when a request names none."""
+        return tuple(output for output in self.offered.values() if output.by_default)
+
+    @cached_property
     def forms(self) -> dict[str, InputForm]:
         """What a request must give, by name, in the model's order."""
         sections = {section.input: section for section in self.manifest.preprocessing}
@@ -184,8 +189,13 @@ class ServedModel:
         return Pace()
 
     @cached_property
-    def plans(self) -> Words[Any]:
+    def plans(self) -> Words[bytes, Any]:
         """What a transport found out about requests whose inputs are in shared memory."""
+        return Words()
+
+    @cached_property
+    def outlines(self) -> Words[int, Any]:
+        """What a transport's answers say beside their values, by how many frames they are of."""
         return Words()
 
     def prepared(self, sent: SentInputs) -> dict[str, Array]:

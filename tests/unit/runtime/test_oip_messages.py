@@ -228,7 +228,7 @@ def test_the_same_words_for_shared_memory_are_planned_once_and_read_each_time(se
 
 
 def test_of_words_only_some_are_kept() -> None:
-    words: Words[int] = Words()
+    words: Words[bytes, int] = Words()
     for number in range(3 * MOST_WORDS):
         words.keep(str(number).encode(), number)
         assert words.get(str(number).encode()) == number
