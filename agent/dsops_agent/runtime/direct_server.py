@@ -1,7 +1,9 @@
 """Answers programs on the device over the direct socket: the same calls as over gRPC, in plain frames.
 
-Every connection has a thread. When all are taken, the one that has asked nothing for longest is ended for the next:
-its program makes a new one when it asks again. See :mod:`dsops.direct` for what travels.
+One thread at a time waits for all connections, and answers small requests of quick models itself; a connection that
+asks for more keeps the thread that answers it, and another one waits for the others (:mod:`dsops_agent.runtime.crew`).
+When as many connections are open as may be, the one that has asked nothing for longest is ended for the next: its
+program makes a new one when it asks again. See :mod:`dsops.direct` for what travels.
 """
 
 import logging
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.call_status import CallStatus, status_of
-from dsops.direct import LAST, Framed, Head
+from dsops.direct import LAST, Framed, Head, Method
 from dsops.errors import DsopsError, InvalidInput, QueueFull, TimedOut
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.admission import ended
@@ -28,7 +30,7 @@ from dsops_agent.runtime.sockets import Access, listen, peer_user
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 64
-"""A program needs one for each of its threads that asks; a connection costs a thread that sleeps."""
+"""A program needs one for each of its threads that asks; a connection costs a thread at most."""
 STALLED_S = 30.0
 """How long a caller may rest within the head of a request, or leave an answer untaken."""
 BODY_S = 5.0
@@ -71,7 +73,11 @@ class _Line:
 
 
 class _Turn:
-    """One request at a connection: whether it may keep others waiting."""
+    """One request.
+
+    Attributes:
+        is_slow: Whether others might have had to wait for it.
+    """
 
     __slots__ = ("_lead", "is_slow")
 
@@ -80,6 +86,7 @@ class _Turn:
         self.is_slow = False
 
     def slowly(self) -> None:
+        """Let others not wait for what comes next."""
         self.is_slow = True
         self._lead.hand_over()
 
@@ -205,6 +212,7 @@ class DirectServer:
         return goes_on
 
     def _converse(self, line: _Line, lead: Lead[_Line]) -> bool:
+        """Answer one request as the leader; who no longer is stays until one was quick, or the connection ends."""
         framed = line.framed
         while True:
             turn = _Turn(lead)
@@ -239,6 +247,8 @@ class DirectServer:
             return _refusal(ended())
         if call is None:
             return CallStatus.UNIMPLEMENTED, f"there is no call {head.code}".encode()
+        if call.method is not Method.MODEL_INFER:  # of those that ask the system for something no time is known
+            turn.slowly()
         try:
             request = parsed(call.request, call.name, body)
             del body  # the message has its own copy

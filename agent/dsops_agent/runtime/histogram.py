@@ -30,10 +30,8 @@ class Histogram:
         value = max(value, 0.0) if value < math.inf else 0.0  # NaN fails the comparison too
         self.count += 1
         self.total += value
-        if value < self._min:
-            self._min = value
-        if value > self._max:
-            self._max = value
+        self._min = min(self._min, value)
+        self._max = max(self._max, value)
         if value == 0.0:
             self.zero += 1
             return

@@ -82,10 +82,7 @@ def _is_wordy(request: pb.ModelInferRequest) -> bool:
     """Return whether a request may come again word for word: it has no id, and every value is in shared memory."""
     if request.raw_input_contents or request.id:
         return False
-    for tensor in request.inputs:
-        if REGION not in tensor.parameters or tensor.HasField("contents"):
-            return False
-    return True
+    return all(REGION in tensor.parameters and not tensor.HasField("contents") for tensor in request.inputs)
 
 
 def _given_inputs(request: pb.ModelInferRequest, served: ServedModel) -> list[Given]:
@@ -151,7 +148,7 @@ def encode_answer(
         InvalidInput: It asks for an output that there is not, or that does not go where it shall.
         NotFound: An output shall go into shared memory that is not registered.
     """
-    is_typed = not request.raw_input_contents and any([tensor.HasField("contents") for tensor in request.inputs])
+    is_typed = not request.raw_input_contents and any(tensor.HasField("contents") for tensor in request.inputs)
     is_usual = not (is_typed or request.outputs)
     response = pb.ModelInferResponse()
     response.CopyFrom(_outline(served, answer.frames) if is_usual else _signed(served))  # quicker than to make it

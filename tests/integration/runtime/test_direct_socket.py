@@ -340,9 +340,7 @@ def test_who_asks_while_it_ends_gets_an_answer_or_is_told_that_nobody_serves(sta
                 continue
 
 
-def test_a_thread_that_is_being_started_does_not_disturb_the_end(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_is_being_started_does_not_disturb_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     start, starting, go_on = threading.Thread.start, threading.Event(), threading.Event()
 
     def slow(thread: threading.Thread) -> None:

@@ -6,19 +6,23 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from held_models import eventually, hold, request
 from runtime_bundles import make_bundle
 from runtime_watches import Witness
 from slow_models import Slow, replace_loaded
+from typing_extensions import override
 
+from dsops.api.v1 import inference_extensions_pb2 as extensions
 from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.direct import DirectChannel, Framed, Method
 from dsops_agent.runtime import crew
 from dsops_agent.runtime.calls import Calls
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.pace import Pace
@@ -29,6 +33,27 @@ from dsops_agent.runtime.swap import Models
 
 pytestmark = pytest.mark.integration
 LARGE = 1 << 20
+
+
+class Challenged(Duels):
+    """The challengers of models, which take their time."""
+
+    def __init__(self, goes_on: threading.Event) -> None:
+        self.models: set[str] = set()
+        self.goes_on, self.asked = goes_on, threading.Event()
+
+    @override
+    def has(self, model: str) -> bool:
+        return model in self.models
+
+    @override
+    def draws(self, model: str) -> bool:
+        return False
+
+    @override
+    def answer(self, *_: Any) -> None:
+        self.asked.set()
+        self.goes_on.wait(60)
 
 
 class Stage:
@@ -44,8 +69,10 @@ class Stage:
         for name in ("compass", "sextant"):
             made = make_bundle(folder, model=name)
             self.models.activate(name, made.path, made.digest, 1)
-        self.dispatcher = Dispatcher(self.models, Observers(), hold=lambda slowly: self.holds_back(slowly))
-        calls = Calls(self.dispatcher, Regions(lambda _: True), self.room).all()
+        self.duels = Challenged(self.goes_on)
+        self.dispatcher = Dispatcher(self.models, Observers(), duels=self.duels, hold=self._hold)
+        self.shm, self.opens_at_once = folder, True
+        calls = Calls(self.dispatcher, Regions(self._may_share, folder), self.room).all()
         self.server = DirectServer(calls, path, Access(), self.room)
 
     def connect(self) -> socket.socket:
@@ -53,9 +80,9 @@ class Stage:
         connection.connect(str(self.path))
         return connection
 
-    def send(self, body: bytes) -> socket.socket:
+    def send(self, body: bytes, method: Method = Method.MODEL_INFER) -> socket.socket:
         connection = self.connect()
-        connection.sendall(struct.pack("<III", len(body), Method.MODEL_INFER, 0) + body)
+        connection.sendall(struct.pack("<III", len(body), method, 0) + body)
         return connection
 
     def is_answered(self, model: str = "sextant") -> bool:
@@ -64,6 +91,12 @@ class Stage:
             return channel.call(Method.MODEL_INFER, request("r", model).SerializeToString(), 60.0)[0] == 0
         finally:
             channel.close()
+
+    def _may_share(self, uid: int) -> bool:
+        return self.opens_at_once or self.goes_on.wait(60)
+
+    def _hold(self, slowly: Callable[[], None]) -> None:
+        self.holds_back(slowly)
 
     def _watch(self, served: ServedModel) -> Witness:
         if served.name == "compass":
@@ -171,6 +204,20 @@ def a_request_held_back(stage: Stage) -> socket.socket:
     return connection
 
 
+def a_challenger_that_is_waited_for(stage: Stage) -> socket.socket:
+    stage.duels.models.add("compass")
+    connection = stage.send(request().SerializeToString())
+    assert stage.duels.asked.wait(60)
+    return connection
+
+
+def a_call_that_asks_the_system(stage: Stage) -> socket.socket:
+    (stage.shm / "object").write_bytes(bytes(64))
+    stage.opens_at_once = False
+    asked = extensions.SystemSharedMemoryRegisterRequest(name="r", key="/object", byte_size=64)
+    return stage.send(asked.SerializeToString(), Method.SYSTEM_SHARED_MEMORY_REGISTER)
+
+
 def a_model_known_to_be_slow(stage: Stage) -> socket.socket:
     slow = Pace()
     slow.took([1e6])
@@ -180,7 +227,7 @@ def a_model_known_to_be_slow(stage: Stage) -> socket.socket:
 
 def a_frame_that_hangs(stage: Stage) -> socket.socket:
     inside = threading.Event()
-    stage.before = lambda: inside.set() or stage.goes_on.wait(60) and None
+    stage.before = lambda: inside.set() or (stage.goes_on.wait(60) and None)
     connection = stage.send(request().SerializeToString())
     assert inside.wait(60)
     return connection
@@ -195,6 +242,8 @@ FORESEEN = (
     answers_that_nobody_takes,
     a_held_instance,
     a_request_held_back,
+    a_challenger_that_is_waited_for,
+    a_call_that_asks_the_system,
     a_model_known_to_be_slow,
 )
 
