@@ -1,8 +1,12 @@
 """The direct socket's one leader: what it answers itself, and that no caller keeps another one waiting."""
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +37,10 @@ from dsops_agent.runtime.swap import Models
 
 pytestmark = pytest.mark.integration
 LARGE = 1 << 20
+ENDLESS_S = 3600.0
+"""What holds one caller up does so until the test ends."""
+PATIENCE_S = 20.0
+"""Less than a connection that has stalled is borne."""
 
 
 class Challenged(Duels):
@@ -53,7 +61,7 @@ class Challenged(Duels):
     @override
     def answer(self, *_: Any) -> None:
         self.asked.set()
-        self.goes_on.wait(60)
+        self.goes_on.wait(ENDLESS_S)
 
 
 class Stage:
@@ -64,7 +72,7 @@ class Stage:
         self.holds_back: Callable[[Callable[[], None]], None] = lambda _: None
         self.threads: list[int] = []
         self.goes_on, self.until_end = threading.Event(), ExitStack()
-        self.path, self.room = path, Room(3 * LARGE, wait_s=20.0)
+        self.path, self.room = path, Room(3 * LARGE, wait_s=ENDLESS_S)
         self.models = Models(1, self._watch)
         for name in ("compass", "sextant"):
             made = make_bundle(folder, model=name)
@@ -88,12 +96,12 @@ class Stage:
     def is_answered(self, model: str = "sextant") -> bool:
         channel = DirectChannel(self.path)
         try:
-            return channel.call(Method.MODEL_INFER, request("r", model).SerializeToString(), 60.0)[0] == 0
+            return channel.call(Method.MODEL_INFER, request("r", model).SerializeToString(), PATIENCE_S)[0] == 0
         finally:
             channel.close()
 
     def _may_share(self, uid: int) -> bool:
-        return self.opens_at_once or self.goes_on.wait(60)
+        return self.opens_at_once or self.goes_on.wait(ENDLESS_S)
 
     def _hold(self, slowly: Callable[[], None]) -> None:
         self.holds_back(slowly)
@@ -121,7 +129,7 @@ def stage(tmp_path: Path, short_path: Path) -> Iterator[Stage]:
 @pytest.fixture
 def unrelieved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks after a leader that takes long, so that it has to hand over before."""
-    monkeypatch.setattr(crew, "LOOK_S", 3600.0)
+    monkeypatch.setattr(crew, "LOOK_S", ENDLESS_S)
 
 
 @pytest.mark.usefixtures("unrelieved")
@@ -174,14 +182,25 @@ def large_shared_memory_without_room(stage: Stage) -> socket.socket:
 
 
 def answers_that_nobody_takes(stage: Stage) -> socket.socket:
-    connection, body = stage.connect(), request().SerializeToString()
-    connection.setblocking(False)
-    pieces, at = (struct.pack("<III", len(body), Method.MODEL_INFER, 0) + body) * 64, 0
-    try:
-        while True:
-            at = (at + connection.send(pieces[at:])) % len(pieces)
-    except BlockingIOError:  # the server reads no more of it
-        return connection
+    connection = stage.connect()
+    framed = Framed(connection, PATIENCE_S)
+    while True:  # one by one, each whole when it is looked at
+        before, answered = readable(connection), len(stage.threads)
+        framed.send(Method.MODEL_INFER, request().SerializeToString())
+        eventually(lambda answered=answered: len(stage.threads) > answered, "the request is not answered")
+        if not until(lambda before=before: readable(connection) > before, 0.5):
+            return connection
+
+
+def readable(connection: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def until(condition: Callable[[], bool], most_s: float) -> bool:
+    ends_s = time.monotonic() + most_s
+    while not condition() and time.monotonic() < ends_s:
+        time.sleep(0.0005)
+    return condition()
 
 
 def a_held_instance(stage: Stage) -> socket.socket:
@@ -196,7 +215,7 @@ def a_request_held_back(stage: Stage) -> socket.socket:
         stage.holds_back = lambda _: None  # the others are not
         slowly()
         inside.set()
-        stage.goes_on.wait(60)
+        stage.goes_on.wait(ENDLESS_S)
 
     inside, stage.holds_back = threading.Event(), wait
     connection = stage.send(request().SerializeToString())
@@ -227,7 +246,7 @@ def a_model_known_to_be_slow(stage: Stage) -> socket.socket:
 
 def a_frame_that_hangs(stage: Stage) -> socket.socket:
     inside = threading.Event()
-    stage.before = lambda: inside.set() or (stage.goes_on.wait(60) and None)
+    stage.before = lambda: inside.set() or (stage.goes_on.wait(ENDLESS_S) and None)
     connection = stage.send(request().SerializeToString())
     assert inside.wait(60)
     return connection

@@ -49,7 +49,7 @@ class Stage:
 
     def line(self, does: Callable[[Lead[Line]], bool] = lambda _: True) -> Line:
         here, there = socket.socketpair()
-        there.settimeout(30)
+        there.settimeout(20)
         line = Line(here, there, does)
         self.lines.append(line)
         self.crew.add(line)
@@ -67,12 +67,12 @@ class Stage:
         return goes_on
 
     def hangs(self, _: Lead[Line]) -> bool:
-        return self.goes_on.wait(60)
+        return self.goes_on.wait(ENDLESS_S)
 
     def hands_over_and_hangs(self, lead: Lead[Line]) -> bool:
         lead.hand_over()
         lead.hand_over()  # once is enough
-        return self.goes_on.wait(60)
+        return self.goes_on.wait(ENDLESS_S)
 
     def end(self) -> None:
         self.goes_on.set()
