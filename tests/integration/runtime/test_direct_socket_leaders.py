@@ -149,6 +149,23 @@ def test_small_requests_of_many_callers_are_answered_by_one_thread(stage: Stage)
     assert (len(stage.threads), len(set(stage.threads))) == (100, 1)
 
 
+@pytest.mark.usefixtures("unrelieved")
+def test_a_connection_whose_requests_are_quick_again_is_the_leaders_again(stage: Stage) -> None:
+    with stage.connect() as mine, stage.connect() as others:
+        callers = [Framed(mine, 60.0), Framed(others, 60.0)]
+
+        def answered_by(caller: Framed) -> int:
+            caller.send(Method.MODEL_INFER, request().SerializeToString())
+            assert (caller.receive() or (99,))[0] == 0
+            return stage.threads[-1]
+
+        with hold(stage.dispatcher):
+            callers[0].send(Method.MODEL_INFER, request().SerializeToString())
+            eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+        assert (callers[0].receive() or (99,))[0] == 0
+        eventually(lambda: answered_by(callers[0]) == answered_by(callers[1]), "it keeps a thread of its own")
+
+
 def half_a_head(stage: Stage) -> socket.socket:
     connection = stage.connect()
     connection.sendall(b"\1\2")
