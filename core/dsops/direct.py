@@ -17,10 +17,11 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from dsops.errors import DsopsError, Forbidden, InvalidInput, NotServing, RuntimeCrashed, TimedOut
 
@@ -34,6 +35,10 @@ _AT_ONCE = 4096
 """A message that is not longer is read at once, which asks the kernel only once; of others its beginning is."""
 _MAX_LIMIT_MS = 0xFFFFFFFF
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Method(IntEnum):
@@ -83,8 +88,7 @@ def nobody_listens(error: NotServing) -> bool:
     return isinstance(error.__cause__, _ABSENT)
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What stands before a message.
 
     Attributes:
@@ -122,16 +126,60 @@ class Framed:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
-    def send(self, code: int, body: bytes, limit_ms: int = 0) -> None:
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._connection.fileno()
+
+    def send(self, code: int, body: bytes, limit_ms: int = 0, waits: Callable[[], None] = _nothing) -> None:
         """Send a message.
+
+        Args:
+            code: Its code.
+            body: Its body.
+            limit_ms: Its limit.
+            waits: Called before the other end is waited for.
 
         Raises:
             OSError: The other end is gone, or does not take it.
         """
-        header = _HEADER.pack(len(body), code, limit_ms)
-        rest = memoryview(body)[max(self._connection.sendmsg([header, body]) - _HEADER.size, 0) :]
-        if rest:  # of a header alone the kernel takes no part: its buffer has room for that, or for nothing
+        parts = _HEADER.pack(len(body), code, limit_ms), body
+        try:
+            sent = self._connection.sendmsg(parts, (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            waits()
+            sent = self._connection.sendmsg(parts)
+        # Of a header alone the kernel takes no part: its buffer has room for that, or for nothing.
+        if rest := memoryview(body)[max(sent - _HEADER.size, 0) :]:
+            waits()
             self._connection.sendall(rest)
+
+    def at_once(self, most_bytes: int) -> tuple[Head, bytes] | None:
+        """Return the next message if it is there, without waiting; what is there of it can be read in any case.
+
+        Args:
+            most_bytes: The body of a message that is returned is not longer.
+
+        Raises:
+            EOFError: The other end closed.
+            OSError: The connection failed.
+        """
+        came = self._came
+        try:
+            if not came and not (came := self._connection.recv(_AT_ONCE, socket.MSG_DONTWAIT)):
+                raise EOFError
+            self._came = came
+            if len(came) < _HEADER.size:
+                return None
+            head = Head(*_HEADER.unpack_from(came))
+            whole = _HEADER.size + head.length
+            if len(came) < whole and head.length <= most_bytes:
+                self._came = came = came + self._connection.recv(whole - len(came), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if len(came) < whole or head.length > most_bytes:
+            return None
+        self._came = came[whole:]
+        return head, came[_HEADER.size : whole]
 
     def receive(self) -> tuple[int, int, bytes] | None:
         """Return code, limit and body of the next message; None when the other end closed between two.
@@ -206,6 +254,11 @@ class Framed:
             if not part:
                 raise ConnectionError("the connection ended within a message")
         return parts
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether a part of the next message was read already."""
+        return bool(self._came)
 
     @property
     def is_gone(self) -> bool:
@@ -323,17 +376,17 @@ class _Connections:
         self._closed = False
 
     def take(self, patience_s: float) -> tuple[Framed, bool]:
-        """Return a connection that nobody else uses, and whether it is a new one."""
-        while True:
-            with self._lock:
-                self._check_open()
-                kept = self._idle.pop() if self._idle else None
-            connection = kept or self._connect(patience_s)
-            if kept is None or not kept.is_gone:  # else the agent has ended since, and may be there again
-                self._begin(connection)
-                connection.be_patient(patience_s)
-                return connection, kept is None
-            kept.close()
+        """Return a connection that nobody else uses, and whether it is a new one; another may have ended since."""
+        with self._lock:
+            self._check_open()
+            if self._idle:
+                kept = self._idle.pop()
+                self._busy.add(kept)
+                kept.be_patient(patience_s)
+                return kept, False
+        connection = self._connect(patience_s)
+        self._begin(connection)
+        return connection, True
 
     def give_back(self, connection: Framed, *, goes_on: bool) -> None:
         """Take a connection back, and keep it for the next call if it goes on."""

@@ -26,6 +26,10 @@ def _never() -> bool:
     return False
 
 
+def at_leisure() -> None:
+    """Go on, for who keeps nobody else waiting."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who waits for an answer.
@@ -33,10 +37,12 @@ class Caller:
     Attributes:
         ends_s: Until when, as time.monotonic() tells it.
         is_gone: Whether it no longer waits.
+        slowly: Is called before something that may take long.
     """
 
     ends_s: float = float("inf")
     is_gone: Callable[[], bool] = _never
+    slowly: Callable[[], None] = at_leisure
 
     def check(self) -> float:
         """Return for how many seconds it waits from now on.
@@ -202,6 +208,7 @@ class CallersTurn:
         self._caller.check()  # its turn comes at once when nobody else waits, however long it has been gone
 
     def _waited(self, left_s: float) -> Instance:
+        self._caller.slowly()
         if self._instances.is_short():
             self._more()
         while (found := self._instances.wait(min(left_s, _LOOK_S))) is None:

@@ -1,7 +1,8 @@
 """Composition root of the data process: what it is made of, its threads, its end.
 
-Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, each of which has a
-``direct-call``; ``control`` takes control connections, each of which has a reader and workers; ``report`` ends
+Threads besides those of gRPC and REST: ``direct`` takes connections on the direct socket, one ``direct-call`` waits for
+all of them and others answer what takes longer, ``direct-call-look`` sees to it that none keeps them waiting;
+``control`` takes control connections, each of which has a reader and workers; ``report`` ends
 intervals and sends records, ``observe`` shows the watches and duels what was answered, ``redact`` waits for the program
 that takes things out of samples, ``grow`` makes further instances of models whose callers wait, each challenger has
 ``duel-<model>``, and the main thread waits for the end. Then ``leave`` (of ``__main__``) ends the process should that

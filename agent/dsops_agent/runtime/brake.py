@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from dsops_agent.runtime.cpu_allowance import process_cpu_s
 from dsops_agent.runtime.throttle import Throttle, ThrottleLimits, ThrottleState
@@ -32,8 +33,8 @@ class Brake:
         self._seen_s: dict[int, float] = {}
         self._aside_s = self._unpaid_s = 0.0
 
-    def hold(self) -> None:
-        """Keep a request waiting as long as it must.
+    def hold(self, slowly: Callable[[], None]) -> None:
+        """Keep a request waiting as long as it must; ``slowly`` is called before.
 
         Raises:
             Throttled: That would be too long.
@@ -42,6 +43,7 @@ class Brake:
             return
         wait_s = self._throttle.admit(time.monotonic(), self._champions_s())
         if wait_s:
+            slowly()
             time.sleep(wait_s)
 
     def leaves_any(self, pid: int) -> bool:

@@ -16,11 +16,11 @@ from dsops.api.v1 import open_inference_grpc_pb2 as pb
 from dsops.direct import Method
 from dsops.errors import NotFound, NotServing
 from dsops_agent.runtime import oip, refusals
-from dsops_agent.runtime.admission import Caller
+from dsops_agent.runtime.admission import Caller, at_leisure
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.kpis import Figure, Kpis
-from dsops_agent.runtime.room import Room
+from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.sent import SentInputs
 from dsops_agent.runtime.shared_memory import Regions
 from dsops_agent.runtime.shares import NOBODY
@@ -34,11 +34,13 @@ class Asking:
         remaining_s: How long it waits from now on; None when it set no limit.
         is_gone: Tells whether it no longer waits.
         user: Who it is, if that is known.
+        slowly: Is called before something that may take long.
     """
 
     remaining_s: float | None
     is_gone: Callable[[], bool]
     user: str = NOBODY
+    slowly: Callable[[], None] = at_leisure
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,15 @@ class Calls:
 
     def _infer(self, request: pb.ModelInferRequest, asking: Asking) -> pb.ModelInferResponse:
         def decode(served: ServedModel) -> SentInputs:
-            oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
+            if request.outputs:
+                oip.asked_outputs(request, served)  # a name that there is not must not cost an inference
             return oip.decode_inputs(request, served, self._regions)
 
-        caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone)
-        with self._room.held(oip.tensor_bytes(request), asking.user):
+        caller = Caller(oip.patience_s(request, asking.remaining_s), asking.is_gone, asking.slowly)
+        size = oip.tensor_bytes(request)
+        if size > SMALL_BYTES:  # room may have to be waited for
+            asking.slowly()
+        with self._room.held(size, asking.user):
             answered = self._dispatcher.infer(
                 request.model_name, request.model_version, request.id, decode, key=oip.key_of(request), caller=caller
             )

@@ -1,7 +1,9 @@
 """Answers programs on the device over the direct socket: the same calls as over gRPC, in plain frames.
 
-Every connection has a thread. When all are taken, the one that has asked nothing for longest is ended for the next:
-its program makes a new one when it asks again. See :mod:`dsops.direct` for what travels.
+One thread at a time waits for all connections, and answers small requests of quick models itself; a connection that
+asks for more keeps the thread that answers it, and another one waits for the others (:mod:`dsops_agent.runtime.crew`).
+When as many connections are open as may be, the one that has asked nothing for longest is ended for the next: its
+program makes a new one when it asks again. See :mod:`dsops.direct` for what travels.
 """
 
 import logging
@@ -14,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsops.call_status import CallStatus, status_of
-from dsops.direct import LAST, Framed, Head
+from dsops.direct import LAST, Framed, Head, Method
 from dsops.errors import DsopsError, InvalidInput, QueueFull, TimedOut
 from dsops_agent.runtime import refusals
 from dsops_agent.runtime.admission import ended
 from dsops_agent.runtime.calls import Asking, Call
+from dsops_agent.runtime.crew import Crew, Lead
 from dsops_agent.runtime.parsing import parsed
 from dsops_agent.runtime.room import SMALL_BYTES, Room
 from dsops_agent.runtime.shares import most_of
@@ -27,11 +30,13 @@ from dsops_agent.runtime.sockets import Access, listen, peer_user
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 64
-"""A program needs one for each of its threads that asks; a connection costs a thread that sleeps."""
+"""A program needs one for each of its threads that asks; a connection costs a thread at most."""
 STALLED_S = 30.0
 """How long a caller may rest within the head of a request, or leave an answer untaken."""
 BODY_S = 5.0
 """How long the body of a request may take to arrive once its head is there; on one device it takes milliseconds."""
+QUICK_S = 0.002
+"""Who leads no more gives a connection back to the leader after a request that took no longer."""
 _BACKLOG = 64
 _PAUSE_S = 0.1
 _LEAVING_S = 1.0
@@ -39,26 +44,51 @@ _LEAVING_S = 1.0
 
 @dataclass(eq=False)
 class _Line:
-    """A connection and its thread.
+    """A connection.
 
     Attributes:
-        framed: The connection.
-        user: Who is at its other end.
-        thread: Who answers on it; None before it is admitted.
+        framed: Its end here.
+        user: Who is at the other end.
         rests_since_s: When its last answer was given; None while it is asked for one.
         ends: Whether nothing more is taken from it.
     """
 
     framed: Framed
     user: str
-    thread: threading.Thread | None = None
     rests_since_s: float | None = None
     ends: bool = False
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self.framed.fileno()
+
+    def close(self) -> None:
+        """Close it."""
+        self.framed.close()
 
     def take_no_more(self) -> None:
         """Answer what was sent, and no more."""
         self.ends = True
         self.framed.take_no_more()
+
+
+class _Turn:
+    """One request.
+
+    Attributes:
+        is_slow: Whether others might have had to wait for it.
+    """
+
+    __slots__ = ("_lead", "is_slow")
+
+    def __init__(self, lead: Lead[_Line]) -> None:
+        self._lead = lead
+        self.is_slow = False
+
+    def slowly(self) -> None:
+        """Let others not wait for what comes next."""
+        self.is_slow = True
+        self._lead.hand_over()
 
 
 class DirectServer:
@@ -81,11 +111,13 @@ class DirectServer:
         self._listener = listen(path, access.first_mode, _BACKLOG)
         access.grant(path)
         self._open: set[_Line] = set()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._crew: Crew[_Line] = Crew("direct-call", self._serve)
         self._ended = False
 
     def start(self) -> None:
         """Begin to answer."""
+        self._crew.start()
         threading.Thread(target=self._accept, name="direct", daemon=True).start()
 
     def stop(self, grace_s: float) -> None:
@@ -95,7 +127,7 @@ class DirectServer:
 
     def end(self) -> None:
         """Take no more requests; those that are there already, and were not begun, are told so."""
-        with self._lock:
+        with self._changed:
             self._ended = True
             lines = list(self._open)
         with suppress(OSError):  # close alone would not wake the thread that waits in accept
@@ -103,14 +135,12 @@ class DirectServer:
         self._listener.close()
         for line in lines:
             line.take_no_more()
+        self._crew.end()
 
     def wait(self, wait_s: float) -> None:
         """Wait so long at most until what was under way at the end is answered."""
-        ends_s = time.monotonic() + wait_s
-        with self._lock:
-            threads = [line.thread for line in self._open if line.thread]
-        for thread in threads:
-            thread.join(max(ends_s - time.monotonic(), 0.0))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, wait_s)
 
     def _accept(self) -> None:
         while not self._ended:
@@ -128,23 +158,19 @@ class DirectServer:
 
     def _let_go(self) -> None:
         """Let those that were ended for others go, when there are as many as may stay."""
-        with self._lock:
-            leaving = [line.thread for line in self._open if line.ends and line.thread]
-        ends_s = time.monotonic() + _LEAVING_S
-        for thread in leaving if len(leaving) >= CONNECTIONS else ():
-            thread.join(max(ends_s - time.monotonic(), 0.0))
+        with self._changed:
+            self._changed.wait_for(lambda: sum(line.ends for line in self._open) < CONNECTIONS, _LEAVING_S)
 
     def _admit(self, line: _Line) -> DsopsError | None:
-        """Let a thread answer on a connection, or return why not."""
-        line.thread = threading.Thread(target=self._serve, args=(line,), name="direct-call", daemon=True)
-        with self._lock:  # also while it starts: nobody can wait for a thread that has not
+        """Let a connection be served, or return why not."""
+        with self._changed:
             if self._ended:
                 return ended()
             if problem := self._crowded(line.user):
                 return problem
             try:
-                line.thread.start()
-            except RuntimeError as error:
+                self._crew.add(line)
+            except OSError as error:
                 return QueueFull("too many programs are connected", why=str(error))
             self._open.add(line)
         return None
@@ -167,54 +193,67 @@ class DirectServer:
         min(resting, key=resting.__getitem__).take_no_more()
         return None
 
-    def _serve(self, line: _Line) -> None:
+    def _serve(self, line: _Line, lead: Lead[_Line]) -> bool:
+        """Answer at a connection what is there; return whether it goes on."""
+        goes_on = False
         try:
-            self._converse(line)
+            goes_on = self._converse(line, lead)
         except (InvalidInput, QueueFull, TimedOut) as error:  # what of it is still to come would be taken for the next
+            lead.hand_over()
             with suppress(OSError):
                 line.framed.send(*_refusal(error), LAST)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             logger.debug("a caller is gone: %s", error)
         finally:
-            with self._lock:
-                self._open.discard(line)
-            line.framed.close()
+            if not goes_on:
+                with self._changed:
+                    self._open.discard(line)
+                    self._changed.notify_all()
+        return goes_on
 
-    def _converse(self, line: _Line) -> None:
+    def _converse(self, line: _Line, lead: Lead[_Line]) -> bool:
+        """Answer one request as the leader; who no longer is stays until one was quick, or the connection ends."""
         framed = line.framed
         while True:
-            try:
-                head = framed.head()
-            except BlockingIOError:  # nothing to ask for now
-                continue
-            if head is None:
-                return
-            line.rests_since_s = None
-            with self._room.held(head.length, line.user):
-                status, body = self._answer(line, head)
+            turn = _Turn(lead)
+            message = framed.at_once(SMALL_BYTES) if lead.is_held else None
+            if message:
+                line.rests_since_s, began_s = None, time.monotonic()
+                status, body = self._answer(line, *message, turn)
+            else:
+                lead.hand_over()
+                try:
+                    head = framed.head()
+                except BlockingIOError:  # nothing to ask for now
+                    continue
+                if head is None:
+                    return False
+                line.rests_since_s, began_s = None, time.monotonic()
+                with self._room.held(head.length, line.user):
+                    status, body = self._answer(line, head, _received(framed, head), turn)
             is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
             line.rests_since_s = time.monotonic()  # before its caller knows: it may be another one's turn at once
-            framed.send(status, body, LAST if is_last else 0)
+            framed.send(status, body, LAST if is_last else 0, turn.slowly)
             if is_last:
-                return
+                return False
+            is_quick = not turn.is_slow and line.rests_since_s - began_s < QUICK_S
+            if not framed.holds_more and (lead.is_held or is_quick):
+                return True
 
-    def _answer(self, line: _Line, head: Head) -> tuple[int, bytes]:
-        """Receive the body of a request, and return status and body of the reply.
-
-        Raises:
-            TimedOut: It did not arrive in time.
-            OSError: Its caller is gone.
-        """
-        framed, call = line.framed, self._calls.get(head.code)
-        body = _received(framed, head)
+    def _answer(self, line: _Line, head: Head, body: bytes, turn: _Turn) -> tuple[int, bytes]:
+        """Return status and body of the reply to a request."""
+        call = self._calls.get(head.code)
         if self._ended:
             return _refusal(ended())
         if call is None:
             return CallStatus.UNIMPLEMENTED, f"there is no call {head.code}".encode()
+        if call.method is not Method.MODEL_INFER:  # of those that ask the system for something no time is known
+            turn.slowly()
         try:
             request = parsed(call.request, call.name, body)
             del body  # the message has its own copy
-            asking = Asking(head.limit_ms / 1000 if head.limit_ms else None, lambda: framed.hung_up, line.user)
+            limit_s = head.limit_ms / 1000 if head.limit_ms else None
+            asking = Asking(limit_s, lambda: line.framed.hung_up, line.user, turn.slowly)
             return CallStatus.OK, call.work(request, asking).SerializeToString()
         except DsopsError as error:
             return _refusal(error)

@@ -13,7 +13,7 @@ from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.instances import Turn
 from dsops_agent.runtime.litert import Array
 from dsops_agent.runtime.observe import Observation, Observers
-from dsops_agent.runtime.sent import SentInputs
+from dsops_agent.runtime.sent import SentInputs, frames_in
 from dsops_agent.runtime.swap import Models, Serving
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ class Dispatcher:
         duels: Duels | None = None,
         queue: int = QUEUE,
         capacity: int = CAPACITY,
-        hold: Callable[[], None] = lambda: None,
+        hold: Callable[[Callable[[], None]], None] = lambda slowly: None,
     ) -> None:
         self._models = models
         self._observers = observers
         self._duels = duels
         self._hold = hold
-        self.admission = Admission(queue, capacity, lambda: len(models.names()))
+        self.admission = Admission(queue, capacity, lambda: models.count)
 
     def infer(
         self,
@@ -94,8 +94,12 @@ class Dispatcher:
         is_rivals = bool(version and self._duels and self._duels.splits(model, version))
         serving = self.find(model, "" if is_rivals else version)
         with self.admission.place(serving.model.name) as place:
-            self._hold()  # within the queue's bounds: who waits here holds a thread
+            self._hold(caller.slowly)  # within the queue's bounds: who waits here holds a thread
+            if self._duels and self._duels.has(model):
+                caller.slowly()
             sent = decode(serving.model)
+            if not serving.model.pace.is_quick(frames_in(sent)):
+                caller.slowly()
             if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
                 return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
             if self._duels and not version and self._duels.has(model):

@@ -35,6 +35,7 @@ from dsops_agent.runtime.instances import Held, Instance, Instances, Turn
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
 from dsops_agent.runtime.memory import forbid_dumps
+from dsops_agent.runtime.pace import Pace
 from dsops_agent.runtime.sent import Sent, SentInputs, Words
 
 _NAMED = 5
@@ -155,6 +156,11 @@ class ServedModel:
         return outputs_of(self.manifest)
 
     @cached_property
+    def usual(self) -> tuple[Output, ...]:
+        """Those that an answer has when a request names none."""
+        return tuple(output for output in self.offered.values() if output.by_default)
+
+    @cached_property
     def forms(self) -> dict[str, InputForm]:
         """What a request must give, by name, in the model's order."""
         sections = {section.input: section for section in self.manifest.preprocessing}
@@ -178,8 +184,18 @@ class ServedModel:
         return Batches(self.loaded)
 
     @cached_property
-    def plans(self) -> Words[Any]:
+    def pace(self) -> Pace:
+        """How long frames take."""
+        return Pace()
+
+    @cached_property
+    def plans(self) -> Words[bytes, Any]:
         """What a transport found out about requests whose inputs are in shared memory."""
+        return Words()
+
+    @cached_property
+    def outlines(self) -> Words[int, Any]:
+        """What a transport's answers say beside their values, by how many frames they are of."""
         return Words()
 
     def prepared(self, sent: SentInputs) -> dict[str, Array]:
@@ -207,6 +223,7 @@ class ServedModel:
         answered, latency_us = self._run(stored, turn, alone=alone)
         if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
             self.batches.try_on(stored, answered, latency_us, partial(_marked, turn))
+        self.pace.took(latency_us)
         outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
 

@@ -72,7 +72,7 @@ class Health:
         self._golden: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._place: Callable[[Answer], list[int]] = {
-            Task.CLASSIFICATION: _chosen,
+            Task.CLASSIFICATION: _chosen if manifest.postprocessing.threshold is None else _likeliest,
             Task.RECONSTRUCTION: lambda answer: self._binned(answer.scores),
         }.get(manifest.task, lambda answer: self._binned(_means(answer.outputs[0])))
 
@@ -98,7 +98,8 @@ class Health:
             if self._is_trial(len(buckets)):
                 buckets = []
             span.frames += len(buckets)
-            span.latency.update(buckets)
+            for bucket in buckets:  # few, for which update takes longer
+                span.latency[bucket] += 1
             for place in places:
                 span.bins[place] += 1
             self._last_s = self._clock.monotonic_s()
@@ -164,8 +165,14 @@ class Health:
 
 
 def _chosen(answer: Answer) -> list[int]:
-    chosen: list[int] = answer.scores.argmax(axis=1).tolist()
+    chosen: list[int] = answer.choices.tolist()
     return chosen
+
+
+def _likeliest(answer: Answer) -> list[int]:
+    """Return the classes that a profile counts; what a threshold chooses may be another one."""
+    likeliest: list[int] = answer.scores.argmax(axis=1).tolist()
+    return likeliest
 
 
 def _means(output: Array) -> Array:

@@ -75,17 +75,17 @@ class Observation:
         champion = None if copied is None else serving.model
         return cls(serving.model.name, serving.watch, inputs, answer, request_id, copied, champion)
 
-    @cached_property
+    @property
     def frames(self) -> int:
         """Number of frames."""
-        return len(next(iter(self.inputs.values())))
+        return self.answer.frames
 
-    @cached_property
+    @property
     def size_bytes(self) -> int:
         """Size of its arrays."""
-        sent = (one.values for one in (self.copied or {}).values())
-        found = {id(array): array.nbytes for array in (*self.inputs.values(), *self.answer.outputs, *sent)}
-        return sum(found.values())
+        sent = () if self.copied is None else [one.values for one in self.copied.values()]
+        arrays = {id(array): array for array in (*self.inputs.values(), *self.answer.outputs, *sent)}
+        return sum([array.nbytes for array in arrays.values()])
 
     @cached_property
     def exchange(self) -> Exchange:
@@ -173,20 +173,14 @@ class Observers:
 
     def _put(self, observation: Observation) -> bool:
         with self._lock:
-            if not self._has_room(observation):
+            frames, size_bytes = self._frames + observation.frames, self._bytes + observation.size_bytes
+            if self._waiting and (frames > self._max_frames or size_bytes > self._max_bytes):
                 return False
             # Copied while the caller still waits for its answer: until then it leaves its memory alone.
             self._waiting.append(_kept(observation))
-            self._frames += observation.frames
-            self._bytes += observation.size_bytes
+            self._frames, self._bytes = frames, size_bytes
             self._offered += 1
             return True
-
-    def _has_room(self, observation: Observation) -> bool:
-        if not self._waiting:
-            return True
-        frames, size_bytes = self._frames + observation.frames, self._bytes + observation.size_bytes
-        return frames <= self._max_frames and size_bytes <= self._max_bytes
 
     def _sleep(self) -> None:
         self._sleeps = True  # before the look, so that whoever offers after it wakes this thread

@@ -120,6 +120,11 @@ class Models:
             raise NotFound(f"no model {name!r} is active", hint=f"active models: {', '.join(self.names()) or 'none'}")
         return found
 
+    @property
+    def count(self) -> int:
+        """How many are active."""
+        return len(self._serving)
+
     def names(self) -> list[str]:
         """Return the names of the active models, sorted."""
         with self._lock:

@@ -26,6 +26,8 @@ MAX_INPUT_BYTES = MAX_BODY_BYTES
 """Of all inputs of one request, whatever they come by."""
 MAX_OUTPUTS = 64
 """Outputs that one request may name; a model has fewer."""
+_LITTLE = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
+"""The same types as raw bytes have them."""
 _AT_ONCE = 1 << 16
 """Plain values that are converted at once."""
 Raw: TypeAlias = bytes | memoryview
@@ -147,7 +149,7 @@ def wanted_outputs(asked: Sequence[Asked], served: ServedModel) -> list[tuple[Ou
     """
     offered = served.offered
     if not asked:
-        return [(output, None) for output in offered.values() if output.by_default]
+        return [(output, None) for output in served.usual]
     if len(asked) > MAX_OUTPUTS:
         raise InvalidInput(f"a request names at most {MAX_OUTPUTS} outputs", why=f"got {len(asked)}")
     for one in asked:
@@ -162,7 +164,7 @@ def packed(values: Values, datatype: str) -> bytes:
     """Return an output's raw bytes."""
     if isinstance(values, list):
         return b"".join(struct.pack("<I", len(text)) + text for text in values)
-    return values.astype(DTYPES[datatype].newbyteorder("<"), copy=False).tobytes()
+    return values.astype(_LITTLE[datatype], copy=False).tobytes()
 
 
 def values_of(output: Output, answer: Answer) -> tuple[Values, list[int]]:
@@ -226,7 +228,7 @@ def _of_bytes(tensor: Given, found: NDArray[np.uint8]) -> Array:
     dtype = DTYPES[tensor.datatype]
     if dtype.kind == "b":  # a byte that is neither 0 nor 1 is no truth value
         return found.reshape(tensor.shape).astype(np.bool_)
-    return found.view(dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+    return found.view(_LITTLE[tensor.datatype]).astype(dtype, copy=False).reshape(tensor.shape)
 
 
 def _plain_array(tensor: Given, values: Sequence[Any]) -> Array:

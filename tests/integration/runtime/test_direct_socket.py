@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -213,8 +214,8 @@ def test_a_connection_whose_answer_has_arrived_can_go_for_another_at_once(
     monkeypatch.setattr(direct_server, "CONNECTIONS", 3)
     send, sent, go_on = Framed.send, [], threading.Event()
 
-    def slow_to_return(framed: Framed, code: int, body: bytes, limit_ms: int = 0) -> None:
-        send(framed, code, body, limit_ms)
+    def slow_to_return(framed: Framed, code: int, body: bytes, *more: Any) -> None:
+        send(framed, code, body, *more)
         if threading.current_thread().name == "direct-call" and len(sent) < 2:  # as when it is others' turn to run
             sent.append(code)
             go_on.wait(60)
@@ -339,9 +340,7 @@ def test_who_asks_while_it_ends_gets_an_answer_or_is_told_that_nobody_serves(sta
                 continue
 
 
-def test_a_connection_that_is_being_taken_does_not_disturb_the_end(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_is_being_started_does_not_disturb_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     start, starting, go_on = threading.Thread.start, threading.Event(), threading.Event()
 
     def slow(thread: threading.Thread) -> None:
@@ -350,11 +349,18 @@ def test_a_connection_that_is_being_taken_does_not_disturb_the_end(
             go_on.wait(20)
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", slow)
-    with stage.connect(), ThreadPoolExecutor(1) as pool:
+    with stage.connect() as connection, ThreadPoolExecutor(1) as pool, stage.hold() as held:
+        monkeypatch.setattr(threading.Thread, "start", slow)
+        connection.setblocking(True)
+        framed = Framed(connection, 20.0)
+        framed.send(Method.MODEL_INFER, request("last").SerializeToString())
         assert starting.wait(20)
+        monkeypatch.undo()
         stopped = pool.submit(stage.server.stop, 20.0)
-        threading.Timer(0.2, go_on.set).start()
+        eventually(lambda: _refuses(stage.path), "it still listens")
+        go_on.set()
+        held.close()
+        assert (framed.receive() or (99,))[0] == 0
         stopped.result(20)
 
 

@@ -1,6 +1,7 @@
 """The way of a request: its model, the answer, who is told."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_who_is_held_back_waits_within_the_bounds_of_the_queue(tmp_path: Path) -
     models = Models(1, lambda _: Witness())
     models.activate("compass", bundle.path, bundle.digest, 1)
 
-    def hold() -> None:
+    def hold(_: Callable[[], None]) -> None:
         waits.release()
         assert goes_on.wait(20)
 

@@ -170,6 +170,22 @@ def test_an_answer_has_the_form_of_its_request(served: ServedModel, raw: bool) -
         assert len(response.outputs[0].contents.fp32_contents) == 2 * CLASSES
 
 
+def test_what_answers_have_in_common_is_made_once_and_nothing_else_stays(served: ServedModel) -> None:
+    def answered(count: int, request_id: str) -> pb.ModelInferResponse:
+        message = request(frames(count))
+        message.id = request_id
+        return oip.encode_answer(message, served, served.infer({"image": frames(count)}))
+
+    found = [answered(1, "r-1"), answered(3, "r-2"), answered(1, "")]
+    assert [one.id for one in found] == ["r-1", "r-2", ""]
+    assert [[list(output.shape) for output in one.outputs] for one in found] == [
+        [[count, CLASSES], [count]] for count in (1, 3, 1)
+    ]
+    assert [len(one.raw_output_contents) for one in found] == [2, 2, 2]
+    assert found[0].raw_output_contents[:] == found[2].raw_output_contents[:]
+    assert served.outlines.get(1) is not None
+
+
 def test_only_the_outputs_asked_for(served: ServedModel) -> None:
     message = request(frames(1))
     message.outputs.add(name="label")
@@ -228,7 +244,7 @@ def test_the_same_words_for_shared_memory_are_planned_once_and_read_each_time(se
 
 
 def test_of_words_only_some_are_kept() -> None:
-    words: Words[int] = Words()
+    words: Words[bytes, int] = Words()
     for number in range(3 * MOST_WORDS):
         words.keep(str(number).encode(), number)
         assert words.get(str(number).encode()) == number
