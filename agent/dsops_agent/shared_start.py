@@ -32,6 +32,7 @@ BOTH_LOAD = (
     "dsops.api.v1.samples_pb2",
     "dsops.contract",
     "dsops.needs",
+    "dsops_agent.give_back",
     "dsops_agent.installed",
     "dsops_agent.moment",
     "dsops_agent.rival",
