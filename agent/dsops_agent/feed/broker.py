@@ -9,8 +9,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from typing_extensions import override
 
+from dsops.bounded_mqtt import BoundedClient
 from dsops.errors import InvalidConfig
 from dsops_agent.feed.settings import Broker
 
@@ -19,18 +19,6 @@ HEAD_BYTES = 2048
 """What a message has besides its payload, at most: topic and properties."""
 _LEAST_WAIT_S, _MOST_WAIT_S = 1, 30
 _properties: Callable[[int], Properties] = Properties
-
-
-class BoundedClient(Client):
-    """Ends the connection when a packet is longer than what we said that we take, before it is read."""
-
-    most_bytes = 0
-
-    @override
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > self.most_bytes:
-            raise ConnectionError(f"the broker sends a packet of {bufsize} bytes, {self.most_bytes} are taken")
-        return super()._sock_recv(bufsize)
 
 
 def make_client(

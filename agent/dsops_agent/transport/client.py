@@ -19,14 +19,13 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from typing_extensions import override
 
+from dsops.bounded_mqtt import MAX_PACKET_BYTES, BoundedClient
 from dsops_agent.identity import Identity
 
 WINDOW = 10
 """Messages in flight: not more than the smallest Receive Maximum that brokers commonly have."""
 SESSION_EXPIRY_S = 86_400
-MAX_PACKET_BYTES = 128 * 1024
 CONNECT_TIMEOUT_S = 15.0
 RETAIN_NOT_SUPPORTED = 0x9A
 """How a broker that retains nothing refuses a CONNECT whose will is to be retained (MQTT 5.0, 3.2.2.2)."""
@@ -97,26 +96,6 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(identity.certificate_path, identity.key_path)
     return context
-
-
-class BoundedClient(Client):
-    """Keeps no more of what the broker sends than one packet, whatever the broker does.
-
-    It ends the connection when a packet is longer than what we said in CONNECT that we take, before it is read; and at
-    a message of QoS 2, which nobody asks for: paho-mqtt would keep each of them until a second packet releases it.
-    """
-
-    @override
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > MAX_PACKET_BYTES:
-            raise ConnectionError(f"the broker sends a packet of {bufsize} bytes, {MAX_PACKET_BYTES} are taken")
-        return super()._sock_recv(bufsize)
-
-    @override
-    def _handle_publish(self) -> MQTTErrorCode:
-        if (self._in_packet["command"] & 0x06) >> 1 > 1:
-            raise ConnectionError("the broker sends a message of QoS 2, for which nobody asked")
-        return super()._handle_publish()
 
 
 def make_client(name: str, tls: ssl.SSLContext | None, will: Will | None, callbacks: Callbacks) -> Client:

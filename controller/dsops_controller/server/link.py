@@ -24,8 +24,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from dsops.bounded_mqtt import MAX_PACKET_BYTES, BoundedClient
 from dsops.errors import BrokerUnreachable
-from dsops_controller.server.bounded import MAX_PACKET_BYTES, BoundedClient
 from dsops_controller.server.limits import Limits, limits_of
 from dsops_controller.server.suspicion import LATER, Suspicion
 

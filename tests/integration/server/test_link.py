@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dsops_controller.server.bounded import MAX_PACKET_BYTES
+from dsops.bounded_mqtt import MAX_PACKET_BYTES
 from dsops_controller.server.link import QUEUE_BYTES, WINDOW, Link, LinkSettings, Message, _Session
 from dsops_controller.server.tls import controller_credentials
 
