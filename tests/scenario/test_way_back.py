@@ -177,3 +177,35 @@ def test_a_disk_that_never_keeps_a_whole_file_is_tried_ever_more_seldom(
     assert len(pauses) > 3
     assert pauses == sorted(pauses)
     assert pauses[-1] > 4 * pauses[0]
+
+
+def test_what_was_left_without_a_way_back_is_proved_again_when_it_is_pardoned(
+    device: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link is still there; what is committed answers, and has passed its proof and its probation."""
+    fail(device, bundle)
+    two = bundle(2)
+    assert device.state().active == two.sha256, "the link still names it"
+    device.runtime.check_faults.clear()
+    device.runtime.log.clear()
+    monkeypatch.setattr(StuckLink, "stuck", frozenset())
+    device.installer.on_directive(device.envelope(3, two, deployment="de-3", pardoned=(two.sha256,)))
+    assert device.settle().install is Install.COMMITTED
+    assert device.runtime.serving == {"digits": two.sha256}
+    assert f"prove {two.sha256[:8]}" in device.runtime.log
+    device.check_end()
+
+
+def test_a_first_release_that_failed_answers_no_more_though_the_disk_keeps_its_link(
+    new_world: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world()
+    one = bundle(1)
+    world.runtime.check_faults[one.sha256] = GoldenMismatch("it answers something else")
+
+    def deactivate(_slots: Any, model: str) -> None:
+        raise StateDamaged(f"cannot deactivate {model}", why="Input/output error")
+
+    monkeypatch.setattr(Slots, "deactivate", deactivate)
+    assert world.install(1, one).install is Install.FAILED
+    assert world.runtime.serving == {}

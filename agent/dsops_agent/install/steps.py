@@ -161,7 +161,7 @@ class Steps:
         if condemned:
             return Outcome(Event.REFUSED, condemned)
         active = self.slots.active(row.model)
-        if active and active.digest == row.wanted.sha256:
+        if active and active.committed and active.digest == row.wanted.sha256:  # else it was left without a proof
             return Outcome(Event.ALREADY_ACTIVE)
         try:
             return Outcome(Event.APPROVED, approved=self._approve(model_of(row.model), row.wanted))
@@ -359,8 +359,10 @@ class Steps:
             finally:  # the bundle before answers, even while the disk does not take the flip of the link
                 self._serve(model, before)
         else:
-            self.slots.deactivate(model)
-            self.runtime.deactivate(model)
+            try:
+                self.slots.deactivate(model)
+            finally:
+                self.runtime.deactivate(model)
 
     def serve(self, model: str) -> Problem | None:
         """Let the runtime serve a model's active slot; return what was wrong on disk, or with a sealed one's key.

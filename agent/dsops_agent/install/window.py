@@ -31,7 +31,7 @@ NEED_LIMIT = 16
 PULL_AFTER = 2
 """So many chunks in a row that only the controller brought say that the broker has lost the others, too."""
 QUEUE_S = 1.0
-"""The window grows while chunks wait for each other no longer than this, and shrinks when it is twice as long."""
+"""The window grows while chunks wait for each other no longer than this, and shrinks when it is longer."""
 LONGEST_S = 600.0
 """Bytes that trickle in put a chunk's timer off for so long at most."""
 _SMOOTHING = 0.25
@@ -258,7 +258,7 @@ class Window:
         self._pulled = self._pulled + 1 if asked.way is Kind.NEED else 0
         self._mean_s = _smoothed(self._mean_s, took_s / asked.tries)  # which of the requests brought it nobody knows
         if asked.tries == 1:
-            self._best_s = min(self._best_s, took_s)
+            self._best_s = took_s if self._size == 1 else min(self._best_s, took_s)  # alone, no chunk waits for others
             self._flow_s = max(took_s, _smoothed(self._flow_s, took_s))
         self._good += 1
         if self._good >= self._size:
@@ -268,9 +268,7 @@ class Window:
     def _growth(self) -> int:
         """Return by how much the window changes after a window of good chunks."""
         queue_s = self._flow_s - self._best_s
-        if queue_s <= QUEUE_S:
-            return 1
-        return -1 if queue_s > 2 * QUEUE_S else 0
+        return 1 if queue_s <= QUEUE_S else -1
 
     def _strike(self, digest: str, asked: _Asked, now_s: float) -> list[Action]:
         if asked.strikes + 1 >= STRIKES:

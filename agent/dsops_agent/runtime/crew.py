@@ -15,6 +15,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
@@ -85,6 +86,7 @@ class Crew(Generic[Served]):
         self._count = 0
         self._lock = threading.Lock()
         self._lead: Lead[Served] | None = None
+        self._ready: deque[int] = deque()  # the leader's
         self._baton = threading.Lock()
         self._baton.acquire()
         self._waiting = 0
@@ -140,7 +142,14 @@ class Crew(Generic[Served]):
                 return
             lead = self._lead = Lead(self)
             while lead.is_held:
-                self._turn(lead)
+                self._try_turn(lead)
+
+    def _try_turn(self, lead: Lead[Served]) -> None:
+        try:
+            self._turn(lead)
+        except Exception:  # no memory, say: without a leader nobody would be answered any more
+            logger.exception("the connections could not be served")
+            time.sleep(LOOK_S)
 
     def _is_needed(self) -> bool:
         with self._lock:
@@ -150,19 +159,19 @@ class Crew(Generic[Served]):
             return True
 
     def _turn(self, lead: Lead[Served]) -> None:
-        """Serve who can be served now; ends early with the lead, as who follows finds the others again."""
-        for descriptor, _ in self._epoll.poll():
-            line = self._lines.get(descriptor)
+        """Serve who can be served now, in turn; who follows begins with those that a leader did not come to."""
+        if not self._ready:
+            self._ready.extend(descriptor for descriptor, _ in self._epoll.poll())
+        while lead.is_held and self._ready:
+            line = self._lines.get(self._ready.popleft())
             if line is None:
                 self._end_if_last(lead)
-                return
+                continue
             lead.turns += 1
             lead.serves = line
             if not self._looks:
                 self._traffic.set()
             self._done(lead, line, goes_on=self._served(line, lead))
-            if not lead.is_held:
-                return
 
     def _served(self, line: Served, lead: Lead[Served]) -> bool:
         try:
@@ -172,6 +181,8 @@ class Crew(Generic[Served]):
             return False
 
     def _done(self, lead: Lead[Served], line: Served, *, goes_on: bool) -> None:
+        if not goes_on:
+            lead.hand_over()  # to close may take long: descriptors that the caller sent, and nobody took, go with it
         with self._lock:
             lead.serves = None
             if goes_on and not lead.is_held:

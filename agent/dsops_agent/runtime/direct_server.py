@@ -231,6 +231,8 @@ class DirectServer:
                 line.rests_since_s, began_s = None, time.monotonic()
                 with self._room.held(head.length, line.user):
                     status, body = self._answer(line, head, _received(framed, head), turn)
+            if framed.holds_more:  # others do not wait for all that was sent at once
+                turn.slowly()
             is_last = line.ends and framed.is_gone  # what was sent before the end is answered first
             line.rests_since_s = time.monotonic()  # before its caller knows: it may be another one's turn at once
             framed.send(status, body, LAST if is_last else 0, turn.slowly)

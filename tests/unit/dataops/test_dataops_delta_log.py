@@ -52,9 +52,19 @@ def test_unsynced_checkpoints_go_with_the_hint(tmp_path: Path) -> None:
     for version in (0, 1):
         (log / f"{version:020d}.checkpoint.parquet").write_bytes(b"PAR1")
     (log / "_last_checkpoint").write_text('{"version":1}')
-    undo_unsynced(path, Tail(1, checkpoint=0))
+    undo_unsynced(path, Tail(1, checkpoints=(0,)))
     assert [file.name for file in log.glob("*.parquet")] == [f"{0:020d}.checkpoint.parquet"]
     assert not (log / "_last_checkpoint").exists()
+
+
+def test_an_unsynced_checkpoint_of_an_old_version_goes_too(tmp_path: Path) -> None:
+    """One is made for a version that is pinned: torn, it would be taken for what the version is read from."""
+    path = table(tmp_path, OURS, OURS, OURS)
+    log = path / "_delta_log"
+    for version, data in ((0, b""), (1, b"PAR1")):
+        (log / f"{version:020d}.checkpoint.parquet").write_bytes(data)
+    undo_unsynced(path, Tail(2, checkpoints=(1,)))
+    assert [file.name for file in log.glob("*.parquet")] == [f"{1:020d}.checkpoint.parquet"]
 
 
 def test_a_table_torn_at_its_birth_is_removed_and_one_without_a_note_is_kept(tmp_path: Path) -> None:
@@ -68,8 +78,8 @@ def test_a_table_torn_at_its_birth_is_removed_and_one_without_a_note_is_kept(tmp
 
 def test_the_note_is_read_back_or_refused(tmp_path: Path) -> None:
     assert load_synced(tmp_path) == {}
-    save_synced(tmp_path, {"telemetry": Tail(3, 2)})
-    assert load_synced(tmp_path) == {"telemetry": Tail(3, 2)}
+    save_synced(tmp_path, {"telemetry": Tail(3, (0, 2))})
+    assert load_synced(tmp_path) == {"telemetry": Tail(3, (0, 2))}
     for text in ("[]", "{", '{"telemetry": 3}'):
         (tmp_path / NOTE).write_text(text)
         with pytest.raises(StateDamaged):

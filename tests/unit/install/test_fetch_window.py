@@ -237,6 +237,22 @@ def test_a_link_that_becomes_slow_makes_the_window_small() -> None:
     assert window.outstanding <= 3
 
 
+@pytest.mark.parametrize("round_trip_s", [1.5, 2.5])
+def test_after_a_source_near_by_a_window_opens_on_a_long_link_too(round_trip_s: float) -> None:
+    window = Window(names(200), limit=16, timeout_s=5)
+    due = [(0.005, a.digests[0]) for a in window.fill(0)]
+    now_s, most = 0.0, 0
+    while due:
+        now_s, digest = due.pop(0)
+        takes_s = 0.005 if int(digest.split()[1]) < 6 else round_trip_s  # the stick is drawn
+        actions = window.arrived(digest, good=True, now_s=now_s)
+        due += [(now_s + takes_s, d) for a in actions if a.kind is Kind.REQUEST for d in a.digests]
+        due.sort()
+        most = max(most, window.outstanding) if int(digest.split()[1]) > 50 else 0
+    assert window.done
+    assert most == 16
+
+
 def test_bytes_that_trickle_in_put_a_chunk_off_for_a_while_only() -> None:
     window = Window(names(1), limit=1, timeout_s=5)
     window.fill(0)

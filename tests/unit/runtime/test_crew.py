@@ -160,6 +160,46 @@ def test_a_connection_is_served_by_one_thread_at_a_time_and_goes_on_afterwards(s
     assert (slow.most_inside, len(slow.served_by)) == (1, 2)
 
 
+def test_who_takes_long_to_close_keeps_nobody_waiting(stage: Stage, unrelieved: None) -> None:
+    held, other = stage.line(lambda _: False), stage.line()
+    closes = held.close
+
+    def close_late() -> None:
+        stage.goes_on.wait(ENDLESS_S)
+        closes()
+
+    held.close = close_late  # type: ignore[method-assign]
+    held.ask()
+    assert held.answer() == b"!"
+    other.ask()
+    assert other.answer() == b"!"
+
+
+def test_whoever_hands_over_puts_nobody_back(stage: Stage, unrelieved: None) -> None:
+    """The kernel names those that are ready in their old order: who stands last would wait for the first again."""
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[[Lead[Line]], bool]:
+        def does(lead: Lead[Line]) -> bool:
+            order.append(name)
+            if name == "slow":
+                lead.hand_over()
+            return True
+
+        return does
+
+    gate = stage.line(lambda _: stage.goes_on.wait(ENDLESS_S))
+    lines = [stage.line(noted(name)) for name in ("first", "slow", "last")]
+    gate.ask()
+    eventually(lambda: gate.inside == 1)
+    for line in lines:
+        line.ask()
+        line.ask()  # it is ready again at once
+    stage.goes_on.set()
+    eventually(lambda: len(order) == 6)
+    assert order[:3] == ["first", "slow", "last"]
+
+
 def test_one_connection_that_fails_ends_no_other(stage: Stage) -> None:
     failing, quick = stage.line(lambda _: bool(1 // 0)), stage.line()
     failing.ask()

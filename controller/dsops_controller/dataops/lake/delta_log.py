@@ -1,9 +1,9 @@
 """The tail of a local Delta log after a crash: what was synced, and undoing what was not.
 
 The Delta writer does not sync, so a power cut may keep a commit or a checkpoint and lose what it names. A note beside
-the tables says which version and which checkpoint of each were synced. Commits above it that are our own are taken back
-at the start. That loses nothing: the records of a flush are still in the inbox, whose rows are deleted only after the
-note, and the files that a compaction replaced are kept for a day.
+the tables says which version and which checkpoints of each were synced. Commits above it that are our own are taken
+back at the start. That loses nothing: the records of a flush are still in the inbox, whose rows are deleted only after
+the note, and the files that a compaction replaced are kept for a day.
 """
 
 import json
@@ -25,10 +25,10 @@ _DIGITS = 20
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The newest version of a table and its newest checkpoint (-1 before the first)."""
+    """The newest version of a table, and the versions that have a checkpoint, in order."""
 
     version: int
-    checkpoint: int = -1
+    checkpoints: tuple[int, ...] = ()
 
 
 def load_synced(folder: Path) -> dict[str, Tail]:
@@ -42,7 +42,7 @@ def load_synced(folder: Path) -> dict[str, Tail]:
         return {}
     try:
         note = json.loads(path.read_bytes())
-        return {name: Tail(int(tail["version"]), int(tail["checkpoint"])) for name, tail in note.items()}
+        return {name: Tail(int(tail["version"]), tuple(map(int, tail["checkpoints"]))) for name, tail in note.items()}
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise StateDamaged(f"{NOTE} of the lake cannot be read", why=str(error)) from error
 
@@ -56,14 +56,9 @@ def save_synced(folder: Path, tails: dict[str, Tail]) -> None:
     write_atomically(folder / NOTE, strictjson.dumps({name: asdict(tail) for name, tail in tails.items()}))
 
 
-def checkpoint(table: Path) -> int:
-    """Return the version of the newest checkpoint of a table, -1 when there is none."""
-    return max(checkpoints(table), default=-1)
-
-
-def checkpoints(table: Path) -> list[int]:
-    """Return the versions of a table that have a checkpoint, in no order."""
-    return [_version(path) for path in _log(table).glob(_CHECKPOINTS)]
+def checkpoints(table: Path) -> tuple[int, ...]:
+    """Return the versions of a table that have a checkpoint, in order."""
+    return tuple(sorted({_version(path) for path in _log(table).glob(_CHECKPOINTS)}))
 
 
 def cut(table: Path, needed: Collection[int], before_s: float) -> None:
@@ -95,7 +90,7 @@ def undo_unsynced(table: Path, synced: Tail | None) -> list[int]:
         if list(commits) == [0] and _actions(commits[0]) is None:
             shutil.rmtree(table)
         return []
-    _drop_checkpoints(log, synced.checkpoint)
+    _drop_checkpoints(log, synced.checkpoints)
     undone = []
     for version in sorted((v for v in commits if v > synced.version), reverse=True):
         actions = _actions(commits[version])
@@ -106,9 +101,9 @@ def undo_unsynced(table: Path, synced: Tail | None) -> list[int]:
     return undone
 
 
-def _drop_checkpoints(log: Path, synced: int) -> None:
-    """Remove checkpoints above ``synced``; the hint to the newest one goes too, readers then list the log."""
-    unsynced = [path for path in log.glob(_CHECKPOINTS) if _version(path) > synced]
+def _drop_checkpoints(log: Path, synced: Collection[int]) -> None:
+    """Remove all other checkpoints, and the hint to the newest: readers then list the log."""
+    unsynced = [path for path in log.glob(_CHECKPOINTS) if _version(path) not in synced]
     if unsynced:
         (log / "_last_checkpoint").unlink(missing_ok=True)
     for path in unsynced:

@@ -108,7 +108,7 @@ class Folder:
     def settle(self, tables: Iterable[str], watch: Watch) -> None:
         """Sync the file system and note which versions are synced."""
         paths = {table: self._folder / table for table in tables}
-        tails = {t: delta_log.Tail(DeltaTable(p).version(), delta_log.checkpoint(p)) for t, p in paths.items()}
+        tails = {t: delta_log.Tail(DeltaTable(p).version(), delta_log.checkpoints(p)) for t, p in paths.items()}
         _sync_file_system(self._folder)
         watch("synced")
         delta_log.save_synced(self._folder, tails)
