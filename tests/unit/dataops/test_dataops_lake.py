@@ -281,7 +281,7 @@ def test_a_log_is_checkpointed_before_it_is_long(
     assert [path.name[:20] for path in (tmp_path / "lake/hosts/_delta_log").glob("*.checkpoint.parquet")] == [
         f"{3:020d}"
     ]
-    assert load_synced(tmp_path / "lake")["hosts"].checkpoint == 3
+    assert load_synced(tmp_path / "lake")["hosts"].checkpoints == (3,)
 
 
 def test_a_lake_is_tended_every_hour_and_when_the_day_has_closed() -> None:
