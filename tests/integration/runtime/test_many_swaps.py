@@ -13,23 +13,26 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SWAPS = 100
 RATE_HZ = 200.0
 GROWTH = 1.05
-SETTLE_S = 3.0
+SETTLE_S, LATE_S = 3.0, 60.0
 WARM, WARM_HZ = 6000, 1500.0
 """Answers until a process has all that it keeps without a swap, such as samples of a period: 3 MB."""
 BETWEEN = 10
 """Answers between two swaps."""
 
 
-def resident_bytes(champion: Champion) -> int:
-    """Return what the process has in memory when it has looked at every answer that it gave, which takes a while."""
+def resident_bytes(champion: Champion, enough: float = 0.0) -> int:
+    """Return what the process has in memory when it has looked at every answer that it gave, which takes a while.
+
+    What is ``enough`` need not become less; a busy machine has longer for that, as what is kept for good never goes.
+    """
     champion.program.rests.set()
-    seen = [int(champion.status()["rss_bytes"])]
-    ends_s = time.monotonic() + SETTLE_S
-    while time.monotonic() < ends_s:
+    least = int(champion.status()["rss_bytes"])
+    ends_s = time.monotonic() + (LATE_S if enough else SETTLE_S)
+    while least > enough and time.monotonic() < ends_s:
         time.sleep(0.1)
-        seen.append(int(champion.status()["rss_bytes"]))
+        least = min(least, int(champion.status()["rss_bytes"]))
     champion.program.rests.clear()
-    return min(seen)
+    return least
 
 
 def test_no_request_is_lost_no_answer_mixed_and_no_memory_kept(tmp_path: Path) -> None:
@@ -47,7 +50,7 @@ def test_no_request_is_lost_no_answer_mixed_and_no_memory_kept(tmp_path: Path) -
                 champion.activate(release)
                 champion.wait_for_answers(BETWEEN)
             champion.wait_for_answers(200)
-            after_all = resident_bytes(champion)
+            after_all = resident_bytes(champion, GROWTH * after_one)
         finally:
             champion.close()
     program = champion.program
