@@ -110,6 +110,7 @@ def annotated(task: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def test_wrong_labels_are_refused_by_line_and_nothing_is_taken(dsops: Dsops, tmp_path: Path) -> None:
+    dsops("sample", "label", "classes", "animals", "cat", "dog", "fox")
     before = len(dsops("sample", "label", "list", "animals", "-o", "json").result)
     file = tmp_path / "labels.csv"
     file.write_text(
