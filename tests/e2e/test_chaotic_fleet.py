@@ -1,5 +1,6 @@
 """Everything that controller and agents say to each other goes through a bad courier; rollouts end all the same."""
 
+import json
 import re
 import time
 from collections import defaultdict
@@ -99,7 +100,8 @@ def test_rollouts_through_a_bad_courier_end_succeeded(chaotic: ChaoticFleet) -> 
         everyone = plan(release) | {"waves": [{"devices": list(DEVICES)}], "timeout_s": 240}
         rollout = chaotic.client.create_rollout(everyone)["id"]
         wait_for("the rollout ends", lambda rollout=rollout: chaotic.client.rollout(rollout)["state"] != "running", 260)
-        assert chaotic.client.rollout(rollout)["state"] == "succeeded", chaotic.client.rollout(rollout)
+        ended = chaotic.client.rollout(rollout)
+        assert ended["state"] == "succeeded", json.dumps(ended, indent=1)
     took_s = time.monotonic() - began_s
     assert set(peaks) == {child.name for child in chaotic.agents()}
     grown = {name: peak.growth_bytes() for name, peak in peaks.items()}

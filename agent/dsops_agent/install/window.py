@@ -34,6 +34,8 @@ QUEUE_S = 1.0
 """The window grows while chunks wait for each other no longer than this, and shrinks when it is longer."""
 LONGEST_S = 600.0
 """Bytes that trickle in put a chunk's timer off for so long at most."""
+LEAST_PATIENCE = 0.3
+"""Share of the shortest wait that is left to a chunk which did not come over several connections."""
 _SMOOTHING = 0.25
 _PATIENCE = 4.0
 
@@ -59,13 +61,19 @@ class Action:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A chunk that was asked for: first and last when, how, when it is late, how often it was asked for, came wrong."""
+    """A chunk that was asked for: first and last when, how, when it is late, and how often.
+
+    Attributes:
+        ended: Connections that ended since it was asked for last; each repeated the request.
+        strikes: How often it came with wrong bytes.
+    """
 
     at_s: float
     last_s: float
     late_s: float
     way: Kind
     tries: int = 1
+    ended: int = 0
     strikes: int = 0
 
 
@@ -232,10 +240,11 @@ class Window:
         return _merged([self._again(digest, asked, now_s) for digest, asked in late])
 
     def reconnected(self, now_s: float) -> None:
-        """Begin to wait anew: whoever carries requests repeats them on a new connection by itself."""
+        """Begin to wait anew, and not as long each time: whoever carries requests repeats them on a new connection."""
         self._pulled = 0  # the broker may have everything again
-        late_s = now_s + self._patience_s
-        self._asked = {d: replace(a, at_s=now_s, last_s=now_s, late_s=late_s) for d, a in self._asked.items()}
+        for digest, asked in self._asked.items():
+            again = replace(asked, at_s=now_s, last_s=now_s, ended=asked.ended + 1)
+            self._asked[digest] = replace(again, late_s=now_s + self._waits_s(again))
 
     def receiving(self, now_s: float) -> None:
         """Note that bytes come: what may be behind them is not late yet. What others have overtaken is."""
@@ -251,8 +260,12 @@ class Window:
         return max(self._timeout_s, _PATIENCE * self._mean_s)
 
     def _waits_s(self, asked: _Asked) -> float:
-        """Return how long a chunk is waited for after it was asked for so often."""
-        return self._patience_s * float(2 ** max(0, asked.tries - 2) if self._backs_off else 1)
+        """Return how long a chunk is waited for after it was asked for so often, over so many connections.
+
+        Connections may all be shorter than the patience with one of them; what none of them brought is late at last.
+        """
+        wait_s = self._patience_s * float(2 ** max(0, asked.tries - 2) if self._backs_off else 1)
+        return max(LEAST_PATIENCE * self._timeout_s, wait_s / 2.0 ** max(0, asked.ended - 1))
 
     def _learn(self, asked: _Asked, took_s: float) -> None:
         self._pulled = self._pulled + 1 if asked.way is Kind.NEED else 0
@@ -277,13 +290,14 @@ class Window:
         return [self._ask(digest, struck, now_s)]
 
     def _again(self, digest: str, asked: _Asked, now_s: float) -> Action:
-        is_first = asked.tries == 1 and asked.way is Kind.REQUEST
+        is_first = asked.tries == 1 and asked.way is Kind.REQUEST and asked.ended < 2
         way = Kind.REQUEST if is_first else _other(asked.way)
         return self._ask(digest, replace(asked, tries=asked.tries + 1, way=way), now_s)
 
     def _ask(self, digest: str, asked: _Asked, now_s: float) -> Action:
         self._meter.spend(digest)
-        self._asked[digest] = replace(asked, last_s=now_s, late_s=now_s + self._waits_s(asked))
+        asked = replace(asked, last_s=now_s, ended=0)
+        self._asked[digest] = replace(asked, late_s=now_s + self._waits_s(asked))
         return Action(asked.way, (digest,))
 
     def _give_up(self, reason: str) -> list[Action]:

@@ -160,6 +160,24 @@ def test_after_a_reconnection_the_wait_begins_anew() -> None:
     assert kinds(window.tick(106)) == [Kind.REQUEST, Kind.REQUEST]
 
 
+@pytest.mark.parametrize("lives_s", [2.0, 3.0, 4.0, 6.0])
+def test_over_connections_shorter_than_the_wait_the_controller_is_asked(lives_s: float) -> None:
+    window = Window(names(2), limit=2, timeout_s=5)
+    window.fill(0)
+    needed: list[tuple[str, ...]] = []
+    now_s = 0.0
+    while not needed:
+        now_s += 0.25
+        assert now_s < 60
+        since_s = now_s % lives_s
+        if not since_s:
+            window.reconnected(now_s)
+        if since_s <= 0.25:
+            window.receiving(now_s)  # what is retained comes with the connection, just not this
+        needed = [action.digests for action in window.tick(now_s) if action.kind is Kind.NEED]
+    assert needed == [("chunk 0", "chunk 1")]
+
+
 class SlowLink:
     """A lossless link in simulated time: chunks come one after the other, in the order in which they were asked for.
 
