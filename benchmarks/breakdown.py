@@ -63,11 +63,12 @@ def ask(stub: GRPCInferenceServiceStub, value: int) -> int | None:
 
 
 def push(stage: Stage, kind: str, release: int, budget_ms: float) -> None:
-    """Roll a release out to the device."""
+    """Roll a release out to the device; the outputs of breakers have names of their own."""
     made = make_breaker(stage.folder, kind, release, MODEL, Budgets(max_latency_ms=budget_ms))
     stage.commands.run("bundle", "sign", made.path, "--keys", stage.keys, online=True)
     stage.online("bundle", "push", made.path)
-    stage.online("rollout", "create", f"{MODEL}/{release}", "--wave", "1", "--wait", "--timeout", "120")
+    how = ("--wave", "1", "--wait", "--timeout", "120", "--changes-contract")
+    stage.online("rollout", "create", f"{MODEL}/{release}", *how)
 
 
 @contextmanager
