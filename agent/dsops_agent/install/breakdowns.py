@@ -119,7 +119,7 @@ class Breakdowns:
             self.steps.go_back(guilty.model, guilty.digest)
         except DsopsError as error:
             logger.warning("model %s: %s", guilty.model, error)
-            self.engine.serve_soon(guilty.model)
+            self.engine.serve_later(guilty.model)
 
     def _tidings(self, active: SlotFile, model: str, problem: Problem) -> Tidings:
         kind = "failed" if problem.code == NothingLeft.code else "rolled_back"

@@ -370,11 +370,12 @@ class Steps:
         Raises:
             NoSpace: The disk is full: it does not take the way back, though the bundle before answers.
             StateDamaged: Likewise, when the disk fails.
+            UnreadableBundle: The bundle could not be read.
         """
         try:
             if self.leave_uncommitted(model):
                 return None
-        except (NoSpace, StateDamaged):
+        except (NoSpace, StateDamaged, UnreadableBundle):
             raise
         except DsopsError as error:
             logger.warning("the release of %s before cannot be activated: %s", model, error)
@@ -385,10 +386,11 @@ class Steps:
         if file:
             try:
                 self._serve(model, file)
-            except ContentSealed as error:
-                problem = problem_of(error)
+            except UnreadableBundle:
+                raise
             except DsopsError as error:
                 logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
+                problem = problem_of(error) if isinstance(error, ContentSealed) else problem
         return problem
 
     def is_left(self, model: str) -> bool:
