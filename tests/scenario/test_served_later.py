@@ -1,4 +1,4 @@
-"""What is active and could not be served is tried again, whatever else goes on."""
+"""What is active and could not be served is tried again, whatever else goes on; what is condemned never answers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from test_challengers import PLACE, SimProcesses, attach, bring
 
-from dsops.errors import DsopsError, StateDamaged, UnreadableBundle
+from dsops.errors import DsopsError, GoldenMismatch, InvalidModel, RuntimeCrashed, StateDamaged, UnreadableBundle
 from dsops.sealing import ContentKey
+from dsops.states import Install
+from dsops_agent.install.ports import Death, Suspect
 
 
 class Failing:
@@ -136,3 +138,85 @@ def test_a_challenger_whose_slot_could_not_be_looked_at_is_asked_for_again(
     world.installer.challenger_started("digits", has_ended=False)
     until(world, lambda: not left, 1.0)
     until(world, lambda: world.runtime.serving.get(PLACE) == two.sha256, 1.0)
+
+
+@pytest.mark.parametrize("error", [InvalidModel("it cannot be loaded"), UNREADABLE, RuntimeCrashed("it ended")])
+def test_a_condemned_release_answers_no_more_though_the_one_before_cannot(
+    world: Any, bundle: Any, error: DsopsError
+) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+    world.runtime.activate_faults[one.sha256] = error
+    state = world.install(2, two)
+    assert state.install is Install.FAILED
+    assert world.runtime.serving == {}
+    world.steps(20, 60)
+    world.restart()
+    world.steps(20, 60)
+    assert world.runtime.serving == {}
+    world.runtime.activate_faults.clear()
+    world.restart()
+    assert world.runtime.serving == {"digits": one.sha256}
+    world.check_end()
+
+
+def test_a_condemned_release_in_a_runtime_that_is_silent_for_a_moment_answers_no_more(world: Any, bundle: Any) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+    world.runtime.activate_faults[one.sha256] = InvalidModel("it cannot be loaded")
+    figures, silent = world.runtime.figures, [RuntimeCrashed("silent")] * 2
+
+    def be_silent(model: str) -> Any:
+        if silent and world.journal.quarantined(two.sha256):
+            raise silent.pop()
+        return figures(model)
+
+    world.runtime.figures = be_silent
+    assert world.install(2, two).install is Install.FAILED
+    world.steps(30, 2)
+    assert not silent
+    assert world.runtime.serving == {}
+
+
+def test_a_committed_release_that_breaks_down_answers_no_more_though_the_one_before_cannot(
+    world: Any, bundle: Any
+) -> None:
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.install(2, two)
+    world.runtime.activate_faults[one.sha256] = InvalidModel("it cannot be loaded")
+    for _ in range(3):  # its process came back so quickly that it answers again
+        world.installer.runtime_died(Death("signal 11", (Suspect("digits", two.sha256),)))
+        world.step()
+    assert world.state().install is Install.FAILED
+    assert world.runtime.serving == {}
+
+
+def test_a_kill_at_any_moment_of_a_way_back_that_fails_leaves_no_condemned_release_answering(
+    new_world: Any, bundle: Any, crash: Any
+) -> None:
+    one, two = bundle(1), bundle(2)
+
+    def ready() -> Any:
+        world = new_world()
+        world.install(1, one)
+        world.runtime.check_faults[two.sha256] = GoldenMismatch("it answers something else")
+        world.runtime.activate_faults[one.sha256] = InvalidModel("it cannot be loaded")
+        world.fuse.count = 0
+        return world
+
+    calm = ready()
+    calm.install(2, two)
+    assert calm.fuse.count > 20
+    for at in range(calm.fuse.count - 14, calm.fuse.count + 1):  # from the proof on
+        world = ready()
+        world.fuse.at = at
+        with pytest.raises(crash):
+            world.install(2, two)
+        world.fuse.at = 0
+        world.restart()
+        world.install(2, two)
+        assert world.state().install is Install.FAILED, f"killed at {at}"
+        assert world.runtime.serving == {}, f"killed at {at}"

@@ -263,13 +263,14 @@ class Engine:
     def _serve_late(self, model: str) -> None:
         """Serve what could not be when it should; an install that changes the runtime looks at it by itself.
 
-        After a way back that failed it is served only if the disk did not take that.
+        After a way back that failed it is served only if the disk did not take that; else a condemned bundle goes.
         """
         try:
             row = self.installs.get(model)
-            has_failed = row is not None and row.state is Install.FAILED and not self.steps.is_left(model)
-            if has_failed or self.installs.is_changing(model):
+            if self.installs.is_changing(model):
                 self._unserved.done(model)
+            elif row and row.state is Install.FAILED and not self.steps.is_left(model):
+                self._ask(model, partial(self.steps.withdraw, model))
             else:
                 self.serve(model)
         except DsopsError as error:
