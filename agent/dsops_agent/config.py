@@ -95,7 +95,12 @@ class Install(Section):
         le=100,
         description="so many ends of the inference process by one bundle roll it back; so do 10 s of frames that hang",
     )
-    strike_span_s: float = Field(default=600.0, gt=0, le=30 * DAY_S, description="how long such an end counts")
+    strike_span_s: float = Field(
+        default=600.0,
+        gt=0,
+        le=30 * DAY_S,
+        description="how long such an end counts; on probation, as long as that lasts",
+    )
     hang_s: float = Field(
         default=20.0,
         gt=0,

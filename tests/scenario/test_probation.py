@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -361,3 +362,100 @@ def test_a_kill_of_the_control_process_at_any_moment_of_the_way_back_does_no_har
         world.steps(10, 10)
         assert world.runtime.serving == {"digits": one.sha256}
         world.check_end()
+
+
+def long_on_probation(world: Any, bundle: Any) -> tuple[Any, Any]:
+    """Bring release 2 to a probation of six hours, release 1 before it."""
+    one, two = bundle(1), bundle(2)
+    world.install(1, one)
+    world.config = replace(world.config, probation_s=6 * 3600.0)
+    world.restart()
+    world.publish(two)
+    world.direct(2, two)
+    world.pack()
+    world.steps(20)
+    assert (world.state().install, world.runtime.serving) == (Install.PROBATION, {"digits": two.sha256})
+    return one, two
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["one start", "killed each time"])
+def test_a_bundle_that_ends_the_process_now_and_then_does_not_pass_a_long_probation(
+    world: Any, bundle: Any, is_restarted: bool
+) -> None:
+    one, two = long_on_probation(world, bundle)
+    for number in range(3):
+        assert world.runtime.serving == {"digits": two.sha256}, f"after {number} deaths"
+        world.step(660)
+        if is_restarted:
+            world.boot_id = f"start {number} of the host"
+            world.restart()
+        die(world, two)
+    state = world.state()
+    assert (state.install, state.active, state.problem.code) == (Install.ROLLED_BACK, one.sha256, "unfit.crashes")
+    assert "3 times on probation" in state.problem.message
+    assert world.runtime.serving == {"digits": one.sha256}
+    world.check_end()
+
+
+def test_deaths_on_probation_do_not_count_after_the_commit(world: Any, bundle: Any) -> None:
+    _, two = long_on_probation(world, bundle)
+    for _ in range(2):
+        world.step(660)
+        die(world, two)
+    world.steps(50, 500)
+    assert world.state().install is Install.COMMITTED
+    for _ in range(4):
+        die(world, two)
+        world.step(660)
+    assert world.runtime.serving == {"digits": two.sha256}, "a release in service keeps the span of a strike"
+
+
+def test_deaths_of_another_trial_do_not_count(world: Any, bundle: Any) -> None:
+    one, two = long_on_probation(world, bundle)
+    for _ in range(2):
+        world.step(660)
+        die(world, two)
+    world.direct(3, one)
+    world.steps(5)
+    assert world.runtime.serving == {"digits": one.sha256}
+    world.direct(4, two)
+    world.steps(20)
+    for _ in range(2):
+        assert (world.state().install, world.runtime.serving) == (Install.PROBATION, {"digits": two.sha256})
+        world.step(660)
+        die(world, two)
+    assert world.runtime.serving == {"digits": two.sha256}
+
+
+def test_a_kill_of_the_control_process_at_any_moment_of_a_death_on_probation_forgets_none_before(
+    new_world: Any, bundle: Any, crash: Any
+) -> None:
+    one, two = bundle(1), bundle(2)
+    for at in range(1, 200):
+        world = new_world()
+        long_on_probation(world, bundle)
+        for _ in range(2):
+            world.step(660)
+            die(world, two)
+        world.step(660)
+        world.fuse.count, world.fuse.at = 0, at
+        try:
+            die(world, two)
+            is_over = True
+        except crash:
+            is_over = False
+        world.fuse.at = 0
+        if not is_over:
+            world.runtime.alive = True
+            world.restart()
+            world.check_invariants()
+            world.step(660)
+            if world.runtime.serving.get("digits") == two.sha256:  # killed before the death was taken back with
+                die(world, two)
+            world.steps(3, 10)
+        assert world.runtime.serving == {"digits": one.sha256}, f"killed at {at}"
+        assert two.sha256 in world.state().quarantined
+        world.check_end()
+        if is_over:
+            assert at > 3
+            break

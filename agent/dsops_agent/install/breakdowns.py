@@ -19,7 +19,8 @@ from dsops_agent.install.strikes import Strikes
 
 logger = logging.getLogger(__name__)
 
-_ON_TRIAL = frozenset({Install.ACTIVATING, Install.PROBATION, Install.COMMITTED})
+_ON_TRIAL = frozenset({Install.ACTIVATING, Install.PROBATION})
+_IN_SERVICE = _ON_TRIAL | {Install.COMMITTED}
 
 
 @dataclass(kw_only=True)
@@ -52,8 +53,9 @@ class Breakdowns:
 
     def runtime_died(self, death: Death) -> None:
         """Count a death against who was in flight; who has too many goes back to the release before, for good."""
-        newness, is_last = self.steps.trials.newness, self._is_last
-        guilty = self.strikes.add(death, self.clock.monotonic_s(), newness, is_last=is_last)
+        self._strike_on_trial(death)
+        newness, is_last, on_trial = self.steps.trials.newness, self._is_last, self._struck_on_trial
+        guilty = self.strikes.add(death, self.clock.monotonic_s(), newness, is_last=is_last, on_trial=on_trial)
         if death.suspects:
             self.book.write(self.strikes.times)
         for suspect in death.suspects:
@@ -63,7 +65,7 @@ class Breakdowns:
         if guilty is None:
             return
         row = self.installs.get(guilty.model)
-        if row and row.wanted.sha256 == guilty.digest and row.state in _ON_TRIAL:
+        if row and row.wanted.sha256 == guilty.digest and row.state in _IN_SERVICE:
             self.engine.advance(row, Outcome(Event.FAULT, self._problem(guilty, death)))
         elif row is None or row.state.is_final or row.state in SUPERSEDABLE:
             self._stop(guilty, self._problem(guilty, death), row)
@@ -71,10 +73,26 @@ class Breakdowns:
         self.book.write(self.strikes.times)
         self.engine.board.publish()
 
+    def _strike_on_trial(self, death: Death) -> None:
+        """Keep a death with the trial of who was in flight: no pause and no restart takes it back."""
+        for suspect in filter(self._is_on_trial, set(death.suspects)):
+            try:
+                self.steps.trials.strike(suspect, self.strikes.weight(death, is_last=self._is_last(suspect)))
+            except DsopsError as error:
+                logger.warning("strikes of %s on trial are not kept: %s", suspect.model, error)
+
+    def _struck_on_trial(self, suspect: Suspect) -> int:
+        return self.steps.trials.strikes(suspect) if self._is_on_trial(suspect) else 0
+
+    def _is_on_trial(self, suspect: Suspect) -> bool:
+        row = self.installs.get(suspect.model)
+        return row is not None and row.wanted.sha256 == suspect.digest and row.state in _ON_TRIAL
+
     def _problem(self, guilty: Suspect, death: Death) -> Problem:
         """Return why a bundle goes; that there is nothing to go back to is worse than what it did."""
         often = "too often or for too long" if death.is_hang else f"{self.strikes.most} times"
-        times = f"{often} within {self.strikes.span_s:g} s"
+        is_long = self._struck_on_trial(guilty) >= self.strikes.most
+        times = f"{often} {'on probation' if is_long else f'within {self.strikes.span_s:g} s'}"
         verb = "did not come back from frames" if death.is_hang else "ended the inference process"
         kind: type[UnfitModel] = ModelHung if death.is_hang else CrashLoop
         if self._is_last(guilty):
@@ -101,7 +119,7 @@ class Breakdowns:
             self.steps.go_back(guilty.model, guilty.digest)
         except DsopsError as error:
             logger.warning("model %s: %s", guilty.model, error)
-            self.engine.serve_soon(guilty.model)
+            self.engine.serve_later(guilty.model)
 
     def _tidings(self, active: SlotFile, model: str, problem: Problem) -> Tidings:
         kind = "failed" if problem.code == NothingLeft.code else "rolled_back"

@@ -28,6 +28,7 @@ from dsops_agent.install.machine import REPEATABLE, SUPERSEDABLE, WORK, Effect, 
 from dsops_agent.install.maintenance import Phase
 from dsops_agent.install.places import model_of
 from dsops_agent.install.proving import Proof, Proving
+from dsops_agent.install.retries import Retries
 from dsops_agent.install.scrub import Damage
 from dsops_agent.install.steps import FORGIVEN, Outcome, Steps, Wait, after, problem_of, proved
 from dsops_agent.install.sweeper import Sweeper
@@ -77,12 +78,14 @@ class Engine:
     turned: Callable[[str], None]
     beat: Beat
     _actions: Mapping[Effect, Callable[[InstallRow], Outcome | Wait]] = field(init=False)
+    _unserved: Retries = field(init=False)
     _look_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Name who runs each effect."""
         steps = self.steps
         self._config, self._journal, self._slots = steps.config, steps.journal, steps.slots
+        self._unserved = Retries(self._config.retry_s, self._config.retry_max_s)
         self._actions = {
             Effect.DECIDE: self._decide,
             Effect.PREFLIGHT: self._preflight,
@@ -128,7 +131,9 @@ class Engine:
     def _entered(self, row: InstallRow) -> None:
         """Take note of a state that is durable; its effect runs later should the disk fail before it could run now."""
         self.installs.entered(row)
-        if not row.state.is_final or row.state is Install.FAILED:
+        if row.state is Install.FAILED:
+            self.serve_later(row.model)
+        elif not row.state.is_final:
             self._postpone(row.model)
         self.fitness.follow(self.installs.rows, self.clock.monotonic_s())
         if row.state.is_final or row.state is Install.RECEIVED:
@@ -180,10 +185,17 @@ class Engine:
 
     # What goes on, and when.
 
+    @property
+    def next_s(self) -> float | None:
+        """When :meth:`tick` has something to do besides what the installs are due for."""
+        return self._unserved.next_s
+
     def tick(self) -> None:
         """Go on with what is due, and begin the next transfer when there is none."""
         self._pause_transfer()
         self.fetch_on(self.carrier.tick)
+        for model in self._unserved.take(self.clock.monotonic_s()):
+            self._serve_late(model)
         for row in self.installs.late(self.clock.monotonic_s()):
             self._on_time(row)
         if not self.carrier.model:
@@ -197,8 +209,6 @@ class Engine:
             self._watch(row)
         elif row.state is Install.RECEIVED:
             self._follow(row, self._decide_late(row))
-        elif row.state.is_final:
-            self._serve_late(row)
         else:
             self._resume(row)
 
@@ -245,39 +255,58 @@ class Engine:
             self.serve(model)
         except DsopsError as error:
             logger.warning("what is active of %s is looked at again: %s", model, error)
-            self.serve_soon(model)
 
-    def serve_soon(self, model: str) -> None:
-        """Serve what is active after a pause; an install that goes on meanwhile looks at it by itself."""
-        row = self.installs.get(model)
-        if row and row.state.is_final:
-            self._postpone(model)
+    def serve_later(self, model: str) -> None:
+        """Serve what is active after a pause, whatever an install does meanwhile that does not change the runtime."""
+        self._unserved.later(model, self.clock.monotonic_s())
 
-    def _serve_late(self, row: InstallRow) -> None:
-        """Serve what could not be when it should; after a way back that failed, only if the disk did not take it."""
-        self.installs.due[row.model] = self.clock.monotonic_s() + self._config.retry_max_s  # it reads whole bundles
-        if row.state is not Install.FAILED or self.steps.is_left(row.model):
-            self.serve(row.model)
-        self.installs.due.pop(row.model, None)
-        self.board.publish()
-        self.turned(row.model)
+    def _serve_late(self, model: str) -> None:
+        """Serve what could not be when it should; an install that changes the runtime looks at it by itself.
+
+        After a way back that failed it is served only if the disk did not take that; else a condemned bundle goes.
+        """
+        try:
+            row = self.installs.get(model)
+            if self.installs.is_changing(model):
+                self._unserved.done(model)
+            elif row and row.state is Install.FAILED and not self.steps.is_left(model):
+                self._ask(model, partial(self.steps.withdraw, model))
+            else:
+                self.serve(model)
+        except DsopsError as error:
+            logger.warning("what is active of %s is looked at again: %s", model, error)
 
     def serve(self, model: str, unless: str = "") -> None:
-        """Let the runtime serve a model's active bundle, unless it serves this one; what was wrong with it is told."""
+        """Let the runtime serve a model's active bundle, unless it serves this one; what was wrong with it is told.
+
+        Raises:
+            DsopsError: The disk does not let it; it is tried again. Of a challenger that shows later, and is logged.
+        """
 
         def work() -> Problem | None:
             is_served = unless and self.steps.runtime.is_serving(model, unless)
             return None if is_served else self.steps.serve(model)
 
-        if self.apart.takes(model):
-            self.apart.begin(Errand(model, work, lambda found: self._served(model, found.result())))
-        else:
-            self._served(model, work())
+        self._ask(model, work)
 
-    def _served(self, model: str, problem: Problem | None) -> None:
+    def _ask(self, model: str, work: Callable[[], Problem | None]) -> None:
+        if self.apart.takes(model):
+            self.apart.begin(Errand(model, work, lambda found: self._served(model, found.result)))
+        else:
+            self._served(model, work)
+
+    def _served(self, model: str, find: Callable[[], Problem | None]) -> None:
+        try:
+            problem = find()
+        except Exception:
+            self.serve_later(model)
+            raise
         if problem:
             kind = "refused" if problem.code == ContentSealed.code else "slot_damaged"
             self.board.tell_of(Tidings(kind, model_of(model), 0, "", problem.code, problem.message))
+        if self._unserved.done(model):
+            self.board.publish()
+            self.turned(model)
 
     def slot_damaged(self, damage: Damage) -> None:
         """Give a stored bundle up that is damaged; a model whose active one it is falls back to the one before."""

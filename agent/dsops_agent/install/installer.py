@@ -349,7 +349,8 @@ class Installer:
 
     def _moments(self) -> tuple[float | None, ...]:
         documents = (self._documents.next_s, self._fitness.documents.next_s)
-        return self._intake.next_s, self._reconciler.next_s, *documents, self._carrier.next_s, self._scrub.next_s
+        parts = (self._intake, self._reconciler, self._engine, self._carrier, self._scrub)
+        return (*documents, *(part.next_s for part in parts))
 
     def _handle(self, message: Message) -> None:
         match message:

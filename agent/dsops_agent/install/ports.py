@@ -32,7 +32,7 @@ class InstallConfig:
         max_bundle_bytes: Longest bundle, with the files that it brings; 0 sets no limit.
         rules: What a bundle may do on probation.
         strikes: How often a bundle may end the inference process, within ``strike_span_s``; then it is rolled back.
-        strike_span_s: How long such a death counts, in seconds.
+        strike_span_s: How long such a death counts, in seconds; on probation it counts as long as that lasts.
     """
 
     probation_s: float = 60.0

@@ -340,10 +340,32 @@ class Steps:
             self.trials.end(row.model)
             self.go_back(row.model, row.wanted.sha256)
         except (RuntimeCrashed, NoSpace, StateDamaged, UnreadableBundle) as error:
-            return self._try_again(row, problem_of(error))
+            result = self._try_again(row, problem_of(error))
         except DsopsError as error:
-            return Outcome(Event.FAULT, problem_of(error))
-        return Outcome(Event.RESTORED)
+            result = Outcome(Event.FAULT, problem_of(error))
+        else:
+            return Outcome(Event.RESTORED)
+        if isinstance(result, Outcome):
+            self._withdraw_now(row.model)
+        return result
+
+    def withdraw(self, model: str) -> None:
+        """Let a condemned bundle answer no more, if one does that nothing can take the place of.
+
+        Raises:
+            DsopsError: The runtime does not answer, or the disk fails.
+        """
+        try:
+            figures = self.runtime.figures(model)
+        except ChallengerAway:  # a process that nobody wants any more, and that ends
+            return
+        if figures and self.journal.quarantined(figures.digest):
+            logger.warning("model %s is not served: its release is condemned, and the one before cannot be", model)
+            self.runtime.deactivate(model)
+
+    def _withdraw_now(self, model: str) -> None:
+        with suppress(DsopsError):  # a runtime that is gone serves nobody; one that is silent is asked again
+            self.withdraw(model)
 
     def go_back(self, model: str, digest: str) -> None:
         """Let the committed bundle beside ``digest`` answer, or none.
@@ -370,14 +392,16 @@ class Steps:
         Raises:
             NoSpace: The disk is full: it does not take the way back, though the bundle before answers.
             StateDamaged: Likewise, when the disk fails.
+            UnreadableBundle: The bundle could not be read.
         """
         try:
             if self.leave_uncommitted(model):
                 return None
-        except (NoSpace, StateDamaged):
+        except (NoSpace, StateDamaged, UnreadableBundle):
             raise
         except DsopsError as error:
             logger.warning("the release of %s before cannot be activated: %s", model, error)
+            self._withdraw_now(model)
             return problem_of(error) if isinstance(error, ContentSealed) else None
         file, wrong = self._sound(model)
         damaged = DigestMismatch(f"the active bundle of {model} is damaged", why=wrong)
@@ -385,10 +409,12 @@ class Steps:
         if file:
             try:
                 self._serve(model, file)
-            except ContentSealed as error:
-                problem = problem_of(error)
+            except UnreadableBundle:
+                raise
             except DsopsError as error:
                 logger.warning("release %d of %s cannot be activated: %s", file.release, model, error)
+                problem = problem_of(error) if isinstance(error, ContentSealed) else problem
+                self._withdraw_now(model)
         return problem
 
     def is_left(self, model: str) -> bool:

@@ -13,13 +13,15 @@ from dsops_agent.runtime.figures import Figures
 class Trial(Frozen):
     """One activation: the bundle, its number among all activations, and what the release before it did.
 
-    ``watched_s`` is how long the bundle answered on probation, as far as that was kept.
+    ``watched_s`` is how long the bundle answered on probation, as far as that was kept; ``strikes`` is how many the
+    ends of the inference process gave it since its activation, however long ago.
     """
 
     digest: Sha256
     number: int
     baseline: Figures | None = None
     watched_s: float = 0.0
+    strikes: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,18 @@ class Trials:
         trial = self.of(model, digest)
         if trial and trial.watched_s != watched_s:
             self.journal.set(_name(model), trial.model_copy(update={"watched_s": watched_s}).model_dump_json())
+
+    def strike(self, suspect: Suspect, strikes: int) -> None:
+        """Keep that a bundle on trial got strikes."""
+        trial = self.of(suspect.model, suspect.digest)
+        if trial:
+            struck = trial.model_copy(update={"strikes": trial.strikes + strikes})
+            self.journal.set(_name(suspect.model), struck.model_dump_json())
+
+    def strikes(self, suspect: Suspect) -> int:
+        """Return how many strikes a bundle got since its activation."""
+        trial = self.of(suspect.model, suspect.digest)
+        return trial.strikes if trial else 0
 
     def end(self, model: str) -> None:
         """Forget it: what is served now was there before."""

@@ -35,6 +35,15 @@ def test_deaths_long_ago_do_not_count() -> None:
     assert found == [None, None, None, NEW]
 
 
+def test_deaths_of_a_trial_count_however_far_apart_and_the_newer_goes_first() -> None:
+    strikes, trials = Strikes(3, 600), {OLD: 3, NEW: 3}
+    found = [
+        strikes.add(Death("x", suspects), at_s, newness, is_last=lambda _: False, on_trial=trials.__getitem__)
+        for at_s, suspects in ((0.0, (OLD,)), (10_000.0, (OLD, NEW)))
+    ]
+    assert found == [OLD, NEW]
+
+
 def test_a_death_with_nothing_in_flight_is_nobodys() -> None:
     strikes = Strikes(1, 600)
     assert add(strikes, Death("killed"), 0.0) is None
