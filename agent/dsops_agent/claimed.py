@@ -81,3 +81,25 @@ def immediate(sql: sqlite3.Connection) -> Iterator[None]:
         if sql.in_transaction:
             sql.execute("rollback")
         raise
+
+
+def put_aside(path: Path) -> None:
+    """Rename a damaged file, so that a new one can be made and the old one be looked at; the newest stays."""
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    for tail in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk is full."""
+    return _code(error) == sqlite3.SQLITE_FULL
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file is not, or is no more, a database. A disk that fails at a read or a write says nothing of it."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code; errors that the Python module raises by itself have none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -410,6 +410,7 @@ class Parts:
         folders = {model: self._installer.slots.files(model) for model in models}
         mine = {
             "broker": self._session.problem,
+            "journal": self._journal_loss(),
             "inference": self._supervisor.held_back,
             "site cache": self._sources.problem,
             **self._reporting.problems(),
@@ -441,6 +442,12 @@ class Parts:
     def _quarantine(self) -> tuple[Quarantined, ...]:
         rows = self._installer.quarantine()
         return tuple(Quarantined(model=row.model, digest=row.digest, problem=row.problem) for row in rows)
+
+    def _journal_loss(self) -> str:
+        try:
+            return self._journal.loss()
+        except DsopsError as error:
+            return str(error)
 
     def _spool_status(self) -> dict[str, SpoolStatus]:
         try:

@@ -77,8 +77,9 @@ class Status(BaseModel):
     ``files`` names the folder with the files that a model's active bundle brings for programs, by model; ``scrubbed``
     is when every stored bundle was last read again; ``feed`` is there when frames come from sources; ``problems`` says
     of ``enrolment`` why there is no identity, of ``identity`` why it is not renewed, of ``inference`` why it is held
-    back, of ``delegate`` why models run on the processor instead, of ``runtime`` that nothing can run them, and of
-    ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no connection.
+    back, of ``delegate`` why models run on the processor instead, of ``runtime`` that nothing can run them, of
+    ``journal`` why it was begun anew, and of ``broker``, ``site cache``, ``telemetry`` and ``samples`` why there is no
+    connection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

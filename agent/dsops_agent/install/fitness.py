@@ -1,6 +1,6 @@
 """Finds out whether bundles fit: fetches what they need, asks host and runtime, and lets preflight decide."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dsops.bundle import Bundle
@@ -15,7 +15,7 @@ from dsops_agent.install.journal import InstallRow
 from dsops_agent.install.machine import Event
 from dsops_agent.install.places import model_of
 from dsops_agent.install.ports import InstallConfig, Memory, Room, RuntimeControl
-from dsops_agent.install.slots import Slots, damage
+from dsops_agent.install.slots import SlotFile, Slots, damage
 from dsops_agent.install.steps import Outcome, Wait, problem_of
 
 
@@ -29,6 +29,7 @@ class Fitness:
         runtime: Says which operators it knows.
         room: Says what the host has room for.
         documents: Brings what bundles need; nobody else asks it for anything.
+        suspect: Is told of a model's active bundle that cannot be read, so that it is mended or given up.
     """
 
     config: InstallConfig
@@ -36,6 +37,7 @@ class Fitness:
     runtime: RuntimeControl
     room: Room
     documents: Documents
+    suspect: Callable[[str, SlotFile], None]
     _waiting: dict[str, str] = field(init=False, default_factory=dict)
 
     def preflight(self, row: InstallRow, now_s: float) -> Outcome | Wait:
@@ -121,6 +123,7 @@ class Fitness:
         try:
             return contract_of(Bundle.open(active.path).manifest)
         except UnreadableBundle as error:
+            self.suspect(model, active)
             what = f"cannot tell what programs use of {model}, for its active bundle cannot be read"
             raise StateDamaged(what, why=error.why) from error
         except MalformedBundle:  # it answers nothing after the next start either

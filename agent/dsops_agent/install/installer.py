@@ -112,6 +112,13 @@ class Installer:
         """Join the parts; nothing starts."""
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._installs = Installs(self.journal)
+        self._scrub = Scrub(
+            slots=self.slots,
+            journal=self.journal,
+            clock=self.clock,
+            period=timedelta(hours=self.config.scrub_hours),
+            is_changing=self._installs.is_changing,
+        )
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
@@ -120,7 +127,12 @@ class Installer:
         self._carrier = Carrier(self.slots.folder.parent / "staging", self.chunks, pace, self.clock, means)
         needs = Documents(self.chunks, pace)
         self._fitness = Fitness(
-            config=self.config, slots=self.slots, runtime=self.runtime, room=self.room, documents=needs
+            config=self.config,
+            slots=self.slots,
+            runtime=self.runtime,
+            room=self.room,
+            documents=needs,
+            suspect=self._scrub.suspect,
         )
         self._pardons = PardonBox(self.slots.folder.parent / "pardons")
         self._refusals = Refusals(self.journal, self.clock)
@@ -155,13 +167,6 @@ class Installer:
             slots=self.slots,
             steps=self._steps,
             clock=self.clock,
-        )
-        self._scrub = Scrub(
-            slots=self.slots,
-            journal=self.journal,
-            clock=self.clock,
-            period=timedelta(hours=self.config.scrub_hours),
-            is_changing=self._installs.is_changing,
         )
         self._board.publish()
 

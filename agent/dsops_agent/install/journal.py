@@ -1,6 +1,8 @@
 """The journal: what the agent knows across restarts and power cuts, in one SQLite file (WAL, synchronous=FULL).
 
 Measured on ext4 and XFS: WAL with FULL loses no acknowledged commit at a power cut; with NORMAL it loses nearly all.
+A file that is damaged for certain is put aside at the start, and a new one begins with what the keepsake holds
+(:mod:`dsops_agent.install.keepsake`).
 """
 
 import json
@@ -14,13 +16,15 @@ from pathlib import Path
 
 from dsops.bundle import sha256_hex
 from dsops.directive import Challenger, DesiredSlot, Directive, TransferLimits
-from dsops.errors import NoSpace, StateDamaged
+from dsops.errors import JournalLost, NoSpace, StateDamaged
 from dsops.files import fsync_folder, make_private
 from dsops.messages import Problem
 from dsops.states import Install
-from dsops_agent.claimed import claim, fill_log, make_durable
+from dsops_agent.claimed import claim, fill_log, is_damaged, is_full, make_durable
 from dsops_agent.install import schema
 from dsops_agent.install.budget import Today
+from dsops_agent.install.journal_loss import LOST, begin_anew
+from dsops_agent.install.keepsake import SEQ, KeepsakeFile, read_rows
 from dsops_agent.install.places import desired_places, model_of
 
 logger = logging.getLogger(__name__)
@@ -28,7 +32,7 @@ logger = logging.getLogger(__name__)
 _FILE_BYTES = 256 * 1024
 _LOG_BYTES = 768 * 1024
 """Claimed at the start: a device whose disk is full can still say so, and refuse or roll back."""
-_SEQ, _DIRECTIVE, _LIMITS, _TODAY = "directive seq", "directive digest", "transfer limits", "transfer today"
+_DIRECTIVE, _LIMITS, _TODAY = "directive digest", "transfer limits", "transfer today"
 _COUNTER, _REPORT = "report", "report digest"
 _CHALLENGERS = "challengers"
 _SAMPLES = "samples"
@@ -115,17 +119,34 @@ class Journal:
     """The device's journal. Every method that changes something is durable when it returns; thread-safe.
 
     Args:
-        path: The database file; it is made when it is absent.
+        path: The database file; it is made when it is absent, and anew when it is damaged.
         hook: Called with ``"before"`` and ``"after"`` around each commit; for instrumentation.
 
     Raises:
-        StateDamaged: The file is not a journal, or of a newer version.
+        JournalLost: The file is damaged, and so is the keepsake, or there is none.
+        NoSpace: It is damaged, and the disk has no room for a new one.
+        StateDamaged: The file cannot be used, or is of a newer version.
     """
 
     def __init__(self, path: Path, hook: Callable[[str], None] = _no_hook) -> None:
         self._hook = hook
         self._lock = threading.RLock()
         self._depth = 0
+        self._kept = KeepsakeFile(path.with_name(f"{path.stem}.keepsake"))
+        try:
+            self._open(path)
+        except JournalLost:
+            self._open_again(path)
+
+    def _open_again(self, path: Path) -> None:
+        """Open a file that seemed to be damaged; one that is at the second look, too, is begun anew."""
+        try:
+            self._open(path)
+        except JournalLost as loss:
+            begin_anew(path, self._kept, loss)
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         make_private(path)
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -139,14 +160,24 @@ class Journal:
 
     def _prepare(self, path: Path) -> None:
         try:
-            if schema.version_of(self._db) > schema.VERSION:
+            version = schema.version_of(self._db)
+            if version > schema.VERSION:
                 raise StateDamaged(f"{path.name} was written by a newer agent", hint="install the newer agent again")
+            if version == 0 and self._kept.exists():
+                raise JournalLost(f"{path.name} is lost", why="it is absent or empty")
             make_durable(self._db, _LOG_BYTES)
+            (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise JournalLost(f"{path.name} is damaged", why=str(found).splitlines()[-1])
             schema.bring_up(self._db)
             self._claim(path)
+            self._kept.sweep()
+            self._kept.keep(read_rows(self._db))
             for folder in (path.parent, path.parent.parent):  # or the file is durable, and its name is not
                 fsync_folder(folder)
         except sqlite3.DatabaseError as error:
+            if is_damaged(error):
+                raise JournalLost(f"{path.name} is damaged", why=str(error)) from error
             raise _explained(error, path.name) from error
         except OSError as error:
             raise StateDamaged(f"cannot use {path.name}", why=error.strerror or str(error)) from error
@@ -157,7 +188,7 @@ class Journal:
             claim(self._db, path, _FILE_BYTES)
             fill_log(self._db, _LOG_BYTES)
         except sqlite3.OperationalError as error:
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             logger.warning("the disk has no room for the journal to grow; nothing is installed until there is some")
 
@@ -190,6 +221,7 @@ class Journal:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            self._kept.keep(read_rows(self._db))
             self._hook("before")
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
@@ -228,11 +260,15 @@ class Journal:
         """Keep a setting's text."""
         self._write("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
 
+    def loss(self) -> str:
+        """Return why the journal was begun anew, as long as no directive was accepted since; else empty."""
+        return self.get(LOST)
+
     # Directives.
 
     def seq(self) -> int:
         """Return the ``seq`` of the newest accepted directive; 0 before the first."""
-        found = self._rows("SELECT value FROM counter WHERE name = ?", (_SEQ,))
+        found = self._rows("SELECT value FROM counter WHERE name = ?", (SEQ,))
         return int(found[0][0]) if found else 0
 
     def directive_digest(self) -> str:
@@ -246,9 +282,10 @@ class Journal:
         """
         with self.transaction():
             sql = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
-            self._write(sql, (_SEQ, directive.seq))
+            self._write(sql, (SEQ, directive.seq))
             self.set(_DIRECTIVE, digest)
             self.set(_LIMITS, directive.transfer.model_dump_json())
+            self._write("DELETE FROM setting WHERE name = ?", (LOST,))
             self._write("DELETE FROM desired", ())
             for place, slot in desired_places(directive).items():
                 row = (place, directive.seq, slot.model_dump_json())
@@ -446,11 +483,8 @@ def _slot(row: tuple[Cell, ...]) -> SlotRow:
     return SlotRow(str(name), str(digest), int(length_bytes), int(release), bool(committed))
 
 
-def _is_full(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-
-
 def _explained(error: sqlite3.DatabaseError, name: str) -> NoSpace | StateDamaged:
-    if _is_full(error):
+    if is_full(error):
         return NoSpace(f"cannot write {name}", why=str(error))
-    return StateDamaged(f"cannot use {name}", why=str(error))
+    hint = "restart the agent: it begins a new journal" if is_damaged(error) else ""
+    return StateDamaged(f"cannot use {name}", why=str(error), hint=hint)

@@ -246,7 +246,10 @@ class EventSink(Protocol):
     """Keeps events for the DataOps store."""
 
     def event(self, kind: str, model: str, release: int, digest: str, code: str, message: str) -> None:
-        """Record one event durably. ``kind``: refused, committed, rolled_back, failed, slot_damaged, pardoned."""
+        """Record one event durably.
+
+        ``kind``: refused, committed, rolled_back, failed, slot_damaged, pardoned, journal_lost.
+        """
         ...
 
 

@@ -53,16 +53,26 @@ class Scrub:
     is_changing: Callable[[str], bool]
     next_s: float | None = field(init=False)
     _round: Iterator[Damage | None] | None = field(init=False, default=None)
+    _is_whole: bool = field(init=False, default=True)
     _found: Damage | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Look once the start is over, which has other work to do."""
-        self.next_s = self.clock.monotonic_s() + _LOOK_S if self.period else None
+        self._rest(self.clock.monotonic_s())
 
     def last(self) -> datetime | None:
         """Return when the last round ended."""
         text = self.journal.get(_SCRUBBED)
         return datetime.fromisoformat(text) if text else None
+
+    def suspect(self, model: str, file: SlotFile) -> None:
+        """Read one bundle again now, also where no rounds are made, for somebody could not read it.
+
+        While a round goes on it is passed over: who still cannot read it asks again.
+        """
+        if self._round is None:
+            self._round, self._is_whole = self._check(model, file), False
+            self.next_s = self.clock.monotonic_s()
 
     def turn(self) -> Damage | None:
         """Read one slice when it is time; return what turned out to be damaged, again and again until :meth:`done`.
@@ -74,9 +84,9 @@ class Scrub:
         if self.next_s is None or now_s < self.next_s:
             return None
         if self._round is None and self._is_due():
-            self._round = self._slices()
+            self._round, self._is_whole = self._slices(), True
         if self._round is None:
-            self.next_s = now_s + _LOOK_S
+            self._rest(now_s)
             return None
         if self._found and self._stands(self._found):
             self.next_s = now_s + _LOOK_S
@@ -86,10 +96,12 @@ class Scrub:
             self._found = next(self._round)
         except StopIteration:
             self._found = self._round = None
-            self.next_s = now_s + _LOOK_S  # a disk that does not take the date is not read without a pause
-            self.journal.set(_SCRUBBED, utc_text(self.clock.now()))
+            self._rest(now_s)  # a disk that does not take the date is not read without a pause
+            if self._is_whole:
+                self.journal.set(_SCRUBBED, utc_text(self.clock.now()))
         except DsopsError:
-            self._round, self.next_s = None, now_s + _LOOK_S  # the round begins again
+            self._round = None  # the round begins again
+            self._rest(now_s)
             raise
         return self._found
 
@@ -97,8 +109,13 @@ class Scrub:
         """Take note that what was found is dealt with."""
         self._found = None
 
+    def _rest(self, now_s: float) -> None:
+        self.next_s = now_s + _LOOK_S if self.period else None
+
     def _is_due(self) -> bool:
         """Return whether a round is due; one that seems to lie ahead was timed by a clock that was wrong."""
+        if not self.period:
+            return False
         last = self.last()
         return last is None or not timedelta() <= self.clock.now() - last < self.period
 

@@ -31,8 +31,10 @@ _NAMES = ("a", "b")
 _LINK = "active"
 _READS = 2
 """So often a bundle is read before a disk that fails at it makes it a damaged one: cards and their drivers recover."""
-_OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
+_OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Why a host cannot read any file at the moment: that says nothing of this one."""
+_BARRED = frozenset({errno.EACCES, errno.EPERM})
+"""Why one file cannot be opened, or none: the other bundles tell which."""
 
 
 class SlotTable(Protocol):
@@ -176,7 +178,7 @@ class Slots:
         place = self.folder / model / name
         with disk_errors(f"stage release {row.release} of {model}"):
             held = place / "bundle"
-            if not (held.is_file() and file_digest(held) == (row.digest, row.length_bytes)):
+            if not _is_in_place(held, row, source):
                 attachments.prepare(check_file(source, model, row), place)
                 self._table.clear_slot(model, name)
                 source.replace(held)
@@ -394,7 +396,8 @@ def damage(file: SlotFile, model: str) -> str:
     """Return what is wrong with an installed bundle, or empty.
 
     Raises:
-        StateDamaged: Whether it is whole cannot be told, for the host lacks what it takes to read any file.
+        StateDamaged: Whether it is whole cannot be told, for the host lacks what it takes to read any file, or lets us
+            open none.
     """
     row = SlotRow(file.name, file.digest, file.length_bytes, file.release, file.committed)
     problem = ""
@@ -405,11 +408,34 @@ def damage(file: SlotFile, model: str) -> str:
             problem, cause = str(error), error.__cause__
             if not isinstance(cause, OSError):
                 break
-            if cause.errno in _OF_THE_HOST:
+            if cause.errno in _OF_THE_HOST or (cause.errno in _BARRED and not _opens_another(file.path)):
                 raise StateDamaged(f"cannot read release {file.release} of {model}", why=str(cause.strerror)) from error
         else:
             return ""
     return problem
+
+
+def _opens_another(path: Path) -> bool:
+    """Return whether a bundle in any other slot, of any model, can be opened."""
+    return any(_opens(other) for other in path.parents[2].glob("*/[ab]/bundle") if other != path)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_in_place(held: Path, row: SlotRow, source: Path) -> bool:
+    """Return whether a slot holds a bundle already; what cannot be read there is replaced, if there is a source."""
+    try:
+        return held.is_file() and file_digest(held) == (row.digest, row.length_bytes)
+    except OSError:
+        if source.is_file():
+            return False
+        raise
 
 
 def _other(name: str) -> str:

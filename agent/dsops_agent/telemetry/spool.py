@@ -19,17 +19,10 @@ from typing import TypeVar
 
 from dsops.clock import Clock, SystemClock
 from dsops.errors import DeviceError, NoSpace, StateDamaged
-from dsops_agent.claimed import immediate
+from dsops_agent.claimed import immediate, is_damaged, is_full, put_aside
 from dsops_agent.install.budget import Today
 from dsops_agent.telemetry import spool_records
-from dsops_agent.telemetry.spool_file import (
-    as_device_error,
-    is_damaged,
-    is_full,
-    keep_reserve,
-    open_file,
-    put_aside,
-)
+from dsops_agent.telemetry.spool_file import as_device_error, keep_reserve, open_file
 from dsops_agent.telemetry.spool_records import Batch, Counters, Room
 from dsops_agent.telemetry.worth import KINDS, Kind
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dsops.errors import DeviceError, NoSpace, StateDamaged
 from dsops.files import make_private
-from dsops_agent.claimed import claim, fill_log, make_durable
+from dsops_agent.claimed import claim, fill_log, is_damaged, is_full, make_durable
 
 RESERVE_BYTES = 1 << 20
 """Given back to the file system when the disk is full and SQLite's log must grow."""
@@ -42,7 +42,7 @@ def open_file(path: Path, size_bytes: int, kinds: tuple[str, ...]) -> sqlite3.Co
     """Open the file, made and written to its full size when it is not yet.
 
     Raises:
-        sqlite3.Error: It cannot be opened; see :func:`is_full` and :func:`is_damaged`.
+        sqlite3.Error: It cannot be opened; see ``is_full`` and ``is_damaged`` of :mod:`dsops_agent.claimed`.
     """
     make_private(path)
     sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -74,28 +74,6 @@ def keep_reserve(path: Path) -> bool:
         path.unlink(missing_ok=True)
         return False
     return True
-
-
-def put_aside(path: Path) -> None:
-    """Rename a damaged file, so that a new one can be made and the old one be looked at."""
-    path.replace(path.with_name(f"{path.name}.damaged"))
-    for tail in ("-wal", "-shm", "-journal"):
-        path.with_name(path.name + tail).unlink(missing_ok=True)
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return the primary result code; errors that the Python module raises by itself have none."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk is full."""
-    return _code(error) == sqlite3.SQLITE_FULL
-
-
-def is_damaged(error: sqlite3.Error) -> bool:
-    """Whether the file is not, or is no more, a database."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def as_device_error(error: sqlite3.Error) -> DeviceError:

@@ -86,6 +86,13 @@ class StateDamaged(DeviceError):
     default_hint = "restore the state folder from a backup, or enrol the device again"
 
 
+class JournalLost(StateDamaged):
+    """What a device knew of its installs is damaged; it begins anew with what it kept besides."""
+
+    code = "device.journal_lost"
+    default_hint = "look at the device's disk; the damaged file is journal.db.damaged"
+
+
 class NotRedacted(DeviceError):
     """What must not leave the device could not be taken out of a frame."""
 
