@@ -1,6 +1,8 @@
-// Asks the agent on this device over the Open Inference Protocol: ask SOCKET MODEL INPUT SHAPE < frame.f32
+// Asks the agent on this device over the Open Inference Protocol: build/ask SOCKET MODEL INPUT SHAPE < frame.f32
+// Build it with make in this folder; the Makefile says what that needs.
 // SHAPE is for example 1,8,8,1; the frame is float32 values, little-endian, on standard input.
-#include <cstdio>
+#include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <iostream>
 #include <iterator>

@@ -92,3 +92,27 @@ def test_an_older_runtime_that_is_not_there_is_named_or_fails(tmp_path: Path) ->
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=required, check=False)
     assert "TFLITE REQUIRED: " in failed.stdout
     assert failed.returncode == 1
+
+
+@pytest.mark.skipif(not CI.exists(), reason="a source distribution has no CI script")
+def test_ci_builds_the_example_in_cpp() -> None:
+    """It installs what the example's Makefile says that one installs."""
+    made, ran = CI.read_text(encoding="utf-8").partition("CPP_REQUIRED=1")[::2]
+    assert "make test-slow" in ran
+    said = (ROOT / "examples/cpp/Makefile").read_text(encoding="utf-8").splitlines()[0]
+    packages = said.partition("apt install ")[2].split()
+    assert "libgrpc++-dev" in packages
+    assert [name for name in packages if name not in made.split()] == []
+
+
+def test_a_compiler_that_is_not_there_is_named_or_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/integration/runtime/test_inference_examples.py"]
+    command += ["-k", "cpp"]
+    bare = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    skipped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare, check=False)
+    assert "C++ EXAMPLE NOT BUILT: g++, make, pkg-config, protoc, grpc_cpp_plugin not installed" in skipped.stdout
+    assert (skipped.returncode, "1 skipped" in skipped.stdout) == (0, True)
+    required = bare | {"CPP_REQUIRED": "1"}
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=required, check=False)
+    assert "C++ REQUIRED: g++, make" in failed.stdout
+    assert failed.returncode == 1

@@ -90,6 +90,7 @@ class Crew(Generic[Served]):
         self._baton = threading.Lock()
         self._baton.acquire()
         self._waiting = 0
+        self._is_short = False  # of threads
         self._ends, self._over = False, threading.Event()
         self._traffic = threading.Event()
         self._looks = False
@@ -121,15 +122,23 @@ class Crew(Generic[Served]):
         with self._lock:
             if not lead.is_held or lead.serves is None or lead.turns != turn:
                 return
-            if not self._waiting:
-                try:
-                    self._begin(self._follow, self._name)
-                except RuntimeError as error:  # it goes on alone, and others wait for it
-                    logger.warning("no further thread can be had: %s", error)
-                    return
+            if not self._waiting and not self._has_another():
+                return  # it goes on alone, and others wait for it
             self._forget(lead.serves)
             lead.is_held = False
             self._baton.release()
+
+    def _has_another(self) -> bool:
+        """Make a follower; return whether one could be had."""
+        try:
+            self._begin(self._follow, self._name)
+        except RuntimeError as error:
+            if not self._is_short:  # tried again and again: said once
+                logger.warning("no further thread can be had: %s", error)
+            self._is_short = True
+            return False
+        self._is_short = False
+        return True
 
     def _follow(self) -> None:
         """Wait to lead, and lead, until the end; the body of each thread."""
@@ -185,9 +194,7 @@ class Crew(Generic[Served]):
             lead.hand_over()  # to close may take long: descriptors that the caller sent, and nobody took, go with it
         with self._lock:
             lead.serves = None
-            if goes_on and not lead.is_held:
-                self._listen(line)
-            if goes_on:
+            if goes_on and (lead.is_held or self._listens_again(line)):
                 return
             if lead.is_held:
                 self._forget(line)
@@ -213,6 +220,14 @@ class Crew(Generic[Served]):
         """Let the leader look whether this is the end."""
         if not self._over.is_set():  # else the descriptor may be another's
             os.eventfd_write(self._call, 1)
+
+    def _listens_again(self, line: Served) -> bool:
+        try:
+            self._listen(line)
+        except OSError as error:
+            logger.warning("a connection is ended: %s", error)
+            return False
+        return True
 
     def _listen(self, line: Served) -> None:
         self._epoll.register(line.fileno(), select.EPOLLIN)

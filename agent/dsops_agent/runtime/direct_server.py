@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +49,14 @@ class _Line:
     Attributes:
         framed: Its end here.
         user: Who is at the other end.
+        leaves: Is called when nobody serves it any more.
         rests_since_s: When its last answer was given; None while it is asked for one.
         ends: Whether nothing more is taken from it.
     """
 
     framed: Framed
     user: str
+    leaves: Callable[["_Line"], None]
     rests_since_s: float | None = None
     ends: bool = False
 
@@ -63,7 +65,8 @@ class _Line:
         return self.framed.fileno()
 
     def close(self) -> None:
-        """Close it."""
+        """Close it, which may take long; its place is free before."""
+        self.leaves(self)
         self.framed.close()
 
     def take_no_more(self) -> None:
@@ -153,8 +156,14 @@ class DirectServer:
                 continue
             framed = Framed(connection, STALLED_S)
             self._let_go()
-            if problem := self._admit(_Line(framed, peer_user(connection), rests_since_s=time.monotonic())):
+            line = _Line(framed, peer_user(connection), self._leave, rests_since_s=time.monotonic())
+            if problem := self._admit(line):
                 _turn_away(framed, problem)
+
+    def _leave(self, line: _Line) -> None:
+        with self._changed:
+            self._open.discard(line)
+            self._changed.notify_all()
 
     def _let_go(self) -> None:
         """Let those that were ended for others go, when there are as many as may stay."""
@@ -195,21 +204,15 @@ class DirectServer:
 
     def _serve(self, line: _Line, lead: Lead[_Line]) -> bool:
         """Answer at a connection what is there; return whether it goes on."""
-        goes_on = False
         try:
-            goes_on = self._converse(line, lead)
+            return self._converse(line, lead)
         except (InvalidInput, QueueFull, TimedOut) as error:  # what of it is still to come would be taken for the next
             lead.hand_over()
             with suppress(OSError):
                 line.framed.send(*_refusal(error), LAST)
         except (OSError, EOFError) as error:
             logger.debug("a caller is gone: %s", error)
-        finally:
-            if not goes_on:
-                with self._changed:
-                    self._open.discard(line)
-                    self._changed.notify_all()
-        return goes_on
+        return False
 
     def _converse(self, line: _Line, lead: Lead[_Line]) -> bool:
         """Answer one request as the leader; who no longer is stays until one was quick, or the connection ends."""
@@ -274,6 +277,14 @@ def _received(framed: Framed, head: Head) -> bytes:
 
 
 def _turn_away(framed: Framed, problem: DsopsError) -> None:
+    """Turn a caller away; others do not wait for the close, with which descriptors go that it sent already."""
+    try:
+        threading.Thread(target=_tell, args=(framed, problem), name="direct-away", daemon=True).start()
+    except RuntimeError:  # no further thread can be had
+        _tell(framed, problem)
+
+
+def _tell(framed: Framed, problem: DsopsError) -> None:
     """Tell a caller why it cannot be taken; the answer to whatever it asks first."""
     framed.be_patient(1.0)
     with suppress(OSError):

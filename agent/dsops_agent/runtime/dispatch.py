@@ -95,14 +95,15 @@ class Dispatcher:
         serving = self.find(model, "" if is_rivals else version)
         with self.admission.place(serving.model.name) as place:
             self._hold(caller.slowly)  # within the queue's bounds: who waits here holds a thread
-            if self._duels and self._duels.has(model):
+            has_rival = is_rivals or (self._duels is not None and self._duels.has(model))
+            if has_rival:  # one that comes later is asked from the next request on
                 caller.slowly()
             sent = decode(serving.model)
             if not serving.model.pace.is_quick(frames_in(sent)):
                 caller.slowly()
             if self._duels and is_rivals and version != str(serving.model.release):  # it may have become the champion
                 return Answered(*self._duels.answer_named(serving.model, version, sent, request_id, caller.check()))
-            if self._duels and not version and self._duels.has(model):
+            if self._duels and has_rival and not version:
                 told = self._duels.answer(serving.model, sent, key or request_id, request_id, caller.check())
                 if told:
                     return Answered(*told)

@@ -56,6 +56,7 @@ class Reporter:
         self._moments = Moments(clock)
         self._source = secrets.token_hex(8)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self._watches: list[ModelWatch] = []
         self._idle: set[int] = set()
         self._served: dict[int, weakref.ref[Serving]] = {}
@@ -137,7 +138,18 @@ class Reporter:
         return served is not None and served() is not None
 
     def send(self, timeout_s: float) -> bool:
-        """Send what waits; False when something still waits because there is no control process or it refused."""
+        """Send what waits; False when something still waits: there is no control process, it refused, or is slow.
+
+        Another thread that sends is waited for: who ends the process may come while the last batch is under way.
+        """
+        if not self._sending.acquire(timeout=timeout_s):
+            return False
+        try:
+            return self._send(timeout_s)
+        finally:
+            self._sending.release()
+
+    def _send(self, timeout_s: float) -> bool:
         while (batch := self.buffer.batch()) is not None:
             channel = self._channel()
             if channel is None:

@@ -1,5 +1,6 @@
 """The direct socket: the protocol's messages in plain frames, and what becomes of callers that do not keep to them."""
 
+import errno
 import json
 import socket
 import struct
@@ -8,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dsops.direct import LAST, MAX_BODY_BYTES, DirectChannel, Framed, Method
 from dsops.errors import InvalidInput, NotServing, RuntimeCrashed, TimedOut
 from dsops_agent.runtime import direct_server
 from dsops_agent.runtime.calls import Calls
+from dsops_agent.runtime.crew import Crew
 from dsops_agent.runtime.direct_server import DirectServer
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.doors import end_together
@@ -187,6 +189,58 @@ def test_who_finds_no_room_is_told_so(stage: Stage, monkeypatch: pytest.MonkeyPa
         code, said = stage.ask()
         assert (code, "too many programs" in said.decode()) == (STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED], True)
     assert [done.result(20)[0] for done in busy] == [0, 0]
+    assert stage.ask()[0] == 0
+
+
+def one_that_lingers() -> tuple[socket.socket, socket.socket]:
+    """Return a connection whose last close takes until its other end, the second, goes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        lingers = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    lingers.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    lingers.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:  # the end comes after all this, and nobody takes it
+            lingers.send(bytes(1 << 16))
+    return lingers, other
+
+
+def test_one_that_is_turned_away_and_whose_end_takes_long_keeps_nobody_out(
+    stage: Stage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = short_path / "second"
+    server = DirectServer(Calls(stage.dispatcher, Regions(lambda _: True)).all(), path, Access())
+    lingers, other = one_that_lingers()
+    with other, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(path))
+        with lingers:
+            socket.send_fds(connection, [b"x"], [lingers.fileno()])  # closed with this connection
+        monkeypatch.setattr(direct_server, "CONNECTIONS", 0)
+        server.start()
+        assert b"too many programs" in connection.recv(1 << 16)
+        monkeypatch.undo()
+        channel = DirectChannel(path)
+        assert channel.call(Method.MODEL_INFER, request().SerializeToString(), 20.0)[0] == 0
+        channel.close()
+    server.stop(5.0)
+
+
+def test_a_connection_that_cannot_be_waited_for_again_leaves_its_place(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space for another watch")
+
+    with stage.hold() as held, ThreadPoolExecutor() as pool:
+        asks = pool.submit(stage.ask)
+        eventually(lambda: stage.dispatcher.admission.places("compass") == 2, "the request does not wait")
+        monkeypatch.setattr(Crew, "_listen", refuse)
+        held.close()
+        assert asks.result(20)[0] == 0
+        # After a slow request its thread stays until one was quick.
+        eventually(lambda: bool(stage.ask()) and not stage.server._open, "it keeps its place")
+    monkeypatch.undo()
     assert stage.ask()[0] == 0
 
 

@@ -1,10 +1,12 @@
 """Threads that take turns at waiting for connections: who serves whom, who hands over, who is relieved, and the end."""
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +26,10 @@ class Line:
     served_by: list[int] = field(default_factory=list)
     inside: int = 0
     most_inside: int = 0
+    unpollable: int | None = None
 
     def fileno(self) -> int:
-        return self.here.fileno()
+        return self.here.fileno() if self.unpollable is None else self.unpollable
 
     def close(self) -> None:
         self.here.close()
@@ -230,6 +233,53 @@ def test_where_no_further_thread_can_be_had_the_leader_goes_on_alone(
     assert line.answer() == b"!"
     line.ask()
     assert line.answer() == b"!"
+
+
+def test_that_no_further_thread_can_be_had_is_said_once_until_one_can(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, allowed = threading.Thread.start, threading.Event()
+
+    def start_if_allowed(thread: threading.Thread) -> None:
+        if not allowed.is_set():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def asks_for_help(lead: Lead[Line]) -> bool:
+        for _ in range(5):
+            lead.hand_over()
+        return True
+
+    line, slow = stage.line(asks_for_help), stage.line(stage.hands_over_and_hangs)
+    monkeypatch.setattr(threading.Thread, "start", start_if_allowed)
+    line.ask()
+    assert line.answer() == b"!"
+    allowed.set()
+    slow.ask()
+    eventually(lambda: slow.inside == 1)
+    allowed.clear()
+    line.ask()
+    assert line.answer() == b"!"
+    said = [record.message for record in caplog.records]
+    assert said == ["no further thread can be had: can't start new thread"] * 2
+
+
+def test_who_cannot_be_waited_for_again_is_closed_and_nobody_else(stage: Stage, tmp_path: Path) -> None:
+    def hands_over_and_is_refused(lead: Lead[Line]) -> bool:
+        lead.hand_over()
+        slow.unpollable = file  # epoll_ctl(2) takes none
+        return True
+
+    file = os.open(tmp_path / "file", os.O_CREAT)
+    slow, quick = stage.line(hands_over_and_is_refused), stage.line()
+    slow.ask()
+    assert [slow.answer(), slow.answer()] == [b"!", b""]
+    quick.ask()
+    assert quick.answer() == b"!"
+    os.close(file)
+    stage.crew.end()
+    quick.there.close()
+    eventually(lambda: not threads())  # it is not counted as one that is left
 
 
 def test_at_the_end_what_is_under_way_is_served_and_every_thread_goes() -> None:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runtime_bundles import frames, make_bundle
@@ -12,8 +13,10 @@ from typing_extensions import override
 
 from dsops.errors import InvalidInput, NotFound, QueueFull
 from dsops.forms import Form
+from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.dispatch import Dispatcher
+from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.sent import Sent, SentInputs
@@ -102,3 +105,44 @@ def test_who_is_held_back_waits_within_the_bounds_of_the_queue(tmp_path: Path) -
         goes_on.set()
         assert isinstance(found, QueueFull)
         assert [one.result(20).served.name for one in held] == ["compass"] * 2
+
+
+class Beginning(Duels):
+    """A challenger that comes while a request is read."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.events: list[str] = []
+
+    @override
+    def has(self, model: str) -> bool:
+        return self.is_there
+
+    @override
+    def draws(self, model: str) -> bool:
+        return False
+
+    @override
+    def answer(self, *_: Any) -> None:
+        self.events.append("asked")
+
+    def slowly(self) -> None:
+        self.events.append("slowly")
+
+
+def test_a_challenger_is_waited_for_only_after_others_need_not_wait(tmp_path: Path) -> None:
+    bundle, duels = make_bundle(tmp_path), Beginning()
+    models = Models(1, lambda _: Witness())
+    models.activate("compass", bundle.path, bundle.digest, 1)
+    where = Dispatcher(models, Observers(), duels=duels)
+    models.get("compass").model.pace.took([1.0])
+
+    def one_frame(_: ServedModel) -> SentInputs:
+        duels.is_there = True
+        return {"image": Sent(Form.REAL, frames(1))}
+
+    caller = Caller(slowly=duels.slowly)
+    where.infer("compass", "", "r-1", one_frame, caller=caller)
+    assert duels.events == []  # it came after the request
+    where.infer("compass", "", "r-2", one_frame, caller=caller)
+    assert duels.events == ["slowly", "asked"]
