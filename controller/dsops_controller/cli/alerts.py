@@ -81,7 +81,8 @@ def retry(
 
 
 def _state(row: dict[str, Any]) -> str:
-    return row["state"] if row["ended"] in {None, "over"} else f"{row['state']}: {row['ended']}"
+    ended = row.get("ended", "over")  # not told by a controller of an older version
+    return str(row["state"] if ended in {None, "over"} else f"{row['state']}: {ended}")
 
 
 def _told(row: dict[str, Any]) -> str:
