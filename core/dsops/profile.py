@@ -7,6 +7,7 @@ of its ``marks``, and one for values that are missing; a categorical one has a b
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +23,8 @@ MAX_BINS = 1024
 MAX_MARKS = 4
 MAX_HORIZONS = 8
 MAX_HORIZON = 100_000
+_ROUNDING = 1e-4
+"""Share of a bin that an edge may be off and still be called 0."""
 
 _Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 _Horizon = Annotated[int, Field(strict=True, ge=1, le=MAX_HORIZON)]
@@ -78,10 +81,16 @@ class Signal(Frozen):
         if marks >= 0:
             return f"exactly {self.marks[marks]:g}"
         if at == 0:
-            return f"below {self.edges[0]:.3g}" if self.edges else "any"
+            return f"below {self._edge(0)}" if self.edges else "any"
         if at == len(self.edges):
-            return f"from {self.edges[-1]:.3g} on"
-        return f"{self.edges[at - 1]:.3g} to {self.edges[at]:.3g}"
+            return f"from {self._edge(at - 1)} on"
+        return f"{self._edge(at - 1)} to {self._edge(at)}"
+
+    def _edge(self, at: int) -> str:
+        """Return an edge in words; one that misses 0 by the rounding of the reference is 0."""
+        gaps = [high - low for low, high in pairwise(self.edges[max(at - 1, 0) : at + 2])]
+        is_zero = abs(self.edges[at]) < _ROUNDING * min(gaps, default=0.0)
+        return "0" if is_zero else f"{self.edges[at]:.3g}"
 
 
 class Profile(Frozen):

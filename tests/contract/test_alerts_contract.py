@@ -13,8 +13,9 @@ from alert_site import BOTH, Here, Site, settings
 from hook_receiver import Receiver
 
 from dsops.errors import Conflict, NotFound
-from dsops_controller.alerts.notices import AlertState, NoticeState, wait_after
+from dsops_controller.alerts.notices import AlertState, Ending, NoticeState, wait_after
 from dsops_controller.alerts.settings import Kind
+from dsops_controller.dataops.drift.standing import STALE_AFTER
 from dsops_controller.dataops.testing import DIGEST, heartbeat, manifest
 from dsops_controller.db.tables import audit, bundle, label, labelled_sample
 from dsops_controller.db.times import to_ms
@@ -60,6 +61,83 @@ def test_a_cause_that_comes_and_goes_within_the_pause_stays_one_alert(here: Here
         site.clock.advance(100)
     assert len(site.alerts.list()) == 1
     site.close()
+
+
+@BOTH
+def test_an_alert_says_that_its_device_is_silent_and_ends_when_it_is_unheard_of(here: Here, receiver: Receiver) -> None:
+    site = Site(here, settings(receiver, silent_s=600, clear_s=60))
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    assert "no report" not in site.alerts.list()[0].summary
+    site.clock.advance(601)
+    site.step()
+    (silent,) = site.alerts.list(only_open=True)
+    assert (silent.summary, silent.ended) == (
+        "digits on cam-1 has drifted; no report since 2026-01-01 12:00:00Z",
+        None,
+    )
+    site.clock.advance(STALE_AFTER.total_seconds())
+    site.step()
+    assert [one.ended for one in site.alerts.list()] == [Ending.UNHEARD]
+    ended = receiver.told()[-1]["data"]
+    assert (ended["ended"], ended["summary"]) == ("unheard", silent.summary)
+    site.put("cam-1", site.report("drift"))
+    site.step()
+    assert site.open_now() == [("drift", "digits", "cam-1")]  # it is heard of again
+    site.close()
+
+
+@BOTH
+def test_a_fleet_alert_ends_when_nobody_reports_of_the_model(here: Here) -> None:
+    site = Site(here, settings(kinds=(Kind.FLEET_DRIFT,), clear_s=0))
+    for number in range(3):
+        site.put(f"cam-{number}", site.report("drift", 9.0))
+    site.watch.look()
+    assert site.open_now() == [("fleet-drift", "digits", "")]
+    site.clock.advance(STALE_AFTER.total_seconds() + 1)
+    site.watch.look()
+    assert [one.ended for one in site.alerts.list()] == [Ending.UNHEARD]
+    site.close()
+
+
+@BOTH
+def test_alerts_about_a_device_that_left_end_with_that_reason(here: Here, receiver: Receiver) -> None:
+    site = Site(here, settings(receiver, clear_s=0))
+    site.put("cam-1", site.report("drift", skew="skew"), dropped=5)
+    site.put("cam-2", site.report("drift"))
+    site.step()
+    assert len(site.open_now()) == 4
+    site.refuse("cam-1")
+    site.put("cam-2", site.report("ok"))
+    site.clock.advance(1)
+    site.step()
+    assert sorted((one.device, one.kind, one.ended) for one in site.alerts.list()) == [
+        ("cam-1", Kind.DRIFT, Ending.LEFT),
+        ("cam-1", Kind.LOSSES, Ending.LEFT),
+        ("cam-1", Kind.SKEW, Ending.LEFT),
+        ("cam-2", Kind.DRIFT, Ending.OVER),
+    ]
+    ends = [one["data"]["ended"] for one in receiver.told() if one["type"] == "alert.resolved"]
+    assert sorted(ends) == ["left", "left", "left", "over"]
+    with site.db.read() as connection:
+        told = connection.execute(audit.select().where(audit.c.action == "alert.resolved")).all()
+    assert sorted((row.subject, row.detail.endswith("(left)")) for row in told) == [
+        ("cam-1", True), ("cam-1", True), ("cam-1", True), ("cam-2", False),
+    ]  # fmt: skip
+    site.close()
+
+
+@BOTH
+def test_an_alert_of_a_kind_that_is_asked_for_no_more_ends_with_that_reason(here: Here) -> None:
+    site = Site(here, settings(clear_s=0))
+    site.put("cam-1", site.report("drift"))
+    site.watch.look()
+    site.close()
+    other = Site(here, settings(kinds=(Kind.SILENT,), clear_s=0), site.clock)
+    other.clock.advance(1)
+    other.watch.look()
+    assert [one.ended for one in other.alerts.list()] == [Ending.UNWATCHED]
+    other.close()
 
 
 @BOTH

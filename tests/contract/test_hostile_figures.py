@@ -11,14 +11,14 @@ from sqlalchemy import func, select
 
 from dsops.api.v1.telemetry_pb2 import DriftReport, Event, Loss, ModelInterval, TelemetryBatch, TelemetryRecord
 from dsops.errors import InvalidInput
-from dsops_controller.alerts.rules import Cause
+from dsops_controller.alerts.rules import Cause, Findings
 from dsops_controller.alerts.settings import Kind
 from dsops_controller.dataops.batches import MAX_COUNT
 from dsops_controller.dataops.lake.lake import Lake
 from dsops_controller.dataops.lake.totals import totals
 from dsops_controller.dataops.strangers import MAX_BUNDLES, MAX_BUNDLES_OF_DEVICE, MAX_MODELS, UNKNOWN
 from dsops_controller.dataops.streams import MAX_STREAMS
-from dsops_controller.dataops.testing import DIGEST, interval, received
+from dsops_controller.dataops.testing import DIGEST, accept, interval, received
 from dsops_controller.db.sums import whole_sum
 from dsops_controller.db.tables import bundle, device_latest, drift_newest, drift_state, stream, stream_loss
 from dsops_controller.monitoring.figures import FleetFigures, Monitoring
@@ -79,6 +79,7 @@ def test_streams_without_end_are_forgotten_and_their_counters_are_not(site: Site
 def test_sums_above_64_bits_are_read(site: Site) -> None:
     values = {"kind": "telemetry", "seq": 0, "stored": 2**62, "produced": 2**62, "dropped": 0, "updated_ms": 0}
     with site.db.write() as connection:
+        accept(connection, ["evil"])
         for name in ("a", "b", "c"):
             connection.execute(stream.insert().values(device="evil", stream=name, **values))
             loss = {"device": "evil", "stream": name, "kind": "host", "reason": "full", "count": 2**62}
@@ -210,12 +211,13 @@ def test_all_rules_of_a_webhook_share_a_pace_and_none_is_passed_over(tmp_path: P
         limits = settings(receiver, notices=10, notices_every_s=60.0, notices_in_all=20)
         site = Site(Here(tmp_path, f"sqlite:///{tmp_path}/state.db"), limits)
         names = [f"m{number}" for number in range(100)]
-        site.alerts.note([Cause(Kind.DRIFT, name, "evil", f"{name} drifts", {}) for name in names], ["ops"], NEVER)
+        drifts = [Cause(Kind.DRIFT, name, "evil", f"{name} drifts", {}) for name in names]
+        site.alerts.note(Findings(drifts), ["ops"], NEVER)
         site.watch.hand_over()
         assert len(receiver.bodies) == 20
         site.clock.advance(1)
         later = [Cause(Kind.DRIFT, name, "evil", f"{name} drifts", {}) for name in names]
-        site.alerts.note([*later, Cause(Kind.SILENT, "", "cam-1", "is silent", {})], ["ops"], NEVER)
+        site.alerts.note(Findings([*later, Cause(Kind.SILENT, "", "cam-1", "is silent", {})]), ["ops"], NEVER)
         for _ in range(10):
             site.clock.advance(300)  # ten more
             site.watch.hand_over()

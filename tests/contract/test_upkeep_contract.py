@@ -187,6 +187,26 @@ def test_what_is_erased_leaves_pinned_versions_and_the_rest_of_a_data_set_stays(
 
 
 @EVERYWHERE
+def test_what_waits_in_another_inbox_comes_after_an_erasure_and_goes_with_one_there(site: Site, other: Site) -> None:
+    """A device that heard no acknowledgement sent its sample to both controllers."""
+    sent = ("cam-1", sample_batch(A, [1, 2], [sample(us(), [number]) for number in (1.0, 2.0)]))
+    gone = [("cam-1", A.hex(), 1)]
+    put(site, "lake", sent)
+    put(other, "inbox", sent)
+    erase(site.lake, gone)
+    assert present(site.lake, gone) == set()
+    other.lake.flush()
+    assert present(site.lake, gone) == set(gone)
+    put(other, "inbox", ("cam-1", sample_batch(B, [1], [sample(us(), [3.0])])))
+    gone += [("cam-1", B.hex(), 1)]
+    erase(other.lake, gone)
+    for one in (site, other):
+        one.lake.flush()
+        assert present(one.lake, gone) == set()
+    assert present(other.lake, [("cam-1", A.hex(), 2)]) == {("cam-1", A.hex(), 2)}
+
+
+@EVERYWHERE
 def test_pins_that_came_and_went_leave_few_files_behind(site: Site) -> None:
     for number in range(21):
         site.pins.pin(LakeTable.HOSTS, f"dataset/{number:02}")

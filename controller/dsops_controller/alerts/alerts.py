@@ -7,11 +7,11 @@ then becomes of them.
 
 import json
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dsops import strictjson
@@ -21,13 +21,15 @@ from dsops_controller import audit
 from dsops_controller.alerts.notices import (
     Alert,
     AlertState,
+    Ending,
     Notice,
     NoticeRow,
     NoticeState,
     envelope,
 )
-from dsops_controller.alerts.rules import Cause
+from dsops_controller.alerts.rules import Cause, Findings
 from dsops_controller.alerts.settings import Kind
+from dsops_controller.dataops.drift.standing import ACCEPTED
 from dsops_controller.db import alert_tables
 from dsops_controller.db.database import Database
 from dsops_controller.db.rows import AnyRow
@@ -51,29 +53,32 @@ class Alerts:
         self._db = db
         self._clock = clock
 
-    def note(
-        self, causes: Iterable[Cause], hooks: Sequence[str], clear: timedelta, unseen: Collection[Kind] = ()
-    ) -> tuple[int, int]:
+    def note(self, found: Findings, hooks: Sequence[str], clear: timedelta) -> tuple[int, int]:
         """Open alerts of new causes, go on with those that last, resolve those whose cause is gone for ``clear``.
-
-        Alerts of kinds that are ``unseen`` stay as they are: nobody could look whether their causes are there.
 
         Returns:
             How many were opened and resolved.
         """
         now_ms, column = to_ms(self._clock.now()), alert_tables.alert.c
-        present = {cause.key[:200]: cause for cause in causes}
+        present = {cause.key[:200]: cause for cause in found.causes}
         with self._db.read() as connection:
-            is_seen = (column.state == AlertState.OPEN) & column.kind.not_in(unseen)
-            known = select(column.id, column.open_key, column.summary).where(is_seen)
-            there = {row.open_key: row for row in connection.execute(known.order_by(column.id))}
+            is_seen = (column.state == AlertState.OPEN) & column.kind.not_in(found.unseen)
+            is_of_fleet = or_(column.device == "", column.device.in_(ACCEPTED)).label("is_of_fleet")
+            facts = (column.id, column.open_key, column.kind, column.model, column.summary)
+            known = select(*facts, is_of_fleet).where(is_seen).order_by(column.id)
+            there = {row.open_key: row for row in connection.execute(known)}
         lasting = [row for key, row in there.items() if key in present]
         self._go_on(lasting, present, now_ms)
         new = [(key, cause) for key, cause in present.items() if key not in there]
-        gone = [row.id for key, row in there.items() if key not in present]
+        gone: dict[Ending, list[str]] = {ending: [] for ending in Ending}
+        for key, row in there.items():
+            if key not in present:
+                ending = found.ending(Kind(row.kind), row.model, key, is_of_fleet=row.is_of_fleet)
+                gone[ending].append(row.id)
         opened = sum(self._open(some, hooks) for some in _parts(new))
-        resolved = sum(self._resolve(some, hooks, now_ms - clear // timedelta(milliseconds=1)) for some in _parts(gone))
-        return opened, resolved
+        before_ms = now_ms - clear // timedelta(milliseconds=1)
+        over = ((ending, some) for ending, ids in gone.items() for some in _parts(ids))
+        return opened, sum(self._resolve(some, ending, hooks, before_ms) for ending, some in over)
 
     def list(self, *, only_open: bool = False, kind: Kind | None = None, limit: int = 100) -> tuple[Alert, ...]:
         """Return alerts, newest first."""
@@ -192,13 +197,13 @@ class Alerts:
             connection.execute(dialect.insert(alert_tables.alert).on_conflict_do_nothing(), rows)
             return self._tell(connection, [str(row["id"]) for row in rows], Notice.OPENED, hooks)
 
-    def _resolve(self, alerts: Sequence[str], hooks: Sequence[str], seen_before_ms: int) -> int:
+    def _resolve(self, alerts: Sequence[str], ending: Ending, hooks: Sequence[str], seen_before_ms: int) -> int:
         column, now_ms = alert_tables.alert.c, to_ms(self._clock.now())
         is_over = column.id.in_(alerts) & (column.state == AlertState.OPEN) & (column.seen_ms <= seen_before_ms)
         with self._db.write() as connection:
             _locked(connection, alerts)
             over = list(connection.execute(select(column.id).where(is_over)).scalars())
-            values = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": now_ms}
+            values = {"state": AlertState.RESOLVED, "open_key": None, "resolved_ms": now_ms, "ended": ending}
             connection.execute(update(alert_tables.alert).where(column.id.in_(over)).values(**values))
             return self._tell(connection, over, Notice.RESOLVED, hooks)
 
@@ -215,7 +220,7 @@ class Alerts:
         ]
         if notices:
             connection.execute(alert_tables.alert_delivery.insert(), notices)
-        deeds = [(one.device or one.model, f"{one.kind}: {one.summary}") for one in found]
+        deeds = [(one.device or one.model, f"{one.kind}: {one.summary}{_why(one.ended)}") for one in found]
         audit.record_all(connection, now, audit.SYSTEM, f"alert.{notice}", deeds)
         return len(found)
 
@@ -223,6 +228,11 @@ class Alerts:
 def _again(now: datetime) -> dict[str, object]:
     """Return what makes a notice one that was never tried."""
     return {"state": NoticeState.PENDING, "attempts": 0, "next_ms": to_ms(now), "batch": None}
+
+
+def _why(ended: Ending | None) -> str:
+    """Return what to add to what is said of an alert that is over for another reason than its cause."""
+    return "" if ended in (None, Ending.OVER) else f" ({ended})"
 
 
 def _locked(connection: Connection, alerts: Sequence[str]) -> None:
@@ -265,6 +275,7 @@ def _alert(row: AnyRow, notices: Sequence[NoticeRow]) -> Alert:
         opened=from_ms(row.opened_ms),
         seen=from_ms(row.seen_ms),
         resolved=None if row.resolved_ms is None else from_ms(row.resolved_ms),
+        ended=None if row.ended is None else Ending(row.ended),
         notices=tuple(notices),
     )
 

@@ -11,15 +11,14 @@ from sqlalchemy import select
 
 from dsops.clock import Clock
 from dsops.errors import DsopsError
-from dsops.states import Device
 from dsops_controller.alerts.alerts import Alerts
 from dsops_controller.alerts.deliveries import Deliveries
 from dsops_controller.alerts.notices import Claimed, Pace
-from dsops_controller.alerts.rules import Figures, causes
+from dsops_controller.alerts.rules import Figures, findings
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.bundles import Bundles
 from dsops_controller.dataops.drift.audited_errors import Verdict
-from dsops_controller.dataops.drift.standing import Beat, Standings
+from dsops_controller.dataops.drift.standing import ACCEPTED, Beat, Standings
 from dsops_controller.dataops.drift.tally import DriftTally, tally
 from dsops_controller.dataops.labels.audits import AUDITED, of_labels
 from dsops_controller.dataops.labels.labels import Labels
@@ -109,8 +108,8 @@ class Watch:
         """
         settings = self._settings
         figures, unseen = self._figures()
-        found, clear = causes(figures, settings, self._clock.now()), timedelta(seconds=settings.clear_s)
-        opened, resolved = self.alerts.note(found, list(settings.webhook), clear, unseen)
+        found, clear = findings(figures, settings, self._clock.now(), unseen), timedelta(seconds=settings.clear_s)
+        opened, resolved = self.alerts.note(found, list(settings.webhook), clear)
         if opened or resolved:
             log.info("alerts: %d opened, %d resolved", opened, resolved)
         self.alerts.forget(timedelta(days=settings.keep_days))
@@ -169,20 +168,17 @@ class Watch:
     def _late(self) -> Sequence[Beat]:
         """Return the newest heartbeats of accepted devices that are older than any device may be silent."""
         late = self._standings.beats(before=self._clock.now() - timedelta(seconds=self._settings.silent_s))
-        column = tables.device.c
         with self._watched.db.read() as connection:
-            accepted = select(column.id).where(column.state == Device.ACCEPTED)
-            part = frozenset(connection.execute(accepted).scalars()) if late else ()
+            part = frozenset(connection.execute(ACCEPTED).scalars()) if late else ()
         return [beat for beat in late if beat.device in part]
 
     def _lost(self) -> Mapping[str, tuple[int, datetime]]:
-        """Return what devices dropped lately, and remember it."""
+        """Return what accepted devices dropped lately, and remember it."""
         now, loss = self._clock.now(), tables.stream_loss.c
         begun_ms = to_ms(now - timedelta(seconds=self._settings.losses_s))
         with self._watched.db.read() as connection:
-            sums = connection.execute(
-                select(loss.device, whole_sum(loss.count).label("total")).group_by(loss.device)
-            ).all()
+            of_fleet = select(loss.device, whole_sum(loss.count).label("total")).where(loss.device.in_(ACCEPTED))
+            sums = connection.execute(of_fleet.group_by(loss.device)).all()
             known = {row.device: row for row in connection.execute(select(alert_tables.alert_loss))}
         found: dict[str, tuple[int, datetime]] = {}
         grown: list[dict[str, object]] = []

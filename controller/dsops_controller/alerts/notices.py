@@ -21,6 +21,19 @@ class AlertState(StrEnum):
     RESOLVED = "resolved"
 
 
+class Ending(StrEnum):
+    """Why an alert is over."""
+
+    OVER = "over"
+    """Its cause is gone."""
+    LEFT = "left"
+    """Its device belongs to the fleet no more, or takes no part in it: suspended, rejected or decommissioned."""
+    UNHEARD = "unheard"
+    """Nobody reported of it for a week: whether its cause is gone is not known."""
+    UNWATCHED = "unwatched"
+    """``controller.toml`` does not ask for its kind any more."""
+
+
 class Notice(StrEnum):
     """What is told of an alert."""
 
@@ -51,7 +64,7 @@ class NoticeRow:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert; ``seen`` is when its cause was there last."""
+    """One alert; ``seen`` is when its cause was there last, ``ended`` why it is resolved: None while it is open."""
 
     id: str
     kind: Kind
@@ -63,6 +76,7 @@ class Alert:
     opened: datetime
     seen: datetime
     resolved: datetime | None
+    ended: Ending | None
     notices: tuple[NoticeRow, ...]
 
 
@@ -136,8 +150,9 @@ def envelope(fleet: str, alert: Alert, notice: Notice) -> bytes:
     """Return a notice as CloudEvents 1.0 in JSON (github.com/cloudevents/spec, JSON format 1.0)."""
     facts = {"alert": alert.id, "count": 1, "device": alert.device, "summary": alert.summary}
     rule = {"kind": alert.kind.value, "model": alert.model, "evidence": dict(alert.evidence)}
-    times = _times(alert.opened, alert.resolved if notice is Notice.RESOLVED else None)
-    return _event(fleet, notice_id(alert.id, notice), notice, alert.device or alert.model, {**facts, **rule, **times})
+    is_over = notice is Notice.RESOLVED
+    end = {**_times(alert.opened, alert.resolved if is_over else None), "ended": alert.ended if is_over else None}
+    return _event(fleet, notice_id(alert.id, notice), notice, alert.device or alert.model, {**facts, **rule, **end})
 
 
 def envelope_of_many(fleet: str, many: Many, notice: Notice) -> bytes:
@@ -148,7 +163,7 @@ def envelope_of_many(fleet: str, many: Many, notice: Notice) -> bytes:
     summary = f"{many.count:,} alerts ({many.kind}{of_model}): {names}"
     facts = {"alert": "", "count": many.count, "device": "", "summary": summary}
     rule = {"kind": many.kind.value, "model": many.model, "evidence": {"devices": list(many.devices)}}
-    times = _times(many.opened, many.resolved)
+    times = {**_times(many.opened, many.resolved), "ended": None}
     subject = many.model or many.kind.value
     return _event(fleet, notice_id(many.batch, notice), notice, subject, {**facts, **rule, **times})
 

@@ -1,11 +1,12 @@
 """What is wrong now. Pure: figures in, causes with their evidence out."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from dsops_controller.alerts.notices import Ending
 from dsops_controller.alerts.settings import AlertSettings, Kind
 from dsops_controller.dataops.drift.audited_errors import Verdict
 from dsops_controller.dataops.drift.device_drift import Level
@@ -59,20 +60,52 @@ class Figures:
     audits: Mapping[str, Verdict] = field(default_factory=dict)
 
 
-def causes(figures: Figures, settings: AlertSettings, now: datetime) -> list[Cause]:
-    """Return everything that is wrong, of the kinds that are asked for."""
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a look at the fleet found.
+
+    Attributes:
+        causes: Everything that is wrong, of the kinds that are asked for.
+        unheard: Keys of causes that were there when they were last heard of, too long ago to say so now.
+        models: Those that some device has reported of lately.
+        kinds: Those that are asked for.
+        unseen: Those that nobody could look at: their alerts stay as they are.
+    """
+
+    causes: Sequence[Cause]
+    unheard: Collection[str] = ()
+    models: Collection[str] = ()
+    kinds: Collection[Kind] = tuple(Kind)
+    unseen: Collection[Kind] = ()
+
+    def ending(self, kind: Kind, model: str, key: str, *, is_of_fleet: bool) -> Ending:
+        """Return why an alert is over whose cause is not there; ``is_of_fleet``: no device, or one that takes part."""
+        if kind not in self.kinds:
+            return Ending.UNWATCHED
+        if not is_of_fleet:
+            return Ending.LEFT
+        is_unheard = model not in self.models if kind is Kind.FLEET_DRIFT else key in self.unheard
+        return Ending.UNHEARD if is_unheard else Ending.OVER
+
+
+def findings(figures: Figures, settings: AlertSettings, now: datetime, unseen: Collection[Kind] = ()) -> Findings:
+    """Return everything that is wrong, and what was when it was last heard of."""
+    heard = [one for one in figures.standings if one.counts(now)]
+    silent = [one for one in figures.standings if not one.counts(now)]
     every = {
-        Kind.DRIFT: lambda: _drift(figures.standings),
+        Kind.DRIFT: lambda: _drift(heard, settings, now),
         Kind.FLEET_DRIFT: lambda: _fleet_drift(figures.drift, settings),
-        Kind.SKEW: lambda: _skew(figures.standings),
+        Kind.SKEW: lambda: _skew(heard, settings, now),
         Kind.LOSSES: lambda: _losses(figures.lost),
         Kind.SILENT: lambda: _silent(figures.beats, settings, now),
         Kind.AUDITED_ERROR: lambda: _audited(figures.audits),
     }
-    return [cause for kind in Kind if kind in settings.kinds for cause in every[kind]()]
+    found = [cause for kind in Kind if kind in settings.kinds for cause in every[kind]()]
+    unheard = {cause.key for cause in (*_drift(silent, settings, now), *_skew(silent, settings, now))}
+    return Findings(found, unheard, tuple(figures.drift.devices), settings.kinds, unseen)
 
 
-def _drift(standings: Iterable[Standing]) -> Iterable[Cause]:
+def _drift(standings: Iterable[Standing], settings: AlertSettings, now: datetime) -> Iterable[Cause]:
     for one in standings:
         if one.level is Level.DRIFT:
             signals = [name for name, stand in one.signals.items() if stand.cusum > 0][:3]
@@ -86,7 +119,7 @@ def _drift(standings: Iterable[Standing]) -> Iterable[Cause]:
                 "frames": one.frames,
                 "signals": {name: stand.cusum for name, stand in one.signals.items()},
             }
-            summary = f"{one.model} on {one.device} has drifted{because}"
+            summary = f"{one.model} on {one.device} has drifted{because}{_silence(one, settings, now)}"
             yield Cause(Kind.DRIFT, one.model, one.device, summary, evidence)
 
 
@@ -100,7 +133,7 @@ def _fleet_drift(drift: DriftTally, settings: AlertSettings) -> Iterable[Cause]:
             yield Cause(Kind.FLEET_DRIFT, model, "", summary, evidence)
 
 
-def _skew(standings: Iterable[Standing]) -> Iterable[Cause]:
+def _skew(standings: Iterable[Standing], settings: AlertSettings, now: datetime) -> Iterable[Cause]:
     for one in standings:
         if one.skew.state == "skew":
             skew = one.skew
@@ -112,7 +145,14 @@ def _skew(standings: Iterable[Standing]) -> Iterable[Cause]:
             }
             where = f" ({', '.join(skew.signals)})" if skew.signals else ""
             summary = f"the first frames of {one.model} on {one.device} are not those that it was built for{where}"
+            summary += _silence(one, settings, now)
             yield Cause(Kind.SKEW, one.model, one.device, summary, evidence)
+
+
+def _silence(one: Standing, settings: AlertSettings, now: datetime) -> str:
+    """Return what to add to a sentence about a device of which nothing was heard for as long as makes one silent."""
+    is_silent = now - one.heard > timedelta(seconds=settings.silent_s)
+    return f"; no report since {one.heard:%Y-%m-%d %H:%M:%SZ}" if is_silent else ""
 
 
 def _losses(lost: Mapping[str, tuple[int, datetime]]) -> Iterable[Cause]:

@@ -33,13 +33,14 @@ def list_(
 ) -> None:
     """List the open alerts, newest first.
 
-    A cause has one alert while it lasts. Of what to tell, and whom, is written in controller.toml: [alerts] and
-    [alerts.webhook.NAME].
+    A cause has one alert while it lasts. With --all, STATE says why one is resolved whose cause is not gone: its device
+    "left" the fleet or was "unheard" of for a week, or its kind is "unwatched". Of what to tell, and whom, is written
+    in controller.toml: [alerts] and [alerts.webhook.NAME].
     """
     with session.connected(context) as client:
         rows = client.alerts(kind=kind.value if kind else None, every=every, limit=limit)
     if form is output.Format.TABLE:
-        rows = [row | {"id": output.short(row["id"]), "told": _told(row)} for row in rows]
+        rows = [row | {"id": output.short(row["id"]), "state": _state(row), "told": _told(row)} for row in rows]
     columns = {
         "id": "ALERT", "opened": "OPENED", "kind": "KIND", "state": "STATE", "model": "MODEL", "device": "DEVICE",
         "told": "TOLD", "summary": "SUMMARY",
@@ -77,6 +78,11 @@ def retry(
             return
         found = client.retry_alerts(webhook)
     output.done(found, f"{found['notices']} notices are handed over again", form)
+
+
+def _state(row: dict[str, Any]) -> str:
+    ended = row.get("ended", "over")  # not told by a controller of an older version
+    return str(row["state"] if ended in {None, "over"} else f"{row['state']}: {ended}")
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def show(
     context: session.ContextFile = session.DEFAULT_CONTEXT,
     form: output.Output = output.Format.TABLE,
 ) -> None:
-    """Show the drift of each device: level, score, frames seen, and the signals that say so; or explain one device.
+    """Show the drift of each device: level, score, frames (until it alarmed, if so), the signals; or explain one.
 
     Example: dsops drift show digits --device cam-3
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dsops_controller.cli import output
+
 Report = Mapping[str, Any]
 _STATES = ("drift", "warning", "ok")
 _STYLE = """
@@ -84,14 +86,14 @@ def _bar(at: int, wide: float, share: float, look: str) -> str:
 
 
 def _period(report: Report) -> str:
-    return f"From {report['since']} until {report['until']}."
+    return f"From {output.text(report['since'])} until {output.text(report['until'])}."
 
 
 def _now(now: Mapping[str, Any]) -> str:
     named = ", ".join(now["drifted"][:20]) or "none"
     more = f" and {len(now['drifted']) - 20} more" if len(now["drifted"]) > 20 else ""
     return (
-        f"Now: {now['devices']} devices, {_states(now['states'])}; {now['skewed']} with skew{_stale(now)}. "
+        f"Now: {_number(now['devices'], 'device')}, {_states(now['states'])}; {now['skewed']} with skew{_stale(now)}. "
         f"Drifted after correction for their number (at most {now['fdr']:.0%} of them wrong): {named}{more}."
     )
 
@@ -106,12 +108,17 @@ def _heading(bundle: Mapping[str, Any]) -> str:
 
 def _summary(bundle: Mapping[str, Any]) -> str:
     base = (
-        f"{bundle['devices']} devices, {_states(bundle['states'])} at the end, {bundle['alarmed']} in drift at some "
-        f"time, {bundle['skewed']} with skew; {bundle['reports']} reports."
+        f"{_number(bundle['devices'], 'device')}, {_states(bundle['states'])} at the end, {bundle['alarmed']} in drift "
+        f"at some time, {bundle['skewed']} with skew; {_number(bundle['reports'], 'report')}."
     )
     if bundle["why_no_test"]:
         return f"{base} No test: {bundle['why_no_test']}."
-    return f"{base} {bundle['frames']} frames in {bundle['counted']} histograms, p {bundle['p_value']:.3g} (corrected)."
+    counted = f"{_number(bundle['frames'], 'frame')} in {_number(bundle['counted'], 'histogram')}"
+    return f"{base} {counted}, p {bundle['p_value']:.3g} (corrected)."
+
+
+def _number(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"
 
 
 def _states(states: Mapping[str, int]) -> str:

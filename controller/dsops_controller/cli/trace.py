@@ -58,7 +58,7 @@ def _facts(one: dict[str, Any]) -> dict[str, Any]:
         "proof": f"{ran['proof']}, {output.text(ran['since'])} to {output.text(ran['until'])}{answers}",
         "pushed": one["pushed"],
         "signed by": _signers(one["signed"]),
-        "policy": [f"{name}: {output.text(value)}" for name, value in one["policy"].items()],
+        "policy": policy_words(one["policy"]),
         "policy signed by": _signers(one["policy_signed"]),
         "data sets": [f"{purpose}: {name}" for purpose, name in one["datasets"].items()],
         "data": [f"{purpose}: {digest}" for purpose, digest in one["data"].items()],
@@ -68,6 +68,17 @@ def _facts(one: dict[str, Any]) -> dict[str, Any]:
         "audit": [f"{output.text(deed['time'])} {deed['actor']} {deed['action']}" for deed in one["deeds"]],
         "not known": one["unknown"],
     }
+
+
+def policy_words(says: dict[str, Any]) -> list[str]:
+    """Return what a policy says: its floor, and which devices may run the release."""
+    if not says:
+        return []
+    ring = says.get("ring")
+    if ring is None:
+        return [f"floor {says['floor']}", "no ring"]
+    canary = f" and {', '.join(ring['canary'])}" if ring["canary"] else ""
+    return [f"floor {says['floor']}", f"ring {ring['fraction']:.0%} of devices{canary}"]
 
 
 def _signers(signed: dict[str, Any] | None) -> str | None:

@@ -18,6 +18,7 @@ alert = Table(
     Column("opened_ms", BIG, nullable=False),
     Column("seen_ms", BIG, nullable=False),  # when its cause was there last
     Column("resolved_ms", BIG),
+    Column("ended", String(16)),  # why it is resolved
     Index("alert_by_opening", "opened_ms"),
 )
 

@@ -41,7 +41,7 @@ def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     assert revision(db) is None
     upgrade(db)
     upgrade(db)
-    assert revision(db) == newest_revision() == "r0013"
+    assert revision(db) == newest_revision() == "r0014"
 
 
 def test_an_interrupted_upgrade_leaves_nothing(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from dsops_controller.dataops.testing import (
     telemetry_batch,
 )
 from dsops_controller.db import migrate
+from dsops_controller.db.alert_tables import alert
 from dsops_controller.db.database import Database
 from dsops_controller.db.tables import bundle
 from dsops_controller.monitoring.settings import MetricsSettings
@@ -111,6 +112,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, controller_class: Callable[[
     inbox.start()
     with db.write() as connection:
         accept(connection, [f"cam-{number}" for number in range(SITE)])
+        about = {"kind": "drift", "model": MODEL, "device": "cam-old", "state": "open", "summary": "", "evidence": "{}"}
+        seen = {"open_key": f"drift/{MODEL}/cam-old", "opened_ms": 1, "seen_ms": 1}
+        connection.execute(alert.insert().values(id="a" * 32, **about, **seen))
     for number in range(SITE):
         sent = records(digest, number)
         losses = [Loss(kind="sample", reason="full", count=7)] if number == 5 else []
@@ -213,6 +217,9 @@ def test_alerts_are_listed_shown_and_told_again(dsops: Dsops) -> None:
     while {(row["kind"], row["device"]) for row in dsops("alerts", "list", "-o", "json").result} != wanted:
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    (old,) = (row for row in dsops("alerts", "list", "--all", "-o", "json").result if row["device"] == "cam-old")
+    assert (old["state"], old["ended"]) == ("resolved", "left")
+    assert "resolved: left" in dsops("alerts", "list", "--all").out
     (whole,) = dsops("alerts", "list", "--kind", "fleet-drift", "-o", "json").result
     assert dsops("alerts", "show", whole["id"][:12], "-o", "json").result["evidence"]["drifted"] == 3
     assert "3 of 12 devices with animals have drifted" in dsops("alerts", "list").out

@@ -61,21 +61,20 @@ def checkpoints(table: Path) -> tuple[int, ...]:
     return tuple(sorted({_version(path) for path in _log(table).glob(_CHECKPOINTS)}))
 
 
-def cut(table: Path, needed: Collection[int], before_s: float) -> None:
-    """Remove commits and checkpoints that were written before a time and that nothing is read from.
+def superfluous(table: Path, needed: Collection[int], before_s: float) -> list[Path]:
+    """Return the commits and checkpoints that were written before a time and that nothing is read from.
 
-    A checkpoint from before that time stays, so that each version since can be read, and those of ``needed`` versions.
+    A checkpoint from before that time is not one, so that each version since can be read, nor those of ``needed``
+    versions.
 
     Raises:
-        OSError: They cannot be removed.
+        OSError: The log cannot be read.
     """
     named = [path for path in _log(table).iterdir() if path.name[:_DIGITS].isdecimal()]
     old = [path for path in named if path.stat().st_mtime < before_s]
     made = [_version(path) for path in old if path.match(_CHECKPOINTS)]
-    for path in old:
-        is_needed = path.match(_CHECKPOINTS) and _version(path) in needed
-        if _version(path) < max(made, default=0) and not is_needed:
-            path.unlink()
+    kept = {path for path in old if path.match(_CHECKPOINTS) and _version(path) in needed}
+    return [path for path in old if _version(path) < max(made, default=0) and path not in kept]
 
 
 def undo_unsynced(table: Path, synced: Tail | None) -> list[int]:

@@ -13,6 +13,7 @@ from dsops.clock import Clock
 from dsops_controller.dataops.lake import delta_log
 from dsops_controller.dataops.lake.columns import LakeTable
 from dsops_controller.dataops.lake.lake import LOG_DAYS, Lake
+from dsops_controller.dataops.lake.places import Watch, unwatched
 
 PINNED_EVERY_S = 86_400.0
 """The log of a table with pins is cut so often."""
@@ -21,9 +22,10 @@ PINNED_EVERY_S = 86_400.0
 class LogCutter:
     """Cuts the logs of one lake; call it with the right to tend."""
 
-    def __init__(self, lake: Lake, clock: Clock) -> None:
+    def __init__(self, lake: Lake, clock: Clock, watch: Watch = unwatched) -> None:
         self._lake = lake
         self._clock = clock
+        self._watch = watch
         self._cut_s: dict[LakeTable, float] = {}
 
     def cut(self, table: LakeTable, pinned: Collection[int]) -> None:
@@ -50,7 +52,11 @@ class LogCutter:
         folder = Path(self._lake.place.uri(table))
         for version in sorted(set(pinned) - set(delta_log.checkpoints(folder))):
             self._lake.table(table, version).create_checkpoint()
+            self._watch(f"checkpointed {table} {version}")
         self._lake.table(table).create_checkpoint()  # readers follow the hint to the one that was written last
+        self._watch(f"checkpointed {table}")
         self._lake.settle()
         before = self._clock.now() - timedelta(days=LOG_DAYS)
-        delta_log.cut(folder, pinned, before.timestamp())
+        for path in delta_log.superfluous(folder, pinned, before.timestamp()):
+            path.unlink()
+            self._watch(f"cut {table}")

@@ -79,7 +79,7 @@ class Upkeep:
         self._rules = rules or RetentionRules()
         self._record = record
         self._watch = watch
-        self._logs = LogCutter(lake, clock)
+        self._logs = LogCutter(lake, clock, watch)
 
     def tend(self) -> list[Tended]:
         """Do everything: drop, compact, vacuum, and tidy the pins.

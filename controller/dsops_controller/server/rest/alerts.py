@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from dsops.manifest import Frozen
-from dsops_controller.alerts.notices import Alert, AlertState, Notice, NoticeState
+from dsops_controller.alerts.notices import Alert, AlertState, Ending, Notice, NoticeState
 from dsops_controller.alerts.settings import Kind
 from dsops_controller.server.rest.backend import OPERATOR, Backend
 
@@ -23,7 +23,7 @@ class NoticeView(Frozen):
 
 
 class AlertView(Frozen):
-    """One alert; ``seen`` is when its cause was there last."""
+    """One alert; ``seen`` is when its cause was there last, ``ended`` why it is resolved."""
 
     id: str
     kind: Kind
@@ -35,6 +35,7 @@ class AlertView(Frozen):
     opened: datetime
     seen: datetime
     resolved: datetime | None
+    ended: Ending | None
     notices: tuple[NoticeView, ...]
 
 
