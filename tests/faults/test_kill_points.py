@@ -50,7 +50,9 @@ def test_an_error_at_every_read(strikers: Crew, tally: Any, story: str) -> None:
     """A card that fails to read once: nothing that is whole is given up, and no bundle is blamed."""
     points = strikers.ask("points", story=story, reads=True)
     requests = [{"story": story, "fault": "EIO", "call": call, "number": number} for call, number, _ in points]
-    assert {"read", "pread64"} <= {request["call"] for request in requests}
+    # A start looks the whole journal over; from then on SQLite has its pages in memory.
+    expected = {"read", "pread64"} if story == "start" else {"read"}
+    assert expected <= {request["call"] for request in requests}
     found = tally(f"EIO at reads during {story}")
     for request, result in strikers.strike(requests):
         if result["hit"]:  # not another read of that number: the interpreter reads files, too
