@@ -15,7 +15,7 @@ def test_the_demonstration_shows_the_whole_loop(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dsops_controller.cli.app", "demo", "--devices", "2", "--seed", "5",
          "--json", str(figures_file)],
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     figures = json.loads(figures_file.read_text())
