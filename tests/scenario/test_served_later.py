@@ -138,6 +138,7 @@ def test_a_challenger_whose_slot_could_not_be_looked_at_is_asked_for_again(
     world.installer.challenger_started("digits", has_ended=False)
     until(world, lambda: not left, 1.0)
     until(world, lambda: world.runtime.serving.get(PLACE) == two.sha256, 1.0)
+    assert world.runtime.serving == {"digits": one.sha256, PLACE: two.sha256}
 
 
 @pytest.mark.parametrize("error", [InvalidModel("it cannot be loaded"), UNREADABLE, RuntimeCrashed("it ended")])

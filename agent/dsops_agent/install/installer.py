@@ -112,13 +112,7 @@ class Installer:
         """Join the parts; nothing starts."""
         pace = Pace(self.config.window, self.config.chunk_timeout_s)
         self._installs = Installs(self.journal)
-        self._scrub = Scrub(
-            slots=self.slots,
-            journal=self.journal,
-            clock=self.clock,
-            period=timedelta(hours=self.config.scrub_hours),
-            is_changing=self._installs.is_changing,
-        )
+        self._scrub = self._make_scrub()
         self._documents = Documents(self.chunks, pace)
         self._intake = Intake(self.device, self.journal, self.trust, self._documents, self.config.trust_wait_s)
         self._steps = Steps(self.config, self.device, self.journal, self.slots, self.trust, self.runtime, self.keys)
@@ -169,6 +163,15 @@ class Installer:
             clock=self.clock,
         )
         self._board.publish()
+
+    def _make_scrub(self) -> Scrub:
+        return Scrub(
+            slots=self.slots,
+            journal=self.journal,
+            clock=self.clock,
+            period=timedelta(hours=self.config.scrub_hours),
+            is_changing=self._installs.is_changing,
+        )
 
     def _make_board(self) -> Board:
         return Board(
