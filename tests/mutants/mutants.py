@@ -146,7 +146,7 @@ DIRECTIVES = (
     Mutant(
         "seq durable before acting",
         JOURNAL,
-        "self._write(sql, (_SEQ, directive.seq))",
+        "self._write(sql, (SEQ, directive.seq))",
         "pass",
         (f"{BROKER}[replayed-", f"{INSTALL}::{POWER_CUT}"),
     ),

@@ -10,8 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,17 +128,8 @@ def named_tests(mutants: Iterable[Mutant]) -> list[str]:
 
 
 def judged(mutant: Mutant, folder: Path) -> Run:
-    folder.mkdir()
     mutate(mutant, folder)
     return run(folder, [module_of(mutant.file)], named_tests([mutant]))
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
-    """What becomes of each mutant; as many run at once as there are processors."""
-    folder = tmp_path_factory.mktemp("mutants")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {mutant.name: pool.submit(judged, mutant, folder / str(n)) for n, mutant in enumerate(MUTANTS)}
 
 
 def test_the_sound_program_passes_every_test_that_a_mutant_must_fail(tmp_path: Path) -> None:
@@ -153,8 +143,10 @@ def test_the_sound_program_passes_every_test_that_a_mutant_must_fail(tmp_path: P
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_fails_the_tests_that_are_named_for_it(mutant: Mutant, runs: dict[str, Future[Run]]) -> None:
-    result = runs[mutant.name].result()
+def test_a_mutant_fails_the_tests_that_are_named_for_it(
+    mutant: Mutant, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    result = judged(mutant, tmp_path_factory.mktemp("mutants"))
     survived = [killer for killer in mutant.killers if not any(test.startswith(killer) for test in result.failed)]
     assert survived == [], result.output
     assert result.code == 1, result.output
