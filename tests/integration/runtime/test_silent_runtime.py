@@ -88,7 +88,7 @@ def test_a_process_that_says_nothing_while_it_runs_nothing_is_ended_and_nobody_i
     assert device.ask("counter", np.array([9], np.int32)) == 2
 
 
-@pytest.mark.parametrize("value", [2, 900])
+@pytest.mark.parametrize("value", [2, 500])
 def test_a_process_that_is_suspended_is_waited_for_whatever_it_ran(device: Device, tmp_path: Path, value: int) -> None:
     device.serve(make_breaker(tmp_path, "endless", 1, "endless"))
     pid = device.supervisor.pid or 0
