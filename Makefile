@@ -44,7 +44,7 @@ test-slow: setup ## Run the fault suites and heavy models that `make test` leave
 	@$(WITH_BROKER) $(BIN)/pytest -q $(WORKERS) -m slow $(PYTEST_ARGS)
 
 faults: setup ## Kill, cut the power, fill the disk and garble the network at every step (root for most of it)
-	@$(WITH_BROKER) $(BIN)/pytest -q -m faults $(PYTEST_ARGS)
+	@$(WITH_BROKER) $(BIN)/pytest -q $(WORKERS) -m faults tests/faults tests $(PYTEST_ARGS)
 
 check: venv ## Lint, formatting, types, import rules, generated code
 	$(BIN)/ruff check

@@ -84,12 +84,29 @@ def strikers(needs_strace: None, arena: Path, kit: Path) -> Iterator[Crew]:
         yield made
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that it does not run alone at the end."""
+    items.sort(key=lambda item: "test_seven_days_offline" not in item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what one of several test processes counted to the one that prints it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tallies"] = {name: asdict(tally) for name, tally in _TALLIES.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for name, counted in getattr(node, "workeroutput", {}).get("tallies", {}).items():
+        _TALLIES.setdefault(name, Tally()).merge(Tally(**counted))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _TALLIES:
         return
     terminalreporter.section("faults")
-    for name, tally in _TALLIES.items():
+    for name, tally in sorted(_TALLIES.items()):
         terminalreporter.write_line(f"{name:48s} {tally.line()}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({name: asdict(tally) for name, tally in _TALLIES.items()}, indent=2)
+    text = json.dumps({name: asdict(tally) for name, tally in sorted(_TALLIES.items())}, indent=2)
     (RESULTS / "faults.json").write_text(text + "\n", encoding="utf-8")

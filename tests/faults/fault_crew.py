@@ -1,4 +1,4 @@
-"""A worker a core: hands faults out, gathers what came of them, and adds them up."""
+"""A worker a core of this test process's share: hands faults out, gathers what came of them, and adds them up."""
 
 import json
 import os
@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 HERE = Path(__file__).parent
+WORKERS = max((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), 1)
 
 
 class WorkerProcess:
@@ -47,7 +48,7 @@ class WorkerProcess:
 class Crew:
     """Workers that take requests from one list."""
 
-    def __init__(self, kit: Path, scratch: Path, count: int = os.cpu_count() or 1) -> None:
+    def __init__(self, kit: Path, scratch: Path, count: int = WORKERS) -> None:
         self.workers = [WorkerProcess(kit, scratch / str(number)) for number in range(count)]
         self._free: SimpleQueue[WorkerProcess] = SimpleQueue()
         for worker in self.workers:
@@ -122,6 +123,11 @@ class Tally:
             wrong = {kind: result[kind] for kind in ("bricked", "lost", "broken", "unnamed") if result[kind]}
             place = f"{request.get('call')} {request.get('number')}"
             self.examples.append(f"{request['story']}, {request['fault']} at {place}: {wrong}")
+
+    def merge(self, other: "Tally") -> None:
+        """Add what another process counted."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def line(self) -> str:
         return (

@@ -23,19 +23,28 @@ EVENT_EVERY = 500
 PIXELS = bytes(256)
 
 
-def record(number: int, clock: ManualClock) -> tuple[str, TelemetryRecord | SampleRecord]:
-    """Return the record of a number: one in 500 is an event, one in 50 a sample, the rest figures."""
-    time_us = int(clock.now().timestamp() * 1e6)
-    if number % EVENT_EVERY == 0:
-        return "events", TelemetryRecord(event=Event(time_us=time_us, kind="install", message=str(number)))
-    if number % 50 == 1:
-        tensor = Tensor(datatype="UINT8", shape=[len(PIXELS)], data=PIXELS)
-        return "samples", SampleRecord(
-            time_us=time_us, model="digits", digest="ab" * 32, reason="random", input=tensor, request_id=str(number)
-        )
-    if number % 2:
-        return "telemetry", TelemetryRecord(host=HostInterval(start_us=time_us, interval_ms=100))
-    return "telemetry", TelemetryRecord(kpi=Kpi(time_us=time_us, name="count", value=number))
+def records_of(first: int, moments: Moments, clock: ManualClock) -> dict[str, list[bytes]]:
+    """Return a tick's records: one in 500 is an event, one in 50 a sample, the rest figures, which are alike."""
+    time_us, moment = int(clock.now().timestamp() * 1e6), moments.now()
+
+    def written(made: TelemetryRecord | SampleRecord) -> bytes:
+        made.moment.CopyFrom(moment)
+        return made.SerializeToString()
+
+    host = written(TelemetryRecord(host=HostInterval(start_us=time_us, interval_ms=100)))
+    kpi = written(TelemetryRecord(kpi=Kpi(time_us=time_us, name="count", value=first)))
+    tensor = Tensor(datatype="UINT8", shape=[len(PIXELS)], data=PIXELS)
+    records: dict[str, list[bytes]] = {"events": [], "telemetry": [], "samples": []}
+    for number in range(first, first + PER_TICK):
+        if number % EVENT_EVERY == 0:
+            event = Event(time_us=time_us, kind="install", message=str(number))
+            records["events"].append(written(TelemetryRecord(event=event)))
+        elif number % 50 == 1:
+            common = {"model": "digits", "digest": "ab" * 32, "reason": "random", "request_id": str(number)}
+            records["samples"].append(written(SampleRecord(time_us=time_us, input=tensor, **common)))
+        else:
+            records["telemetry"].append(host if number % 100 < 50 else kpi)
+    return records
 
 
 def main() -> None:
@@ -44,21 +53,14 @@ def main() -> None:
     clock.jump(jump_s)
     moments = Moments(clock)
     spool = Spool(folder, CAP, clock)
-    number = first
     while True:
-        records: dict[str, list[bytes]] = {"events": [], "telemetry": [], "samples": []}
-        moment = moments.now()
-        for number in range(first, first + PER_TICK):
-            kind, made = record(number, clock)
-            made.moment.CopyFrom(moment)
-            records[kind].append(made.SerializeToString())
         try:
-            spool.take(Delivery(records))  # type: ignore[arg-type]
+            spool.take(Delivery(records_of(first, moments, clock)))  # type: ignore[arg-type]
         except DeviceError as error:
             print(f"failed: {error}", file=sys.stderr)
         first += PER_TICK
         clock.advance(TICK_S)
-        print(number, flush=True)
+        print(first - 1, flush=True)
 
 
 if __name__ == "__main__":
