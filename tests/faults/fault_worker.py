@@ -282,9 +282,11 @@ class Worker:
 
 
 def _attach(child: int, strike: Strike | None, trace: Path, calls: tuple[str, ...]) -> "subprocess.Popen[bytes]":
-    traced = "trace=" + ",".join(f"?{name}" for name in calls)
-    command = ["strace", "-f", "-y", "-s", "0", "-o", str(trace), "-e", traced, "-e", "signal=none"]
+    """Let strace write the calls, or only those of a strike's name; and of which files, where that is asked for."""
+    traced = "trace=" + ",".join(f"?{name}" for name in ([strike.call] if strike else calls))
+    command = ["strace", "-f", "-s", "0", "-o", str(trace), "-e", traced, "-e", "signal=none"]
     command += ["-e", strike.option()] if strike else []
+    command += [] if strike and strike.call not in READS else ["-y"]
     tracer = subprocess.Popen([*command, "-p", str(child)], stderr=subprocess.PIPE)
     assert tracer.stderr is not None
     line = tracer.stderr.readline().decode()

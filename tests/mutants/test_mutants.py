@@ -29,6 +29,11 @@ import json, os, sys
 failed = []
 
 
+def pytest_collection_modifyitems(items):
+    cases = tuple(json.loads(os.environ["WITNESS_CASES"]))
+    items[:] = [item for item in items if not cases or item.nodeid.startswith(cases)]
+
+
 def pytest_runtest_logreport(report):
     if report.failed:
         failed.append(report.nodeid)
@@ -92,8 +97,8 @@ def mutate(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.before, mutant.after))
 
 
-def run(folder: Path, modules: Iterable[str], tests: Iterable[str]) -> Run:
-    """Run tests on the packages in ``folder``."""
+def run(folder: Path, modules: Iterable[str], tests: Iterable[str], cases: Iterable[str] = ()) -> Run:
+    """Run tests on the packages in ``folder``; with ``cases`` only those whose names begin so."""
     (folder / "mutant_witness.py").write_text(WITNESS)
     said = folder / "witness.json"
     environment = os.environ | {
@@ -101,6 +106,7 @@ def run(folder: Path, modules: Iterable[str], tests: Iterable[str]) -> Run:
         "PYTHONDONTWRITEBYTECODE": "1",
         "WITNESS_MODULES": " ".join(modules),
         "WITNESS_FILE": str(said),
+        "WITNESS_CASES": json.dumps(list(cases)),
     }
     options = [
         "-q",
@@ -129,7 +135,7 @@ def named_tests(mutants: Iterable[Mutant]) -> list[str]:
 
 def judged(mutant: Mutant, folder: Path) -> Run:
     mutate(mutant, folder)
-    return run(folder, [module_of(mutant.file)], named_tests([mutant]))
+    return run(folder, [module_of(mutant.file)], named_tests([mutant]), mutant.killers)
 
 
 def test_the_sound_program_passes_every_test_that_a_mutant_must_fail(tmp_path: Path) -> None:
