@@ -15,7 +15,7 @@ STORIES = [
     *("cancel", "pardon", "scrub"),
 ]
 READ = ["start", "install", "sealed", "delta", "rollback", "scrub", "recover"]
-"""Stories of which every read fails once; the others read likewise."""
+"""Stories of which reads fail; the others read likewise."""
 OTHERS = ["trust_first", "trust_update", "spool"]
 ALL = os.environ.get("FAULTS") == "all"
 EVERY = 1 if ALL else 16

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_crew import Crew, crew
+from fault_crew import Crew, Tally, crew
 from fault_disks import KINDS
 
 pytestmark = pytest.mark.faults
@@ -48,25 +48,29 @@ def requests_of(made: Crew, story: str, slots: str, *, noise: bool) -> list[dict
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_a_power_cut_during_an_install_loses_nothing(disks: tuple[str, Crew], tally: Any, noise: bool) -> None:
-    cut(disks, tally, "install", noise=noise)
+    found, requests = cuts(disks, tally, "install", noise=noise)
+    assert found.examples == []
+    assert (found.missed, found.points) == (0, requests)
 
 
 @pytest.mark.parametrize("disks", KINDS if ALL else HARSH, indirect=True, scope="module")
 @pytest.mark.parametrize("story", LATER)
 def test_a_power_cut_loses_nothing(disks: tuple[str, Crew], tally: Any, story: str) -> None:
     for noise in (False, True) if ALL else (True,):
-        cut(disks, tally, story, noise=noise)
+        found, requests = cuts(disks, tally, story, noise=noise)
+        assert found.examples == []
+        assert (found.missed, found.points) == (0, requests)
 
 
-def cut(disks: tuple[str, Crew], tally: Any, story: str, *, noise: bool) -> None:
+def cuts(disks: tuple[str, Crew], tally: Any, story: str, *, noise: bool) -> tuple[Tally, int]:
+    """Cut the power at every chosen moment of a story; return what came of it, and how many those were."""
     kind, made = disks
     requests = requests_of(made, story, "real", noise=noise)
     assert len(requests) > 25
-    found = tally(f"power cut, {kind}, {'noise' if noise else 'quiet'}, {story}")
+    found: Tally = tally(f"power cut, {kind}, {'noise' if noise else 'quiet'}, {story}")
     for request, result in made.strike(requests):
         found.add(request, result)
-    assert found.examples == []
-    assert (found.missed, found.points) == (0, len(requests))
+    return found, len(requests)
 
 
 @pytest.mark.parametrize("slots", ["overwrite in place", "rename without fsync", "flip without fsync"])
