@@ -19,7 +19,7 @@ WARM, WARM_HZ = 6000, 1500.0
 BETWEEN = 10
 """Answers between two swaps."""
 HURRY = 10
-"""After so many swaps nobody asks for a moment, in which replaced releases are forgotten: so many have memory at once."""
+"""After so many swaps nobody asks for a moment, and replaced releases are forgotten: so many are there at once."""
 
 
 def resident_bytes(champion: Champion, enough: float = 0.0) -> int:
