@@ -11,15 +11,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
-from typing import TypeAlias
+from functools import partial
 
 import numpy as np
 
 from dsops.errors import InvalidInput, InvalidModel
-from dsops_agent.runtime.flight import Marks
+from dsops_agent.runtime.flight import Caller, Marks
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array
 
@@ -33,8 +33,6 @@ MOST_BYTES = 16 << 20
 """Inputs and outputs of a batch are no larger: with large frames nothing is gained, and much memory taken."""
 MOST_TIME = 0.95
 """A frame of a batch must take no more than this share of what a single one takes."""
-Turn: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""The turn of a model, within which what is run is marked as its own."""
 
 
 class State(Enum):
@@ -84,7 +82,7 @@ class Batches:
                 self._free.append(batched)
 
     def try_on(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], turn: Turn
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Caller
     ) -> None:
         """Run frames together that were answered one by one, and compare; does nothing when there is nothing to learn.
 
@@ -94,7 +92,7 @@ class Batches:
             inputs: Stored inputs, each [n, ...].
             outputs: What the model answered, stored, each [n, ...].
             latency_us: How long each frame took.
-            turn: Is held for each run, so that others are answered in between.
+            run: Has a turn for each run, so that others are answered in between.
         """
         needed = slice(0, max(TRIED_FRAMES - self._alike, 0))
         inputs, outputs = ([values[needed] for values in one] for one in (inputs, outputs))
@@ -103,25 +101,22 @@ class Batches:
             return
         try:
             if self.state is State.UNTRIED:  # another thread may have decided in between
-                self._compare(inputs, outputs, latency_us, turn)
+                self._compare(inputs, outputs, latency_us, run)
         except (InvalidInput, InvalidModel, MemoryError) as error:
             self._refuse(str(error) or "it takes too much memory")
         finally:
             self._trying.release()
 
     def _compare(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], turn: Turn
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Caller
     ) -> None:
         if self._batched is None:
-            with turn():
-                self._batched = self._single.batched(BATCH_FRAMES)
+            self._batched = run(partial(self._single.batched, BATCH_FRAMES))
         batched = self._batched
         for start in range(0, len(inputs[0]) - BATCH_FRAMES + 1, BATCH_FRAMES):
             rows = slice(start, start + BATCH_FRAMES)
-            with turn():
-                began_ns = time.perf_counter_ns()
-                found = batched.run_stored([frames[rows] for frames in inputs])
-                self._batch_ns.append(time.perf_counter_ns() - began_ns)
+            found, took_ns = run(partial(_timed, batched, [frames[rows] for frames in inputs]))
+            self._batch_ns.append(took_ns)
             self._single_ns.append(sum(latency_us[rows]) * 1000)
             if not all(_is_same(got, expected[rows]) for got, expected in zip(found, outputs, strict=True)):
                 self._refuse("frames are answered otherwise when they are run together")
@@ -139,18 +134,23 @@ class Batches:
         try:
             return self._free.pop()
         except IndexError:
-            marks.begin()
+            pass
         try:
-            return self._single.batched(BATCH_FRAMES)
+            return marks.run(partial(self._single.batched, BATCH_FRAMES))
         except (InvalidModel, MemoryError) as error:
             logger.info("frames are run one by one for now: %s", error)
             return None
-        finally:
-            marks.end()
 
     def _refuse(self, why: str) -> None:
         logger.info("frames of this model are run one by one: %s", why)
         self.state, self._batched = State.REFUSED, None
+
+
+def _timed(interpreter: Interpreter, frames: Sequence[Array]) -> tuple[list[Array], int]:
+    """Return what an interpreter answers, and how long it took, in ns."""
+    began_ns = time.perf_counter_ns()
+    found = interpreter.run_stored(frames)
+    return found, time.perf_counter_ns() - began_ns
 
 
 def _is_same(got: Array, expected: Array) -> bool:

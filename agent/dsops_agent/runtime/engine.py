@@ -6,8 +6,7 @@ frame to the next is forgotten before each.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -30,7 +29,7 @@ from dsops.tflite_lint import LintLimits, lint
 from dsops_agent.runtime.answer import Answer, Output, outputs_of
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.delegate import Absent, Delegate
-from dsops_agent.runtime.flight import Marks, Unmarked
+from dsops_agent.runtime.flight import Made, Marks, Unmarked
 from dsops_agent.runtime.instances import Held, Instance, Instances, Turn
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array, LoadedModel, TensorDetails, dequantize, quantize, real_values
@@ -222,7 +221,7 @@ class ServedModel:
         turn = turn or Held(self.instances)
         answered, latency_us = self._run(stored, turn, alone=alone)
         if len(latency_us) >= BATCH_FRAMES and not alone and self.batches.state is State.UNTRIED:
-            self.batches.try_on(stored, answered, latency_us, partial(_marked, turn))
+            self.batches.try_on(stored, answered, latency_us, partial(_run_in, turn))
         self.pace.took(latency_us)
         outputs = list(map(dequantize, answered, self.loaded.outputs))  # at once: one by one takes longer
         return Answer(tuple(outputs), self.decide(given[0], outputs), tuple(latency_us))
@@ -261,13 +260,10 @@ class ServedModel:
             size, runs = 1, instance.interpreter
             if batched is not None and count - start >= BATCH_FRAMES:
                 size, runs = BATCH_FRAMES, batched
-            instance.marks.begin()
-            try:
-                began_ns = time.perf_counter_ns()
-                parts.append(runs.run_stored([frames[start : start + size] for frames in stored]))
-                took_ns = time.perf_counter_ns() - began_ns
-            finally:
-                instance.marks.end()
+            given = [frames[start : start + size] for frames in stored]
+            began_ns = time.perf_counter_ns()
+            parts.append(instance.marks.run(partial(runs.run_stored, given)))
+            took_ns = time.perf_counter_ns() - began_ns
             latency_us += [took_ns / 1000 / size] * size
             left_ns -= took_ns
 
@@ -319,16 +315,11 @@ class ServedModel:
             raise InvalidInput(f"input {form.name!r} holds a value that is not finite", why="NaN or infinity")
 
 
-@contextmanager
-def _marked(turn: Turn) -> Iterator[None]:
+def _run_in(turn: Turn, task: Callable[[], Made]) -> Made:
     """Hold an instance, for one run of a trial."""
     turn.give_way()
     with turn as instance:
-        instance.marks.begin()
-        try:
-            yield
-        finally:
-            instance.marks.end()
+        return instance.marks.run(task)
 
 
 def wrong_names(manifest: Manifest, got: list[str]) -> InvalidInput:

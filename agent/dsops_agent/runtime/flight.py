@@ -1,11 +1,13 @@
 """What the interpreters run at this moment, in a file that outlives the process: who it was when it dies, or hangs.
 
 The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the instance that
-runs it when the frame began and on which thread; afterwards a zero. A frame costs less than a microsecond for it. A
-shared mapping belongs to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It
-is not forced to the disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
+runs it when the frame began; afterwards a zero. A frame costs less than a microsecond for it. A shared mapping belongs
+to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not forced to the
+disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
 
-Which of several threads crashed, :mod:`faulthandler` writes into ``fault`` beside it ("Current thread 0x...").
+Which of several frames crashed, the stack tells that :mod:`faulthandler` writes into ``fault`` beside it: each slot
+calls what it runs through a function of its own name. It is the stack of the thread that crashed and of no other one:
+the others still run while it is written, and one time in a hundred walking theirs crashed as well.
 """
 
 import faulthandler
@@ -18,11 +20,12 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from types import FunctionType
+from typing import Protocol, TypeVar
 
 from dsops_agent.boot import BYTES, boot_id
 
@@ -30,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
 SLOTS = 128
-_RUNNING = struct.Struct("@QQ")
-"""When the frame began (CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs), and its thread."""
+_BEGAN = struct.Struct("@Q")
+"""When the frame began: CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs."""
 _WHO = struct.Struct("@64s128s")
 _MOST = struct.Struct("@d")
 HANG_BUDGETS, HANG_FRAMES, LEAST_HANG_S = 200, 50, 5.0
@@ -43,11 +46,14 @@ here, by whatever runs the model: the limit holds without a budget, and where a 
 not used.
 """
 _SLOT_BYTES = 256
-_WHO_AT = _RUNNING.size
+_WHO_AT = _BEGAN.size
 _MOST_AT = _WHO_AT + _WHO.size
 _BOOT_AT = SLOTS * _SLOT_BYTES
 _FILE_BYTES = _BOOT_AT + BYTES
-_CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
+_STACK = b"Stack (most recent call first)"
+_IN_SLOT = re.compile(rb" in frame_of_slot_([0-9]+)$", re.MULTILINE)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class InFlight:
         model: The model.
         digest: Its bundle.
         for_s: For how long.
-        thread: The thread, as :func:`threading.get_ident` names it.
+        slot: The slot of its instance.
         most_s: For how long at most, by what is known of the model; infinite before that is anything.
         began_ns: When it began: what tells it from another frame of the model.
     """
@@ -66,31 +72,42 @@ class InFlight:
     model: str
     digest: str
     for_s: float = field(compare=False)
-    thread: int
+    slot: int
     most_s: float = field(default=math.inf, compare=False)
     began_ns: int = 0
 
 
 class Marks(Protocol):
-    """Is told when a frame begins and when it ends."""
+    """Takes note of what an instance runs."""
 
-    def begin(self) -> None:
-        """Take note that this thread runs a frame."""
-        ...
-
-    def end(self) -> None:
-        """Take note that the frame has ended, whatever came of it."""
+    def run(self, task: Callable[[], Made]) -> Made:
+        """Call what runs a frame, take note of when it began and of its end, and return or raise what comes of it."""
         ...
 
 
 class Unmarked:
     """Keeps nothing: for a process whose parent knows what it runs."""
 
-    def begin(self) -> None:
-        """Do nothing."""
+    def run(self, task: Callable[[], Made]) -> Made:
+        """Call it."""
+        return task()
 
-    def end(self) -> None:
-        """Do nothing."""
+
+class Caller(Protocol):
+    """Calls what it is given."""
+
+    def __call__(self, task: Callable[[], Made]) -> Made:
+        """Return what it returns."""
+        ...
+
+
+def _call(task: Callable[[], Made]) -> Made:
+    return task()
+
+
+def _named(slot: int) -> Caller:
+    """Return a caller by whose name in a stack the slot is known."""
+    return FunctionType(_call.__code__.replace(co_name=f"frame_of_slot_{slot}"), {})
 
 
 class Slot:
@@ -100,26 +117,28 @@ class Slot:
 
     Args:
         memory: The file.
-        offset: Where in it.
+        number: Which of its slots.
         least_s: How long a frame may take in any case.
     """
 
-    def __init__(self, memory: mmap.mmap, offset: int, least_s: float) -> None:
+    def __init__(self, memory: mmap.mmap, number: int, least_s: float) -> None:
         self._memory = memory
-        self._offset = offset
+        self._offset = number * _SLOT_BYTES
         self._least_s = least_s
-        self._began_ns = 0
+        self._call = _named(number)
         self._longest_ns = -1
 
-    def begin(self) -> None:
-        """Write when, and on which thread."""
-        self._began_ns = time.monotonic_ns()
-        _RUNNING.pack_into(self._memory, self._offset, self._began_ns, threading.get_ident())
+    def run(self, task: Callable[[], Made]) -> Made:
+        """Write when it begins, and when it has ended how long the next one may take if none took longer than it."""
+        began_ns = time.monotonic_ns()
+        _BEGAN.pack_into(self._memory, self._offset, began_ns)
+        try:
+            return self._call(task)
+        finally:
+            _BEGAN.pack_into(self._memory, self._offset, 0)
+            self._note(time.monotonic_ns() - began_ns)
 
-    def end(self) -> None:
-        """Write that nothing runs, and how long the next one may take if none took longer than this one."""
-        took_ns = time.monotonic_ns() - self._began_ns
-        _RUNNING.pack_into(self._memory, self._offset, 0, 0)
+    def _note(self, took_ns: int) -> None:
         if took_ns > self._longest_ns:
             self._longest_ns = took_ns
             most_s = max(self._least_s, HANG_FRAMES * took_ns / 1e9)
@@ -159,10 +178,10 @@ class FlightRecorder:
                 return Unmarked()
             number = self._free.pop()
             offset = number * _SLOT_BYTES
-            _RUNNING.pack_into(memory, offset, 0, 0)
+            _BEGAN.pack_into(memory, offset, 0)
             _WHO.pack_into(memory, offset + _WHO_AT, digest.encode(), model.encode()[:128])
             _MOST.pack_into(memory, offset + _MOST_AT, math.inf)
-        slot = Slot(memory, offset, math.inf if self._is_patient else hang_limit_s(budget_ms))
+        slot = Slot(memory, number, math.inf if self._is_patient else hang_limit_s(budget_ms))
         weakref.finalize(slot, self._give_back, memory, number)
         return slot
 
@@ -176,15 +195,15 @@ class FlightRecorder:
 
     def _give_back(self, memory: mmap.mmap, number: int) -> None:
         with self._lock:
-            _RUNNING.pack_into(memory, number * _SLOT_BYTES, 0, 0)
+            _BEGAN.pack_into(memory, number * _SLOT_BYTES, 0)
             self._free.append(number)
 
 
 @contextmanager
 def fault_file(folder: Path) -> Iterator[None]:
-    """Let this process write into ``fault`` which of its threads crashed, should one."""
+    """Let this process write into ``fault`` the stack of the thread that crashed, should one."""
     with (folder / FAULT).open("wb") as file:
-        faulthandler.enable(file, all_threads=True)  # only then it says which thread is the current one
+        faulthandler.enable(file, all_threads=False)
         try:
             yield
         finally:
@@ -205,22 +224,28 @@ def read_flight(folder: Path) -> tuple[InFlight, ...]:
         return ()
     now_ns = time.monotonic_ns()
     found = []
-    for offset in range(0, len(data) - _SLOT_BYTES + 1, _SLOT_BYTES):
-        began_ns, thread = _RUNNING.unpack_from(data, offset)
+    for slot in range(len(data) // _SLOT_BYTES):
+        (began_ns,) = _BEGAN.unpack_from(data, slot * _SLOT_BYTES)
         if began_ns:
-            digest, model, most_s = _who(data, offset)
-            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, thread, most_s, began_ns))
+            digest, model, most_s = _who(data, slot * _SLOT_BYTES)
+            found.append(InFlight(model, digest, max(0, now_ns - began_ns) / 1e9, slot, most_s, began_ns))
     return tuple(sorted(found, key=lambda one: -one.for_s))
 
 
 def read_crashed(folder: Path) -> tuple[InFlight, ...]:
-    """Return what ran in a process that is dead: of the thread that crashed if that is known, else of every thread."""
+    """Return what ran in a process that is dead: on the thread that crashed if that is known, else on every thread.
+
+    It is not known of a process that was killed, and where no Python runs on the thread: an interpreter's own.
+    """
     ran = read_flight(folder)
     try:
-        current = _CURRENT.search((folder / FAULT).read_bytes())
+        stack = (folder / FAULT).read_bytes()
     except OSError:
-        current = None
-    return tuple(one for one in ran if one.thread == int(current[1], 16)) if current else ran
+        return ran
+    if _STACK not in stack:
+        return ran
+    crashed = {int(slot) for slot in _IN_SLOT.findall(stack)}
+    return tuple(one for one in ran if one.slot in crashed)
 
 
 def has_fault(folder: Path) -> bool:

@@ -6,6 +6,7 @@ A device where callers seldom meet never has more than one of a model.
 import logging
 import weakref
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 from dsops.errors import DsopsError
@@ -70,10 +71,6 @@ class Growth:
 
 def _made(served: ServedModel) -> Instance:
     marks = served.marks()
-    marks.begin()  # what crashes or hangs here is this bundle's
-    try:
-        made = Instance(served.loaded.batched(1), marks)
-    finally:
-        marks.end()
+    made = Instance(marks.run(partial(served.loaded.batched, 1)), marks)  # what crashes or hangs here is this bundle's
     check_instance(served, made)
     return made

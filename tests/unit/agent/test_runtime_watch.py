@@ -44,14 +44,17 @@ def test_what_a_process_ran_before_is_not_held_against_it_when_it_is_suspended(
                 assert time.monotonic() < ends_s, "it is not suspended"
                 time.sleep(0.01)
             assert watch.look(LOOK_S, is_at_work=False) is None
-            frame.begin()
-            time.sleep(2 * LOOK_S)
-            assert watch.look(2 * LOOK_S, is_at_work=False) is None
-            os.kill(child.pid, signal.SIGCONT)
-            while spent_s(child.pid) < 4 * LOOK_S:
-                assert time.monotonic() < ends_s, "it does not go on"
-                time.sleep(0.01)
-            found = watch.look(3 * LOOK_S, is_at_work=False)
+
+            def watched() -> object:
+                time.sleep(2 * LOOK_S)
+                assert watch.look(2 * LOOK_S, is_at_work=False) is None
+                os.kill(child.pid, signal.SIGCONT)
+                while spent_s(child.pid) < 4 * LOOK_S:
+                    assert time.monotonic() < ends_s, "it does not go on"
+                    time.sleep(0.01)
+                return watch.look(3 * LOOK_S, is_at_work=False)
+
+            found = frame.run(watched)
             assert isinstance(found, Lost)
             assert [one.model for one in found.stuck] == ["compass"]
         finally:

@@ -1,6 +1,5 @@
 """Frames that are run together: only where every answer stays what it is, to the last bit."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from dsops.bundle import Bundle
 from dsops.manifest import Task
 from dsops_agent.runtime.batches import BATCH_FRAMES, Batches, State
 from dsops_agent.runtime.engine import ServedModel, load_bundle
+from dsops_agent.runtime.flight import Unmarked
 from dsops_agent.runtime.golden import try_batches
 from dsops_agent.runtime.litert import Array, LoadedModel
 
@@ -102,7 +102,7 @@ def test_what_takes_no_less_time_is_refused() -> None:
     batches = Batches(model)
     given: list[Array] = [features(32, 5)]
     answered = [np.concatenate([model.run_stored([given[0][row : row + 1]])[0] for row in range(32)])]
-    batches.try_on(given, answered, [0.0] * 32, nullcontext)
+    batches.try_on(given, answered, [0.0] * 32, Unmarked().run)
     assert batches.state is State.REFUSED
 
 

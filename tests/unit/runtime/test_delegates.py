@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,7 @@ def test_how_long_a_frame_may_take_follows_from_what_runs_it(library: str, tmp_p
     marks = instance.marks
     limits_s = []
     for took_s in (0.2, 0.0):
-        marks.begin()
-        (running,) = read_flight(tmp_path)
+        (running,) = marks.run(lambda: read_flight(tmp_path))
         limits_s.append(running.most_s)
-        time.sleep(took_s)
-        marks.end()
+        marks.run(partial(time.sleep, took_s))
     assert LEAST_HANG_S <= limits_s[0] < limits_s[1] < math.inf

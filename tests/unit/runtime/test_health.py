@@ -1,9 +1,11 @@
 """What is counted of a served bundle on the way of its requests, and who was in flight when the process died."""
 
 import math
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Dispatcher
 from dsops_agent.runtime.engine import load_bundle
 from dsops_agent.runtime.figures import Figures
-from dsops_agent.runtime.flight import FlightRecorder, forget_flight, hang_limit_s, read_crashed, read_flight
+from dsops_agent.runtime.flight import FlightRecorder, Made, forget_flight, hang_limit_s, read_crashed, read_flight
 from dsops_agent.runtime.health import SPAN_S
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.sent import Sent
@@ -36,17 +38,13 @@ from dsops_agent.runtime.flight import FlightRecorder, fault_file
 folder = Path(sys.argv[1])
 flights = FlightRecorder(folder)
 guilty, innocent, idle = flights.open("bad", "b" * 64), flights.open("good", "a" * 64), flights.open("idle", "c" * 64)
-def run(marks, wait):
-    marks.begin()
-    wait()
 def crash():
     time.sleep(0.2)
     signal.pthread_kill(threading.get_ident(), getattr(signal, sys.argv[2]))
 with fault_file(folder):
-    threading.Thread(target=run, args=(innocent, lambda: time.sleep(60)), daemon=True).start()
-    threading.Thread(target=run, args=(guilty, crash)).start()
-    idle.begin()
-    idle.end()
+    threading.Thread(target=innocent.run, args=(lambda: time.sleep(60),), daemon=True).start()
+    threading.Thread(target=crash if "apart" in sys.argv else lambda: guilty.run(crash)).start()
+    idle.run(lambda: None)
     time.sleep(60)
 """
 
@@ -81,25 +79,18 @@ def most_s_of(folder: Path) -> float:
 def test_a_frame_hangs_by_its_budget_and_by_the_longest_one_that_came_back(tmp_path: Path) -> None:
     assert [hang_limit_s(ms) for ms in (0.0, 4.0, 25.0, 100.0)] == [5.0, 5.0, 5.0, 20.0]
     marks = FlightRecorder(tmp_path).open("compass", "d" * 64, 30.0)
-    marks.begin()
-    assert most_s_of(tmp_path) == math.inf, "nothing is known of it yet"
-    marks.end()
-    marks.begin()
-    assert most_s_of(tmp_path) == 6.0, "that is 200 times its budget"
-    time.sleep(0.2)
-    marks.end()
+    assert marks.run(lambda: most_s_of(tmp_path)) == math.inf, "nothing is known of it yet"
+    assert marks.run(lambda: most_s_of(tmp_path)) == 6.0, "that is 200 times its budget"
+    marks.run(lambda: time.sleep(0.2))
     for _ in range(2):
-        marks.begin()
-        assert 10.0 <= most_s_of(tmp_path) < math.inf, "50 times as long as one that came back"
-        marks.end()
+        most_s = marks.run(lambda: most_s_of(tmp_path))
+        assert 10.0 <= most_s < math.inf, "50 times as long as one that came back"
 
 
 def test_a_frame_never_hangs_where_the_processor_is_had_last(tmp_path: Path) -> None:
     marks = FlightRecorder(tmp_path, is_patient=True).open("compass", "d" * 64, 4.0)
     for _ in range(2):
-        marks.begin()
-        assert most_s_of(tmp_path) == math.inf
-        marks.end()
+        assert marks.run(lambda: most_s_of(tmp_path)) == math.inf
 
 
 def test_requests_frames_times_and_choices_are_counted(tmp_path: Path) -> None:
@@ -182,11 +173,16 @@ def test_what_runs_is_seen_from_outside_and_slots_are_given_back(tmp_path: Path)
     assert read_flight(tmp_path) == ()
     for _ in range(1000):
         marks = flights.open("compass", "d" * 64)
-        marks.begin()
-    [running] = read_flight(tmp_path)
-    assert (running.model, running.digest) == ("compass", "d" * 64)
-    assert running.for_s >= 0
-    marks.end()
+        [running] = marks.run(lambda: read_flight(tmp_path))
+        assert (running.model, running.digest) == ("compass", "d" * 64)
+        assert running.for_s >= 0
+        assert read_flight(tmp_path) == ()
+
+
+def test_a_mark_does_not_stay_when_a_frame_fails(tmp_path: Path) -> None:
+    marks = FlightRecorder(tmp_path).open("compass", "d" * 64)
+    with pytest.raises(ZeroDivisionError):
+        marks.run(lambda: 1 // 0)
     assert read_flight(tmp_path) == ()
     forget_flight(tmp_path)
     assert read_crashed(tmp_path) == ()
@@ -198,11 +194,11 @@ def test_the_frames_of_a_served_model_are_marked_and_no_mark_stays(tmp_path: Pat
     seen: list[str] = []
 
     class Marks:
-        def begin(self) -> None:
+        def run(self, task: Callable[[], Made]) -> Made:
             seen.append("begin")
-
-        def end(self) -> None:
+            made = task()
             seen.append("end")
+            return made
 
     object.__setattr__(served, "marks", Marks)
     served.infer({"image": frames(2)})
@@ -214,6 +210,20 @@ def test_of_a_crash_only_the_thread_that_crashed_is_suspected(tmp_path: Path, ho
     ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path), how], check=False, timeout=60)
     assert ended.returncode < 0
     assert [one.model for one in read_crashed(tmp_path)] == ["bad"]
+
+
+def test_a_crash_outside_of_any_frame_is_nobodys_though_some_run(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path), "SIGSEGV", "apart"], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGSEGV
+    assert [one.model for one in read_flight(tmp_path)] == ["good"]
+    assert read_crashed(tmp_path) == ()
+
+
+def test_a_crash_on_a_thread_of_an_interpreters_own_makes_everything_that_ran_suspect(tmp_path: Path) -> None:
+    marks = FlightRecorder(tmp_path).open("compass", "d" * 64)
+    (tmp_path / "fault").write_text("Fatal Python error: Segmentation fault\n\n")  # no stack: no Python runs on it
+    crashed = marks.run(lambda: read_crashed(tmp_path))
+    assert [one.model for one in crashed] == ["compass"]
 
 
 def test_of_a_kill_everything_that_ran_is_suspected(tmp_path: Path) -> None:

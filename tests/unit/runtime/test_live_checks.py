@@ -19,6 +19,7 @@ from dsops_agent.runtime.brake import Brake
 from dsops_agent.runtime.duel import Terms
 from dsops_agent.runtime.duels import Duels
 from dsops_agent.runtime.engine import load_bundle
+from dsops_agent.runtime.flight import Made
 from dsops_agent.runtime.golden import check_golden, rest_s
 from dsops_agent.runtime.handlers import ControlRequests, Process
 from dsops_agent.runtime.instances import Held
@@ -32,11 +33,9 @@ class Order:
     def __init__(self) -> None:
         self.threads: list[int] = []
 
-    def begin(self) -> None:
+    def run(self, task: Callable[[], Made]) -> Made:
         self.threads.append(threading.get_ident())
-
-    def end(self) -> None:
-        pass
+        return task()
 
 
 def test_callers_are_answered_between_the_golden_inputs_of_a_check(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from dsops_agent.runtime.admission import Caller
 from dsops_agent.runtime.batches import TRIED_FRAMES, State
 from dsops_agent.runtime.dispatch import Decode, Dispatcher
 from dsops_agent.runtime.engine import load_bundle
+from dsops_agent.runtime.flight import Made
 from dsops_agent.runtime.observe import Observers
 from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.swap import Models
@@ -31,13 +33,11 @@ class Marked:
     def __init__(self) -> None:
         self.runs: list[int] = []
 
-    def begin(self) -> None:
+    def run(self, task: Callable[[], Made]) -> Made:
         self.runs.append(0)
+        return task()
 
-    def end(self) -> None:
-        pass
-
-    def run(self) -> None:
+    def has_run(self) -> None:
         self.runs[-1] += 1
 
 
@@ -92,7 +92,7 @@ def test_a_large_request_ends_with_its_caller_and_is_no_failure_of_the_model(tmp
 def test_only_the_frames_that_are_needed_are_tried_in_batches_each_run_under_a_mark_of_its_own(tmp_path: Path) -> None:
     bundle, marked = make_bundle(tmp_path), Marked()
     served = replace(load_bundle(Bundle.open(bundle.path), bundle.digest, 1), marks=lambda: marked)
-    slow = Slow(served.loaded, marked.run)
+    slow = Slow(served.loaded, marked.has_run)
     replace_loaded(served, slow, most_time=1e9)
     served.infer({"image": frames(4 * TRIED_FRAMES)})
     assert served.batches.state is State.TRUSTED
