@@ -107,7 +107,6 @@ class RuntimeProcess:
         self._link: ControlLink | None = None
         self._reporter = Reporter(
             self._make_watch,
-            self._models.all,
             lambda: self._link.channel() if self._link else None,
             self._observers.settle,
             settings.interval_s,

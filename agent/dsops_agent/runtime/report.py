@@ -5,6 +5,8 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from dsops.api.v1 import samples_pb2, telemetry_pb2
 from dsops.clock import Clock
@@ -15,7 +17,6 @@ from dsops_agent.runtime.channel import Channel
 from dsops_agent.runtime.collect import micros
 from dsops_agent.runtime.engine import ServedModel
 from dsops_agent.runtime.records import BATCH_BYTES, Kind, RecordBuffer
-from dsops_agent.runtime.swap import Serving
 from dsops_agent.runtime.watch import ModelWatch
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,27 @@ _LAST_TIMEOUT_S = 1.0
 _SETTLE_S, _LAST_SETTLE_S = 1.0, 0.3
 
 
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """A watch, and the bundle that it watches: when nothing holds that any more, no request is under way either."""
+
+    watch: ModelWatch
+    served: "weakref.ref[ServedModel]"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more requests will come."""
+        return self.served() is None
+
+
 class Reporter:
     """Knows every watch that may still have something to report, and the buffer of finished records.
 
     Args:
         make_watch: Makes the watch of a bundle; it puts its records by the function that it is given.
-        serving: Returns everything that is served now.
         channel: Returns the channel to the control process, or None.
-        settle: Waits, at most so many seconds, until the watches have been shown what was answered before.
+        settle: Waits, at most so many seconds, until the watches have been shown what was answered before; returns
+            whether they have.
         interval_s: Length of an interval.
         clock: Tells the time.
     """
@@ -40,15 +54,13 @@ class Reporter:
     def __init__(
         self,
         make_watch: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch],
-        serving: Callable[[], list[Serving]],
         channel: Callable[[], Channel | None],
-        settle: Callable[[float], object],
+        settle: Callable[[float], bool],
         interval_s: float,
         clock: Clock,
     ) -> None:
         self.buffer = RecordBuffer()
         self._make_watch = make_watch
-        self._serving = serving
         self._channel = channel
         self._settle = settle
         self._interval_s = interval_s
@@ -57,25 +69,24 @@ class Reporter:
         self._source = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._watches: list[ModelWatch] = []
-        self._idle: set[int] = set()
-        self._served: dict[int, weakref.ref[Serving]] = {}
-        self._wake = threading.Event()
+        self._watched: list[_Watched] = []
+        self._wake: SimpleQueue[None] = (
+            SimpleQueue()
+        )  # the garbage collector may put into it at any time, in any thread
         self._stopped = False
 
     def watch(self, served: ServedModel) -> ModelWatch:
         """Return the watch of a bundle that is about to be served."""
         made = self._make_watch(served, self.put)
+        one = _Watched(made, weakref.ref(served, lambda _: self._wake.put(None)))
         with self._lock:
-            self._watches.append(made)
+            self._watched.append(one)
         return made
 
     def wish(self) -> None:
         """Have every watch look anew which samples somebody asked for."""
-        with self._lock:
-            watches = list(self._watches)
-        for watch in watches:
-            watch.wish()
+        for one in self._all():
+            one.watch.wish()
 
     def event(self, kind: str, message: str) -> None:
         """Report something that is of no model."""
@@ -86,14 +97,15 @@ class Reporter:
         """Report until :meth:`stop`; the body of a thread."""
         due_s = self._clock.monotonic_s() + self._interval_s
         while not self._stopped:
-            self._wake.wait(max(due_s - self._clock.monotonic_s(), 0.0))
-            self._wake.clear()
+            self._wait(max(due_s - self._clock.monotonic_s(), 0.0))
             is_due = self._clock.monotonic_s() >= due_s
             if is_due:
                 due_s = self._clock.monotonic_s() + self._interval_s
             try:
                 if is_due:
                     self.end_intervals()
+                else:
+                    self.end_replaced()
                 self.send(_TIMEOUT_S)
             except Exception:  # the border of the thread: reporting must go on with the next interval
                 logger.exception("records could not be reported")
@@ -101,41 +113,36 @@ class Reporter:
     def stop(self) -> None:
         """Let :meth:`run` return."""
         self._stopped = True
-        self._wake.set()
+        self._wake.put(None)
 
     def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
-        """End every watch's interval. A bundle that is no longer served and did nothing more is forgotten.
-
-        The memory that it had goes back to the kernel then. One whose last request is still under way is not forgotten:
-        the answer will be counted. Its samples do not wait for the end of their period: a hundred releases in a quarter
-        of an hour would all wait.
-        """
-        self._settle(settle_s)
-        if self._end_and_forget():
+        """End every watch's interval; those of bundles that were replaced are forgotten."""
+        if self._end_and_forget(settle_s):
             give_back_free()
 
-    def _end_and_forget(self) -> bool:
-        """End every watch's interval; return whether one was forgotten, of which nothing is left here then."""
-        active = {id(serving.watch): weakref.ref(serving) for serving in self._serving()}
-        self._served |= active
-        with self._lock:
-            watches = list(self._watches)
-        idle = {id(watch) for watch in watches if not watch.end_interval()} - active.keys()
-        # One that is idle for the first time may be about to be served.
-        over = {one for one in self._idle & idle if not self._is_held(one)}
-        self._idle = idle - over
-        for watch in watches:
-            if id(watch) in over:
-                watch.finish()
-                self._served.pop(id(watch), None)
-        with self._lock:
-            self._watches = [watch for watch in self._watches if id(watch) not in over]
-        return bool(over)
+    def end_replaced(self) -> None:
+        """End the intervals of bundles that were replaced and answer nothing any more, and forget their watches.
 
-    def _is_held(self, watch: int) -> bool:
-        """Return whether what the watch is of is still held, by a request."""
-        served = self._served.get(watch)
-        return served is not None and served() is not None
+        They do not wait for the end of the interval, nor their samples for that of a period: all releases of that time
+        would be in memory together. The memory that they had goes back to the kernel.
+        """
+        if self._end_and_forget(_SETTLE_S, only_replaced=True):
+            give_back_free()
+
+    def _end_and_forget(self, settle_s: float, *, only_replaced: bool = False) -> bool:
+        """End intervals; return whether a watch was forgotten, of which nothing is left here then."""
+        watched = self._all()
+        over = {one for one in watched if one.is_over}  # by now: one that is over later may be asked meanwhile
+        if only_replaced and not over:
+            return False
+        is_settled = self._settle(settle_s)
+        busy = {one for one in (over if only_replaced else watched) if one.watch.end_interval()}
+        forgotten = over if is_settled else over - busy  # its last answers may wait to be looked at
+        for one in forgotten:
+            one.watch.finish()
+        with self._lock:
+            self._watched = [one for one in self._watched if one not in forgotten]
+        return bool(forgotten)
 
     def send(self, timeout_s: float) -> bool:
         """Send what waits; False when something still waits: there is no control process, it refused, or is slow.
@@ -165,10 +172,8 @@ class Reporter:
     def finish(self) -> None:
         """End the intervals and send what there is, at the end of the process."""
         self.end_intervals(_LAST_SETTLE_S)
-        with self._lock:
-            watches = list(self._watches)
-        for watch in watches:
-            watch.finish()
+        for one in self._all():
+            one.watch.finish()
         if not self.send(_LAST_TIMEOUT_S):
             logger.warning("%d records could not be handed over and are lost", self.buffer.waiting)
 
@@ -177,4 +182,17 @@ class Reporter:
         holder = samples_pb2.SampleRecord if kind is Kind.SAMPLES else telemetry_pb2.TelemetryRecord
         self.buffer.add(kind, self._moments.appended(holder, record))
         if urgent or self.buffer.waiting_bytes >= BATCH_BYTES:
-            self._wake.set()
+            self._wake.put(None)
+
+    def _all(self) -> list[_Watched]:
+        with self._lock:
+            return list(self._watched)
+
+    def _wait(self, timeout_s: float) -> None:
+        """Wait until there is something to do, however often that was said."""
+        try:
+            self._wake.get(timeout=timeout_s)
+            while True:
+                self._wake.get_nowait()
+        except Empty:
+            pass

@@ -18,8 +18,6 @@ WARM, WARM_HZ = 6000, 1500.0
 """Answers until a process has all that it keeps without a swap, such as samples of a period: 3 MB."""
 BETWEEN = 10
 """Answers between two swaps."""
-HURRY = 10
-"""After so many swaps nobody asks for a moment, and replaced releases are forgotten: so many are there at once."""
 
 
 def resident_bytes(champion: Champion, enough: float = 0.0) -> int:
@@ -48,9 +46,7 @@ def test_no_request_is_lost_no_answer_mixed_and_no_memory_kept(tmp_path: Path) -
             champion.wait_for_answers(WARM)
             champion.program.rate_hz = RATE_HZ
             after_one = resident_bytes(champion)
-            for number, release in enumerate(releases[2:], 1):
-                if number % HURRY == 0:
-                    resident_bytes(champion)
+            for release in releases[2:]:
                 champion.activate(release)
                 champion.wait_for_answers(BETWEEN)
             champion.wait_for_answers(200)

@@ -1,6 +1,8 @@
 """A watch lives as long as its bundle is served, and is let go of however quickly bundles follow each other."""
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -44,37 +46,81 @@ def left_in_a_circle() -> "weakref.ref[Circle]":
     return weakref.ref(Circle())
 
 
-def test_a_bundle_that_was_replaced_within_an_interval_is_forgotten(tmp_path: Path) -> None:
-    made = make_bundle(tmp_path)
-    served = load_bundle(Bundle.open(made.path), made.digest, 1)
-    serving: list[Serving] = []
-    reporter = Reporter(make_watch, lambda: serving, lambda: None, lambda patience_s: None, 10.0, SystemClock())
-    quick = weakref.ref(reporter.watch(served))  # never served when an interval ends
-    stays = Serving(served, reporter.watch(served), Health(served, SystemClock()))
-    serving.append(stays)
+def reporter_of(
+    made: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch] = make_watch,
+    settle: Callable[[float], bool] = lambda patience_s: True,
+) -> Reporter:
+    return Reporter(made, lambda: None, settle, 10.0, SystemClock())
+
+
+def load(folder: Path) -> ServedModel:
+    made = make_bundle(folder)
+    return load_bundle(Bundle.open(made.path), made.digest, 1)
+
+
+def test_a_bundle_is_forgotten_once_nothing_serves_it_and_what_it_had_is_given_back(tmp_path: Path) -> None:
+    reporter, served, other = reporter_of(), load(tmp_path), load(tmp_path)
+    quick, stays = weakref.ref(reporter.watch(served)), reporter.watch(other)
+    reporter.end_replaced()
     reporter.end_intervals()
-    assert quick() is not None  # it might be about to be served
+    assert quick() is not None  # it is about to be served
     garbage = left_in_a_circle()
     gc.disable()
     try:
-        reporter.end_intervals()
+        reporter.end_replaced()
+        assert garbage() is not None, "nothing was forgotten: requests are not held up for it"
+        del served
+        reporter.end_replaced()
         assert quick() is None
         assert garbage() is None, "what it had is collected, so that it can be given back"
-        garbage = left_in_a_circle()
-        reporter.end_intervals()
-        assert garbage() is not None, "nothing was forgotten: requests are not held up for it"
     finally:
         gc.enable()
-    stays.watch.failed()
+    stays.failed()
+    reporter.end_replaced()
+    assert reporter.buffer.waiting == 0, "the interval of one that is served goes on"
     reporter.end_intervals()
     assert reporter.buffer.waiting == 1
 
 
+def test_a_bundle_that_nothing_serves_is_forgotten_at_once_and_not_with_its_interval(tmp_path: Path) -> None:
+    reporter = Reporter(make_watch, lambda: None, lambda patience_s: True, 3600.0, SystemClock())
+    served = load(tmp_path)
+    watch = weakref.ref(reporter.watch(served))
+    thread = threading.Thread(target=reporter.run)
+    thread.start()
+    try:
+        del served
+        ends_s = time.monotonic() + 60  # it only ends a test that would fail anyway
+        while watch() is not None:
+            assert time.monotonic() < ends_s, "it is still there"
+            time.sleep(0.01)
+    finally:
+        reporter.stop()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_bundle_whose_answers_wait_to_be_looked_at_is_not_forgotten(tmp_path: Path) -> None:
+    reporter, served = reporter_of(settle=lambda patience_s: False), load(tmp_path)
+    watch = reporter.watch(served)
+    left = weakref.ref(watch)
+    inputs = {"image": frames(2)}
+    answer = served.infer(inputs)
+    del served
+    for _ in range(3):
+        watch.answered(answer)
+        watch.observe([Exchange(inputs, answer, "")])
+        reporter.end_replaced()
+    assert reporter.buffer.waiting == 3 + 1, "an interval each time, and a report of drift"
+    del watch
+    assert left() is not None
+    reporter.end_replaced()
+    assert left() is None, "nothing has come any more"
+
+
 def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -> None:
-    made = make_bundle(tmp_path)
-    served = load_bundle(Bundle.open(made.path), made.digest, 1)
+    served, reporter = load(tmp_path), reporter_of()
     interpreter = weakref.ref(served.loaded)
-    reporter = Reporter(make_watch, list, lambda: None, lambda patience_s: None, 10.0, SystemClock())
     watch = reporter.watch(served)
     inputs = {"image": frames(2)}
     answer = served.infer(inputs)
@@ -89,18 +135,14 @@ def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -
 
 def test_samples_of_a_replaced_bundle_do_not_wait_for_the_end_of_their_period(tmp_path: Path) -> None:
     """Else every release of a quarter of an hour would keep its watch and its samples in memory."""
-    made = make_bundle(tmp_path)
-    served = load_bundle(Bundle.open(made.path), made.digest, 1)
-    keen = partial(make_watch, settings=SampleSettings(random_rate=1.0))
-    reporter = Reporter(keen, list, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    served = load(tmp_path)
+    reporter = reporter_of(partial(make_watch, settings=SampleSettings(random_rate=1.0)))
     watch = reporter.watch(served)
     left = weakref.ref(watch)
     inputs = {"image": frames(8)}
     watch.observe([Exchange(inputs, served.infer(inputs), "")])
-    for _ in range(2):
-        reporter.end_intervals()
-    del watch
-    gc.collect()
+    del served, watch
+    reporter.end_replaced()
     assert left() is None
     batch = reporter.buffer.batch()
     assert batch is not None
@@ -109,24 +151,17 @@ def test_samples_of_a_replaced_bundle_do_not_wait_for_the_end_of_their_period(tm
 
 def test_a_request_that_outlives_its_bundle_for_long_is_counted(tmp_path: Path) -> None:
     """Many frames on a slow device take several intervals."""
-    made = make_bundle(tmp_path)
-    served = load_bundle(Bundle.open(made.path), made.digest, 1)
-    active: list[Serving] = []
-    reporter = Reporter(make_watch, lambda: active, lambda: None, lambda patience_s: None, 10.0, SystemClock())
+    served, reporter = load(tmp_path), reporter_of()
     under_way = Serving(served, reporter.watch(served), Health(served, SystemClock()))
     left = weakref.ref(under_way.watch)
-    active.append(under_way)
-    reporter.end_intervals()
-    active.clear()
+    del served
     for _ in range(4):
         reporter.end_intervals()
     under_way.watch.failed()
     reporter.end_intervals()
     assert reporter.buffer.waiting == 1
     del under_way
-    for _ in range(2):
-        reporter.end_intervals()
-    gc.collect()
+    reporter.end_replaced()
     assert left() is None
 
 

@@ -47,7 +47,7 @@ class Receiver:
 def test_who_sends_the_last_records_waits_for_whoever_sends_those_before() -> None:
     receiver = Receiver()
     with receiver.channel() as channel, ThreadPoolExecutor() as pool:
-        reporter = Reporter(make_watch, list, lambda: channel, lambda settle_s: None, 10.0, SystemClock())
+        reporter = Reporter(make_watch, lambda: channel, lambda settle_s: True, 10.0, SystemClock())
         reporter.put(Kind.TELEMETRY, b"", False)
         before = pool.submit(reporter.send, PATIENCE_S)
         assert receiver.asked.wait(PATIENCE_S)
