@@ -20,8 +20,8 @@ ROWS = 3
 TIMEOUT_S = 20.0
 
 
-def request(model: str = "compass") -> pb.ModelInferRequest:
-    rows = frames(ROWS, seed=4)
+def request(model: str = "compass", count: int = ROWS) -> pb.ModelInferRequest:
+    rows = frames(count, seed=4)
     message = pb.ModelInferRequest(model_name=model)
     message.inputs.add(name="image", datatype="FP32", shape=rows.shape)
     message.raw_input_contents.append(rows.astype("<f4").tobytes())
@@ -33,6 +33,7 @@ class Program:
     """Asks one model at a steady rate, and keeps what it is told.
 
     Attributes:
+        rows: Frames of a request.
         answers: How many answers each bundle gave.
         values: The raw outputs of each bundle; a second value for one bundle is a problem.
         problems: What went wrong.
@@ -42,6 +43,7 @@ class Program:
 
     socket: Path
     rate_hz: float
+    rows: int = ROWS
     answers: Counter[str] = field(default_factory=Counter)
     values: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -50,7 +52,7 @@ class Program:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        message = request()
+        message = request(count=self.rows)
         with grpc.insecure_channel(f"unix:{self.socket}") as channel:
             stub = open_inference_grpc_pb2_grpc.GRPCInferenceServiceStub(channel)
             next_s = time.monotonic()
@@ -77,12 +79,12 @@ class Program:
 class Champion:
     """The data process with one bundle active, and a program that asks it all the time."""
 
-    def __init__(self, folder: Path, bundle: MadeBundle, rate_hz: float = 50.0) -> None:
+    def __init__(self, folder: Path, bundle: MadeBundle, rate_hz: float = 50.0, rows: int = ROWS) -> None:
         self.bundle = bundle
         launch = Launch(folder, json.dumps({"interval_s": 0.2, "instances": 1}))  # memory and order of one are compared
         self.process: RuntimeProcess = spawn(launch, self._take, SystemClock(), threading.Event().wait)
         self.activate(bundle)
-        self.program = Program(folder / "inference.sock", rate_hz)
+        self.program = Program(folder / "inference.sock", rate_hz, rows)
         self._asking = threading.Thread(target=self.program.run, daemon=True)
         self._asking.start()
 
