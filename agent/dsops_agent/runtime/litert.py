@@ -8,7 +8,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -76,8 +76,11 @@ class TensorDetails:
         return np.float32(self.scale), np.float32(self.zero_point)
 
 
+@cache
 def find_runtime() -> Runtime:
     """Import the first runtime that works here; where both do, that is LiteRT.
+
+    Looked for once: who is installed stands in a long list of files, half of the time of an activation.
 
     Raises:
         RuntimeMissing: None works; it says why for each.

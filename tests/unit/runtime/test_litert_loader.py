@@ -14,6 +14,7 @@ def test_the_default_runtime_is_found() -> None:
     runtime = find_runtime()
     assert runtime.name == "ai-edge-litert"
     assert str(runtime) == f"ai-edge-litert {runtime.version}"
+    assert find_runtime() is runtime, "it is not looked for again with each interpreter"
 
 
 def test_the_old_runtime_is_not_tried_with_a_numpy_it_breaks_on() -> None:
