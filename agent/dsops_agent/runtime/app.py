@@ -109,6 +109,7 @@ class RuntimeProcess:
             self._make_watch,
             lambda: self._link.channel() if self._link else None,
             self._observers.settle,
+            self._observers.mark,
             settings.interval_s,
             clock,
         )

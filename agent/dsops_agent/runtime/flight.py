@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 
 FILE, FAULT = "flight", "fault"
 SLOTS = 128
-_BEGAN = struct.Struct("@Q")
-"""When the frame began: CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs."""
+_BEGAN = struct.Struct("@Q8x")
+"""When the frame began: CLOCK_MONOTONIC, which all processes of a host share, in ns; 0: none runs.
+
+Eight bytes are free: processes of an agent before this one have their thread there.
+"""
 _WHO = struct.Struct("@64s128s")
 _MOST = struct.Struct("@d")
 HANG_BUDGETS, HANG_FRAMES, LEAST_HANG_S = 200, 50, 5.0
@@ -50,7 +53,8 @@ _WHO_AT = _BEGAN.size
 _MOST_AT = _WHO_AT + _WHO.size
 _BOOT_AT = SLOTS * _SLOT_BYTES
 _FILE_BYTES = _BOOT_AT + BYTES
-_STACK = b"Stack (most recent call first)"
+_STACK, _WHOLE = b"Stack (most recent call first)", b"\nExtension modules: "
+_GAPS = re.compile(rb"^  (\.\.\.|<(?:invalid|freed))", re.MULTILINE)
 _IN_SLOT = re.compile(rb" in frame_of_slot_([0-9]+)$", re.MULTILINE)
 
 Made = TypeVar("Made")
@@ -235,17 +239,17 @@ def read_flight(folder: Path) -> tuple[InFlight, ...]:
 def read_crashed(folder: Path) -> tuple[InFlight, ...]:
     """Return what ran in a process that is dead: on the thread that crashed if that is known, else on every thread.
 
-    It is not known of a process that was killed, and where no Python runs on the thread: an interpreter's own.
+    It is not known of a process that was killed, where no Python runs on the thread (an interpreter's own), and where
+    the stack was not written to its end: what overwrote memory, or another thread that crashed, can prevent that.
     """
     ran = read_flight(folder)
     try:
         stack = (folder / FAULT).read_bytes()
     except OSError:
         return ran
-    if _STACK not in stack:
-        return ran
     crashed = {int(slot) for slot in _IN_SLOT.findall(stack)}
-    return tuple(one for one in ran if one.slot in crashed)
+    is_whole = _STACK in stack and _WHOLE in stack and not _GAPS.search(stack)  # modules are told last; NumPy is one
+    return tuple(one for one in ran if one.slot in crashed) if crashed or is_whole else ran
 
 
 def has_fault(folder: Path) -> bool:

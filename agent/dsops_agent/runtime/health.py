@@ -7,6 +7,7 @@ failed, and the caller is told so.
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import add
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from dsops.bundle import sha256_hex
 from dsops.clock import Clock
 from dsops.errors import NotFinite
-from dsops.manifest import Task
+from dsops.manifest import Manifest, Task
 from dsops.signals import bin_of
 from dsops_agent.runtime.answer import Answer
 from dsops_agent.runtime.batches import BATCH_FRAMES, TRIED_FRAMES, State
@@ -71,10 +72,7 @@ class Health:
         self._untried, self._tried = True, 0
         self._golden: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._place: Callable[[Answer], list[int]] = {
-            Task.CLASSIFICATION: _chosen if manifest.postprocessing.threshold is None else _likeliest,
-            Task.RECONSTRUCTION: lambda answer: self._binned(answer.scores),
-        }.get(manifest.task, lambda answer: self._binned(_means(answer.outputs[0])))
+        self._place = _places(manifest, self._signal.edges)
 
     def answered(self, answer: Answer) -> None:
         """Take note of an answer.
@@ -159,9 +157,12 @@ class Health:
     def _fresh(self) -> _Counts:
         return _Counts(len(self._signal.counts))
 
-    def _binned(self, values: Array) -> list[int]:
-        edges = self._signal.edges
-        return [bin_of(edges, float(f"{value:.{_DIGITS}g}")) for value in values.tolist()]
+
+def _places(manifest: Manifest, edges: Sequence[float]) -> Callable[[Answer], list[int]]:
+    """Return what tells the bin of each frame; it holds nothing of a bundle, so that a replaced one goes by itself."""
+    if manifest.task is Task.CLASSIFICATION:
+        return _chosen if manifest.postprocessing.threshold is None else _likeliest
+    return partial(_scored if manifest.task is Task.RECONSTRUCTION else _levels, edges)
 
 
 def _chosen(answer: Answer) -> list[int]:
@@ -173,6 +174,18 @@ def _likeliest(answer: Answer) -> list[int]:
     """Return the classes that a profile counts; what a threshold chooses may be another one."""
     likeliest: list[int] = answer.scores.argmax(axis=1).tolist()
     return likeliest
+
+
+def _scored(edges: Sequence[float], answer: Answer) -> list[int]:
+    return _binned(edges, answer.scores)
+
+
+def _levels(edges: Sequence[float], answer: Answer) -> list[int]:
+    return _binned(edges, _means(answer.outputs[0]))
+
+
+def _binned(edges: Sequence[float], values: Array) -> list[int]:
+    return [bin_of(edges, float(f"{value:.{_DIGITS}g}")) for value in values.tolist()]
 
 
 def _means(output: Array) -> Array:

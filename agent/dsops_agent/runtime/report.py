@@ -24,14 +24,21 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 _LAST_TIMEOUT_S = 1.0
 _SETTLE_S, _LAST_SETTLE_S = 1.0, 0.3
+_AGAIN_S = 0.25
+"""How often is looked whether the last answers of a replaced bundle were looked at."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Watched:
-    """A watch, and the bundle that it watches: when nothing holds that any more, no request is under way either."""
+    """A watch, and the bundle that it watches: when nothing holds that any more, no request is under way either.
+
+    Attributes:
+        is_seen: Tells whether the last of its answers was looked at; None while there may be more.
+    """
 
     watch: ModelWatch
     served: "weakref.ref[ServedModel]"
+    is_seen: Callable[[], bool] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -45,8 +52,8 @@ class Reporter:
     Args:
         make_watch: Makes the watch of a bundle; it puts its records by the function that it is given.
         channel: Returns the channel to the control process, or None.
-        settle: Waits, at most so many seconds, until the watches have been shown what was answered before; returns
-            whether they have.
+        settle: Waits, at most so many seconds, until the watches have been shown what was answered before.
+        mark: Returns what tells whether they have been shown what was answered until now.
         interval_s: Length of an interval.
         clock: Tells the time.
     """
@@ -55,7 +62,8 @@ class Reporter:
         self,
         make_watch: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch],
         channel: Callable[[], Channel | None],
-        settle: Callable[[float], bool],
+        settle: Callable[[float], object],
+        mark: Callable[[], Callable[[], bool]],
         interval_s: float,
         clock: Clock,
     ) -> None:
@@ -63,6 +71,7 @@ class Reporter:
         self._make_watch = make_watch
         self._channel = channel
         self._settle = settle
+        self._mark = mark
         self._interval_s = interval_s
         self._clock = clock
         self._moments = Moments(clock)
@@ -70,9 +79,9 @@ class Reporter:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._watched: list[_Watched] = []
-        self._wake: SimpleQueue[None] = (
-            SimpleQueue()
-        )  # the garbage collector may put into it at any time, in any thread
+        self._has_waiting = False
+        # The garbage collector may put into it at any time, in any thread.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
 
     def watch(self, served: ServedModel) -> ModelWatch:
@@ -97,15 +106,15 @@ class Reporter:
         """Report until :meth:`stop`; the body of a thread."""
         due_s = self._clock.monotonic_s() + self._interval_s
         while not self._stopped:
-            self._wait(max(due_s - self._clock.monotonic_s(), 0.0))
+            left_s = due_s - self._clock.monotonic_s()
+            self._wait(max(min(left_s, _AGAIN_S) if self._has_waiting else left_s, 0.0))
             is_due = self._clock.monotonic_s() >= due_s
             if is_due:
                 due_s = self._clock.monotonic_s() + self._interval_s
             try:
                 if is_due:
                     self.end_intervals()
-                else:
-                    self.end_replaced()
+                self.end_replaced()
                 self.send(_TIMEOUT_S)
             except Exception:  # the border of the thread: reporting must go on with the next interval
                 logger.exception("records could not be reported")
@@ -116,32 +125,32 @@ class Reporter:
         self._wake.put(None)
 
     def end_intervals(self, settle_s: float = _SETTLE_S) -> None:
-        """End every watch's interval; those of bundles that were replaced are forgotten."""
-        if self._end_and_forget(settle_s):
-            give_back_free()
+        """End every watch's interval, once what was answered in it was looked at, or ``settle_s`` are over."""
+        self._settle(settle_s)
+        for one in self._all():
+            one.watch.end_interval()
 
     def end_replaced(self) -> None:
-        """End the intervals of bundles that were replaced and answer nothing any more, and forget their watches.
+        """End the intervals of bundles that were replaced and whose answers were looked at, and forget their watches.
 
         They do not wait for the end of the interval, nor their samples for that of a period: all releases of that time
         would be in memory together. The memory that they had goes back to the kernel.
         """
-        if self._end_and_forget(_SETTLE_S, only_replaced=True):
+        if self._forget_replaced():
             give_back_free()
 
-    def _end_and_forget(self, settle_s: float, *, only_replaced: bool = False) -> bool:
-        """End intervals; return whether a watch was forgotten, of which nothing is left here then."""
-        watched = self._all()
-        over = {one for one in watched if one.is_over}  # by now: one that is over later may be asked meanwhile
-        if only_replaced and not over:
-            return False
-        is_settled = self._settle(settle_s)
-        busy = {one for one in (over if only_replaced else watched) if one.watch.end_interval()}
-        forgotten = over if is_settled else over - busy  # its last answers may wait to be looked at
+    def _forget_replaced(self) -> bool:
+        """Return whether a watch was forgotten, of which nothing is left here then."""
+        over = [one for one in self._all() if one.is_over]
+        for one in over:
+            one.is_seen = one.is_seen or self._mark()  # nothing more will be offered of it
+        forgotten = {one for one in over if one.is_seen and one.is_seen()}
         for one in forgotten:
+            one.watch.end_interval()
             one.watch.finish()
         with self._lock:
             self._watched = [one for one in self._watched if one not in forgotten]
+        self._has_waiting = len(forgotten) < len(over)
         return bool(forgotten)
 
     def send(self, timeout_s: float) -> bool:

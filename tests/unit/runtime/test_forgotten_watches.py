@@ -8,20 +8,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from runtime_bundles import frames, make_bundle
+import pytest
+from runtime_bundles import MadeBundle, frames, make_bundle
+from runtime_tasks import make_line, make_twin
 
 from dsops.bundle import Bundle
 from dsops.clock import SystemClock
 from dsops_agent.runtime.answer import Exchange
 from dsops_agent.runtime.engine import ServedModel, load_bundle
 from dsops_agent.runtime.health import Health
-from dsops_agent.runtime.observe import Observation
+from dsops_agent.runtime.observe import Observation, Observers
 from dsops_agent.runtime.records import Kind
 from dsops_agent.runtime.report import Reporter
 from dsops_agent.runtime.sample_budgets import SampleBudgets
 from dsops_agent.runtime.sample_settings import SampleSettings
 from dsops_agent.runtime.samples import Sampling
-from dsops_agent.runtime.swap import Serving
+from dsops_agent.runtime.swap import Models, Serving
 from dsops_agent.runtime.watch import ModelWatch
 
 USUAL = SampleSettings()
@@ -46,11 +48,16 @@ def left_in_a_circle() -> "weakref.ref[Circle]":
     return weakref.ref(Circle())
 
 
+def yes() -> bool:
+    return True
+
+
 def reporter_of(
     made: Callable[[ServedModel, Callable[[Kind, bytes, bool], None]], ModelWatch] = make_watch,
-    settle: Callable[[float], bool] = lambda patience_s: True,
+    mark: Callable[[], Callable[[], bool]] = lambda: yes,
+    interval_s: float = 10.0,
 ) -> Reporter:
-    return Reporter(made, lambda: None, settle, 10.0, SystemClock())
+    return Reporter(made, lambda: None, lambda patience_s: None, mark, interval_s, SystemClock())
 
 
 def load(folder: Path) -> ServedModel:
@@ -83,8 +90,7 @@ def test_a_bundle_is_forgotten_once_nothing_serves_it_and_what_it_had_is_given_b
 
 
 def test_a_bundle_that_nothing_serves_is_forgotten_at_once_and_not_with_its_interval(tmp_path: Path) -> None:
-    reporter = Reporter(make_watch, lambda: None, lambda patience_s: True, 3600.0, SystemClock())
-    served = load(tmp_path)
+    reporter, served = reporter_of(interval_s=3600.0), load(tmp_path)
     watch = weakref.ref(reporter.watch(served))
     thread = threading.Thread(target=reporter.run)
     thread.start()
@@ -101,21 +107,43 @@ def test_a_bundle_that_nothing_serves_is_forgotten_at_once_and_not_with_its_inte
 
 
 def test_a_bundle_whose_answers_wait_to_be_looked_at_is_not_forgotten(tmp_path: Path) -> None:
-    reporter, served = reporter_of(settle=lambda patience_s: False), load(tmp_path)
+    observers, served = Observers(), load(tmp_path)
+    reporter = reporter_of(mark=observers.mark)
     watch = reporter.watch(served)
     left = weakref.ref(watch)
+    serving = Serving(served, watch, Health(served, SystemClock()))
     inputs = {"image": frames(2)}
     answer = served.infer(inputs)
-    del served
+    watch.answered(answer)
+    assert observers.offer(Observation.of(serving, inputs, answer, ""))
+    reporter.end_intervals()
+    assert reporter.buffer.waiting == 1, "the interval"
+    del served, serving, watch
     for _ in range(3):
-        watch.answered(answer)
-        watch.observe([Exchange(inputs, answer, "")])
         reporter.end_replaced()
-    assert reporter.buffer.waiting == 3 + 1, "an interval each time, and a report of drift"
-    del watch
     assert left() is not None
+    observers.stop()
+    observers.run()
     reporter.end_replaced()
-    assert left() is None, "nothing has come any more"
+    assert left() is None
+    assert reporter.buffer.waiting == 2, "and the report of drift"
+
+
+@pytest.mark.parametrize("make", [make_bundle, make_twin, make_line])
+def test_nothing_of_a_model_of_any_task_waits_for_a_collection_of_garbage(
+    tmp_path: Path, make: Callable[[Path], MadeBundle]
+) -> None:
+    made, reporter = make(tmp_path), reporter_of()
+    models = Models(1, reporter.watch)
+    name = made.manifest.model
+    gc.collect()
+    gc.disable()
+    try:
+        left = weakref.ref(models.activate(name, made.path, made.digest, made.manifest.release).model)
+        models.deactivate(name)
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_watch_that_has_still_to_report_keeps_no_interpreter(tmp_path: Path) -> None:

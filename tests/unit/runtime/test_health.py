@@ -32,7 +32,8 @@ from dsops_agent.runtime.sent import Sent
 from dsops_agent.runtime.swap import Models
 
 DIES = """
-import os, signal, sys, threading, time
+import ctypes, os, signal, sys, threading, time
+import numpy  # as in every data process: a stack ends with the modules that are not Python's own
 from pathlib import Path
 from dsops_agent.runtime.flight import FlightRecorder, fault_file
 folder = Path(sys.argv[1])
@@ -43,7 +44,12 @@ def crash():
     signal.pthread_kill(threading.get_ident(), getattr(signal, sys.argv[2]))
 with fault_file(folder):
     threading.Thread(target=innocent.run, args=(lambda: time.sleep(60),), daemon=True).start()
-    threading.Thread(target=crash if "apart" in sys.argv else lambda: guilty.run(crash)).start()
+    if "own" in sys.argv:  # no thread of Python's: there is no way to leave it either
+        libc = ctypes.CDLL(None)
+        time.sleep(0.2)
+        libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, ctypes.cast(libc.abort, ctypes.c_void_p), None)
+    else:
+        threading.Thread(target=crash if "apart" in sys.argv else lambda: guilty.run(crash)).start()
     idle.run(lambda: None)
     time.sleep(60)
 """
@@ -220,10 +226,39 @@ def test_a_crash_outside_of_any_frame_is_nobodys_though_some_run(tmp_path: Path)
 
 
 def test_a_crash_on_a_thread_of_an_interpreters_own_makes_everything_that_ran_suspect(tmp_path: Path) -> None:
-    marks = FlightRecorder(tmp_path).open("compass", "d" * 64)
-    (tmp_path / "fault").write_text("Fatal Python error: Segmentation fault\n\n")  # no stack: no Python runs on it
-    crashed = marks.run(lambda: read_crashed(tmp_path))
-    assert [one.model for one in crashed] == ["compass"]
+    ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path), "SIGABRT", "own"], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGABRT
+    assert [one.model for one in read_crashed(tmp_path)] == ["good"]
+
+
+WHOLE = """Fatal Python error: Segmentation fault
+
+Stack (most recent call first):
+  File "flight.py", line 1 in run
+%s
+Extension modules: numpy (total: 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stack", "suspects"),
+    [
+        (WHOLE % "", []),
+        (WHOLE % '  File "flight.py", line 2 in frame_of_slot_127\n', ["compass"]),
+        (WHOLE % '  File "flight.py", line 2 in frame_of_slot_12\n', []),
+        (WHOLE % "  ...\n", ["compass"]),
+        (WHOLE % "  <invalid frame>\n", ["compass"]),
+        (WHOLE[: WHOLE.index("  File")], ["compass"]),
+        ("", ["compass"]),
+    ],
+)
+def test_a_stack_that_was_cut_absolves_nobody(tmp_path: Path, stack: str, suspects: list[str]) -> None:
+    flights = FlightRecorder(tmp_path)
+    others = [flights.open("other", "a" * 64) for _ in range(127)]
+    marks = flights.open("compass", "d" * 64)
+    (tmp_path / "fault").write_text(stack)
+    assert [one.model for one in marks.run(lambda: read_crashed(tmp_path))] == suspects
+    del others
 
 
 def test_of_a_kill_everything_that_ran_is_suspected(tmp_path: Path) -> None:

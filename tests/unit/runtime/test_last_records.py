@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from test_forgotten_watches import make_watch
+from test_forgotten_watches import make_watch, yes
 
 from dsops.clock import SystemClock
 from dsops_agent.runtime.channel import Channel, Header
@@ -47,7 +47,7 @@ class Receiver:
 def test_who_sends_the_last_records_waits_for_whoever_sends_those_before() -> None:
     receiver = Receiver()
     with receiver.channel() as channel, ThreadPoolExecutor() as pool:
-        reporter = Reporter(make_watch, lambda: channel, lambda settle_s: True, 10.0, SystemClock())
+        reporter = Reporter(make_watch, lambda: channel, lambda settle_s: None, lambda: yes, 10.0, SystemClock())
         reporter.put(Kind.TELEMETRY, b"", False)
         before = pool.submit(reporter.send, PATIENCE_S)
         assert receiver.asked.wait(PATIENCE_S)
