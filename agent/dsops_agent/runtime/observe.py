@@ -122,7 +122,7 @@ class Observers:
         self._done = 0
         self._listeners: tuple[Listener, ...] = ()
         self._wake = threading.Event()
-        self._sleeps = True
+        self._sleeps = False
         self._stopped = False
 
     def listen(self, listener: Listener) -> None:

@@ -231,6 +231,25 @@ def test_a_thread_that_fell_asleep_is_woken(served: ServedModel, monkeypatch: py
     assert not thread.is_alive()
 
 
+def test_frames_gather_no_longer_than_until_half_of_the_queue_is_taken(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsops_agent.runtime.observe.GATHER_S", 3 * DEADLINE_S)
+    bench, heard = Bench(served, max_frames=8), threading.Semaphore(0)
+    bench.observers.listen(lambda _: heard.release())
+    thread = threading.Thread(target=bench.observers.run)
+    bench.observers.offer(bench.observation())
+    thread.start()
+    assert heard.acquire(timeout=DEADLINE_S)
+    for _ in range(8):
+        bench.observers.offer(bench.observation())
+    for _ in range(4):  # the last four may wait
+        assert heard.acquire(timeout=DEADLINE_S)
+    bench.observers.stop()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+
+
 def test_settling_gives_up_when_nobody_looks(served: ServedModel) -> None:
     bench = Bench(served)
     assert bench.observers.settle(0.01)
