@@ -12,14 +12,14 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
 
 import numpy as np
 
 from dsops.errors import InvalidInput, InvalidModel
-from dsops_agent.runtime.flight import Caller, Marks
+from dsops_agent.runtime.flight import Marks, Runner
 from dsops_agent.runtime.interpreter import Interpreter
 from dsops_agent.runtime.litert import Array
 
@@ -82,7 +82,7 @@ class Batches:
                 self._free.append(batched)
 
     def try_on(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Caller
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Runner
     ) -> None:
         """Run frames together that were answered one by one, and compare; does nothing when there is nothing to learn.
 
@@ -108,7 +108,7 @@ class Batches:
             self._trying.release()
 
     def _compare(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Caller
+        self, inputs: Sequence[Array], outputs: Sequence[Array], latency_us: Sequence[float], run: Runner
     ) -> None:
         if self._batched is None:
             self._batched = run(partial(self._single.batched, BATCH_FRAMES))
@@ -131,10 +131,8 @@ class Batches:
         self.state, self._batched = State.TRUSTED, None
 
     def _taken(self, marks: Marks) -> Interpreter | None:
-        try:
+        with suppress(IndexError):
             return self._free.pop()
-        except IndexError:
-            pass
         try:
             return marks.run(partial(self._single.batched, BATCH_FRAMES))
         except (InvalidModel, MemoryError) as error:

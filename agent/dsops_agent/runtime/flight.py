@@ -1,7 +1,7 @@
 """What the interpreters run at this moment, in a file that outlives the process: who it was when it dies, or hangs.
 
 The data process maps ``flight`` in its run folder and writes, before each frame, into the slot of the instance that
-runs it when the frame began; afterwards a zero. A frame costs less than a microsecond for it. A shared mapping belongs
+runs it when the frame began; afterwards a zero. A frame costs about a microsecond for it. A shared mapping belongs
 to the kernel, so what was written is there after a SIGSEGV, a SIGKILL or the end of memory. It is not forced to the
 disk: behind the slots stands which start of the host it is of, and after another one nobody asks.
 
@@ -97,8 +97,8 @@ class Unmarked:
         return task()
 
 
-class Caller(Protocol):
-    """Calls what it is given."""
+class Runner(Protocol):
+    """Runs what it is given."""
 
     def __call__(self, task: Callable[[], Made]) -> Made:
         """Return what it returns."""
@@ -109,8 +109,8 @@ def _call(task: Callable[[], Made]) -> Made:
     return task()
 
 
-def _named(slot: int) -> Caller:
-    """Return a caller by whose name in a stack the slot is known."""
+def _named(slot: int) -> Runner:
+    """Return a runner by whose name in a stack the slot is known."""
     return FunctionType(_call.__code__.replace(co_name=f"frame_of_slot_{slot}"), {})
 
 

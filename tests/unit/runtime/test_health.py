@@ -183,6 +183,8 @@ def test_what_runs_is_seen_from_outside_and_slots_are_given_back(tmp_path: Path)
         assert (running.model, running.digest) == ("compass", "d" * 64)
         assert running.for_s >= 0
         assert read_flight(tmp_path) == ()
+    forget_flight(tmp_path)
+    assert read_crashed(tmp_path) == ()
 
 
 def test_a_mark_does_not_stay_when_a_frame_fails(tmp_path: Path) -> None:
@@ -190,8 +192,6 @@ def test_a_mark_does_not_stay_when_a_frame_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         marks.run(lambda: 1 // 0)
     assert read_flight(tmp_path) == ()
-    forget_flight(tmp_path)
-    assert read_crashed(tmp_path) == ()
 
 
 def test_the_frames_of_a_served_model_are_marked_and_no_mark_stays(tmp_path: Path) -> None:
